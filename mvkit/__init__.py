@@ -1,0 +1,57 @@
+"""Models of mouse visual cortex: fetch, extract, and score against recordings.
+
+The names below are loaded when first used, so ``import mvkit`` costs nothing:
+
+>>> import mvkit
+>>> model = mvkit.load_model("gabor")
+>>> dataset = mvkit.open_dataset("simulated")
+>>> scores = mvkit.score(model, dataset)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mvkit.features import FeatureSet, extract
+    from mvkit.models import list_models, load_model
+    from mvkit.neural import NeuralDataset, open_dataset
+    from mvkit.pipeline import score
+    from mvkit.scoring import Scores
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "FeatureSet": "mvkit.features",
+    "NeuralDataset": "mvkit.neural",
+    "Scores": "mvkit.scoring",
+    "extract": "mvkit.features",
+    "list_models": "mvkit.models",
+    "load_model": "mvkit.models",
+    "open_dataset": "mvkit.neural",
+    "score": "mvkit.pipeline",
+}
+
+__all__ = [
+    "FeatureSet",
+    "NeuralDataset",
+    "Scores",
+    "extract",
+    "list_models",
+    "load_model",
+    "open_dataset",
+    "score",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name from its home module on first use (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'mvkit' has no attribute '{name}'")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted([*_HOMES, "__version__"])

@@ -1,0 +1,53 @@
+"""Files that appear whole or not at all.
+
+A file is written beside its final place under a name that only this process
+uses, flushed to disk, and renamed. A crash leaves a ``.tmp-*`` file behind,
+never a half-written one under the final name.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """Yield a temporary path; rename it to ``target`` when the block succeeds.
+
+    Parameters
+    ----------
+    target
+        Final path. Its directory is created. An existing file is replaced.
+
+    Yields
+    ------
+    Path
+        A path in the same directory, with the same suffix, not yet existing.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f"{target.stem}.tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}{target.suffix}")
+    try:
+        yield temporary
+        _flush(temporary)
+        os.replace(temporary, target)
+        _flush(target.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(target: Path, text: str) -> None:
+    """Write UTF-8 text to ``target`` atomically."""
+    with replacing(target) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,89 @@
+"""What every command prints with: one place for stdout, stderr, JSON and progress."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+HomeOption = Annotated[
+    str | None,
+    typer.Option("--home", metavar="DIR", help="Where mvkit keeps its files (default: $MVKIT_HOME)."),
+]
+
+#: Called with (done, total) as work proceeds; total may be 0 when unknown.
+ProgressCallback = Callable[[int, int], None]
+
+
+def print_json(document: Mapping[str, object]) -> None:
+    """Print one JSON document on stdout; NaN becomes null so that every parser reads it."""
+    sys.stdout.write(json.dumps(_finite(document), indent=2, default=str, allow_nan=False) + "\n")
+
+
+def print_line(text: str) -> None:
+    """Print a result line on stdout."""
+    sys.stdout.write(text + "\n")
+
+
+def note(text: str) -> None:
+    """Print a remark for the person watching, on stderr."""
+    sys.stderr.write(text + "\n")
+
+
+def print_renderable(renderable: object) -> None:
+    """Print a rich table or text on stdout; NO_COLOR and pipes are honoured by rich."""
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)
+    console.print(renderable)
+
+
+@contextmanager
+def progress_bar(label: str, *, bytes_: bool = False) -> Iterator[ProgressCallback]:
+    """Show a progress bar with rate and time left on stderr; silent when stderr is no terminal.
+
+    Parameters
+    ----------
+    label
+        What is being done.
+    bytes_
+        Whether the counts are bytes.
+    """
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    counts = [DownloadColumn(), TransferSpeedColumn()] if bytes_ else [MofNCompleteColumn()]
+    columns = [TextColumn("{task.description}"), BarColumn(), *counts, TimeRemainingColumn()]
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total or None)
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if hasattr(value, "item") and not isinstance(value, str):
+        value = value.item()
+    if isinstance(value, float) and not (value == value and abs(value) != float("inf")):
+        return None
+    return value

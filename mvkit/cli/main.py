@@ -1,0 +1,85 @@
+"""Entry point: builds the command tree and turns errors into exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from mvkit.cli import extract, fetch, score
+from mvkit.cli.console import note, print_json
+from mvkit.errors import MvkitError
+
+app = typer.Typer(
+    name="mvkit",
+    help="Models of mouse visual cortex: fetch data, extract features, score predictivity.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(fetch.app, name="fetch")
+app.command("extract")(extract.command)
+app.command("score")(score.command)
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        from mvkit import __version__
+        from mvkit.cli.console import print_line
+
+        print_line(f"mvkit {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line and exit with 0, 1 (failure), 2 (usage) or 130 (interrupted)."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line and return its exit code; never lets a known error become a traceback.
+
+    Parameters
+    ----------
+    arguments
+        Words after ``mvkit``.
+    """
+    try:
+        code = app(arguments, prog_name="mvkit", standalone_mode=False)
+    except MvkitError as error:
+        return _report(error, as_json="--json" in arguments)
+    except KeyboardInterrupt:
+        note("interrupted")
+        return 130
+    except BrokenPipeError:
+        # The reader of a pipe went away (`mvkit ... | head`); say nothing more to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        return _report(MvkitError(_describe(error)), as_json="--json" in arguments)
+    except typer.Abort:
+        note("interrupted")
+        return 130
+    except Exception as error:  # noqa: BLE001 - click's usage errors, whichever click Typer carries
+        if hasattr(error, "exit_code") and hasattr(error, "show"):
+            error.show()
+            return int(error.exit_code)
+        raise
+    return int(code or 0)
+
+
+def _report(error: MvkitError, *, as_json: bool) -> int:
+    note(f"error: {error}")
+    if as_json:
+        print_json({"error": {"type": type(error).__name__, "message": str(error)}})
+    return error.exit_code
+
+
+def _describe(error: OSError) -> str:
+    place = f"{error.filename}: " if error.filename else ""
+    return f"{place}{error.strerror or error}"

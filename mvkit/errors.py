@@ -1,0 +1,51 @@
+"""Errors that mvkit raises on purpose, and their exit codes.
+
+::
+
+    MvkitError              exit 1   anything mvkit refuses or cannot do
+    ├── UsageError          exit 2   a wrong argument: unknown model, layer, area, option value
+    ├── RecipeError         exit 2   a recipe or setting that does not validate
+    ├── DataError           exit 1   a neural, feature or image file that is damaged or not what it should be
+    ├── CheckpointError     exit 1   weights that cannot be read or do not fit the architecture
+    ├── FetchError          exit 1   a download that failed or was refused
+    └── FitError            exit 1   a fit that could not be made at all
+
+Messages are one or two lines: what is wrong, where, and what to do. Only the
+command line catches these; library code lets them pass.
+"""
+
+from __future__ import annotations
+
+
+class MvkitError(Exception):
+    """Base of every error that mvkit raises deliberately."""
+
+    exit_code = 1
+
+
+class UsageError(MvkitError):
+    """An argument names something that does not exist or is out of range."""
+
+    exit_code = 2
+
+
+class RecipeError(MvkitError):
+    """A recipe or setting does not validate."""
+
+    exit_code = 2
+
+
+class DataError(MvkitError):
+    """A neural, feature or image file is damaged or not what it should be."""
+
+
+class CheckpointError(MvkitError):
+    """Weights cannot be read or do not fit the architecture."""
+
+
+class FetchError(MvkitError):
+    """A download failed, or was refused before it began."""
+
+
+class FitError(MvkitError):
+    """A fit could not be made at all."""

@@ -1,0 +1,50 @@
+"""Places where mvkit keeps files.
+
+The home is, in this order: the ``home`` argument (``--home``), the environment
+variable ``MVKIT_HOME``, the platform's user data directory.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+HOME_VARIABLE = "MVKIT_HOME"
+OFFLINE_VARIABLE = "MVKIT_OFFLINE"
+
+
+def home_dir(home: Path | None = None) -> Path:
+    """Return mvkit's home directory; it need not exist yet."""
+    if home is not None:
+        return home.expanduser().absolute()
+    chosen = os.environ.get(HOME_VARIABLE)
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    from platformdirs import user_data_path
+
+    return user_data_path("mvkit")
+
+
+def checkpoint_dir(home: Path | None = None) -> Path:
+    """Return the directory of fetched checkpoints (``NAME.pt``)."""
+    return home_dir(home) / "checkpoints"
+
+
+def neural_dir(home: Path | None = None) -> Path:
+    """Return the directory of neural files (``DATASET.h5``)."""
+    return home_dir(home) / "neural"
+
+
+def checkpoint_path(name: str, home: Path | None = None) -> Path:
+    """Return where the checkpoint of a released model lies once fetched."""
+    return checkpoint_dir(home) / f"{name}.pt"
+
+
+def neural_path(dataset: str, home: Path | None = None) -> Path:
+    """Return where the neural file of a published dataset lies once fetched."""
+    return neural_dir(home) / f"{dataset}.h5"
+
+
+def is_offline() -> bool:
+    """Tell whether ``MVKIT_OFFLINE`` forbids the network."""
+    return os.environ.get(OFFLINE_VARIABLE, "").strip().lower() not in ("", "0", "false", "no")
