@@ -1,0 +1,36 @@
+# `make demo` and `make test` need git, make and Python 3.11 only; everything else goes into .venv here.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+BIN := .venv/bin
+DEMO := demo-output
+
+.PHONY: help demo test check bench clean
+
+help:
+	@echo "make demo    set up .venv and run fetch -> extract -> score on the simulated recordings"
+	@echo "make test    set up .venv and run every test"
+	@echo "make check   ruff, mypy --strict, layer and repository rules"
+	@echo "make bench   print the benchmarks' ratios"
+
+demo:
+	@$(PYTHON) scripts/bootstrap.py
+	@sh scripts/demo.sh $(BIN) $(DEMO)
+
+test:
+	@$(PYTHON) scripts/bootstrap.py dev
+	$(BIN)/python -m pytest -q -n 2
+
+check:
+	@$(PYTHON) scripts/bootstrap.py dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_repo.py
+
+bench:
+	@$(PYTHON) scripts/bootstrap.py dev
+	$(BIN)/python benchmarks/score_pls.py
+	$(BIN)/python benchmarks/extract_layers.py
+	$(BIN)/python benchmarks/convert_pickle.py
+
+clean:
+	rm -rf .venv .venv.lock $(DEMO)

@@ -1,0 +1,253 @@
+"""The main job in one call: features of a model, responses of a dataset, noise-corrected scores.
+
+This is the only library module that knows every stage. Scoring itself
+(:mod:`mvkit.scoring`) sees arrays only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mvkit.errors import DataError, RecipeError, UsageError
+from mvkit.naming import suggest, unknown_name
+from mvkit.paths import neural_path
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from mvkit.features import FeatureSet
+    from mvkit.neural import NeuralDataset, Recording
+    from mvkit.scoring import Scores, ScoreSettings
+
+Progress = Callable[[int, int], None]
+
+#: Names the command line uses for two settings; accepted as keywords too.
+_SHORT_SETTINGS = {"splits": "n_splits", "halves": "n_halves"}
+
+
+@dataclass(frozen=True)
+class ChosenDataset:
+    """The dataset that a command uses when none is named, and what to tell the user about it."""
+
+    name: str
+    remark: str = ""
+
+
+def default_dataset(home: Path | None = None) -> ChosenDataset:
+    """Choose neuropixels when it has been fetched, and the embedded simulation otherwise.
+
+    Returns
+    -------
+    ChosenDataset
+        With a remark naming the command that fetches the recordings when they are missing.
+    """
+    if neural_path("neuropixels", home).exists():
+        return ChosenDataset("neuropixels")
+    return ChosenDataset(
+        "simulated",
+        "no recordings fetched: using the embedded SIMULATED dataset, not mouse data\n"
+        "for the recordings run: mvkit fetch neural --dataset neuropixels",
+    )
+
+
+def score(
+    features_or_model: FeatureSet | nn.Module | Mapping[str, NDArray[np.floating[Any]]] | str,
+    dataset: NeuralDataset | str | Path,
+    layers: Sequence[str] | str | None = None,
+    areas: Sequence[str] | str | None = None,
+    mapping: str = "pls",
+    *,
+    n_jobs: int | None = None,
+    device: str = "cpu",
+    progress: Progress | None = None,
+    **settings: object,
+) -> Scores:
+    """Score how well layers predict every unit of a dataset, corrected for noise.
+
+    Parameters
+    ----------
+    features_or_model
+        A model (its layers are extracted from the dataset's stimuli in one pass), the name of one
+        (released weights where there are any), a :class:`~mvkit.features.FeatureSet`, or a mapping
+        from layer to float array (n_images, n_features) in the order of the dataset's images.
+    dataset
+        A dataset, the name of one, or the path of a neural file (default selection of units).
+    layers
+        Names or patterns; None means the model's published layers, or every layer of given features.
+    areas
+        Area acronyms, e.g. ``["VISp", "VISl"]``; None means all.
+    mapping
+        ``"pls"``.
+    n_jobs
+        Worker processes; None means one per core. The result does not depend on it.
+    device
+        Where features are extracted, e.g. ``"cuda"``.
+    progress
+        Called with (done, total) fits.
+    **settings
+        Fields of :class:`~mvkit.scoring.ScoreSettings`, for instance ``n_splits=2, n_halves=10``
+        (``splits`` and ``halves`` are understood too), or ``settings=ScoreSettings(...)``.
+
+    Returns
+    -------
+    Scores
+        One row per layer, area, specimen and unit; see :class:`~mvkit.scoring.Scores`.
+
+    Raises
+    ------
+    UsageError
+        An unknown model, layer, area or setting.
+    DataError
+        Features and responses are not of the same images.
+
+    Notes
+    -----
+    Protocol of Nayebi, Kong et al. 2023, PLOS Comput Biol 19(10):e1011506, Methods,
+    "Neural response prediction".
+    """
+    from mvkit.neural import open_dataset
+    from mvkit.scoring import score_features
+
+    resolved = resolve_settings(mapping=mapping, settings=settings)
+    opened = open_dataset(dataset) if isinstance(dataset, str | Path) else dataset
+    recordings = choose_recordings(opened, areas)
+    features, about = _features_of(features_or_model, opened, layers, device=device)
+    context = {
+        **about,
+        "dataset": opened.name,
+        "selection": dict(opened.selection),
+        "skipped_areas": dict(opened.skipped),
+        "dataset_provenance": dict(opened.provenance),
+        "versions": versions(),
+    }
+    return score_features(
+        features, recordings, resolved, n_jobs=n_jobs or available_cores(), progress=progress, context=context
+    )
+
+
+def resolve_settings(*, mapping: str = "pls", settings: Mapping[str, object] | None = None) -> ScoreSettings:
+    """Validate scoring settings given as keywords.
+
+    Raises
+    ------
+    UsageError
+        An unknown name (with a suggestion) or a value out of range.
+    """
+    from pydantic import ValidationError
+
+    from mvkit.scoring import ScoreSettings
+
+    given = {_SHORT_SETTINGS.get(name, name): value for name, value in (settings or {}).items()}
+    ready = given.pop("settings", None)
+    if isinstance(ready, ScoreSettings):
+        given = {**ready.model_dump(), **given}
+    elif ready is not None:
+        raise UsageError(f"settings: must be a ScoreSettings, got {type(ready).__name__}")
+    else:
+        given["mapping"] = mapping
+    for name in given:
+        if name not in ScoreSettings.model_fields:
+            raise UsageError(f"unknown setting '{name}'{suggest(name, ScoreSettings.model_fields)}")
+    try:
+        return ScoreSettings.model_validate(given)
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, p['loc']))}: {p['msg']}, got {p['input']!r}" for p in error.errors()]
+        raise RecipeError("\n".join(problems)) from error
+
+
+def choose_recordings(dataset: NeuralDataset, areas: Sequence[str] | str | None) -> tuple[Recording, ...]:
+    """Return the recordings of the wanted areas, in the dataset's order.
+
+    Raises
+    ------
+    UsageError
+        An area the dataset does not have.
+    DataError
+        Nothing is left to score, with the reason for every area.
+    """
+    wanted = [areas] if isinstance(areas, str) else areas
+    if wanted is not None:
+        for area in wanted:
+            if area in dataset.skipped and area not in dataset.areas:
+                raise DataError(f"area {area} of {dataset.name}: {dataset.skipped[area]}")
+            if area not in dataset.areas:
+                raise unknown_name("area", area, dataset.areas)
+    chosen = tuple(rec for rec in dataset.recordings if wanted is None or rec.area in wanted)
+    if not chosen:
+        reasons = "; ".join(f"{area}: {why}" for area, why in dataset.skipped.items())
+        raise DataError(f"{dataset.name}: no unit passes the selection ({reasons or 'the file has no units'})")
+    return chosen
+
+
+def available_cores() -> int:
+    """Return how many cores this process may use."""
+    import os
+
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that decide the numbers."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"python": platform.python_version()}
+    for package in ("mvkit", "numpy", "scipy", "numba", "torch", "torchvision", "pillow", "h5py"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def _features_of(
+    source: object, dataset: NeuralDataset, layers: Sequence[str] | str | None, *, device: str
+) -> tuple[Mapping[str, NDArray[Any]], dict[str, object]]:
+    """Return layer -> features and what is known of the model."""
+    from mvkit.features import FeatureSet, extract
+
+    if isinstance(source, str):
+        from mvkit.models import load_model
+
+        source = load_model(source)
+    if isinstance(source, Mapping):
+        about: dict[str, object] = {"model": getattr(source, "model_name", "features")}
+        if isinstance(source, FeatureSet):
+            about |= {"weights_id": source.weights_id, "preprocessing": source.preprocessing}
+        return _pick_layers(source, layers, n_images=len(dataset.stimuli)), about
+    wanted = [layers] if isinstance(layers, str) else layers
+    extracted = extract(source, dataset, layers=wanted, device=device)
+    return extracted, {
+        "model": extracted.model_name,
+        "weights_id": extracted.weights_id,
+        "preprocessing": extracted.preprocessing,
+    }
+
+
+def _pick_layers(
+    features: Mapping[str, NDArray[Any]], layers: Sequence[str] | str | None, *, n_images: int
+) -> Mapping[str, NDArray[Any]]:
+    import numpy as np
+
+    from mvkit.features import match_layers
+
+    patterns = [layers] if isinstance(layers, str) else layers
+    names = list(features) if patterns is None else match_layers(patterns, list(features))
+    picked = {}
+    for name in names:
+        values = np.asarray(features[name])
+        if values.ndim < 2 or len(values) != n_images:
+            raise DataError(
+                f"features of layer '{name}': shape {values.shape}; the dataset needs ({n_images}, n_features), "
+                "one row per image in the order of its stimuli"
+            )
+        picked[name] = values.reshape(n_images, -1)
+    return picked
+
+
+__all__ = ["ChosenDataset", "choose_recordings", "default_dataset", "resolve_settings", "score", "versions"]

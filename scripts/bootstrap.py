@@ -1,0 +1,108 @@
+"""Set up ``.venv`` in the checkout with nothing but Python 3.11 or newer.
+
+Usage: ``python3.11 scripts/bootstrap.py [EXTRA ...]``. A second run returns at
+once when nothing it depends on has changed. On Debian, Python comes without
+``ensurepip`` unless python3-venv is installed; pip is then taken from PyPI as a
+wheel and checked against the digest that PyPI states.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.util
+import json
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+STAMP = VENV / "mvkit-installed.json"
+INPUTS = ("pyproject.toml", "constraints.txt")
+PIP_INDEX = "https://pypi.org/pypi/pip/json"
+
+
+def main(extras: list[str]) -> int:
+    """Create or update the environment; return an exit code."""
+    if sys.version_info < (3, 11):
+        return fail(f"mvkit needs Python 3.11 or newer; this is {sys.version.split()[0]}.\n"
+                    "Install python3.11 (Debian/Ubuntu: apt-get install python3.11 python3.11-venv).")
+    # A second `make` waits here instead of installing into the same folder.
+    with (ROOT / ".venv.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        wanted = {"inputs": digest_of_inputs(), "python": sys.version.split()[0]}
+        installed = read_stamp()
+        have = set(installed.pop("extras", []))
+        if installed == wanted and have >= set(extras):
+            return 0
+        if not (VENV / "bin" / "python").exists() or installed.get("python", wanted["python"]) != wanted["python"]:
+            code = create_environment()
+            if code:
+                return code
+        every = sorted(have | set(extras)) if installed == wanted else sorted(extras)
+        target = f"{ROOT}[{','.join(every)}]" if every else str(ROOT)
+        print("installing mvkit into .venv (torch is large: several minutes the first time)", file=sys.stderr)
+        command = [str(VENV / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
+                   "--constraint", str(ROOT / "constraints.txt"), "--editable", target]
+        if subprocess.run(command, check=False).returncode:
+            return fail("pip could not install mvkit; see its message above and run the same command again.")
+        STAMP.write_text(json.dumps({**wanted, "extras": every}))
+    return 0
+
+
+def create_environment() -> int:
+    """Make ``.venv`` with pip in it, however this Python was packaged."""
+    if importlib.util.find_spec("venv") is None:
+        return fail("this Python has no venv module; apt-get install python3-venv, then run the same command.")
+    with_pip = importlib.util.find_spec("ensurepip") is not None
+    options = ["--clear"] if with_pip else ["--clear", "--without-pip"]
+    if subprocess.run([sys.executable, "-m", "venv", *options, str(VENV)], check=False).returncode:
+        return fail(f"could not create {VENV}")
+    return 0 if with_pip else install_pip_from_wheel()
+
+
+def install_pip_from_wheel() -> int:
+    """Fetch pip's wheel from PyPI, check its digest, and let it install itself."""
+    try:
+        with urllib.request.urlopen(PIP_INDEX, timeout=60) as answer:
+            files = json.load(answer)["urls"]
+        wheel = next(file for file in files if file["packagetype"] == "bdist_wheel")
+        with urllib.request.urlopen(wheel["url"], timeout=120) as answer:
+            content = answer.read()
+    except (urllib.error.URLError, TimeoutError, StopIteration, KeyError) as error:
+        return fail(f"this Python has no ensurepip, and pip could not be fetched from PyPI ({error}).\n"
+                    "Run: apt-get install python3-venv, then the same command again.")
+    if hashlib.sha256(content).hexdigest() != wheel["digests"]["sha256"]:
+        return fail("the pip wheel from PyPI does not match its digest; run the same command again.")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / wheel["filename"]
+        path.write_bytes(content)
+        command = [str(VENV / "bin" / "python"), f"{path}/pip", "install", "--quiet", "--no-index", str(path)]
+        return subprocess.run(command, check=False).returncode
+
+
+def digest_of_inputs() -> str:
+    """Hash the files that decide what is installed."""
+    return hashlib.sha256(b"".join((ROOT / name).read_bytes() for name in INPUTS)).hexdigest()
+
+
+def read_stamp() -> dict:
+    """Return what the last finished run installed, or nothing."""
+    try:
+        return json.loads(STAMP.read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def fail(message: str) -> int:
+    """Say why and what to do."""
+    print(f"error: {message}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
