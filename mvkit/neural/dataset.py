@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -79,7 +80,7 @@ class NeuralDataset:
                     f"{recording.label}: responses to {recording.n_images} images, "
                     f"but dataset {self.name} has {self.n_images} stimuli"
                 )
-        for first, second in zip(ordered, ordered[1:], strict=False):
+        for first, second in itertools.pairwise(ordered):
             if (first.area, first.specimen) == (second.area, second.specimen):
                 raise DataError(f"dataset {self.name}: two recordings for {first.label}")
 
@@ -174,7 +175,7 @@ class NeuralDataset:
         }
         for name in names:
             if name not in columns:
-                columns[name] = np.concatenate([_column(recording, name) for recording in self.recordings])
+                columns[name] = _joined_column(self.recordings, name)
         return pandas.DataFrame(columns)
 
     def to_xarray(self) -> xarray.Dataset:
@@ -226,11 +227,16 @@ def _stacked(arrays: list[NDArray[np.int64]], dtype: type) -> NDArray[np.int64]:
     return np.concatenate(arrays) if arrays else np.empty(0, dtype)
 
 
-def _column(recording: Recording, name: str) -> NDArray[np.generic]:
-    if name in recording.units:
-        return recording.units[name]
-    # A column that only other recordings have: missing here.
-    return np.full(recording.n_units, np.nan)
+def _joined_column(recordings: Iterable[Recording], name: str) -> NDArray[np.generic]:
+    """Concatenate a column; recordings without it get NaN, or "" in a column of text."""
+    present = [recording.units[name] for recording in recordings if name in recording.units]
+    absent = "" if any(column.dtype.kind in "UO" for column in present) else np.nan
+    parts = [
+        recording.units[name] if name in recording.units else np.full(recording.n_units, absent)
+        for recording in recordings
+    ]
+    joined: NDArray[np.generic] = np.concatenate(parts)
+    return joined
 
 
 def _concatenated(recordings: list[Recording], n_images: int) -> NDArray[np.float32]:
