@@ -29,8 +29,10 @@ PIP_INDEX = "https://pypi.org/pypi/pip/json"
 def main(extras: list[str]) -> int:
     """Create or update the environment; return an exit code."""
     if sys.version_info < (3, 11):
-        return fail(f"mvkit needs Python 3.11 or newer; this is {sys.version.split()[0]}.\n"
-                    "Install python3.11 (Debian/Ubuntu: apt-get install python3.11 python3.11-venv).")
+        return fail(
+            f"mvkit needs Python 3.11 or newer; this is {sys.version.split()[0]}.\n"
+            "Install python3.11 (Debian/Ubuntu: apt-get install python3.11 python3.11-venv)."
+        )
     # A second `make` waits here instead of installing into the same folder.
     with (ROOT / ".venv.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -39,15 +41,28 @@ def main(extras: list[str]) -> int:
         have = set(installed.pop("extras", []))
         if installed == wanted and have >= set(extras):
             return 0
-        if not (VENV / "bin" / "python").exists() or installed.get("python", wanted["python"]) != wanted["python"]:
+        if (
+            not (VENV / "bin" / "python").exists()
+            or installed.get("python", wanted["python"]) != wanted["python"]
+        ):
             code = create_environment()
             if code:
                 return code
         every = sorted(have | set(extras)) if installed == wanted else sorted(extras)
         target = f"{ROOT}[{','.join(every)}]" if every else str(ROOT)
         print("installing mvkit into .venv (torch is large: several minutes the first time)", file=sys.stderr)
-        command = [str(VENV / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
-                   "--constraint", str(ROOT / "constraints.txt"), "--editable", target]
+        command = [
+            str(VENV / "bin" / "python"),
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--constraint",
+            str(ROOT / "constraints.txt"),
+            "--editable",
+            target,
+        ]
         if subprocess.run(command, check=False).returncode:
             return fail("pip could not install mvkit; see its message above and run the same command again.")
         STAMP.write_text(json.dumps({**wanted, "extras": every}))
@@ -57,7 +72,9 @@ def main(extras: list[str]) -> int:
 def create_environment() -> int:
     """Make ``.venv`` with pip in it, however this Python was packaged."""
     if importlib.util.find_spec("venv") is None:
-        return fail("this Python has no venv module; apt-get install python3-venv, then run the same command.")
+        return fail(
+            "this Python has no venv module; apt-get install python3-venv, then run the same command."
+        )
     with_pip = importlib.util.find_spec("ensurepip") is not None
     options = ["--clear"] if with_pip else ["--clear", "--without-pip"]
     if subprocess.run([sys.executable, "-m", "venv", *options, str(VENV)], check=False).returncode:
@@ -74,8 +91,10 @@ def install_pip_from_wheel() -> int:
         with urllib.request.urlopen(wheel["url"], timeout=120) as answer:
             content = answer.read()
     except (urllib.error.URLError, TimeoutError, StopIteration, KeyError) as error:
-        return fail(f"this Python has no ensurepip, and pip could not be fetched from PyPI ({error}).\n"
-                    "Run: apt-get install python3-venv, then the same command again.")
+        return fail(
+            f"this Python has no ensurepip, and pip could not be fetched from PyPI ({error}).\n"
+            "Run: apt-get install python3-venv, then the same command again."
+        )
     if hashlib.sha256(content).hexdigest() != wheel["digests"]["sha256"]:
         return fail("the pip wheel from PyPI does not match its digest; run the same command again.")
     with tempfile.TemporaryDirectory() as folder:

@@ -24,16 +24,23 @@ app.command("extract")(extract.command)
 app.command("score")(score.command)
 
 
-@app.callback()
-def _root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
-) -> None:
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         from mvkit import __version__
         from mvkit.cli.console import print_line
 
         print_line(f"mvkit {__version__}")
         raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> None:
@@ -65,7 +72,7 @@ def run(arguments: list[str]) -> int:
     except typer.Abort:
         note("interrupted")
         return 130
-    except Exception as error:  # noqa: BLE001 - click's usage errors, whichever click Typer carries
+    except Exception as error:
         if hasattr(error, "exit_code") and hasattr(error, "show"):
             error.show()
             return int(error.exit_code)

@@ -70,14 +70,18 @@ def find_recipe(source: str) -> Path:
     if source.removesuffix(".yaml") in packaged:
         return packaged[source.removesuffix(".yaml")]
     valid = ", ".join(packaged) or "none"
-    raise RecipeError(f"recipe '{source}' is neither a file nor a packaged recipe{suggest(source, packaged)}\npackaged: {valid}")
+    raise RecipeError(
+        f"recipe '{source}' is neither a file nor a packaged recipe{suggest(source, packaged)}\npackaged: {valid}"
+    )
 
 
 def packaged_recipes() -> dict[str, Path]:
     """Return the recipes that come with mvkit, by name (``score/paper``)."""
     package = Path(str(resources.files("mvkit")))
     # An editable install has them beside the package, a wheel inside it.
-    folder = next((place for place in (package / "recipes", package.parent / "recipes") if place.is_dir()), None)
+    folder = next(
+        (place for place in (package / "recipes", package.parent / "recipes") if place.is_dir()), None
+    )
     if folder is None:
         return {}
     return {str(path.relative_to(folder).with_suffix("")): path for path in sorted(folder.rglob("*.yaml"))}

@@ -1,0 +1,103 @@
+"""The few sentences around a table of scores: what was scored, how, and what it came to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mvkit.scoring import Scores
+
+#: Area name under which scores over all units stand.
+ALL_AREAS = "all"
+
+
+@dataclass(frozen=True)
+class Headline:
+    """Lines to print around the table.
+
+    Attributes
+    ----------
+    above
+        What was scored and how.
+    below
+        The result over all areas, the paper's value, and what has no score and why.
+    """
+
+    above: tuple[str, ...]
+    below: tuple[str, ...]
+
+
+def headline(scores: Scores, *, table2: float | None = None) -> Headline:
+    """Put a score run into words.
+
+    Parameters
+    ----------
+    scores
+        The scores.
+    table2
+        The paper's Table 2 value of this model (median noise-corrected predictivity over all areas,
+        Neuropixels, the paper's selection), or None where the paper has none.
+    """
+    context = scores.context
+    settings = scores.settings
+    table = scores.table()
+    per_unit = table.drop_duplicates(["area", "specimen", "unit_id"])
+    above = [
+        f"{context.get('model', 'features')} on {describe_dataset(context)}: {len(per_unit)} units, "
+        f"{per_unit['specimen'].nunique()} animals, selection {describe_selection(context)}",
+        f"{settings.mapping.upper()} with {settings.n_components} components, {settings.n_splits} image splits, "
+        f"{settings.n_halves} trial halvings, correlations corrected for noise; median ± s.e.m. over units",
+    ]
+    below = [_overall(scores, table2)]
+    skipped = context.get("skipped_areas")
+    if isinstance(skipped, Mapping):
+        below += [f"skipped {area}: {why}" for area, why in skipped.items()]
+    below += _unscored(scores)
+    return Headline(tuple(above), tuple(below))
+
+
+def describe_dataset(context: Mapping[str, object]) -> str:
+    """Name the dataset; simulated recordings are called so, in capitals, wherever they appear."""
+    name = str(context.get("dataset", "recordings"))
+    return "the SIMULATED dataset" if name == "simulated" else name
+
+
+def describe_selection(context: Mapping[str, object]) -> str:
+    """Name the selection of units in a word or two."""
+    selection = context.get("selection")
+    if not isinstance(selection, Mapping):
+        return "as given"
+    name = str(selection.get("name") or selection.get("preset") or "custom")
+    applied = str(selection.get("applied", ""))
+    return f"{name} ({applied})" if "not applied" in applied else name
+
+
+def _overall(scores: Scores, table2: float | None) -> str:
+    rows: list[dict[str, Any]] = scores.best_layers().to_dict("records")
+    row = next(row for row in rows if row["area"] == ALL_AREAS)
+    paper = f"; the paper's Table 2 has {table2:.3f} on its own selection" if table2 is not None else ""
+    value = "none" if math.isnan(row["median"]) else f"{row['median']:.3f} ± {row['sem']:.3f}"
+    return (
+        f"all areas, each with its best layer (chosen on the test images, as in the paper): {value} "
+        f"over {row['n_units']} units{paper}"
+    )
+
+
+def _unscored(scores: Scores) -> list[str]:
+    table = scores.table()
+    missing = table[table["score"].isna()]
+    lines = []
+    if len(missing):
+        counts = missing["reason"].value_counts()
+        reasons = "; ".join(f"{reason}: {count}" for reason, count in counts.items())
+        lines.append(f"without a score: {len(missing)} of {len(table)} unit-layer pairs ({reasons})")
+    dropped = int(table["halves_dropped"].sum())
+    total = dropped + int(table["halves_used"].sum())
+    if dropped and total:
+        lines.append(
+            f"halvings dropped: {dropped} of {total} ({100 * dropped / total:.1f} %), see scores.csv for each unit"
+        )
+    return lines

@@ -1,0 +1,178 @@
+"""Rules of the repository: layers of imports, sizes of files, recipes, and that the README is true."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "mvkit"
+
+#: Stages in the order in which data flows; a module imports from its own or an earlier one.
+STAGES = (
+    ("errors", "naming", "paths", "atomic"),
+    ("config", "filters", "fetch"),
+    ("neural",),
+    ("models",),
+    ("features",),
+    ("scoring",),
+    ("report",),
+    ("pipeline", "score_run", "acquire"),
+    ("cli",),
+)
+RANK = {name: rank for rank, names in enumerate(STAGES) for name in names}
+
+#: What a stage must never import, whatever its rank.
+FORBIDDEN = {
+    "neural": {"torch", "torchvision", "mvkit.models"},
+    "models": {"mvkit.neural"},
+    "scoring": {"torch", "torchvision", "mvkit.models", "mvkit.features"},
+    "report": {"torch", "mvkit.models", "mvkit.features"},
+    "config": {"torch"},
+    "fetch": {"torch", "h5py", "numpy"},
+}
+
+#: Libraries that make `mvkit --help` slow; the command line imports them inside commands.
+HEAVY = {
+    "torch",
+    "torchvision",
+    "numpy",
+    "pandas",
+    "h5py",
+    "h5netcdf",
+    "xarray",
+    "scipy",
+    "sklearn",
+    "numba",
+    "joblib",
+}
+
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+
+def stage_of(path: Path) -> str:
+    """Name of the stage that a source file belongs to."""
+    first = path.relative_to(PACKAGE).parts[0]
+    return first.removesuffix(".py")
+
+
+def imports_of(tree: ast.AST) -> set[str]:
+    """Absolute names that a module imports anywhere, also inside functions."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide the stage"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
+    return found
+
+
+def parse(path: Path) -> ast.Module:
+    """Syntax tree of a source file."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_follow_the_data(path: Path) -> None:
+    stage = stage_of(path)
+    if stage == "__init__":
+        return
+    assert stage in RANK, f"{path}: stage '{stage}' is not listed in STAGES"
+    for name in imports_of(parse(path)):
+        parts = name.split(".")
+        if parts[0] == "mvkit" and len(parts) > 1 and parts[1] in RANK:
+            assert RANK[parts[1]] <= RANK[stage], f"{path}: {stage} imports the later stage {parts[1]}"
+            if RANK[parts[1]] == RANK[stage] and parts[1] != stage:
+                assert stage in ("pipeline", "score_run", "acquire") or RANK[stage] <= 1, (
+                    f"{path}: sideways import {name}"
+                )
+        for forbidden in FORBIDDEN.get(stage, set()):
+            assert name != forbidden and not name.startswith(forbidden + "."), (
+                f"{path}: {stage} imports {name}"
+            )
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "cli").glob("*.py")), ids=lambda path: path.name)
+def test_the_command_line_imports_nothing_heavy_at_module_level(path: Path) -> None:
+    tree = parse(path)
+    for node in tree.body:
+        names = imports_of(node)
+        assert not {name.split(".")[0] for name in names} & HEAVY, f"{path}:{node.lineno}"
+
+
+def test_help_loads_no_heavy_library() -> None:
+    code = (
+        "import sys; from mvkit.cli.main import run; run(['--help']); "
+        f"heavy = {sorted(HEAVY)!r}; print([name for name in heavy if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+    for command in ("fetch", "extract", "score"):
+        assert command in done.stdout
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_source_files_are_small_and_clean(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert text.count("\n") < 300, "split it: over 300 lines"
+    assert path.name not in ("utils.py", "helpers.py", "misc.py")
+    for node in ast.walk(ast.parse(text)):
+        assert not isinstance(node, ast.Assert), f"{path}:{node.lineno}: validate with an error, not assert"
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id != "print", f"{path}:{node.lineno}: print in the library"
+        if isinstance(node, ast.ExceptHandler):
+            assert node.type is not None, f"{path}:{node.lineno}: bare except"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_public_names_have_docstrings(path: Path) -> None:
+    tree = parse(path)
+    assert ast.get_docstring(tree), f"{path}: no module docstring"
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            assert ast.get_docstring(node), f"{path}:{node.lineno}: {node.name} has no docstring"
+
+
+def test_no_absolute_paths_in_tracked_text() -> None:
+    for path in [*SOURCES, *(ROOT / "recipes").rglob("*.yaml"), ROOT / "README.md", ROOT / "Makefile"]:
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"[\"' ](/home/|/work/|/data/|/mnt/|/Users/)", text), path
+
+
+def test_every_recipe_loads() -> None:
+    from mvkit.config.recipes import load_recipe, packaged_recipes
+    from mvkit.scoring import ScoreSettings
+
+    recipes = {name: path for name, path in packaged_recipes().items() if name.startswith("score/")}
+    assert "score/paper" in recipes
+    for name in recipes:
+        load_recipe(ScoreSettings, name)
+    assert load_recipe(ScoreSettings, "score/paper") == ScoreSettings(), (
+        "the defaults are the paper's protocol"
+    )
+
+
+def test_changelog_names_the_version() -> None:
+    import mvkit
+
+    assert f"## {mvkit.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_constraints_cover_every_dependency() -> None:
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = project["dependencies"] + project["optional-dependencies"]["dev"]
+    names = {re.split(r"[<>=\[ ]", item)[0].lower() for item in wanted}
+    pinned = {
+        line.split("==")[0].lower().replace("_", "-")
+        for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+        if "==" in line
+    }
+    assert names <= pinned, f"not pinned in constraints.txt: {sorted(names - pinned)}"

@@ -1,0 +1,87 @@
+"""Exit codes, JSON errors and the edges of the command line."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+import typer
+
+from mvkit.cli import main
+from mvkit.errors import DataError, RecipeError, UsageError
+
+
+def app_raising(error: BaseException) -> typer.Typer:
+    """A command line whose only command raises."""
+    app = typer.Typer()
+
+    @app.command()
+    def go(as_json: bool = typer.Option(False, "--json")) -> None:
+        raise error
+
+    return app
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (DataError("file x: bad"), 1),
+        (UsageError("unknown model 'x'"), 2),
+        (RecipeError("r.yaml:1: a: bad"), 2),
+        (KeyboardInterrupt(), 130),
+        (FileNotFoundError(2, "No such file or directory", "x.h5"), 1),
+    ],
+)
+def test_exit_codes(
+    error: BaseException, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(main, "app", app_raising(error))
+    assert main.run([]) == code
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "Traceback" not in printed.err
+    assert printed.err.strip()
+
+
+def test_errors_are_one_json_document_with_json(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(main, "app", app_raising(DataError("file x: bad")))
+    assert main.run(["--json"]) == 1
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == {"error": {"type": "DataError", "message": "file x: bad"}}
+    assert printed.err == "error: file x: bad\n"
+
+
+def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(main, "app", app_raising(ZeroDivisionError("bug")))
+    with pytest.raises(ZeroDivisionError):
+        main.run([])
+
+
+@pytest.mark.parametrize("words", [["scor"], ["score", "--no-such-option"], ["score"], ["fetch", "neural", "--dataset"]])
+def test_usage_errors_exit_with_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run(words) == 2
+    assert capsys.readouterr().err
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    import mvkit
+
+    assert main.run(["--version"]) == 0
+    assert capsys.readouterr().out == f"mvkit {mvkit.__version__}\n"
+
+
+def test_json_writes_nan_as_null(capsys: pytest.CaptureFixture[str]) -> None:
+    from mvkit.cli.console import print_json
+
+    print_json({"a": float("nan"), "b": [1.5, float("inf")], "c": {"d": None}})
+    assert json.loads(capsys.readouterr().out) == {"a": None, "b": [1.5, None], "c": {"d": None}}
+
+
+def test_main_exits_with_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["mvkit", "nonsense"])
+    with pytest.raises(SystemExit) as caught:
+        main.main()
+    assert caught.value.code == 2
