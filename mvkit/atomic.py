@@ -32,11 +32,16 @@ def replacing(target: Path) -> Iterator[Path]:
     temporary = target.with_name(f"{target.stem}.tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}{target.suffix}")
     try:
         yield temporary
-        _flush(temporary)
-        os.replace(temporary, target)
-        _flush(target.parent)
+        move_durably(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def move_durably(source: Path, target: Path) -> None:
+    """Rename ``source`` to ``target`` in the same directory so that a power cut cannot lose or mix them."""
+    _flush(source)
+    os.replace(source, target)
+    _flush(target.parent)
 
 
 def write_text(target: Path, text: str) -> None:

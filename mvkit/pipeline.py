@@ -180,7 +180,9 @@ def choose_recordings(dataset: NeuralDataset, areas: Sequence[str] | str | None)
     chosen = tuple(rec for rec in dataset.recordings if wanted is None or rec.area in wanted)
     if not chosen:
         reasons = "; ".join(f"{area}: {why}" for area, why in dataset.skipped.items())
-        raise DataError(f"{dataset.name}: no unit passes the selection ({reasons or 'the file has no units'})")
+        raise DataError(
+            f"{dataset.name}: no unit passes the selection ({reasons or 'the file has no units'})"
+        )
     return chosen
 
 
@@ -248,6 +250,3 @@ def _pick_layers(
             )
         picked[name] = values.reshape(n_images, -1)
     return picked
-
-
-__all__ = ["ChosenDataset", "choose_recordings", "default_dataset", "resolve_settings", "score", "versions"]

@@ -28,7 +28,7 @@ PIP_INDEX = "https://pypi.org/pypi/pip/json"
 
 def main(extras: list[str]) -> int:
     """Create or update the environment; return an exit code."""
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 - this script runs before pip can check
         return fail(
             f"mvkit needs Python 3.11 or newer; this is {sys.version.split()[0]}.\n"
             "Install python3.11 (Debian/Ubuntu: apt-get install python3.11 python3.11-venv)."

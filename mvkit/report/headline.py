@@ -49,7 +49,7 @@ def headline(scores: Scores, *, table2: float | None = None) -> Headline:
         f"{context.get('model', 'features')} on {describe_dataset(context)}: {len(per_unit)} units, "
         f"{per_unit['specimen'].nunique()} animals, selection {describe_selection(context)}",
         f"{settings.mapping.upper()} with {settings.n_components} components, {settings.n_splits} image splits, "
-        f"{settings.n_halves} trial halvings, correlations corrected for noise; median ± s.e.m. over units",
+        f"{settings.n_halves} trial halvings, corrected for noise; median ± s.e.m. over units",
     ]
     below = [_overall(scores, table2)]
     skipped = context.get("skipped_areas")
