@@ -245,8 +245,8 @@ def _pick_layers(
         values = np.asarray(features[name])
         if values.ndim < 2 or len(values) != n_images:
             raise DataError(
-                f"features of layer '{name}': shape {values.shape}; the dataset needs ({n_images}, n_features), "
-                "one row per image in the order of its stimuli"
+                f"features of layer '{name}': shape {values.shape}, but the dataset has {n_images} images: "
+                "give (n_images, n_features), rows in the order of its stimuli"
             )
         picked[name] = values.reshape(n_images, -1)
     return picked

@@ -70,9 +70,8 @@ def find_recipe(source: str) -> Path:
     if source.removesuffix(".yaml") in packaged:
         return packaged[source.removesuffix(".yaml")]
     valid = ", ".join(packaged) or "none"
-    raise RecipeError(
-        f"recipe '{source}' is neither a file nor a packaged recipe{suggest(source, packaged)}\npackaged: {valid}"
-    )
+    hint = suggest(source, packaged)
+    raise RecipeError(f"recipe '{source}' is neither a file nor a packaged recipe{hint}\npackaged: {valid}")
 
 
 def packaged_recipes() -> dict[str, Path]:

@@ -48,8 +48,8 @@ def headline(scores: Scores, *, table2: float | None = None) -> Headline:
     above = [
         f"{context.get('model', 'features')} on {describe_dataset(context)}: {len(per_unit)} units, "
         f"{per_unit['specimen'].nunique()} animals, selection {describe_selection(context)}",
-        f"{settings.mapping.upper()} with {settings.n_components} components, {settings.n_splits} image splits, "
-        f"{settings.n_halves} trial halvings, corrected for noise; median ± s.e.m. over units",
+        f"{settings.mapping.upper()} with {settings.n_components} components, {settings.n_splits} image splits "
+        f"x {settings.n_halves} trial halvings, corrected for noise; median ± s.e.m. over units",
     ]
     below = [_overall(scores, table2)]
     skipped = context.get("skipped_areas")
@@ -97,7 +97,5 @@ def _unscored(scores: Scores) -> list[str]:
     dropped = int(table["halves_dropped"].sum())
     total = dropped + int(table["halves_used"].sum())
     if dropped and total:
-        lines.append(
-            f"halvings dropped: {dropped} of {total} ({100 * dropped / total:.1f} %), see scores.csv for each unit"
-        )
+        lines.append(f"halvings dropped: {dropped} of {total} ({100 * dropped / total:.1f} %)")
     return lines
