@@ -1,1 +1,33 @@
-"""Filled by its owner."""
+"""Models: the tables of networks, their builders, and released weights.
+
+``released``, ``architectures`` and ``preprocessing`` are free of torch; the
+names below are loaded when first used (PEP 562).
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mvkit.models.base import VisionModel
+    from mvkit.models.loading import load_model
+    from mvkit.models.preprocessing import Preprocessing
+    from mvkit.models.released import find_model, list_models
+
+_HOMES = {
+    "Preprocessing": "mvkit.models.preprocessing",
+    "VisionModel": "mvkit.models.base",
+    "find_model": "mvkit.models.released",
+    "list_models": "mvkit.models.released",
+    "load_model": "mvkit.models.loading",
+}
+
+__all__ = ["Preprocessing", "VisionModel", "find_model", "list_models", "load_model"]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name from its home module on first use."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'mvkit.models' has no attribute '{name}'")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,115 @@
+"""From a name to a model with weights."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from mvkit.errors import CheckpointError, UsageError
+from mvkit.models.base import VisionModel
+from mvkit.models.blueprints import Architecture, Baseline
+from mvkit.models.building import build
+from mvkit.models.checkpoint import read_weights
+from mvkit.models.released import RELEASED, ModelRow, find_model
+from mvkit.naming import suggest
+from mvkit.paths import checkpoint_path
+
+_CHOICES = ("released", "random")
+
+
+def load_model(
+    name: str, weights: str | os.PathLike[str] = "released", seed: int = 0, *, home: Path | None = None
+) -> VisionModel:
+    """Build a model and give it weights.
+
+    Parameters
+    ----------
+    name
+        A released model, an architecture (the reference's long name), or a
+        baseline; see :func:`mvkit.list_models`.
+    weights
+        "released": the published checkpoint, from where ``mvkit fetch
+        checkpoints`` put it; "random": as drawn for a new network; otherwise
+        the path of a checkpoint. Baselines have none and ignore this.
+    seed
+        Of random weights. Neither the seed nor the drawing touches torch's
+        global generator.
+    home
+        Directory of mvkit's files; by default MVKIT_HOME or the platform's.
+
+    Returns
+    -------
+    VisionModel
+        In eval mode, on the CPU, float32. ``name``, ``layers``, ``preprocess``
+        and ``weights_id`` say what it is; ``tap_points()`` which layers it has.
+
+    Raises
+    ------
+    UsageError
+        If the name is unknown, or ``weights`` is neither a choice nor a file.
+    CheckpointError
+        If there is no such checkpoint, or it cannot be read or does not fit.
+    """
+    row = find_model(name)
+    if isinstance(row.architecture.blueprint, Baseline):
+        return _finish(build(row.architecture.blueprint), row)
+    if weights == "random":
+        model = _finish(build_random(row.architecture, seed), row)
+        model.weights_id = f"random:seed={seed}"
+        return model
+    path = _released_path(row, home) if weights == "released" else _given_path(weights)
+    model = _finish(_build_empty(row.architecture), row)
+    model.weights_id = read_weights(model, path)
+    return model
+
+
+def build_random(architecture: Architecture, seed: int) -> VisionModel:
+    """Build a network with weights drawn from ``seed``; torch's global generator is left as it was."""
+    # Only the CPU's generator draws: seeding all devices would disturb CUDA's.
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return build(architecture.blueprint)
+
+
+def _build_empty(architecture: Architecture) -> VisionModel:
+    """Build a network whose weights are still to be filled in, without the time to draw them."""
+    with torch.device("meta"):
+        model = build(architecture.blueprint)
+    return model.to_empty(device="cpu")
+
+
+def _finish(model: VisionModel, row: ModelRow) -> VisionModel:
+    model.name = row.name
+    model.layers = row.architecture.layers
+    model.preprocess = row.preprocess
+    return model.eval()
+
+
+def _released_path(row: ModelRow, home: Path | None) -> Path:
+    if row.released is None:
+        raise CheckpointError(
+            f"no released weights for '{row.name}'; released: {', '.join(RELEASED)}\n"
+            f"use random weights (--weights random) or a checkpoint of your own (--weights PATH)"
+        )
+    path = checkpoint_path(row.released.name, home)
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path} is missing: the released weights of '{row.released.name}' are not on this machine\n"
+            f"run: mvkit fetch checkpoints {row.released.name}"
+        )
+    return path
+
+
+def _given_path(weights: str | os.PathLike[str]) -> Path:
+    path = Path(weights).expanduser()
+    if path.is_file():
+        return path
+    if isinstance(weights, str) and path.name == weights and not path.suffix:
+        raise UsageError(
+            f"weights '{weights}' is neither {' nor '.join(_CHOICES)} nor a file{suggest(weights, _CHOICES)}"
+        )
+    raise CheckpointError(
+        f"{path}: no such file; give the path of a checkpoint, or one of: {', '.join(_CHOICES)}"
+    )

@@ -1,0 +1,101 @@
+"""MouseNet of Shi et al.: areas and layers joined by convolutions with Gaussian connection masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mvkit.models.base import FINAL, VisionModel
+from mvkit.models.blueprints import ConnectomeNet
+from mvkit.models.connectome import (
+    AREAS,
+    CONNECTIONS,
+    INPUT,
+    INPUT_CHANNELS,
+    RELAY,
+    WIDTHS,
+    Connection,
+)
+
+_MAP_PX = {"LGNv": 64, "VISp4": 64, "VISp2/3": 64, "VISp5": 64}
+_HIGHER_MAP_PX = 32
+
+
+class MaskedConv(nn.Conv2d):
+    """A convolution whose kernels have holes, drawn once when the network is built.
+
+    The mask is a parameter without gradient, so that it is part of checkpoints.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        channels = INPUT_CHANNELS if connection.source == INPUT else WIDTHS[connection.source]
+        super().__init__(channels, WIDTHS[connection.target], connection.kernel_px, connection.stride)
+        self._margins = connection.padding_px
+        self.mask = nn.Parameter(_draw_mask(connection, self.weight), requires_grad=False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve the zero-padded maps with the masked kernels."""
+        padded = functional.pad(input, self._margins)
+        return functional.conv2d(padded, self.weight * self.mask, self.bias, self.stride)
+
+
+def _draw_mask(connection: Connection, weight: Tensor) -> Tensor:
+    """Draw which weights exist, 0 or 1, shape of ``weight`` (Shi et al., Methods: Gaussian mask)."""
+    offsets = torch.arange(-connection.reach_px, connection.reach_px + 1, dtype=torch.float32)
+    squared_radius = offsets[:, None] ** 2 + offsets[None, :] ** 2
+    probability = connection.peak * torch.exp(-squared_radius / (2 * connection.sigma_px**2))
+    return (torch.rand_like(weight) < probability.to(weight.device)).to(weight.dtype)
+
+
+class ConnectomeModel(VisionModel):
+    """LGNv, then areas whose activation is ReLU(batch norm(sum of their inputs)).
+
+    The batch norm of LGNv exists only because checkpoints hold it; the
+    reference never used it, and LGNv is the bare convolution.
+    """
+
+    def __init__(self, net: ConnectomeNet) -> None:
+        super().__init__()
+        self.Convs = nn.ModuleDict({edge.name: MaskedConv(edge) for edge in CONNECTIONS})
+        targets = dict.fromkeys(edge.target for edge in CONNECTIONS)
+        self.BNs = nn.ModuleDict({area: nn.BatchNorm2d(WIDTHS[area]) for area in targets})
+        self.areas = nn.ModuleDict({area: nn.Identity() if area == RELAY else nn.ReLU() for area in AREAS})
+        self.pool = nn.Identity() if net.pooled_px is None else nn.AdaptiveAvgPool2d(net.pooled_px)
+        self.flatten = nn.Flatten()
+        self._read_from = net.read_from
+        self._has_readout = net.classes is not None
+        if net.classes is not None:
+            self.classifier = nn.Sequential(nn.Linear(_width(net), net.classes))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits, or the concatenated output areas of a network without read-out."""
+        activations = {INPUT: images}
+        for area, module in self.areas.items():
+            total = self._sum_inputs(area, activations)
+            activations[area] = module(total if area == RELAY else self.BNs[area](total))
+        pooled = [self.flatten(self.pool(activations[area])) for area in self._read_from]
+        joined = torch.cat(pooled, dim=1)
+        output: Tensor = self.classifier(joined) if self._has_readout else joined
+        return output
+
+    def _sum_inputs(self, area: str, activations: dict[str, Tensor]) -> Tensor:
+        incoming: Sequence[Connection] = [edge for edge in CONNECTIONS if edge.target == area]
+        total: Tensor = self.Convs[incoming[0].name](activations[incoming[0].source])
+        for edge in incoming[1:]:
+            total = total + self.Convs[edge.name](activations[edge.source])
+        return total
+
+    def tap_points(self) -> dict[str, str]:
+        """Return areas, then convolutions and batch norms by path, then the output."""
+        areas = {area: f"areas.{area}" for area in self.areas}
+        used = (f"{part}.{name}" for part in ("Convs", "BNs") for name in getattr(self, part))
+        others = {path: path for path in used if path != f"BNs.{RELAY}"}
+        return {**areas, **others, FINAL: ""}
+
+
+def _width(net: ConnectomeNet) -> int:
+    sides = [net.pooled_px or _MAP_PX.get(area, _HIGHER_MAP_PX) for area in net.read_from]
+    return sum(WIDTHS[area] * side**2 for area, side in zip(net.read_from, sides, strict=True))

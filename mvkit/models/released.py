@@ -1,0 +1,151 @@
+"""The published checkpoints as rows, and the names under which models are known; free of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from mvkit.models.architectures import ARCHITECTURES, BASELINES
+from mvkit.models.blueprints import Architecture
+from mvkit.models.preprocessing import GREY_64, IMAGENET_64, Preprocessing
+from mvkit.naming import unknown_name
+
+PAPER = (
+    "Nayebi*, Kong*, Zhuang, Gardner, Norcia & Yamins (2023): Mouse visual cortex as a limited resource "
+    "system that self-learns an ecologically-general representation. PLOS Comput. Biol. 19(10): e1011506."
+)
+SHI_PAPER = (
+    "Shi, Tripp, Shea-Brown, Mihalas & Buice (2022): MouseNet: A biologically constrained convolutional "
+    "neural network model for the mouse visual cortex. PLOS Comput. Biol. 18(9): e1010427."
+)
+
+
+@dataclass(frozen=True)
+class Released:
+    """A published checkpoint.
+
+    Attributes
+    ----------
+    name
+        Released name; the file is ``NAME.pt``.
+    architecture
+        Row of ``ARCHITECTURES``; also the model's long name in the reference.
+    objective
+        What it was trained for.
+    citation
+        Papers to cite.
+    table2
+        Value of the paper's Table 2 (Neuropixels; median over units of all areas of the
+        noise-corrected predictivity), or None where no value could be confirmed.
+    preprocess
+        Preprocessing of its input.
+    """
+
+    name: str
+    architecture: str
+    objective: str
+    citation: tuple[str, ...]
+    table2: float | None
+    preprocess: Preprocessing = field(default=IMAGENET_64)
+
+    @property
+    def file_name(self) -> str:
+        """Name of the published file."""
+        return f"{self.name}.pt"
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Layers scored by default."""
+        return ARCHITECTURES[self.architecture].layers
+
+
+#: Published checkpoints by name.
+RELEASED: Mapping[str, Released] = MappingProxyType(
+    {
+        row.name: row
+        for row in (
+            Released(
+                name="alexnet_bn_ir",
+                architecture="alexnet_bn_ir_64x64_input_pool_6",
+                objective="instance recognition",
+                citation=(PAPER,),
+                table2=0.413,
+            ),
+            Released(
+                name="dual_stream_ir",
+                architecture="simplified_mousenet_dual_stream_visp_3x3_ir",
+                objective="instance recognition",
+                citation=(PAPER,),
+                table2=None,
+            ),
+            Released(
+                name="six_stream_simclr",
+                architecture="simplified_mousenet_six_stream_visp_3x3_simclr",
+                objective="SimCLR",
+                citation=(PAPER,),
+                table2=None,
+            ),
+            Released(
+                name="shi_mousenet_ir",
+                architecture="shi_mousenet_ir",
+                objective="instance recognition",
+                citation=(PAPER, SHI_PAPER),
+                table2=None,
+            ),
+            Released(
+                name="shi_mousenet_vispor5_ir",
+                architecture="shi_mousenet_vispor5_ir",
+                objective="instance recognition",
+                citation=(PAPER, SHI_PAPER),
+                table2=None,
+            ),
+        )
+    }
+)
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """What a model's name stands for.
+
+    Attributes
+    ----------
+    name
+        The name asked for.
+    architecture
+        How it is built and which layers are scored by default.
+    released
+        The checkpoint that fits it, or None.
+    preprocess
+        How images become its input.
+    """
+
+    name: str
+    architecture: Architecture
+    released: Released | None
+    preprocess: Preprocessing
+
+
+def list_models() -> list[str]:
+    """Return every model name: published checkpoints, architectures, baselines."""
+    return [*RELEASED, *(name for name in ARCHITECTURES if name not in RELEASED), *BASELINES]
+
+
+def find_model(name: str) -> ModelRow:
+    """Look up a model by its released name, its architecture's (long) name, or as a baseline.
+
+    Raises
+    ------
+    UsageError
+        If there is no such model; the message suggests the closest name.
+    """
+    if name in BASELINES:
+        return ModelRow(name, BASELINES[name], None, GREY_64)
+    if name in RELEASED:
+        released = RELEASED[name]
+        return ModelRow(name, ARCHITECTURES[released.architecture], released, released.preprocess)
+    if name in ARCHITECTURES:
+        matching = (row for row in RELEASED.values() if row.architecture == name)
+        return ModelRow(name, ARCHITECTURES[name], next(matching, None), IMAGENET_64)
+    raise unknown_name("model", name, list_models())
