@@ -1,1 +1,72 @@
-"""Filled by its owner."""
+"""Features: what the layers of a network give for a set of images.
+
+Names below are loaded when first used (PEP 562).
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mvkit.features.extraction import (
+        ExtractionReport,
+        extract,
+        extract_to_file,
+        refuse_existing,
+    )
+    from mvkit.features.feature_file import read_features
+    from mvkit.features.featureset import FeatureOrigin, FeatureSet, LayerInfo
+    from mvkit.features.listing import list_layers
+    from mvkit.features.modes import limited_threads
+    from mvkit.features.patterns import match_layers
+    from mvkit.features.stimuli import default_stimuli, open_stimuli
+    from mvkit.features.tapping import tap, tappable_layers
+
+_HOMES = {
+    "ExtractionReport": "mvkit.features.extraction",
+    "FeatureOrigin": "mvkit.features.featureset",
+    "FeatureSet": "mvkit.features.featureset",
+    "LayerInfo": "mvkit.features.featureset",
+    "default_stimuli": "mvkit.features.stimuli",
+    "extract": "mvkit.features.extraction",
+    "extract_to_file": "mvkit.features.extraction",
+    "limited_threads": "mvkit.features.modes",
+    "list_layers": "mvkit.features.listing",
+    "match_layers": "mvkit.features.patterns",
+    "open_stimuli": "mvkit.features.stimuli",
+    "read_features": "mvkit.features.feature_file",
+    "refuse_existing": "mvkit.features.extraction",
+    "tap": "mvkit.features.tapping",
+    "tappable_layers": "mvkit.features.tapping",
+}
+
+__all__ = [
+    "ExtractionReport",
+    "FeatureOrigin",
+    "FeatureSet",
+    "LayerInfo",
+    "default_stimuli",
+    "extract",
+    "extract_to_file",
+    "limited_threads",
+    "list_layers",
+    "match_layers",
+    "open_stimuli",
+    "read_features",
+    "refuse_existing",
+    "tap",
+    "tappable_layers",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name from its home module on first use (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'mvkit.features' has no attribute '{name}'")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted(_HOMES)

@@ -1,0 +1,122 @@
+"""``mvkit extract``: what the layers of a model give for a set of images, as an HDF5 file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mvkit.cli.console import (
+    HomeOption,
+    JsonOption,
+    note,
+    print_json,
+    print_line,
+    print_renderable,
+    progress_bar,
+)
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from mvkit.features import ExtractionReport, LayerInfo
+
+_MACHINE = "Machine"
+
+
+def command(
+    model: Annotated[str, typer.Argument(help="Released model, architecture or baseline (pixels, gabor).")],
+    layers: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--layers",
+            "-l",
+            metavar="PATTERN",
+            help="Layer names, globs (features.*) or re:REGEX; default: the published list.",
+        ),
+    ] = None,
+    stimuli: Annotated[
+        str | None,
+        typer.Option(
+            "--stimuli",
+            "-s",
+            metavar="DATASET|FOLDER",
+            help="neuropixels, calcium, simulated, a neural file, or a folder of images.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="The feature file to write.")
+    ] = None,
+    weights: Annotated[str, typer.Option(help="released, random, or the path of a checkpoint.")] = "released",
+    seed: Annotated[int, typer.Option(help="Seed of random weights.")] = 0,
+    list_layers: Annotated[
+        bool, typer.Option("--list-layers", help="Show every layer with its shape and size; write nothing.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Images per forward pass.", rich_help_panel=_MACHINE)
+    ] = 64,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...", rich_help_panel=_MACHINE)] = "cpu",
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="CPU threads; default: torch's choice.", rich_help_panel=_MACHINE),
+    ] = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write what a model's layers give for a set of images, all layers in one pass."""
+    from mvkit.cli.lists import split_commas
+    from mvkit.features.named import ExtractRequest, list_named, run_extract
+
+    request = ExtractRequest(
+        model=model,
+        layers=split_commas(layers),
+        stimuli=stimuli,
+        weights=weights,
+        seed=seed,
+        batch_size=batch_size,
+        device=device,
+        threads=threads,
+        home=Path(home) if home else None,
+    )
+    if list_layers:
+        listed = list_named(request, remark=note)
+        if as_json:
+            print_json({"model": model, "layers": [layer.to_json() for layer in listed]})
+            return
+        print_renderable(_layer_table(listed, n_images=1))
+        return
+    with progress_bar("images") as progress:
+        report = run_extract(request, out, overwrite=force, remark=note, progress=progress)
+    if as_json:
+        print_json(report.to_json())
+        return
+    print_line(_headline(report))
+    print_renderable(_layer_table(report.layers, n_images=report.n_images))
+    print_line(f"wrote {report.path}")
+
+
+def _headline(report: ExtractionReport) -> str:
+    origin = report.origin
+    return f"{origin.model_name} ({origin.weights_id}), {report.n_images} images of {origin.stimuli}"
+
+
+def _layer_table(layers: tuple[LayerInfo, ...], *, n_images: int) -> Table:
+    from rich.table import Table
+
+    table = Table()
+    table.add_column("layer")
+    for title in ("shape", "features", "MB" if n_images > 1 else "kB per image"):
+        table.add_column(title, justify="right")
+    table.add_column("published")
+    unit = 1e6 if n_images > 1 else 1e3
+    for layer in layers:
+        table.add_row(
+            layer.name,
+            " x ".join(map(str, layer.shape)) or "1",
+            str(layer.n_features),
+            f"{layer.n_bytes(n_images) / unit:.2f}",
+            "yes" if layer.is_default else "",
+        )
+    return table

@@ -1,0 +1,204 @@
+"""The feature file: one HDF5 file per network and set of images.
+
+::
+
+    /                      attributes: mvkit_format, mvkit_format_version, model, weights_id, preprocessing
+    (JSON),
+                           stimuli, stimuli_digest, versions (JSON)
+    /image_ids             int64 or text (n_images,)
+    /layers/<name>         float32 (n_images, n_features), with checksums
+                           attributes: layer (true name), shape (before flattening), position
+
+Names of layers are escaped like URLs where HDF5 reserves a character: ``VISp2/3`` is stored as ``VISp2%2F3``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from mvkit.errors import DataError
+from mvkit.features.featureset import FeatureOrigin, FeatureSet, ImageIds, LayerInfo
+
+FORMAT_NAME = "mvkit-features"
+FORMAT_VERSION = 1
+_LAYERS = "layers"
+_IMAGE_IDS = "image_ids"
+_CHUNK_BYTES = 256 * 1024
+
+
+class FeatureWriter:
+    """Fills a feature file row block by row block; nothing is kept in memory.
+
+    Parameters
+    ----------
+    file
+        An empty HDF5 file, open for writing.
+    n_images
+        Number of rows.
+    rows_per_write
+        Rows that each write holds (the last may hold fewer); chunks are aligned with it, so each is written
+        once.
+    """
+
+    def __init__(self, file: Any, n_images: int, rows_per_write: int) -> None:
+        self._file = file
+        self._n_images = n_images
+        self._rows = min(n_images, rows_per_write)
+        self._group = file.create_group(_LAYERS)
+
+    def create_layers(self, layers: Mapping[str, LayerInfo]) -> None:
+        """Make room for every layer, in order."""
+        for position, layer in enumerate(layers.values()):
+            columns = max(1, min(layer.n_features, _CHUNK_BYTES // (self._rows * 4)))
+            dataset = self._group.create_dataset(
+                escape(layer.name),
+                (self._n_images, layer.n_features),
+                dtype="float32",
+                chunks=(self._rows, columns),
+                fletcher32=True,
+            )
+            dataset.attrs["layer"] = layer.name
+            dataset.attrs["shape"] = np.array(layer.shape, dtype=np.int64)
+            dataset.attrs["position"] = position
+
+    def write_rows(self, layer: str, start: int, rows: NDArray[np.float32]) -> None:
+        """Write features of images ``start`` to ``start + len(rows)``, (rows, n_features)."""
+        self._group[escape(layer)][start : start + len(rows)] = rows
+
+    def write_origin(self, origin: FeatureOrigin) -> None:
+        """Write where the features come from; last, as the digest is known when all images were read."""
+        texts = origin.image_ids and isinstance(origin.image_ids[0], str)
+        self._file.create_dataset(
+            _IMAGE_IDS,
+            data=list(origin.image_ids) if texts else np.array(origin.image_ids, dtype=np.int64),
+            dtype=h5py.string_dtype() if texts else np.int64,
+        )
+        self._file.attrs.update(
+            {
+                "mvkit_format": FORMAT_NAME,
+                "mvkit_format_version": FORMAT_VERSION,
+                "model": origin.model_name,
+                "weights_id": origin.weights_id,
+                "preprocessing": json.dumps(dict(origin.preprocessing)),
+                "stimuli": origin.stimuli,
+                "stimuli_digest": origin.stimuli_digest,
+                "versions": json.dumps(dict(origin.versions)),
+            }
+        )
+
+
+class StoredArrays(Mapping[str, NDArray[np.float32]]):
+    """Layers of a feature file, each read when it is asked for."""
+
+    def __init__(self, path: Path, layers: tuple[str, ...]) -> None:
+        self._path = path
+        self._layers = layers
+
+    def __getitem__(self, layer: str) -> NDArray[np.float32]:
+        """Read one layer, float32 (n_images, n_features)."""
+        if layer not in self._layers:
+            raise KeyError(layer)
+        with _opening(self._path) as file:
+            values: NDArray[np.float32] = file[_LAYERS][escape(layer)][:]
+        return values
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over layer names."""
+        return iter(self._layers)
+
+    def __len__(self) -> int:
+        """Return the number of layers."""
+        return len(self._layers)
+
+
+def read_features(path: str | Path, *, lazy: bool = False) -> FeatureSet:
+    """Read a feature file.
+
+    Parameters
+    ----------
+    path
+        File written by :func:`mvkit.features.extract_to_file` or ``mvkit extract``.
+    lazy
+        Read each layer when it is accessed (and again at each access) instead of all now.
+
+    Returns
+    -------
+    FeatureSet
+        Layers in the order in which they were written.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, damaged, of another kind, or of a newer version.
+    """
+    place = Path(path).expanduser()
+    with _opening(place) as file:
+        _check_format(place, file)
+        origin = _read_origin(file)
+        stored = sorted(file[_LAYERS].values(), key=lambda dataset: int(dataset.attrs["position"]))
+        shapes = {str(item.attrs["layer"]): tuple(map(int, item.attrs["shape"])) for item in stored}
+        for layer, item in zip(shapes, stored, strict=True):
+            expected = (len(origin.image_ids), int(np.prod(shapes[layer], dtype=np.int64)))
+            if item.shape != expected or item.dtype != np.float32:
+                raise ValueError(f"layer '{layer}' is {item.dtype} {item.shape}, not float32 {expected}")
+        arrays = StoredArrays(place, tuple(shapes))
+        eager = None if lazy else {layer: item[:] for layer, item in zip(shapes, stored, strict=True)}
+    return FeatureSet(arrays if eager is None else eager, shapes, origin)
+
+
+def escape(layer: str) -> str:
+    """Return a layer's name as an HDF5 link name."""
+    escaped = layer.replace("%", "%25").replace("/", "%2F")
+    # "." alone means the group itself.
+    return "%2E" if escaped == "." else escaped
+
+
+@contextmanager
+def _opening(path: Path) -> Iterator[Any]:
+    if not path.is_file():
+        raise DataError(
+            f"{path}: no such feature file; write one with `mvkit extract MODEL --out {path.name}`"
+        )
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+        # h5py reports damage with any of these, depending on where the bytes are wrong.
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{path}: damaged, or not a feature file ({reason}); extract it again") from error
+
+
+def _check_format(path: Path, file: Any) -> None:
+    if file.attrs.get("mvkit_format") != FORMAT_NAME:
+        raise DataError(f"{path}: not a feature file of mvkit; write one with `mvkit extract`")
+    version = int(file.attrs["mvkit_format_version"])
+    if version > FORMAT_VERSION:
+        raise DataError(
+            f"{path}: feature file version {version} is newer than this mvkit reads; update mvkit"
+        )
+
+
+def _read_origin(file: Any) -> FeatureOrigin:
+    raw = file[_IMAGE_IDS]
+    ids: ImageIds
+    if h5py.check_string_dtype(raw.dtype) is not None:
+        ids = tuple(str(text) for text in raw.asstr()[:])
+    else:
+        ids = tuple(int(number) for number in raw[:])
+    return FeatureOrigin(
+        model_name=str(file.attrs["model"]),
+        weights_id=str(file.attrs["weights_id"]),
+        preprocessing=json.loads(file.attrs["preprocessing"]),
+        stimuli=str(file.attrs["stimuli"]),
+        stimuli_digest=str(file.attrs["stimuli_digest"]),
+        image_ids=ids,
+        versions=json.loads(file.attrs["versions"]),
+    )

@@ -1,0 +1,89 @@
+"""From pictures to a network's inputs, and the record of how that was done."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+import mvkit
+from mvkit.errors import DataError, UsageError
+from mvkit.features.featureset import FeatureOrigin
+from mvkit.features.stimuli import Stimuli
+
+
+def network_inputs(model: nn.Module, stimuli: Stimuli, pictures: Sequence[NDArray[Any]]) -> Tensor:
+    """Turn pictures into a batch of inputs on the CPU.
+
+    Parameters
+    ----------
+    model
+        The network; its ``preprocess`` is applied, image by image where sizes differ.
+    stimuli
+        Where the pictures come from.
+    pictures
+        uint8 (H, W) or (H, W, 3) each, or prepared float (C, H, W).
+
+    Raises
+    ------
+    UsageError
+        If the network has no ``preprocess`` and the pictures are not prepared.
+    DataError
+        If prepared inputs hold NaN or infinity.
+    """
+    if stimuli.is_prepared:
+        prepared = np.stack(pictures)
+        if not np.isfinite(prepared).all():
+            raise DataError(f"prepared images of '{stimuli.name}' hold NaN or infinity")
+        return torch.from_numpy(prepared)
+    preprocess = getattr(model, "preprocess", None)
+    if preprocess is None:
+        raise UsageError(
+            f"{type(model).__name__} has no .preprocess, so mvkit cannot make its inputs of pictures\n"
+            "give images that are prepared already: a float array or tensor (n, 3, height, width)"
+        )
+    if len({picture.shape for picture in pictures}) == 1:
+        return _as_tensor(preprocess(np.stack(pictures)))
+    return torch.cat([_as_tensor(preprocess(picture[np.newaxis])) for picture in pictures])
+
+
+def describe_origin(model: nn.Module, stimuli: Stimuli, stimuli_digest: str) -> FeatureOrigin:
+    """Gather what identifies a run: network, weights, preprocessing, images, versions."""
+    weights_id = getattr(model, "weights_id", None)
+    return FeatureOrigin(
+        model_name=str(getattr(model, "name", type(model).__name__)),
+        weights_id=str(weights_id) if weights_id else state_digest(model),
+        preprocessing={} if stimuli.is_prepared else _describe(getattr(model, "preprocess", None)),
+        stimuli=stimuli.name,
+        stimuli_digest=stimuli_digest,
+        image_ids=stimuli.image_ids,
+        versions={"mvkit": mvkit.__version__, "torch": str(torch.__version__), "numpy": np.__version__},
+    )
+
+
+def state_digest(model: nn.Module) -> str:
+    """Return "state:" and the sha256 over a state dict (keys, dtypes, shapes, values); "none" if empty."""
+    sha256 = hashlib.sha256()
+    state = model.state_dict()
+    for key, value in state.items():
+        if isinstance(value, Tensor):
+            sha256.update(f"{key};{value.dtype};{tuple(value.shape)};".encode())
+            sha256.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return f"state:{sha256.hexdigest()}" if state else "none"
+
+
+def _describe(preprocess: Any) -> dict[str, object]:
+    as_dict = getattr(preprocess, "as_dict", None)
+    if callable(as_dict):
+        described: Mapping[str, object] = as_dict()
+        return dict(described)
+    return {"function": getattr(preprocess, "__qualname__", type(preprocess).__name__)}
+
+
+def _as_tensor(inputs: Any) -> Tensor:
+    return inputs if isinstance(inputs, Tensor) else torch.as_tensor(np.asarray(inputs))

@@ -1,0 +1,56 @@
+"""List what a network offers: every layer that can be tapped, with its shape."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from mvkit.errors import UsageError
+from mvkit.features.featureset import LayerInfo
+from mvkit.features.inputs import network_inputs
+from mvkit.features.modes import evaluating, floating_dtype, parse_device
+from mvkit.features.stimuli import open_stimuli
+from mvkit.features.tapping import name_calls, problem_with, record_calls, tappable_layers
+
+
+def list_layers(
+    model: nn.Module, images: object | None = None, *, device: str | torch.device = "cpu"
+) -> tuple[LayerInfo, ...]:
+    """List every layer that can be tapped, with its shape for one image.
+
+    Parameters
+    ----------
+    model
+        The network.
+    images
+        As for :func:`extract`; the first image is shown. None shows a black image, to models with
+        ``.preprocess``.
+    device
+        Where to compute.
+
+    Returns
+    -------
+    tuple of LayerInfo
+        In the model's order; those of its published list have ``is_default``. Modules that never run, or
+        return nothing that has one row per image, are left out.
+    """
+    if images is None:
+        if not hasattr(model, "preprocess"):
+            raise UsageError(
+                "this network has no preprocessing: give list_layers one prepared input (1, c, h, w)"
+            )
+        images = np.zeros((1, 64, 64), np.uint8)
+    stimuli = open_stimuli(images)
+    place = parse_device(device)
+    paths = tappable_layers(model)
+    with evaluating(model, place):
+        inputs = network_inputs(model, stimuli, stimuli.read(0, 1)).to(place, floating_dtype(model))
+        calls = record_calls(model, inputs, dict.fromkeys(paths.values()))
+    published = set(getattr(model, "layers", ()))
+    return tuple(
+        LayerInfo(full_name, tuple(value.shape[1:]), is_default=name in published)
+        for name, path in paths.items()
+        for full_name, value in name_calls(name, calls[path])
+        if problem_with(value, 1) is None
+    )

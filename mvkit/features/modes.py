@@ -1,0 +1,122 @@
+"""The state a network is in while features are taken: evaluation mode, device, threads; all put back."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from mvkit.errors import UsageError
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def evaluating(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Put a network into evaluation mode on a device; restore every module's mode and the device afterwards.
+
+    Gradients are off, automatic mixed precision is off, and on a GPU convolutions keep float32 precision and
+    fixed algorithms, so that features do not depend on the card.
+
+    Raises
+    ------
+    UsageError
+        If the network is spread over several devices.
+    """
+    modes = {module: module.training for module in model.modules()}
+    home = _device_of(model)
+    try:
+        model.eval()
+        if home is not None and home != device:
+            model.to(device)
+        _warn_of_batch_statistics(model)
+        with torch.no_grad(), torch.autocast(device.type, enabled=False), _exact_convolutions(device):
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+        if home is not None and home != device:
+            model.to(home)
+
+
+@contextmanager
+def limited_threads(count: int | None) -> Iterator[None]:
+    """Let torch use ``count`` CPU threads inside the block; None changes nothing.
+
+    Raises
+    ------
+    UsageError
+        If ``count`` is below 1.
+    """
+    if count is None:
+        yield
+        return
+    if count < 1:
+        raise UsageError(f"threads must be at least 1, got {count}")
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def parse_device(device: str | torch.device) -> torch.device:
+    """Return the device of that name.
+
+    Raises
+    ------
+    UsageError
+        If there is no such kind of device, or none here.
+    """
+    try:
+        # A tensor's device has an index ("cuda:0"), so that it can be compared with that of the weights.
+        return torch.empty(0, device=torch.device(device)).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        # A build without CUDA says so with an AssertionError.
+        reason = (str(error).splitlines() or ["not available"])[0]
+        raise UsageError(
+            f"device '{device}' cannot be used: {reason}\nuse cpu, or cuda where there is a GPU"
+        ) from error
+
+
+def floating_dtype(model: nn.Module) -> torch.dtype:
+    """Return the dtype that a network's inputs must have: that of its weights, float32 if it has none."""
+    for tensor in [*model.parameters(), *model.buffers()]:
+        if tensor.is_floating_point():
+            return tensor.dtype
+    return torch.float32
+
+
+def _device_of(model: nn.Module) -> torch.device | None:
+    devices = {tensor.device for tensor in [*model.parameters(), *model.buffers()]}
+    if len(devices) > 1:
+        raise UsageError(
+            f"the network lies on several devices ({', '.join(sorted(map(str, devices)))}): "
+            "move it to one of them"
+        )
+    return devices.pop() if devices else None
+
+
+def _warn_of_batch_statistics(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
+            logger.warning(
+                "layer '%s' keeps no running statistics: it normalises by the batch it gets, so its "
+                "features and those behind it depend on the batch size",
+                name,
+            )
+
+
+@contextmanager
+def _exact_convolutions(device: torch.device) -> Iterator[None]:
+    if device.type != "cuda":
+        yield
+        return
+    with torch.backends.cudnn.flags(
+        enabled=torch.backends.cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False
+    ):
+        yield

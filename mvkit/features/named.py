@@ -1,0 +1,128 @@
+"""Extraction by names: what ``mvkit extract`` asks for, resolved to a network, images and a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from mvkit.errors import UsageError
+from mvkit.features.extraction import ExtractionReport, ProgressCallback, extract_to_file, refuse_existing
+from mvkit.features.featureset import LayerInfo
+from mvkit.features.listing import list_layers
+from mvkit.features.modes import limited_threads
+from mvkit.features.patterns import match_layers
+from mvkit.features.stimuli import FALLBACK_DATASET, PREFERRED_DATASET, Stimuli, default_stimuli, open_stimuli
+from mvkit.models import load_model
+
+Remark = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class ExtractRequest:
+    """One extraction, in names and numbers.
+
+    Parameters
+    ----------
+    model
+        Name of a model.
+    layers
+        Names or patterns; None for the published list.
+    stimuli
+        Dataset, neural file or folder; None for the published stimuli if fetched, else the simulated ones.
+    weights
+        "released", "random" or the path of a checkpoint.
+    seed
+        Seed of random weights.
+    batch_size
+        Images per forward pass.
+    device
+        Where to compute.
+    threads
+        CPU threads; None leaves torch's choice.
+    home
+        mvkit's home directory.
+    """
+
+    model: str
+    layers: tuple[str, ...] | None = None
+    stimuli: str | None = None
+    weights: str = "released"
+    seed: int = 0
+    batch_size: int = 64
+    device: str = "cpu"
+    threads: int | None = None
+    home: Path | None = None
+
+    def load_model(self) -> nn.Module:
+        """Load the network."""
+        weights = self.weights if self.weights in ("released", "random") else Path(self.weights)
+        return load_model(self.model, weights=weights, seed=self.seed, home=self.home)
+
+    def open_stimuli(self, remark: Remark) -> Stimuli:
+        """Open the images, with a remark if simulated ones stand in for the published ones."""
+        chosen = self.stimuli or default_stimuli(home=self.home)
+        if self.stimuli is None and chosen == FALLBACK_DATASET:
+            remark(
+                f"stimuli: the {FALLBACK_DATASET} dataset; for the published images run "
+                f"mvkit fetch neural --dataset {PREFERRED_DATASET}"
+            )
+        return open_stimuli(chosen, home=self.home)
+
+
+def run_extract(
+    request: ExtractRequest,
+    target: Path | None,
+    *,
+    overwrite: bool,
+    remark: Remark,
+    progress: ProgressCallback | None = None,
+) -> ExtractionReport:
+    """Carry out a request and write the feature file.
+
+    Raises
+    ------
+    UsageError
+        If there is no target, it exists, or a name is wrong.
+    MvkitError
+        If weights or images are missing or damaged.
+    """
+    if target is None:
+        raise UsageError(
+            "--out FILE is missing: where should the features go? (--list-layers writes nothing)"
+        )
+    # Before the weights are read, which takes seconds.
+    refuse_existing(target, overwrite=overwrite)
+    stimuli = request.open_stimuli(remark)
+    with limited_threads(request.threads):
+        return extract_to_file(
+            request.load_model(),
+            stimuli,
+            target,
+            request.layers,
+            batch_size=request.batch_size,
+            device=request.device,
+            overwrite=overwrite,
+            progress=progress,
+        )
+
+
+def list_named(request: ExtractRequest, *, remark: Remark) -> tuple[LayerInfo, ...]:
+    """List the layers of a request's model for its stimuli; only those matching its patterns, if it has any.
+
+    Raises
+    ------
+    UsageError
+        If a name is wrong.
+    MvkitError
+        If weights or images are missing or damaged.
+    """
+    stimuli = request.open_stimuli(remark)
+    with limited_threads(request.threads):
+        listed = list_layers(request.load_model(), stimuli, device=request.device)
+    if request.layers is None:
+        return listed
+    wanted = set(match_layers(request.layers, [layer.name for layer in listed]))
+    return tuple(layer for layer in listed if layer.name in wanted)

@@ -1,0 +1,265 @@
+"""Record what chosen modules of a network return, all of them in one forward pass.
+
+Forward hooks copy each value inside the hook itself, right after the module ran: a later in-place operation
+(``nn.ReLU(inplace=True)``) cannot change it, and the copy is the transfer off the device that was needed
+anyway. Only modules can be tapped. Operations that a ``forward`` method calls as functions (``F.relu``,
+``+``) have no hook.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mvkit.errors import UsageError
+from mvkit.features.patterns import WantedLayer, wanted_layers
+
+logger = logging.getLogger(__name__)
+
+#: Layer name of a network's output.
+OUTPUT = "final"
+
+#: What one call of a module returned: {"": tensor}, or {"0": ..., "1": ...} / {"key": ...} for tuples and
+#: dicts.
+CallValue = Mapping[str, Tensor]
+
+
+class _Enough(BaseException):
+    """Ends a forward pass once every wanted value is there.
+
+    Not an ``Exception``, so that a ``try`` inside somebody's ``forward`` does not swallow it.
+    """
+
+
+def tappable_layers(model: nn.Module) -> dict[str, str]:
+    """Return the layers that can be tapped: layer name -> module path, in the model's order.
+
+    A model with a ``tap_points()`` method (all of mvkit's) names its own. Any other module offers every
+    submodule under its path, and its output (empty path) as "final".
+    """
+    own = getattr(model, "tap_points", None)
+    if callable(own):
+        return dict(own())
+    containers = (nn.ModuleList, nn.ModuleDict)
+    inner = {
+        path: path for path, module in model.named_modules() if path and not isinstance(module, containers)
+    }
+    return inner if OUTPUT in inner else {**inner, OUTPUT: ""}
+
+
+def record_calls(
+    model: nn.Module, inputs: Tensor, needed: Mapping[str, int | None]
+) -> dict[str, list[CallValue]]:
+    """Run one forward pass and copy what the named modules return.
+
+    Parameters
+    ----------
+    model
+        The network. Its mode (train or eval) is left as it is.
+    inputs
+        Batch of inputs, (n_images, ...).
+    needed
+        Module path -> how many calls of it are needed; None means all, however many there are. When no entry
+        is None, the pass ends as soon as the last needed call returned: what lies behind it is never
+        computed.
+
+    Returns
+    -------
+    dict
+        Module path -> one entry per call, in order. Tensors lie on the CPU, keep their dtype, and share no
+        memory with the network's own.
+    """
+    calls: dict[str, list[CallValue]] = {path: [] for path in needed}
+    limits = {path: count for path, count in needed.items() if count is not None}
+    may_stop = len(limits) == len(needed)
+
+    def recorder(path: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, arguments: Any, output: Any) -> None:
+            del module, arguments
+            calls[path].append({part: _copy(value) for part, value in _parts(output)})
+            if may_stop and all(len(calls[other]) >= count for other, count in limits.items()):
+                raise _Enough
+
+        return hook
+
+    handles = []
+    try:
+        for path in needed:
+            handles.append(model.get_submodule(path).register_forward_hook(recorder(path)))
+        with torch.no_grad():
+            model(inputs)
+    except _Enough:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    return calls
+
+
+class LayerTap:
+    """Records chosen layers, batch after batch, one forward pass each.
+
+    The first pass finds out how often each layer runs, unless the model declares it; from then on a pass ends
+    with the last wanted layer.
+
+    Parameters
+    ----------
+    model
+        The network.
+    wanted
+        Layers from :func:`mvkit.features.patterns.wanted_layers`.
+    """
+
+    def __init__(self, model: nn.Module, wanted: Sequence[WantedLayer]) -> None:
+        self._model = model
+        self._wanted = tuple(wanted)
+        self._paths = tappable_layers(model)
+        self._needed = self._declared_calls()
+        self._names: tuple[str, ...] | None = None
+
+    def __call__(self, inputs: Tensor) -> dict[str, Tensor]:
+        """Return layer name -> value, (n_images, ...), on the CPU, in the model's order.
+
+        A layer that runs several times in one pass gives ``name[0]``, ``name[1]``, ...; a tuple or dict gives
+        ``name:0`` or ``name:key``.
+
+        Raises
+        ------
+        UsageError
+            If a layer never runs, returns no tensor, does not return one value per image, or runs a different
+            number of times for different batches.
+        """
+        calls = record_calls(self._model, inputs, self._needed)
+        values: dict[str, Tensor] = {}
+        for layer in self._wanted:
+            try:
+                values.update(_named_values(layer, calls[self._paths[layer.name]], len(inputs)))
+            except UsageError as error:
+                if layer.is_named:
+                    raise
+                if self._names is None:
+                    logger.warning("left out: %s", str(error).splitlines()[0])
+        if not values:
+            raise UsageError("none of the layers that the patterns match has anything to record")
+        if self._names is None:
+            self._names = tuple(values)
+            self._needed = {path: count or len(calls[path]) for path, count in self._needed.items()}
+        elif self._names != tuple(values):
+            raise UsageError(
+                f"layers differ between batches (first {', '.join(self._names)}; now {', '.join(values)}): "
+                "the network takes different paths for different images"
+            )
+        return values
+
+    def _declared_calls(self) -> dict[str, int | None]:
+        # Published layers of mvkit's own models run once per pass (a test runs over all of them), so even the
+        # first pass can end early. Of other modules nothing is known before one pass has run to its end.
+        layers: Any = getattr(self._model, "layers", ())
+        once = set(layers) if hasattr(self._model, "tap_points") else set()
+        needed: dict[str, int | None] = {}
+        for layer in self._wanted:
+            path = self._paths[layer.name]
+            count = layer.call + 1 if layer.call is not None else 1 if layer.name in once else None
+            known = needed.get(path, 0)
+            needed[path] = None if count is None or known is None else max(count, known)
+        return needed
+
+
+def tap(model: nn.Module, inputs: Tensor, layers: str | Sequence[str]) -> dict[str, Tensor]:
+    """Run one batch through a network and return what the wanted layers gave.
+
+    Parameters
+    ----------
+    model
+        The network, already in the mode (train or eval) and on the device it should run in.
+    inputs
+        Batch of inputs, (n_images, ...), as the network takes them.
+    layers
+        Names or patterns, see :func:`mvkit.features.patterns.wanted_layers`.
+
+    Returns
+    -------
+    dict
+        Layer name -> value right after that layer, (n_images, ...), on the CPU, in the network's dtype.
+
+    Raises
+    ------
+    UsageError
+        If a pattern matches nothing or a layer cannot be recorded.
+    """
+    return LayerTap(model, wanted_layers(layers, tappable_layers(model)))(inputs)
+
+
+def problem_with(value: Tensor, n_images: int) -> str | None:
+    """Say why a recorded value cannot become features, or return None if it can."""
+    if value.is_complex():
+        return "holds complex numbers"
+    if value.ndim == 0 or len(value) != n_images:
+        return f"has shape {tuple(value.shape)}, which is not one row for each of {n_images} image(s)"
+    return None
+
+
+def name_calls(layer: str, calls: Sequence[CallValue]) -> Iterator[tuple[str, Tensor]]:
+    """Name every value of a layer: ``layer``, or ``layer[call]`` of several calls; ``:part`` in tuples."""
+    for index, parts in enumerate(calls):
+        base = layer if len(calls) == 1 else f"{layer}[{index}]"
+        for part, value in parts.items():
+            yield (f"{base}:{part}" if part else base), value
+
+
+def _named_values(layer: WantedLayer, calls: Sequence[CallValue], n_images: int) -> dict[str, Tensor]:
+    if not calls:
+        raise UsageError(
+            f"layer '{layer.name}' exists but the forward pass never calls it\n"
+            "only modules that run can be tapped, not operations called as functions (F.relu, +)"
+        )
+    if layer.call is not None:
+        if layer.call >= len(calls):
+            raise UsageError(
+                f"layer '{layer.name}' runs {len(calls)} time(s) per pass: there is no call {layer.call}"
+            )
+        name, chosen = f"{layer.name}[{layer.call}]", calls[layer.call : layer.call + 1]
+    else:
+        name, chosen = layer.name, calls
+    if layer.part is not None:
+        chosen = [_only_part(layer, parts) for parts in chosen]
+    values = dict(name_calls(name, chosen))
+    if not values:
+        raise UsageError(f"layer '{layer.name}' returns no tensor, so it has no features")
+    for full_name, value in values.items():
+        problem = problem_with(value, n_images)
+        if problem:
+            raise UsageError(f"layer '{full_name}' cannot be recorded: its output {problem}")
+    return values
+
+
+def _only_part(layer: WantedLayer, parts: CallValue) -> CallValue:
+    part = layer.part or ""
+    if part not in parts:
+        raise UsageError(
+            f"layer '{layer.name}' has no part '{part}'; it returns "
+            + (", ".join(name for name in parts if name) or "a single tensor")
+        )
+    return {part: parts[part]}
+
+
+def _parts(output: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    if isinstance(output, Tensor):
+        yield prefix, output
+        return
+    if isinstance(output, Mapping):
+        items = [(str(key), item) for key, item in output.items()]
+    elif isinstance(output, list | tuple):
+        items = [(str(index), item) for index, item in enumerate(output)]
+    else:
+        return
+    for key, item in items:
+        yield from _parts(item, f"{prefix}:{key}" if prefix else key)
+
+
+def _copy(value: Tensor) -> Tensor:
+    return value.detach().to("cpu", copy=True)
