@@ -15,7 +15,7 @@ import json
 import subprocess
 import sys
 import tempfile
-import urllib.error
+import urllib.parse
 import urllib.request
 from pathlib import Path
 
@@ -41,10 +41,11 @@ def main(extras: list[str]) -> int:
         have = set(installed.pop("extras", []))
         if installed == wanted and have >= set(extras):
             return 0
-        if (
-            not (VENV / "bin" / "python").exists()
-            or installed.get("python", wanted["python"]) != wanted["python"]
-        ):
+        # pip is what the last step of creating an environment leaves behind.
+        whole = (VENV / "bin" / "pip").exists() and installed.get("python", wanted["python"]) == wanted[
+            "python"
+        ]
+        if not whole:
             code = create_environment()
             if code:
                 return code
@@ -86,11 +87,12 @@ def install_pip_from_wheel() -> int:
     """Fetch pip's wheel from PyPI, check its digest, and let it install itself."""
     try:
         with urllib.request.urlopen(PIP_INDEX, timeout=60) as answer:
-            files = json.load(answer)["urls"]
+            page, files = answer.url, json.load(answer)["urls"]
         wheel = next(file for file in files if file["packagetype"] == "bdist_wheel")
-        with urllib.request.urlopen(wheel["url"], timeout=120) as answer:
+        # A mirror of PyPI may give addresses relative to its own page.
+        with urllib.request.urlopen(urllib.parse.urljoin(page, wheel["url"]), timeout=120) as answer:
             content = answer.read()
-    except (urllib.error.URLError, TimeoutError, StopIteration, KeyError) as error:
+    except (OSError, ValueError, StopIteration, KeyError) as error:
         return fail(
             f"this Python has no ensurepip, and pip could not be fetched from PyPI ({error}).\n"
             "Run: apt-get install python3-venv, then the same command again."
