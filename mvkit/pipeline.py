@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mvkit.errors import DataError, RecipeError, UsageError
-from mvkit.naming import suggest, unknown_name
-from mvkit.paths import neural_path
+from mvkit.errors import DataError, UsageError
+from mvkit.naming import unknown_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,6 +27,11 @@ Progress = Callable[[int, int], None]
 
 #: Names the command line uses for two settings; accepted as keywords too.
 _SHORT_SETTINGS = {"splits": "n_splits", "halves": "n_halves"}
+
+_NOT_FETCHED = (
+    "no recordings fetched: using the embedded SIMULATED dataset, not mouse data\n"
+    "for the recordings run: mvkit fetch neural --dataset neuropixels"
+)
 
 
 @dataclass(frozen=True)
@@ -46,13 +50,10 @@ def default_dataset(home: Path | None = None) -> ChosenDataset:
     ChosenDataset
         With a remark naming the command that fetches the recordings when they are missing.
     """
-    if neural_path("neuropixels", home).exists():
-        return ChosenDataset("neuropixels")
-    return ChosenDataset(
-        "simulated",
-        "no recordings fetched: using the embedded SIMULATED dataset, not mouse data\n"
-        "for the recordings run: mvkit fetch neural --dataset neuropixels",
-    )
+    from mvkit.features import default_stimuli
+
+    name = default_stimuli(home=home)
+    return ChosenDataset(name, "" if name == "neuropixels" else _NOT_FETCHED)
 
 
 def score(
@@ -113,7 +114,8 @@ def score(
     from mvkit.neural import open_dataset
     from mvkit.scoring import score_features
 
-    resolved = resolve_settings(mapping=mapping, settings=settings)
+    base = settings.pop("settings", None)
+    resolved = merge_settings(base, {"mapping": mapping, **settings} if base is None else settings)
     opened = open_dataset(dataset) if isinstance(dataset, str | Path) else dataset
     recordings = choose_recordings(opened, areas)
     features, about = _features_of(features_or_model, opened, layers, device=device)
@@ -130,34 +132,27 @@ def score(
     )
 
 
-def resolve_settings(*, mapping: str = "pls", settings: Mapping[str, object] | None = None) -> ScoreSettings:
-    """Validate scoring settings given as keywords.
+def merge_settings(base: object, options: Mapping[str, object]) -> ScoreSettings:
+    """Put settings given as keywords on top of others.
+
+    Parameters
+    ----------
+    base
+        :class:`~mvkit.scoring.ScoreSettings`, or None for the paper's protocol.
+    options
+        Fields that differ; ``splits`` and ``halves`` are understood.
 
     Raises
     ------
     UsageError
         An unknown name (with a suggestion) or a value out of range.
     """
-    from pydantic import ValidationError
+    from mvkit.scoring import ScoreSettings, resolve_settings
 
-    from mvkit.scoring import ScoreSettings
-
-    given = {_SHORT_SETTINGS.get(name, name): value for name, value in (settings or {}).items()}
-    ready = given.pop("settings", None)
-    if isinstance(ready, ScoreSettings):
-        given = {**ready.model_dump(), **given}
-    elif ready is not None:
-        raise UsageError(f"settings: must be a ScoreSettings, got {type(ready).__name__}")
-    else:
-        given["mapping"] = mapping
-    for name in given:
-        if name not in ScoreSettings.model_fields:
-            raise UsageError(f"unknown setting '{name}'{suggest(name, ScoreSettings.model_fields)}")
-    try:
-        return ScoreSettings.model_validate(given)
-    except ValidationError as error:
-        problems = [f"{'.'.join(map(str, p['loc']))}: {p['msg']}, got {p['input']!r}" for p in error.errors()]
-        raise RecipeError("\n".join(problems)) from error
+    if base is not None and not isinstance(base, ScoreSettings):
+        raise UsageError(f"settings: must be a ScoreSettings, got {type(base).__name__}")
+    given = {_SHORT_SETTINGS.get(name, name): value for name, value in options.items()}
+    return resolve_settings(**{**(base.model_dump() if base is not None else {}), **given})
 
 
 def choose_recordings(dataset: NeuralDataset, areas: Sequence[str] | str | None) -> tuple[Recording, ...]:
