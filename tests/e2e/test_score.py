@@ -1,0 +1,140 @@
+"""`mvkit score` as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mvkit.cli.main import run
+
+QUICK = ["--splits", "2", "--halves", "6", "--jobs", "1"]
+
+
+def json_of(words: list[str], capsys: pytest.CaptureFixture[str]) -> dict:
+    """Run a command that must succeed and return its JSON document."""
+    assert run([*words, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def overall(document: dict) -> float:
+    """Median over all areas, each with its best layer."""
+    return next(row["median"] for row in document["best_layers"] if row["area"] == "all")
+
+
+def test_the_true_model_is_recovered_and_pixels_are_not(capsys: pytest.CaptureFixture[str]) -> None:
+    gabor = json_of(["score", "gabor", "--dataset", "simulated", *QUICK], capsys)
+    pixels = json_of(["score", "pixels", "--dataset", "simulated", *QUICK], capsys)
+    assert 0.9 < overall(gabor) < 1.1
+    assert overall(pixels) < overall(gabor) - 0.2
+    areas = {row["area"] for row in gabor["summary"]}
+    assert areas == {"VISp", "VISl", "VISal", "VISpm", "VISrl", "VISam", "all"}
+
+
+def test_the_table_says_what_was_scored(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["score", "pixels", "--areas", "VISp,VISl", *QUICK]) == 0
+    printed = capsys.readouterr()
+    assert "SIMULATED" in printed.out
+    assert "VISp" in printed.out
+    assert "VISam" not in printed.out
+    assert "2 image splits" in printed.out
+    assert "mvkit fetch neural --dataset neuropixels" in printed.err
+
+
+def test_files_hold_what_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import pandas
+
+    out = tmp_path / "out"
+    words = ["score", "pixels", "--dataset", "simulated", "--areas", "VISp", *QUICK, "--out", str(out)]
+    document = json_of(words, capsys)
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["summary"] == document["summary"]
+    assert summary["settings"]["n_splits"] == 2
+    assert summary["settings"]["n_halves"] == 6
+    assert summary["context"]["versions"]["numpy"] == np.__version__
+    csv, parquet = pandas.read_csv(out / "scores.csv"), pandas.read_parquet(out / "scores.parquet")
+    assert len(csv) == len(parquet) > 0
+    np.testing.assert_allclose(csv["score"], parquet["score"], rtol=1e-12)
+    row = next(row for row in document["summary"] if row["area"] == "VISp")
+    assert row["median"] == pytest.approx(np.nanmedian(parquet["score"]), abs=1e-12)
+    assert row["n_units"] == parquet["score"].notna().sum()
+    assert row["n_animals"] == parquet["specimen"].nunique()
+
+
+def test_scores_do_not_depend_on_the_worker_count(capsys: pytest.CaptureFixture[str]) -> None:
+    words = [
+        "score",
+        "pixels",
+        "--dataset",
+        "simulated",
+        "--areas",
+        "VISp,VISl",
+        "--splits",
+        "1",
+        "--halves",
+        "4",
+    ]
+    one, two = (json_of([*words, "--jobs", jobs], capsys) for jobs in ("1", "2"))
+    assert one["summary"] == two["summary"]
+
+
+def test_a_recipe_and_options_that_override_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("n_splits: 1\nn_halves: 2\nn_components: 3\n")
+    words = ["score", "pixels", "--dataset", "simulated", "--areas", "VISp", "--jobs", "1"]
+    document = json_of([*words, "--recipe", str(recipe), "--set", "n_components=4", "--halves", "3"], capsys)
+    settings = document["settings"]
+    assert (settings["n_splits"], settings["n_halves"], settings["n_components"]) == (1, 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["pixel"], 2, "did you mean 'pixels'"),
+        (["pixels", "--layers", "pixls"], 2, "did you mean 'pixels'"),
+        (["pixels", "--areas", "VISq"], 2, "did you mean 'VIS"),
+        (["pixels", "--dataset", "neuropixel"], 2, "did you mean 'neuropixels'"),
+        (["pixels", "--dataset", "neuropixels"], 1, "mvkit fetch neural --dataset neuropixels"),
+        (["pixels", "--dataset", "calcium"], 1, "mvkit fetch neural --dataset calcium"),
+        (["alexnet_bn_ir", "--layers", "features.3"], 1, "mvkit fetch checkpoints alexnet_bn_ir"),
+        (["pixels", "--selection", "papr"], 2, "did you mean 'paper'"),
+        (["pixels", "--pls-stopping", "never"], 2, "pls_stopping"),
+        (["pixels", "--set", "n_split=3"], 2, "did you mean 'n_splits'"),
+        (["pixels", "--set", "train_fraction=0.999"], 2, "train_fraction"),
+        (["pixels", "--recipe", "score/papr"], 2, "did you mean 'score/paper'"),
+        (["pixels", "--min-units", "q4"], 2, "min_units"),
+        (["pixels", "--weights", "nowhere.pt"], 1, "nowhere.pt"),
+    ],
+)
+def test_errors_say_what_to_do(
+    words: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["score", *words]) == code
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert printed.err.count("\n") <= 6
+    assert printed.out == ""
+
+
+def test_an_interrupted_run_exits_with_130(tmp_path: Path) -> None:
+    import signal
+    import time
+
+    out = tmp_path / "out"
+    words = ["score", "gabor", "--dataset", "simulated", "--jobs", "1", "--out", str(out)]
+    environment = {**os.environ, "MVKIT_HOME": str(tmp_path / "home")}
+    code = "import sys; from mvkit.cli.main import main; sys.argv = ['mvkit', *sys.argv[1:]]; main()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *words], env=environment, stderr=subprocess.PIPE
+    ) as process:
+        time.sleep(6)
+        process.send_signal(signal.SIGINT)
+        _, printed = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"Traceback" not in printed
+    assert not (out / "summary.json").exists()
