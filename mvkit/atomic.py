@@ -40,7 +40,7 @@ def replacing(target: Path) -> Iterator[Path]:
 def move_durably(source: Path, target: Path) -> None:
     """Rename ``source`` to ``target`` in the same directory so that a power cut cannot lose or mix them."""
     _flush(source)
-    os.replace(source, target)
+    source.replace(target)
     _flush(target.parent)
 
 
@@ -48,6 +48,12 @@ def write_text(target: Path, text: str) -> None:
     """Write UTF-8 text to ``target`` atomically."""
     with replacing(target) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def remove_leftovers(target: Path) -> None:
+    """Remove what killed processes left of ``target``; only the holder of its lock may do so."""
+    for leftover in target.parent.glob(f"{target.stem}.tmp-*{target.suffix}"):
+        leftover.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:

@@ -1,0 +1,187 @@
+"""From a pickle, or from nothing, to a neural file under its lock; recorded, and the pickle cleared away."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from mvkit.acquire.catalogue import HDF5, RECORDINGS, SIMULATED, pickle_file
+from mvkit.acquire.reports import FetchRequest, FileOutcome, Status
+from mvkit.atomic import remove_leftovers
+from mvkit.errors import DataError
+from mvkit.fetch import (
+    Fetched,
+    Manifest,
+    Record,
+    adopt,
+    explaining_full_disk,
+    fetch_file,
+    holding,
+    is_there,
+    require_free,
+    state_of,
+)
+from mvkit.fetch.digests import digests
+from mvkit.paths import neural_path
+
+
+def converted_bytes(dataset: str, pickle_bytes: int, *, is_compressed: bool = False) -> int:
+    """Return the most disk that the converted file of a pickle takes, estimated.
+
+    The length a compressed pickle unpacks to is not known beforehand; the neural file is compressed too, so
+    it is of the same order.
+    """
+    if is_compressed:
+        return 2 * pickle_bytes
+    return round(RECORDINGS[dataset].converted_fraction * pickle_bytes)
+
+
+def obtain_recording(dataset: str, request: FetchRequest, source: Path | None) -> list[FileOutcome]:
+    """Make sure that the neural file of a published dataset is in place.
+
+    Whatever kills the process, the next call goes on from the last whole thing: the bytes received, the
+    pickle, or the neural file. A downloaded pickle is removed only after the conversion has been verified
+    and recorded.
+
+    Parameters
+    ----------
+    dataset
+        ``neuropixels`` or ``calcium``.
+    request
+        How to fetch.
+    source
+        The user's own pickle, or None to download.
+
+    Raises
+    ------
+    FetchError
+        If the pickle cannot be had.
+    DataError
+        If it is not what it should be.
+    """
+    target, manifest = neural_path(dataset, request.home_dir), Manifest(request.home_dir)
+    with holding(target, remark=request.feedback.remark):
+        present = _present(dataset, target, manifest, request)
+        if present is not None:
+            if source is not None:
+                request.feedback.remark(f"{target} is there already: {source} was not used (--force does)")
+            _clear_leftover_pickle(dataset, manifest, request)
+            return [present]
+        if source is not None:
+            made_from = {"file": source.name, "url": None, "size": source.stat().st_size}
+            return [_convert(dataset, source, target, made_from, request)]
+        fetched = _pickle(dataset, manifest, request)
+        record = fetched.record
+        made_from = {
+            "file": fetched.file.target.name,
+            "url": record.url,
+            "etag": record.etag,
+            "size": record.size,
+            "sha256": record.sha256,
+        }
+        try:
+            converted = _convert(dataset, fetched.file.target, target, made_from, request)
+        except DataError as error:
+            raise DataError(
+                f"{error}\nthe pickle is kept at {fetched.file.target}; --force fetches it again"
+            ) from error
+        removed = _clear_pickle(fetched.file.target, manifest)
+        return [FileOutcome.of(fetched, removed=removed), converted]
+
+
+def obtain_simulated(request: FetchRequest) -> list[FileOutcome]:
+    """Make sure that the neural file of the simulated dataset is in place."""
+    target, manifest = neural_path(SIMULATED, request.home_dir), Manifest(request.home_dir)
+    with holding(target, remark=request.feedback.remark):
+        present = _present(SIMULATED, target, manifest, request)
+        if present is not None:
+            return [present]
+        from mvkit.neural import write_simulated
+
+        remove_leftovers(target)
+        with _explaining_full_disk(target):
+            write_simulated(target)
+        return [_record(SIMULATED, "generated", target, {}, request)]
+
+
+def _present(dataset: str, target: Path, manifest: Manifest, request: FetchRequest) -> FileOutcome | None:
+    """Return the outcome for a neural file that is in place, unless it is to be made again."""
+    state = state_of(target, manifest)
+    if request.force or not is_there(state):
+        if state == "damaged":
+            request.feedback.remark(f"{target}: not the size that was recorded; making it again")
+        return None
+    record = manifest.find(target) or adopt(target, HDF5, manifest, feedback=request.feedback)
+    return _outcome(dataset, "already there", target, record)
+
+
+def _pickle(dataset: str, manifest: Manifest, request: FetchRequest) -> Fetched:
+    fetched = fetch_file(
+        pickle_file(dataset, request.home_dir),
+        manifest,
+        force=request.force,
+        keep=request.keep_raw,
+        settings=request.download,
+        feedback=request.feedback,
+    )
+    if request.keep_raw and not fetched.record.keep:
+        manifest.mark_kept(fetched.file.target)
+    return fetched
+
+
+def _convert(
+    dataset: str, source: Path, target: Path, made_from: Mapping[str, object], request: FetchRequest
+) -> FileOutcome:
+    from mvkit.neural import convert_pickle
+
+    remove_leftovers(target)
+    estimate = converted_bytes(dataset, source.stat().st_size, is_compressed=source.suffix != ".pkl")
+    require_free(target.parent, estimate)
+    with _explaining_full_disk(target), request.feedback.progress(f"converting {source.name}") as progress:
+        convert_pickle(source, target, dataset=dataset, progress=progress)
+    return _record(dataset, "converted", target, made_from, request)
+
+
+def _record(
+    dataset: str, status: Status, target: Path, made_from: Mapping[str, object], request: FetchRequest
+) -> FileOutcome:
+    with request.feedback.progress(f"checking {target.name}") as progress:
+        sha256 = digests(target, progress=progress).sha256
+    record = Record.of_now(size=target.stat().st_size, sha256=sha256, made_from=made_from or None)
+    Manifest(request.home_dir).record(target, record)
+    return _outcome(dataset, status, target, record)
+
+
+def _outcome(dataset: str, status: Status, target: Path, record: Record) -> FileOutcome:
+    return FileOutcome(
+        name=dataset,
+        status=status,
+        path=target,
+        size=record.size,
+        sha256=record.sha256,
+        made_from=record.made_from,
+    )
+
+
+def _clear_pickle(raw: Path, manifest: Manifest) -> bool:
+    """Remove a pickle that mvkit fetched only for its conversion; say whether it is gone."""
+    record = manifest.find(raw)
+    if record is None or record.keep or not raw.exists():
+        return False
+    raw.unlink()
+    manifest.forget(raw)
+    return True
+
+
+def _clear_leftover_pickle(dataset: str, manifest: Manifest, request: FetchRequest) -> None:
+    """Do what a process that was killed right after a conversion had still to do."""
+    raw = pickle_file(dataset, request.home_dir).target
+    if request.keep_raw:
+        manifest.mark_kept(raw)
+    elif _clear_pickle(raw, manifest):
+        request.feedback.remark(f"{raw}: removed; it had been converted")
+
+
+def _explaining_full_disk(target: Path) -> AbstractContextManager[None]:
+    return explaining_full_disk(target, remedy="free some space and run the same command again")

@@ -1,0 +1,154 @@
+"""``mvkit fetch``: checkpoints and recordings, downloaded, checked and converted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mvkit.cli.console import (
+    HomeOption,
+    JsonOption,
+    note,
+    print_json,
+    print_line,
+    print_renderable,
+    progress_bar,
+)
+
+if TYPE_CHECKING:
+    from mvkit.acquire import FetchReport, FetchRequest, PlanReport, VerifyReport
+
+app = typer.Typer(
+    help="Download published checkpoints and recordings.\n\n"
+    "An interrupted download goes on when the command is repeated. A mirror is named by "
+    "MVKIT_CHECKPOINT_URL or MVKIT_NEURAL_URL.",
+    no_args_is_help=True,
+)
+
+ForceOption = Annotated[bool, typer.Option("--force", help="Fetch (and convert) again what is there.")]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Only say what would be done, and the disk needed.")
+]
+OfflineOption = Annotated[bool, typer.Option("--offline", help="Use no network (also: MVKIT_OFFLINE=1).")]
+VerifyOption = Annotated[
+    bool, typer.Option("--verify", help="Only check files in place against their recorded size and SHA-256.")
+]
+
+
+@app.command()
+def checkpoints(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="Released models; default: all five.")
+    ] = None,
+    dry_run: DryRunOption = False,
+    verify: VerifyOption = False,
+    force: ForceOption = False,
+    offline: OfflineOption = False,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Fetch the published checkpoints (HOME/checkpoints/NAME.pt)."""
+    from mvkit.acquire import fetch_checkpoints, plan_checkpoints, verify_checkpoints
+
+    _refuse_both(dry_run=dry_run, verify=verify)
+    request = _request(home, force=force, offline=offline)
+    if verify:
+        _show_verdicts(verify_checkpoints(names or (), request), as_json=as_json)
+    elif dry_run:
+        _show_plan(plan_checkpoints(names or (), request), as_json=as_json)
+    else:
+        _show_files(fetch_checkpoints(names or (), request), as_json=as_json)
+
+
+@app.command()
+def neural(
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", "-d", help="neuropixels, calcium, simulated or all.")
+    ] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", metavar="FILE", help="Convert this .pkl, .pkl.gz or .pkl.xz instead of downloading."
+        ),
+    ] = None,
+    keep_raw: Annotated[
+        bool, typer.Option("--keep-raw", help="Keep the downloaded pickle after its conversion.")
+    ] = False,
+    dry_run: DryRunOption = False,
+    verify: VerifyOption = False,
+    force: ForceOption = False,
+    offline: OfflineOption = False,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Fetch recordings and convert them to neural files (HOME/neural/DATASET.h5)."""
+    from mvkit.acquire import fetch_neural, plan_neural, verify_neural
+
+    _refuse_both(dry_run=dry_run, verify=verify)
+    request = _request(home, force=force, offline=offline, keep_raw=keep_raw)
+    if verify:
+        _show_verdicts(verify_neural(dataset, request), as_json=as_json)
+        return
+    if dataset is None:
+        raise typer.BadParameter("name one: neuropixels, calcium, simulated or all", param_hint="--dataset")
+    if dry_run:
+        _show_plan(plan_neural(dataset, request, source=source), as_json=as_json)
+    else:
+        _show_files(fetch_neural(dataset, request, source=source), as_json=as_json)
+
+
+def _refuse_both(*, dry_run: bool, verify: bool) -> None:
+    if dry_run and verify:
+        raise typer.BadParameter("choose one of --dry-run and --verify")
+
+
+def _request(home: str | None, *, force: bool, offline: bool, keep_raw: bool = False) -> FetchRequest:
+    from mvkit.acquire import FetchRequest
+    from mvkit.fetch import Feedback
+
+    return FetchRequest(
+        home=Path(home) if home else None,
+        force=force,
+        offline=offline,
+        keep_raw=keep_raw,
+        feedback=Feedback(remark=note, progress=lambda label: progress_bar(label, bytes_=True)),
+    )
+
+
+def _show_files(report: FetchReport, *, as_json: bool) -> None:
+    from mvkit.cli.fetch_tables import file_table
+
+    if as_json:
+        print_json(report.to_json())
+    else:
+        print_renderable(file_table(report))
+    for outcome in report.failures:
+        note(f"error: {outcome.error}")
+    if report.failures:
+        raise typer.Exit(1)
+
+
+def _show_plan(report: PlanReport, *, as_json: bool) -> None:
+    from mvkit.cli.fetch_tables import plan_words, plan_table
+
+    if as_json:
+        print_json(report.to_json())
+        return
+    print_renderable(plan_table(report))
+    print_line(plan_words(report))
+
+
+def _show_verdicts(report: VerifyReport, *, as_json: bool) -> None:
+    from mvkit.cli.fetch_tables import verdict_table
+
+    if as_json:
+        print_json(report.to_json())
+    elif report.verdicts:
+        print_renderable(verdict_table(report))
+    else:
+        print_line(f"nothing is recorded in {report.home} yet")
+    if not report.is_ok:
+        note("error: files are missing or changed; fetch them again with --force")
+        raise typer.Exit(1)
