@@ -58,8 +58,7 @@ class ExtractRequest:
 
     def load_model(self) -> nn.Module:
         """Load the network."""
-        weights = self.weights if self.weights in ("released", "random") else Path(self.weights)
-        return load_model(self.model, weights=weights, seed=self.seed, home=self.home)
+        return load_model(self.model, weights=self.weights, seed=self.seed, home=self.home)
 
     def open_stimuli(self, remark: Remark) -> Stimuli:
         """Open the images, with a remark if simulated ones stand in for the published ones."""

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 from mvkit.errors import UsageError
 from mvkit.naming import unknown_name
 
 REGEX_PREFIX = "re:"
-# `relu[1]` is the second call of `relu`; `encoder:hidden` is one part of a tuple or dict that `encoder`
-# returns.
-_SUFFIXES = re.compile(r"^(?P<base>.*[^.\[\]:])(?:\[(?P<call>\d+)\])?(?::(?P<part>.+))?$")
+# A dot before the bracket makes it a glob's class: `features.[0-3]`.
+_CALL = re.compile(r"(?P<base>.*[^.])\[(?P<call>\d+)\]")
 
 
 @dataclass(frozen=True)
@@ -96,18 +95,29 @@ def _match_one(pattern: str, names: Sequence[str]) -> list[WantedLayer]:
     if pattern.startswith(REGEX_PREFIX):
         expression = _compile(pattern)
         return [WantedLayer(name, is_named=False) for name in names if expression.fullmatch(name)]
-    suffixed = _SUFFIXES.match(pattern)
-    found = [WantedLayer(name, is_named=False) for name in names if fnmatchcase(name, pattern)]
-    if suffixed is None or (suffixed["call"] is None and suffixed["part"] is None):
-        return found
-    base, part = suffixed["base"], suffixed["part"]
-    call = None if suffixed["call"] is None else int(suffixed["call"])
-    if base in names:
-        # `relu[0]` means the first call of `relu`, although a glob would read it as "relu0".
-        return [WantedLayer(base, call, part)]
-    if found:
-        return found
-    return [WantedLayer(name, call, part, is_named=False) for name in names if fnmatchcase(name, base)]
+    readings = [reading for reading in _readings(pattern) if reading != WantedLayer(pattern)]
+    for reading in readings:
+        if reading.name in names:
+            # `relu[0]` means the first call of `relu`, although a glob would read it as "relu0".
+            return [reading]
+    for reading in [WantedLayer(pattern), *readings]:
+        found = [
+            replace(reading, name=name, is_named=False) for name in names if fnmatchcase(name, reading.name)
+        ]
+        if found:
+            return found
+    return []
+
+
+def _readings(pattern: str) -> Iterator[WantedLayer]:
+    """Split ``base[call]:part`` in every way that is possible, the longest base first."""
+    pieces = pattern.split(":")
+    for n_pieces in range(len(pieces), 0, -1):
+        base, part = ":".join(pieces[:n_pieces]), ":".join(pieces[n_pieces:]) or None
+        indexed = _CALL.fullmatch(base)
+        if indexed is not None:
+            yield WantedLayer(indexed["base"], int(indexed["call"]), part)
+        yield WantedLayer(base, None, part)
 
 
 def _compile(pattern: str) -> re.Pattern[str]:
