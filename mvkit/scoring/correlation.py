@@ -1,0 +1,95 @@
+"""Pearson correlation and the Spearman-Brown correction."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mvkit.scoring.compiled import compiled
+
+# A response counts as constant if it differs from its mean by no more than rounding.
+_CONSTANT = 64 * float(np.finfo(np.float64).eps)
+
+
+def centred(values: NDArray[np.float64], *, axis: int) -> NDArray[np.float64]:
+    """Subtract the mean along an axis; what is constant up to rounding becomes exactly zero.
+
+    NaN anywhere along the axis makes all of it NaN.
+    """
+    means = values.mean(axis=axis, keepdims=True)
+    deviations: NDArray[np.float64] = values - means
+    spread = np.abs(deviations).max(axis=axis, keepdims=True)
+    np.multiply(deviations, 0.0, out=deviations, where=spread <= _CONSTANT * np.abs(means))
+    return deviations
+
+
+def spearman_brown(reliability: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Reliability of the whole from the correlation of its halves: ``2 r / (1 + r)``."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        corrected: NDArray[np.float64] = 2.0 * reliability / (1.0 + reliability)
+    return corrected
+
+
+@compiled
+def column_correlations(first, second, result):  # type: ignore[no-untyped-def]
+    """Correlate matching columns over the middle axis.
+
+    Parameters
+    ----------
+    first, second
+        float64 (n, n_rows, n_columns).
+    result
+        float64 (n, n_columns), overwritten; NaN where either column is constant or holds NaN.
+    """
+    n, n_rows, n_columns = first.shape
+    mean_first = np.empty(n_columns)
+    mean_second = np.empty(n_columns)
+    square_first = np.empty(n_columns)
+    square_second = np.empty(n_columns)
+    product = np.empty(n_columns)
+    for item in range(n):
+        mean_first[:] = 0.0
+        mean_second[:] = 0.0
+        for row in range(n_rows):
+            for column in range(n_columns):
+                mean_first[column] += first[item, row, column]
+                mean_second[column] += second[item, row, column]
+        mean_first /= n_rows
+        mean_second /= n_rows
+        square_first[:] = 0.0
+        square_second[:] = 0.0
+        product[:] = 0.0
+        for row in range(n_rows):
+            for column in range(n_columns):
+                x = first[item, row, column] - mean_first[column]
+                y = second[item, row, column] - mean_second[column]
+                square_first[column] += x * x
+                square_second[column] += y * y
+                product[column] += x * y
+        for column in range(n_columns):
+            scale = np.sqrt(square_first[column]) * np.sqrt(square_second[column])
+            value = product[column] / scale if scale > 0.0 else np.nan
+            result[item, column] = min(1.0, max(-1.0, value)) if value == value else np.nan
+
+
+def correlate(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Pearson correlation of matching columns, over the last but one axis.
+
+    Parameters
+    ----------
+    first, second
+        float64 (..., n_images, n_units).
+
+    Returns
+    -------
+    ndarray
+        float64 (..., n_units); NaN where either is constant or holds NaN.
+    """
+    shape = first.shape
+    result = np.empty((int(np.prod(shape[:-2])), shape[-1]))
+    column_correlations(
+        np.ascontiguousarray(first).reshape(-1, *shape[-2:]),
+        np.ascontiguousarray(second).reshape(-1, *shape[-2:]),
+        result,
+    )
+    return result.reshape(*shape[:-2], shape[-1])

@@ -1,0 +1,108 @@
+"""PLS maps from features to responses."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mvkit.errors import FitError
+from mvkit.scoring.correlation import centred
+from mvkit.scoring.pls_direction import Stopping
+from mvkit.scoring.pls_kernel import ZERO_TARGET, Predictors, fit_batch
+from mvkit.scoring.protocol import ImageSplit
+from mvkit.scoring.reduction import SplitCoordinates, layer_coordinates, split_coordinates
+from mvkit.scoring.settings import DEFAULT_SETTINGS, ScoreSettings
+
+
+def training_targets(means: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Centre half-means over the training images and clear the columns that cannot take part in a fit.
+
+    Parameters
+    ----------
+    means
+        float64 (n_fits, n_train, n_units), NaN where a half has no valid trial.
+
+    Returns
+    -------
+    targets
+        float64 (n_fits, n_train, n_units): centred; zero for a unit with NaN or a constant response in
+        that fit. A zero column adds nothing to any covariance, so all other units come out exactly as if
+        the unit were not in that fit; it still takes part in the other fits.
+    usable
+        bool (n_fits, n_units): False for those columns.
+    """
+    targets = centred(means, axis=-2)
+    usable: NDArray[np.bool_] = np.abs(targets).max(axis=-2) >= ZERO_TARGET
+    np.copyto(targets, 0.0, where=~usable[:, None, :])
+    return targets, usable
+
+
+def predict_test_images(
+    targets: NDArray[np.float64], coordinates: SplitCoordinates, settings: ScoreSettings
+) -> NDArray[np.float64]:
+    """Fit one PLS map per target matrix, all units of it jointly, and predict the test images.
+
+    Parameters
+    ----------
+    targets
+        float64 (n_fits, n_train, n_units) as from :func:`training_targets`.
+    coordinates
+        Features of the split; they must allow a fit (``reason`` empty).
+    settings
+        Number of components and stopping rule.
+
+    Returns
+    -------
+    ndarray
+        float64 (n_fits, n_test, n_units): deviations from the unit's mean over training images.
+    """
+    n_fits, _, n_units = targets.shape
+    predictions = np.empty((n_fits, coordinates.test.shape[0], n_units))
+    fit_batch(
+        np.ascontiguousarray(targets),
+        Predictors(coordinates.basis, coordinates.scale, np.ascontiguousarray(coordinates.test)),
+        settings.n_components,
+        Stopping(settings.pls_tolerance, settings.pls_max_iterations, settings.pls_stopping == "converged"),
+        predictions,
+    )
+    return predictions
+
+
+def pls_predict(
+    features: NDArray[np.floating],
+    responses: NDArray[np.floating],
+    split: ImageSplit,
+    settings: ScoreSettings = DEFAULT_SETTINGS,
+) -> NDArray[np.float64]:
+    """Fit a PLS2 map on the training images and predict the responses to the test images.
+
+    25 components by default, centred, not scaled, all units jointly (goldens section 4; the weights follow
+    scikit-learn's ``PLSRegression(scale=False)``).
+
+    Parameters
+    ----------
+    features
+        (n_images, n_features).
+    responses
+        (n_images, n_units); a unit with NaN on a training image is left out of the fit.
+    split
+        Training and test images.
+    settings
+        Number of components and stopping rule.
+
+    Returns
+    -------
+    ndarray
+        float64 (n_test, n_units), in the units of measure of the responses; NaN for a unit left out.
+
+    Raises
+    ------
+    FitError
+        If the features cannot be mapped: fewer than ``n_components`` of them, or constant.
+    """
+    coordinates = split_coordinates(layer_coordinates("features", features), split, settings.n_components)
+    if coordinates.reason:
+        raise FitError(coordinates.reason)
+    train = np.asarray(responses, dtype=np.float64)[split.train]
+    targets, _ = training_targets(train[None])
+    return predict_test_images(targets, coordinates, settings)[0] + train.mean(axis=0)
