@@ -9,17 +9,61 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from mvkit.neural.dataset import NeuralDataset
     from mvkit.neural.layout import NeuralFileContents, creating
     from mvkit.neural.layout_reading import OpenNeuralFile, reading
+    from mvkit.neural.open import DATASETS, open_dataset
+    from mvkit.neural.recording import AREA_ORDER, Recording
+    from mvkit.neural.selection import AreaSelection, SpecimenMap, UnitFacts, select_units, specimen_map
+    from mvkit.neural.selection_settings import SelectionSettings, selection_with
+    from mvkit.neural.simulated import SimulatedTruth, simulated_truth, write_simulated
+    from mvkit.neural.write import write_neural_file
 
 _HOMES = {
+    "AREA_ORDER": "mvkit.neural.recording",
+    "AreaSelection": "mvkit.neural.selection",
+    "DATASETS": "mvkit.neural.open",
+    "NeuralDataset": "mvkit.neural.dataset",
     "NeuralFileContents": "mvkit.neural.layout",
-    "creating": "mvkit.neural.layout",
     "OpenNeuralFile": "mvkit.neural.layout_reading",
+    "Recording": "mvkit.neural.recording",
+    "SelectionSettings": "mvkit.neural.selection_settings",
+    "SimulatedTruth": "mvkit.neural.simulated",
+    "SpecimenMap": "mvkit.neural.selection",
+    "UnitFacts": "mvkit.neural.selection",
+    "creating": "mvkit.neural.layout",
+    "open_dataset": "mvkit.neural.open",
     "reading": "mvkit.neural.layout_reading",
+    "select_units": "mvkit.neural.selection",
+    "selection_with": "mvkit.neural.selection_settings",
+    "simulated_truth": "mvkit.neural.simulated",
+    "specimen_map": "mvkit.neural.selection",
+    "write_neural_file": "mvkit.neural.write",
+    "write_simulated": "mvkit.neural.simulated",
 }
 
-__all__ = ["NeuralFileContents", "OpenNeuralFile", "creating", "reading"]
+__all__ = [
+    "AREA_ORDER",
+    "DATASETS",
+    "AreaSelection",
+    "NeuralDataset",
+    "NeuralFileContents",
+    "OpenNeuralFile",
+    "Recording",
+    "SelectionSettings",
+    "SimulatedTruth",
+    "SpecimenMap",
+    "UnitFacts",
+    "creating",
+    "open_dataset",
+    "reading",
+    "select_units",
+    "selection_with",
+    "simulated_truth",
+    "specimen_map",
+    "write_neural_file",
+    "write_simulated",
+]
 
 
 def __getattr__(name: str) -> object:

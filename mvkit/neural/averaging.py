@@ -12,6 +12,8 @@ from mvkit.errors import DataError
 from mvkit.neural import layout
 from mvkit.neural.layout_reading import OpenNeuralFile
 
+RecordingKey = tuple[str, int]
+
 
 @dataclass(frozen=True, eq=False)
 class Wanted:
@@ -53,7 +55,9 @@ def average_over_bins(responses: NDArray[np.floating]) -> NDArray[np.float64]:
     return average
 
 
-def read_averages(file: OpenNeuralFile, wanted: Mapping[object, Wanted]) -> dict[object, NDArray[np.float32]]:
+def read_averages(
+    file: OpenNeuralFile, wanted: Mapping[RecordingKey, Wanted]
+) -> dict[RecordingKey, NDArray[np.float32]]:
     """Read and average the responses of several recordings in one pass over the file.
 
     Each compressed chunk that holds a wanted unit is read once, and only the
@@ -65,12 +69,12 @@ def read_averages(file: OpenNeuralFile, wanted: Mapping[object, Wanted]) -> dict
     file
         The open neural file.
     wanted
-        Key -> units, bins and number of trials.
+        (Area, specimen) -> units, bins and number of trials.
 
     Returns
     -------
     dict
-        Key -> float32 (n_trials, n_images, n_units), averaged in float64.
+        (Area, specimen) -> float32 (n_trials, n_images, n_units), averaged in float64.
 
     Raises
     ------

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mvkit.errors import DataError, UsageError
 from mvkit.naming import unknown_name
-from mvkit.neural.recording import Recording, area_sort_key
+from mvkit.neural.recording import Recording, area_sort_key, joined_column
 
 if TYPE_CHECKING:
     import pandas
@@ -175,7 +175,7 @@ class NeuralDataset:
         }
         for name in names:
             if name not in columns:
-                columns[name] = _joined_column(self.recordings, name)
+                columns[name] = joined_column(self.recordings, name)
         return pandas.DataFrame(columns)
 
     def to_xarray(self) -> xarray.Dataset:
@@ -225,18 +225,6 @@ class NeuralDataset:
 
 def _stacked(arrays: list[NDArray[np.int64]], dtype: type) -> NDArray[np.int64]:
     return np.concatenate(arrays) if arrays else np.empty(0, dtype)
-
-
-def _joined_column(recordings: Iterable[Recording], name: str) -> NDArray[np.generic]:
-    """Concatenate a column; recordings without it get NaN, or "" in a column of text."""
-    present = [recording.units[name] for recording in recordings if name in recording.units]
-    absent = "" if any(column.dtype.kind in "UO" for column in present) else np.nan
-    parts = [
-        recording.units[name] if name in recording.units else np.full(recording.n_units, absent)
-        for recording in recordings
-    ]
-    joined: NDArray[np.generic] = np.concatenate(parts)
-    return joined
 
 
 def _concatenated(recordings: list[Recording], n_images: int) -> NDArray[np.float32]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -130,6 +130,30 @@ class Recording:
     def n_units(self) -> int:
         """Number of units."""
         return int(self.responses.shape[2])
+
+
+def joined_column(recordings: Sequence[Recording], name: str) -> NDArray[np.generic]:
+    """Concatenate a unit column over recordings.
+
+    Recordings without it get NaN, or "" in a column of text.
+
+    Raises
+    ------
+    DataError
+        If the column is text in one recording and numbers in another.
+    """
+    present = [recording for recording in recordings if name in recording.units]
+    texts = [recording for recording in present if recording.units[name].dtype.kind in "UO"]
+    if texts and len(texts) < len(present):
+        other = next(recording for recording in present if recording.units[name].dtype.kind not in "UO")
+        raise DataError(f"column '{name}' is text in {texts[0].label} but numbers in {other.label}")
+    missing = "" if texts else np.nan
+    parts = [
+        recording.units[name] if name in recording.units else np.full(recording.n_units, missing)
+        for recording in recordings
+    ]
+    joined: NDArray[np.generic] = np.concatenate(parts)
+    return joined
 
 
 def _narrowest(array: NDArray[np.generic]) -> NDArray[np.floating]:
