@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -80,8 +81,9 @@ def state_digest(model: nn.Module) -> str:
 def _describe(preprocess: Any) -> dict[str, object]:
     as_dict = getattr(preprocess, "as_dict", None)
     if callable(as_dict):
-        described: Mapping[str, object] = as_dict()
-        return dict(described)
+        # As JSON gives it back, so that features in memory and from a file say the same.
+        described: dict[str, object] = json.loads(json.dumps(as_dict()))
+        return described
     return {"function": getattr(preprocess, "__qualname__", type(preprocess).__name__)}
 
 

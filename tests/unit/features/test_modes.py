@@ -1,0 +1,79 @@
+"""Evaluation mode, devices and threads."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from torch import nn
+
+from mvkit.errors import UsageError
+from mvkit.features.modes import evaluating, floating_dtype, limited_threads, parse_device
+
+CPU = torch.device("cpu")
+
+
+def test_every_module_gets_its_own_mode_back():
+    model = nn.Sequential(nn.Linear(1, 1), nn.Sequential(nn.Dropout(), nn.Dropout()))
+    model[1][0].eval()
+    before = [module.training for module in model.modules()]
+    with pytest.raises(ZeroDivisionError), evaluating(model, CPU):
+        assert not any(module.training for module in model.modules())
+        assert not torch.is_grad_enabled()
+        raise ZeroDivisionError
+    assert [module.training for module in model.modules()] == before
+    assert torch.is_grad_enabled()
+
+
+def test_a_network_on_several_devices_is_refused():
+    model = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1, device="meta"))
+    with pytest.raises(UsageError, match=r"several devices \(cpu, meta\)"), evaluating(model, CPU):
+        pass
+
+
+def test_batch_statistics_are_warned_of(caplog):
+    model = nn.Sequential(nn.BatchNorm1d(2), nn.BatchNorm1d(2, track_running_stats=False))
+    with caplog.at_level(logging.WARNING), evaluating(model, CPU):
+        pass
+    assert [record.getMessage().split("'")[1] for record in caplog.records] == ["1"]
+
+
+def test_threads_are_limited_and_restored():
+    before = torch.get_num_threads()
+    with limited_threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before
+    with limited_threads(None):
+        assert torch.get_num_threads() == before
+    with pytest.raises(UsageError, match="at least 1"), limited_threads(0):
+        pass
+
+
+def test_devices_by_name():
+    assert parse_device("cpu") == CPU
+    for name in ("warp", "cuda:99", ""):
+        with pytest.raises(UsageError, match=f"device '{name}' cannot be used"):
+            parse_device(name)
+
+
+def test_inputs_follow_the_dtype_of_the_weights():
+    assert floating_dtype(nn.Linear(1, 1).double()) == torch.float64
+    assert floating_dtype(nn.Identity()) == torch.float32
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_gives_the_features_of_the_cpu_and_the_network_comes_home(pictures):
+    import numpy as np
+
+    from mvkit.features import extract
+    from mvkit.models import load_model
+
+    model = load_model("alexnet_bn_ir", weights="random")
+    on_cpu = extract(model, pictures)
+    on_gpu = extract(model, pictures, device="cuda", batch_size=2)
+    assert {parameter.device for parameter in model.parameters()} == {CPU}
+    for layer in on_cpu:
+        scale = on_cpu[layer].std()
+        np.testing.assert_allclose(on_gpu[layer], on_cpu[layer], rtol=0, atol=1e-4 * scale)
