@@ -1,0 +1,68 @@
+"""A misbehaving file server, and settings that do not wait."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mvkit.fetch import DownloadSettings, Feedback, RetrySettings
+
+SERVER = Path(__file__).parents[2] / "servers" / "faulty.py"
+
+
+@pytest.fixture(scope="session")
+def faulty() -> ModuleType:
+    """The server's module: ``Fault`` and ``running``."""
+    spec = importlib.util.spec_from_file_location("mvkit_faulty_server", SERVER)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    import sys
+
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def server(faulty: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A running server; proxies of the machine do not stand between."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with faulty.running() as running:
+        yield running
+
+
+@pytest.fixture
+def waits() -> list[float]:
+    """Seconds that the code under test wanted to wait."""
+    return []
+
+
+@pytest.fixture
+def remarks() -> list[str]:
+    """Remarks that the code under test made."""
+    return []
+
+
+@pytest.fixture
+def settings(waits: list[float]) -> DownloadSettings:
+    """Four attempts, waits noted instead of waited for, small blocks."""
+    retry = RetrySettings(attempts=4, sleep=waits.append, jitter=lambda: 1.0, fresh_bytes=20_000)
+    return DownloadSettings(connect_timeout_s=5, read_timeout_s=5, block_bytes=1024, retry=retry)
+
+
+@pytest.fixture
+def feedback(remarks: list[str]) -> Feedback:
+    """Feedback that notes its remarks."""
+    return Feedback(remark=remarks.append)
+
+
+@pytest.fixture
+def body() -> bytes:
+    """A file of 100,003 random bytes that begins as a zip archive does."""
+    return b"PK\x03\x04" + np.random.default_rng(5).bytes(99_999)

@@ -1,0 +1,180 @@
+"""Answers that are not the file: each a clear error, nothing under the final name, earlier bytes not lost."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from mvkit.errors import FetchError
+from mvkit.fetch import ContentCheck, DownloadSettings, FetchHaltedError, disk, download
+from mvkit.fetch.http import refuse_downgrade, shown
+from mvkit.fetch.partial import PartialFile
+
+ZIP = ContentCheck("a zip archive", (b"PK\x03\x04",))
+
+
+@pytest.mark.parametrize(
+    "status, words", [(404, "no such file"), (403, "refuses access"), (410, "removed"), (418, "HTTP 418")]
+)
+def test_refusals_are_not_retried(
+    faulty: ModuleType,
+    server: Any,
+    body: bytes,
+    settings: DownloadSettings,
+    tmp_path: Path,
+    status: int,
+    words: str,
+) -> None:
+    server.always = faulty.Fault(status=status)
+    url = server.put("x.pt", body)
+    with pytest.raises(FetchError, match=words) as raised:
+        download(url, tmp_path / "x.pt", settings=settings)
+    assert str(raised.value).startswith(f"{url}: HTTP {status}")
+    assert len(server.gets()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "page, kind",
+    [
+        (b"<!DOCTYPE html><html>log in</html>", "text/html; charset=utf-8"),
+        (b'\n<?xml version="1.0"?><Error><Code>NoSuchKey</Code></Error>', "application/xml"),
+        (b"\xef\xbb\xbf<html>", "binary/octet-stream"),
+        (b"<Error><Code>AccessDenied</Code></Error>", "binary/octet-stream"),
+        (b'{"error": "quota"}', "application/json"),
+        (b"quota exceeded", "text/plain"),
+        (b"", "binary/octet-stream"),
+    ],
+)
+def test_a_page_with_status_200_is_refused(
+    faulty: ModuleType,
+    server: Any,
+    body: bytes,
+    settings: DownloadSettings,
+    tmp_path: Path,
+    page: bytes,
+    kind: str,
+) -> None:
+    server.always = faulty.Fault(body=page, headers={"Content-Type": kind})
+    with pytest.raises(FetchError, match=r"page|not a zip archive"):
+        download(server.put("x.pt", body), tmp_path / "x.pt", content=ZIP, settings=settings)
+    assert list(tmp_path.iterdir()) == []
+    assert len(server.gets()) == 1
+
+
+def test_a_page_does_not_cost_the_bytes_of_an_earlier_run(
+    faulty: ModuleType, server: Any, body: bytes, settings: DownloadSettings, tmp_path: Path
+) -> None:
+    url, target = server.put("x.pt", body), tmp_path / "x.pt"
+    server.faults = [faulty.Fault(cut_after=60_000), *[faulty.Fault(status=503)] * 3]
+    with pytest.raises(FetchError, match="503"):
+        download(url, target, content=ZIP, settings=settings)
+    kept = PartialFile(target).n_bytes()
+    assert kept == 60_000
+    server.faults = [
+        faulty.Fault(body=b"<html>portal</html>", ignore_range=True, headers={"Content-Type": "text/html"})
+    ]
+    with pytest.raises(FetchError, match="page"):
+        download(url, target, content=ZIP, settings=settings)
+    assert PartialFile(target).n_bytes() == kept
+    assert download(url, target, content=ZIP, settings=settings).resumed_from == kept
+    assert target.read_bytes() == body
+
+
+def test_a_compressed_transfer_is_refused(
+    faulty: ModuleType, server: Any, body: bytes, settings: DownloadSettings, tmp_path: Path
+) -> None:
+    server.always = faulty.Fault(headers={"Content-Encoding": "gzip"})
+    with pytest.raises(FetchError, match="compressed \\(gzip\\)"):
+        download(server.put("x.pt", body), tmp_path / "x.pt", settings=settings)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_body_without_length_is_refused(
+    faulty: ModuleType, server: Any, body: bytes, settings: DownloadSettings, tmp_path: Path
+) -> None:
+    server.always = faulty.Fault(headers={"Content-Length": None}, cut_after=len(body))
+    with pytest.raises(FetchError, match="does not say how long"):
+        download(server.put("x.pt", body), tmp_path / "x.pt", settings=settings)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_redirects_in_a_circle_and_to_files_are_refused(
+    faulty: ModuleType, server: Any, body: bytes, settings: DownloadSettings, tmp_path: Path
+) -> None:
+    url = server.put("x.pt", body)
+    for place, words in [(url, "in a circle"), (Path(__file__).as_uri(), "cannot be fetched")]:
+        server.always = faulty.Fault(status=302, headers={"Location": place})
+        with pytest.raises(FetchError, match=words):
+            download(url, tmp_path / "x.pt", settings=settings)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("url", ["file:///etc/hostname", "ftp://host/x", "x.pt", "http:///x"])
+def test_only_http_addresses_are_fetched(url: str, settings: DownloadSettings, tmp_path: Path) -> None:
+    with pytest.raises(FetchError, match="only http"):
+        download(url, tmp_path / "x.pt", settings=settings)
+
+
+def test_encryption_is_not_given_up_on_the_way() -> None:
+    refuse_downgrade("https://a/x", "https://b/x")
+    refuse_downgrade("http://a/x", "http://b/x")
+    with pytest.raises(FetchError, match="unencrypted"):
+        refuse_downgrade("https://a/x", "http://b/x")
+
+
+def test_credentials_of_an_address_are_neither_shown_nor_written(
+    faulty: ModuleType, server: Any, body: bytes, settings: DownloadSettings, tmp_path: Path
+) -> None:
+    url = server.put("x.pt", body).replace("http://", "http://me:secret@")
+    server.faults = [faulty.Fault(cut_after=9_000), *[faulty.Fault(status=500)] * 3]
+    with pytest.raises(FetchError) as raised:
+        download(url, tmp_path / "x.pt", settings=settings)
+    assert "secret" not in str(raised.value)
+    assert "secret" not in PartialFile(tmp_path / "x.pt").note_path.read_text()
+    assert "secret" not in str(download(url, tmp_path / "x.pt", settings=settings).version)
+    assert shown("https://u:p@h:8080/a?b=c") == "https://h:8080/a?b=c"
+
+
+def test_too_little_disk_is_refused_before_anything_is_written(
+    server: Any, body: bytes, settings: DownloadSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk, "free_bytes", lambda place: len(body) - 1)
+    with pytest.raises(FetchHaltedError, match=r"100\.0 kB of disk are needed"):
+        download(server.put("x.pt", body), tmp_path / "x.pt", settings=settings)
+    assert PartialFile(tmp_path / "x.pt").n_bytes() == 0
+
+
+def test_a_disk_that_fills_up_keeps_what_can_be_resumed(
+    server: Any, body: bytes, settings: DownloadSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, target = server.put("x.pt", body), tmp_path / "x.pt"
+    whole = PartialFile.append
+
+    def full_after_30_blocks(self: PartialFile, blocks: Any) -> Any:
+        for index, length in enumerate(whole(self, blocks)):
+            if index == 30:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            yield length
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PartialFile, "append", full_after_30_blocks)
+        with pytest.raises(FetchHaltedError, match="disk is full") as raised:
+            download(url, target, settings=settings)
+    assert "run the same command again" in str(raised.value)
+    assert not target.exists()
+    kept = PartialFile(target).n_bytes()
+    assert 0 < kept < len(body)
+    done = download(url, target, settings=settings)
+    assert done.resumed_from == kept
+    assert hashlib.sha256(target.read_bytes()).hexdigest() == hashlib.sha256(body).hexdigest()
+
+
+def test_other_system_errors_pass(tmp_path: Path) -> None:
+    with pytest.raises(PermissionError), disk.explaining_full_disk(tmp_path, remedy=""):
+        raise PermissionError(errno.EACCES, "denied")
