@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -22,8 +23,7 @@ def faulty() -> ModuleType:
     spec = importlib.util.spec_from_file_location("mvkit_faulty_server", SERVER)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    import sys
-
+    # Its dataclasses look their module up there.
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
