@@ -152,5 +152,6 @@ def _scale_energies(contrast: NDArray[np.float64], scale: GaborScale) -> NDArray
     flat = windows.reshape(n_images * height * width, size * size)
     even = flat @ scale.even.reshape(-1, size * size).T
     odd = flat @ scale.odd.reshape(-1, size * size).T
-    energy = np.sqrt(even**2 + odd**2).reshape(n_images, height, width, -1)
-    return np.ascontiguousarray(energy.transpose(0, 3, 1, 2)).reshape(n_images, -1)
+    energy = np.sqrt(even**2 + odd**2).reshape(n_images, height, width, len(scale.even))
+    maps = np.ascontiguousarray(energy.transpose(0, 3, 1, 2))
+    return maps.reshape(n_images, len(scale.even) * height * width)

@@ -60,7 +60,10 @@ class SimulatedTruth:
     stimuli
         uint8 (118, 64, 64).
     rates
-        float64 (118, n_units), noise-free responses in spikes/s.
+        float64 (118, n_units), noise-free responses in spikes/s; equal to
+        ``gabor_energies(stimuli / 255) @ weights + baseline``.
+    weights, baseline
+        float64 (n_features, n_units) and (n_units,), the read-outs.
     noise_variance
         float64 (118, n_units), variance of one trial around the rate, (spikes/s)^2.
     reliability
@@ -72,6 +75,8 @@ class SimulatedTruth:
 
     stimuli: NDArray[np.uint8]
     rates: NDArray[np.float64]
+    weights: NDArray[np.float64]
+    baseline: NDArray[np.float64]
     noise_variance: NDArray[np.float64]
     reliability: NDArray[np.float64]
     unit_ids: NDArray[np.int64]
@@ -92,17 +97,18 @@ def simulated_truth(*, seed: int = 0) -> SimulatedTruth:
     areas, specimens = _layout(draws)
     stimuli = scene_images(N_IMAGES, int(scene_seeds[0]))
     reference = gabor_energies(scene_images(N_REFERENCE_IMAGES, int(scene_seeds[1])) / 255.0)
-    tuning = _tuning(gabor_energies(stimuli / 255.0), reference, len(areas), draws)
-    low, high = np.log(MEAN_RATE_RANGE_HZ)
-    mean_rate = np.exp(low + (high - low) * draws.random_sample(len(areas)))
-    modulation = np.minimum(MODULATION, (1 - LOWEST_SHARE) / -tuning.min(axis=0))
-    rates = mean_rate * (1 + modulation * tuning)
+    energies = gabor_energies(stimuli / 255.0)
+    weights = _weights(reference, len(areas), draws)
+    weights, baseline = _in_hertz(energies, weights, draws)
+    rates = energies @ weights + baseline
     # Variance of a Poisson count is its mean; of the rate, mean / window.
     noise_variance = rates / COUNTING_WINDOW_S
     signal = rates.var(axis=0)
     return SimulatedTruth(
         stimuli=stimuli,
         rates=rates,
+        weights=weights,
+        baseline=baseline,
         noise_variance=noise_variance,
         reliability=signal / (signal + noise_variance.mean(axis=0) / N_TRIALS),
         unit_ids=_FIRST_UNIT + np.arange(len(areas), dtype=np.int64),
@@ -187,17 +193,24 @@ def _layout(draws: np.random.RandomState) -> tuple[NDArray[np.str_], NDArray[np.
     return np.array(areas), np.array(specimens, dtype=np.int64)
 
 
-def _tuning(
-    energies: NDArray[np.float64],
-    reference: NDArray[np.float64],
-    n_units: int,
-    draws: np.random.RandomState,
+def _weights(
+    reference: NDArray[np.float64], n_units: int, draws: np.random.RandomState
 ) -> NDArray[np.float64]:
-    """Return read-outs (n_images, n_units) with mean 0 and variance 1 over the images."""
+    """Return read-outs (n_features, n_units), of any scale, that lie in the span of the reference."""
     centred = reference - reference.mean(axis=0)
     loadings = draws.standard_normal((len(centred), n_units))
-    weights = centred.T @ (centred @ (centred.T @ loadings))
+    weights: NDArray[np.float64] = centred.T @ (centred @ (centred.T @ loadings))
+    return weights
+
+
+def _in_hertz(
+    energies: NDArray[np.float64], weights: NDArray[np.float64], draws: np.random.RandomState
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Scale read-outs and choose baselines: rates over the images have drawn means and stay positive."""
     drive = energies @ weights
-    drive = drive - drive.mean(axis=0)
-    tuning: NDArray[np.float64] = drive / drive.std(axis=0)
-    return tuning
+    mean, deviation = drive.mean(axis=0), drive.std(axis=0)
+    low, high = np.log(MEAN_RATE_RANGE_HZ)
+    mean_rate = np.exp(low + (high - low) * draws.random_sample(weights.shape[1]))
+    deepest = (mean - drive.min(axis=0)) / deviation
+    gain = mean_rate * np.minimum(MODULATION, (1 - LOWEST_SHARE) / deepest) / deviation
+    return weights * gain, mean_rate - mean * gain
