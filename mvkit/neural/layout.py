@@ -24,7 +24,6 @@ Root attributes: ``mvkit_format``, ``mvkit_format_version``, ``dataset``,
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -33,8 +32,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from mvkit.errors import DataError
 
 FORMAT_NAME = "mvkit-neural"
 FORMAT_VERSION = 1
@@ -58,9 +55,6 @@ COUNT_SCALE = np.float32(100.0)
 
 GZIP_LEVEL = 4
 CHUNK = {TRIALS: 10, TIME: 5, UNITS: 128}
-
-_PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]*")
-_TAKEN = frozenset({TRIALS, FRAMES, TIME, UNITS, HEIGHT, WIDTH, RESPONSES, STIMULI})
 
 
 @dataclass(frozen=True)
@@ -94,6 +88,8 @@ class NeuralFileContents:
         float32 or float64.
     provenance
         Where the numbers come from; must be serialisable as JSON.
+    chunks
+        HDF5 chunk of the responses; None for the usual one.
     """
 
     dataset: str
@@ -106,6 +102,7 @@ class NeuralFileContents:
     response_dtype: np.dtype[Any]
     reliabilities: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     provenance: Mapping[str, object] = field(default_factory=dict)
+    chunks: tuple[int, ...] | None = None
 
     @property
     def n_units(self) -> int:
@@ -135,8 +132,8 @@ class NeuralFileContents:
 
 
 def chunk_shape(contents: NeuralFileContents) -> tuple[int, ...]:
-    """Return the HDF5 chunk of the responses: 10 trials, all images, 5 bins, 128 units."""
-    return tuple(
+    """Return the HDF5 chunk of the responses: usually 10 trials, all images, 5 bins, 128 units."""
+    return contents.chunks or tuple(
         min(size, CHUNK.get(name, size)) for name, size in zip(contents.dims, contents.shape, strict=True)
     )
 
@@ -192,7 +189,9 @@ def creating(path: Path, contents: NeuralFileContents) -> Iterator[Any]:
     """
     import h5py
 
-    _check(contents)
+    from mvkit.neural.layout_checks import check_contents
+
+    check_contents(contents)
     _create_empty(path, contents)
     # Dimensions and attributes were laid out through h5netcdf; the responses are
     # filled through h5py, which alone can write chunks that are compressed already.
@@ -200,36 +199,19 @@ def creating(path: Path, contents: NeuralFileContents) -> Iterator[Any]:
         yield file[RESPONSES]
 
 
-def _check(contents: NeuralFileContents) -> None:
-    if 0 in contents.shape:
-        raise DataError(f"{contents.dataset}: a dimension of the responses is empty: shape {contents.shape}")
-    if contents.stimuli.dtype != np.uint8 or contents.stimuli.ndim != 3:
-        raise DataError(
-            f"{contents.dataset}: stimuli must be uint8 (images, height, width),"
-            f" not {contents.stimuli.dtype} {contents.stimuli.shape}"
-        )
-    if len(contents.stimuli) != len(contents.frame_ids):
-        raise DataError(
-            f"{contents.dataset}: {len(contents.stimuli)} stimuli but responses to {len(contents.frame_ids)}"
-        )
-    if contents.response_dtype not in (np.dtype(np.uint8), np.dtype("f4"), np.dtype("f8")):
-        raise DataError(
-            f"{contents.dataset}: responses of type {contents.response_dtype} cannot be stored;"
-            " use uint8 counts, float32 or float64"
-        )
-    for name, column in {**contents.unit_columns, **contents.reliabilities}.items():
-        if _PLAIN_NAME.fullmatch(name) is None or name in _TAKEN:
-            raise DataError(
-                f"{contents.dataset}: unit column {name!r} cannot be stored under that name;"
-                " use letters, digits, '_', '.' and '-', and none of the names of the file itself"
-            )
-        wanted = contents.shape[-1:] if name in contents.unit_columns else contents.shape[-2:]
-        if column.shape != wanted:
-            raise DataError(
-                f"{contents.dataset}: column '{name}' has shape {column.shape}, expected {wanted}"
-            )
-    if contents.reliabilities and contents.time_s is None:
-        raise DataError(f"{contents.dataset}: reliabilities per time bin need responses with a time axis")
+def record_provenance(responses: Any, provenance: Mapping[str, object]) -> None:
+    """Replace the provenance of a file that is being created.
+
+    Parameters
+    ----------
+    responses
+        What :func:`creating` yielded.
+    provenance
+        Must be serialisable as JSON.
+    """
+    import json
+
+    responses.file.attrs["provenance"] = json.dumps(dict(provenance), default=str)
 
 
 def _create_empty(path: Path, contents: NeuralFileContents) -> None:

@@ -85,6 +85,34 @@ def open_dataset(
         return _select_and_read(file, *resolved)
 
 
+def unit_facts(contents: NeuralFileContents, units: NDArray[np.int64] | None = None) -> UnitFacts:
+    """Return what the selection looks at: areas, specimens, reliabilities, p values.
+
+    Parameters
+    ----------
+    contents
+        Of an open neural file.
+    units
+        Positions to take, None for all; their specimen and area must be known.
+    """
+    units = np.arange(contents.n_units) if units is None else units
+    columns = contents.unit_columns
+    if contents.time_s is None:
+        column = columns.get(RELIABILITY)
+        reliability = None if column is None else np.asarray(column[units], dtype=np.float64)
+    else:
+        per_bin = contents.reliabilities.get(RELIABILITY_PER_BIN)
+        reliability = None if per_bin is None else per_bin[:, units]
+    run_p = next((columns[name] for name in RUN_P_COLUMNS if name in columns), None)
+    return UnitFacts(
+        areas=columns["visual_area"][units].astype(str),
+        specimens=columns["specimen_id"][units].astype(np.int64),
+        reliability=reliability,
+        run_p=None if run_p is None else np.asarray(run_p[units], dtype=np.float64),
+        time_s=contents.time_s,
+    )
+
+
 def _locate(name_or_path: str | Path, home: Path | None) -> Path | None:
     """Return the file to open, or None to simulate."""
     if isinstance(name_or_path, str) and name_or_path in DATASETS:
@@ -118,7 +146,7 @@ def _locate(name_or_path: str | Path, home: Path | None) -> Path | None:
 def _select_and_read(file: OpenNeuralFile, name: str, settings: SelectionSettings) -> NeuralDataset:
     contents = file.contents
     identified = _identified_units(file)
-    facts = _facts(contents, identified)
+    facts = unit_facts(contents, identified)
     note = _why_not_applicable(facts, settings)
     applied = (
         PRESETS["none"].model_copy(update={"time_window_s": settings.time_window_s}) if note else settings
@@ -169,24 +197,6 @@ def _identified_units(file: OpenNeuralFile) -> NDArray[np.int64]:
         column = columns[name]
         known &= column != "" if column.dtype.kind in "UO" else ~np.isnan(column)
     return np.flatnonzero(known)
-
-
-def _facts(contents: NeuralFileContents, units: NDArray[np.int64]) -> UnitFacts:
-    columns = contents.unit_columns
-    if contents.time_s is None:
-        column = columns.get(RELIABILITY)
-        reliability = None if column is None else np.asarray(column[units], dtype=np.float64)
-    else:
-        per_bin = contents.reliabilities.get(RELIABILITY_PER_BIN)
-        reliability = None if per_bin is None else per_bin[:, units]
-    run_p = next((columns[name] for name in RUN_P_COLUMNS if name in columns), None)
-    return UnitFacts(
-        areas=columns["visual_area"][units].astype(str),
-        specimens=columns["specimen_id"][units].astype(np.int64),
-        reliability=reliability,
-        run_p=None if run_p is None else np.asarray(run_p[units], dtype=np.float64),
-        time_s=contents.time_s,
-    )
 
 
 def _why_not_applicable(facts: UnitFacts, settings: SelectionSettings) -> str:

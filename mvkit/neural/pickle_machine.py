@@ -46,11 +46,12 @@ def load_inert(source: PickleSource) -> Any:
         When the pickle names anything outside the allow-list, is damaged,
         cut short, followed by more bytes, or too large to be a recording.
     """
-    with source.opened(source.path.open("rb")) as file, source.damage_reported():
+    with source.opened() as file, source.damage_reported():
         walker = PickleWalker(source, file)
         stack = InertStack(str(source.path), walker)
         result = _follow(stack)
         walker.require_end()
+        source.length = walker.position
         return result
 
 

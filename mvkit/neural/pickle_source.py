@@ -71,17 +71,24 @@ class PickleSource:
         if not path.is_file():
             raise DataError(f"{path}: no such file")
         self.path = path
-        self.file_bytes = path.stat().st_size
+        self.state = file_state(path)
         with path.open("rb") as file:
             head = file.read(512)
         self.compression = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
         self._kept: dict[tuple[int, int], bytes] = {}
         self._unspent = MOST_LOADED
+        #: Bytes of the pickle after decompression, known once it was walked to its end.
+        self.length: int | None = self.size
         if self.compression is None:
             refuse_foreign(path, head)
         else:
-            with self.opened(path.open("rb")) as file, self.damage_reported():
+            with self.opened() as file, self.damage_reported():
                 refuse_foreign(path, file.read(512))
+
+    @property
+    def file_bytes(self) -> int:
+        """Bytes of the file."""
+        return self.state[0]
 
     @property
     def size(self) -> int | None:
@@ -89,17 +96,20 @@ class PickleSource:
         return self.file_bytes if self.compression is None else None
 
     @contextmanager
-    def opened(self, raw: IO[bytes]) -> Iterator[IO[bytes]]:
-        """Yield the pickle's bytes, decompressed from ``raw``; closes both."""
-        with raw:
-            if self.compression == "gzip":
-                with gzip.GzipFile(fileobj=raw, mode="rb") as file:
-                    yield file  # type: ignore[misc]
-            elif self.compression == "xz":
-                with lzma.LZMAFile(raw) as file:
-                    yield file
-            else:
+    def opened(self) -> Iterator[IO[bytes]]:
+        """Yield the pickle's bytes from the start, decompressed."""
+        with self.path.open("rb") as raw:
+            if self.compression is None:
                 yield raw
+            else:
+                with self.unpacked(raw) as file:
+                    yield file
+
+    def unpacked(self, raw: Any) -> Any:
+        """Return a file that decompresses ``raw`` as it is read."""
+        if self.compression == "gzip":
+            return gzip.GzipFile(fileobj=raw, mode="rb")
+        return lzma.LZMAFile(raw)
 
     @contextmanager
     def damage_reported(self) -> Iterator[None]:
@@ -121,7 +131,7 @@ class PickleSource:
         kept = self._kept.get((ref.offset, ref.length))
         if kept is not None:
             return kept
-        with self.opened(self.path.open("rb")) as file, self.damage_reported():
+        with self.opened() as file, self.damage_reported():
             file.seek(ref.offset)
             data = file.read(ref.length)
         if len(data) < ref.length:
@@ -252,6 +262,23 @@ class PickleWalker:
         if keep:
             self._room -= ref.length
             self._source.keep(ref, b"".join(parts))
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Put the file's name before the message of every :class:`DataError` that lacks it."""
+    try:
+        yield
+    except DataError as error:
+        if str(path) not in str(error):
+            error.args = (f"{path}: {error}",)
+        raise
+
+
+def file_state(path: Path) -> tuple[int, int]:
+    """Return what changes when a file is written to: its size, and when it was last changed (ns)."""
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
 
 
 def refuse_foreign(path: Path, head: bytes) -> None:

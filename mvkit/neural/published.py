@@ -18,7 +18,7 @@ from mvkit.neural import pickle_arrays, pickle_columns, pickle_names
 from mvkit.neural.pickle_arrays import ArrayRef
 from mvkit.neural.pickle_machine import load_inert
 from mvkit.neural.pickle_names import is_one_of
-from mvkit.neural.pickle_source import PickleSource
+from mvkit.neural.pickle_source import PickleSource, naming
 from mvkit.neural.pickle_values import Record
 
 
@@ -94,12 +94,8 @@ def read_pickle_structure(path: Path) -> PublishedRecording:
         is no dictionary of ``stimuli`` and ``neural_data``.
     """
     source = PickleSource(path)
-    try:
+    with naming(path):
         return _recording(load_inert(source), source)
-    except DataError as error:
-        if str(path) in str(error):
-            raise
-        raise DataError(f"{path}: {error}") from error
 
 
 def _recording(content: object, source: PickleSource) -> PublishedRecording:

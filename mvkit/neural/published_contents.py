@@ -1,0 +1,191 @@
+"""Decide what a published recording becomes in a neural file: axes, labels, columns, stimuli."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mvkit.errors import DataError
+from mvkit.neural import layout
+from mvkit.neural.layout import NeuralFileContents
+from mvkit.neural.pickle_columns import exact_floats
+from mvkit.neural.published import PublishedRecording
+
+#: Published datasets: whether responses have a time axis, and what they measure.
+HAS_TIME = {"neuropixels": True, "calcium": False}
+MEASURE = {"neuropixels": "spikes/s", "calcium": "dF/F"}
+
+# Words by which a dimension is recognised when it does not carry the published name.
+_ROLES = {
+    layout.TIME: ("time", "bin"),
+    layout.UNITS: ("unit", "cell", "neuron"),
+    layout.TRIALS: ("trial", "repeat", "presentation"),
+    layout.FRAMES: ("frame", "image", "stim"),
+}
+_NUMBERED = ("unit_id", "specimen_id")
+
+
+def axes_by_role(recording: PublishedRecording) -> dict[str, int]:
+    """Return which axis of the responses is which dimension of the neural file.
+
+    Raises
+    ------
+    DataError
+        When a dimension cannot be told.
+    """
+    axes: dict[str, int] = {}
+    for axis, name in enumerate(recording.dims):
+        role = layout.UNITS if name in recording.levels else _role(name)
+        if role is None or role in axes:
+            raise DataError(
+                f"dimensions {', '.join(recording.dims)}:"
+                " cannot tell which are trials, images, time bins and units"
+            )
+        axes[role] = axis
+    for role in (layout.TRIALS, layout.FRAMES, layout.UNITS):
+        if role not in axes:
+            raise DataError(f"dimensions {', '.join(recording.dims)}: none of them is '{role}'")
+    return axes
+
+
+def contents_of(recording: PublishedRecording, dataset: str, stored: np.dtype[Any]) -> NeuralFileContents:
+    """Describe the neural file that a published recording is converted to.
+
+    Parameters
+    ----------
+    recording
+        What the pickle holds.
+    dataset
+        ``neuropixels`` or ``calcium``.
+    stored
+        Type to store responses in.
+
+    Raises
+    ------
+    DataError
+        When the recording is of the other dataset, or lacks labels or columns.
+    """
+    axes = axes_by_role(recording)
+    if (layout.TIME in axes) != HAS_TIME[dataset]:
+        other = next(name for name in HAS_TIME if name != dataset)
+        has = "has" if layout.TIME in axes else "has no"
+        raise DataError(f"this recording {has} time axis, so it is not '{dataset}': is it '{other}'?")
+    sizes = {role: recording.responses.shape[axis] for role, axis in axes.items()}
+    frame_ids = _labels(recording, axes, layout.FRAMES)
+    trials = _labels(recording, axes, layout.TRIALS)
+    return NeuralFileContents(
+        dataset=dataset,
+        stimuli=_stimuli(recording.stimuli, frame_ids),
+        trials=trials,
+        frame_ids=frame_ids,
+        time_s=_times(recording, axes) if layout.TIME in axes else None,
+        unit_columns=_columns(recording, axes, n_trials=sizes[layout.TRIALS]),
+        units_of_measure=MEASURE[dataset],
+        response_dtype=stored,
+        reliabilities=_reliabilities(recording, axes),
+    )
+
+
+def unused_coordinates(recording: PublishedRecording, contents: NeuralFileContents) -> list[str]:
+    """Return names of coordinates that the neural file has no place for."""
+    used = {*contents.unit_columns, *contents.reliabilities}
+    return sorted(name for name in recording.coordinates if name not in used)
+
+
+def _role(name: str) -> str | None:
+    if name in _ROLES:
+        return name
+    return next((role for role, words in _ROLES.items() if any(word in name.lower() for word in words)), None)
+
+
+def _labels(recording: PublishedRecording, axes: Mapping[str, int], role: str) -> NDArray[np.int64]:
+    name, size = recording.dims[axes[role]], recording.responses.shape[axes[role]]
+    labels = recording.labels.get(name)
+    if labels is None:
+        first = 1 if role == layout.TRIALS else 0
+        return np.arange(first, first + size, dtype=np.int64)
+    return _integers(labels, f"labels of '{name}'")
+
+
+def _times(recording: PublishedRecording, axes: Mapping[str, int]) -> NDArray[np.float64]:
+    name = recording.dims[axes[layout.TIME]]
+    labels = recording.labels.get(name)
+    if labels is None or labels.dtype.kind not in "iuf":
+        raise DataError(f"'{name}' has no bin centres in seconds")
+    times = labels.astype(np.float64)
+    if not np.isfinite(times).all() or (np.diff(times) <= 0).any():
+        raise DataError(f"bin centres in '{name}' do not increase")
+    return times
+
+
+def _stimuli(stimuli: NDArray[Any], frame_ids: NDArray[np.int64]) -> NDArray[np.uint8]:
+    if stimuli.dtype != np.uint8 or stimuli.ndim != 3:
+        raise DataError(
+            f"'stimuli' is {stimuli.dtype} {stimuli.shape}, expected uint8 (images, height, width)"
+        )
+    n_stimuli = len(stimuli)
+    if np.array_equal(frame_ids, np.arange(n_stimuli)):
+        return stimuli
+    # A frame's label is its row among all stimuli, also when responses to some of them only were kept.
+    if len(frame_ids) and frame_ids.min() >= 0 and frame_ids.max() < n_stimuli:
+        return stimuli[frame_ids]
+    if len(frame_ids) == n_stimuli:
+        return stimuli
+    raise DataError(f"{n_stimuli} stimuli, but responses to {len(frame_ids)} frames with labels outside them")
+
+
+def _columns(
+    recording: PublishedRecording, axes: Mapping[str, int], *, n_trials: int
+) -> dict[str, NDArray[Any]]:
+    name = recording.dims[axes[layout.UNITS]]
+    columns = {key: _plain(column, key) for key, column in recording.levels.get(name, {}).items()}
+    for key, coordinate in recording.coordinates.items():
+        if coordinate.dims == (name,):
+            columns.setdefault(key, _plain(coordinate.values, key))
+    if "unit_id" not in columns and "cell_specimen_id" in columns:
+        columns["unit_id"] = columns["cell_specimen_id"]
+    for key in _NUMBERED:
+        if key not in columns:
+            raise DataError(f"the units have no '{key}': found {', '.join(columns) or 'no columns'}")
+        columns[key] = _integers(columns[key], f"'{key}'")
+    if columns.get("visual_area", np.empty(0)).dtype.kind != "U":
+        raise DataError(f"the units have no 'visual_area': found {', '.join(columns)}")
+    columns.setdefault("n_trials", np.full(len(columns["unit_id"]), n_trials, dtype=np.int64))
+    return columns
+
+
+def _reliabilities(recording: PublishedRecording, axes: Mapping[str, int]) -> dict[str, NDArray[np.float64]]:
+    if layout.TIME not in axes:
+        return {}
+    time, units = (recording.dims[axes[role]] for role in (layout.TIME, layout.UNITS))
+    found = {}
+    for name, coordinate in recording.coordinates.items():
+        if sorted(coordinate.dims) == sorted((time, units)) and coordinate.values.dtype.kind in "iuf":
+            values = coordinate.values if coordinate.dims[0] == time else coordinate.values.T
+            found[name] = values.astype(np.float64)
+    return found
+
+
+def _plain(column: NDArray[Any], name: str) -> NDArray[Any]:
+    """The column in one of the types that a neural file holds."""
+    if column.dtype.kind in "bU":
+        return column
+    if column.dtype.kind == "f":
+        return column.astype(np.float64)
+    if column.dtype.kind == "u" and len(column) and int(column.max()) >= 1 << 63:
+        return exact_floats(column, f"'{name}'")
+    return column.astype(np.int64)
+
+
+def _integers(values: NDArray[Any], what: str) -> NDArray[np.int64]:
+    if values.dtype.kind not in "iuf":
+        raise DataError(f"{what} are not integers")
+    if values.dtype.kind == "f" and not (np.isfinite(values).all() and (np.abs(values) < 1 << 53).all()):
+        raise DataError(f"{what} are missing or too large in places; every unit needs one")
+    whole = values.astype(np.int64)
+    if not np.array_equal(whole, values):
+        raise DataError(f"{what} are not integers")
+    return whole
