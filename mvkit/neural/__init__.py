@@ -9,10 +9,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from mvkit.neural.convert import ConversionReport, convert_pickle
     from mvkit.neural.dataset import NeuralDataset
     from mvkit.neural.layout import NeuralFileContents, creating
     from mvkit.neural.layout_reading import OpenNeuralFile, reading
     from mvkit.neural.open import DATASETS, open_dataset
+    from mvkit.neural.published import PublishedRecording, read_pickle_structure
     from mvkit.neural.recording import AREA_ORDER, Recording
     from mvkit.neural.selection import AreaSelection, SpecimenMap, UnitFacts, select_units, specimen_map
     from mvkit.neural.selection_settings import SelectionSettings, selection_with
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
     from mvkit.neural.write import write_neural_file
 
 _HOMES = {
+    "ConversionReport": "mvkit.neural.convert",
+    "PublishedRecording": "mvkit.neural.published",
+    "convert_pickle": "mvkit.neural.convert",
+    "read_pickle_structure": "mvkit.neural.published",
     "AREA_ORDER": "mvkit.neural.recording",
     "AreaSelection": "mvkit.neural.selection",
     "DATASETS": "mvkit.neural.open",
@@ -46,16 +52,20 @@ __all__ = [
     "AREA_ORDER",
     "DATASETS",
     "AreaSelection",
+    "ConversionReport",
     "NeuralDataset",
     "NeuralFileContents",
     "OpenNeuralFile",
+    "PublishedRecording",
     "Recording",
     "SelectionSettings",
     "SimulatedTruth",
     "SpecimenMap",
     "UnitFacts",
+    "convert_pickle",
     "creating",
     "open_dataset",
+    "read_pickle_structure",
     "reading",
     "select_units",
     "selection_with",

@@ -139,9 +139,7 @@ class _Conversion:
                 digests, provenance = self._write(temporary, plan, encoder, pool)
             except (OSError, RuntimeError) as error:
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                raise DataError(
-                    f"{self.target}: could not be written ({reason}); is the disk full?"
-                ) from error
+                raise DataError(f"{self.target}: not written ({reason}); is the disk full?") from error
             with reading(temporary) as file:
                 _require_equal(file.contents, replace(plan.contents, provenance=provenance))
                 verify(file, digests, pool)

@@ -71,7 +71,7 @@ def contents_of(recording: PublishedRecording, dataset: str, stored: np.dtype[An
     axes = axes_by_role(recording)
     if (layout.TIME in axes) != HAS_TIME[dataset]:
         other = next(name for name in HAS_TIME if name != dataset)
-        has = "has" if layout.TIME in axes else "has no"
+        has = "has a" if layout.TIME in axes else "has no"
         raise DataError(f"this recording {has} time axis, so it is not '{dataset}': is it '{other}'?")
     sizes = {role: recording.responses.shape[axis] for role, axis in axes.items()}
     frame_ids = _labels(recording, axes, layout.FRAMES)

@@ -69,7 +69,7 @@ class CountEncoder:
         np.equal(decoded, part, out=equal)
         if equal.all():
             return
-        odd = np.flatnonzero(~equal)
+        odd = np.flatnonzero(np.logical_not(equal))
         is_missing = np.isnan(part[odd])
         if not is_missing.all():
             first = float(part[odd[np.argmin(is_missing)]])

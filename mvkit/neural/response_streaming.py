@@ -62,7 +62,7 @@ def plan_stream(recording: PublishedRecording, contents: NeuralFileContents) -> 
     row_bytes = math.prod(shape[1:]) * contents.response_dtype.itemsize
     if row_bytes > MOST_HELD_BYTES:
         raise DataError(
-            f"one entry along '{contents.dims[slow]}' takes {row_bytes:,} bytes, more than can be held at a time"
+            f"one entry along '{contents.dims[slow]}' takes {row_bytes:,} bytes, more than can be held"
         )
     chunk = list(chunk_shape(contents))
     chunk[slow] = max(1, min(chunk[slow], MOST_HELD_BYTES // row_bytes))

@@ -136,7 +136,8 @@ def _packed(part: NDArray[Any], chunk: Offset, filler: NDArray[Any]) -> tuple[by
 
 
 def _digest(values: NDArray[Any]) -> bytes:
-    return hashlib.sha256(np.ascontiguousarray(values).reshape(-1).view(np.uint8)).digest()
+    data: Any = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+    return hashlib.sha256(data).digest()
 
 
 def _compare(file: OpenNeuralFile, digests: ChunkDigests, offset: Offset, job: Future[bytes]) -> None:
