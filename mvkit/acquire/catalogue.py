@@ -31,7 +31,7 @@ HDF5 = ContentCheck("an HDF5 file", (b"\x89HDF\r\n\x1a\n",))
 
 
 @dataclass(frozen=True)
-class PublishedRecording:
+class PublishedPickle:
     """A published pickle of recordings.
 
     Attributes
@@ -53,17 +53,17 @@ class PublishedRecording:
 
 
 #: Published recordings by dataset. Rates of 8 bytes become counts of 1 byte; calcium traces stay as they are.
-RECORDINGS: Mapping[str, PublishedRecording] = MappingProxyType(
+RECORDINGS: Mapping[str, PublishedPickle] = MappingProxyType(
     {
         row.dataset: row
         for row in (
-            PublishedRecording(
+            PublishedPickle(
                 "neuropixels",
                 "mouse_neuropixels_visual_data_with_reliabilities.pkl",
                 approximate_size=9_800_000_000,
                 converted_fraction=1 / 8,
             ),
-            PublishedRecording(
+            PublishedPickle(
                 "calcium",
                 "mouse_calcium_visual_data_with_reliabilities.pkl",
                 approximate_size=1_900_000_000,

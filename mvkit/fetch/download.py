@@ -89,6 +89,9 @@ def download(
             )
         except TransientError as failure:
             raise _given_up(url, failure, partial, settings) from failure
+        except KeyboardInterrupt:
+            feedback.remark(f"{target.name}: stopped; run the same command again: {_outlook(url, partial)}")
+            raise
     version = partial.version() or RemoteVersion(http.shown(url), None, partial.n_bytes())
     partial.move_to(target)
     return Downloaded(version, found.sha256, 0 if transfer.restarted else resumed_from)
@@ -97,10 +100,13 @@ def download(
 def _given_up(
     url: str, failure: TransientError, partial: PartialFile, settings: DownloadSettings
 ) -> FetchError:
-    kept = partial.resumable_bytes(http.shown(url))
-    how = f"goes on after the {readable(kept)} received" if kept else "starts it again"
     kind = FetchHaltedError if failure.unreachable else FetchError
     return kind(
         f"{http.shown(url)}: {failure.reason} ({settings.retry.attempts} attempts in a row)\n"
-        f"run the same command again later: it {how}"
+        f"run the same command again later: {_outlook(url, partial)}"
     )
+
+
+def _outlook(url: str, partial: PartialFile) -> str:
+    kept = partial.resumable_bytes(http.shown(url))
+    return f"it goes on after the {readable(kept)} received" if kept else "it starts from the beginning"

@@ -13,11 +13,13 @@ import socket
 import struct
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 
+#: Longest time that a held answer is held.
+HOLD_S = 30.0
 #: A test that asks more often than this has run wild.
 MOST_REQUESTS = 300
 BLOCK = 4096
@@ -34,7 +36,7 @@ class Fault:
     ignore_range: bool = False  # send all of it with 200
     ignore_if_range: bool = False  # send a part although the file changed
     body: bytes | None = None  # send this instead
-    pause_s: float = 0.0  # wait between blocks of BLOCK bytes
+    hold_at: int | None = None  # send so many bytes of the body, then the rest when released
     chunked: bool = False  # no Content-Length
 
 
@@ -59,6 +61,7 @@ class FaultyServer:
         self.head_length: int | None = None
         self.seen: list[Seen] = []
         self.lock = threading.Lock()
+        self.released = threading.Event()
         handler = type("Handler", (_Handler,), {"owner": self})
         self.server = _Server(("127.0.0.1", 0), handler)
         self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02})
@@ -92,6 +95,7 @@ def running() -> Iterator[FaultyServer]:
     try:
         yield owner
     finally:
+        owner.released.set()
         owner.server.shutdown()
         owner.server.server_close()
         owner.thread.join(timeout=10)
@@ -174,11 +178,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send_body(self, fault: Fault, body: bytes) -> None:
         end = len(body) if fault.cut_after is None else min(len(body), fault.cut_after)
-        for start in range(0, end, BLOCK):
-            block = body[start : min(end, start + BLOCK)]
+        edges = sorted({*range(0, end, BLOCK), end, min(end, fault.hold_at or end)})
+        for start, stop in pairwise(edges):
+            if start == fault.hold_at:
+                self.owner.released.wait(HOLD_S)
+            block = body[start:stop]
             self.wfile.write(b"%x\r\n%s\r\n" % (len(block), block) if fault.chunked else block)
-            if fault.pause_s:
-                time.sleep(fault.pause_s)
         if fault.cut_after is not None:
             self.close_connection = True
             if fault.reset:

@@ -154,12 +154,16 @@ def test_the_second_of_two_waits_and_then_finds_the_file(
     body: bytes,
     settings: DownloadSettings,
 ) -> None:
-    server.faults = [faulty.Fault(pause_s=0.02)]
+    server.faults = [faulty.Fault(hold_at=30_000)]
     remarks: list[str] = []
     statuses: list[str] = []
 
+    def remark(text: str) -> None:
+        remarks.append(text)
+        server.released.set()
+
     def fetch() -> None:
-        feedback = Feedback(remark=remarks.append)
+        feedback = Feedback(remark=remark)
         statuses.append(fetch_file(file, manifest, settings=settings, feedback=feedback).status)
 
     both = [threading.Thread(target=fetch) for _ in range(2)]
