@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -38,8 +38,14 @@ class MaskedConv(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve the zero-padded maps with the masked kernels."""
-        padded = functional.pad(input, self._margins)
-        return functional.conv2d(padded, self.weight * self.mask, self.bias, self.stride)
+        return functional.conv2d(
+            functional.pad(input, self._margins), self.weight * self.mask, self.bias, self.stride
+        )
+
+    def kernels(self, reach_px: int) -> Tensor:
+        """Return the masked kernels, zero-padded to ``reach_px`` around the centre."""
+        margin = reach_px - self.kernel_size[0] // 2
+        return functional.pad(self.weight * self.mask, (margin, margin, margin, margin))
 
 
 def _draw_mask(connection: Connection, weight: Tensor) -> Tensor:
@@ -72,28 +78,42 @@ class ConnectomeModel(VisionModel):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits, or the concatenated output areas of a network without read-out."""
-        activations = {INPUT: images}
+        totals: dict[str, Tensor] = {}
+        activations: dict[str, Tensor] = {}
+        self._project(INPUT, images, totals)
         for area, module in self.areas.items():
-            total = self._sum_inputs(area, activations)
+            total = totals.pop(area)
             activations[area] = module(total if area == RELAY else self.BNs[area](total))
+            self._project(area, activations[area], totals)
         pooled = [self.flatten(self.pool(activations[area])) for area in self._read_from]
         joined = torch.cat(pooled, dim=1)
         output: Tensor = self.classifier(joined) if self._has_readout else joined
         return output
 
-    def _sum_inputs(self, area: str, activations: dict[str, Tensor]) -> Tensor:
-        incoming: Sequence[Connection] = [edge for edge in CONNECTIONS if edge.target == area]
-        total: Tensor = self.Convs[incoming[0].name](activations[incoming[0].source])
-        for edge in incoming[1:]:
-            total = total + self.Convs[edge.name](activations[edge.source])
-        return total
+    def _project(self, source: str, maps: Tensor, totals: dict[str, Tensor]) -> None:
+        """Add what ``source`` sends to its targets to their totals.
+
+        Connections of equal stride share one convolution with kernels padded to
+        the largest: 49 convolutions of a few channels each would take three
+        times as long.
+        """
+        for stride in (1, 2):
+            group = [edge for edge in CONNECTIONS if edge.source == source and edge.stride == stride]
+            if not group:
+                continue
+            widest = max(group, key=lambda edge: edge.reach_px)
+            convs = [cast(MaskedConv, self.Convs[edge.name]) for edge in group]
+            kernels = torch.cat([conv.kernels(widest.reach_px) for conv in convs])
+            biases = torch.cat([cast(Tensor, conv.bias) for conv in convs])
+            sent = functional.conv2d(functional.pad(maps, widest.padding_px), kernels, biases, stride)
+            for edge, part in zip(
+                group, torch.split(sent, [conv.out_channels for conv in convs], 1), strict=True
+            ):
+                totals[edge.target] = totals[edge.target] + part if edge.target in totals else part
 
     def tap_points(self) -> dict[str, str]:
-        """Return areas, then convolutions and batch norms by path, then the output."""
-        areas = {area: f"areas.{area}" for area in self.areas}
-        used = (f"{part}.{name}" for part in ("Convs", "BNs") for name in getattr(self, part))
-        others = {path: path for path in used if path != f"BNs.{RELAY}"}
-        return {**areas, **others, FINAL: ""}
+        """Return areas, then the output; convolutions of one source run together and cannot be tapped."""
+        return {**{area: f"areas.{area}" for area in self.areas}, FINAL: ""}
 
 
 def _width(net: ConnectomeNet) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -26,10 +28,18 @@ class MaxUnpool(nn.Module):
         Tensor
             (n_images, channels, *size). Where windows overlap and several values
             go to one position, the last one in C order of the pooled map stays,
-            on every device.
+            on every device (golden section 2).
         """
-        values, targets = pooled.flatten(2), indices.flatten(2)
-        n_positions = size.numel()
+        flat: Tensor = _LastWins.apply(pooled.flatten(2), indices.flatten(2), size.numel())
+        return flat.reshape(*pooled.shape[:2], *size)
+
+
+class _LastWins(torch.autograd.Function):
+    """Scatter (n, channels, n_values) to (n, channels, n_positions)."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, targets: Tensor, n_positions: int) -> Tensor:
+        ctx.save_for_backward(targets)
         order = torch.arange(targets.shape[2], device=targets.device).expand_as(targets)
         # The highest order wins: a maximum does not depend on the order of writing, a plain scatter does.
         last = order.new_full((*targets.shape[:2], n_positions), -1)
@@ -38,5 +48,12 @@ class MaxUnpool(nn.Module):
         # Losers go to a spare slot behind the map, so no two values that count share a position.
         spare = torch.full_like(targets, n_positions)
         flat = values.new_zeros((*values.shape[:2], n_positions + 1))
-        flat = flat.scatter(2, torch.where(wins, targets, spare), values)
-        return flat[..., :n_positions].reshape(*pooled.shape[:2], *size)
+        flat.scatter_(2, torch.where(wins, targets, spare), values)
+        return flat[..., :n_positions].contiguous()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        # As in torch's own unpooling, with which the published networks were trained, the gradient of a
+        # position goes to every value that was sent there, also to those that were overwritten.
+        (targets,) = ctx.saved_tensors
+        return gradient.gather(2, targets), None, None
