@@ -81,11 +81,11 @@ def command(
         home=Path(home) if home else None,
     )
     if list_layers:
-        listed = list_named(request, remark=note)
+        listing = list_named(request, remark=note)
         if as_json:
-            print_json({"model": model, "layers": [layer.to_json() for layer in listed]})
+            print_json(listing.to_json())
             return
-        print_renderable(_layer_table(listed, n_images=1))
+        print_renderable(_layer_table(listing.layers, listing.n_images))
         return
     with progress_bar("images") as progress:
         report = run_extract(request, out, overwrite=force, remark=note, progress=progress)
@@ -93,7 +93,7 @@ def command(
         print_json(report.to_json())
         return
     print_line(_headline(report))
-    print_renderable(_layer_table(report.layers, n_images=report.n_images))
+    print_renderable(_layer_table(report.layers, report.n_images))
     print_line(f"wrote {report.path}")
 
 
@@ -102,21 +102,20 @@ def _headline(report: ExtractionReport) -> str:
     return f"{origin.model_name} ({origin.weights_id}), {report.n_images} images of {origin.stimuli}"
 
 
-def _layer_table(layers: tuple[LayerInfo, ...], *, n_images: int) -> Table:
+def _layer_table(layers: tuple[LayerInfo, ...], n_images: int) -> Table:
     from rich.table import Table
 
     table = Table()
     table.add_column("layer")
-    for title in ("shape", "features", "MB" if n_images > 1 else "kB per image"):
+    for title in ("shape", "features", f"MB for {n_images} images"):
         table.add_column(title, justify="right")
     table.add_column("published")
-    unit = 1e6 if n_images > 1 else 1e3
     for layer in layers:
         table.add_row(
             layer.name,
             " x ".join(map(str, layer.shape)) or "1",
             str(layer.n_features),
-            f"{layer.n_bytes(n_images) / unit:.2f}",
+            f"{layer.n_bytes(n_images) / 1e6:.2f}",
             "yes" if layer.is_default else "",
         )
     return table

@@ -14,7 +14,10 @@ Names of layers are escaped like URLs where HDF5 reserves a character: ``VISp2/3
 
 from __future__ import annotations
 
+import errno
 import json
+import math
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +35,12 @@ FORMAT_VERSION = 1
 _LAYERS = "layers"
 _IMAGE_IDS = "image_ids"
 _CHUNK_BYTES = 256 * 1024
+# Chunks are stored whole: more rows than this would waste room at the end of a file of few images.
+_CHUNK_ROWS = 16
+_VALUE_BYTES = 4
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+# Checksum and index entry of a chunk, generously.
+_CHUNK_OVERHEAD = 64
 
 
 class FeatureWriter:
@@ -44,30 +53,50 @@ class FeatureWriter:
     n_images
         Number of rows.
     rows_per_write
-        Rows that each write holds (the last may hold fewer); chunks are aligned with it, so each is written
-        once.
+        Rows that each write holds (the last may hold fewer); chunks are aligned with it, so that each is
+        written once.
     """
 
     def __init__(self, file: Any, n_images: int, rows_per_write: int) -> None:
         self._file = file
         self._n_images = n_images
-        self._rows = min(n_images, rows_per_write)
+        self._rows_per_write = min(n_images, rows_per_write)
         self._group = file.create_group(_LAYERS)
 
     def create_layers(self, layers: Mapping[str, LayerInfo]) -> None:
-        """Make room for every layer, in order."""
-        for position, layer in enumerate(layers.values()):
-            columns = max(1, min(layer.n_features, _CHUNK_BYTES // (self._rows * 4)))
+        """Make room for every layer, in order.
+
+        Raises
+        ------
+        DataError
+            If the disk is too full for all of them.
+        """
+        chunks = {layer: self._chunk(info.n_features) for layer, info in layers.items()}
+        _require_room(
+            Path(self._file.filename),
+            sum(self._stored_bytes(info.n_features, chunks[layer]) for layer, info in layers.items()),
+        )
+        for position, (layer, info) in enumerate(layers.items()):
             dataset = self._group.create_dataset(
-                escape(layer.name),
-                (self._n_images, layer.n_features),
+                escape(layer),
+                (self._n_images, info.n_features),
                 dtype="float32",
-                chunks=(self._rows, columns),
+                chunks=chunks[layer],
                 fletcher32=True,
             )
-            dataset.attrs["layer"] = layer.name
-            dataset.attrs["shape"] = np.array(layer.shape, dtype=np.int64)
+            dataset.attrs["layer"] = layer
+            dataset.attrs["shape"] = np.array(info.shape, dtype=np.int64)
             dataset.attrs["position"] = position
+
+    def _chunk(self, n_features: int) -> tuple[int, int]:
+        fitting = max(1, min(_CHUNK_ROWS, _CHUNK_BYTES // (_VALUE_BYTES * n_features)))
+        rows = max(row for row in range(1, fitting + 1) if self._rows_per_write % row == 0)
+        n_pieces = math.ceil(rows * n_features * _VALUE_BYTES / _CHUNK_BYTES)
+        return rows, math.ceil(n_features / n_pieces)
+
+    def _stored_bytes(self, n_features: int, chunk: tuple[int, int]) -> int:
+        n_chunks = math.ceil(self._n_images / chunk[0]) * math.ceil(n_features / chunk[1])
+        return n_chunks * (chunk[0] * chunk[1] * _VALUE_BYTES + _CHUNK_OVERHEAD)
 
     def write_rows(self, layer: str, start: int, rows: NDArray[np.float32]) -> None:
         """Write features of images ``start`` to ``start + len(rows)``, (rows, n_features)."""
@@ -159,6 +188,22 @@ def escape(layer: str) -> str:
     escaped = layer.replace("%", "%25").replace("/", "%2F")
     # "." alone means the group itself.
     return "%2E" if escaped == "." else escaped
+
+
+def _require_room(path: Path, n_bytes: int) -> None:
+    """Check that a file can grow to this size; HDF5 itself crashes when a write fails."""
+    with path.open("r+b") as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            os.posix_fallocate(file.fileno(), 0, size + n_bytes)
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            raise DataError(
+                f"{path.parent}: no room for {n_bytes / 1e6:.1f} MB of features ({error.strerror})\n"
+                "free some, write elsewhere, or take fewer layers"
+            ) from error
+        os.ftruncate(file.fileno(), size)
 
 
 @contextmanager

@@ -94,10 +94,11 @@ def run_extract(
         )
     # Before the weights are read, which takes seconds.
     refuse_existing(target, overwrite=overwrite)
+    model = request.load_model()
     stimuli = request.open_stimuli(remark)
     with limited_threads(request.threads):
         return extract_to_file(
-            request.load_model(),
+            model,
             stimuli,
             target,
             request.layers,
@@ -108,7 +109,36 @@ def run_extract(
         )
 
 
-def list_named(request: ExtractRequest, *, remark: Remark) -> tuple[LayerInfo, ...]:
+@dataclass(frozen=True)
+class LayerListing:
+    """Layers of a model and how many images they were listed for.
+
+    Parameters
+    ----------
+    model, stimuli
+        Names.
+    n_images
+        Number of images.
+    layers
+        The layers, in the model's order.
+    """
+
+    model: str
+    stimuli: str
+    n_images: int
+    layers: tuple[LayerInfo, ...]
+
+    def to_json(self) -> dict[str, object]:
+        """Return the listing as plain data."""
+        return {
+            "model": self.model,
+            "stimuli": self.stimuli,
+            "n_images": self.n_images,
+            "layers": [layer.to_json() for layer in self.layers],
+        }
+
+
+def list_named(request: ExtractRequest, *, remark: Remark) -> LayerListing:
     """List the layers of a request's model for its stimuli; only those matching its patterns, if it has any.
 
     Raises
@@ -118,10 +148,11 @@ def list_named(request: ExtractRequest, *, remark: Remark) -> tuple[LayerInfo, .
     MvkitError
         If weights or images are missing or damaged.
     """
+    model = request.load_model()
     stimuli = request.open_stimuli(remark)
     with limited_threads(request.threads):
-        listed = list_layers(request.load_model(), stimuli, device=request.device)
-    if request.layers is None:
-        return listed
-    wanted = set(match_layers(request.layers, [layer.name for layer in listed]))
-    return tuple(layer for layer in listed if layer.name in wanted)
+        layers = list_layers(model, stimuli, device=request.device)
+    if request.layers is not None:
+        wanted = set(match_layers(request.layers, [layer.name for layer in layers]))
+        layers = tuple(layer for layer in layers if layer.name in wanted)
+    return LayerListing(request.model, stimuli.name, len(stimuli.image_ids), layers)

@@ -200,6 +200,8 @@ def problem_with(value: Tensor, n_images: int) -> str | None:
         return "holds complex numbers"
     if value.ndim == 0 or len(value) != n_images:
         return f"has shape {tuple(value.shape)}, which is not one row for each of {n_images} image(s)"
+    if value.numel() == 0:
+        return f"is empty, of shape {tuple(value.shape)}"
     return None
 
 

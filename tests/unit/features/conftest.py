@@ -35,7 +35,7 @@ class Branching(nn.Module):
         self.relu = nn.ReLU()
         self.spare = nn.Linear(3, 3)
         self.pair, self.names, self.summed = Pair(), Named(), Summed()
-        self.word = Word()
+        self.word, self.nothing = Word(), nn.Identity()
         self.banks = nn.ModuleList([nn.Identity()])
 
     def forward(self, rows: Tensor) -> Tensor:
@@ -45,6 +45,7 @@ class Branching(nn.Module):
         self.names(output)
         self.summed(output)
         self.word(output)
+        self.nothing(output[:, :0])
         return output
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+
 import h5py
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from mvkit.errors import DataError
 from mvkit.features import extract_to_file, read_features
 from mvkit.features.feature_file import escape
+from mvkit.models.preprocessing import Preprocessing
 
 
 @pytest.fixture()
@@ -41,6 +44,25 @@ def test_the_file_is_plain_hdf5_with_what_is_needed_to_read_it_elsewhere(feature
         assert tuple(stored.attrs["shape"]) == (4, 3, 3)
         assert stored.shape == (7, 36)
         assert stored.fletcher32
+
+
+def test_a_full_disk_is_noticed_before_writing(prepared, pictures, tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(DataError, match=r"no room for .* MB of features"):
+            extract_to_file(prepared, pictures, tmp_path / "features.h5", "*")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 48, 64])
+def test_the_file_is_hardly_larger_than_its_values(prepared, tmp_path, batch_size):
+    prepared.preprocess = Preprocessing(64, 64, None, (0.0,) * 3, (1.0,) * 3)
+    images = np.random.default_rng(0).integers(0, 256, (118, 64, 64), dtype=np.uint8)
+    report = extract_to_file(prepared, images, tmp_path / "f.h5", "conv", batch_size=batch_size)
+    assert report.path.stat().st_size < 1.15 * report.layers[0].n_bytes(118)
 
 
 def test_text_ids_survive(prepared, tmp_path):

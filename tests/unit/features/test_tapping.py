@@ -153,6 +153,7 @@ def test_tuples_and_dicts_give_their_parts_by_name(branching):
         ("spare", "layer 'spare' exists but the forward pass never calls it"),
         ("word", "returns no tensor"),
         ("summed", "not one row for each of 4 image"),
+        ("nothing", "is empty, of shape"),
         ("relu[2]", "runs 2 time"),
         ("names:median", "has no part 'median'; it returns mean, inner:0"),
         ("final:x", "has no part 'x'; it returns a single tensor"),

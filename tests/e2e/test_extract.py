@@ -1,0 +1,144 @@
+"""`mvkit extract` as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import mvkit
+from mvkit.cli.main import run
+from mvkit.features import read_features
+from mvkit.models.released import RELEASED
+
+ALEXNET = ["extract", "alexnet_bn_ir", "--weights", "random"]
+
+
+@pytest.fixture()
+def folder(tmp_path: Path) -> Path:
+    """Three colour images of different sizes."""
+    place = tmp_path / "images"
+    place.mkdir()
+    rng = np.random.default_rng(0)
+    for number, (height, width) in enumerate([(70, 80), (64, 64), (300, 90)]):
+        pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(place / f"image{number}.png")
+    return place
+
+
+def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """Run a command that must fail and return its code and what it said."""
+    code = run(words)
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "Traceback" not in printed.err
+    return code, printed.err
+
+
+def test_the_simulated_stimuli_are_the_default_and_the_fetch_command_is_named(tmp_path, capsys):
+    out = tmp_path / "gabor.h5"
+    assert run(["extract", "gabor", "--out", str(out)]) == 0
+    printed = capsys.readouterr()
+    assert "mvkit fetch neural --dataset neuropixels" in printed.err
+    assert str(out) in printed.out
+    stored = read_features(out)
+    dataset = mvkit.open_dataset("simulated")
+    expected = mvkit.extract(mvkit.load_model("gabor"), dataset)
+    assert stored.image_ids == tuple(dataset.frame_ids)
+    assert list(stored) == list(expected)
+    for layer in expected:
+        np.testing.assert_array_equal(stored[layer], expected[layer])
+
+
+def test_a_folder_of_images_and_several_patterns(tmp_path, folder, capsys):
+    out = tmp_path / "alexnet.h5"
+    words = [*ALEXNET, "--seed", "3", "--stimuli", str(folder), "--out", str(out), "--json"]
+    assert run([*words, "-l", "classifier.3,features.3", "-l", "re:features\\.1[03]", "--threads", "1"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    expected = mvkit.extract(mvkit.load_model("alexnet_bn_ir", weights="random", seed=3), folder)
+    names = ["features.3", "features.10", "features.13", "classifier.3"]
+    assert [layer["name"] for layer in document["layers"]] == names
+    assert [layer["shape"] for layer in document["layers"]] == [
+        list(expected.shape_of(name)) for name in names
+    ]
+    assert document["file"] == str(out)
+    assert document["weights_id"] == "random:seed=3"
+    assert document["n_images"] == 3
+    stored = read_features(out)
+    assert stored.image_ids == ("image0.png", "image1.png", "image2.png")
+    for name in names:
+        scale = np.abs(expected[name]).max()
+        np.testing.assert_allclose(stored[name], expected[name], rtol=0, atol=1e-6 * scale)
+
+
+def test_layers_are_listed_with_shape_and_size(folder, capsys):
+    words = [*ALEXNET, "--list-layers", "--stimuli", str(folder)]
+    assert run([*words, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    listed = {layer["name"]: layer for layer in document["layers"]}
+    # Widths of this network at 64 px: goldens README, section 2.
+    widths = [3136, 1728, 3456, 2304, 256, 4096, 4096]
+    published = [layer for layer in listed.values() if layer["published"]]
+    assert [layer["n_features"] for layer in published] == widths
+    assert listed["features.3"]["shape"] == [64, 7, 7]
+    assert listed["features.3"]["bytes_per_image"] == 3136 * 4
+    assert len(listed) > len(published)
+    assert run([*words, "-l", "features.3"]) == 0
+    printed = capsys.readouterr().out
+    assert "64 x 7 x 7" in printed
+    assert "classifier" not in printed
+
+
+def test_wrong_names_and_values_are_refused_with_the_way_out(tmp_path, folder, capsys):
+    out = ["--stimuli", str(folder), "--out", str(tmp_path / "f.h5")]
+    code, said = refused([*ALEXNET, *out, "-l", "featurs.3"], capsys)
+    assert (code, "did you mean 'features.3'" in said, "classifier.7" in said) == (2, True, True)
+    code, said = refused(["extract", "alexnet", *out], capsys)
+    assert (code, "unknown model 'alexnet'; did you mean" in said) == (2, True)
+    code, said = refused([*ALEXNET, "--stimuli", str(folder)], capsys)
+    assert (code, "--out FILE is missing" in said) == (2, True)
+    code, said = refused([*ALEXNET, *out, "--device", "warp"], capsys)
+    assert (code, "device 'warp' cannot be used" in said) == (2, True)
+    code, said = refused([*ALEXNET, "--stimuli", "nowhere", *out[2:]], capsys)
+    assert (code, "stimuli 'nowhere'" in said) == (2, True)
+    assert not (tmp_path / "f.h5").exists()
+
+
+@pytest.mark.parametrize("name", list(RELEASED))
+def test_weights_that_were_not_fetched_name_the_command(tmp_path, folder, capsys, name):
+    words = ["extract", name, "--stimuli", str(folder), "--out", str(tmp_path / "f.h5")]
+    code, said = refused(words, capsys)
+    assert code == 1
+    assert f"mvkit fetch checkpoints {name}" in said
+
+
+def test_an_existing_file_is_kept_unless_forced(tmp_path, folder, capsys):
+    out = tmp_path / "f.h5"
+    out.write_text("precious")
+    words = ["extract", "pixels", "--stimuli", str(folder), "--out", str(out)]
+    code, said = refused(words, capsys)
+    assert (code, "exists already" in said, "--force" in said) == (2, True, True)
+    assert out.read_text() == "precious"
+    assert run([*words, "--force"]) == 0
+    assert list(read_features(out)) == ["pixels"]
+
+
+def test_a_damaged_image_is_named_and_nothing_is_written(tmp_path, folder, capsys):
+    (folder / "image1.png").write_bytes(b"<html>")
+    words = ["extract", "pixels", "--stimuli", str(folder), "--out", str(tmp_path / "f.h5"), "--json"]
+    assert run(words) == 1
+    printed = capsys.readouterr()
+    assert "image1.png" in json.loads(printed.out)["error"]["message"]
+    assert [path.name for path in tmp_path.iterdir()] == ["images"]
+
+
+def test_the_installed_command_keeps_json_alone_on_stdout(tmp_path):
+    words = ["extract", "pixels", "--out", str(tmp_path / "f.h5"), "--json"]
+    program = [sys.executable, "-c", "from mvkit.cli.main import main; main()"]
+    done = subprocess.run([*program, *words], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["stimuli"] == "simulated"
