@@ -39,10 +39,15 @@ def print_renderable(renderable: object) -> None:
     """Print a rich table or text on stdout; NO_COLOR and pipes are honoured by rich."""
     from rich.console import Console
 
+    Console(width=print_width()).print(renderable)
+
+
+def print_width() -> int:
+    """Return the columns of the terminal; files and pipes get 160."""
+    from rich.console import Console
+
     console = Console()
-    if not console.is_terminal:
-        console = Console(width=160)
-    console.print(renderable)
+    return console.width if console.is_terminal else 160
 
 
 @contextmanager

@@ -14,12 +14,16 @@ from mvkit.cli.console import (
     print_json,
     print_line,
     print_renderable,
+    print_width,
     progress_bar,
 )
 
 _PROTOCOL = "Protocol"
 _SELECTION = "Selection of units"
 _MACHINE = "Machine"
+
+#: Columns that a table of six areas needs with each s.e.m. beside its median.
+_WIDE = 125
 
 
 def command(
@@ -147,7 +151,7 @@ def command(
     for line in words.above:
         print_line(line)
     print_line("")
-    print_renderable(score_table(result.scores))
+    print_renderable(score_table(result.scores, narrow=print_width() < _WIDE))
     print_line("")
     for line in words.below:
         print_line(line)

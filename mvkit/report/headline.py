@@ -48,7 +48,7 @@ def headline(scores: Scores, *, table2: float | None = None) -> Headline:
     above = [
         f"{context.get('model', 'features')} on {describe_dataset(context)}: {len(per_unit)} units, "
         f"{per_unit['specimen'].nunique()} animals, selection {describe_selection(context)}",
-        f"{settings.mapping.upper()} with {settings.n_components} components, {settings.n_splits} image splits "
+        f"{settings.mapping.upper()}, {settings.n_components} components, {settings.n_splits} image splits "
         f"x {settings.n_halves} trial halvings, corrected for noise; median ± s.e.m. over units",
     ]
     below = [_overall(scores, table2)]
@@ -76,7 +76,7 @@ def describe_selection(context: Mapping[str, object]) -> str:
 
 
 def _overall(scores: Scores, table2: float | None) -> str:
-    rows: list[dict[str, Any]] = scores.best_layers().to_dict("records")
+    rows = scores.best_layers().to_dict("records")
     row = next(row for row in rows if row["area"] == ALL_AREAS)
     paper = f"; the paper's Table 2 has {table2:.3f} on its own selection" if table2 is not None else ""
     value = "none" if math.isnan(row["median"]) else f"{row['median']:.3f} ± {row['sem']:.3f}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
 from mvkit.report.headline import ALL_AREAS
@@ -12,14 +13,21 @@ if TYPE_CHECKING:
 
     from mvkit.scoring import Scores
 
-Row = dict[str, Any]
+Row = dict[Hashable, Any]
 
 
-def score_table(scores: Scores) -> Table:
+def score_table(scores: Scores, *, narrow: bool = False) -> Table:
     """Lay out medians and s.e.m. over units: a row per layer, a column per area.
 
     The highest median of each area is bold. Two more rows give the number of
     units with a score and of animals, and one the best layer.
+
+    Parameters
+    ----------
+    scores
+        The scores.
+    narrow
+        Whether to put each s.e.m. below its median, for terminals of 80 columns.
 
     Returns
     -------
@@ -28,18 +36,19 @@ def score_table(scores: Scores) -> Table:
     """
     from rich.table import Table
 
-    rows: list[Row] = scores.summary().to_dict("records")
+    rows = scores.summary().to_dict("records")
     cells = {(str(row["layer"]), str(row["area"])): row for row in rows}
     layers = list(dict.fromkeys(layer for layer, _ in cells))
     areas = [area for area in dict.fromkeys(area for _, area in cells) if area != ALL_AREAS] + [ALL_AREAS]
     best = {area: _best_layer(cells, layers, area) for area in areas}
+    gap = "\n±" if narrow else " ± "
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("layer")
     for area in areas:
         table.add_column("all areas" if area == ALL_AREAS else area, justify="right", no_wrap=True)
     for layer in layers:
         table.add_row(
-            layer, *[_cell(cells.get((layer, area)), is_best=best[area] == layer) for area in areas]
+            layer, *[_cell(cells.get((layer, area)), is_best=best[area] == layer, gap=gap) for area in areas]
         )
     table.add_section()
     for label, column in (("units", "n_units"), ("animals", "n_animals")):
@@ -49,12 +58,12 @@ def score_table(scores: Scores) -> Table:
     return table
 
 
-def _cell(row: Row | None, *, is_best: bool) -> str:
+def _cell(row: Row | None, *, is_best: bool, gap: str) -> str:
     if row is None:
         return ""
     if math.isnan(row["median"]):
         return "no score"
-    spread = "" if math.isnan(row["sem"]) else f" ± {row['sem']:.3f}"
+    spread = "" if math.isnan(row["sem"]) else f"{gap}{row['sem']:.3f}"
     text = f"{row['median']:.3f}{spread}"
     return f"[bold]{text}[/bold]" if is_best else text
 

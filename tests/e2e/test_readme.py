@@ -25,7 +25,7 @@ PROGRAMS = [text for kind, text in BLOCKS if kind == "python"]
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+    def log_message(self, format: str, *args: object) -> None:
         pass
 
 
@@ -89,7 +89,7 @@ def test_readme_commands_and_programs(
     # Programs first: one of them writes the file that a command scores.
     for program in PROGRAMS:
         with contextlib.redirect_stdout(io.StringIO()):
-            exec(compile(program, "README.md", "exec"), {"__name__": "readme"})  # noqa: S102
+            exec(compile(program, "README.md", "exec"), {"__name__": "readme"})
     for command in COMMANDS:
         code = run(shlex.split(command)[1:])
         printed = capsys.readouterr()
