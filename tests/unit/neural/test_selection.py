@@ -9,7 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from mvkit.errors import DataError, UsageError
-from mvkit.neural.averaging import average_over_bins
+from mvkit.neural.averaging import average_counts_over_bins, average_over_bins
+from mvkit.neural.layout import decode
 from mvkit.neural.selection import (
     UnitFacts,
     longest_run,
@@ -150,6 +151,16 @@ def test_average_ignores_missing_bins_and_keeps_missing_trials() -> None:
     assert averaged.dtype == np.float64
     assert averaged[0, 0, 0] == 200.0
     assert np.isnan(averaged[0, 0, 1])
+
+
+def test_counts_are_averaged_as_their_rates_are() -> None:
+    counts = np.random.RandomState(0).randint(0, 255, size=(4, 5, 6, 7)).astype(np.uint8)
+    counts[1, 2] = 255
+    counts[0, 0, 3] = 255
+    averaged = average_counts_over_bins(counts)
+    np.testing.assert_allclose(averaged, average_over_bins(decode(counts)), rtol=1e-14)
+    assert averaged[3, 4, 5] == counts[3, 4, :, 5].mean(dtype=np.float64) * 100
+    assert np.isnan(averaged).sum() == 7
 
 
 def test_presets() -> None:
