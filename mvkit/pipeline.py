@@ -206,17 +206,22 @@ def _features_of(
     source: object, dataset: NeuralDataset, layers: Sequence[str] | str | None, *, device: str
 ) -> tuple[Mapping[str, NDArray[Any]], dict[str, object]]:
     """Return layer -> features and what is known of the model."""
+    from torch import nn
+
     from mvkit.features import FeatureSet, extract
+    from mvkit.models import load_model
 
     if isinstance(source, str):
-        from mvkit.models import load_model
-
         source = load_model(source)
     if isinstance(source, Mapping):
         about: dict[str, object] = {"model": getattr(source, "model_name", "features")}
         if isinstance(source, FeatureSet):
             about |= {"weights_id": source.weights_id, "preprocessing": source.preprocessing}
         return _pick_layers(source, layers, n_images=len(dataset.stimuli)), about
+    if not isinstance(source, nn.Module):
+        raise UsageError(
+            f"cannot score a {type(source).__name__}: give a model, its name, features, or a mapping of arrays"
+        )
     wanted = [layers] if isinstance(layers, str) else layers
     extracted = extract(source, dataset, layers=wanted, device=device)
     return extracted, {
