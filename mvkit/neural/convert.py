@@ -5,17 +5,16 @@ from __future__ import annotations
 import datetime
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-
-import numpy as np
 
 from mvkit import atomic
 from mvkit.errors import DataError
 from mvkit.naming import unknown_name
 from mvkit.neural import layout, published_contents
+from mvkit.neural.chunks import ChunkWriter, Offset, compressing
 from mvkit.neural.layout import NeuralFileContents
 from mvkit.neural.layout_reading import reading
 from mvkit.neural.pickle_source import naming
@@ -23,7 +22,7 @@ from mvkit.neural.pickle_stream import ElementReader, streaming
 from mvkit.neural.published import PublishedRecording, read_pickle_structure
 from mvkit.neural.response_encoding import CountEncoder, Encoder, FloatEncoder, NotCountsError
 from mvkit.neural.response_streaming import StreamPlan, plan_stream, stream_responses
-from mvkit.neural.response_writing import ChunkDigests, ChunkWriter, compressing, verify
+from mvkit.neural.verification import verify
 
 LOGGER = logging.getLogger(__name__)
 
@@ -141,8 +140,7 @@ class _Conversion:
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                 raise DataError(f"{self.target}: not written ({reason}); is the disk full?") from error
             with reading(temporary) as file:
-                _require_equal(file.contents, replace(plan.contents, provenance=provenance))
-                verify(file, digests, pool)
+                verify(file, replace(plan.contents, provenance=provenance), digests, pool)
         return ConversionReport(
             dataset=self.dataset,
             source=self.recording.source.path,
@@ -161,7 +159,7 @@ class _Conversion:
 
     def _write(
         self, path: Path, plan: StreamPlan, encoder: Encoder, pool: ThreadPoolExecutor
-    ) -> tuple[ChunkDigests, dict[str, object]]:
+    ) -> tuple[dict[Offset, bytes], dict[str, object]]:
         source = self.recording.source
         with streaming(source) as stream, layout.creating(path, plan.contents) as stored:
             writer = ChunkWriter(stored, pool)
@@ -192,22 +190,6 @@ class _Conversion:
             "converted": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "mvkit_version": __version__,
         }
-
-
-def _require_equal(written: NeuralFileContents, wanted: NeuralFileContents) -> None:
-    for item in fields(NeuralFileContents):
-        if item.name != "chunks" and not _equal(getattr(written, item.name), getattr(wanted, item.name)):
-            raise DataError(
-                f"'{item.name}' as written differs from the source; check disk and memory, try again"
-            )
-
-
-def _equal(one: object, other: object) -> bool:
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        return list(one) == list(other) and all(_equal(one[key], other[key]) for key in one)
-    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
-        return np.array_equal(one, other, equal_nan=one.dtype.kind == "f" and other.dtype.kind == "f")
-    return one == other
 
 
 def _silent(done: int, total: int) -> None:

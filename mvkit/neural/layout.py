@@ -33,6 +33,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mvkit.neural.chunks import GZIP_LEVEL, ChunkWriter, compressing
+
 FORMAT_NAME = "mvkit-neural"
 FORMAT_VERSION = 1
 
@@ -53,7 +55,6 @@ LARGEST_COUNT = 254
 #: Spikes per second for one spike in a bin of 10 ms.
 COUNT_SCALE = np.float32(100.0)
 
-GZIP_LEVEL = 4
 CHUNK = {TRIALS: 10, TIME: 5, UNITS: 128}
 
 
@@ -196,6 +197,8 @@ def creating(path: Path, contents: NeuralFileContents) -> Iterator[Any]:
     # Dimensions and attributes were laid out through h5netcdf; the responses are
     # filled through h5py, which alone can write chunks that are compressed already.
     with h5py.File(path, "r+") as file:
+        with compressing() as pool:
+            ChunkWriter(file[STIMULI], pool).write(contents.stimuli, (0, 0, 0))
         yield file[RESPONSES]
 
 
@@ -244,7 +247,7 @@ def _create_empty(path: Path, contents: NeuralFileContents) -> None:
         for name, values in contents.reliabilities.items():
             _add(file, name, (TIME, UNITS), np.asarray(values, dtype=np.float64))
         images = (min(16, len(contents.stimuli)), *contents.stimuli.shape[1:])
-        _add(file, STIMULI, (FRAMES, HEIGHT, WIDTH), contents.stimuli, chunks=images, **packed)
+        file.create_variable(STIMULI, (FRAMES, HEIGHT, WIDTH), dtype="u1", chunks=images, **packed)
         missing = np.uint8(MISSING_COUNT) if contents.holds_counts else contents.response_dtype.type(np.nan)
         responses = file.create_variable(
             RESPONSES,

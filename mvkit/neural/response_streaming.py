@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mvkit.errors import DataError
+from mvkit.neural.chunks import ChunkWriter
 from mvkit.neural.layout import NeuralFileContents, chunk_shape
 from mvkit.neural.pickle_stream import ElementReader
 from mvkit.neural.published import PublishedRecording
 from mvkit.neural.published_contents import axes_by_role
 from mvkit.neural.response_encoding import Encoder
-from mvkit.neural.response_writing import ChunkWriter
 
 #: Stored responses held in memory; chunks become thinner when a slab of the usual ones takes more.
 MOST_HELD_BYTES = 256 * 1024 * 1024
