@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mvkit.scoring.results import ALL_AREAS
+
 if TYPE_CHECKING:
     from mvkit.scoring import Scores
-
-#: Area name under which scores over all units stand.
-ALL_AREAS = "all"
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ def headline(scores: Scores, *, table2: float | None = None) -> Headline:
         f"{settings.mapping.upper()}, {settings.n_components} components, {settings.n_splits} image splits "
         f"x {settings.n_halves} trial halvings, corrected for noise; median ± s.e.m. over units",
     ]
-    below = [_overall(scores, table2)]
+    below = [*_best_layers(scores), _overall(scores, table2)]
     skipped = context.get("skipped_areas")
     if isinstance(skipped, Mapping):
         below += [f"skipped {area}: {why}" for area, why in skipped.items()]
@@ -70,9 +69,20 @@ def describe_selection(context: Mapping[str, object]) -> str:
     selection = context.get("selection")
     if not isinstance(selection, Mapping):
         return "as given"
-    name = str(selection.get("name") or selection.get("preset") or "custom")
-    applied = str(selection.get("applied", ""))
-    return f"{name} ({applied})" if "not applied" in applied else name
+    name = str(selection.get("name", "custom"))
+    return name if selection.get("applied", True) else f"{name} ({selection.get('note', 'not applied')})"
+
+
+def _best_layers(scores: Scores) -> list[str]:
+    if len(scores.layers) == 1:
+        return []
+    rows = [
+        row for row in scores.best_layers().to_dict("records") if row["area"] != ALL_AREAS and row["layer"]
+    ]
+    names = {str(row["layer"]) for row in rows}
+    if len(names) == 1 and len(rows) > 1:
+        return [f"best layer in every area: {names.pop()}"]
+    return ["best layer: " + ", ".join(f"{row['area']} {row['layer']}" for row in rows)] if rows else []
 
 
 def _overall(scores: Scores, table2: float | None) -> str:

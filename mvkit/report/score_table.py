@@ -20,7 +20,7 @@ def score_table(scores: Scores, *, narrow: bool = False) -> Table:
     """Lay out medians and s.e.m. over units: a row per layer, a column per area.
 
     The highest median of each area is bold. Two more rows give the number of
-    units with a score and of animals, and one the best layer.
+    units with a score and of animals.
 
     Parameters
     ----------
@@ -53,8 +53,6 @@ def score_table(scores: Scores, *, narrow: bool = False) -> Table:
     table.add_section()
     for label, column in (("units", "n_units"), ("animals", "n_animals")):
         table.add_row(label, *[str(_most(cells, layers, area, column)) for area in areas], style="dim")
-    if len(layers) > 1:
-        table.add_row("best layer", *[best[area] or "" for area in areas], style="dim")
     return table
 
 
