@@ -134,7 +134,7 @@ def extract(
 def extract_to_file(
     model: nn.Module,
     images: object,
-    target: Path,
+    target: str | Path,
     layers: str | Sequence[str] | None = None,
     *,
     batch_size: int = 64,
@@ -162,6 +162,7 @@ def extract_to_file(
     DataError
         If images cannot be read.
     """
+    target = Path(target)
     refuse_existing(target, overwrite=overwrite)
     stimuli = open_stimuli(images)
     run = _Run(model, stimuli, batch_size=batch_size, device=parse_device(device), progress=progress)
@@ -207,6 +208,11 @@ class _Run:
     digest: ImagesDigest = field(default_factory=ImagesDigest)
 
     def __post_init__(self) -> None:
+        model: Any = self.model
+        if not isinstance(model, nn.Module):
+            raise UsageError(
+                f"a network is needed, not {type(model).__name__} {model!r}; mvkit.load_model(name) gives one"
+            )
         if self.batch_size < 1:
             raise UsageError(f"batch size must be at least 1, got {self.batch_size}")
 

@@ -99,6 +99,10 @@ class FeatureSet(Mapping[str, NDArray[np.float32]]):
     shapes: Mapping[str, tuple[int, ...]]
     origin: FeatureOrigin
 
+    # A mapping compares its values, which arrays refuse; two sets are equal if they are the same one.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
     def __getitem__(self, layer: str) -> NDArray[np.float32]:
         """Return the features of a layer."""
         return self.arrays[layer]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import nn
@@ -10,12 +12,17 @@ from mvkit.errors import UsageError
 from mvkit.features.featureset import LayerInfo
 from mvkit.features.inputs import network_inputs
 from mvkit.features.modes import evaluating, floating_dtype, parse_device
+from mvkit.features.patterns import match_layers
 from mvkit.features.stimuli import open_stimuli
 from mvkit.features.tapping import name_calls, problem_with, record_calls, tappable_layers
 
 
 def list_layers(
-    model: nn.Module, images: object | None = None, *, device: str | torch.device = "cpu"
+    model: nn.Module,
+    images: object | None = None,
+    layers: str | Sequence[str] | None = None,
+    *,
+    device: str | torch.device = "cpu",
 ) -> tuple[LayerInfo, ...]:
     """List every layer that can be tapped, with its shape for one image.
 
@@ -26,6 +33,8 @@ def list_layers(
     images
         As for :func:`extract`; the first image is shown. None shows a black image, to models with
         ``.preprocess``.
+    layers
+        Names or patterns; None for every layer. A layer that runs several times is listed with all its calls.
     device
         Where to compute.
 
@@ -34,6 +43,13 @@ def list_layers(
     tuple of LayerInfo
         In the model's order; those of its published list have ``is_default``. Modules that never run, or
         return nothing that has one row per image, are left out.
+
+    Raises
+    ------
+    UsageError
+        If a pattern matches nothing, or ``images`` is None and the network has no ``.preprocess``.
+    DataError
+        If the image cannot be read.
     """
     if images is None:
         if not hasattr(model, "preprocess"):
@@ -44,6 +60,8 @@ def list_layers(
     stimuli = open_stimuli(images)
     place = parse_device(device)
     paths = tappable_layers(model)
+    if layers is not None:
+        paths = {name: paths[name] for name in match_layers(layers, paths)}
     with evaluating(model, place):
         inputs = network_inputs(model, stimuli, stimuli.read(0, 1)).to(place, floating_dtype(model))
         calls = record_calls(model, inputs, dict.fromkeys(paths.values()))

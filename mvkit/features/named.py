@@ -13,7 +13,6 @@ from mvkit.features.extraction import ExtractionReport, ProgressCallback, extrac
 from mvkit.features.featureset import LayerInfo
 from mvkit.features.listing import list_layers
 from mvkit.features.modes import limited_threads
-from mvkit.features.patterns import match_layers
 from mvkit.features.stimuli import FALLBACK_DATASET, PREFERRED_DATASET, Stimuli, default_stimuli, open_stimuli
 from mvkit.models import load_model
 
@@ -151,8 +150,5 @@ def list_named(request: ExtractRequest, *, remark: Remark) -> LayerListing:
     model = request.load_model()
     stimuli = request.open_stimuli(remark)
     with limited_threads(request.threads):
-        layers = list_layers(model, stimuli, device=request.device)
-    if request.layers is not None:
-        wanted = set(match_layers(request.layers, [layer.name for layer in layers]))
-        layers = tuple(layer for layer in layers if layer.name in wanted)
+        layers = list_layers(model, stimuli, request.layers, device=request.device)
     return LayerListing(request.model, stimuli.name, len(stimuli.image_ids), layers)

@@ -38,7 +38,8 @@ class _Enough(BaseException):
 def tappable_layers(model: nn.Module) -> dict[str, str]:
     """Return the layers that can be tapped: layer name -> module path, in the model's order.
 
-    A model with a ``tap_points()`` method (all of mvkit's) names its own. Any other module offers every
+    A model with a ``tap_points()`` method (all of mvkit's) names its own; those in
+    its ``layers`` run once in a pass. Any other module offers every
     submodule under its path, and its output (empty path) as "final".
     """
     own = getattr(model, "tap_points", None)

@@ -158,6 +158,11 @@ def test_wrong_arguments_are_refused(chain, inputs, change, error, reason):
         extract(chain, arguments.pop("images"), **arguments)
 
 
+def test_a_name_is_no_network(pictures):
+    with pytest.raises(UsageError, match="a network is needed, not str 'gabor'"):
+        extract("gabor", pictures)
+
+
 def test_values_that_are_not_finite_are_never_silent(chain, inputs, caplog):
     with torch.no_grad():
         chain.head.bias[0] = math.inf

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import resource
+from urllib.parse import unquote
 
 import h5py
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mvkit.errors import DataError
 from mvkit.features import extract_to_file, read_features
@@ -33,6 +36,12 @@ def feature_file(prepared, pictures, tmp_path):
 )
 def test_names_are_escaped_without_collisions(layer, stored):
     assert escape(layer) == stored
+
+
+@given(st.text(alphabet="aB2/%. é"))
+def test_escaped_names_are_url_quoting_without_slashes(layer):
+    assert "/" not in escape(layer)
+    assert unquote(escape(layer)) == layer
 
 
 def test_the_file_is_plain_hdf5_with_what_is_needed_to_read_it_elsewhere(feature_file, prepared):

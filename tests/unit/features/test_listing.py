@@ -25,6 +25,13 @@ def test_one_image_makes_one_pass(prepared, pictures):
     assert prepared.n_passes == 1
 
 
+def test_patterns_choose_layers_with_all_their_calls(branching, prepared):
+    names = [layer.name for layer in list_layers(branching, _rows_as_images(branching), ["relu", "p*"])]
+    assert names == ["relu[0]", "relu[1]", "pair:0", "pair:2"]
+    with pytest.raises(UsageError, match="did you mean 'relu'"):
+        list_layers(prepared, layers="rleu")
+
+
 def test_without_images_a_black_one_is_shown(prepared, chain):
     assert [layer.name for layer in list_layers(prepared)] == ["conv", "relu", "VISp2/3", "final"]
     with pytest.raises(UsageError, match="give list_layers one prepared input"):

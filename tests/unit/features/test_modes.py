@@ -9,7 +9,13 @@ import torch
 from torch import nn
 
 from mvkit.errors import UsageError
-from mvkit.features.modes import evaluating, floating_dtype, limited_threads, parse_device
+from mvkit.features.modes import (
+    _exact_convolutions,
+    evaluating,
+    floating_dtype,
+    limited_threads,
+    parse_device,
+)
 
 CPU = torch.device("cpu")
 
@@ -37,6 +43,19 @@ def test_batch_statistics_are_warned_of(caplog):
     with caplog.at_level(logging.WARNING), evaluating(model, CPU):
         pass
     assert [record.getMessage().split("'")[1] for record in caplog.records] == ["1"]
+
+
+def test_convolutions_on_a_gpu_are_exact_and_repeatable_and_settings_come_back():
+    flags = torch.backends.cudnn
+    before = (flags.enabled, flags.benchmark, flags.deterministic, flags.allow_tf32)
+    with _exact_convolutions(torch.device("cuda")):
+        assert (flags.enabled, flags.benchmark, flags.deterministic, flags.allow_tf32) == (
+            before[0],
+            False,
+            True,
+            False,
+        )
+    assert (flags.enabled, flags.benchmark, flags.deterministic, flags.allow_tf32) == before
 
 
 def test_threads_are_limited_and_restored():
