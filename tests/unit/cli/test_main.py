@@ -60,7 +60,9 @@ def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
         main.run([])
 
 
-@pytest.mark.parametrize("words", [["scor"], ["score", "--no-such-option"], ["score"], ["fetch", "neural", "--dataset"]])
+@pytest.mark.parametrize(
+    "words", [["scor"], ["score", "--no-such-option"], ["score"], ["fetch", "neural", "--dataset"]]
+)
 def test_usage_errors_exit_with_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main.run(words) == 2
     assert capsys.readouterr().err

@@ -1,0 +1,136 @@
+"""`mvkit.score` from Python: what it accepts, and that every way gives the same numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import mvkit
+from mvkit.errors import DataError, UsageError
+from mvkit.neural import Recording
+from mvkit.pipeline import choose_recordings, default_dataset, merge_settings
+from mvkit.scoring import ScoreSettings
+
+N_IMAGES = 30
+QUICK = {"n_splits": 2, "n_halves": 3, "n_components": 3, "n_jobs": 1}
+
+
+@pytest.fixture(scope="module")
+def dataset() -> mvkit.NeuralDataset:
+    """Two areas of linear units on random images, in memory."""
+    rng = np.random.default_rng(3)
+    stimuli = rng.integers(0, 256, (N_IMAGES, 64, 64), dtype=np.uint8)
+    pixels = stimuli.reshape(N_IMAGES, -1) / 255.0
+    recordings = []
+    for specimen, area in ((1, "VISp"), (2, "VISl")):
+        tuning = pixels @ rng.normal(size=(4096, 5))
+        noise = rng.normal(scale=2.0, size=(8, N_IMAGES, 5))
+        responses = (tuning + noise).astype(np.float32)
+        recordings.append(Recording(area=area, specimen=specimen, unit_ids=np.arange(5), responses=responses))
+    return mvkit.NeuralDataset(
+        name="toy",
+        stimuli=stimuli,
+        frame_ids=np.arange(N_IMAGES),
+        units_of_measure="spikes/s",
+        recordings=tuple(recordings),
+        skipped={"VISam": "no specimen passes"},
+    )
+
+
+def scores_of(result: mvkit.Scores) -> np.ndarray:
+    return result.table()["score"].to_numpy()
+
+
+def test_model_name_module_features_and_arrays_agree(dataset: mvkit.NeuralDataset) -> None:
+    model = mvkit.load_model("pixels")
+    features = mvkit.extract(model, dataset)
+    arrays = {layer: np.array(values) for layer, values in features.items()}
+    first = scores_of(mvkit.score("pixels", dataset, **QUICK))
+    assert np.isfinite(first).any()
+    for source in (model, features, arrays):
+        np.testing.assert_array_equal(scores_of(mvkit.score(source, dataset, **QUICK)), first)
+
+
+def test_areas_and_layers_are_chosen(dataset: mvkit.NeuralDataset) -> None:
+    rng = np.random.default_rng(0)
+    features = {name: rng.normal(size=(N_IMAGES, 20)) for name in ("a.1", "a.2", "b")}
+    result = mvkit.score(features, dataset, ["a.*"], ["VISl"], **QUICK)
+    assert result.layers == ("a.1", "a.2")
+    assert set(result.table()["area"]) == {"VISl"}
+    full = mvkit.score(features, dataset, **QUICK).table()
+    part = full[(full["area"] == "VISl") & (full["layer"] != "b")]["score"].to_numpy()
+    np.testing.assert_array_equal(scores_of(result), part)
+
+
+def test_convolutional_features_are_flattened(dataset: mvkit.NeuralDataset) -> None:
+    maps = np.random.default_rng(0).normal(size=(N_IMAGES, 2, 3, 3))
+    flat = {"conv": maps.reshape(N_IMAGES, -1)}
+    np.testing.assert_array_equal(
+        scores_of(mvkit.score({"conv": maps}, dataset, **QUICK)),
+        scores_of(mvkit.score(flat, dataset, **QUICK)),
+    )
+
+
+def test_the_context_says_what_was_scored(dataset: mvkit.NeuralDataset) -> None:
+    context = mvkit.score("pixels", dataset, **QUICK).context
+    assert context["model"] == "pixels"
+    assert context["dataset"] == "toy"
+    assert context["skipped_areas"] == {"VISam": "no specimen passes"}
+    assert set(context["versions"]) >= {"mvkit", "numpy", "torch"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (({"x": np.zeros((7, 3))},), DataError, "30 images"),
+        (({"x": np.zeros((N_IMAGES, 3))}, "y"), UsageError, "'y'"),
+        (("pixels", None, ["VISq"]), UsageError, "unknown area"),
+        (("pixels", None, "VISam"), DataError, "no specimen passes"),
+        (("pixls",), UsageError, "did you mean 'pixels'"),
+        ((3,), UsageError, "cannot score a int"),
+    ],
+)
+def test_wrong_arguments_are_refused(
+    dataset: mvkit.NeuralDataset, arguments: tuple, error: type[Exception], message: str
+) -> None:
+    source, *rest = arguments
+    with pytest.raises(error, match=message):
+        mvkit.score(source, dataset, *rest, **QUICK)
+
+
+def test_a_dataset_in_which_nothing_passes_says_why(dataset: mvkit.NeuralDataset) -> None:
+    empty = mvkit.NeuralDataset(
+        name="toy",
+        stimuli=dataset.stimuli,
+        frame_ids=dataset.frame_ids,
+        units_of_measure="spikes/s",
+        recordings=(),
+        skipped={"VISp": "no unit is reliable"},
+    )
+    with pytest.raises(DataError, match="VISp: no unit is reliable"):
+        choose_recordings(empty, None)
+
+
+def test_settings_from_keywords() -> None:
+    base = ScoreSettings(n_halves=7)
+    assert merge_settings(None, {}) == ScoreSettings()
+    assert merge_settings(None, {"splits": 3, "halves": 4}) == ScoreSettings(n_splits=3, n_halves=4)
+    assert merge_settings(base, {"n_splits": 3}) == ScoreSettings(n_splits=3, n_halves=7)
+    with pytest.raises(UsageError, match="did you mean 'n_splits'"):
+        merge_settings(None, {"n_split": 3})
+    with pytest.raises(UsageError, match="n_splits"):
+        merge_settings(None, {"n_splits": 0})
+    with pytest.raises(UsageError, match="ScoreSettings"):
+        merge_settings({"n_splits": 3}, {})
+
+
+def test_the_default_dataset_is_the_recordings_once_fetched(tmp_path: Path) -> None:
+    chosen = default_dataset(tmp_path)
+    assert chosen.name == "simulated"
+    assert "mvkit fetch neural --dataset neuropixels" in chosen.remark
+    (tmp_path / "neural").mkdir()
+    (tmp_path / "neural" / "neuropixels.h5").write_bytes(b"x")
+    assert default_dataset(tmp_path).name == "neuropixels"
+    assert default_dataset(tmp_path).remark == ""
