@@ -20,7 +20,7 @@ NEURAL_URL = "https://mouse-vision-neuraldata.s3.amazonaws.com"
 
 SIMULATED = "simulated"
 #: Length of the simulated neural file, rounded up.
-SIMULATED_BYTES = 20_000_000
+SIMULATED_BYTES = 10_000_000
 ALL = "all"
 
 # Pickles of protocol 2 and later begin so; torch's old checkpoint format is a row of such pickles.

@@ -9,9 +9,10 @@ from pathlib import Path
 from mvkit.acquire.catalogue import HDF5, RECORDINGS, SIMULATED, pickle_file
 from mvkit.acquire.reports import FetchRequest, FileOutcome, Status
 from mvkit.atomic import remove_leftovers
-from mvkit.errors import DataError
+from mvkit.errors import DataError, MvkitError
 from mvkit.fetch import (
     Fetched,
+    FetchHaltedError,
     Manifest,
     Record,
     adopt,
@@ -24,6 +25,9 @@ from mvkit.fetch import (
 )
 from mvkit.fetch.digests import digests
 from mvkit.paths import neural_path
+
+#: HDF5 reports a full disk while it writes data, but may crash if there is no room for its first few pages.
+_LEAST_FREE_BYTES = 1_000_000
 
 
 def converted_bytes(dataset: str, pickle_bytes: int, *, is_compressed: bool = False) -> int:
@@ -69,7 +73,7 @@ def obtain_recording(dataset: str, request: FetchRequest, source: Path | None) -
             _clear_leftover_pickle(dataset, manifest, request)
             return [present]
         if source is not None:
-            made_from = {"file": source.name, "url": None, "size": source.stat().st_size}
+            made_from: dict[str, object] = {"file": source.name, "url": None, "etag": None}
             return [_convert(dataset, source, target, made_from, request)]
         fetched = _pickle(dataset, manifest, request)
         record = fetched.record
@@ -77,15 +81,11 @@ def obtain_recording(dataset: str, request: FetchRequest, source: Path | None) -
             "file": fetched.file.target.name,
             "url": record.url,
             "etag": record.etag,
-            "size": record.size,
-            "sha256": record.sha256,
         }
         try:
             converted = _convert(dataset, fetched.file.target, target, made_from, request)
         except DataError as error:
-            raise DataError(
-                f"{error}\nthe pickle is kept at {fetched.file.target}; --force fetches it again"
-            ) from error
+            raise _unconverted(error, fetched.file.target) from error
         removed = _clear_pickle(fetched.file.target, manifest)
         return [FileOutcome.of(fetched, removed=removed), converted]
 
@@ -137,10 +137,19 @@ def _convert(
 
     remove_leftovers(target)
     estimate = converted_bytes(dataset, source.stat().st_size, is_compressed=source.suffix != ".pkl")
-    require_free(target.parent, estimate)
+    require_free(target.parent, max(estimate, _LEAST_FREE_BYTES))
     with _explaining_full_disk(target), request.feedback.progress(f"converting {source.name}") as progress:
-        convert_pickle(source, target, dataset=dataset, progress=progress)
-    return _record(dataset, "converted", target, made_from, request)
+        report = convert_pickle(source, target, dataset=dataset, progress=progress)
+    origin = {**made_from, "size": report.source_bytes, "sha256": report.source_sha256}
+    return _record(dataset, "converted", target, origin, request)
+
+
+def _unconverted(error: DataError, raw: Path) -> MvkitError:
+    """Say what becomes of a downloaded pickle whose conversion failed."""
+    if isinstance(error.__cause__, OSError | RuntimeError):
+        # The neural file could not be written: the pickle is well, and the next dataset would fare no better.
+        return FetchHaltedError(f"{error}\nthe pickle is kept: the same command goes on from there")
+    return DataError(f"{error}\nthe pickle is kept at {raw}; --force fetches it again")
 
 
 def _record(

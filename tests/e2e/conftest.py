@@ -6,12 +6,17 @@ import importlib.util
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import h5py
+import numpy as np
 import pytest
+
+from mvkit.neural import convert_pickle
 
 SERVER = Path(__file__).parents[1] / "servers" / "faulty.py"
 
@@ -40,12 +45,12 @@ def server(faulty: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]
 
 @pytest.fixture
 def mvkit_process() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts ``mvkit WORD ...``; what still runs at the end of the test is killed."""
+    """Starts ``mvkit WORD ...``, after Python code ``before`` if given."""
     started: list[subprocess.Popen[str]] = []
 
-    def start(*words: str, **options: Any) -> subprocess.Popen[str]:
+    def start(*words: str, before: str = "", **options: Any) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-c", "from mvkit.cli.main import main; main()", *words],
+            [sys.executable, "-c", f"{before}\nfrom mvkit.cli.main import main; main()", *words],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -60,3 +65,60 @@ def mvkit_process() -> Iterator[Callable[..., subprocess.Popen[str]]]:
         if process.poll() is None:
             process.kill()
         process.communicate(timeout=30)
+
+
+@pytest.fixture(scope="session")
+def wait_until() -> Callable[[Callable[[], bool], subprocess.Popen[str]], None]:
+    """Waits for a moment, half a minute at most, while a process runs."""
+
+    def wait(moment: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+        end = time.monotonic() + 30
+        while not moment():
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < end, "the moment did not come"
+            time.sleep(0.002)
+
+    return wait
+
+
+@pytest.fixture
+def pickled(legacy: Path) -> bytes:
+    """A small pickle of the published neuropixels layout."""
+    files = (legacy / "odd" / "resaved").glob("*.pkl")
+    return max(files, key=lambda path: (path.stat().st_size, path.name)).read_bytes()
+
+
+@pytest.fixture
+def served(server: Any, pickled: bytes) -> Any:
+    """The server with that pickle."""
+    server.put("mouse_neuropixels_visual_data_with_reliabilities.pkl", pickled)
+    return server
+
+
+@pytest.fixture
+def expected(pickled: bytes, tmp_path: Path) -> Path:
+    """The neural file that a conversion of it without accidents gives."""
+    source = tmp_path / "expected.pkl"
+    source.write_bytes(pickled)
+    convert_pickle(source, tmp_path / "expected.h5", dataset="neuropixels")
+    return tmp_path / "expected.h5"
+
+
+@pytest.fixture(scope="session")
+def same_arrays() -> Callable[[Path, Path], bool]:
+    """Tells whether two HDF5 files hold the same arrays, byte by byte (text: by value)."""
+
+    def arrays(path: Path) -> dict[str, tuple[str, tuple[int, ...], object]]:
+        found: dict[str, tuple[str, tuple[int, ...], object]] = {}
+
+        def note(name: str, item: object) -> None:
+            if isinstance(item, h5py.Dataset):
+                values = np.asarray(item[()])
+                content = values.tolist() if values.dtype.kind == "O" else values.tobytes()
+                found[name] = (str(values.dtype), values.shape, content)
+
+        with h5py.File(path) as file:
+            file.visititems(note)
+        return found
+
+    return lambda one, other: arrays(one) == arrays(other)

@@ -7,7 +7,6 @@ import random
 import resource
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -25,6 +24,8 @@ NAME = "six_stream_simclr"
 WORDS = ("fetch", "checkpoints", NAME, "--json")
 BLOCK = DownloadSettings().block_bytes
 Start = Callable[..., Any]
+Kill = Callable[[int, Any], None]
+Wait = Callable[..., None]
 
 
 @pytest.fixture
@@ -35,21 +36,16 @@ def body(server: Any) -> bytes:
     return made
 
 
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    """Wait, for half a minute at most, while the process runs."""
-    for _ in range(3000):
-        if condition():
-            return
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
-    raise AssertionError("the moment to strike did not come")
+@pytest.fixture
+def kill_at(wait_until: Callable[..., None]) -> Callable[[int, Any], None]:
+    """Kills a process, without warning, when it has received so much."""
 
+    def kill(n_bytes: int, process: Any) -> None:
+        wait_until(lambda: PartialFile(checkpoint_path(NAME)).n_bytes() >= n_bytes, process)
+        process.kill()
+        process.wait(timeout=30)
 
-def kill_at(n_bytes: int, process: subprocess.Popen[str]) -> None:
-    """Kill a process, without warning, when it has received so much."""
-    wait_until(lambda: PartialFile(checkpoint_path(NAME)).n_bytes() >= n_bytes, process)
-    process.kill()
-    process.wait(timeout=30)
+    return kill
 
 
 def finished(process: subprocess.Popen[str]) -> tuple[int, str, str]:
@@ -60,7 +56,7 @@ def finished(process: subprocess.Popen[str]) -> tuple[int, str, str]:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_killed_at_a_random_point_of_the_download(
-    faulty: ModuleType, server: Any, body: bytes, mvkit_process: Start, seed: int
+    faulty: ModuleType, server: Any, body: bytes, mvkit_process: Start, kill_at: Kill, seed: int
 ) -> None:
     target = checkpoint_path(NAME)
     partial = PartialFile(target)
@@ -79,7 +75,7 @@ def test_killed_at_a_random_point_of_the_download(
 
 
 def test_killed_again_and_again_with_a_change_on_the_server(
-    faulty: ModuleType, server: Any, body: bytes, mvkit_process: Start
+    faulty: ModuleType, server: Any, body: bytes, mvkit_process: Start, kill_at: Kill
 ) -> None:
     target = checkpoint_path(NAME)
     for received in (1, 2):
@@ -95,7 +91,7 @@ def test_killed_again_and_again_with_a_change_on_the_server(
 
 
 def test_ctrl_c_ends_with_130_and_keeps_what_was_received(
-    faulty: ModuleType, server: Any, body: bytes, mvkit_process: Start
+    faulty: ModuleType, server: Any, body: bytes, mvkit_process: Start, wait_until: Wait
 ) -> None:
     partial = PartialFile(checkpoint_path(NAME))
     server.faults = [faulty.Fault(hold_at=2 * BLOCK)]
@@ -114,7 +110,7 @@ def test_ctrl_c_ends_with_130_and_keeps_what_was_received(
 
 
 def test_two_at_once_download_once(
-    faulty: ModuleType, server: Any, body: bytes, mvkit_process: Start
+    faulty: ModuleType, server: Any, body: bytes, mvkit_process: Start, wait_until: Wait
 ) -> None:
     server.faults = [faulty.Fault(hold_at=BLOCK)]
     first = mvkit_process(*WORDS)
@@ -132,7 +128,7 @@ def test_two_at_once_download_once(
 
 
 def test_when_the_first_of_two_is_killed_the_second_goes_on(
-    faulty: ModuleType, server: Any, body: bytes, mvkit_process: Start
+    faulty: ModuleType, server: Any, body: bytes, mvkit_process: Start, wait_until: Wait
 ) -> None:
     server.faults = [faulty.Fault(hold_at=BLOCK)]
     first = mvkit_process(*WORDS)

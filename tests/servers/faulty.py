@@ -22,7 +22,7 @@ from itertools import pairwise
 HOLD_S = 30.0
 #: A test that asks more often than this has run wild.
 MOST_REQUESTS = 300
-BLOCK = 4096
+BLOCK = 1 << 16
 
 
 @dataclass(frozen=True)
