@@ -80,11 +80,14 @@ _RESIDUAL = {
     152: ((3, 8, 36, 3), True),
 }
 
-_STREAMS = {
-    "single": ("ventral",),
-    "dual": ("ventral", "dorsal"),
-    "six": ("VISl", "VISrl", "VISal", "VISli", "VISpm", "VISpl"),
-}
+#: Streams of the three kinds of stream network.
+STREAMS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "single": ("ventral",),
+        "dual": ("ventral", "dorsal"),
+        "six": ("VISl", "VISrl", "VISal", "VISli", "VISpm", "VISpl"),
+    }
+)
 _OUTPUTS = {"single": ("VISpor",), "dual": ("VISpor", "VISam"), "six": ("VISpor", "VISam")}
 _PREFIX = "simplified_mousenet"
 
@@ -115,7 +118,7 @@ def _residual_rows() -> Iterator[Architecture]:
 
 def _stream_net(kind: str, *, norm: bool, skip: SkipEdge, classes: int | None) -> StreamNet:
     outputs = _OUTPUTS[kind]
-    return StreamNet(_STREAMS[kind], outputs, norm, skip, read_from=outputs, classes=classes)
+    return StreamNet(STREAMS[kind], outputs, norm, skip, read_from=outputs, classes=classes)
 
 
 def _stream_rows() -> Iterator[Architecture]:
@@ -143,7 +146,7 @@ def _stream_rows() -> Iterator[Architecture]:
 
 def _mirror_rows() -> Iterator[Architecture]:
     for family, hidden in (("ae", 128), ("depth_hour_glass", None)):
-        for kind in _STREAMS:
+        for kind in STREAMS:
             encoder = _stream_net(kind, norm=True, skip="3x3", classes=None)
             layers = ("VISp", *encoder.streams, *encoder.outputs)
             yield Architecture(f"{_PREFIX}_{family}_{kind}_stream", MirrorNet(encoder, hidden), layers)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from mvkit.models.architectures import ARCHITECTURES, BASELINES
-from mvkit.models.blueprints import Architecture
+from mvkit.models.architectures import ARCHITECTURES, BASELINES, STREAMS
+from mvkit.models.blueprints import Architecture, StreamNet
 from mvkit.models.preprocessing import GREY_64, IMAGENET_64, Preprocessing
 from mvkit.naming import unknown_name
 
@@ -36,8 +36,8 @@ class Released:
     citation
         Papers to cite.
     table2
-        Value of the paper's Table 2 (Neuropixels; median over units of all areas of the
-        noise-corrected predictivity), or None where no value could be confirmed.
+        The paper's value for Neuropixels on its own selection (median over the units of all areas of
+        the noise-corrected predictivity), or None where no value could be confirmed.
     preprocess
         Preprocessing of its input.
     """
@@ -105,6 +105,12 @@ RELEASED: Mapping[str, Released] = MappingProxyType(
 )
 
 
+#: The paper's values for untrained stream networks, Neuropixels on its own selection, by their streams.
+UNTRAINED_STREAMS: Mapping[tuple[str, ...], float] = MappingProxyType(
+    {STREAMS["single"]: 0.328, STREAMS["dual"]: 0.336, STREAMS["six"]: 0.337}
+)
+
+
 @dataclass(frozen=True)
 class ModelRow:
     """What a model's name stands for.
@@ -125,6 +131,25 @@ class ModelRow:
     architecture: Architecture
     released: Released | None
     preprocess: Preprocessing
+
+
+def paper_value(row: ModelRow, weights: str) -> float | None:
+    """Return the paper's value for a model (Neuropixels, its own selection), or None where it has none.
+
+    Parameters
+    ----------
+    row
+        The model.
+    weights
+        "released" or "random": untrained values exist for the stream networks with
+        batch norm and 3x3 edges from VISp.
+    """
+    if weights == "released":
+        return row.released.table2 if row.released is not None else None
+    net = row.architecture.blueprint
+    if weights == "random" and isinstance(net, StreamNet) and net.norm and net.skip == "3x3":
+        return UNTRAINED_STREAMS.get(net.streams)
+    return None
 
 
 def list_models() -> list[str]:

@@ -1,0 +1,100 @@
+"""The tables of names, and that looking at them costs no torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from mvkit.errors import UsageError
+from mvkit.models.architectures import ARCHITECTURES, BASELINES
+from mvkit.models.building import build
+from mvkit.models.preprocessing import GREY_64, IMAGENET_64
+from mvkit.models.released import RELEASED, find_model, list_models, paper_value
+
+# The five files of the paper's repository (its README, "Available Pre-trained Models").
+PUBLISHED = [
+    "alexnet_bn_ir",
+    "dual_stream_ir",
+    "six_stream_simclr",
+    "shi_mousenet_ir",
+    "shi_mousenet_vispor5_ir",
+]
+
+
+def test_released_names_and_files():
+    assert list(RELEASED) == PUBLISHED
+    assert [row.file_name for row in RELEASED.values()] == [f"{name}.pt" for name in PUBLISHED]
+    assert all(row.name == name for name, row in RELEASED.items())
+    assert all(row.citation for row in RELEASED.values())
+
+
+def test_list_models_holds_every_name_once():
+    names = list_models()
+    assert len(names) == len(set(names))
+    assert set(names) == {*RELEASED, *ARCHITECTURES, *BASELINES}
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_every_name_is_found_under_itself_with_its_preprocessing(name):
+    row = find_model(name)
+    assert row.name == name
+    assert row.preprocess == (GREY_64 if name in BASELINES else IMAGENET_64)
+
+
+@pytest.mark.parametrize("released", list(RELEASED.values()), ids=list(RELEASED))
+def test_long_names_of_the_reference_are_aliases(released):
+    row = find_model(released.architecture)
+    assert row.released == released
+    assert row.architecture == find_model(released.name).architecture
+    assert row.architecture.layers == released.layers
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("alexnet_bn_irr", "alexnet_bn_ir"), ("gabour", "gabor"), ("Six_Stream_SimCLR", "six_stream_simclr")],
+)
+def test_misspelt_names_get_a_suggestion(typed, meant):
+    with pytest.raises(UsageError, match=f"unknown model '{typed}'; did you mean '{meant}'"):
+        find_model(typed)
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_default_layers_are_tap_points_of_modules_that_exist(name):
+    row = find_model(name)
+    with torch.device("meta"):
+        model = build(row.architecture.blueprint)
+    points = model.tap_points()
+    assert row.architecture.layers
+    assert set(row.architecture.layers) <= set(points)
+    paths = dict(model.named_modules())
+    assert all(path in paths for path in points.values())
+    assert len(set(points.values())) == len(points), "two layer names stand for one module"
+
+
+def test_paper_values():
+    assert paper_value(find_model("alexnet_bn_ir"), "released") == 0.413
+    assert paper_value(find_model("alexnet_bn_ir"), "random") is None
+    assert paper_value(find_model("simplified_mousenet_single_stream"), "random") == 0.328
+    assert paper_value(find_model("dual_stream_ir"), "random") == 0.336
+    assert paper_value(find_model("six_stream_simclr"), "random") == 0.337
+    assert paper_value(find_model("simplified_mousenet_six_stream"), "random") is None
+    assert paper_value(find_model("pixels"), "released") is None
+
+
+def test_tables_and_names_load_neither_torch_nor_numpy():
+    code = (
+        "import sys, mvkit, mvkit.models, mvkit.models.released, mvkit.models.preprocessing; "
+        "assert len(mvkit.list_models()) > 40; print({'torch', 'numpy'} & set(sys.modules))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"
+
+
+def test_module_has_no_other_attributes():
+    import mvkit.models
+
+    with pytest.raises(AttributeError, match="no attribute 'load_modle'"):
+        mvkit.models.load_modle  # noqa: B018
