@@ -80,7 +80,7 @@ def open_dataset(
         from mvkit.neural.simulated import simulated_contents
 
         contents, stored = simulated_contents()
-        return _select_and_read(OpenNeuralFile(Path("simulated"), contents, stored), *resolved)
+        return _select_and_read(OpenNeuralFile(Path("in memory"), contents, stored), *resolved)
     with reading(path) as file:
         return _select_and_read(file, *resolved)
 
