@@ -174,19 +174,23 @@ def _outcome(dataset: str, status: Status, target: Path, record: Record) -> File
 
 
 def _clear_pickle(raw: Path, manifest: Manifest) -> bool:
-    """Remove a pickle that mvkit fetched only for its conversion; say whether it is gone."""
+    """Remove a pickle that mvkit fetched only for its conversion; say whether it was there and is gone."""
     record = manifest.find(raw)
-    if record is None or record.keep or not raw.exists():
+    if record is None or (record.keep and raw.exists()):
         return False
-    raw.unlink()
+    was_there = raw.exists()
+    raw.unlink(missing_ok=True)
     manifest.forget(raw)
-    return True
+    return was_there
 
 
 def _clear_leftover_pickle(dataset: str, manifest: Manifest, request: FetchRequest) -> None:
-    """Do what a process that was killed right after a conversion had still to do."""
+    """Do what a process that was killed right after a conversion had still to do.
+
+    A pickle that the user kept and has removed since is no longer missed either.
+    """
     raw = pickle_file(dataset, request.home_dir).target
-    if request.keep_raw:
+    if request.keep_raw and raw.exists():
         manifest.mark_kept(raw)
     elif _clear_pickle(raw, manifest):
         request.feedback.remark(f"{raw}: removed; it had been converted")
