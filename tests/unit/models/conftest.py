@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,20 @@ import torch
 from torch import nn
 
 from mvkit.models.base import VisionModel
+from mvkit.models.building import build
+from mvkit.models.released import find_model
+
+
+@pytest.fixture(scope="session")
+def shapes_only() -> Callable[[str], VisionModel]:
+    """Build a model by name once, without memory for its weights."""
+
+    @cache
+    def built(name: str) -> VisionModel:
+        with torch.device("meta"):
+            return build(find_model(name).architecture.blueprint)
+
+    return built
 
 
 class Tiny(VisionModel):

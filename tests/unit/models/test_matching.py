@@ -9,7 +9,6 @@ import torch
 
 from mvkit.errors import CheckpointError
 from mvkit.models.architectures import ARCHITECTURES
-from mvkit.models.building import build
 from mvkit.models.matching import _OBJECTIVE_STATE, fit_state
 
 PATH = Path("some.pt")
@@ -85,9 +84,7 @@ def test_other_kinds_of_numbers_are_refused(weights, tiny, dtype):
         _matched(weights, tiny)
 
 
-def test_no_architecture_has_names_that_matching_drops():
+@pytest.mark.parametrize("name", list(ARCHITECTURES))
+def test_no_architecture_has_names_that_matching_drops(shapes_only, name):
     dropped = {*_OBJECTIVE_STATE, "module"}
-    for row in ARCHITECTURES.values():
-        with torch.device("meta"):
-            keys = build(row.blueprint).state_dict()
-        assert not any(dropped & set(key.split(".")) for key in keys), row.name
+    assert not any(dropped & set(key.split(".")) for key in shapes_only(name).state_dict())
