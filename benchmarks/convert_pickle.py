@@ -126,7 +126,7 @@ def _images(rng: np.random.Generator) -> np.ndarray[Any, np.dtype[np.uint8]]:
     height, width = STIMULUS_PX
     coarse = rng.integers(20, 230, (N_IMAGES, height // 16 + 1, width // 16 + 1), dtype=np.uint8)
     patches = coarse.repeat(16, axis=1).repeat(16, axis=2)[:, :height, :width]
-    return patches + rng.integers(0, 12, patches.shape, dtype=np.uint8)
+    return patches + rng.integers(0, 6, patches.shape, dtype=np.uint8)
 
 
 def write_pickle(path: Path, content: dict[str, Any]) -> tuple[int, tuple[int, ...]]:
