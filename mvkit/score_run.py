@@ -65,7 +65,7 @@ class ScoreRun:
     scores
         The scores.
     table2
-        The paper's value for this model with its published weights, or None.
+        The paper's value for this model and these weights, where the dataset is the paper's; else None.
     """
 
     scores: Scores
@@ -93,12 +93,12 @@ def run_score(request: ScoreRequest, *, remark: Remark, progress: Progress | Non
     """
     from mvkit.features import match_layers, tappable_layers
     from mvkit.models import find_model, load_model
+    from mvkit.models.released import paper_value
 
     settings = _settings(request)
     selection = _selection(request)
     row = find_model(request.model)
-    weights = request.weights if request.weights in ("released", "random") else Path(request.weights)
-    model = load_model(request.model, weights=weights, seed=request.seed, home=request.home)
+    model = load_model(request.model, weights=request.weights, seed=request.seed, home=request.home)
     if request.layers is not None:
         # A misspelt layer is refused before gigabytes are read.
         match_layers(request.layers, tappable_layers(model))
@@ -113,8 +113,7 @@ def run_score(request: ScoreRequest, *, remark: Remark, progress: Progress | Non
         progress=progress,
         settings=settings,
     )
-    comparable = request.weights == "released" and dataset.name == "neuropixels"
-    return ScoreRun(scores, row.released.table2 if row.released is not None and comparable else None)
+    return ScoreRun(scores, paper_value(row, request.weights) if dataset.name == "neuropixels" else None)
 
 
 def _settings(request: ScoreRequest) -> ScoreSettings:

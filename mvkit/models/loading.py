@@ -32,7 +32,7 @@ def load_model(
     weights
         "released": the published checkpoint, from where ``mvkit fetch
         checkpoints`` put it; "random": as drawn for a new network; otherwise
-        the path of a checkpoint. Baselines have none and ignore this.
+        the path of a checkpoint. Baselines have none; for them both words mean the same.
     seed
         Of random weights. Neither the seed nor the drawing touches torch's
         global generator.
@@ -54,6 +54,8 @@ def load_model(
     """
     row = find_model(name)
     if isinstance(row.architecture.blueprint, Baseline):
+        if weights not in _CHOICES:
+            raise UsageError(f"'{name}' has no weights to load: leave out {weights}")
         return _finish(build(row.architecture.blueprint), row)
     if weights == "random":
         model = _finish(build_random(row.architecture, seed), row)

@@ -108,7 +108,9 @@ def test_a_recipe_and_options_that_override_it(tmp_path: Path, capsys: pytest.Ca
         (["pixels", "--set", "train_fraction=0.999"], 2, "train_fraction"),
         (["pixels", "--recipe", "score/papr"], 2, "did you mean 'score/paper'"),
         (["pixels", "--min-units", "q4"], 2, "min_units"),
-        (["pixels", "--weights", "nowhere.pt"], 1, "nowhere.pt"),
+        (["pixels", "--weights", "nowhere.pt"], 2, "no weights"),
+        (["alexnet_bn_ir", "--weights", "nowhere.pt"], 1, "nowhere.pt"),
+        (["alexnet_bn_ir", "--weights", "randm"], 2, "did you mean 'random'"),
     ],
 )
 def test_errors_say_what_to_do(
