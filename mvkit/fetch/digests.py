@@ -12,19 +12,26 @@ _BLOCK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Digests:
-    """Two checksums of one file from a single reading, in hexadecimal."""
+    """Checksums of one file from a single reading, in hexadecimal."""
 
     sha256: str
-    md5: str
+    md5: str | None = None
 
 
-def digests(path: Path, *, progress: Callable[[int, int], None] = lambda done, total: None) -> Digests:
-    """Read a file once and return its SHA-256 and MD5.
+def digests(
+    path: Path,
+    *,
+    with_md5: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Digests:
+    """Read a file once and return its SHA-256 and, if wanted, its MD5.
 
     Parameters
     ----------
     path
         File to read.
+    with_md5
+        Whether the MD5 is wanted too; it takes longer than the SHA-256.
     progress
         Called with (bytes read, size).
     """
@@ -34,7 +41,8 @@ def digests(path: Path, *, progress: Callable[[int, int], None] = lambda done, t
     with path.open("rb") as file:
         while block := file.read(_BLOCK_BYTES):
             sha256.update(block)
-            md5.update(block)
+            if with_md5:
+                md5.update(block)
             done += len(block)
             progress(done, size)
-    return Digests(sha256.hexdigest(), md5.hexdigest())
+    return Digests(sha256.hexdigest(), md5.hexdigest() if with_md5 else None)

@@ -180,7 +180,7 @@ def _md5(etag: str | None, headers: Mapping[str, str]) -> str | None:
     encrypted = headers.get("x-amz-server-side-encryption", "").lower().startswith("aws:kms")
     if encrypted or "x-amz-server-side-encryption-customer-algorithm" in headers:
         return None
-    match = re.fullmatch(r'"([0-9a-fA-F]{32})"', etag or "")
+    match = re.fullmatch(r'"?([0-9a-fA-F]{32})"?', etag or "")
     return match.group(1).lower() if match else None
 
 

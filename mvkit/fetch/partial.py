@@ -42,7 +42,7 @@ class RemoteVersion:
     @property
     def is_resumable(self) -> bool:
         """Tell whether a strong ETag identifies this version byte by byte (RFC 9110, 13.1.5)."""
-        return self.etag is not None and self.etag.startswith('"')
+        return self.etag is not None and not self.etag.upper().startswith("W/")
 
 
 class PartialFile:

@@ -148,14 +148,15 @@ class Transfer:
         except FetchError:
             self.partial.discard()
             raise
-        with self.feedback.progress(f"checking {self.partial.target.name}") as progress:
-            found = digests(self.partial.path, progress=progress)
         version = self.partial.version()
-        if version is None or version.md5 in (None, found.md5):
+        md5 = version.md5 if version is not None else None
+        with self.feedback.progress(f"checking {self.partial.target.name}") as progress:
+            found = digests(self.partial.path, with_md5=md5 is not None, progress=progress)
+        if found.md5 == md5:
             return found
         self.partial.discard()
         self.checksum_failures += 1
-        reason = f"the MD5 of what was received is {found.md5}, the server's is {version.md5}"
+        reason = f"the MD5 of what was received is {found.md5}, the server's is {md5}"
         if self.checksum_failures >= _CHECKSUM_FAILURES:
             raise FetchError(
                 f"{http.shown(self.url)}: {reason}\n"

@@ -142,6 +142,7 @@ def test_killed_while(
     assert world.fetch() == second
     assert (world.n_downloads, world.n_conversions) == (downloads, conversions)
     assert world.target.read_bytes() == HDF5 + b"\x80\x04 a pickle"
+    assert any(world.home.rglob("*.tmp-*")) == ("converted" not in second), "what was half written is cleared"
     assert world.manifest.find(world.target) is not None
     if moment != "recording the pickle":
         assert not world.raw.exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -249,3 +250,31 @@ def test_an_unreachable_server_halts_the_rest(settings: DownloadSettings, tmp_pa
         with pytest.raises(FetchHaltedError, match=r"no connection to the server.*4 attempts"):
             download(f"http://127.0.0.1:{port}/x.pt", tmp_path / "x.pt", settings=settings)
     assert nothing_final(tmp_path / "x.pt")
+
+
+def test_progress_counts_bytes_from_where_it_goes_on(
+    server: Any, body: bytes, settings: DownloadSettings, tmp_path: Path
+) -> None:
+    url, target = server.put("x.pt", body), tmp_path / "x.pt"
+    leave_partial(target, body[:90_000], url=url, etag=etag_of(body), size=len(body))
+    shown: dict[str, list[tuple[int, int]]] = {}
+
+    def progress(label: str) -> Any:
+        shown[label] = []
+        return nullcontext(lambda done, total: shown[label].append((done, total)))
+
+    download(url, target, settings=settings, feedback=Feedback(progress=progress))
+    steps = shown["x.pt"]
+    assert steps[0] == (90_000, len(body))
+    assert [done for done, _ in steps[1:]] == [*range(91_024, len(body), settings.block_bytes), len(body)]
+    assert {total for _, total in steps} == {len(body)}
+    assert shown["checking x.pt"][-1] == (len(body), len(body))
+
+
+def test_an_etag_without_quotes_serves_as_well(
+    faulty: ModuleType, server: Any, body: bytes, settings: DownloadSettings, tmp_path: Path
+) -> None:
+    server.faults = [faulty.Fault(cut_after=40_000)]
+    url = server.put("x.pt", body, etag=hashlib.md5(body).hexdigest())
+    assert download(url, tmp_path / "x.pt", settings=settings).version.md5 == hashlib.md5(body).hexdigest()
+    assert ranges(server) == [None, "bytes=40000-"]
