@@ -66,10 +66,10 @@ _TRUNCATED_LAYERS = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6}
 # VGG16 (Simonyan & Zisserman 2015, table 1, column D): widths of the convolutions of each block.
 _VGG16_BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 _VGG16_FEATURES = tuple(layer for widths in _VGG16_BLOCKS for layer in _vgg_block(widths))
-_VGG16_HEADLESS = (Hidden(4096), Drop(), Hidden(4096), Drop())
+_VGG16_HEADLESS = (Hidden(4096), Drop(), Hidden(4096))
 _VGG16_LAYERS = _layers(features=(4, 9, 16, 23, 30), classifier=(1, 4))
 _VGG16_BN_LAYERS = _layers(features=(6, 13, 23, 33, 43), classifier=(1, 4))
-_VGG16 = PlainNet(_VGG16_FEATURES, (*_VGG16_HEADLESS, Readout()), pooled_px=7, weight_init="fan_out")
+_VGG16 = PlainNet(_VGG16_FEATURES, (*_VGG16_HEADLESS, Drop(), Readout()), pooled_px=7, weight_init="fan_out")
 
 # Blocks per stage and whether they are bottlenecks (He et al. 2016, table 1).
 _RESIDUAL = {

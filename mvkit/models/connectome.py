@@ -2,7 +2,8 @@
 
 Figures of Shi, Tripp, Shea-Brown, Mihalas & Buice (bioRxiv
 2020.10.23.353151; PLOS Comput. Biol. 2022, 18:e1010427), derived there from
-the Allen mouse connectome. A connection is drawn with probability
+the Allen mouse connectome, with the values that Nayebi, Kong et al. (2023)
+trained with, to six decimals. A connection is drawn with probability
 ``peak * exp(-r**2 / (2 * sigma_px**2))`` at distance ``r`` from the kernel's
 centre; its kernel reaches ``int(sigma_px)`` to each side. Free of torch.
 """
