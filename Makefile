@@ -17,7 +17,7 @@ demo:
 
 test:
 	@$(PYTHON) scripts/bootstrap.py dev
-	$(BIN)/python -m pytest -q -n 2
+	$(BIN)/python -m pytest -q -n 2 --dist loadgroup
 
 check:
 	@$(PYTHON) scripts/bootstrap.py dev

@@ -10,8 +10,9 @@ The names below are loaded when first used, so ``import mvkit`` costs nothing:
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from mvkit.lazy import lazy_names
 
 if TYPE_CHECKING:
     from mvkit.features import FeatureSet, extract
@@ -44,14 +45,4 @@ __all__ = [
     "score",
 ]
 
-
-def __getattr__(name: str) -> object:
-    """Import a public name from its home module on first use (PEP 562)."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'mvkit' has no attribute '{name}'")
-    return getattr(import_module(_HOMES[name]), name)
-
-
-def __dir__() -> list[str]:
-    """List the public names."""
-    return sorted([*_HOMES, "__version__"])
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

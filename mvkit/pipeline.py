@@ -220,7 +220,7 @@ def _features_of(
         return _pick_layers(source, layers, n_images=len(dataset.stimuli)), about
     if not isinstance(source, nn.Module):
         raise UsageError(
-            f"cannot score a {type(source).__name__}: give a model, its name, features, or a mapping of arrays"
+            f"cannot score a {type(source).__name__}: give a model, a name, features, or a mapping of arrays"
         )
     wanted = [layers] if isinstance(layers, str) else layers
     extracted = extract(source, dataset, layers=wanted, device=device)

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "mvkit"
 
 #: Stages in the order in which data flows; a module imports from its own or an earlier one.
 STAGES = (
-    ("errors", "naming", "paths", "atomic"),
+    ("errors", "naming", "paths", "atomic", "lazy"),
     ("config", "filters", "fetch"),
     ("neural",),
     ("models",),

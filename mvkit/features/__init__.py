@@ -5,8 +5,9 @@ Names below are loaded when first used (PEP 562).
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from mvkit.lazy import lazy_names
 
 if TYPE_CHECKING:
     from mvkit.features.extraction import (
@@ -59,14 +60,4 @@ __all__ = [
     "tappable_layers",
 ]
 
-
-def __getattr__(name: str) -> object:
-    """Import a public name from its home module on first use (PEP 562)."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'mvkit.features' has no attribute '{name}'")
-    return getattr(import_module(_HOMES[name]), name)
-
-
-def __dir__() -> list[str]:
-    """List the public names."""
-    return sorted(_HOMES)
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

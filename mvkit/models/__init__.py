@@ -6,8 +6,9 @@ names below are loaded when first used (PEP 562).
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from mvkit.lazy import lazy_names
 
 if TYPE_CHECKING:
     from mvkit.models.base import VisionModel
@@ -25,9 +26,4 @@ _HOMES = {
 
 __all__ = ["Preprocessing", "VisionModel", "find_model", "list_models", "load_model"]
 
-
-def __getattr__(name: str) -> object:
-    """Import a public name from its home module on first use."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'mvkit.models' has no attribute '{name}'")
-    return getattr(import_module(_HOMES[name]), name)
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
-from mvkit.report.headline import ALL_AREAS
+from mvkit.scoring.results import ALL_AREAS
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -9,8 +9,9 @@ Names are loaded when first used, because compiled code takes a while to import:
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from mvkit.lazy import lazy_names
 
 if TYPE_CHECKING:
     from mvkit.scoring.pls import pls_predict
@@ -42,14 +43,4 @@ __all__ = [
     "split_half_reliability",
 ]
 
-
-def __getattr__(name: str) -> object:
-    """Import a public name from its home module on first use (PEP 562)."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'mvkit.scoring' has no attribute '{name}'")
-    return getattr(import_module(_HOMES[name]), name)
-
-
-def __dir__() -> list[str]:
-    """List the public names."""
-    return sorted(_HOMES)
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)
