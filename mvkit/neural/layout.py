@@ -34,6 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.neural.chunks import GZIP_LEVEL, ChunkWriter, compressing
+from mvkit.neural.guarded_file import GuardedFile
 
 FORMAT_NAME = "mvkit-neural"
 FORMAT_VERSION = 1
@@ -187,19 +188,31 @@ def creating(path: Path, contents: NeuralFileContents) -> Iterator[Any]:
     ------
     DataError
         When sizes disagree, a column name cannot be stored, or a dimension is empty.
+    OSError
+        When the disk is full or fails; raised at the end at the latest.
     """
     import h5py
 
     from mvkit.neural.layout_checks import check_contents
 
     check_contents(contents)
-    _create_empty(path, contents)
-    # Dimensions and attributes were laid out through h5netcdf; the responses are
-    # filled through h5py, which alone can write chunks that are compressed already.
-    with h5py.File(path, "r+") as file:
-        with compressing() as pool:
-            ChunkWriter(file[STIMULI], pool).write(contents.stimuli, (0, 0, 0))
-        yield file[RESPONSES]
+    guard = GuardedFile(path)
+    try:
+        _create_empty(guard, contents)
+        guard.raise_kept()
+        # Dimensions and attributes were laid out through h5netcdf; the responses are
+        # filled through h5py, which alone can write chunks that are compressed already.
+        with h5py.File(guard, "r+") as file:
+            guard.is_open_for_data = True
+            try:
+                with compressing() as pool:
+                    ChunkWriter(file[STIMULI], pool).write(contents.stimuli, (0, 0, 0))
+                yield file[RESPONSES]
+            finally:
+                guard.is_open_for_data = False
+    finally:
+        guard.close()
+        guard.raise_kept()
 
 
 def record_provenance(responses: Any, provenance: Mapping[str, object]) -> None:
@@ -217,12 +230,12 @@ def record_provenance(responses: Any, provenance: Mapping[str, object]) -> None:
     responses.file.attrs["provenance"] = json.dumps(dict(provenance), default=str)
 
 
-def _create_empty(path: Path, contents: NeuralFileContents) -> None:
+def _create_empty(guard: GuardedFile, contents: NeuralFileContents) -> None:
     import json
 
     import h5netcdf
 
-    with h5netcdf.File(path, "w") as file:
+    with h5netcdf.File(guard, "w") as file:
         file.dimensions = {
             **dict(zip(contents.dims, contents.shape, strict=True)),
             HEIGHT: contents.stimuli.shape[1],

@@ -177,6 +177,8 @@ def _from_objects(items: list[Any], source: PickleSource, what: str) -> NDArray[
 def _plain(item: object, source: PickleSource, what: str) -> str | int | float | None:
     if isinstance(item, Record) and is_one_of(item.maker, pickle_names.SCALAR):
         item = pickle_arrays.scalar(item, source, what)
+    if isinstance(item, Record):
+        item = pickle_arrays.as_bytes(item, what)
     if is_one_of(item, pickle_names.MISSING) or (isinstance(item, float) and math.isnan(item)):
         return None
     if isinstance(item, bytes):
