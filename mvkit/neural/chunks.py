@@ -34,6 +34,8 @@ class ChunkWriter:
         h5py dataset.
     pool
         Threads that compress.
+    strategy
+        How zlib looks for repetitions; every choice gives the same format.
 
     Attributes
     ----------
@@ -41,8 +43,11 @@ class ChunkWriter:
         sha256 of the values of every chunk written, by the chunk's first index.
     """
 
-    def __init__(self, dataset: Any, pool: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, dataset: Any, pool: ThreadPoolExecutor, *, strategy: int = zlib.Z_DEFAULT_STRATEGY
+    ) -> None:
         self._dataset = dataset
+        self._strategy = strategy
         self._pool = pool
         self.digests: dict[Offset, bytes] = {}
 
@@ -61,7 +66,7 @@ class ChunkWriter:
         waiting: deque[tuple[Offset, Future[tuple[bytes, bytes]]]] = deque()
         for offset in grid(values.shape, chunk):
             part = values[chunk_slices(offset, values.shape, chunk)]
-            job = self._pool.submit(_packed, part, chunk, filler)
+            job = self._pool.submit(_packed, part, chunk, filler, self._strategy)
             place = tuple(first + inner for first, inner in zip(start, offset, strict=True))
             waiting.append((place, job))
             if len(waiting) > MOST_WAITING:
@@ -99,7 +104,7 @@ def digest_of(values: NDArray[Any]) -> bytes:
     return hashlib.sha256(data).digest()
 
 
-def _packed(part: NDArray[Any], chunk: Offset, filler: Any) -> tuple[bytes, bytes]:
+def _packed(part: NDArray[Any], chunk: Offset, filler: Any, strategy: int) -> tuple[bytes, bytes]:
     """Bytes of one chunk as HDF5's shuffle and gzip filters would make them, and its digest."""
     values = np.ascontiguousarray(part)
     digest = digest_of(values)
@@ -111,4 +116,10 @@ def _packed(part: NDArray[Any], chunk: Offset, filler: Any) -> tuple[bytes, byte
     data: Any = values.reshape(-1).view(np.uint8)
     if values.itemsize > 1:
         data = np.ascontiguousarray(data.reshape(-1, values.itemsize).T)
-    return zlib.compress(data, GZIP_LEVEL), digest
+    return deflated(data, strategy), digest
+
+
+def deflated(data: Any, strategy: int) -> bytes:
+    """Return what HDF5's gzip filter would store for ``data``."""
+    compressor = zlib.compressobj(GZIP_LEVEL, strategy=strategy)
+    return compressor.compress(data) + compressor.flush()

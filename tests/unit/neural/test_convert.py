@@ -189,14 +189,14 @@ def test_damage_while_writing_is_found_and_nothing_stays(
 ) -> None:
     from mvkit.neural import chunks
 
-    def damaging(data: Any, level: int) -> bytes:
+    def damaging(data: Any, strategy: int) -> bytes:
         flipped = bytearray(bytes(data))
         if (len(flipped) > 1000) == (victim == "responses"):
             flipped[0] ^= 1
-        return zlib.compress(bytes(flipped), level)
+        return zlib.compress(bytes(flipped), 4)
 
     made = pickled()
-    monkeypatch.setattr(chunks, "zlib", type("Faulty", (), {"compress": staticmethod(damaging)}))
+    monkeypatch.setattr(chunks, "deflated", damaging)
     with pytest.raises(DataError, match=f"{victim}.* as written differ"):
         convert_pickle(made.path, tmp_path / "out.h5", dataset="neuropixels")
     assert [path.name for path in tmp_path.iterdir()] == ["recording.pkl"]
