@@ -91,7 +91,7 @@ def convert_pickle(
         ``neuropixels`` (trials, images, time bins, units; spikes/s) or
         ``calcium`` (trials, images, units; dF/F).
     progress
-        Called with bytes of the pickle done and in all (0 = not known yet).
+        Called with bytes of the (decompressed) pickle done and in all.
 
     Returns
     -------

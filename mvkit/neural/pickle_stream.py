@@ -62,11 +62,18 @@ class HashedFile:
 
     def read(self, count: int = -1) -> bytes:
         """Return up to ``count`` next bytes; decompressors read through this."""
-        if not len(self._spare):
-            self._spare = self.read_block(BLOCK_BYTES)
-        piece = bytes(self._spare[:count] if count >= 0 else self._spare)
-        self._spare = self._spare[len(piece) :]
-        return piece
+        if count < 0:
+            count = BLOCK_BYTES
+        pieces = []
+        while count > 0:
+            if not len(self._spare):
+                self._spare = self.read_block(BLOCK_BYTES)
+                if not len(self._spare):
+                    break
+            pieces.append(bytes(self._spare[:count]))
+            self._spare = self._spare[len(pieces[-1]) :]
+            count -= len(pieces[-1])
+        return b"".join(pieces)
 
     def digest(self) -> str:
         """Read to the end and return the sha256 of the whole file, in hexadecimal."""

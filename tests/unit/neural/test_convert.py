@@ -128,6 +128,32 @@ def test_compressed_files_are_told_by_content(
         assert report.source_bytes == packed.stat().st_size
 
 
+def test_several_compressed_parts_are_read_as_one(
+    pickled: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mvkit.neural import pickle_stream
+
+    monkeypatch.setattr(pickle_stream, "BLOCK_BYTES", 4096)  # so that parts end anywhere in a block
+    made = pickled()
+    data = made.path.read_bytes()
+    pieces = [data[start : start + 30_000] for start in range(0, len(data), 30_000)]
+    packed = tmp_path / "parts.pkl.gz"
+    packed.write_bytes(b"".join(gzip.compress(piece) for piece in pieces))
+    convert_pickle(packed, tmp_path / "out.h5", dataset="neuropixels")
+    require_same(opened(tmp_path / "out.h5"), made, has_time=True)
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, lzma.compress])
+def test_cut_compressed_files_are_refused(pickled: Any, tmp_path: Path, pack: Any) -> None:
+    data = pack(pickled().path.read_bytes())
+    packed = tmp_path / "cut.pkl"
+    for length in (len(data) - 1, len(data) - 9, len(data) // 2, 40, 12, 7):
+        packed.write_bytes(data[:length])
+        with pytest.raises(DataError, match=r"cut\.pkl.*incomplete"):
+            convert_pickle(packed, tmp_path / "out.h5", dataset="neuropixels")
+        assert not (tmp_path / "out.h5").exists()
+
+
 def test_large_slabs_get_thinner_chunks(
     pickled: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
