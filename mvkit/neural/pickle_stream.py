@@ -20,6 +20,8 @@ from mvkit.neural.pickle_source import BufferRef, PickleSource, file_state
 
 BLOCK_BYTES = 4 * 1024 * 1024
 _BLOCKS = 4
+#: The system is asked to fetch this much ahead, so that disk and processor work at the same time.
+_AHEAD_BYTES = 256 * 1024 * 1024
 
 
 class HashedFile:
@@ -42,12 +44,15 @@ class HashedFile:
         self._pending: list[Future[None] | None] = [None] * _BLOCKS
         self._turn = 0
         self._spare = memoryview(b"")
+        self._position = 0
+        self._asked = 0
 
     def read_block(self, count: int) -> memoryview:
         """Return up to ``count`` (at most 4 MiB) next bytes, valid until three more blocks were read."""
         waiting = self._pending[self._turn]
         if waiting is not None:
             waiting.result()
+        self._ask_ahead()
         view = memoryview(self._blocks[self._turn])[: min(count, BLOCK_BYTES)]
         have = 0
         while have < len(view):
@@ -56,9 +61,16 @@ class HashedFile:
                 break
             have += got
         block = view[:have]
+        self._position += have
         self._pending[self._turn] = self._pool.submit(self._hash.update, block)
         self._turn = (self._turn + 1) % _BLOCKS
         return block
+
+    def _ask_ahead(self) -> None:
+        end = self._position + _AHEAD_BYTES
+        if hasattr(os, "posix_fadvise") and self._asked < end - _AHEAD_BYTES // 2:
+            os.posix_fadvise(self._raw.fileno(), self._asked, end - self._asked, os.POSIX_FADV_WILLNEED)
+            self._asked = end
 
     def read(self, count: int = -1) -> bytes:
         """Return up to ``count`` next bytes; decompressors read through this."""
@@ -148,8 +160,6 @@ def streaming(source: PickleSource) -> Iterator[PickleStream]:
         When a compressed file is damaged, or the file changed since it was looked at.
     """
     with ThreadPoolExecutor(1) as pool, source.path.open("rb", buffering=0) as raw:
-        if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(raw.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
         hashed = HashedFile(raw, pool)
         with source.damage_reported():
             if source.compression is None:
