@@ -1,14 +1,13 @@
-"""The one way in which scoring compiles functions."""
+"""How scoring compiles functions."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
-
-# `np.dot` inside compiled code calls scipy's BLAS. Loading it here lets threadpoolctl find and limit it.
-import scipy.linalg.cython_blas  # noqa: F401
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -16,14 +15,44 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 ARITHMETIC = {"reassoc", "contract", "nsz"}
 
 
-def compiled(function: Function) -> Function:
-    """Compile with numba: no interpreter lock, and kept on disk for later processes.
+def _jit(function: Function, **options: Any) -> Function:
+    compile_with: Any = numba.jit
+    result: Function = compile_with(
+        nopython=True, nogil=True, error_model="numpy", fastmath=ARITHMETIC, **options
+    )(function)
+    return result
 
-    Where neither the package nor the user's cache directory can be written, the function is compiled
-    anew in each process.
+
+def compiled_part(function: Function) -> Function:
+    """Compile a function that only other compiled functions call, in several places.
+
+    It is not kept on disk by itself: the function that calls it is, with all its parts.
     """
-    options = {"nogil": True, "fastmath": ARITHMETIC, "error_model": "numpy"}
+    return _jit(function)
+
+
+def expanded_part(function: Function) -> Function:
+    """Let a function that compiled code calls in one place be compiled as if written there; saves seconds."""
+    return _jit(function, inline="always")
+
+
+def compiled(function: Function) -> Function:
+    """Compile a function that Python calls; keep it on disk for later processes.
+
+    numba compiles it anew when its own source file changes. If it has parts in other files it must close
+    over their :func:`edition`. Where neither the package nor the user's cache directory can be written, the
+    function is compiled in each process.
+    """
     try:
-        return numba.njit(cache=True, **options)(function)  # type: ignore[no-any-return]
+        return _jit(function, cache=True)
     except RuntimeError:
-        return numba.njit(**options)(function)  # type: ignore[no-any-return]
+        return _jit(function, cache=False)
+
+
+def edition(*sources: str) -> int:
+    """Return a number that changes with the content of source files.
+
+    numba makes the values that a compiled function closes over part of the key of its file on disk.
+    """
+    digest = hashlib.sha256(b"".join(Path(source).read_bytes() for source in sources)).digest()
+    return int.from_bytes(digest[:7], "big")

@@ -31,7 +31,9 @@ def spearman_brown(reliability: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 @compiled
-def column_correlations(first, second, result):  # type: ignore[no-untyped-def]
+def column_correlations(
+    first: NDArray[np.float64], second: NDArray[np.float64], result: NDArray[np.float64]
+) -> None:
     """Correlate matching columns over the middle axis.
 
     Parameters

@@ -140,7 +140,8 @@ def _targets_of_split(means: NDArray[np.float64], split: ImageSplit) -> _Targets
     test = centred(np.ascontiguousarray(means[:, :, split.test]), axis=2)
     train, usable = training_targets(train_means.reshape(2 * n_halves, -1, n_units))
     lost = np.isnan(train_means).any(axis=(1, 2)) | np.isnan(test).any(axis=(1, 2))
-    constant = ~usable.reshape(n_halves, 2, n_units).all(axis=1) | ~test.any(axis=2).all(axis=1)
+    varies = usable.reshape(n_halves, 2, n_units) & np.any(test != 0.0, axis=2)
+    constant = ~np.all(varies, axis=1)
     drops = np.zeros((n_halves, n_units), dtype=np.uint8)
     drops[constant] = Drop.CONSTANT_RESPONSE
     drops[lost] = Drop.NO_TRIAL

@@ -7,8 +7,9 @@ from numpy.typing import NDArray
 
 from mvkit.errors import FitError
 from mvkit.scoring.correlation import centred
-from mvkit.scoring.pls_direction import Stopping
-from mvkit.scoring.pls_kernel import ZERO_TARGET, Predictors, fit_batch
+from mvkit.scoring.pls_components import ZERO_TARGET
+from mvkit.scoring.pls_direction import Rule
+from mvkit.scoring.pls_kernel import fit_batch
 from mvkit.scoring.protocol import ImageSplit
 from mvkit.scoring.reduction import SplitCoordinates, layer_coordinates, split_coordinates
 from mvkit.scoring.settings import DEFAULT_SETTINGS, ScoreSettings
@@ -56,16 +57,31 @@ def predict_test_images(
     ndarray
         float64 (n_fits, n_test, n_units): deviations from the unit's mean over training images.
     """
+    targets = np.ascontiguousarray(targets)
     n_fits, _, n_units = targets.shape
-    predictions = np.empty((n_fits, coordinates.test.shape[0], n_units))
+    rank = coordinates.scale.size
+    by_units = n_units < rank
+    projected = coordinates.basis @ targets
+    covariance = coordinates.scale[:, None] * projected
+    transposed = covariance.transpose(0, 2, 1)
+    matrices = transposed @ covariance if by_units else covariance @ transposed
+    rotations = np.empty((n_fits, settings.n_components, rank))
+    loadings = np.empty((n_fits, settings.n_components, n_units))
     fit_batch(
-        np.ascontiguousarray(targets),
-        Predictors(coordinates.basis, coordinates.scale, np.ascontiguousarray(coordinates.test)),
-        settings.n_components,
-        Stopping(settings.pls_tolerance, settings.pls_max_iterations, settings.pls_stopping == "converged"),
-        predictions,
+        (coordinates.basis, coordinates.scale),
+        targets,
+        projected,
+        matrices,
+        _rule(settings, by_units=by_units),
+        (rotations, loadings),
     )
+    predictions: NDArray[np.float64] = (rotations @ coordinates.test.T).transpose(0, 2, 1) @ loadings
     return predictions
+
+
+def _rule(settings: ScoreSettings, *, by_units: bool) -> Rule:
+    converged = settings.pls_stopping == "converged"
+    return Rule(settings.pls_tolerance, settings.pls_max_iterations, by_units, converged)
 
 
 def pls_predict(
@@ -105,4 +121,6 @@ def pls_predict(
         raise FitError(coordinates.reason)
     train = np.asarray(responses, dtype=np.float64)[split.train]
     targets, _ = training_targets(train[None])
-    return predict_test_images(targets, coordinates, settings)[0] + train.mean(axis=0)
+    deviations = predict_test_images(targets, coordinates, settings)[0]
+    predictions: NDArray[np.float64] = deviations + train.mean(axis=0)
+    return predictions

@@ -44,8 +44,8 @@ def image_splits(
     n_train = math.ceil(train_fraction * n_images)
     if n_train < 2 or n_images - n_train < 2:
         raise UsageError(
-            f"train_fraction={train_fraction} splits {n_images} images into {n_train} and {n_images - n_train}; "
-            "at least two are needed on each side"
+            f"train_fraction={train_fraction} splits {n_images} images into {n_train} and "
+            f"{n_images - n_train}; at least two are needed on each side"
         )
     orders = (np.random.RandomState(seed + split).permutation(n_images) for split in range(n_splits))
     return tuple(
@@ -59,7 +59,8 @@ def trial_orders(n_trials: int, *, n_halves: int, seed: int = 0) -> NDArray[np.i
     Returns
     -------
     ndarray
-        int64 (n_halves, n_trials); row ``b`` is ``list(range(n_trials))`` shuffled by ``RandomState(seed + b)``.
+        int64 (n_halves, n_trials); row ``b`` is ``list(range(n_trials))`` shuffled by
+        ``RandomState(seed + b)``.
     """
     orders = np.tile(np.arange(n_trials, dtype=np.int64), (n_halves, 1))
     for halving in range(n_halves):

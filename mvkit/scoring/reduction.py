@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from mvkit.errors import DataError
 from mvkit.scoring.protocol import ImageSplit
 
-# Features are brought to float64 and rotated in blocks of this many, so that a wide layer is never copied whole.
+# Features are brought to float64 and rotated in blocks of this many: a wide layer is never copied whole.
 BLOCK_FEATURES = 8192
 
 
@@ -106,7 +106,7 @@ def layer_coordinates(name: str, features: NDArray[np.floating]) -> LayerCoordin
         largest = max(largest, float(np.abs(block).max()))
         block -= block.mean(axis=0)
         stacked = np.vstack([rotated, block.T])
-        rotated = np.linalg.qr(stacked, mode="r") if stacked.shape[0] > n_images else stacked
+        rotated = np.asarray(np.linalg.qr(stacked, mode="r")) if stacked.shape[0] > n_images else stacked
     spread = np.sqrt(n_images) + np.sqrt(n_features)
     return LayerCoordinates(
         name,
@@ -133,7 +133,10 @@ def split_coordinates(layer: LayerCoordinates, split: ImageSplit, n_components: 
     """
     reason = ""
     if layer.n_features < n_components:
-        reason = f"{n_components} components need at least {n_components} features, the layer has {layer.n_features}"
+        reason = (
+            f"{n_components} components need at least {n_components} features, "
+            f"the layer has {layer.n_features}"
+        )
     train = layer.coordinates[split.train]
     mean = train.mean(axis=0)
     left, scale, right = np.linalg.svd(train - mean, full_matrices=False)

@@ -34,8 +34,8 @@ def split_half_reliability(
         Halvings of the trials.
     draws
         ``"per_trial_seed"``: halving ``b`` shuffles the trials by ``RandomState(seed + b)``.
-        ``"per_unit_seed0"``: the halvings are successive shuffles of one ``RandomState(seed)``, the same ones for
-        every unit. Both as in the 2020 code (goldens section 4, ``reliability.npz``).
+        ``"per_unit_seed0"``: the halvings are successive shuffles of one ``RandomState(seed)``, the same ones
+        for every unit. Both as in the 2020 code (goldens section 4, ``reliability.npz``).
     seed
         Where the draws begin.
 

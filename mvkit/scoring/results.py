@@ -30,10 +30,11 @@ class Scores:
 
         - ``layer``, ``area`` (text), ``specimen``, ``unit_id`` (int64);
         - ``raw_correlation``: mean of r_cross (prediction from half 1 with responses of half 2, test images);
-        - ``map_reliability``: mean of SB(r_map), SB(r) = 2r/(1+r); ``response_reliability``: mean of SB(r_target);
+        - ``map_reliability``: mean of SB(r_map), SB(r) = 2r/(1+r);
+        - ``response_reliability``: mean of SB(r_target);
         - ``score``: mean of the noise-corrected r_cross / sqrt(SB(r_map) SB(r_target));
         - ``map_correlation``, ``response_correlation``: means of r_map and r_target, not corrected;
-        - ``halves_used``, ``halves_dropped``: how many of the splits x halvings the score is a mean of, or is not;
+        - ``halves_used``, ``halves_dropped``: splits x halvings that the score is a mean of, and all others;
         - ``reason``: why the score is NaN, or ""; ``dropped_because``: why halvings were dropped, or "".
 
         All means run over splits and halvings at once and ignore NaN.
@@ -77,13 +78,13 @@ class Scores:
     def best_layers(self) -> pd.DataFrame:
         """Return the layer with the highest median in each area.
 
-        Columns as in :meth:`summary`. The row ``"all"`` pools the units of all areas, each unit with the score
-        from the best layer of its own area; this is the figure the paper tabulates per model (Table 2). Not to be
-        confused with the ``"all"`` rows of :meth:`summary`, where one layer serves every area.
+        Columns as in :meth:`summary`. The row ``"all"`` pools the units of all areas, each unit with the
+        score from the best layer of its own area, to be compared with the paper's figure per model (Table 2).
+        Not to be confused with the ``"all"`` rows of :meth:`summary`, where one layer serves every area.
 
         The paper chooses the best layer by the very scores it reports, on the same test images, and so does
-        this method: the more layers a model has, the more this favours it. On equal medians the earlier layer wins.
-        An area without any score has layer "" and NaN.
+        this method: the more layers a model has, the more this favours it. On equal medians the earlier
+        layer wins. An area without any score has layer "" and NaN.
         """
         import pandas as pd
 

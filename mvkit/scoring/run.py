@@ -70,8 +70,8 @@ def score_features(
         score = r_cross / sqrt(SB(r_map) SB(r_target)),  SB(r) = 2 r / (1 + r)
 
     with Pearson correlations over the test images (paper, methods, "Noise-corrected neural predictivity";
-    goldens section 4). A unit without a valid trial for some training image in a half is left out of the fit of
-    that half only.
+    goldens section 4). A unit without a valid trial for some training image in a half is left out of the fit
+    of that half only.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ def score_features(
     progress
         Called with (done, total) pairs of layer and specimen.
     context
-        Model, dataset and the like, kept with the scores; versions are added.
+        Model, dataset and the like, kept with the scores; "versions" are added unless they are among it.
 
     Raises
     ------
@@ -107,6 +107,7 @@ def score_features(
     with threadpool_limits(limits=1):
         layers = [_split_layer(name, values, splits, settings) for name, values in features.items()]
     jobs = _jobs(recordings, len(layers), n_jobs)
+    known = (context or {}).get("versions")
     done = 0
     measured: dict[tuple[int, int], Mapping[str, Column]] = {}
     for job, columns in _results(jobs, recordings, layers, splits, settings, n_jobs):
@@ -121,7 +122,7 @@ def score_features(
         layers=tuple(features),
         areas=tuple(dict.fromkeys(recording.area for recording in recordings)),
         settings=settings,
-        context={**(context or {}), "versions": _versions()},
+        context={**(context or {}), "versions": _versions() if known is None else known},
     )
 
 
@@ -147,7 +148,8 @@ def _check(
     for name, values in features.items():
         if np.shape(values)[:1] != (n_images,):
             raise DataError(
-                f"layer '{name}': features have shape {np.shape(values)}, but the responses are to {n_images} images"
+                f"layer '{name}': features have shape {np.shape(values)}, "
+                f"but the responses are to {n_images} images"
             )
     n_train = int(np.ceil(settings.train_fraction * n_images))
     if n_train < settings.n_components:
@@ -166,7 +168,7 @@ def _split_layer(
 
 
 def _jobs(recordings: Sequence[RecordingLike], n_layers: int, n_jobs: int) -> list[_Job]:
-    """Divide the work: whole specimens where there are many, else specimens x groups of layers, large first."""
+    """Divide the work into specimens, or specimens x groups of layers if workers are many; large first."""
     workers = _workers(n_jobs)
     groups = min(n_layers, -(-JOBS_PER_WORKER * workers // len(recordings)))
     parts = [tuple(int(layer) for layer in part) for part in np.array_split(np.arange(n_layers), groups)]

@@ -23,8 +23,8 @@ def save_scores(scores: Scores, out_dir: Path) -> list[Path]:
     """Write scores to a directory, each file whole or not at all.
 
     ``scores.csv`` and ``scores.parquet`` hold one row per unit, ``summary.csv`` layers x areas,
-    ``best_layers.csv`` the best layer per area, ``summary.json`` settings, seeds, versions and both summaries.
-    ``summary.json`` is written last, so that its presence means the others are complete.
+    ``best_layers.csv`` the best layer per area, ``summary.json`` settings, seeds, versions and both
+    summaries. ``summary.json`` is written last, so that its presence means the others are complete.
 
     Returns
     -------

@@ -34,7 +34,8 @@ class ScoreSettings(BaseModel):
         ``"reference"`` stops the power iteration where scikit-learn does, so that a weight vector depends
         slightly on the order of the units; ``"converged"`` takes the leading singular vector itself.
     pls_tolerance, pls_max_iterations
-        Stopping rule of ``"reference"``: squared distance between successive weight vectors, and the most iterations.
+        Stopping rule of ``"reference"``: squared distance between successive weight vectors, and the most
+        iterations.
     parity
         True keeps the arithmetic of the 2020 code, where two negative reliabilities give a finite
         (meaningless) score; False makes such a halving NaN.

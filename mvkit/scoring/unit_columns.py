@@ -36,7 +36,7 @@ def unit_columns(halvings: HalvingScores, layer_reason: str) -> Mapping[str, Col
     halvings
         Every split and halving.
     layer_reason
-        Why the layer cannot be mapped on some split, or "". It then stands in for the reasons of the halvings.
+        Why the layer cannot be mapped on some split, or ""; it takes the place of the halvings' reasons.
 
     Returns
     -------
