@@ -25,6 +25,7 @@ app = typer.Typer(
     "An interrupted download goes on when the command is repeated. A mirror is named by "
     "MVKIT_CHECKPOINT_URL or MVKIT_NEURAL_URL.",
     no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 ForceOption = Annotated[bool, typer.Option("--force", help="Fetch (and convert) again what is there.")]

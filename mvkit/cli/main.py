@@ -60,10 +60,11 @@ def run(arguments: list[str]) -> int:
     arguments
         Words after ``mvkit``.
     """
+    as_json = "--json" in arguments
     try:
         code = app(arguments, prog_name="mvkit", standalone_mode=False)
     except MvkitError as error:
-        return _report(error, as_json="--json" in arguments)
+        return _report(error, as_json=as_json)
     except KeyboardInterrupt:
         note("interrupted")
         return _INTERRUPTED
@@ -72,13 +73,15 @@ def run(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        return _report(MvkitError(_describe(error)), as_json="--json" in arguments)
+        return _report(MvkitError(_describe(error)), as_json=as_json)
     except typer.Abort:
         note("interrupted")
         return _INTERRUPTED
     except Exception as error:
         if hasattr(error, "exit_code") and hasattr(error, "show"):
             error.show()
+            if as_json:
+                print_json({"error": {"type": "UsageError", "message": str(getattr(error, "message", error))}})
             return int(error.exit_code)
         raise
     if code == _INTERRUPTED:

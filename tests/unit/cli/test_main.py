@@ -66,6 +66,8 @@ def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_usage_errors_exit_with_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main.run(words) == 2
     assert capsys.readouterr().err
+    assert main.run([*words, "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["error"]["type"] == "UsageError"
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
