@@ -132,7 +132,7 @@ def _show_files(report: FetchReport, *, as_json: bool) -> None:
 
 
 def _show_plan(report: PlanReport, *, as_json: bool) -> None:
-    from mvkit.cli.fetch_tables import plan_words, plan_table
+    from mvkit.cli.fetch_tables import plan_table, plan_words
 
     if as_json:
         print_json(report.to_json())

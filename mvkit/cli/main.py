@@ -81,7 +81,7 @@ def run(arguments: list[str]) -> int:
         if hasattr(error, "exit_code") and hasattr(error, "show"):
             error.show()
             if as_json:
-                print_json({"error": {"type": "UsageError", "message": str(getattr(error, "message", error))}})
+                print_json({"error": {"type": "UsageError", "message": f"{error}"}})
             return int(error.exit_code)
         raise
     if code == _INTERRUPTED:

@@ -24,6 +24,8 @@ Array = NDArray[np.float64]
 OUTSIDE = 1e-24
 # Iterates are not brought to unit length until they are this long or short (squared).
 LONG, SHORT = 1e100, 1e-100
+# Loops over coordinates run over multiples of this.
+LANES = 16
 
 
 class Rule(NamedTuple):
@@ -43,13 +45,14 @@ class Rule(NamedTuple):
 class Krylov(NamedTuple):
     """Work space: an orthonormal basis, the matrix in it (tridiagonal), and coordinates in it.
 
-    ``iterates`` holds the iterate and its image in turn, with one zero before the first coordinate.
+    ``iterates`` holds the iterate and its image in turn, with one zero before the first coordinate. Zeros
+    after the last one let loops run over whole SIMD registers.
     """
 
     basis: Array  # (size + 1, size)
-    diagonal: Array  # (size + 1,)
-    beside: Array  # (size + 2,), one zero before the first entry
-    iterates: Array  # (2, size + 3)
+    diagonal: Array  # (padded,)
+    beside: Array  # (padded,), one zero before the first entry
+    iterates: Array  # (2, padded)
     overlaps: Array  # (size + 1,)
 
 
@@ -58,9 +61,9 @@ def krylov_space(size: int) -> Krylov:
     """Allocate the work space for matrices (size, size)."""
     return Krylov(
         np.empty((size + 1, size)),
-        np.empty(size + 1),
-        np.empty(size + 2),
-        np.empty((2, size + 3)),
+        np.empty(size + 2 + LANES),
+        np.empty(size + 2 + LANES),
+        np.empty((2, size + 3 + LANES)),
         np.empty(size + 1),
     )
 
@@ -159,11 +162,10 @@ def _power_iterate(matrix: Array, shrink: float, rule: Rule, space: Krylov) -> i
     """
     basis, diagonal, beside, iterates, _ = space
     size = basis.shape[1]
-    v = iterates[0]
-    z = iterates[1]
-    v[1] = 1.0
+    iterates[0, 1] = 1.0
     n = 1  # coordinates of the iterate
     grown = 0
+    here, there = 1, 0  # rows of the iterate and of its image
     square = 1.0  # |v|^2
     overlap = 0.0  # inner product of the weight vectors of the last iterate and of this one
     last_norm = 1.0  # squared length of the last weight vector
@@ -171,39 +173,42 @@ def _power_iterate(matrix: Array, shrink: float, rule: Rule, space: Krylov) -> i
         if grown < n:
             _grow(matrix, space, grown)
             grown = n
-        v = iterates[iteration % 2]
-        z = iterates[1 - iteration % 2]
+        here, there = there, here
         stretch = 0.0  # v'Hv
         next_square = 0.0  # |Hv|^2
-        for i in range(1, n + 2):
-            value = diagonal[i - 1] * v[i] + beside[i - 1] * v[i - 1] + beside[i] * v[i + 1]
-            z[i] = value
-            stretch += value * v[i]
-            next_square += value * value
+        for i in range(1, 1 + (n // LANES + 1) * LANES):
+            value = iterates[here, i]
+            image = diagonal[i - 1] * value
+            image += beside[i - 1] * iterates[here, i - 1] + beside[i] * iterates[here, i + 1]
+            iterates[there, i] = image
+            stretch += image * value
+            next_square += image * image
         norm = stretch if rule.by_units else square
-        cosine = overlap / np.sqrt(last_norm * norm)
-        if iteration and 1.0 + shrink * shrink - 2.0 * shrink * cosine < rule.tolerance:
-            break
+        if iteration:
+            # |w_k - w_(k-1)|^2 < tolerance, solved for the inner product
+            nearest = (1.0 + shrink * shrink - rule.tolerance) / (2.0 * shrink)
+            if overlap > nearest * np.sqrt(last_norm * norm):
+                break
+            shrink = 1.0
         if iteration == rule.max_iterations - 1 or not next_square > 0.0:
             break
-        if iteration:
-            shrink = 1.0
         last_norm = norm
         overlap = next_square if rule.by_units else stretch
-        if n < size and z[n + 1] * z[n + 1] > OUTSIDE * next_square:
+        outside = iterates[there, n + 1]
+        if n < size and outside * outside > OUTSIDE * next_square:
             n += 1
         else:
-            z[n + 1] = 0.0
+            iterates[there, n + 1] = 0.0
         if not SHORT < next_square < LONG:
             factor = 1.0 / np.sqrt(next_square)
             for i in range(1, n + 1):
-                z[i] *= factor
+                iterates[there, i] *= factor
             overlap *= factor
             next_square = 1.0
         square = next_square
     scale = 1.0 / np.sqrt(square)
     for i in range(1, n + 2):
-        last, following = v[i] * scale, z[i] * scale
+        last, following = iterates[here, i] * scale, iterates[there, i] * scale
         iterates[0, i], iterates[1, i] = last, following
     return int(min(n + 1, size))
 

@@ -97,16 +97,17 @@ def layer_coordinates(name: str, features: NDArray[np.floating]) -> LayerCoordin
     rotated = np.zeros((0, n_images))
     for begin in range(0, n_features, BLOCK_FEATURES):
         block = values[:, begin : begin + BLOCK_FEATURES].astype(np.float64)
-        if not np.isfinite(block).all():
+        low, high = float(block.min()), float(block.max())
+        if not (np.isfinite(low) and np.isfinite(high)):
             image, feature = np.argwhere(~np.isfinite(block))[0]
             raise DataError(
                 f"layer '{name}': feature {begin + feature} of image {image} is {block[image, feature]}; "
                 "features must be finite"
             )
-        largest = max(largest, float(np.abs(block).max()))
+        largest = max(largest, high, -low)
         block -= block.mean(axis=0)
-        stacked = np.vstack([rotated, block.T])
-        rotated = np.asarray(np.linalg.qr(stacked, mode="r")) if stacked.shape[0] > n_images else stacked
+        columns = np.vstack([rotated, block.T]) if rotated.size else block.T
+        rotated = np.asarray(np.linalg.qr(columns, mode="r")) if columns.shape[0] > n_images else columns
     spread = np.sqrt(n_images) + np.sqrt(n_features)
     return LayerCoordinates(
         name,
