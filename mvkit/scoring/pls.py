@@ -8,11 +8,12 @@ from numpy.typing import NDArray
 from mvkit.errors import FitError
 from mvkit.scoring.correlation import centred
 from mvkit.scoring.pls_components import ZERO_TARGET
-from mvkit.scoring.pls_direction import Rule
+from mvkit.scoring.pls_direction import Rule, krylov_space
 from mvkit.scoring.pls_kernel import fit_batch
 from mvkit.scoring.protocol import ImageSplit
 from mvkit.scoring.reduction import SplitCoordinates, layer_coordinates, split_coordinates
 from mvkit.scoring.settings import DEFAULT_SETTINGS, ScoreSettings
+from mvkit.scoring.vectors import aligned_zeros, padded
 
 
 def training_targets(means: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
@@ -57,25 +58,31 @@ def predict_test_images(
     ndarray
         float64 (n_fits, n_test, n_units): deviations from the unit's mean over training images.
     """
-    targets = np.ascontiguousarray(targets)
     n_fits, _, n_units = targets.shape
     rank = coordinates.scale.size
-    by_units = n_units < rank
-    projected = coordinates.basis @ targets
-    covariance = coordinates.scale[:, None] * projected
+    scale = aligned_zeros(padded(rank))
+    scale[:rank] = coordinates.scale
+    projected = aligned_zeros(n_fits, rank, padded(n_units))
+    np.matmul(coordinates.basis, targets, out=projected[:, :, :n_units])
+    covariance = coordinates.scale[:, None] * projected[:, :, :n_units]
     transposed = covariance.transpose(0, 2, 1)
-    matrices = transposed @ covariance if by_units else covariance @ transposed
-    rotations = np.empty((n_fits, settings.n_components, rank))
-    loadings = np.empty((n_fits, settings.n_components, n_units))
+    size = min(rank, n_units)
+    matrices = aligned_zeros(n_fits, size, padded(size))
+    factors = (transposed, covariance) if n_units < rank else (covariance, transposed)
+    np.matmul(*factors, out=matrices[:, :, :size])
+    rotations = aligned_zeros(n_fits, settings.n_components, padded(rank))
+    loadings = aligned_zeros(n_fits, settings.n_components, padded(n_units))
     fit_batch(
-        (coordinates.basis, coordinates.scale),
-        targets,
+        (coordinates.basis, scale),
+        np.ascontiguousarray(targets),
         projected,
         matrices,
-        _rule(settings, by_units=by_units),
+        _rule(settings, by_units=n_units < rank),
+        krylov_space(size),
         (rotations, loadings),
     )
-    predictions: NDArray[np.float64] = (rotations @ coordinates.test.T).transpose(0, 2, 1) @ loadings
+    scores = rotations[:, :, :rank] @ coordinates.test.T
+    predictions: NDArray[np.float64] = scores.transpose(0, 2, 1) @ loadings[:, :, :n_units]
     return predictions
 
 

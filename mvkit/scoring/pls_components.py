@@ -26,15 +26,18 @@ EXHAUSTED = 1e-28
 
 
 class Fit(NamedTuple):
-    """One fit: its data, and the components found so far (the first rows of the last three)."""
+    """One fit: its data, and the components found so far (the first rows of the last three).
+
+    Rows are padded with zeros as in :mod:`mvkit.scoring.vectors`.
+    """
 
     basis: Array  # (rank, n_train)
-    scale: Array  # (rank,)
+    scale: Array  # (rank,), padded
     targets: Array  # (n_train, n_units), centred; columns that take no part are zero
-    projected: Array  # (rank, n_units), basis @ targets
-    scores: Array  # (n_components, rank), orthonormal, in the coordinates U
-    rotations: Array  # (n_components, rank), in the coordinates V
-    loadings: Array  # (n_components, n_units)
+    projected: Array  # (rank, n_units), basis @ targets; rows padded
+    scores: Array  # (n_components, rank), orthonormal, in the coordinates U; rows padded
+    rotations: Array  # (n_components, rank), in the coordinates V; rows padded
+    loadings: Array  # (n_components, n_units); rows padded
 
 
 @expanded_part
@@ -49,18 +52,13 @@ def form_matrix(matrix: Array, fit: Fit, count: int, rule: Rule) -> float:
         add_rows(fit.loadings, negative, count, covariance[i])
         for unit in range(n_units):
             covariance[i, unit] *= fit.scale[i]
+    rows = covariance.T.copy() if rule.by_units else covariance
     trace = 0.0
-    if rule.by_units:
-        matrix[:, :] = 0.0
-        for unit in range(n_units):
-            add_rows(covariance, covariance[:, unit].copy(), rank, matrix[unit])
-            trace += matrix[unit, unit]
-    else:
-        for i in range(rank):
-            for j in range(i + 1):
-                matrix[i, j] = dot(covariance[i], covariance[j])
-                matrix[j, i] = matrix[i, j]
-            trace += matrix[i, i]
+    for i in range(matrix.shape[0]):
+        for j in range(i + 1):
+            matrix[i, j] = dot(rows[i], rows[j])
+            matrix[j, i] = matrix[i, j]
+        trace += matrix[i, i]
     return trace
 
 
@@ -71,7 +69,7 @@ def _is_explained(fit: Fit, unit: int, count: int) -> bool:
         residual = fit.targets[image, unit]
         for component in range(count):
             fitted = 0.0
-            for i in range(fit.scale.size):
+            for i in range(fit.basis.shape[0]):
                 fitted += fit.scores[component, i] * fit.basis[i, image]
             residual -= fitted * fit.loadings[component, unit]
         if abs(residual) >= ZERO_TARGET:
@@ -105,7 +103,7 @@ def first_direction(direction: Array, matrix: Array, fit: Fit, place: tuple[int,
     of the iteration does not depend on it, so that ``converged`` may start from where most covariance lies.
     """
     start, count = place
-    size = direction.size
+    size = matrix.shape[0]
     if rule.converged:
         start = 0
         for i in range(size):
@@ -133,7 +131,7 @@ def first_direction(direction: Array, matrix: Array, fit: Fit, place: tuple[int,
 def to_feature_space(direction: Array, weights: Array, fit: Fit, count: int) -> None:
     """Write the weight vector ``S_k v / |S_k v|`` of a direction v in unit space."""
     rank = fit.scale.size
-    row_products(fit.projected, direction, rank, weights)
+    row_products(fit.projected, direction, fit.projected.shape[0], weights)
     for component in range(count):
         overlap = dot(fit.loadings[component], direction)
         for i in range(rank):
@@ -169,7 +167,7 @@ def add_component(weights: Array, fit: Fit, count: int) -> float:
         score[i] /= length
         rotation[i] /= length
     fit.loadings[count, :] = 0.0
-    add_rows(fit.projected, score, rank, fit.loadings[count])
+    add_rows(fit.projected, score, fit.projected.shape[0], fit.loadings[count])
     return float(length)
 
 
@@ -179,36 +177,33 @@ def remove_component(matrix: Array, image: Array, fit: Fit, count: int, rule: Ru
 
     With ``g = D t``, ``S_(k+1) = S_k - g q'``. ``image`` is ``G w / |X_k w| = S_k q`` (not used by units).
     """
-    rank = fit.scale.size
+    size, width = matrix.shape
     loading = fit.loadings[count]
-    gain = np.empty(rank)
-    for i in range(rank):
-        gain[i] = fit.scale[i] * fit.scores[count, i]
+    gain = fit.scale * fit.scores[count]
+    partner = np.zeros(width)
     if rule.by_units:
         # C - q u' - u q' + |g|^2 q q',  u = S_k'g
-        seen = np.empty(rank)
-        for i in range(rank):
-            seen[i] = fit.scale[i] * gain[i]
+        seen = fit.scale * gain
         for component in range(count):
             overlap = dot(fit.scores[component], seen)
-            for i in range(rank):
+            for i in range(seen.size):
                 seen[i] -= overlap * fit.scores[component, i]
-        half = -0.5 * dot(gain, gain)
-        partner = np.zeros(loading.size)
-        add_rows(fit.projected, seen, rank, partner)
+        add_rows(fit.projected, seen, fit.projected.shape[0], partner)
+        half = 0.5 * dot(gain, gain)
         x = loading
     else:
         # G - g (S_k q)' - (S_k q) g' + |q|^2 g g'
-        half = -0.5 * dot(loading, loading)
-        partner = image.copy()
+        half = 0.5 * dot(loading, loading)
         x = gain
-    for i in range(partner.size):
-        partner[i] += half * x[i]
+        for i in range(width):
+            partner[i] = image[i]
+    for i in range(width):
+        partner[i] -= half * x[i]
     trace = 0.0
-    for i in range(partner.size):
+    for i in range(size):
         a = x[i]
         b = partner[i]
-        for j in range(partner.size):
+        for j in range(width):
             matrix[i, j] -= a * partner[j] + b * x[j]
         trace += matrix[i, i]
     return trace

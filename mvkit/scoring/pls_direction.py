@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.scoring.compiled import compiled_part, expanded_part
-from mvkit.scoring.vectors import add_rows, dot, row_products
+from mvkit.scoring.vectors import LANES, add_rows, aligned_zeros, dot, padded, row_products
 
 Array = NDArray[np.float64]
 
@@ -24,8 +24,6 @@ Array = NDArray[np.float64]
 OUTSIDE = 1e-24
 # Iterates are not brought to unit length until they are this long or short (squared).
 LONG, SHORT = 1e100, 1e-100
-# Loops over coordinates run over multiples of this.
-LANES = 16
 
 
 class Rule(NamedTuple):
@@ -45,26 +43,28 @@ class Rule(NamedTuple):
 class Krylov(NamedTuple):
     """Work space: an orthonormal basis, the matrix in it (tridiagonal), and coordinates in it.
 
+    Vectors of the iterated space, ``size`` long, are padded with zeros to ``width`` (see ``padded``).
+
     ``iterates`` holds the iterate and its image in turn, with one zero before the first coordinate. Zeros
     after the last one let loops run over whole SIMD registers.
     """
 
-    basis: Array  # (size + 1, size)
-    diagonal: Array  # (padded,)
-    beside: Array  # (padded,), one zero before the first entry
-    iterates: Array  # (2, padded)
+    basis: Array  # (size + 1, width)
+    diagonal: Array  # (2 + width + LANES,)
+    beside: Array  # (2 + width + LANES,), one zero before the first entry
+    iterates: Array  # (2, 2 + width + LANES)
     overlaps: Array  # (size + 1,)
 
 
-@expanded_part
 def krylov_space(size: int) -> Krylov:
-    """Allocate the work space for matrices (size, size)."""
+    """Allocate the work space for matrices of that size."""
+    length = 2 + padded(size) + LANES
     return Krylov(
-        np.empty((size + 1, size)),
-        np.empty(size + 2 + LANES),
-        np.empty(size + 2 + LANES),
-        np.empty((2, size + 3 + LANES)),
-        np.empty(size + 1),
+        aligned_zeros(size + 1, padded(size)),
+        aligned_zeros(length),
+        aligned_zeros(length),
+        aligned_zeros(2, length),
+        aligned_zeros(size + 1),
     )
 
 
@@ -74,15 +74,15 @@ def _grow(matrix: Array, space: Krylov, last: int) -> None:
     basis, diagonal, beside, _, overlaps = space
     current = basis[last]
     following = basis[last + 1]
-    size = current.size
-    row_products(matrix, current, size, following)
+    width = current.size
+    row_products(matrix, current, matrix.shape[0], following)
     along = dot(current, following)
     if last:
         before = beside[last]
-        for i in range(size):
+        for i in range(width):
             following[i] -= along * current[i] + before * basis[last - 1, i]
     else:
-        for i in range(size):
+        for i in range(width):
             following[i] -= along * current[i]
     # In exact arithmetic the vector is orthogonal to all others by now.
     row_products(basis, following, last + 1, overlaps)
@@ -93,7 +93,7 @@ def _grow(matrix: Array, space: Krylov, last: int) -> None:
     diagonal[last] = along
     beside[last + 1] = length
     scale = 1.0 / length if length > 0.0 else 0.0
-    for i in range(size):
+    for i in range(width):
         following[i] *= scale
 
 
@@ -115,8 +115,8 @@ def _leading_eigenvector(matrix: Array, space: Krylov) -> int:
     The eigenvalue comes from bisection, the vector from inverse iteration just above it, where the shifted
     matrix is definite, so that elimination is stable. Returns the number of coordinates.
     """
-    basis, diagonal, beside, iterates, pivots = space
-    size = basis.shape[1]
+    _, diagonal, beside, iterates, pivots = space
+    size = matrix.shape[0]
     n = 0
     low = 0.0
     high = 0.0
@@ -160,8 +160,8 @@ def _power_iterate(matrix: Array, shrink: float, rule: Rule, space: Krylov) -> i
 
     Writes the last iterate, of unit length, and its image. Returns the number of coordinates of the image.
     """
-    basis, diagonal, beside, iterates, _ = space
-    size = basis.shape[1]
+    _, diagonal, beside, iterates, _ = space
+    size = matrix.shape[0]
     iterates[0, 1] = 1.0
     n = 1  # coordinates of the iterate
     grown = 0
@@ -222,11 +222,11 @@ def leading_direction(
     Parameters
     ----------
     matrix
-        H, symmetric (size, size): ``S S'``, or ``S'S`` if ``rule.by_units``.
+        H, symmetric, (size, width): ``S S'``, or ``S'S`` if ``rule.by_units``; the last columns are zero.
     direction
-        (size,) unit vector to start from, the first iterate; overwritten with the last one, unit length.
+        (width,) unit vector to start from, the first iterate; overwritten with the last one, unit length.
     image
-        (size,) overwritten with H times the last iterate.
+        (width,) overwritten with H times the last iterate.
     shrink
         Length of the first weight vector in scikit-learn's arithmetic, where it falls a little short of 1.
     rule

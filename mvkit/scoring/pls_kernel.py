@@ -36,7 +36,7 @@ from mvkit.scoring.pls_components import (
     start_column,
     to_feature_space,
 )
-from mvkit.scoring.pls_direction import Rule, krylov_space, leading_direction
+from mvkit.scoring.pls_direction import Krylov, Rule, leading_direction
 
 Array = NDArray[np.float64]
 
@@ -54,37 +54,41 @@ def _compile(parts_edition: int) -> Callable[..., None]:
         projected: Array,
         matrices: Array,
         rule: Rule,
+        space: Krylov,
         found: tuple[Array, Array],
     ) -> None:
         """Fit every target matrix.
 
+        Rows said to be padded end with zeros; see :mod:`mvkit.scoring.vectors`.
+
         Parameters
         ----------
         predictors
-            ``basis`` (rank, n_train) and ``scale`` (rank,) of ``SplitCoordinates``.
+            ``basis`` (rank, n_train) and ``scale`` (rank,), padded, of ``SplitCoordinates``.
         targets
             float64 (n_fits, n_train, n_units), centred over images; columns that take no part are zero.
         projected
-            float64 (n_fits, rank, n_units): ``basis @ targets``.
+            float64 (n_fits, rank, n_units), rows padded: ``basis @ targets``.
         matrices
-            float64 (n_fits, size, size): the matrix to iterate for each fit; destroyed.
+            float64 (n_fits, size, size), rows padded: the matrix to iterate for each fit; destroyed.
         rule
             Rule of the power iteration.
+        space
+            Work space for that size.
         found
             ``rotations`` (n_fits, n_components, rank) and ``loadings`` (n_fits, n_components, n_units),
-            overwritten. Components beyond those that exist are zero.
+            rows padded, overwritten. Components beyond those that exist are zero.
         """
         if parts_edition == 0:  # never so; it makes numba see the edition
             return
         basis, scale = predictors
         rotations, loadings = found
-        n_components = min(rotations.shape[1], scale.size)
-        size = matrices.shape[1]
-        scores = np.empty((n_components, scale.size))
-        space = krylov_space(size)
-        direction = np.empty(size)
-        image = np.empty(size)
-        weights = np.empty(scale.size)
+        n_components = min(rotations.shape[1], basis.shape[0])
+        _, size, width = matrices.shape
+        scores = np.zeros((n_components, scale.size))
+        direction = np.zeros(width)
+        image = np.zeros(width)
+        weights = np.zeros(scale.size)
         rotations[:, :, :] = 0.0
         loadings[:, :, :] = 0.0
         for index in range(targets.shape[0]):
@@ -114,7 +118,7 @@ def _compile(parts_edition: int) -> Callable[..., None]:
                     length = add_component(direction, fit, count)
                 if length == 0.0:
                     break
-                for i in range(size):
+                for i in range(width):
                     image[i] /= length
                 trace = remove_component(matrix, image, fit, count, rule)
                 if not trace > REFRESH * reference:
