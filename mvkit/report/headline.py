@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from mvkit.scoring import Scores
 
 
+#: A corrected correlation this large says that the correction failed, not that the model is good.
+EXTREME = 2.0
+
+
 @dataclass(frozen=True)
 class Headline:
     """Lines to print around the table.
@@ -54,7 +58,7 @@ def headline(scores: Scores, *, table2: float | None = None) -> Headline:
     skipped = context.get("skipped_areas")
     if isinstance(skipped, Mapping):
         below += [f"skipped {area}: {why}" for area, why in skipped.items()]
-    below += _unscored(scores)
+    below += [*_unscored(scores), *_extreme(scores)]
     return Headline(tuple(above), tuple(below))
 
 
@@ -89,11 +93,25 @@ def _overall(scores: Scores, table2: float | None) -> str:
     rows = scores.best_layers().to_dict("records")
     row = next(row for row in rows if row["area"] == ALL_AREAS)
     paper = f"; the paper's Table 2 has {table2:.3f} on its own selection" if table2 is not None else ""
-    value = "none" if math.isnan(row["median"]) else f"{row['median']:.3f} ± {row['sem']:.3f}"
+    spread = ">1" if row["sem"] > 1 else f"{row['sem']:.3f}"
+    value = "none" if math.isnan(row["median"]) else f"{row['median']:.3f} ± {spread}"
     return (
         f"all areas, each with its best layer (chosen on the test images, as in the paper): {value} "
         f"over {row['n_units']} units{paper}"
     )
+
+
+def _extreme(scores: Scores) -> list[str]:
+    """Say which scores cannot be correlations: they make the s.e.m. meaningless, but hardly move a median."""
+    table = scores.table()
+    beyond = table[table["score"].abs() > EXTREME]
+    if beyond.empty:
+        return []
+    units = len(beyond.drop_duplicates(["area", "specimen", "unit_id"]))
+    return [
+        f"scores beyond ±{EXTREME:g}: {len(beyond)} of {len(table)} unit-layer pairs (units: {units}); "
+        "in some halvings a reliability near 0 divides them. The medians hold, the s.e.m. does not: select reliable units"
+    ]
 
 
 def _unscored(scores: Scores) -> list[str]:

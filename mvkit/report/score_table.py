@@ -61,7 +61,8 @@ def _cell(row: Row | None, *, is_best: bool, gap: str) -> str:
         return ""
     if math.isnan(row["median"]):
         return "no score"
-    spread = "" if math.isnan(row["sem"]) else f"{gap}{row['sem']:.3f}"
+    sem = ">1" if row["sem"] > 1 else f"{row['sem']:.3f}"
+    spread = "" if math.isnan(row["sem"]) else f"{gap}{sem}"
     text = f"{row['median']:.3f}{spread}"
     return f"[bold]{text}[/bold]" if is_best else text
 
