@@ -110,7 +110,7 @@ def _extreme(scores: Scores) -> list[str]:
     units = len(beyond.drop_duplicates(["area", "specimen", "unit_id"]))
     return [
         f"scores beyond ±{EXTREME:g}: {len(beyond)} of {len(table)} unit-layer pairs (units: {units}); "
-        "in some halvings a reliability near 0 divides them. The medians hold, the s.e.m. does not: select reliable units"
+        "in some halvings a reliability near 0 divides them. The medians hold, the s.e.m. does not"
     ]
 
 
