@@ -1,0 +1,124 @@
+"""CPU time of mvkit's PLS scores against scikit-learn's PLSRegression in the paper's loop.
+
+Both score the same simulated specimen on one image split: per halving of the trials two maps with 25
+components are fitted on the training images, both predict the test images, and the correlations are corrected
+for noise. One process, one thread. Counted for both: averaging the trials of each half, fitting, predicting,
+correlating, correcting; for mvkit also the reduction of the features. Not counted: making the data, and
+compiling mvkit's kernel (once per machine, printed apart).
+
+    python benchmarks/score_pls.py [--halves 50] [--units 60] [--features 3456]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import warnings
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.cross_decomposition import PLSRegression
+from sklearn.exceptions import ConvergenceWarning
+from threadpoolctl import threadpool_limits
+
+from mvkit.scoring.halvings import score_halvings
+from mvkit.scoring.protocol import ImageSplit, halves_of, image_splits, trial_orders
+from mvkit.scoring.reduction import layer_coordinates, split_coordinates
+from mvkit.scoring.settings import ScoreSettings
+
+Array = NDArray[np.float64]
+REPEATS = 5
+
+
+def simulate(n_features: int, n_units: int, n_images: int, n_trials: int) -> tuple[Array, Array]:
+    """Rectified random features of images with a falling spectrum, and noisy counts that depend on them."""
+    rng = np.random.default_rng(0)
+    latents = rng.standard_normal((n_images, 100)) / np.sqrt(np.arange(1, 101))
+    features = np.maximum(latents @ rng.standard_normal((100, n_features)), 0.0)
+    tuning = features @ rng.standard_normal((n_features, n_units))
+    rates = 3.0 * np.exp(0.5 * (tuning - tuning.mean(axis=0)) / tuning.std(axis=0))
+    return features.astype(np.float32), rng.poisson(rates, (n_trials, n_images, n_units)).astype(np.float32)
+
+
+def with_mvkit(features: Array, responses: Array, split: ImageSplit, n_halves: int) -> Array:
+    """Score as ``mvkit score`` does; (n_halves, n_units)."""
+    settings = ScoreSettings(n_splits=1, n_halves=n_halves, parity=True)
+    members = halves_of(trial_orders(responses.shape[0], n_halves=n_halves))
+    layer = layer_coordinates("features", features)
+    coordinates = split_coordinates(layer, split, settings.n_components)
+    return score_halvings(responses, members, [split], [[coordinates]], settings)[0].scores[0]
+
+
+def with_sklearn(features: Array, responses: Array, split: ImageSplit, n_halves: int) -> Array:
+    """Score with scikit-learn's estimator, halving by halving; (n_halves, n_units)."""
+    features = features.astype(np.float64)
+    scores = np.empty((n_halves, responses.shape[2]))
+    for halving in range(n_halves):
+        order = list(range(responses.shape[0]))
+        np.random.RandomState(halving).shuffle(order)
+        middle = len(order) // 2
+        means = [responses[part].mean(axis=0, dtype=np.float64) for part in (order[:middle], order[middle:])]
+        predictions = [
+            PLSRegression(n_components=25, scale=False)
+            .fit(features[split.train], mean[split.train])
+            .predict(features[split.test])
+            for mean in means
+        ]
+        for unit in range(responses.shape[2]):
+            first, second = (prediction[:, unit] for prediction in predictions)
+            target = [mean[split.test, unit] for mean in means]
+            r_map = np.corrcoef(first, second)[0, 1]
+            r_target = np.corrcoef(*target)[0, 1]
+            product = (2 * r_map / (1 + r_map)) * (2 * r_target / (1 + r_target))
+            r_cross = np.corrcoef(first, target[1])[0, 1]
+            scores[halving, unit] = r_cross / np.sqrt(product) if product > 0 else np.nan
+    return scores
+
+
+def main() -> int:
+    """Time both and compare; exit code 1 below 100x or above a difference of 1e-6."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--halves", type=int, default=50)
+    parser.add_argument("--units", type=int, default=60)
+    parser.add_argument("--features", type=int, default=3456)
+    options = parser.parse_args()
+    warnings.simplefilter("ignore", ConvergenceWarning)  # 500 iterations are part of the rule
+    with threadpool_limits(limits=1):
+        return compare(options)
+
+
+def compare(options: argparse.Namespace) -> int:
+    """Run both on the same data and print what they need and how far they differ."""
+    features, responses = simulate(options.features, options.units, n_images=118, n_trials=50)
+    split = image_splits(118, n_splits=1, train_fraction=0.5)[0]
+
+    begin = time.process_time()
+    with_mvkit(features, responses, split, 1)
+    print(f"first call, kernel compiled or loaded: {time.process_time() - begin:8.3f} s CPU")
+
+    begin = time.process_time()
+    for _ in range(REPEATS):
+        ours = with_mvkit(features, responses, split, options.halves)
+    our_time = (time.process_time() - begin) / REPEATS
+    begin = time.process_time()
+    theirs = with_sklearn(features, responses, split, options.halves)
+    their_time = time.process_time() - begin
+
+    fits = 2 * options.halves
+    same_gaps = bool((np.isnan(ours) == np.isnan(theirs)).all())
+    difference = float(np.nanmax(np.abs(ours - theirs)))
+    ratio = their_time / our_time
+    print(f"{fits} fits, {options.features} features, {options.units} units, 59 training images, 50 trials")
+    print(f"scikit-learn: {their_time:9.3f} s CPU, {1e3 * their_time / fits:9.3f} ms per fit")
+    print(f"mvkit:        {our_time:9.3f} s CPU, {1e3 * our_time / fits:9.3f} ms per fit (mean of {REPEATS})")
+    print(
+        f"ratio {ratio:.0f}x; largest score difference {difference:.1e}; same scores undefined: {same_gaps}"
+    )
+    return 0 if ratio >= 100 and difference < 1e-6 and same_gaps else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
