@@ -18,9 +18,18 @@ def centred(values: NDArray[np.float64], *, axis: int) -> NDArray[np.float64]:
     """
     means = values.mean(axis=axis, keepdims=True)
     deviations: NDArray[np.float64] = values - means
-    spread = np.abs(deviations).max(axis=axis, keepdims=True)
-    np.multiply(deviations, 0.0, out=deviations, where=spread <= _CONSTANT * np.abs(means))
+    rounding = spread(deviations, axis=axis) <= _CONSTANT * np.abs(means)
+    if rounding.any():
+        np.multiply(deviations, 0.0, out=deviations, where=rounding)
     return deviations
+
+
+def spread(deviations: NDArray[np.float64], *, axis: int) -> NDArray[np.float64]:
+    """Return the largest absolute value along an axis, which keeps length 1."""
+    high: NDArray[np.float64] = deviations.max(axis=axis, keepdims=True)
+    low: NDArray[np.float64] = deviations.min(axis=axis, keepdims=True)
+    largest: NDArray[np.float64] = np.maximum(high, -low)
+    return largest
 
 
 def spearman_brown(reliability: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.errors import FitError
-from mvkit.scoring.correlation import centred
+from mvkit.scoring.correlation import centred, spread
 from mvkit.scoring.pls_components import ZERO_TARGET
 from mvkit.scoring.pls_direction import Rule, krylov_space
 from mvkit.scoring.pls_kernel import fit_batch
@@ -34,9 +34,10 @@ def training_targets(means: NDArray[np.float64]) -> tuple[NDArray[np.float64], N
         bool (n_fits, n_units): False for those columns.
     """
     targets = centred(means, axis=-2)
-    usable: NDArray[np.bool_] = np.abs(targets).max(axis=-2) >= ZERO_TARGET
-    np.copyto(targets, 0.0, where=~usable[:, None, :])
-    return targets, usable
+    usable = spread(targets, axis=-2) >= ZERO_TARGET
+    if not usable.all():
+        np.copyto(targets, 0.0, where=~usable)
+    return targets, usable[:, 0, :]
 
 
 def predict_test_images(
@@ -73,7 +74,7 @@ def predict_test_images(
     rotations = aligned_zeros(n_fits, settings.n_components, padded(rank))
     loadings = aligned_zeros(n_fits, settings.n_components, padded(n_units))
     fit_batch(
-        (coordinates.basis, scale),
+        (np.array(coordinates.basis), scale),  # a read-only map of shared memory would be another type
         np.ascontiguousarray(targets),
         projected,
         matrices,
@@ -89,6 +90,15 @@ def predict_test_images(
 def _rule(settings: ScoreSettings, *, by_units: bool) -> Rule:
     converged = settings.pls_stopping == "converged"
     return Rule(settings.pls_tolerance, settings.pls_max_iterations, by_units, converged)
+
+
+def prepare_kernel() -> None:
+    """Compile the kernel, or load it from disk, by fitting next to nothing."""
+    images = np.arange(3)
+    coordinates = split_coordinates(
+        layer_coordinates("none", np.eye(3)), ImageSplit(images, images), n_components=1
+    )
+    predict_test_images(np.eye(3)[None], coordinates, ScoreSettings(n_components=1))
 
 
 def pls_predict(

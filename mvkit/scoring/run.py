@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 import mvkit
 from mvkit.errors import DataError, FitError, UsageError
 from mvkit.scoring.halvings import score_halvings
+from mvkit.scoring.pls import prepare_kernel
 from mvkit.scoring.protocol import ImageSplit, halves_of, image_splits, trial_orders
 from mvkit.scoring.reduction import SplitCoordinates, layer_coordinates, split_coordinates
 from mvkit.scoring.results import Scores
@@ -43,6 +44,17 @@ class RecordingLike(Protocol):
     @property
     def responses(self) -> NDArray[np.float32]:
         """(n_trials, n_images, n_units), NaN = missing."""
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Everything the jobs need, made once."""
+
+    recordings: Sequence[RecordingLike]
+    layers: Sequence[tuple[SplitCoordinates, ...]]
+    splits: Sequence[ImageSplit]
+    members: Mapping[int, NDArray[np.bool_]]  # number of trials -> halvings
+    settings: ScoreSettings
 
 
 @dataclass(frozen=True)
@@ -106,11 +118,17 @@ def score_features(
     )
     with threadpool_limits(limits=1):
         layers = [_split_layer(name, values, splits, settings) for name, values in features.items()]
+    trial_counts = {recording.responses.shape[0] for recording in recordings}
+    members = {
+        n_trials: halves_of(trial_orders(n_trials, n_halves=settings.n_halves, seed=settings.halves_seed))
+        for n_trials in trial_counts
+    }
+    work = _Work(recordings, layers, splits, members, settings)
     jobs = _jobs(recordings, len(layers), n_jobs)
     known = (context or {}).get("versions")
     done = 0
     measured: dict[tuple[int, int], Mapping[str, Column]] = {}
-    for job, columns in _results(jobs, recordings, layers, splits, settings, n_jobs):
+    for job, columns in _results(jobs, work, n_jobs):
         measured.update(
             {(layer, job.recording): column for layer, column in zip(job.layers, columns, strict=True)}
         )
@@ -186,16 +204,15 @@ def _workers(n_jobs: int) -> int:
 
 def _results(
     jobs: Sequence[_Job],
-    recordings: Sequence[RecordingLike],
-    layers: Sequence[tuple[SplitCoordinates, ...]],
-    splits: Sequence[ImageSplit],
-    settings: ScoreSettings,
+    work: _Work,
     n_jobs: int,
 ) -> Iterator[tuple[_Job, list[Mapping[str, Column]]]]:
     """Do the jobs, here or in worker processes, in the order given."""
 
     def arguments(job: _Job) -> tuple[object, ...]:
-        return recordings[job.recording].responses, [layers[layer] for layer in job.layers], splits, settings
+        responses = work.recordings[job.recording].responses
+        layers = [work.layers[layer] for layer in job.layers]
+        return responses, work.members[responses.shape[0]], work.splits, layers, work.settings
 
     if _workers(n_jobs) == 1:
         for job in jobs:
@@ -203,20 +220,19 @@ def _results(
         return
     from joblib import Parallel, delayed
 
+    prepare_kernel()  # so that the workers find it on disk and need not each compile it
     run = Parallel(n_jobs=n_jobs, backend="loky", return_as="generator")
     yield from zip(jobs, run(delayed(_score_specimen)(*arguments(job)) for job in jobs), strict=True)
 
 
 def _score_specimen(
     responses: NDArray[np.float32],
-    layers: Sequence[Sequence[SplitCoordinates]],
+    members: NDArray[np.bool_],
     splits: Sequence[ImageSplit],
+    layers: Sequence[Sequence[SplitCoordinates]],
     settings: ScoreSettings,
 ) -> list[Mapping[str, Column]]:
     """Score one specimen, always on one BLAS thread, so that every worker count gives the same bits."""
-    members = halves_of(
-        trial_orders(responses.shape[0], n_halves=settings.n_halves, seed=settings.halves_seed)
-    )
     with threadpool_limits(limits=1):
         halvings = score_halvings(responses, members, splits, layers, settings)
     reasons = [next((part.reason for part in layer if part.reason), "") for layer in layers]

@@ -1,0 +1,183 @@
+"""PLS maps against scikit-learn and against textbook algebra."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.cross_decomposition import PLSRegression
+
+from mvkit.errors import FitError
+from mvkit.scoring import ScoreSettings, pls_predict
+from mvkit.scoring.pls import training_targets
+from mvkit.scoring.protocol import ImageSplit, image_splits
+
+SPLIT = image_splits(118, n_splits=1, train_fraction=0.5)[0]
+
+
+def sklearn_predict(features: Any, responses: Any, split: ImageSplit, n_components: int) -> Any:
+    """What the 2020 code computed."""
+    model = PLSRegression(n_components=n_components, scale=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.fit(features[split.train].astype(np.float64), responses[split.train])
+    return model.predict(features[split.test].astype(np.float64)).reshape(len(split.test), -1)
+
+
+def svd_predict(features: Any, responses: Any, split: ImageSplit, n_components: int) -> Any:
+    """PLS2 with exact singular vectors and explicit deflation."""
+    mean = features[split.train].mean(axis=0)
+    X, Z = features[split.train] - mean, features[split.test] - mean
+    Y = responses[split.train] - responses[split.train].mean(axis=0)
+    weights, x_loadings, y_loadings = [], [], []
+    for _ in range(n_components):
+        w = np.linalg.svd(X.T @ Y, full_matrices=False)[0][:, 0]
+        t = X @ w
+        p, q = X.T @ t / (t @ t), Y.T @ t / (t @ t)
+        X, Y = X - np.outer(t, p), Y - np.outer(t, q)
+        weights.append(w)
+        x_loadings.append(p)
+        y_loadings.append(q)
+    W, P, Q = np.array(weights), np.array(x_loadings), np.array(y_loadings)
+    return Z @ W.T @ np.linalg.solve(P @ W.T, Q) + responses[split.train].mean(axis=0)
+
+
+def make_features(kind: str, rng: np.random.Generator) -> Any:
+    """Build features that are awkward in one way each."""
+    plain = np.maximum(rng.standard_normal((118, 40)) @ rng.standard_normal((40, 400)), 0.0)
+    if kind == "offset":
+        return plain + 1e6
+    if kind == "tiny":
+        return plain * 1e-9
+    if kind == "huge":
+        return plain * 1e9
+    if kind == "duplicated columns":
+        return np.repeat(plain[:, :60], 5, axis=1)
+    if kind == "fewer features than images":
+        return plain[:, :30]
+    if kind == "nearly collinear":
+        return plain[:, :30] @ rng.standard_normal((30, 300)) + 1e-6 * rng.standard_normal((118, 300))
+    if kind == "one loud feature":
+        plain[:, 7] *= 1e5
+        return plain
+    if kind == "dead features":
+        plain[:, 100:] = 0.25
+        return plain
+    if kind == "float32":
+        return plain.astype(np.float32)
+    return plain
+
+
+@pytest.mark.parametrize("n_units", [1, 4, 57, 58, 80])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "plain",
+        "offset",
+        "tiny",
+        "huge",
+        "duplicated columns",
+        "fewer features than images",
+        "nearly collinear",
+        "one loud feature",
+        "dead features",
+        "float32",
+    ],
+)
+def test_predictions_equal_those_of_sklearn(kind: str, n_units: int) -> None:
+    rng = np.random.default_rng(3)
+    features = make_features(kind, rng)
+    signal = (features - features.mean(axis=0)) @ rng.standard_normal((features.shape[1], n_units))
+    responses = 5.0 + signal / signal.std(axis=0) + rng.standard_normal((118, n_units))
+    found = pls_predict(features, responses, SPLIT)
+    expected = sklearn_predict(features, responses, SPLIT, 25)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("n_components", [1, 2, 10])
+def test_few_features_and_components(n_components: int) -> None:
+    rng = np.random.default_rng(4)
+    features = rng.standard_normal((118, 10))
+    responses = rng.standard_normal((118, 7))
+    found = pls_predict(features, responses, SPLIT, ScoreSettings(n_components=n_components))
+    expected = sklearn_predict(features, responses, SPLIT, n_components)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)
+
+
+def test_as_many_components_as_features_is_least_squares() -> None:
+    rng = np.random.default_rng(5)
+    features = rng.standard_normal((118, 10)) @ rng.standard_normal((10, 60))
+    responses = rng.standard_normal((118, 4))
+    found = pls_predict(features, responses, SPLIT)
+    design = np.column_stack([np.ones(118), features])
+    solution = np.linalg.lstsq(design[SPLIT.train], responses[SPLIT.train], rcond=1e-10)[0]
+    np.testing.assert_allclose(found, design[SPLIT.test] @ solution, rtol=0, atol=1e-8)
+
+
+def test_iteration_limit_and_tolerance_are_those_of_sklearn() -> None:
+    rng = np.random.default_rng(6)
+    features, responses = rng.standard_normal((118, 200)), rng.standard_normal((118, 20))
+    settings = ScoreSettings(n_components=6, pls_max_iterations=9, pls_tolerance=1e-9)
+    model = PLSRegression(n_components=6, scale=False, max_iter=9, tol=1e-9)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.fit(features[SPLIT.train], responses[SPLIT.train])
+    assert max(model.n_iter_) == 9
+    found = pls_predict(features, responses, SPLIT, settings)
+    np.testing.assert_allclose(found, model.predict(features[SPLIT.test]), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("n_units", [1, 12, 90])
+def test_converged_weights_are_singular_vectors(n_units: int) -> None:
+    rng = np.random.default_rng(7)
+    features = rng.standard_normal((118, 150))
+    responses = features[:, :1] + rng.standard_normal((118, n_units))
+    settings = ScoreSettings(n_components=15, pls_stopping="converged")
+    found = pls_predict(features, responses, SPLIT, settings)
+    np.testing.assert_allclose(found, svd_predict(features, responses, SPLIT, 15), rtol=0, atol=1e-8)
+
+
+def test_silent_first_unit_is_not_where_the_iteration_starts() -> None:
+    rng = np.random.default_rng(8)
+    features, responses = rng.standard_normal((118, 100)), rng.standard_normal((118, 9))
+    responses[:, 0] = 0.0
+    found = pls_predict(features, responses, SPLIT)
+    np.testing.assert_allclose(found, sklearn_predict(features, responses, SPLIT, 25), rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(found[:, 0], 0.0)
+    np.testing.assert_allclose(
+        found[:, 1:], pls_predict(features, responses[:, 1:], SPLIT), rtol=0, atol=1e-9
+    )
+
+
+def test_unit_with_a_missing_mean_is_left_out_of_the_fit() -> None:
+    rng = np.random.default_rng(9)
+    features, responses = rng.standard_normal((118, 100)), rng.standard_normal((118, 9))
+    without = pls_predict(features, np.delete(responses, 4, axis=1), SPLIT)
+    responses[SPLIT.train[0], 4] = np.nan
+    found = pls_predict(features, responses, SPLIT)
+    assert np.isnan(found[:, 4]).all()
+    np.testing.assert_allclose(np.delete(found, 4, axis=1), without, rtol=0, atol=1e-9)
+
+
+def test_training_targets_clear_what_cannot_take_part() -> None:
+    rng = np.random.default_rng(10)
+    means = rng.standard_normal((2, 20, 4))
+    means[0, 3, 1] = np.nan
+    means[1, :, 2] = 0.1 + 0.2  # constant, but its mean need not be exactly this
+    targets, usable = training_targets(means)
+    np.testing.assert_array_equal(usable, [[True, False, True, True], [True, True, False, True]])
+    assert not targets[0, :, 1].any() and not targets[1, :, 2].any()
+    np.testing.assert_allclose(targets[0, :, 0], means[0, :, 0] - means[0, :, 0].mean(), atol=1e-15)
+
+
+def test_too_few_features_are_refused_with_the_numbers() -> None:
+    with pytest.raises(FitError, match="25 components need at least 25 features, the layer has 20"):
+        pls_predict(np.random.default_rng(0).standard_normal((118, 20)), np.zeros((118, 2)), SPLIT)
+
+
+def test_constant_features_are_refused() -> None:
+    features = np.full((118, 40), 3.3)
+    with pytest.raises(FitError, match="constant features"):
+        pls_predict(features, np.zeros((118, 2)), SPLIT)
