@@ -109,7 +109,8 @@ def test_what_has_no_score_is_counted_with_its_reason() -> None:
 def test_scores_that_cannot_be_correlations_are_pointed_out() -> None:
     scores = scores_of({("conv1", "VISp"): [0.1, 0.2, 0.3, 900.0]})
     words = headline(scores)
-    assert any(line.startswith("scores beyond ±2: 1 of 4 unit-layer pairs (units: 1)") for line in words.below)
+    start = "scores beyond ±2: 1 of 4 unit-layer pairs (units: 1)"
+    assert any(line.startswith(start) for line in words.below)
     assert overall(words).split("paper): ")[1].startswith("0.250 ± >1 over 4 units")
     assert "0.250 ± >1" in rendered(scores)
     assert not any("beyond" in line for line in headline(scores_of(VALUES)).below)
