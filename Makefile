@@ -17,7 +17,8 @@ demo:
 
 test:
 	@$(PYTHON) scripts/bootstrap.py dev
-	$(BIN)/python -m pytest -q -n 2 --dist loadgroup
+	@# One thread per worker: two workers with two OpenMP threads each would wait for one another.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup
 
 check:
 	@$(PYTHON) scripts/bootstrap.py dev
