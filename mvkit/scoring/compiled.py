@@ -24,15 +24,16 @@ def _jit(function: Function, **options: Any) -> Function:
 
 
 def compiled_part(function: Function) -> Function:
-    """Compile a function that only other compiled functions call, in several places.
+    """Compile a function that only other compiled functions call, into each place where they call it.
 
-    It is not kept on disk by itself: the function that calls it is, with all its parts.
+    It must not remain a function of its own. A process that compiles would then use one machine code for it,
+    and a process that loads the caller from disk another: last bits of results would differ between them.
     """
-    return _jit(function)
+    return _jit(function, forceinline=True)
 
 
 def expanded_part(function: Function) -> Function:
-    """Let a function that compiled code calls in one place be compiled as if written there; saves seconds."""
+    """Do the same at an earlier stage, which is faster for functions that are called in one place only."""
     return _jit(function, inline="always")
 
 

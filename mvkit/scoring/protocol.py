@@ -63,8 +63,10 @@ def trial_orders(n_trials: int, *, n_halves: int, seed: int = 0) -> NDArray[np.i
         ``RandomState(seed + b)``.
     """
     orders = np.tile(np.arange(n_trials, dtype=np.int64), (n_halves, 1))
+    generator = np.random.RandomState(seed)
     for halving in range(n_halves):
-        np.random.RandomState(seed + halving).shuffle(orders[halving])
+        generator.seed(seed + halving)  # the same stream as a new RandomState, at a tenth of the price
+        generator.shuffle(orders[halving])
     return orders
 
 

@@ -82,13 +82,13 @@ def score_features(
         score = r_cross / sqrt(SB(r_map) SB(r_target)),  SB(r) = 2 r / (1 + r)
 
     with Pearson correlations over the test images, all between halves of the trials (paper, methods,
-    "Noise-corrected neural predictivity"; goldens section 4). A unit without a valid trial for some training image in a half is left out of the fit
-    of that half only.
+    "Noise-corrected neural predictivity"; goldens section 4). A unit without a valid trial for some training
+    image in a half is left out of the fit of that half only.
 
     Two things belong to the published measure. Because r_cross is between halves but the reliabilities are
-    corrected to all trials, noise leaves a factor of about sqrt((1 + r_map) / 2 * (1 + r_target) / 2) in every
-    score, also in that of the true model. And a reliability near zero makes single scores arbitrarily large,
-    and with them means and standard errors over units; medians bear it.
+    corrected to all trials, noise leaves a factor of about sqrt((1 + r_map) / 2 * (1 + r_target) / 2) in
+    every score, also in that of the true model. And a reliability near zero makes single scores arbitrarily
+    large, and with them means and standard errors over units; medians bear it.
 
     Parameters
     ----------

@@ -62,6 +62,8 @@ def make_features(kind: str, rng: np.random.Generator) -> Any:
     if kind == "one loud feature":
         plain[:, 7] *= 1e5
         return plain
+    if kind == "falling spectrum":
+        return (rng.standard_normal((118, 60)) * np.logspace(0, -6, 60)) @ rng.standard_normal((60, 300))
     if kind == "dead features":
         plain[:, 100:] = 0.25
         return plain
@@ -82,6 +84,7 @@ def make_features(kind: str, rng: np.random.Generator) -> Any:
         "fewer features than images",
         "nearly collinear",
         "one loud feature",
+        "falling spectrum",
         "dead features",
         "float32",
     ],
@@ -129,10 +132,11 @@ def test_iteration_limit_and_tolerance_are_those_of_sklearn() -> None:
     np.testing.assert_allclose(found, model.predict(features[SPLIT.test]), rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("decades", [0, 2, 6])
 @pytest.mark.parametrize("n_units", [1, 12, 90])
-def test_converged_weights_are_singular_vectors(n_units: int) -> None:
+def test_converged_weights_are_singular_vectors(n_units: int, decades: int) -> None:
     rng = np.random.default_rng(7)
-    features = rng.standard_normal((118, 150))
+    features = rng.standard_normal((118, 150)) * np.logspace(0, -decades, 150)
     responses = features[:, :1] + rng.standard_normal((118, n_units))
     settings = ScoreSettings(n_components=15, pls_stopping="converged")
     found = pls_predict(features, responses, SPLIT, settings)
