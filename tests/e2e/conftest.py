@@ -46,11 +46,13 @@ def server(faulty: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]
 @pytest.fixture
 def mvkit_process() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Starts ``mvkit WORD ...``, after Python code ``before`` if given."""
+    # A shell that runs the tests in the background has them ignore SIGINT, and children inherit that.
+    listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     started: list[subprocess.Popen[str]] = []
 
     def start(*words: str, before: str = "", **options: Any) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-c", f"{before}\nfrom mvkit.cli.main import main; main()", *words],
+            [sys.executable, "-c", f"{listen}\n{before}\nfrom mvkit.cli.main import main; main()", *words],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -6,15 +6,22 @@ import contextlib
 import functools
 import http.server
 import io
+import pickle
 import re
 import shlex
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+import torch
+import xarray as xr
 
+from mvkit import load_model
 from mvkit.cli.main import run
+from mvkit.models.released import RELEASED
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -29,34 +36,45 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-@pytest.fixture(scope="module")
-def mirror(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[str]:
-    """A mirror on this machine that holds stand-ins for the published files."""
-    import lzma
-    import shutil
-
-    import torch
-
-    from mvkit import load_model
-    from mvkit.models.released import RELEASED
-
-    folder = tmp_path_factory.mktemp("mirror")
-    torch.save(
-        {"state_dict": load_model("alexnet_bn_ir", weights="random").state_dict()},
-        folder / "alexnet_bn_ir.pt",
+def published_pickle() -> bytes:
+    """A recording in the published layout, as today's software pickles it: 2 specimens in each of 6 areas."""
+    rng = np.random.default_rng(0)
+    areas = [area for area in ("VISp", "VISl", "VISal", "VISpm", "VISrl", "VISam") for _ in range(8)]
+    count = len(areas)
+    names = ["unit_id", "specimen_id", "visual_area", "image_selectivity_ns", "run_pval_ns"]
+    specimens = [1 + unit // 4 % 2 for unit in range(count)]
+    levels = [range(count), specimens, areas, rng.random(count), rng.random(count)]
+    units = xr.Coordinates.from_pandas_multiindex(pd.MultiIndex.from_arrays(levels, names=names), "units")
+    rates = rng.gamma(1.0, 1.0, (1, 118, 1, count))
+    counts = rng.poisson(np.broadcast_to(rates, (10, 118, 5, count)))
+    time_s = "time_relative_to_stimulus_onset"
+    responses = xr.DataArray(counts / 0.01, dims=("trials", "frame_id", time_s, "units"), coords=units)
+    responses = responses.assign_coords(
+        {
+            "trials": np.arange(10),
+            "frame_id": np.arange(118),
+            time_s: 0.005 + 0.01 * np.arange(5),
+            "splithalf_r_mean": ((time_s, "units"), np.full((5, count), 0.6)),
+            "splithalf_r_std": ((time_s, "units"), np.full((5, count), 0.1)),
+        }
     )
+    stimuli = rng.integers(0, 256, (118, 46, 59), dtype=np.uint8)
+    return pickle.dumps({"stimuli": stimuli, "neural_data": responses}, protocol=4)
+
+
+@pytest.fixture(scope="module")
+def mirror(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A mirror on this machine that holds stand-ins for the published files."""
+    folder = tmp_path_factory.mktemp("mirror")
+    weights = load_model("alexnet_bn_ir", weights="random").state_dict()
+    torch.save({"state_dict": weights}, folder / "alexnet_bn_ir.pt")
     for name in RELEASED:
-        if not (folder / f"{name}.pt").exists():
+        if name != "alexnet_bn_ir":
             torch.save({"state_dict": {}}, folder / f"{name}.pt")
-    published: Path = request.getfixturevalue("legacy_published")
-    for source in published.glob("*.pkl*"):
-        target = folder / source.name.removesuffix(".xz")
-        with (
-            lzma.open(source) if source.suffix == ".xz" else source.open("rb") as packed,
-            target.open("wb") as plain,
-        ):
-            shutil.copyfileobj(packed, plain)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=folder))
+    (folder / "mouse_neuropixels_visual_data_with_reliabilities.pkl").write_bytes(published_pickle())
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(_Quiet, directory=str(folder))
+    )
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}"
@@ -83,6 +101,7 @@ def test_readme_commands_and_programs(
     mirror: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("MVKIT_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("MVKIT_CHECKPOINT_URL", mirror)
     monkeypatch.setenv("MVKIT_NEURAL_URL", mirror)
