@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Timer
 from typing import TYPE_CHECKING
 
 from mvkit.pipeline import Progress, default_dataset, merge_settings, score
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from mvkit.scoring import Scores, ScoreSettings
 
 Remark = Callable[[str], None]
+
+#: Loading compiled fits takes less than this; compiling them takes more.
+_SLOW_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,7 @@ def run_score(request: ScoreRequest, *, remark: Remark, progress: Progress | Non
         # A misspelt layer is refused before gigabytes are read.
         match_layers(request.layers, tappable_layers(model))
     dataset = _dataset(request, selection, remark)
+    _prepare_kernel(remark)
     scores = score(
         model,
         dataset,
@@ -114,6 +119,19 @@ def run_score(request: ScoreRequest, *, remark: Remark, progress: Progress | Non
         settings=settings,
     )
     return ScoreRun(scores, paper_value(row, request.weights) if dataset.name == "neuropixels" else None)
+
+
+def _prepare_kernel(remark: Remark) -> None:
+    """Compile the fits if this installation has not yet done so, and say so when it takes a while."""
+    from mvkit.scoring.pls import prepare_kernel
+
+    slow = Timer(_SLOW_S, remark, ["compiling the fits for this machine (once, about 15 s)"])
+    slow.daemon = True
+    slow.start()
+    try:
+        prepare_kernel()
+    finally:
+        slow.cancel()
 
 
 def _settings(request: ScoreRequest) -> ScoreSettings:
