@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 HERE = Path(__file__).parent
 SHARED = HERE.parent.parent / "shared"
+SERVER = HERE / "servers" / "faulty.py"
 
 
 @pytest.fixture(scope="session")
@@ -59,3 +63,15 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     for name in ("MVKIT_OFFLINE", "MVKIT_CHECKPOINT_URL", "MVKIT_NEURAL_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MVKIT_HOME", str(tmp_path_factory.mktemp("mvkit_home")))
+
+
+@pytest.fixture(scope="session")
+def faulty() -> ModuleType:
+    """The misbehaving file server's module: ``Fault`` and ``running``."""
+    spec = importlib.util.spec_from_file_location("mvkit_faulty_server", SERVER)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # Its dataclasses look their module up there.
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -17,20 +16,6 @@ import numpy as np
 import pytest
 
 from mvkit.neural import convert_pickle
-
-SERVER = Path(__file__).parents[1] / "servers" / "faulty.py"
-
-
-@pytest.fixture(scope="session")
-def faulty() -> ModuleType:
-    """The server's module: ``Fault`` and ``running``."""
-    spec = importlib.util.spec_from_file_location("mvkit_faulty_server", SERVER)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    # Its dataclasses look their module up there.
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture

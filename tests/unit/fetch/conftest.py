@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -13,20 +10,6 @@ import numpy as np
 import pytest
 
 from mvkit.fetch import DownloadSettings, Feedback, RetrySettings
-
-SERVER = Path(__file__).parents[2] / "servers" / "faulty.py"
-
-
-@pytest.fixture(scope="session")
-def faulty() -> ModuleType:
-    """The server's module: ``Fault`` and ``running``."""
-    spec = importlib.util.spec_from_file_location("mvkit_faulty_server", SERVER)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    # Its dataclasses look their module up there.
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
