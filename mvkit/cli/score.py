@@ -95,6 +95,14 @@ def command(
             help="Fewest units of an animal: q3, median, none or a number.", rich_help_panel=_SELECTION
         ),
     ] = None,
+    time_window: Annotated[
+        tuple[float, float] | None,
+        typer.Option(
+            metavar="FIRST LAST",
+            help="Average these bins (centres, seconds after onset) and not the reliable ones.",
+            rich_help_panel=_SELECTION,
+        ),
+    ] = None,
     jobs: Annotated[
         int | None,
         typer.Option(
@@ -130,10 +138,13 @@ def command(
         },
         selection=selection,
         thresholds={
+            # One option for both kinds of recording: per time bin, and of recordings without a time axis.
             "min_reliability": min_reliability,
+            "min_mean_reliability": min_reliability,
             "min_median_reliability": min_median_reliability,
             "run_p": run_p,
             "min_units": min_units,
+            "time_window_s": time_window,
         },
         n_jobs=jobs,
         device=device,

@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import mvkit
 from mvkit.cli.main import run
+from mvkit.neural import SelectionSettings
 
 QUICK = ["--splits", "2", "--halves", "6", "--jobs", "1"]
 
@@ -91,6 +93,30 @@ def test_a_recipe_and_options_that_override_it(tmp_path: Path, capsys: pytest.Ca
     document = json_of([*words, "--recipe", str(recipe), "--set", "n_components=4", "--halves", "3"], capsys)
     settings = document["settings"]
     assert (settings["n_splits"], settings["n_halves"], settings["n_components"]) == (1, 3, 4)
+
+
+@pytest.mark.parametrize("dataset", ["neuropixels", "calcium"])
+def test_thresholds_reach_the_selection(
+    dataset: str, legacy_published: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (source,) = legacy_published.glob(f"mouse_{dataset}_*.pkl.xz")
+    assert run(["fetch", "neural", "--dataset", dataset, "--from", str(source)]) == 0
+    capsys.readouterr()
+    words = ["score", "pixels", "--dataset", dataset, "--splits", "1", "--halves", "2", "--jobs", "1"]
+    settings = []
+    for options in ([], ["--min-reliability", "0.4", "--min-units", "1", "--time-window", "0.04", "0.1"]):
+        document = json_of([*words, *options], capsys)
+        settings.append(document["context"]["selection"]["settings"])
+        expected = mvkit.open_dataset(dataset, selection=SelectionSettings(**settings[-1]))
+        row = next(row for row in document["summary"] if row["area"] == "all")
+        assert row["n_units"] + row["n_nan"] == expected.n_units
+    changed = {name: value for name, value in settings[1].items() if value != settings[0][name]}
+    assert changed == {
+        "min_reliability": 0.4,
+        "min_mean_reliability": 0.4,
+        "min_units": 1,
+        "time_window_s": [0.04, 0.1],
+    }
 
 
 @pytest.mark.parametrize(
