@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,6 +13,11 @@ from mvkit.cli.console import note, print_json
 from mvkit.errors import MvkitError
 
 _INTERRUPTED = 130
+
+#: What wrong words on the command line raise: a class of click, or of the click inside newer Typers.
+_CommandLineError: Any = next(
+    base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException"
+)
 
 app = typer.Typer(
     name="mvkit",
@@ -65,7 +70,7 @@ def run(arguments: list[str]) -> int:
         code = app(arguments, prog_name="mvkit", standalone_mode=False)
     except MvkitError as error:
         return _report(error, as_json=as_json)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         note("interrupted")
         return _INTERRUPTED
     except BrokenPipeError:
@@ -74,16 +79,11 @@ def run(arguments: list[str]) -> int:
         return 1
     except OSError as error:
         return _report(MvkitError(_describe(error)), as_json=as_json)
-    except typer.Abort:
-        note("interrupted")
-        return _INTERRUPTED
-    except Exception as error:
-        if hasattr(error, "exit_code") and hasattr(error, "show"):
-            error.show()
-            if as_json:
-                print_json({"error": {"type": "UsageError", "message": f"{error}"}})
-            return int(error.exit_code)
-        raise
+    except _CommandLineError as error:
+        error.show()
+        if as_json:
+            print_json({"error": {"type": "UsageError", "message": error.format_message()}})
+        return int(error.exit_code)
     if code == _INTERRUPTED:
         note("interrupted")
     return int(code or 0)
