@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mvkit.errors import DataError, UsageError
-from mvkit.naming import unknown_name
+from mvkit.versions import installed_versions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -125,7 +125,7 @@ def score(
         "selection": dict(opened.selection),
         "skipped_areas": dict(opened.skipped),
         "dataset_provenance": dict(opened.provenance),
-        "versions": versions(),
+        "versions": installed_versions("torch", "torchvision", "pillow", "h5py"),
     }
     return score_features(
         features, recordings, resolved, n_jobs=n_jobs or available_cores(), progress=progress, context=context
@@ -166,13 +166,10 @@ def choose_recordings(dataset: NeuralDataset, areas: Sequence[str] | str | None)
         Nothing is left to score, with the reason for every area.
     """
     wanted = [areas] if isinstance(areas, str) else areas
-    if wanted is not None:
-        for area in wanted:
-            if area in dataset.skipped and area not in dataset.areas:
-                raise DataError(f"area {area} of {dataset.name}: {dataset.skipped[area]}")
-            if area not in dataset.areas:
-                raise unknown_name("area", area, dataset.areas)
-    chosen = tuple(rec for rec in dataset.recordings if wanted is None or rec.area in wanted)
+    for area in wanted or ():
+        if area in dataset.skipped and area not in dataset.areas:
+            raise DataError(f"area {area} of {dataset.name}: {dataset.skipped[area]}")
+    chosen = dataset.recordings if wanted is None else dataset.in_areas(wanted).recordings
     if not chosen:
         reasons = "; ".join(f"{area}: {why}" for area, why in dataset.skipped.items())
         raise DataError(
@@ -186,20 +183,6 @@ def available_cores() -> int:
     import os
 
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that decide the numbers."""
-    import platform
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {"python": platform.python_version()}
-    for package in ("mvkit", "numpy", "scipy", "numba", "torch", "torchvision", "pillow", "h5py"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
 
 
 def _features_of(

@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import Timer
 from typing import TYPE_CHECKING
 
-from mvkit.pipeline import Progress, default_dataset, merge_settings, score
+from mvkit.pipeline import Progress, choose_recordings, default_dataset, merge_settings, score
 
 if TYPE_CHECKING:
     from mvkit.neural import NeuralDataset, SelectionSettings
@@ -107,6 +107,8 @@ def run_score(request: ScoreRequest, *, remark: Remark, progress: Progress | Non
         # A misspelt layer is refused before gigabytes are read.
         match_layers(request.layers, tappable_layers(model))
     dataset = _dataset(request, selection, remark)
+    # So is an area, before anything is compiled or extracted.
+    choose_recordings(dataset, request.areas)
     _prepare_kernel(remark)
     scores = score(
         model,

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "mvkit"
 
 #: Stages in the order in which data flows; a module imports from its own or an earlier one.
 STAGES = (
-    ("errors", "naming", "paths", "atomic", "lazy"),
+    ("errors", "naming", "paths", "atomic", "lazy", "jsonable", "versions"),
     ("config", "filters", "fetch"),
     ("neural",),
     ("models",),

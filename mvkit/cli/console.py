@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from mvkit.jsonable import plain
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 HomeOption = Annotated[
     str | None,
@@ -22,7 +24,7 @@ ProgressCallback = Callable[[int, int], None]
 
 def print_json(document: Mapping[str, object]) -> None:
     """Print one JSON document on stdout; NaN becomes null so that every parser reads it."""
-    sys.stdout.write(json.dumps(_finite(document), indent=2, default=str, allow_nan=False) + "\n")
+    sys.stdout.write(json.dumps(plain(document), indent=2, allow_nan=False) + "\n")
 
 
 def print_line(text: str) -> None:
@@ -80,15 +82,3 @@ def progress_bar(label: str, *, bytes_: bool = False) -> Iterator[ProgressCallba
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(label, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total or None)
-
-
-def _finite(value: object) -> object:
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if hasattr(value, "item") and not isinstance(value, str):
-        value = value.item()
-    if isinstance(value, float) and not (value == value and abs(value) != float("inf")):
-        return None
-    return value

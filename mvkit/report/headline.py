@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mvkit.scoring.results import ALL_AREAS
 
 if TYPE_CHECKING:
+    import pandas
+
     from mvkit.scoring import Scores
 
+
+#: A row of a summary: column -> value.
+Row = dict[Hashable, Any]
 
 #: A corrected correlation this large says that the correction failed, not that the model is good.
 EXTREME = 2.0
@@ -54,11 +59,12 @@ def headline(scores: Scores, *, table2: float | None = None) -> Headline:
         f"{settings.mapping.upper()}, {settings.n_components} components, {settings.n_splits} image splits "
         f"x {settings.n_halves} trial halvings, corrected for noise; median ± s.e.m. over units",
     ]
-    below = [*_best_layers(scores), _overall(scores, table2)]
+    best = scores.best_layers().to_dict("records")
+    below = [*(_best_layers(best) if len(scores.layers) > 1 else ()), _overall(best, table2)]
     skipped = context.get("skipped_areas")
     if isinstance(skipped, Mapping):
         below += [f"skipped {area}: {why}" for area, why in skipped.items()]
-    below += [*_unscored(scores), *_extreme(scores)]
+    below += [*_unscored(table), *_extreme(table)]
     return Headline(tuple(above), tuple(below))
 
 
@@ -77,33 +83,34 @@ def describe_selection(context: Mapping[str, object]) -> str:
     return name if selection.get("applied", True) else f"{name} ({selection.get('note', 'not applied')})"
 
 
-def _best_layers(scores: Scores) -> list[str]:
-    if len(scores.layers) == 1:
-        return []
-    rows = [
-        row for row in scores.best_layers().to_dict("records") if row["area"] != ALL_AREAS and row["layer"]
-    ]
+def _best_layers(best: list[Row]) -> list[str]:
+    rows = [row for row in best if row["area"] != ALL_AREAS and row["layer"]]
     names = {str(row["layer"]) for row in rows}
     if len(names) == 1 and len(rows) > 1:
         return [f"best layer in every area: {names.pop()}"]
     return ["best layer: " + ", ".join(f"{row['area']} {row['layer']}" for row in rows)] if rows else []
 
 
-def _overall(scores: Scores, table2: float | None) -> str:
-    rows = scores.best_layers().to_dict("records")
-    row = next(row for row in rows if row["area"] == ALL_AREAS)
+def _overall(best: list[Row], table2: float | None) -> str:
+    row = next(row for row in best if row["area"] == ALL_AREAS)
     paper = f"; the paper's Table 2 has {table2:.3f} on its own selection" if table2 is not None else ""
-    spread = ">1" if row["sem"] > 1 else f"{row['sem']:.3f}"
-    value = "none" if math.isnan(row["median"]) else f"{row['median']:.3f} ± {spread}"
+    value = median_and_sem(row) or "none"
     return (
         f"all areas, each with its best layer (chosen on the test images, as in the paper): {value} "
         f"over {row['n_units']} units{paper}"
     )
 
 
-def _extreme(scores: Scores) -> list[str]:
+def median_and_sem(row: Row, *, gap: str = " ± ") -> str:
+    """Write ``0.413 ± 0.010``, an s.e.m. above 1 as ``>1``; only the median without one; "" without both."""
+    if math.isnan(row["median"]):
+        return ""
+    sem = ">1" if row["sem"] > 1 else f"{row['sem']:.3f}"
+    return f"{row['median']:.3f}" + ("" if math.isnan(row["sem"]) else f"{gap}{sem}")
+
+
+def _extreme(table: pandas.DataFrame) -> list[str]:
     """Say which scores cannot be correlations: they make the s.e.m. meaningless, but hardly move a median."""
-    table = scores.table()
     beyond = table[table["score"].abs() > EXTREME]
     if beyond.empty:
         return []
@@ -114,8 +121,7 @@ def _extreme(scores: Scores) -> list[str]:
     ]
 
 
-def _unscored(scores: Scores) -> list[str]:
-    table = scores.table()
+def _unscored(table: pandas.DataFrame) -> list[str]:
     missing = table[table["score"].isna()]
     lines = []
     if len(missing):

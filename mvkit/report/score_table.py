@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from mvkit.report.headline import Row, median_and_sem
 from mvkit.scoring.results import ALL_AREAS
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from mvkit.scoring import Scores
-
-Row = dict[Hashable, Any]
 
 
 def score_table(scores: Scores, *, narrow: bool = False) -> Table:
@@ -59,11 +57,9 @@ def score_table(scores: Scores, *, narrow: bool = False) -> Table:
 def _cell(row: Row | None, *, is_best: bool, gap: str) -> str:
     if row is None:
         return ""
-    if math.isnan(row["median"]):
+    text = median_and_sem(row, gap=gap)
+    if not text:
         return "no score"
-    sem = ">1" if row["sem"] > 1 else f"{row['sem']:.3f}"
-    spread = "" if math.isnan(row["sem"]) else f"{gap}{sem}"
-    text = f"{row['median']:.3f}{spread}"
     return f"[bold]{text}[/bold]" if is_best else text
 
 

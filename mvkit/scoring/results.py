@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mvkit.jsonable import plain
 from mvkit.scoring.settings import ScoreSettings
 from mvkit.scoring.unit_columns import Column
 
@@ -133,20 +134,3 @@ def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [
         {str(name): plain(value) for name, value in row.items()} for row in frame.to_dict(orient="records")
     ]
-
-
-def plain(value: object) -> Any:
-    """Turn a value into what JSON knows: numpy scalars and arrays, tuples, mappings and NaN included."""
-    if isinstance(value, np.ndarray):
-        return [plain(item) for item in value.tolist()]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {str(name): plain(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    if value is None or isinstance(value, (str, bool, int, float)):
-        return value
-    return str(value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-import mvkit
 from mvkit.errors import DataError, FitError, UsageError
 from mvkit.scoring.halvings import score_halvings
 from mvkit.scoring.pls import prepare_kernel
@@ -20,6 +18,7 @@ from mvkit.scoring.reduction import SplitCoordinates, layer_coordinates, split_c
 from mvkit.scoring.results import Scores
 from mvkit.scoring.settings import DEFAULT_SETTINGS, ScoreSettings
 from mvkit.scoring.unit_columns import Column, unit_columns
+from mvkit.versions import installed_versions
 
 Progress = Callable[[int, int], None]
 # Jobs per worker process: enough of them that no worker idles long while another finishes its last one.
@@ -103,7 +102,7 @@ def score_features(
     progress
         Called with (done, total) pairs of layer and specimen.
     context
-        Model, dataset and the like, kept with the scores; "versions" are added unless they are among it.
+        Model, dataset and the like, kept with the scores; its "versions" are added to.
 
     Raises
     ------
@@ -130,7 +129,9 @@ def score_features(
     }
     work = _Work(recordings, layers, splits, members, settings)
     jobs = _jobs(recordings, len(layers), n_jobs)
-    known = (context or {}).get("versions")
+    about = dict(context or {})
+    others = about.pop("versions", None)
+    others = others if isinstance(others, Mapping) else {}
     done = 0
     measured: dict[tuple[int, int], Mapping[str, Column]] = {}
     for job, columns in _results(jobs, work, n_jobs):
@@ -145,7 +146,7 @@ def score_features(
         layers=tuple(features),
         areas=tuple(dict.fromkeys(recording.area for recording in recordings)),
         settings=settings,
-        context={**(context or {}), "versions": _versions() if known is None else known},
+        context={**about, "versions": {**installed_versions("numpy", "scipy", "numba"), **others}},
     )
 
 
@@ -263,16 +264,3 @@ def _assemble(
             for column, values in {**identity, **measured[layer, index]}.items():
                 pieces.setdefault(column, []).append(values)
     return {column: np.concatenate(values) for column, values in pieces.items()}
-
-
-def _versions() -> dict[str, str]:
-    import numba
-    import scipy
-
-    return {
-        "mvkit": mvkit.__version__,
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "scipy": scipy.__version__,
-        "numba": numba.__version__,
-    }

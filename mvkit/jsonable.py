@@ -1,0 +1,26 @@
+"""Values as JSON knows them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+
+def plain(value: object) -> Any:
+    """Turn a value into what JSON knows: numpy scalars and arrays, tuples and mappings too; NaN becomes None.
+
+    Anything else, such as a path, becomes its text. Needs no numpy itself.
+    """
+    if hasattr(value, "tolist"):
+        # A numpy scalar gives a number, an array nested lists.
+        value = value.tolist()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(name): plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    return str(value)
