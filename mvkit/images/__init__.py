@@ -1,0 +1,1 @@
+"""Images: folders and betons, loaders, and the views (augmentations) that training sees."""

@@ -1,0 +1,150 @@
+"""Views as data: what a recipe says of crops and augmentations."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Pixels = Annotated[int, Field(ge=1)]
+Strength = Annotated[float, Field(ge=0)]
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RandomResizedCrop(Settings):
+    """A random box of the image, resized to a square (torchvision's RandomResizedCrop).
+
+    ``via_px`` is the side to which the published pipeline resized the box
+    before it went on to the final side; None: straight to the final side.
+    """
+
+    name: Literal["random_resized"] = "random_resized"
+    scale: tuple[Probability, Probability] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    via_px: Pixels | None = 224
+
+
+class RandomCrop(Settings):
+    """Shortest side resized to ``resize_px``, zeros of ``pad_px`` around, a random square of ``crop_px``."""
+
+    name: Literal["random"] = "random"
+    resize_px: Pixels | None = None
+    crop_px: Pixels
+    pad_px: Annotated[int, Field(ge=0)] = 0
+
+
+class CentreCrop(Settings):
+    """Shortest side resized to ``resize_px``, the central square of ``crop_px``: the models' own way."""
+
+    name: Literal["centre"] = "centre"
+    resize_px: Pixels | None = 256
+    crop_px: Pixels | None = 224
+
+
+Crop = Annotated[RandomResizedCrop | RandomCrop | CentreCrop, Field(discriminator="name")]
+
+
+class Flip(Settings):
+    """Left and right exchanged."""
+
+    name: Literal["flip"] = "flip"
+    probability: Probability = 0.5
+
+
+class Greyscale(Settings):
+    """All channels replaced by the luma."""
+
+    name: Literal["greyscale"] = "greyscale"
+    probability: Probability = 0.2
+
+
+class ColourJitter(Settings):
+    """Brightness, contrast, saturation and hue changed in random order (torchvision's ColorJitter)."""
+
+    name: Literal["colour_jitter"] = "colour_jitter"
+    brightness: Strength = 0.0
+    contrast: Strength = 0.0
+    saturation: Strength = 0.0
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    probability: Probability = 1.0
+
+
+class Blur(Settings):
+    """Gaussian blur of random width.
+
+    ``sigma_px`` is in pixels of an image of side ``at_px``: the published
+    pipelines blur at 224 px before resizing to 64, so a width is scaled by
+    64/224 when the blur is applied at 64 px. None: pixels of the view itself.
+    """
+
+    name: Literal["blur"] = "blur"
+    sigma_px: tuple[float, float] = (0.1, 2.0)
+    at_px: Pixels | None = 224
+    probability: Probability = 0.5
+
+
+class Solarise(Settings):
+    """Values at or above the threshold (of 255) inverted."""
+
+    name: Literal["solarise"] = "solarise"
+    threshold: Annotated[int, Field(ge=0, le=256)] = 128
+    probability: Probability = 0.2
+
+
+Step = Annotated[Flip | Greyscale | ColourJitter | Blur | Solarise, Field(discriminator="name")]
+
+
+class View(Settings):
+    """One way to look at an image: a crop, then steps in order; drawn ``copies`` times independently."""
+
+    crop: Crop
+    steps: tuple[Step, ...] = ()
+    copies: Annotated[int, Field(ge=1)] = 1
+
+
+class Rotations(Settings):
+    """Every view turned by 0, 90, 180 and 270 degrees: four views."""
+
+    name: Literal["rotations"] = "rotations"
+
+
+class Patches(Settings):
+    """The view cut into 3 x 3 cells of ``cell_px``; of each a random ``patch_px`` square: nine views.
+
+    Order: the centre, then its eight neighbours in reading order (Doersch et al. 2015).
+    """
+
+    name: Literal["patches"] = "patches"
+    cell_px: Pixels = 85
+    patch_px: Pixels = 64
+
+
+Expansion = Annotated[Rotations | Patches, Field(discriminator="name")]
+
+
+class ViewsSettings(Settings):
+    """All views of an image and how they become network input.
+
+    ``size_px`` is the side of a view (before ``expand``); mean and std are of
+    values in [0, 1], per channel.
+    """
+
+    views: Annotated[tuple[View, ...], Field(min_length=1)]
+    size_px: Pixels = 64
+    expand: Expansion | None = None
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    def each(self) -> tuple[View, ...]:
+        """Return one entry for every view, copies written out: what loaders crop and makers augment."""
+        return tuple(view for view in self.views for _ in range(view.copies))
+
+
+#: Validation views: the models' own preprocessing.
+VALIDATION = ViewsSettings(views=(View(crop=CentreCrop()),))

@@ -1,0 +1,1 @@
+"""Objectives: losses, heads, banks and queues; they know nothing of how images are loaded."""

@@ -1,0 +1,142 @@
+"""Objectives as data: what a recipe says of a loss.
+
+Defaults are the paper's (Nayebi, Kong et al. 2023, Methods).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class ObjectiveBase(BaseModel):
+    """Base of all objectives' settings: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class InstanceRecognition(ObjectiveBase):
+    """Instance recognition with a memory bank (Wu et al. 2018)."""
+
+    name: Literal["instance_recognition"] = "instance_recognition"
+    width: Count = 128
+    noise_samples: Count = 4096
+    temperature: Positive = 0.07
+    bank_momentum: Fraction = 0.5
+
+
+class SimClr(ObjectiveBase):
+    """SimCLR (Chen et al. 2020a)."""
+
+    name: Literal["simclr"] = "simclr"
+    hidden: Count = 2048
+    width: Count = 128
+    temperature: Positive = 0.1
+
+
+class SimSiam(ObjectiveBase):
+    """SimSiam (Chen & He 2021)."""
+
+    name: Literal["simsiam"] = "simsiam"
+    width: Count = 2048
+    prediction_hidden: Count = 512
+
+
+class MoCoV2(ObjectiveBase):
+    """MoCo v2 (Chen et al. 2020b)."""
+
+    name: Literal["mocov2"] = "mocov2"
+    hidden: Count = 2048
+    width: Count = 128
+    queue: Count = 65536
+    temperature: Positive = 0.2
+    momentum: Fraction = 0.999
+
+
+class BarlowTwins(ObjectiveBase):
+    """Barlow Twins (Zbontar et al. 2021).
+
+    ``divide_by`` replaces the number of images of the global batch in the
+    correlation; only to reproduce the predecessor, which used a configured number.
+    """
+
+    name: Literal["barlow_twins"] = "barlow_twins"
+    widths: Annotated[tuple[Count, ...], Field(min_length=1)] = (8192, 8192, 8192)
+    off_diagonal_weight: NotNegative = 0.0051
+    divide_by: Count | None = None
+
+
+class VicReg(ObjectiveBase):
+    """VICReg (Bardes et al. 2022); ``divide_by`` as for Barlow Twins (one is subtracted)."""
+
+    name: Literal["vicreg"] = "vicreg"
+    widths: Annotated[tuple[Count, ...], Field(min_length=1)] = (8192, 8192, 8192)
+    invariance_weight: NotNegative = 25.0
+    variance_weight: NotNegative = 25.0
+    covariance_weight: NotNegative = 1.0
+    divide_by: Annotated[int, Field(ge=2)] | None = None
+
+
+class RotNet(ObjectiveBase):
+    """Which of four rotations (Gidaris et al. 2018)."""
+
+    name: Literal["rotnet"] = "rotnet"
+
+
+class RelativeLocation(ObjectiveBase):
+    """Which of eight neighbours a patch is (Doersch et al. 2015)."""
+
+    name: Literal["relative_location"] = "relative_location"
+    hidden: Count = 4096
+    dropout: Fraction = 0.5
+    norm_momentum: Fraction = 0.003
+
+
+class AutoEncoder(ObjectiveBase):
+    """Reconstruction with a sparse code."""
+
+    name: Literal["autoencoder"] = "autoencoder"
+    l1_weight: NotNegative = 5e-4
+
+
+class DepthPrediction(ObjectiveBase):
+    """Depth of every pixel, from an hour-glass network."""
+
+    name: Literal["depth_prediction"] = "depth_prediction"
+
+
+class CrossEntropy(ObjectiveBase):
+    """Supervised classification."""
+
+    name: Literal["cross_entropy"] = "cross_entropy"
+
+
+class LinearReadout(ObjectiveBase):
+    """Classification by a linear map of one layer of a frozen network (``layer`` None: its output)."""
+
+    name: Literal["linear_readout"] = "linear_readout"
+    layer: str | None = None
+    pool_px: Count | None = None
+
+
+ObjectiveSettings = Annotated[
+    InstanceRecognition
+    | SimClr
+    | SimSiam
+    | MoCoV2
+    | BarlowTwins
+    | VicReg
+    | RotNet
+    | RelativeLocation
+    | AutoEncoder
+    | DepthPrediction
+    | CrossEntropy
+    | LinearReadout,
+    Field(discriminator="name"),
+]

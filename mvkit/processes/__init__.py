@@ -1,0 +1,1 @@
+"""Several processes as one: rank and size, gathering with gradients, batch norms over the global batch."""
