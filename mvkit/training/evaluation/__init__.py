@@ -1,0 +1,1 @@
+"""Evaluation during training: what a run measures of itself, by recipe."""
