@@ -1,4 +1,5 @@
-# `make demo` and `make test` need git, make and Python 3.11 only; everything else goes into .venv here.
+# `make demo` and `make test` need git, make and Python 3.11 only; everything else goes into .venv here,
+# except the Debian packages that FFCV is built with (root only, announced; MVKIT_NO_APT=1 forbids it).
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 BIN := .venv/bin
 DEMO := demo-output
@@ -12,23 +13,23 @@ help:
 	@echo "make bench   print the benchmarks' ratios"
 
 demo:
-	@$(PYTHON) scripts/bootstrap.py
+	@$(PYTHON) scripts/bootstrap.py ffcv
 	@sh scripts/demo.sh $(BIN) $(DEMO)
 
 test:
-	@$(PYTHON) scripts/bootstrap.py dev
+	@$(PYTHON) scripts/bootstrap.py dev ffcv
 	@# One thread per worker: two workers with two OpenMP threads each would wait for one another.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup
 
 check:
-	@$(PYTHON) scripts/bootstrap.py dev
+	@$(PYTHON) scripts/bootstrap.py dev ffcv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_repo.py
 
 bench:
-	@$(PYTHON) scripts/bootstrap.py dev
+	@$(PYTHON) scripts/bootstrap.py dev ffcv
 	$(BIN)/python benchmarks/score_pls.py
 	$(BIN)/python benchmarks/extract_layers.py
 	$(BIN)/python benchmarks/convert_pickle.py

@@ -3,7 +3,9 @@
 Usage: ``python3.11 scripts/bootstrap.py [EXTRA ...]``. A second run returns at
 once when nothing it depends on has changed. On Debian, Python comes without
 ``ensurepip`` unless python3-venv is installed; pip is then taken from PyPI as a
-wheel and checked against the digest that PyPI states.
+wheel and checked against the digest that PyPI states. The extra ``ffcv`` is
+built from source (see install_ffcv.py); where that is impossible, the rest is
+installed and the reason is said.
 """
 
 from __future__ import annotations
@@ -19,10 +21,12 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 
+import install_ffcv
+
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 STAMP = VENV / "mvkit-installed.json"
-INPUTS = ("pyproject.toml", "constraints.txt")
+INPUTS = ("pyproject.toml", "constraints.txt", "scripts/install_ffcv.py")
 PIP_INDEX = "https://pypi.org/pypi/pip/json"
 
 
@@ -39,7 +43,10 @@ def main(extras: list[str]) -> int:
         wanted = {"inputs": digest_of_inputs(), "python": sys.version.split()[0]}
         installed = read_stamp()
         have = set(installed.pop("extras", []))
+        lacking = installed.pop("lacking", "")
         if installed == wanted and have >= set(extras):
+            if lacking and "ffcv" in extras:
+                print(without_ffcv(lacking), file=sys.stderr)
             return 0
         # pip is what the last step of creating an environment leaves behind.
         whole = (VENV / "bin" / "pip").exists() and installed.get("python", wanted["python"]) == wanted[
@@ -50,24 +57,45 @@ def main(extras: list[str]) -> int:
             if code:
                 return code
         every = sorted(have | set(extras)) if installed == wanted else sorted(extras)
-        target = f"{ROOT}[{','.join(every)}]" if every else str(ROOT)
-        print("installing mvkit into .venv (torch is large: several minutes the first time)", file=sys.stderr)
-        command = [
-            str(VENV / "bin" / "python"),
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-            "--constraint",
-            str(ROOT / "constraints.txt"),
-            "--editable",
-            target,
-        ]
-        if subprocess.run(command, check=False).returncode:
-            return fail("pip could not install mvkit; see its message above and run the same command again.")
-        STAMP.write_text(json.dumps({**wanted, "extras": every}))
+        code = install(every)
+        if code:
+            return code
+        lacking = install_ffcv.install(VENV / "bin" / "python") if "ffcv" in every else ""
+        if lacking:
+            print(without_ffcv(lacking), file=sys.stderr)
+        STAMP.write_text(json.dumps({**wanted, "extras": every, "lacking": lacking}))
     return 0
+
+
+def install(extras: list[str]) -> int:
+    """Install the checkout and what it needs from PyPI, all but FFCV."""
+    from_pypi = [extra for extra in extras if extra != "ffcv"]
+    target = f"{ROOT}[{','.join(from_pypi)}]" if from_pypi else str(ROOT)
+    print("installing mvkit into .venv (torch is large: several minutes the first time)", file=sys.stderr)
+    command = [
+        str(VENV / "bin" / "python"),
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--constraint",
+        str(ROOT / "constraints.txt"),
+        "--editable",
+        target,
+    ]
+    if subprocess.run(command, check=False).returncode:
+        return fail("pip could not install mvkit; see its message above and run the same command again.")
+    return 0
+
+
+def without_ffcv(reason: str) -> str:
+    """Say what goes without FFCV, and how to try again."""
+    return (
+        f"note: going on without FFCV: {reason}\n"
+        "      Training reads image folders instead (same views, slower). "
+        "To try again: .venv/bin/python scripts/install_ffcv.py"
+    )
 
 
 def create_environment() -> int:
