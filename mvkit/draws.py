@@ -18,6 +18,8 @@ _MASK = 0xFFFFFFFF
 _FIRST = 0x21F0AAAD
 _SECOND = 0x735A2D97
 _GOLDEN = 0x9E3779B9
+#: First key of what is drawn, so that no two kinds of draws share their bits (crops, steps of views, ...).
+CROP, STEP, PATCH = 0x43524F50, 0x53544550, 0x50415443
 #: 2**-24: the upper 24 bits of a hash as a number in [0, 1), exact in float32 too.
 UNIT = 1.0 / 16777216.0
 
