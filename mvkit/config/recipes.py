@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from mvkit.config.strict_yaml import KeyPath, parse_scalar, read_yaml
+from mvkit.config.overrides import apply_override
+from mvkit.config.problems import Whereabouts, describe
+from mvkit.config.strict_yaml import KeyPath, read_yaml
 from mvkit.errors import RecipeError
 from mvkit.naming import suggest
 
@@ -47,12 +49,14 @@ def load_recipe(model: type[Model], source: str | None, overrides: Sequence[str]
         document, lines = read_yaml(path)
     origin: dict[KeyPath, str] = {}
     for override in overrides:
-        key = _apply(document, override)
+        key = apply_override(document, override)
         origin[key] = f"--set {override}"
     try:
-        return model.model_validate(document)
+        # As JSON and strictly: a list is a tuple there, but the text "no" is no False and "3" no number.
+        return model.model_validate_json(json.dumps(document, default=str), strict=True)
     except ValidationError as error:
-        raise RecipeError("\n".join(_describe(error, model, name, lines, origin))) from error
+        problems = describe(error, model, Whereabouts(name, lines, origin))
+        raise RecipeError("\n".join(problems)) from error
 
 
 def find_recipe(source: str) -> Path:
@@ -90,50 +94,3 @@ def digest(model: BaseModel) -> str:
     """Return the sha256 (hex) of a resolved recipe; equal settings give equal digests."""
     text = json.dumps(model.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _apply(document: dict[str, object], override: str) -> KeyPath:
-    key, equals, text = override.partition("=")
-    path = tuple(key.strip().split("."))
-    if not equals or not all(path):
-        raise RecipeError(f"--set {override}: write it as key=value, for instance n_splits=5")
-    place = document
-    for part in path[:-1]:
-        inner = place.setdefault(part, {})
-        if not isinstance(inner, dict):
-            raise RecipeError(f"--set {override}: '{part}' is a value, not a group of keys")
-        place = inner
-    place[path[-1]] = parse_scalar(text)
-    return path
-
-
-def _describe(
-    error: ValidationError,
-    model: type[BaseModel],
-    name: str,
-    lines: Mapping[KeyPath, int],
-    origin: Mapping[KeyPath, str],
-) -> list[str]:
-    messages = []
-    for problem in error.errors():
-        key = tuple(str(part) for part in problem["loc"])
-        line = f":{lines[key]}" if key in lines else ""
-        place = origin.get(key, f"{name}{line}")
-        text = problem["msg"]
-        if problem["type"] == "extra_forbidden":
-            text = f"unknown key{suggest(key[-1], _keys_beside(model, key))}"
-        elif problem["type"] != "missing":
-            text = f"{text}, got {problem['input']!r}"
-        messages.append(f"{place}: {'.'.join(key)}: {text}" if key else f"{place}: {text}")
-    return messages
-
-
-def _keys_beside(model: type[BaseModel], key: KeyPath) -> list[str]:
-    place: type[BaseModel] = model
-    for part in key[:-1]:
-        field = place.model_fields.get(part)
-        inner = field.annotation if field else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-            return []
-        place = inner
-    return list(place.model_fields)

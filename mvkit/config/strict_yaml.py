@@ -99,12 +99,18 @@ def parse_scalar(text: str) -> object:
     return document["value"]
 
 
-def _note_lines(node: yaml.MappingNode, prefix: KeyPath, lines: dict[KeyPath, int], name: str) -> None:
+def _note_lines(node: yaml.Node, prefix: KeyPath, lines: dict[KeyPath, int], name: str) -> None:
+    """Note the line of every key and of every item of a list (its position as digits)."""
+    if isinstance(node, yaml.SequenceNode):
+        for position, item in enumerate(node.value):
+            lines[*prefix, str(position)] = item.start_mark.line + 1
+            _note_lines(item, (*prefix, str(position)), lines, name)
+    if not isinstance(node, yaml.MappingNode):
+        return
     for key_node, value_node in node.value:
         key = (*prefix, str(key_node.value))
         line = key_node.start_mark.line + 1
         if key in lines:
             raise RecipeError(f"{name}:{line}: {'.'.join(key)}: given twice (first on line {lines[key]})")
         lines[key] = line
-        if isinstance(value_node, yaml.MappingNode):
-            _note_lines(value_node, key, lines, name)
+        _note_lines(value_node, key, lines, name)

@@ -42,7 +42,7 @@ def test_scalars_follow_yaml_1_2(text: str, value: object) -> None:
 def test_lines_of_keys() -> None:
     document, lines = parse_yaml("a: 1\nb:\n  c: 2\n  d: [3]\n", "x.yaml")
     assert document == {"a": 1, "b": {"c": 2, "d": [3]}}
-    assert lines == {("a",): 1, ("b",): 2, ("b", "c"): 3, ("b", "d"): 4}
+    assert lines == {("a",): 1, ("b",): 2, ("b", "c"): 3, ("b", "d"): 4, ("b", "d", "0"): 4}
 
 
 def test_a_key_given_twice_is_refused() -> None:

@@ -1,0 +1,87 @@
+"""In which order images are seen: a permutation for every epoch, drawn from the seed alone."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mvkit.draws import hashed
+from mvkit.errors import UsageError
+
+#: Key of the draws that belong to the order, so that they share nothing with those of the views.
+_ORDER_KEY = 0x0D0E
+
+
+@dataclass(frozen=True)
+class Order:
+    """The batches of a run.
+
+    Attributes
+    ----------
+    n_images
+        Images of the training set.
+    batch_size
+        Images of a global batch (all processes together).
+    seed
+        Of the permutations.
+    drop_last
+        Whether the images that fill no whole batch are left out of an epoch.
+    rank, size
+        This process and the number of processes; each has a contiguous part of every global batch.
+    """
+
+    n_images: int
+    batch_size: int
+    seed: int
+    drop_last: bool = True
+    rank: int = 0
+    size: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse what leaves an epoch without batches or cannot be shared evenly."""
+        if self.batch_size % self.size:
+            raise UsageError(
+                f"train.batch_size {self.batch_size} cannot be shared by {self.size} processes evenly\n"
+                f"choose a number of processes that divides it (--processes)"
+            )
+        if self.steps_per_epoch == 0:
+            raise UsageError(
+                f"train.batch_size {self.batch_size} is more than the {self.n_images} images there are\n"
+                f"choose a smaller one: --set train.batch_size={max(self.n_images, 1)}"
+            )
+        if not self.drop_last and (self.n_images % self.batch_size) % self.size:
+            raise UsageError(
+                f"the last batch of {self.n_images % self.batch_size} images cannot be shared by "
+                f"{self.size} processes evenly\nleave it out: --set data.drop_last=true"
+            )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Number of batches of an epoch."""
+        exact = self.n_images / self.batch_size
+        return math.floor(exact) if self.drop_last else math.ceil(exact)
+
+    def permutation(self, epoch: int) -> NDArray[np.int64]:
+        """Return all image indices in the order of an epoch: int64 (n_images,)."""
+        images = np.arange(self.n_images, dtype=np.int64)
+        # 63 random bits each: ties, which the index would settle, are then as good as absent.
+        high = hashed(self.seed, _ORDER_KEY, epoch, images, 0)
+        low = hashed(self.seed, _ORDER_KEY, epoch, images, 1)
+        return np.argsort((high << 31) | (low >> 1), kind="stable").astype(np.int64)
+
+    def batches(self, epoch: int, *, first: int = 0, last: int | None = None) -> list[NDArray[np.int64]]:
+        """Return this process's part of the global batches ``first`` to ``last`` (excluded) of an epoch.
+
+        Global batch ``k`` is ``permutation[k * batch_size : (k + 1) * batch_size]``.
+        """
+        order = self.permutation(epoch)
+        last = self.steps_per_epoch if last is None else min(last, self.steps_per_epoch)
+        whole = (order[k * self.batch_size : (k + 1) * self.batch_size] for k in range(first, last))
+        return [self._part(batch) for batch in whole]
+
+    def _part(self, batch: NDArray[np.int64]) -> NDArray[np.int64]:
+        rows = len(batch) // self.size
+        return batch[self.rank * rows : (self.rank + 1) * rows]
