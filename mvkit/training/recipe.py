@@ -154,6 +154,13 @@ class LinearProbe(_Frozen):
     learning_rate: Positive = 0.1
 
 
+class ValidationLoss(_Frozen):
+    """The objective's own loss on the validation images."""
+
+    name: Literal["validation_loss"] = "validation_loss"
+    every_epochs: Count = 1
+
+
 class NeuralPredictivity(_Frozen):
     """Noise-corrected predictivity of layers (None: the model's list) on a neural file, quick protocol."""
 
@@ -166,7 +173,8 @@ class NeuralPredictivity(_Frozen):
 
 
 Evaluation = Annotated[
-    BankNeighbours | FeatureNeighbours | LinearProbe | NeuralPredictivity, Field(discriminator="name")
+    BankNeighbours | FeatureNeighbours | LinearProbe | ValidationLoss | NeuralPredictivity,
+    Field(discriminator="name"),
 ]
 
 

@@ -25,6 +25,7 @@ from mvkit.objectives.base import Objective
 from mvkit.training.evaluation.modes import undisturbed
 
 Split = Literal["train", "val"]
+Views = Literal["validation", "training"]
 
 
 class EvaluationImages(Protocol):
@@ -40,8 +41,14 @@ class EvaluationImages(Protocol):
     def labels(self, split: Split) -> torch.Tensor | None:
         """Return all labels, int64 (n_images,), where the source can tell without decoding; else None."""
 
-    def batches(self, split: Split, indices: NDArray[np.int64]) -> AbstractContextManager[Iterator[Batch]]:
-        """Iterate over these images in this order, in batches on the device of the run."""
+    def batches(
+        self, split: Split, indices: NDArray[np.int64], *, views: Views = "validation"
+    ) -> AbstractContextManager[Iterator[Batch]]:
+        """Iterate over this process's share of these images, in batches on the device of the run.
+
+        All processes give the same indices and receive the same number of batches; the rows of
+        all processes, in rank order, are those that one process would receive.
+        """
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,113 @@
+"""Label of the nearest neighbour in the memory bank."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mvkit.errors import DataError
+from mvkit.images.batch import Batch
+from mvkit.processes.gathering import gather_detached, total
+from mvkit.training.evaluation.base import EvaluationContext, Evaluator
+from mvkit.training.recipe import BankNeighbours
+
+#: Rows of the bank compared at once; bounds memory, not the result.
+_BLOCK = 65536
+_UNSEEN = -1
+
+
+def nearest_in_bank(embeddings: Tensor, bank: Tensor, *, block: int = _BLOCK) -> tuple[Tensor, Tensor]:
+    """Find the bank entry with the largest inner product.
+
+    Parameters
+    ----------
+    embeddings
+        (n_images, width); their lengths do not matter for which entry is nearest.
+    bank
+        (n_entries, width), rows of length 1.
+    block
+        Entries compared at once.
+
+    Returns
+    -------
+    tuple of Tensor
+        Largest inner products (n_images,) and indices of their entries, int64; the first one on ties.
+    """
+    best = embeddings.new_full((len(embeddings),), -torch.inf)
+    index = torch.zeros(len(embeddings), dtype=torch.int64, device=embeddings.device)
+    for start in range(0, len(bank), block):
+        products, positions = (embeddings @ bank[start : start + block].T).max(dim=1)
+        better = products > best
+        best = torch.where(better, products, best)
+        index = torch.where(better, positions + start, index)
+    return best, index
+
+
+class BankNeighboursEvaluator(Evaluator):
+    """Validation images take the label of the training image whose bank entry is nearest.
+
+    The labels of training images are asked of their source, or noted as
+    training meets them: an image that no batch has held yet counts as wrong.
+
+    References
+    ----------
+    Wu, Xiong, Yu & Lin (2018), CVPR, section 3.4, with k = 1; ``goldens/losses``,
+    ``instance_discrimination`` (``knn:``).
+    """
+
+    headline = "top1"
+
+    def __init__(self, settings: BankNeighbours, *, name: str, n_train: int) -> None:
+        super().__init__(name=name, every_epochs=settings.every_epochs)
+        self._labels = torch.full((n_train,), _UNSEEN, dtype=torch.int64)
+
+    def observe(self, encoder: nn.Module, batch: Batch, *, step: int) -> None:
+        """Note the labels of the batch."""
+        del encoder, step
+        if batch.label is not None:
+            self._labels[batch.index.cpu()] = batch.label.cpu()
+
+    def evaluate(self, context: EvaluationContext) -> Mapping[str, float]:
+        """Return ``top1``: the fraction of validation images with the label of their neighbour."""
+        images, bank = context.images, _bank(context.objective)
+        known = self._known_labels(context)
+        # float32 counts exactly up to 16 million, and every device sums it over processes.
+        right_and_asked = torch.zeros(2, device=context.device)
+        with images.batches("val", np.arange(images.n_images("val"), dtype=np.int64)) as batches:
+            for batch in batches:
+                if batch.label is None:
+                    raise DataError(f"{self.name}: the validation images have no labels to compare with")
+                embedded = context.objective.embed(context.encoder, batch)[0]
+                labels = known[nearest_in_bank(embedded.to(bank.dtype), bank)[1]]
+                right_and_asked[0] += (labels == batch.label).sum()
+                right_and_asked[1] += len(labels)
+        right, asked = total(right_and_asked).tolist()
+        return {"top1": right / asked if asked else math.nan}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the labels noted so far."""
+        return {"labels": self._labels.clone()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the labels."""
+        self._labels.copy_(state["labels"])
+
+    def _known_labels(self, context: EvaluationContext) -> Tensor:
+        given = context.images.labels("train")
+        if given is None:
+            # A process has met only its own rows: the others' labels are above its -1.
+            everyones = gather_detached(self._labels.to(context.device)[None])
+            given = everyones.amax(dim=0)
+        return given.to(context.device)
+
+
+def _bank(objective: nn.Module) -> Tensor:
+    bank = getattr(objective, "bank", None)
+    if not isinstance(bank, Tensor):
+        raise DataError(f"{type(objective).__name__} keeps no memory bank to look up neighbours in")
+    return bank

@@ -1,0 +1,152 @@
+"""From a recipe's ``evaluate`` list to evaluators; what cannot be evaluated is refused before training."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from mvkit.errors import DataError, RecipeError
+from mvkit.objectives.settings import InstanceRecognition
+from mvkit.training.evaluation.bank_neighbours import BankNeighboursEvaluator
+from mvkit.training.evaluation.base import EvaluationImages, Evaluator, EvaluatorSet, Views
+from mvkit.training.evaluation.feature_neighbours import FeatureNeighboursEvaluator
+from mvkit.training.evaluation.layers import check_layer, feature_width
+from mvkit.training.evaluation.linear_probe import LinearProbeEvaluator
+from mvkit.training.evaluation.validation_loss import ValidationLossEvaluator
+from mvkit.training.recipe import (
+    BankNeighbours,
+    Evaluation,
+    FeatureNeighbours,
+    LinearProbe,
+    NeuralPredictivity,
+    TrainRecipe,
+    ValidationLoss,
+)
+
+#: Builds the evaluator of neural predictivity, which training itself knows nothing about.
+NeuralBuilder = Callable[[NeuralPredictivity, str], Evaluator]
+
+
+def build_evaluators(
+    recipe: TrainRecipe,
+    *,
+    encoder: nn.Module,
+    images: EvaluationImages,
+    device: torch.device,
+    neural: NeuralBuilder | None = None,
+) -> EvaluatorSet:
+    """Build what a recipe evaluates during training.
+
+    Parameters
+    ----------
+    recipe
+        Its ``evaluate`` list.
+    encoder
+        The network, on ``device``.
+    images
+        The run's images.
+    device
+        Where the run computes.
+    neural
+        Given (settings, name), returns the evaluator of neural predictivity;
+        see :func:`mvkit.train_neural.build_neural_evaluator`.
+
+    Raises
+    ------
+    RecipeError
+        If an evaluation does not fit the objective.
+    UsageError
+        If a layer is unknown.
+    DataError
+        If it needs validation images or labels that there are not.
+    """
+    names = _names(recipe.evaluate)
+    evaluators: list[Evaluator] = []
+    for settings, name in zip(recipe.evaluate, names, strict=True):
+        if isinstance(settings, NeuralPredictivity):
+            if neural is None:
+                raise RecipeError(f"evaluate: {name}: not available here; train with mvkit train")
+            evaluators.append(neural(settings, name))
+            continue
+        _check_images(settings, name, images)
+        evaluators.append(
+            _build(settings, name, recipe=recipe, encoder=encoder, images=images, device=device)
+        )
+    return EvaluatorSet(evaluators)
+
+
+def _build(
+    settings: BankNeighbours | FeatureNeighbours | LinearProbe | ValidationLoss,
+    name: str,
+    *,
+    recipe: TrainRecipe,
+    encoder: nn.Module,
+    images: EvaluationImages,
+    device: torch.device,
+) -> Evaluator:
+    match settings:
+        case BankNeighbours():
+            if not isinstance(recipe.objective, InstanceRecognition):
+                raise RecipeError(
+                    f"evaluate: {name}: '{recipe.objective.name}' keeps no memory bank; "
+                    "use feature_neighbours, or the objective instance_recognition"
+                )
+            return BankNeighboursEvaluator(settings, name=name, n_train=images.n_images("train"))
+        case FeatureNeighbours():
+            check_layer(encoder, settings.layer)
+            return FeatureNeighboursEvaluator(settings, name=name)
+        case LinearProbe():
+            check_layer(encoder, settings.layer)
+            width = feature_width(encoder, settings.layer, input_px=_input_px(recipe))
+            n_classes = images.n_classes or 0
+            return LinearProbeEvaluator(settings, name=name, width=width, n_classes=n_classes, device=device)
+        case ValidationLoss():
+            if isinstance(recipe.objective, InstanceRecognition):
+                raise RecipeError(
+                    f"evaluate: {name}: validation images have no entry in the memory bank; "
+                    "use bank_neighbours with instance_recognition"
+                )
+            return ValidationLossEvaluator(settings, name=name, views=_views_for(recipe))
+
+
+def _names(evaluate: tuple[Evaluation, ...]) -> list[str]:
+    """Name evaluators by kind, and by layer where a kind occurs more than once."""
+    kinds = Counter(settings.name for settings in evaluate)
+    names = [
+        settings.name
+        if kinds[settings.name] == 1
+        else f"{settings.name}[{getattr(settings, 'layer', None) or getattr(settings, 'dataset', 'final')}]"
+        for settings in evaluate
+    ]
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise RecipeError(f"evaluate: {', '.join(twice)}: listed more than once")
+    return names
+
+
+def _check_images(settings: Evaluation, name: str, images: EvaluationImages) -> None:
+    if not images.n_images("val"):
+        raise DataError(
+            f"evaluate: {name} needs validation images, and there are none\n"
+            "prepare the images with a val folder, or train with --set 'evaluate=[]'"
+        )
+    if images.n_classes is None and not isinstance(settings, ValidationLoss):
+        raise DataError(
+            f"evaluate: {name} needs labels, and the images have none\n"
+            "prepare the images from folders of classes, or train with --set 'evaluate=[]'"
+        )
+
+
+def _views_for(recipe: TrainRecipe) -> Views:
+    """Choose validation views unless the objective needs more of them than they are."""
+    same_number = len(recipe.validation.each()) == len(recipe.views.each())
+    return "validation" if same_number and recipe.validation.expand == recipe.views.expand else "training"
+
+
+def _input_px(recipe: TrainRecipe) -> int:
+    expand = recipe.views.expand
+    patch_px: int | None = getattr(expand, "patch_px", None)
+    return patch_px or recipe.views.size_px
