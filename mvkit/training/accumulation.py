@@ -2,23 +2,56 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from mvkit.images.batch import Batch
+from mvkit.errors import UsageError
+from mvkit.processes.gathering import row_counts
+from mvkit.processes.world import rank
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
-def micro_batches(batch: Batch, n_parts: int) -> list[tuple[int, int]]:
-    """Return (first, last) rows of ``n_parts`` contiguous parts whose sizes differ by one at most."""
-    n_rows = len(batch.index)
-    bounds = [part * n_rows // n_parts for part in range(n_parts + 1)]
-    return list(itertools.pairwise(bounds))
+class MicroBatch(NamedTuple):
+    """Rows ``first`` to ``last`` (excluded) of this process.
+
+    ``weight``: the part of the global batch's images that this micro-batch
+    holds, on all processes together.
+    """
+
+    first: int
+    last: int
+    weight: float
+
+
+def shared_micro_batches(n_own: int, n_parts: int) -> list[MicroBatch]:
+    """Cut this process's rows into contiguous parts whose sizes differ by one at most.
+
+    Processes cut alike, into fewer parts where one of them has fewer rows:
+    every part is a meeting of all in batch norms and losses.
+
+    Raises
+    ------
+    UsageError
+        If a process has no rows.
+    """
+    counts = row_counts(n_own)
+    if min(counts) == 0:
+        raise UsageError(
+            f"process {counts.index(0)} of {len(counts)} has no images in a batch of {sum(counts)}: "
+            "use fewer processes or a larger batch"
+        )
+    n_parts = min(n_parts, *counts)
+    cuts = [[part * n_rows // n_parts for part in range(n_parts + 1)] for n_rows in counts]
+    bounds = cuts[rank()]
+    n_together = [sum(cut[part + 1] - cut[part] for cut in cuts) for part in range(n_parts)]
+    return [
+        MicroBatch(bounds[part], bounds[part + 1], n_together[part] / sum(counts)) for part in range(n_parts)
+    ]
 
 
 def generator_states(device: torch.device) -> tuple[Tensor, ...]:

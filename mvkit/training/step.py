@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,14 +13,15 @@ from mvkit.errors import UsageError
 from mvkit.images.batch import Batch
 from mvkit.objectives.base import Loss, Objective
 from mvkit.processes.averaging import GradientAverage
-from mvkit.processes.gathering import row_counts, summed_over_processes
+from mvkit.processes.gathering import summed_over_processes
 from mvkit.processes.world import size
 from mvkit.training.accumulation import (
     BatchNorm,
+    MicroBatch,
     generator_states,
-    micro_batches,
     running_statistics_kept,
     set_generator_states,
+    shared_micro_batches,
 )
 from mvkit.training.precision import Precision, PrecisionName
 
@@ -50,14 +51,6 @@ class StepSettings:
         """Refuse a number of micro-batches below one."""
         if self.accumulate < 1:
             raise UsageError(f"accumulate: {self.accumulate} micro-batches; give 1 or more")
-
-
-@dataclass(frozen=True)
-class _Share:
-    """This process's part of a global batch: number of micro-batches, weight of a mean over own rows."""
-
-    n_parts: int
-    weight: float
 
 
 class TrainStep:
@@ -142,13 +135,13 @@ class TrainStep:
         if self.settings.channels_last:
             ordered = tuple(view.contiguous(memory_format=torch.channels_last) for view in batch.views)
             batch = replace(batch, views=ordered)
-        share = self._share(len(batch.index))
+        parts = shared_micro_batches(len(batch.index), self.settings.accumulate)
         self._objective.before_step(self._encoder, step=step)
         self._optimiser.zero_grad(set_to_none=True)
-        if share.n_parts > 1 and self._objective.couples_samples:
-            loss, embedded = self._in_two_passes(batch, share)
+        if len(parts) > 1 and self._objective.couples_samples:
+            loss, embedded = self._in_two_passes(batch, parts)
         else:
-            loss, embedded = self._added_up(batch, share)
+            loss, embedded = self._added_up(batch, parts)
         self._average.finish()
         self._precision.step(self._optimiser)
         with torch.no_grad():
@@ -179,47 +172,33 @@ class TrainStep:
         """Go on from :meth:`state_dict`."""
         self._precision.load_state_dict(state)
 
-    def _share(self, n_rows: int) -> _Share:
-        counts = row_counts(n_rows)
-        if min(counts) == 0:
-            raise UsageError(
-                f"process {counts.index(0)} of {len(counts)} has no images in a batch of {sum(counts)}: "
-                "use fewer processes or a larger batch"
-            )
-        # As many micro-batches on every process: each is a meeting of all in the batch norms.
-        n_parts = min(self.settings.accumulate, *counts)
-        weight = 1.0 if self._objective.couples_samples else n_rows * len(counts) / sum(counts)
-        return _Share(n_parts, weight)
-
     def _embed(self, batch: Batch) -> tuple[Tensor, ...]:
         with self._precision.autocast():
             embedded = self._objective.embed(self._encoder, batch)
         halves = (torch.float16, torch.bfloat16)
         return tuple(rows.float() if rows.dtype in halves else rows for rows in embedded)
 
-    def _added_up(self, batch: Batch, share: _Share) -> tuple[Loss, tuple[Tensor, ...]]:
+    def _added_up(self, batch: Batch, parts: Sequence[MicroBatch]) -> tuple[Loss, tuple[Tensor, ...]]:
         """Add the gradients of micro-batches (one, where images depend on each other)."""
         losses, pieces = [], []
-        for first, last in micro_batches(batch, share.n_parts):
-            part = batch if share.n_parts == 1 else batch.rows(first, last)
-            weight = share.weight * (last - first) / len(batch.index)
-            if last == len(batch.index):
+        for part in parts:
+            if part is parts[-1]:
                 self._average.arm()
-            embedded = self._embed(part)
-            loss = _weighted(self._objective.criterion(embedded, part), weight)
+            rows = batch if len(parts) == 1 else batch.rows(part.first, part.last)
+            embedded = self._embed(rows)
+            loss = _weighted(self._objective.criterion(embedded, rows), part.weight)
             self._precision.scaled(loss.total).backward()  # type: ignore[no-untyped-call]
             losses.append(_detached(loss))
             pieces.append(tuple(rows.detach() for rows in embedded))
         return _summed(losses), _joined(pieces)
 
-    def _in_two_passes(self, batch: Batch, share: _Share) -> tuple[Loss, tuple[Tensor, ...]]:
+    def _in_two_passes(self, batch: Batch, parts: Sequence[MicroBatch]) -> tuple[Loss, tuple[Tensor, ...]]:
         """Differentiate the loss of the whole batch, one micro-batch in memory at a time."""
-        parts = micro_batches(batch, share.n_parts)
         states, pieces = [], []
         with torch.no_grad():
-            for first, last in parts:
+            for part in parts:
                 states.append(generator_states(self._device))
-                pieces.append(self._embed(batch.rows(first, last)))
+                pieces.append(self._embed(batch.rows(part.first, part.last)))
         cached = _joined(pieces)
         for rows in cached:
             rows.requires_grad_(rows.is_floating_point())
@@ -228,13 +207,13 @@ class TrainStep:
         after = generator_states(self._device)
         # The first pass has moved the running statistics already.
         with running_statistics_kept(self._encoder, self._objective):
-            for (first, last), state in zip(parts, states, strict=True):
+            for part, state in zip(parts, states, strict=True):
                 set_generator_states(state, self._device)
-                if last == len(batch.index):
+                if part is parts[-1]:
                     self._average.arm()
-                embedded = self._embed(batch.rows(first, last))
+                embedded = self._embed(batch.rows(part.first, part.last))
                 taught = [
-                    (rows, known.grad[first:last])
+                    (rows, known.grad[part.first : part.last])
                     for rows, known in zip(embedded, cached, strict=True)
                     if rows.requires_grad and known.grad is not None
                 ]
