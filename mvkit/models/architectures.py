@@ -156,6 +156,7 @@ def _connectome_rows() -> Iterator[Architecture]:
     reversed_outputs = tuple(reversed(OUTPUT_AREAS))
     yield Architecture("shi_mousenet", ConnectomeNet(reversed_outputs, 4, 1000), AREAS)
     yield Architecture("shi_mousenet_ir", ConnectomeNet(reversed_outputs, 4, None), AREAS)
+    yield Architecture("shi_mousenet_vispor5", ConnectomeNet(("VISpor5",), None, 1000), AREAS)
     yield Architecture("shi_mousenet_vispor5_ir", ConnectomeNet(("VISpor5",), None, None), AREAS)
 
 

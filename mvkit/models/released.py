@@ -9,6 +9,7 @@ from types import MappingProxyType
 from mvkit.models.architectures import ARCHITECTURES, BASELINES, STREAMS
 from mvkit.models.blueprints import Architecture, StreamNet
 from mvkit.models.preprocessing import GREY_64, IMAGENET_64, Preprocessing
+from mvkit.models.short_names import SHORT_NAMES
 from mvkit.naming import unknown_name
 
 PAPER = (
@@ -153,12 +154,15 @@ def paper_value(row: ModelRow, weights: str) -> float | None:
 
 
 def list_models() -> list[str]:
-    """Return every model name: published checkpoints, architectures, baselines."""
+    """Return every model name: published checkpoints, architectures, baselines.
+
+    The short names of :mod:`mvkit.models.short_names` are not repeated here; they stand for architectures.
+    """
     return [*RELEASED, *(name for name in ARCHITECTURES if name not in RELEASED), *BASELINES]
 
 
 def find_model(name: str) -> ModelRow:
-    """Look up a model by its released name, its architecture's (long) name, or as a baseline.
+    """Look up a model by its released name, its architecture's long or short name, or as a baseline.
 
     Raises
     ------
@@ -170,7 +174,8 @@ def find_model(name: str) -> ModelRow:
     if name in RELEASED:
         released = RELEASED[name]
         return ModelRow(name, ARCHITECTURES[released.architecture], released, released.preprocess)
-    if name in ARCHITECTURES:
-        matching = (row for row in RELEASED.values() if row.architecture == name)
-        return ModelRow(name, ARCHITECTURES[name], next(matching, None), IMAGENET_64)
-    raise unknown_name("model", name, list_models())
+    architecture = SHORT_NAMES.get(name, name)
+    if architecture in ARCHITECTURES:
+        matching = (row for row in RELEASED.values() if row.architecture == architecture)
+        return ModelRow(name, ARCHITECTURES[architecture], next(matching, None), IMAGENET_64)
+    raise unknown_name("model", name, [*list_models(), *SHORT_NAMES])

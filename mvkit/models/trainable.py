@@ -1,0 +1,117 @@
+"""Networks at the start of training."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from mvkit.errors import UsageError
+from mvkit.models.base import VisionModel
+from mvkit.models.blueprints import (
+    Architecture,
+    Baseline,
+    Blueprint,
+    ConnectomeNet,
+    PlainNet,
+    Readout,
+    ResidualNet,
+    StreamNet,
+)
+from mvkit.models.loading import build_random, load_model
+from mvkit.models.released import find_model
+
+
+def build_for_training(
+    architecture: str,
+    *,
+    n_classes: int | None,
+    seed: int,
+    weights: str | os.PathLike[str] = "random",
+    home: Path | None = None,
+) -> VisionModel:
+    """Build a network as training starts from it.
+
+    Parameters
+    ----------
+    architecture
+        A name that :func:`mvkit.load_model` knows: short (``dual_stream_encoder``),
+        released, or the reference's long one.
+    n_classes
+        Width of the read-out, where the network has one; None: as published (1000).
+        Headless networks ignore it.
+    seed
+        Of random weights (and of MouseNet's masks). Torch's global generators are left as they were.
+    weights
+        "random", "released" or the path of a checkpoint, as for :func:`mvkit.load_model`.
+    home
+        Directory of mvkit's files, for "released".
+
+    Returns
+    -------
+    VisionModel
+        In training mode, on the CPU, float32; ``name``, ``layers``,
+        ``preprocess`` and ``weights_id`` are set as by ``load_model``.
+
+    Raises
+    ------
+    UsageError
+        If the name is unknown, or stands for a fixed transformation without
+        weights; or if trained weights are asked for with another number of classes than they have.
+    CheckpointError
+        If there is no such checkpoint, or it cannot be read or does not fit.
+    """
+    row = find_model(architecture)
+    if isinstance(row.architecture.blueprint, Baseline):
+        raise UsageError(f"'{architecture}' has no weights to train; name a network, see mvkit.list_models()")
+    resized = with_classes(row.architecture, n_classes)
+    if weights != "random":
+        if resized != row.architecture:
+            raise UsageError(
+                f"'{architecture}' with trained weights keeps its own read-out, not {n_classes} classes\n"
+                "train its headless form, or start from random weights"
+            )
+        return load_model(architecture, weights, home=home).train()
+    model = build_random(resized, seed)
+    model.name = row.name
+    model.layers = resized.layers
+    model.preprocess = row.preprocess
+    model.weights_id = f"random:seed={seed}"
+    return model.train()
+
+
+def has_readout(blueprint: Blueprint) -> bool:
+    """Whether a network ends in a read-out, so that it can be trained on labels directly."""
+    match blueprint:
+        case PlainNet():
+            return any(isinstance(layer, Readout) for layer in blueprint.classifier)
+        case StreamNet() | ResidualNet() | ConnectomeNet():
+            return blueprint.classes is not None
+        case _:
+            return False
+
+
+def with_classes(architecture: Architecture, n_classes: int | None) -> Architecture:
+    """Return the row with a read-out of this width; unchanged if it has none or ``n_classes`` is None.
+
+    Raises
+    ------
+    UsageError
+        If ``n_classes`` is below 1.
+    """
+    blueprint = architecture.blueprint
+    if n_classes is None or not has_readout(blueprint):
+        return architecture
+    if n_classes < 1:
+        raise UsageError(f"'{architecture.name}' needs at least 1 class, got {n_classes}")
+    match blueprint:
+        case PlainNet():
+            classifier = tuple(
+                replace(layer, classes=n_classes) if isinstance(layer, Readout) else layer
+                for layer in blueprint.classifier
+            )
+            return replace(architecture, blueprint=replace(blueprint, classifier=classifier))
+        case StreamNet() | ResidualNet() | ConnectomeNet():
+            return replace(architecture, blueprint=replace(blueprint, classes=n_classes))
+        case _:
+            return architecture
