@@ -8,7 +8,8 @@
     ├── DataError           exit 1   a neural, feature or image file that is damaged or not what it should be
     ├── CheckpointError     exit 1   weights that cannot be read or do not fit the architecture
     ├── FetchError          exit 1   a download that failed or was refused
-    └── FitError            exit 1   a fit that could not be made at all
+    ├── FitError            exit 1   a fit that could not be made at all
+    └── MissingPackageError exit 1   an optional package that is needed here is not installed
 
 Messages are one or two lines: what is wrong, where, and what to do. Only the
 command line catches these; library code lets them pass.
@@ -49,3 +50,7 @@ class FetchError(MvkitError):
 
 class FitError(MvkitError):
     """A fit could not be made at all."""
+
+
+class MissingPackageError(MvkitError):
+    """An optional package that is needed here is not installed; the message says how to install it."""

@@ -35,6 +35,11 @@ def neural_dir(home: Path | None = None) -> Path:
     return home_dir(home) / "neural"
 
 
+def images_dir(name: str, home: Path | None = None) -> Path:
+    """Return the directory of the image files that the prep recipe ``name`` made (``SPLIT.beton``)."""
+    return home_dir(home) / "images" / name
+
+
 def checkpoint_path(name: str, home: Path | None = None) -> Path:
     """Return where the checkpoint of a released model lies once fetched."""
     return checkpoint_dir(home) / f"{name}.pt"
