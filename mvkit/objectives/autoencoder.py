@@ -1,0 +1,36 @@
+"""Auto-encoding: reconstruct the image through a sparse code."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from mvkit.errors import UsageError
+from mvkit.images.batch import Batch
+from mvkit.objectives.base import Loss, Objective
+from mvkit.objectives.global_batch import batch_mean
+from mvkit.objectives.mirrored import decoded
+from mvkit.objectives.settings import AutoEncoder
+from mvkit.objectives.surroundings import Surroundings
+
+
+class AutoEncoderObjective(Objective):
+    """Half the mean squared error, plus weight * mean |code| (Nayebi, Kong et al. 2023, Methods)."""
+
+    def __init__(self, settings: AutoEncoder, around: Surroundings) -> None:
+        super().__init__(seed=around.seed)
+        self.l1_weight = settings.l1_weight
+
+    def embed(self, encoder: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
+        """Return reconstructions (like the images) and codes (n_images, width)."""
+        (images,) = self.inputs(batch)
+        outputs = decoded(encoder, images)
+        if "hidden_vec" not in outputs:
+            raise UsageError("autoencoder: the network has no output named 'hidden_vec', its code")
+        return outputs["output"], outputs["hidden_vec"]
+
+    def compare(self, embedded: tuple[Tensor, ...], batch: Batch) -> Loss:
+        """Compare the reconstructions with the network's own input."""
+        images, codes = embedded
+        error = 0.5 * batch_mean((images - batch.views[0].to(images.dtype)).square())
+        sparseness = self.l1_weight * batch_mean(codes.abs())
+        return Loss(error + sparseness, {"error": error.detach(), "sparseness": sparseness.detach()})

@@ -1,0 +1,70 @@
+"""SimCLR: two views of an image attract each other, all other views repel (Chen et al. 2020a)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from mvkit.images.batch import Batch
+from mvkit.objectives.base import Loss, Objective, features
+from mvkit.objectives.global_batch import batch_mean, share_of
+from mvkit.objectives.heads import simclr_neck
+from mvkit.objectives.settings import SimClr
+from mvkit.objectives.surroundings import Surroundings
+from mvkit.processes.gathering import gather
+
+#: Similarities held at a time: 2**24 float32 are 64 MiB. The full matrix of the
+#: published batch has 4 times that, and autograd would keep it three times.
+_BLOCK = 2**24
+#: Added to norms before division, as in the published code.
+_TINY = 1e-10
+
+
+class SimClrObjective(Objective):
+    """NT-Xent (Chen et al. 2020a, equation 1): cross entropy over all other 2N - 1 views."""
+
+    couples_samples: ClassVar[bool] = True
+    n_inputs: ClassVar[int] = 2
+
+    def __init__(self, settings: SimClr, around: Surroundings) -> None:
+        super().__init__(seed=around.seed)
+        self.temperature = settings.temperature
+        self.neck = simclr_neck(around.width, settings.hidden, settings.width)
+
+    def embed(self, encoder: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
+        """Return (n_images, 2, width); both views pass the batch norms together, interleaved."""
+        views = torch.stack(self.inputs(batch), dim=1)
+        projected: Tensor = self.neck(features(encoder, views.flatten(0, 1)))
+        return (projected.view(*views.shape[:2], -1),)
+
+    def compare(self, embedded: tuple[Tensor, ...], batch: Batch) -> Loss:
+        """Compare this process's views with those of all processes."""
+        del batch
+        rows = embedded[0].flatten(0, 1)
+        rows = rows / (rows.norm(dim=1, keepdim=True) + _TINY)
+        everyone = gather(rows)
+        n_rows = max(1, _BLOCK // len(everyone))
+        first = share_of(len(rows)).first
+        own = torch.arange(first, first + len(rows), device=rows.device)
+        losses = [
+            checkpoint(
+                _losses, part, everyone, at, self.temperature, use_reentrant=False, preserve_rng_state=False
+            )
+            for part, at in zip(_blocks(rows, n_rows), _blocks(own, n_rows), strict=True)
+        ]
+        return Loss(batch_mean(torch.cat(losses)))
+
+
+def _blocks(rows: Tensor, n_rows: int) -> list[Tensor]:
+    return [rows[first : first + n_rows] for first in range(0, len(rows), n_rows)]
+
+
+def _losses(rows: Tensor, everyone: Tensor, own: Tensor, temperature: float) -> Tensor:
+    """Return each row's cross entropy; ``own``: its place in ``everyone``, where views of an image adjoin."""
+    similarity = rows @ everyone.T / temperature
+    similarity = similarity.scatter(1, own[:, None], float("-inf"))
+    return functional.cross_entropy(similarity, own ^ 1, reduction="none")

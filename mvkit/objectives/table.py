@@ -1,0 +1,136 @@
+"""All objectives: a row each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal
+
+from mvkit.errors import RecipeError
+from mvkit.images.settings import ViewsSettings
+from mvkit.objectives import settings as said
+from mvkit.objectives.autoencoder import AutoEncoderObjective
+from mvkit.objectives.barlow_twins import BarlowTwinsObjective
+from mvkit.objectives.base import Objective
+from mvkit.objectives.cross_entropy import CrossEntropyObjective
+from mvkit.objectives.depth_prediction import DepthPredictionObjective
+from mvkit.objectives.instance_recognition import InstanceRecognitionObjective
+from mvkit.objectives.linear_readout import LinearReadoutObjective
+from mvkit.objectives.mocov2 import MoCoV2Objective
+from mvkit.objectives.relative_location import RelativeLocationObjective
+from mvkit.objectives.rotnet import RotNetObjective
+from mvkit.objectives.simclr import SimClrObjective
+from mvkit.objectives.simsiam import SimSiamObjective
+from mvkit.objectives.surroundings import Surroundings
+from mvkit.objectives.vicreg import VicRegObjective
+
+# The constructors differ in the class of their settings; the row pairs them.
+Builder = Callable[[Any, Surroundings], Objective]
+
+
+@dataclass(frozen=True)
+class ObjectiveRow:
+    """One objective.
+
+    Attributes
+    ----------
+    settings
+        What a recipe says of it.
+    build
+        Its class: called with settings and surroundings.
+    reference
+        Where it was published.
+    reads
+        What of the encoder: its "features", its "decoded" image, or a "layer".
+    n_views
+        Views of an image that are drawn, before ``expansion``.
+    expansion
+        The setting by which a view becomes several; None: it stays one.
+    needs
+        What a batch must hold besides views.
+    """
+
+    settings: type[said.ObjectiveBase]
+    build: Builder
+    reference: str
+    reads: Literal["features", "decoded", "layer"] = "features"
+    n_views: int = 1
+    expansion: Literal["rotations", "patches"] | None = None
+    needs: Literal["label", "depth"] | None = None
+
+
+OBJECTIVES: Mapping[str, ObjectiveRow] = MappingProxyType(
+    {
+        "instance_recognition": ObjectiveRow(
+            said.InstanceRecognition, InstanceRecognitionObjective, "Wu et al. 2018, arXiv:1805.01978"
+        ),
+        "simclr": ObjectiveRow(said.SimClr, SimClrObjective, "Chen et al. 2020, arXiv:2002.05709", n_views=2),
+        "simsiam": ObjectiveRow(
+            said.SimSiam, SimSiamObjective, "Chen & He 2021, arXiv:2011.10566", n_views=2
+        ),
+        "mocov2": ObjectiveRow(said.MoCoV2, MoCoV2Objective, "Chen et al. 2020, arXiv:2003.04297", n_views=2),
+        "barlow_twins": ObjectiveRow(
+            said.BarlowTwins, BarlowTwinsObjective, "Zbontar et al. 2021, arXiv:2103.03230", n_views=2
+        ),
+        "vicreg": ObjectiveRow(
+            said.VicReg, VicRegObjective, "Bardes et al. 2022, arXiv:2105.04906", n_views=2
+        ),
+        "rotnet": ObjectiveRow(
+            said.RotNet, RotNetObjective, "Gidaris et al. 2018, arXiv:1803.07728", expansion="rotations"
+        ),
+        "relative_location": ObjectiveRow(
+            said.RelativeLocation,
+            RelativeLocationObjective,
+            "Doersch et al. 2015, arXiv:1505.05192",
+            expansion="patches",
+        ),
+        "autoencoder": ObjectiveRow(
+            said.AutoEncoder, AutoEncoderObjective, "Nayebi, Kong et al. 2023, Methods", reads="decoded"
+        ),
+        "depth_prediction": ObjectiveRow(
+            said.DepthPrediction,
+            DepthPredictionObjective,
+            "Nayebi, Kong et al. 2023, Methods",
+            reads="decoded",
+            needs="depth",
+        ),
+        "cross_entropy": ObjectiveRow(
+            said.CrossEntropy, CrossEntropyObjective, "Nayebi, Kong et al. 2023, Methods", needs="label"
+        ),
+        "linear_readout": ObjectiveRow(
+            said.LinearReadout,
+            LinearReadoutObjective,
+            "Nayebi, Kong et al. 2023, Methods",
+            reads="layer",
+            needs="label",
+        ),
+    }
+)
+
+
+def row_of(settings: said.ObjectiveSettings) -> ObjectiveRow:
+    """Return the row of an objective's settings."""
+    return OBJECTIVES[settings.name]
+
+
+def check_views(settings: said.ObjectiveSettings, views: ViewsSettings) -> None:
+    """Refuse views that do not serve an objective.
+
+    Raises
+    ------
+    RecipeError
+        If their number, or their expansion, is not the objective's.
+    """
+    row = row_of(settings)
+    n_views = len(views.each())
+    if n_views != row.n_views:
+        raise RecipeError(
+            f"views: {settings.name} needs {row.n_views} view(s) of an image, the recipe has {n_views}"
+        )
+    expansion = views.expand.name if views.expand is not None else None
+    if expansion != row.expansion:
+        raise RecipeError(
+            f"views.expand: {settings.name} needs {row.expansion or 'none'},"
+            f" the recipe has {expansion or 'none'}"
+        )
