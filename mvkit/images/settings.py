@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Pixels = Annotated[int, Field(ge=1)]
 Strength = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+
+
+def _in_order(interval: tuple[float, float]) -> tuple[float, float]:
+    if interval[0] > interval[1]:
+        raise ValueError(
+            f"the first value must not exceed the second, got {interval[0]:g} and {interval[1]:g}"
+        )
+    return interval
+
+
+def _check_fits(name: str, side: int, room_name: str, room: int) -> None:
+    if side > room:
+        raise ValueError(f"{name} ({side}) must not exceed {room_name} ({room})")
+
+
+#: Smallest and largest value of something drawn at random.
+Interval = Annotated[tuple[Positive, Positive], AfterValidator(_in_order)]
 
 
 class Settings(BaseModel):
@@ -25,8 +44,8 @@ class RandomResizedCrop(Settings):
     """
 
     name: Literal["random_resized"] = "random_resized"
-    scale: tuple[Probability, Probability] = (0.08, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    scale: Annotated[tuple[Fraction, Fraction], AfterValidator(_in_order)] = (0.08, 1.0)
+    ratio: Interval = (3 / 4, 4 / 3)
     via_px: Pixels | None = 224
 
 
@@ -38,13 +57,30 @@ class RandomCrop(Settings):
     crop_px: Pixels
     pad_px: Annotated[int, Field(ge=0)] = 0
 
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.resize_px is not None:
+            _check_fits(
+                "crop_px", self.crop_px, "resize_px and its padding", self.resize_px + 2 * self.pad_px
+            )
+        return self
+
 
 class CentreCrop(Settings):
-    """Shortest side resized to ``resize_px``, the central square of ``crop_px``: the models' own way."""
+    """Shortest side resized to ``resize_px``, the central square of ``crop_px``: the models' own way.
+
+    Without ``crop_px``: the whole image, made a square.
+    """
 
     name: Literal["centre"] = "centre"
     resize_px: Pixels | None = 256
     crop_px: Pixels | None = 224
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.resize_px is not None and self.crop_px is not None:
+            _check_fits("crop_px", self.crop_px, "resize_px", self.resize_px)
+        return self
 
 
 Crop = Annotated[RandomResizedCrop | RandomCrop | CentreCrop, Field(discriminator="name")]
@@ -58,7 +94,7 @@ class Flip(Settings):
 
 
 class Greyscale(Settings):
-    """All channels replaced by the luma."""
+    """All channels replaced by the luma (ITU-R 601, torchvision's weights .2989, .587, .114)."""
 
     name: Literal["greyscale"] = "greyscale"
     probability: Probability = 0.2
@@ -81,16 +117,17 @@ class Blur(Settings):
     ``sigma_px`` is in pixels of an image of side ``at_px``: the published
     pipelines blur at 224 px before resizing to 64, so a width is scaled by
     64/224 when the blur is applied at 64 px. None: pixels of the view itself.
+    The Gaussian ends at three times the largest width, borders are mirrored.
     """
 
     name: Literal["blur"] = "blur"
-    sigma_px: tuple[float, float] = (0.1, 2.0)
+    sigma_px: Interval = (0.1, 2.0)
     at_px: Pixels | None = 224
     probability: Probability = 0.5
 
 
 class Solarise(Settings):
-    """Values at or above the threshold (of 255) inverted."""
+    """Values at or above the threshold (of 255, values between levels rounded) inverted."""
 
     name: Literal["solarise"] = "solarise"
     threshold: Annotated[int, Field(ge=0, le=256)] = 128
@@ -109,7 +146,7 @@ class View(Settings):
 
 
 class Rotations(Settings):
-    """Every view turned by 0, 90, 180 and 270 degrees: four views."""
+    """Every view turned by 0, 90, 180 and 270 degrees counter-clockwise: four views."""
 
     name: Literal["rotations"] = "rotations"
 
@@ -123,6 +160,11 @@ class Patches(Settings):
     name: Literal["patches"] = "patches"
     cell_px: Pixels = 85
     patch_px: Pixels = 64
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        _check_fits("patch_px", self.patch_px, "cell_px", self.cell_px)
+        return self
 
 
 Expansion = Annotated[Rotations | Patches, Field(discriminator="name")]
@@ -139,7 +181,16 @@ class ViewsSettings(Settings):
     size_px: Pixels = 64
     expand: Expansion | None = None
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
+
+    @model_validator(mode="after")
+    def _patches_fit(self) -> Self:
+        if isinstance(self.expand, Patches) and self.size_px != 3 * self.expand.cell_px:
+            cell, needed = self.expand.cell_px, 3 * self.expand.cell_px
+            raise ValueError(
+                f"size_px must be {needed} for 3 x 3 cells of cell_px {cell}, got {self.size_px}"
+            )
+        return self
 
     def each(self) -> tuple[View, ...]:
         """Return one entry for every view, copies written out: what loaders crop and makers augment."""
