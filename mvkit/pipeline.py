@@ -57,7 +57,7 @@ def default_dataset(home: Path | None = None) -> ChosenDataset:
 
 
 def score(
-    features_or_model: FeatureSet | nn.Module | Mapping[str, NDArray[np.floating[Any]]] | str,
+    features_or_model: FeatureSet | nn.Module | Mapping[str, NDArray[np.floating[Any]]] | str | Path,
     dataset: NeuralDataset | str | Path,
     layers: Sequence[str] | str | None = None,
     areas: Sequence[str] | str | None = None,
@@ -74,8 +74,8 @@ def score(
     ----------
     features_or_model
         A model (its layers are extracted from the dataset's stimuli in one pass), the name of one
-        (released weights where there are any), a :class:`~mvkit.features.FeatureSet`, or a mapping
-        from layer to float array (n_images, n_features) in the order of the dataset's images.
+        (released weights where there are any), the path of a training run's checkpoint, a
+        :class:`~mvkit.features.FeatureSet`, or a mapping from layer to float array (n_images, n_features) in the order of the dataset's images.
     dataset
         A dataset, the name of one, or the path of a neural file (default selection of units).
     layers
@@ -194,7 +194,7 @@ def _features_of(
     from mvkit.features import FeatureSet, extract
     from mvkit.models import load_model
 
-    if isinstance(source, str):
+    if isinstance(source, str | Path):
         source = load_model(source)
     if isinstance(source, Mapping):
         about: dict[str, object] = {"model": getattr(source, "model_name", "features")}

@@ -27,13 +27,14 @@ class ScoreRequest:
     Attributes
     ----------
     model
-        Released model, architecture or baseline.
+        Released model, architecture, baseline, or the path of a checkpoint or folder of a training run.
     layers, areas
         Layer names or patterns; area acronyms.
     dataset
         Name or path of a neural file.
     weights, seed
-        ``"released"``, ``"random"`` or the path of a checkpoint; seed of random weights.
+        ``"released"``, ``"random"`` or the path of a checkpoint; seed of random weights
+        (None: 0, or a training run's own).
     recipe, overrides
         Scoring recipe (path or packaged name) and ``key=value`` changes to it.
     settings
@@ -49,7 +50,7 @@ class ScoreRequest:
     areas: tuple[str, ...] | None = None
     dataset: str | None = None
     weights: str = "released"
-    seed: int = 0
+    seed: int | None = None
     recipe: str | None = None
     overrides: tuple[str, ...] = ()
     settings: Mapping[str, object] = field(default_factory=dict)
@@ -97,11 +98,10 @@ def run_score(request: ScoreRequest, *, remark: Remark, progress: Progress | Non
     """
     from mvkit.features import match_layers, tappable_layers
     from mvkit.models import find_model, load_model
-    from mvkit.models.released import paper_value
+    from mvkit.models.released import is_model, paper_value
 
     settings = _settings(request)
     selection = _selection(request)
-    row = find_model(request.model)
     model = load_model(request.model, weights=request.weights, seed=request.seed, home=request.home)
     if request.layers is not None:
         # A misspelt layer is refused before gigabytes are read.
@@ -120,7 +120,8 @@ def run_score(request: ScoreRequest, *, remark: Remark, progress: Progress | Non
         progress=progress,
         settings=settings,
     )
-    return ScoreRun(scores, paper_value(row, request.weights) if dataset.name == "neuropixels" else None)
+    published = dataset.name == "neuropixels" and is_model(request.model)
+    return ScoreRun(scores, paper_value(find_model(request.model), request.weights) if published else None)
 
 
 def _prepare_kernel(remark: Remark) -> None:

@@ -26,7 +26,12 @@ _MACHINE = "Machine"
 
 
 def command(
-    model: Annotated[str, typer.Argument(help="Released model, architecture or baseline (pixels, gabor).")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="Released model, architecture, baseline (pixels, gabor), or a training run's checkpoint."
+        ),
+    ],
     layers: Annotated[
         list[str] | None,
         typer.Option(
@@ -49,7 +54,10 @@ def command(
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="The feature file to write.")
     ] = None,
     weights: Annotated[str, typer.Option(help="released, random, or the path of a checkpoint.")] = "released",
-    seed: Annotated[int, typer.Option(help="Seed of random weights.")] = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Seed of random weights; default: 0, or a training run's own.", show_default=False),
+    ] = None,
     list_layers: Annotated[
         bool, typer.Option("--list-layers", help="Show every layer with its shape and size; write nothing.")
     ] = False,

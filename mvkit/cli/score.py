@@ -27,7 +27,12 @@ _WIDE = 125
 
 
 def command(
-    model: Annotated[str, typer.Argument(help="Released model, architecture or baseline (pixels, gabor).")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="Released model, architecture, baseline (pixels, gabor), or a training run's checkpoint."
+        ),
+    ],
     layers: Annotated[
         list[str] | None,
         typer.Option(
@@ -48,7 +53,10 @@ def command(
         typer.Option("--out", "-o", metavar="DIR", help="Write CSV, Parquet and summary.json here."),
     ] = None,
     weights: Annotated[str, typer.Option(help="released, random, or the path of a checkpoint.")] = "released",
-    seed: Annotated[int, typer.Option(help="Seed of random weights.")] = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Seed of random weights; default: 0, or a training run's own.", show_default=False),
+    ] = None,
     recipe: Annotated[
         str | None, typer.Option(help="Scoring recipe: a path or a packaged name.", rich_help_panel=_PROTOCOL)
     ] = None,

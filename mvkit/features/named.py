@@ -26,7 +26,7 @@ class ExtractRequest:
     Parameters
     ----------
     model
-        Name of a model.
+        Name of a model, or the path of a checkpoint or folder of a training run.
     layers
         Names or patterns; None for the published list.
     stimuli
@@ -34,7 +34,7 @@ class ExtractRequest:
     weights
         "released", "random" or the path of a checkpoint.
     seed
-        Seed of random weights.
+        Seed of random weights; None: 0, or a training run's own.
     batch_size
         Images per forward pass.
     device
@@ -49,7 +49,7 @@ class ExtractRequest:
     layers: tuple[str, ...] | None = None
     stimuli: str | None = None
     weights: str = "released"
-    seed: int = 0
+    seed: int | None = None
     batch_size: int = 64
     device: str = "cpu"
     threads: int | None = None

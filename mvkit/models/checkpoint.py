@@ -71,21 +71,35 @@ def read_weights(model: VisionModel, path: Path) -> str:
         If the file cannot be read, names something that is not allowed, or
         does not fit the model (missing, unexpected and mis-shaped keys are named).
     """
-    weights = find_weights(read_checkpoint(path), path)
-    state = fit_state(weights, model.state_dict(), path, model.name)
+    return fill_weights(model, read_checkpoint(path), path)
+
+
+def fill_weights(model: VisionModel, checkpoint: object, path: Path) -> str:
+    """Fill a model's parameters and buffers from the contents of a checkpoint file.
+
+    As :func:`read_weights`, for a file that :func:`read_checkpoint` has read already.
+    """
+    state = fit_state(find_weights(checkpoint, path), model.state_dict(), path, model.name)
     model.load_state_dict(state)
     return _sha256(path)
 
 
-def read_checkpoint(path: Path) -> object:
+def read_checkpoint(path: Path, *, remedy: str = _FETCH_AGAIN) -> object:
     """Return the contents of a checkpoint: tensors and plain Python data only.
+
+    Parameters
+    ----------
+    path
+        A file written by ``torch.save``.
+    remedy
+        What to do about a damaged file, for messages.
 
     Raises
     ------
     CheckpointError
         If the file is no checkpoint, is damaged, or names a global that is not allowed.
     """
-    is_zip = _first_bytes(path).startswith(_ZIP_MAGIC)
+    is_zip = _first_bytes(path, remedy).startswith(_ZIP_MAGIC)
     try:
         with torch.serialization.safe_globals(_numpy_globals()), warnings.catch_warnings():
             # torch warns of pickle protocols other than its own; what it cannot read it refuses anyway.
@@ -102,7 +116,7 @@ def read_checkpoint(path: Path) -> object:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise CheckpointError(
             f"{path}: not a readable checkpoint ({reason[:160]})\n"
-            f"the file is damaged, incomplete or of another kind; {_FETCH_AGAIN}"
+            f"the file is damaged, incomplete or of another kind; {remedy}"
         ) from None
 
 
@@ -134,18 +148,18 @@ def _tensors(mapping: Mapping[Any, Any]) -> dict[str, Tensor]:
     return {str(key): value for key, value in mapping.items() if isinstance(value, Tensor)}
 
 
-def _first_bytes(path: Path) -> bytes:
+def _first_bytes(path: Path, remedy: str) -> bytes:
     try:
         with path.open("rb") as file:
             first = file.read(512)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
     if not first:
-        raise CheckpointError(f"{path}: the file is empty; {_FETCH_AGAIN}")
+        raise CheckpointError(f"{path}: the file is empty; {remedy}")
     if first.lstrip().startswith(b"<"):
         raise CheckpointError(
             f"{path}: this is an HTML or XML page, not a checkpoint (an error message of the server?)\n"
-            f"{_FETCH_AGAIN}"
+            f"{remedy}"
         )
     return first
 

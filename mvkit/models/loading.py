@@ -11,8 +11,16 @@ from mvkit.errors import CheckpointError, UsageError
 from mvkit.models.base import VisionModel
 from mvkit.models.blueprints import Architecture, Baseline
 from mvkit.models.building import build
-from mvkit.models.checkpoint import read_weights
+from mvkit.models.checkpoint import fill_weights, read_checkpoint
 from mvkit.models.released import RELEASED, ModelRow, find_model
+from mvkit.models.trained import (
+    ANOTHER,
+    describe_trained,
+    is_place,
+    is_trained,
+    refuse_other_network,
+    trained_file,
+)
 from mvkit.naming import suggest
 from mvkit.paths import checkpoint_path
 
@@ -20,7 +28,11 @@ _CHOICES = ("released", "random")
 
 
 def load_model(
-    name: str, weights: str | os.PathLike[str] = "released", seed: int = 0, *, home: Path | None = None
+    name: str | os.PathLike[str],
+    weights: str | os.PathLike[str] = "released",
+    seed: int | None = None,
+    *,
+    home: Path | None = None,
 ) -> VisionModel:
     """Build a model and give it weights.
 
@@ -28,14 +40,16 @@ def load_model(
     ----------
     name
         A released model, an architecture (the reference's long name), or a
-        baseline; see :func:`mvkit.list_models`.
+        baseline; see :func:`mvkit.list_models`. Or a checkpoint that ``mvkit
+        train`` wrote, by its path or that of the run folder (its ``last.pt``).
     weights
         "released": the published checkpoint, from where ``mvkit fetch
-        checkpoints`` put it; "random": as drawn for a new network; otherwise
-        the path of a checkpoint. Baselines have none; for them both words mean the same.
+        checkpoints`` put it (of a trained checkpoint: its own weights); "random": as drawn
+        for a new network; otherwise the path of a checkpoint. Baselines have none; for them
+        both words mean the same.
     seed
-        Of random weights. Neither the seed nor the drawing touches torch's
-        global generator.
+        Of random weights; None: 0, or of a trained checkpoint the seed its run started from.
+        Neither the seed nor the drawing touches torch's global generator.
     home
         Directory of mvkit's files; by default MVKIT_HOME or the platform's.
 
@@ -48,22 +62,46 @@ def load_model(
     Raises
     ------
     UsageError
-        If the name is unknown, or ``weights`` is neither a choice nor a file.
+        If the name is unknown, the place does not exist, or ``weights`` is neither a choice nor a file.
     CheckpointError
         If there is no such checkpoint, or it cannot be read or does not fit.
     """
-    row = find_model(name)
+    if is_place(name):
+        return _load_trained(name, weights, seed)
+    row = find_model(str(name))
     if isinstance(row.architecture.blueprint, Baseline):
         if weights not in _CHOICES:
             raise UsageError(f"'{name}' has no weights to load: leave out {weights}")
         return _finish(build(row.architecture.blueprint), row)
     if weights == "random":
-        model = _finish(build_random(row.architecture, seed), row)
-        model.weights_id = f"random:seed={seed}"
+        model = _finish(build_random(row.architecture, seed or 0), row)
+        model.weights_id = f"random:seed={seed or 0}"
         return model
     path = _released_path(row, home) if weights == "released" else _given_path(weights)
-    model = _finish(_build_empty(row.architecture), row)
-    model.weights_id = read_weights(model, path)
+    contents = read_checkpoint(path)
+    if is_trained(contents):
+        refuse_other_network(describe_trained(contents, path), row)
+    model = _finish(build_empty(row.architecture), row)
+    model.weights_id = fill_weights(model, contents, path)
+    return model
+
+
+def _load_trained(
+    place: str | os.PathLike[str], weights: str | os.PathLike[str], seed: int | None
+) -> VisionModel:
+    if weights not in _CHOICES:
+        raise UsageError(
+            f"{place} has weights of its own: leave out {weights}, or name the network instead of the file"
+        )
+    path = trained_file(place)
+    trained = describe_trained(read_checkpoint(path, remedy=ANOTHER), path)
+    if weights == "random":
+        chosen = trained.seed if seed is None else seed
+        model = trained.finish(build_random(trained.architecture, chosen), trained=False)
+        model.weights_id = f"random:seed={chosen}"
+        return model
+    model = trained.finish(build_empty(trained.architecture), trained=True)
+    model.weights_id = fill_weights(model, trained.contents, path)
     return model
 
 
@@ -75,7 +113,7 @@ def build_random(architecture: Architecture, seed: int) -> VisionModel:
         return build(architecture.blueprint)
 
 
-def _build_empty(architecture: Architecture) -> VisionModel:
+def build_empty(architecture: Architecture) -> VisionModel:
     """Build a network whose weights are still to be filled in, without the time to draw them."""
     with torch.device("meta"):
         model = build(architecture.blueprint)

@@ -10,8 +10,9 @@ torchvision's resize of *tensors* gives slightly different values.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any
 
 from mvkit.errors import DataError
 
@@ -55,6 +56,30 @@ class Preprocessing:
     def as_dict(self) -> dict[str, object]:
         """Return the fields as plain data, for files and logs."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
+        """Return what ``as_dict`` described.
+
+        Raises
+        ------
+        ValueError
+            If a field is missing, unknown or not what it should be.
+        """
+        names = {item.name for item in fields(cls)}
+        if set(values) != names:
+            raise ValueError(f"preprocessing has {sorted(values)}, needed: {sorted(names)}")
+        sides = {name: values[name] for name in ("resize_px", "crop_px", "input_px")}
+        if any(side is not None and (type(side) is not int or side < 1) for side in sides.values()):
+            raise ValueError(f"preprocessing sides {sides} are not numbers of pixels")
+        red_mean, green_mean, blue_mean = map(float, values["mean"])
+        red_std, green_std, blue_std = map(float, values["std"])
+        return cls(
+            **sides,
+            mean=(red_mean, green_mean, blue_mean),
+            std=(red_std, green_std, blue_std),
+            grey=bool(values["grey"]),
+        )
 
     def __call__(self, images: NDArray[np.uint8]) -> torch.Tensor:
         """Prepare a batch of images.

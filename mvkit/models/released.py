@@ -161,6 +161,11 @@ def list_models() -> list[str]:
     return [*RELEASED, *(name for name in ARCHITECTURES if name not in RELEASED), *BASELINES]
 
 
+def is_model(name: str) -> bool:
+    """Tell whether :func:`find_model` knows a name."""
+    return name in BASELINES or name in RELEASED or name in ARCHITECTURES or name in SHORT_NAMES
+
+
 def find_model(name: str) -> ModelRow:
     """Look up a model by its released name, its architecture's long or short name, or as a baseline.
 

@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 from mvkit.errors import UsageError
 from mvkit.models.base import VisionModel
-from mvkit.models.blueprints import (
-    Architecture,
-    Baseline,
-    Blueprint,
-    ConnectomeNet,
-    PlainNet,
-    Readout,
-    ResidualNet,
-    StreamNet,
-)
+from mvkit.models.blueprints import Baseline
 from mvkit.models.loading import build_random, load_model
+from mvkit.models.readouts import with_classes
 from mvkit.models.released import find_model
 
 
@@ -78,40 +69,3 @@ def build_for_training(
     model.preprocess = row.preprocess
     model.weights_id = f"random:seed={seed}"
     return model.train()
-
-
-def has_readout(blueprint: Blueprint) -> bool:
-    """Whether a network ends in a read-out, so that it can be trained on labels directly."""
-    match blueprint:
-        case PlainNet():
-            return any(isinstance(layer, Readout) for layer in blueprint.classifier)
-        case StreamNet() | ResidualNet() | ConnectomeNet():
-            return blueprint.classes is not None
-        case _:
-            return False
-
-
-def with_classes(architecture: Architecture, n_classes: int | None) -> Architecture:
-    """Return the row with a read-out of this width; unchanged if it has none or ``n_classes`` is None.
-
-    Raises
-    ------
-    UsageError
-        If ``n_classes`` is below 1.
-    """
-    blueprint = architecture.blueprint
-    if n_classes is None or not has_readout(blueprint):
-        return architecture
-    if n_classes < 1:
-        raise UsageError(f"'{architecture.name}' needs at least 1 class, got {n_classes}")
-    match blueprint:
-        case PlainNet():
-            classifier = tuple(
-                replace(layer, classes=n_classes) if isinstance(layer, Readout) else layer
-                for layer in blueprint.classifier
-            )
-            return replace(architecture, blueprint=replace(blueprint, classifier=classifier))
-        case StreamNet() | ResidualNet() | ConnectomeNet():
-            return replace(architecture, blueprint=replace(blueprint, classes=n_classes))
-        case _:
-            return architecture

@@ -12,40 +12,12 @@ from torch import Tensor, nn
 
 from mvkit.errors import DataError
 from mvkit.images.batch import Batch
+from mvkit.objectives.memory_bank import MemoryBank
 from mvkit.processes.gathering import gather_detached, total
 from mvkit.training.evaluation.base import EvaluationContext, Evaluator
 from mvkit.training.recipe import BankNeighbours
 
-#: Rows of the bank compared at once; bounds memory, not the result.
-_BLOCK = 65536
 _UNSEEN = -1
-
-
-def nearest_in_bank(embeddings: Tensor, bank: Tensor, *, block: int = _BLOCK) -> tuple[Tensor, Tensor]:
-    """Find the bank entry with the largest inner product.
-
-    Parameters
-    ----------
-    embeddings
-        (n_images, width); their lengths do not matter for which entry is nearest.
-    bank
-        (n_entries, width), rows of length 1.
-    block
-        Entries compared at once.
-
-    Returns
-    -------
-    tuple of Tensor
-        Largest inner products (n_images,) and indices of their entries, int64; the first one on ties.
-    """
-    best = embeddings.new_full((len(embeddings),), -torch.inf)
-    index = torch.zeros(len(embeddings), dtype=torch.int64, device=embeddings.device)
-    for start in range(0, len(bank), block):
-        products, positions = (embeddings @ bank[start : start + block].T).max(dim=1)
-        better = products > best
-        best = torch.where(better, products, best)
-        index = torch.where(better, positions + start, index)
-    return best, index
 
 
 class BankNeighboursEvaluator(Evaluator):
@@ -83,7 +55,7 @@ class BankNeighboursEvaluator(Evaluator):
                 if batch.label is None:
                     raise DataError(f"{self.name}: the validation images have no labels to compare with")
                 embedded = context.objective.embed(context.encoder, batch)[0]
-                labels = known[nearest_in_bank(embedded.to(bank.dtype), bank)[1]]
+                labels = known[bank.nearest(embedded)[1][:, 0]]
                 right_and_asked[0] += (labels == batch.label).sum()
                 right_and_asked[1] += len(labels)
         right, asked = total(right_and_asked).tolist()
@@ -106,8 +78,8 @@ class BankNeighboursEvaluator(Evaluator):
         return given.to(context.device)
 
 
-def _bank(objective: nn.Module) -> Tensor:
+def _bank(objective: nn.Module) -> MemoryBank:
     bank = getattr(objective, "bank", None)
-    if not isinstance(bank, Tensor):
+    if not isinstance(bank, MemoryBank):
         raise DataError(f"{type(objective).__name__} keeps no memory bank to look up neighbours in")
     return bank

@@ -9,9 +9,10 @@ from mvkit.errors import CheckpointError, UsageError
 from mvkit.models.architectures import ARCHITECTURES, BASELINES
 from mvkit.models.blueprints import ConnectomeNet, MirrorNet, PlainNet, StreamNet
 from mvkit.models.building import build
+from mvkit.models.readouts import has_readout, with_classes
 from mvkit.models.released import RELEASED, find_model
 from mvkit.models.short_names import SHORT_NAMES
-from mvkit.models.trainable import build_for_training, has_readout, with_classes
+from mvkit.models.trainable import build_for_training
 
 #: Short name, images, width of the output with 7 classes: sums over the maps' sizes in the goldens' README.
 WIDTHS = [

@@ -1,0 +1,182 @@
+"""Checkpoints that ``mvkit train`` writes, as models.
+
+Such a file says which architecture it is of, how many classes its read-out
+has, which layers are scored and how images become its input; so it needs no
+name beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mvkit.errors import CheckpointError, UsageError
+from mvkit.models.base import VisionModel
+from mvkit.models.blueprints import Architecture
+from mvkit.models.preprocessing import Preprocessing
+from mvkit.models.readouts import with_classes
+from mvkit.models.released import ModelRow, find_model, is_model
+
+#: Value of a checkpoint's key "format", and the newest version of the format that is read here.
+FORMAT = "mvkit-checkpoint"
+VERSION = 1
+
+#: The checkpoint that stands for a run, in its folder.
+LAST = "last.pt"
+
+#: What to do about a damaged checkpoint of a training run.
+ANOTHER = "take another checkpoint of the run (best.pt, epoch_*.pt), or train it again"
+
+_SUFFIXES = (".pt", ".pth", ".ckpt", ".tar")
+
+
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """What a checkpoint of ``mvkit train`` says of its network.
+
+    Attributes
+    ----------
+    path
+        The file.
+    recipe, step
+        Name of the recipe and number of optimisation steps.
+    row
+        The architecture's row of the table.
+    architecture
+        The network, its read-out as wide as it was trained.
+    seed
+        That the run's random start was drawn from.
+    layers
+        Layers scored by default.
+    preprocess
+        How images become input.
+    contents
+        Everything in the file.
+    """
+
+    path: Path
+    recipe: str
+    step: int
+    row: ModelRow
+    architecture: Architecture
+    seed: int
+    layers: tuple[str, ...]
+    preprocess: Preprocessing
+    contents: Mapping[str, Any]
+
+    def finish(self, model: VisionModel, *, trained: bool) -> VisionModel:
+        """Give a network of this architecture its name (``demo@step400``), layers and preprocessing."""
+        model.name = f"{self.recipe}@{f'step{self.step}' if trained else 'start'}"
+        model.layers = self.layers
+        model.preprocess = self.preprocess
+        return model.eval()
+
+
+def is_place(name: str | os.PathLike[str]) -> bool:
+    """Tell whether a model is given by a place and not by its name.
+
+    A path object is; text is if it looks like a path, or is no model's name
+    but that of a file or run folder.
+    """
+    if not isinstance(name, str):
+        return True
+    if os.sep in name or name.endswith(_SUFFIXES) or name.startswith(("~", ".")):
+        return True
+    return not is_model(name) and (Path(name).is_file() or (Path(name) / LAST).is_file())
+
+
+def trained_file(place: str | os.PathLike[str]) -> Path:
+    """Return the checkpoint at a place: the file, or ``last.pt`` of a run folder.
+
+    Raises
+    ------
+    UsageError
+        If there is none.
+    """
+    path = Path(place).expanduser()
+    if path.is_dir():
+        if not (path / LAST).is_file():
+            raise UsageError(f"{path}: no {LAST} in this folder; is it the folder of a training run?")
+        return path / LAST
+    if not path.is_file():
+        raise UsageError(
+            f"{path}: no such file; give a checkpoint of mvkit train, a run folder, or a model's name"
+        )
+    return path
+
+
+def is_trained(contents: object) -> bool:
+    """Tell whether the contents of a checkpoint were written by ``mvkit train``."""
+    return isinstance(contents, Mapping) and contents.get("format") == FORMAT
+
+
+def describe_trained(contents: object, path: Path) -> TrainedNetwork:
+    """Read what a checkpoint of ``mvkit train`` says of its network.
+
+    Parameters
+    ----------
+    contents
+        What :func:`mvkit.models.checkpoint.read_checkpoint` returned.
+    path
+        The file.
+
+    Raises
+    ------
+    CheckpointError
+        If it was not written by ``mvkit train``, or by a newer one, or does not say all that is needed.
+    """
+    if not isinstance(contents, Mapping) or not is_trained(contents):
+        raise CheckpointError(
+            f"{path}: not a checkpoint of mvkit train, so it does not say which network it is of\n"
+            f"name the network and give the file as its weights: NAME --weights {path}"
+        )
+    version = contents.get("version")
+    if not isinstance(version, int) or version > VERSION:
+        raise CheckpointError(
+            f"{path}: format version {version}, but this mvkit reads up to {VERSION}\n"
+            "use the version of mvkit that wrote it, or a newer one"
+        )
+    try:
+        row = find_model(str(contents["architecture"]))
+        classes = contents["n_classes"]
+        return TrainedNetwork(
+            path=path,
+            recipe=str(json.loads(contents["recipe"])["name"]),
+            step=int(contents["progress"]["step"]),
+            row=row,
+            architecture=with_classes(row.architecture, None if classes is None else int(classes)),
+            seed=int(contents["seed"]),
+            layers=tuple(map(str, contents["layers"])),
+            preprocess=Preprocessing.from_dict(contents["preprocessing"]),
+            contents=contents,
+        )
+    except KeyError as error:
+        raise CheckpointError(f"{path}: does not say {error}; {ANOTHER}") from error
+    except (TypeError, ValueError, UsageError) as error:
+        raise CheckpointError(
+            f"{path}: what it says of its network makes no sense ({error})\n{ANOTHER}"
+        ) from error
+
+
+def refuse_other_network(trained: TrainedNetwork, wanted: ModelRow) -> None:
+    """Refuse the weights of a trained checkpoint for another network than they are of.
+
+    Raises
+    ------
+    CheckpointError
+        If architectures or numbers of classes differ; says how to use the checkpoint itself.
+    """
+    if trained.architecture == wanted.architecture:
+        return
+    if trained.row.architecture == wanted.architecture:
+        wide = trained.contents["n_classes"]
+        difference = f"its read-out has {wide} classes, that of '{wanted.name}' another number"
+    else:
+        difference = f"it is of '{trained.row.name}' (recipe {trained.recipe}), not of '{wanted.name}'"
+    raise CheckpointError(
+        f"{trained.path}: {difference}\ngive the file instead of a model's name: it says which network it is"
+    )
