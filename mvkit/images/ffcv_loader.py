@@ -1,0 +1,154 @@
+"""Batches from a beton: decoded by FFCV's library, cropped and resized in one compiled pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mvkit.errors import DataError
+from mvkit.images import beton
+from mvkit.images.batch import RawBatch
+from mvkit.images.beton_check import check_complete
+from mvkit.images.beton_sidecar import Sidecar
+from mvkit.images.crops import crop_boxes
+from mvkit.images.ffcv_file import BetonContent, read_content
+from mvkit.images.geometry import crop_axes
+from mvkit.images.prefetch import BatchStream
+from mvkit.images.requests import CropRequest, check_plan, requests_of
+from mvkit.images.resampling import crop_images, crop_planes, decode_jpegs
+from mvkit.images.settings import Crop
+
+#: JPEGs decoded before they are cropped: few, so that their pixels are still in the processor's cache.
+_DECODED_AT_ONCE = 4
+
+
+class BetonSource:
+    """Images of a beton.
+
+    Raises
+    ------
+    MissingPackageError
+        If FFCV cannot be loaded.
+    DataError
+        If the file is not whole or not the one that its sidecar describes.
+    """
+
+    kind = "beton"
+
+    def __init__(self, path: Path) -> None:
+        sidecar = check_complete(path)
+        self._content = read_content(path)
+        self.n_images = sidecar.n_images
+        self.classes = sidecar.classes
+        self.has_depth = sidecar.has_depth
+        self.digest = sidecar.sha256
+        self.description = _describe(path, sidecar)
+
+    def batches(
+        self,
+        plan: Sequence[NDArray[np.int64]],
+        crops: Sequence[tuple[Crop, int]],
+        *,
+        seed: int,
+        epoch: int,
+        workers: int,
+    ) -> BatchStream:
+        """Return the batches of ``plan``; see :class:`mvkit.images.loading.ImageSource`."""
+        plan = check_plan(plan, self.n_images)
+        requests = requests_of(crops, seed=seed, epoch=epoch)
+        return BatchStream(lambda index: _Filling(self._content, index, requests), plan, workers=workers)
+
+
+class _Filling:
+    """One batch under construction."""
+
+    def __init__(
+        self, content: BetonContent, index: NDArray[np.int64], requests: Sequence[CropRequest]
+    ) -> None:
+        self._content, self._index, self._requests = content, index, requests
+        self._crops = [np.empty((len(index), one.side_px, one.side_px, 3), np.uint8) for one in requests]
+        side_px = requests[0].side_px
+        has_depth = content.depths is not None
+        self._depth = np.empty((len(index), 1, side_px, side_px), np.float32) if has_depth else None
+
+    def fill(self, first: int, last: int) -> None:
+        """Read images ``first`` to ``last`` of the batch; each is decoded once for all crops."""
+        rows = np.arange(first, last)
+        index = self._index[first:last]
+        places = self._content.places[index]
+        axes = [self._axes(one, index, places) for one in self._requests]
+        compressed = self._content.is_jpeg[index]
+        raw = np.flatnonzero(~compressed)
+        if raw.size:
+            for out, steps in zip(self._crops, axes, strict=True):
+                crop_images(self._content.memory, places[raw], steps[raw], rows[raw], out)
+        for some in _split(np.flatnonzero(compressed)):
+            pixels, decoded = self._decoded(index[some], places[some])
+            for out, steps in zip(self._crops, axes, strict=True):
+                crop_images(pixels, decoded, steps[some], rows[some], out)
+        if self._depth is not None and self._content.depths is not None:
+            self._fill_depth(self._depth, self._content.depths, index, axes[0], rows)
+
+    def finished(self) -> RawBatch:
+        """Return the batch."""
+        labels = self._content.labels
+        return RawBatch(
+            crops=tuple(torch.from_numpy(out) for out in self._crops),
+            index=torch.from_numpy(self._index.copy()),
+            label=None if labels is None else torch.from_numpy(labels[self._index]),
+            depth=None if self._depth is None else torch.from_numpy(self._depth),
+        )
+
+    def _axes(
+        self, request: CropRequest, index: NDArray[np.int64], places: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        heights, widths = places[:, 1], places[:, 2]
+        boxes = crop_boxes(request.crop, request.seed, request.epoch, index, request.view, heights, widths)
+        return crop_axes(request.crop, boxes, heights, widths)
+
+    def _decoded(
+        self, index: NDArray[np.int64], places: NDArray[np.int64]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Return the pixels of JPEGs, and where each image lies in them."""
+        n_pixels = places[:, 1] * places[:, 2] * 3
+        decoded = places.copy()
+        decoded[:, 0] = np.cumsum(n_pixels) - n_pixels
+        pixels = np.empty(int(n_pixels.sum()), np.uint8)
+        sizes = self._content.sizes[index]
+        failed = decode_jpegs(self._content.memory, places, sizes, pixels, decoded[:, 0].copy())
+        if failed >= 0:
+            raise DataError(
+                f"{self._content.path}: image {index[failed]} is a damaged JPEG\n"
+                f"find all with mvkit prep --verify {self._content.path}, or write the file anew"
+            )
+        # Read-only like the mapped file, so that one compiled function serves both.
+        pixels.setflags(write=False)
+        return pixels, decoded
+
+    def _fill_depth(
+        self,
+        out: NDArray[np.float32],
+        depths: NDArray[np.int64],
+        index: NDArray[np.int64],
+        axes: NDArray[np.int64],
+        rows: NDArray[np.int64],
+    ) -> None:
+        for i, (start, size) in enumerate(depths[index]):
+            depth = beton.unpack_depth(self._content.memory[start : start + size])
+            place = np.array([[0, *depth.shape]])
+            crop_planes(depth.reshape(-1), place, axes[i : i + 1], rows[i : i + 1], out)
+
+
+def _describe(path: Path, sidecar: Sidecar) -> str:
+    stored = sidecar.stored
+    form = "raw" if stored.format == "raw" else f"JPEG, quality {stored.jpeg_quality}"
+    side = "full size" if stored.short_side_px is None else f"short side {stored.short_side_px} px"
+    return f"{path}: {sidecar.n_images} images ({form}, {side})"
+
+
+def _split(rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    return [rows[first : first + _DECODED_AT_ONCE] for first in range(0, len(rows), _DECODED_AT_ONCE)]

@@ -1,0 +1,48 @@
+"""Crops made with PIL, one image at a time: the published pipeline's own arithmetic."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from mvkit.images.crops import intermediate_px
+from mvkit.images.settings import CentreCrop, Crop
+
+_BILINEAR = Image.Resampling.BILINEAR
+Box = tuple[int, int, int, int]
+
+
+def crop_image(image: Image.Image, crop: Crop, box: Box, side_px: int) -> Image.Image:
+    """Return the square that a crop makes of an image.
+
+    Random crops: the box (top, left, height, width; black where it reaches outside) is resized to the
+    intermediate side and then to ``side_px``. The centre crop resizes the shortest side, cuts the middle and
+    resizes again, as ``mvkit.models.preprocessing`` does, and needs no box. Every resize is PIL's antialiased
+    bilinear one, rounded to 8 bits (images of mode "F", such as depth, are not rounded).
+    """
+    if isinstance(crop, CentreCrop) and crop.crop_px is not None:
+        return _resized(_central(image, crop.resize_px, crop.crop_px), side_px)
+    top, left, height, width = box
+    image = image.crop((left, top, left + width, top + height))
+    via = intermediate_px(crop)
+    return _resized(image if via is None else _resized(image, via), side_px)
+
+
+def pixels(image: Image.Image) -> NDArray[np.uint8]:
+    """Return an RGB image's pixels, uint8 (height, width, 3)."""
+    return np.asarray(image, np.uint8)
+
+
+def _resized(image: Image.Image, side_px: int) -> Image.Image:
+    return image if image.size == (side_px, side_px) else image.resize((side_px, side_px), _BILINEAR)
+
+
+def _central(image: Image.Image, resize_px: int | None, crop_px: int) -> Image.Image:
+    width, height = image.size
+    if resize_px is not None and min(width, height) != resize_px:
+        shortest = min(width, height)
+        width, height = resize_px * width // shortest, resize_px * height // shortest
+        image = image.resize((width, height), _BILINEAR)
+    left, top = round((width - crop_px) / 2), round((height - crop_px) / 2)
+    return image.crop((left, top, left + crop_px, top + crop_px))
