@@ -77,6 +77,7 @@ class BatchStream(Iterator[RawBatch]):
         self._start, self._plan, self._stalled_s = start, plan, stalled_s
         self._workers = usable_workers(workers)
         self._next = 0
+        self._gave_up = False
         self._pending: deque[tuple[Filling, list[Future[None]], int]] = deque()
         self._pool: ThreadPoolExecutor | None = None
 
@@ -110,8 +111,6 @@ class BatchStream(Iterator[RawBatch]):
         self._pending.clear()
         if pool is not None:
             pool.shutdown(wait=not (stuck and self._gave_up), cancel_futures=True)
-
-    _gave_up = False
 
     def _filled_here(self) -> RawBatch:
         if self._next >= len(self._plan):
