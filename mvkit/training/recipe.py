@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from mvkit.config.problems import KeyedError
 from mvkit.images.settings import VALIDATION, ViewsSettings
 from mvkit.objectives.settings import ObjectiveSettings
 
@@ -15,7 +16,7 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ModelSettings(_Frozen):
@@ -51,7 +52,7 @@ class Adam(_Frozen):
 
     name: Literal["adam", "adamw"] = "adamw"
     learning_rate: Positive
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     weight_decay: NotNegative = 0.0
 
 
@@ -121,7 +122,12 @@ class TrainSettings(_Frozen):
 
 
 class CheckpointSettings(_Frozen):
-    """When to keep a numbered checkpoint (``last`` is written at every epoch's end and on interruption)."""
+    """When checkpoints are written.
+
+    ``every_epochs``: a numbered one is kept; ``every_steps``: ``last.pt`` is
+    renewed, besides every epoch's end and an interruption. ``best.pt`` is that
+    with the best headline of the first item of ``evaluate`` (without any: the lowest training loss).
+    """
 
     every_epochs: Count | None = 10
     every_steps: Count | None = None
@@ -194,3 +200,13 @@ class TrainRecipe(_Frozen):
     train: TrainSettings
     checkpoint: CheckpointSettings = CheckpointSettings()
     evaluate: tuple[Evaluation, ...] = ()
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> TrainRecipe:
+        # Imported here: it reads the table of objectives, whose losses need torch.
+        from mvkit.training.consistency import contradictions
+
+        found = contradictions(self)
+        if found:
+            raise KeyedError(found)
+        return self

@@ -1,0 +1,258 @@
+"""The one training loop."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from mvkit.draws import hashed
+from mvkit.images.crops import output_px
+from mvkit.processes.world import is_first, rank, size
+from mvkit.training.checkpoints import BEST, Progress, checkpoint_name, write_checkpoint
+from mvkit.training.evaluation.base import EvaluationContext
+from mvkit.training.interruption import Interruption
+from mvkit.training.log import RunLog
+from mvkit.training.metering import Meter
+from mvkit.training.optimisers import set_learning_rate
+from mvkit.training.pace import Pace, Stopwatch
+from mvkit.training.reporting import FitReport, Hearers
+from mvkit.training.schedules import learning_rate
+from mvkit.training.setup import TrainingSetup
+from mvkit.training.snapshot import restore, snapshot
+
+_LOG = "log.jsonl"
+_BOARD = "tensorboard"
+#: Key of the draws that seed torch's generators (dropout).
+_GENERATOR_KEY = 0x6E0D
+
+
+def fit(
+    setup: TrainingSetup, *, resume: Mapping[str, Any] | None = None, hearers: Hearers | None = None
+) -> FitReport:
+    """Train until the recipe's end, or until SIGTERM or Ctrl-C.
+
+    Parameters
+    ----------
+    setup
+        The run. All processes call this alike.
+    resume
+        Contents of a checkpoint of the same run to go on from.
+    hearers
+        Who is told.
+
+    Raises
+    ------
+    FitError
+        The loss is not finite; ``last.pt`` is of before.
+    DataError
+        An image cannot be read.
+    """
+    hearers = hearers or Hearers()
+    device = setup.place.device
+    # Steps seed torch's generators; the caller's are as before afterwards.
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        run = _Run(setup, hearers)
+        try:
+            with Interruption(hearers.remark) as interruption:
+                return run.through(resume, interruption)
+        finally:
+            run.close()
+
+
+@dataclass
+class _Run:
+    """A run in progress."""
+
+    setup: TrainingSetup
+    hearers: Hearers
+    progress: Progress = field(default_factory=Progress)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        place = self.setup.place
+        board = place.folder / _BOARD if place.tensorboard else None
+        self.log = RunLog(place.folder / _LOG, tensorboard=board) if is_first() else None
+        self.meter = Meter(self.log, place.device)
+        self.stopwatch = Stopwatch()
+
+    def close(self) -> None:
+        if self.log is not None:
+            self.log.close()
+
+    def through(self, resume: Mapping[str, Any] | None, interruption: Interruption) -> FitReport:
+        started = time.perf_counter()
+        if resume is not None:
+            self.progress = restore(resume, self.setup, self.hearers.remark)
+        begun = self.progress.step
+        self._begin(resumed=resume is not None)
+        interrupted = False
+        while self.progress.epochs < self.setup.n_epochs and not interrupted:
+            interrupted = not self._epoch(interruption)
+            if not interrupted:
+                self._finish_epoch()
+        if interrupted:
+            self._save()
+        self._note("interrupted" if interrupted else "end", epoch=self.progress.epochs)
+        return FitReport(
+            folder=self.setup.place.folder,
+            step=self.progress.step,
+            n_steps=self.setup.n_steps,
+            epochs=self.progress.epochs,
+            resumed_from=begun,
+            interrupted=interrupted,
+            loss=self.meter.last,
+            metrics=self.metrics,
+            best=self.progress.best,
+            seconds=time.perf_counter() - started,
+        )
+
+    def _begin(self, *, resumed: bool) -> None:
+        self.setup.learner.train_mode()
+        if self.log is not None:
+            self.log.rewind(step=self.progress.step if resumed else -1, epochs=self.progress.epochs)
+        place = self.setup.place
+        self._note("resume" if resumed else "start", machine=place.machine, versions=place.versions)
+
+    def _epoch(self, interruption: Interruption) -> bool:
+        """Make the remaining steps of the epoch in progress; False: interrupted."""
+        setup, epoch = self.setup, self.progress.epochs
+        per_epoch = setup.order.steps_per_epoch
+        before = epoch * per_epoch
+        plan = setup.order.batches(
+            epoch, first=self.progress.step - before, last=min(per_epoch, setup.n_steps - before)
+        )
+        if not plan:
+            return True
+        views = setup.recipe.views
+        crops = [(view.crop, output_px(view.crop, views)) for view in views.each()]
+        seed = setup.recipe.train.seed
+        self.stopwatch.restart()
+        with setup.train.batches(plan, crops, seed=seed, epoch=epoch, workers=setup.place.workers) as raw:
+            batches = self.stopwatch.waits_for(setup.views(one, epoch=epoch) for one in raw)
+            for batch in batches:
+                self._step(batch)
+                if interruption.came(setup.place.device):
+                    self._read()
+                    return False
+        self._read()
+        return True
+
+    def _step(self, batch: Any) -> None:
+        setup, step = self.setup, self.progress.step
+        recipe, learner = setup.recipe, setup.learner
+        rate = learning_rate(
+            recipe.schedule,
+            recipe.optimiser.learning_rate,
+            step=step,
+            steps_per_epoch=setup.order.steps_per_epoch,
+            epochs=recipe.train.epochs,
+        )
+        set_learning_rate(learner.optimiser, rate)
+        # Drawn anew for every step and process: going on needs no generator's state.
+        torch.manual_seed(int(hashed(recipe.train.seed, _GENERATOR_KEY, step, rank())))
+        loss = learner.step.run(batch, step=step)
+        setup.evaluators.observe(learner.encoder, batch, step=step)
+        self.stopwatch.add(len(batch.index) * size())
+        self.progress = replace(self.progress, step=step + 1)
+        if self.meter.add(loss, step=step + 1, epoch=self.progress.epochs + 1, rate=rate):
+            self._read()
+        every = recipe.checkpoint.every_steps
+        if every and (step + 1) % every == 0:
+            self._read()
+            self._save()
+
+    def _read(self) -> None:
+        """Read the losses since last time, log them, and tell whoever watches."""
+        losses = self.meter.read(self._speed)
+        self.progress = replace(
+            self.progress,
+            loss_sum=self.progress.loss_sum + math.fsum(losses),
+            loss_steps=self.progress.loss_steps + len(losses),
+        )
+        self.hearers.watch(self._pace())
+
+    def _speed(self) -> dict[str, object]:
+        # Asked for once the device has been waited for: only then is a window's time that of its steps.
+        self.stopwatch.close_window()
+        return {
+            "images_per_s": round(self.stopwatch.images_per_s, 1),
+            "waiting": round(self.stopwatch.waiting, 3),
+        }
+
+    def _pace(self) -> Pace:
+        left = (self.setup.n_steps - self.progress.step) * self.setup.order.batch_size
+        rate = self.stopwatch.images_per_s
+        return Pace(
+            step=self.progress.step,
+            n_steps=self.setup.n_steps,
+            epoch=min(self.progress.epochs + 1, self.setup.n_epochs),
+            n_epochs=self.setup.n_epochs,
+            loss=self.meter.last,
+            images_per_s=rate,
+            eta_s=left / rate if rate else math.inf,
+            waiting=self.stopwatch.waiting,
+        )
+
+    def _finish_epoch(self) -> None:
+        setup, done = self.setup, self.progress.epochs + 1
+        loss = self.progress.loss_sum / self.progress.loss_steps if self.progress.loss_steps else math.nan
+        is_last = done == setup.n_epochs
+        measured: Mapping[str, float] = {}
+        if setup.evaluators.is_due(done, is_last=is_last):
+            measured = setup.evaluators.evaluate(self._context(done), is_last=is_last)
+            self.metrics = {**self.metrics, **measured}
+            self._note("evaluation", epoch=done, **measured)
+        pace = self._pace()
+        self._note("epoch", epoch=done, loss=loss, images_per_s=pace.images_per_s, waiting=pace.waiting)
+        names = self._judged(loss, measured)
+        every = setup.recipe.checkpoint.every_epochs
+        if every and done % every == 0:
+            names = (*names, checkpoint_name(done))
+        self.progress = replace(self.progress, epochs=done, loss_sum=0.0, loss_steps=0)
+        self._save(also=names)
+        shown = "".join(f", {name} {value:.4g}" for name, value in measured.items())
+        self.hearers.remark(
+            f"epoch {done}/{setup.n_epochs}: loss {loss:.4g}{shown}, {pace.images_per_s:,.0f} images/s, "
+            f"limited by {'the loader' if pace.bottleneck == 'loader' else 'compute'}"
+        )
+
+    def _judged(self, loss: float, measured: Mapping[str, float]) -> tuple[str, ...]:
+        """Compare the epoch with the best so far; return the name that its checkpoint earns."""
+        headline = self.setup.evaluators.headline
+        if headline is None:
+            value, better_is_higher = loss, False
+        else:
+            value = measured.get(headline, math.nan)
+            better_is_higher = self.setup.evaluators.higher_is_better
+        best = self.progress.best
+        if math.isnan(value) or (best is not None and (value <= best if better_is_higher else value >= best)):
+            return ()
+        self.progress = replace(self.progress, best=value)
+        return (BEST,)
+
+    def _context(self, epoch: int) -> EvaluationContext:
+        setup = self.setup
+        return EvaluationContext(
+            encoder=setup.learner.encoder,
+            objective=setup.learner.objective,
+            images=setup.images,
+            device=setup.place.device,
+            epoch=epoch,
+            step=self.progress.step,
+            seed=setup.recipe.train.seed,
+        )
+
+    def _save(self, *, also: tuple[str, ...] = ()) -> None:
+        # All processes: a state may have to be gathered.
+        document = snapshot(self.setup, self.progress)
+        if is_first():
+            write_checkpoint(self.setup.place.folder, document, also=also)
+
+    def _note(self, kind: str, **values: object) -> None:
+        if self.log is not None:
+            self.log.write(kind, step=self.progress.step, **values)
