@@ -75,7 +75,8 @@ def score(
     features_or_model
         A model (its layers are extracted from the dataset's stimuli in one pass), the name of one
         (released weights where there are any), the path of a training run's checkpoint, a
-        :class:`~mvkit.features.FeatureSet`, or a mapping from layer to float array (n_images, n_features) in the order of the dataset's images.
+        :class:`~mvkit.features.FeatureSet`, or a mapping from layer to float array
+        (n_images, n_features) in the order of the dataset's images.
     dataset
         A dataset, the name of one, or the path of a neural file (default selection of units).
     layers

@@ -14,7 +14,7 @@ _CLASSES_FOR_TOP5 = 6
 
 
 class AccuracyCount:
-    """How often the right class was first, or among the first five; fractions over all processes.
+    """How often the right class was first, or among the first five.
 
     Parameters
     ----------
@@ -22,25 +22,29 @@ class AccuracyCount:
         Number of classes.
     device
         Where the counts are kept.
+    shared
+        Whether every ``add`` counts the answers of all processes, so that each of them holds all
+        counts (for checkpoints); else only ``fractions`` sums over processes.
     """
 
-    def __init__(self, n_classes: int, device: torch.device) -> None:
+    def __init__(self, n_classes: int, device: torch.device, *, shared: bool = False) -> None:
         self._ranks = (1, 5) if n_classes >= _CLASSES_FOR_TOP5 else (1,)
-        # First the number of answers, then how many were right at each rank.
+        self._shared = shared
+        # First the number of answers, then how many were right at each rank. Whole numbers up to
+        # 2**53; sums over processes are of float32 (exact to 2**24), which every device offers.
         self.counts = torch.zeros(1 + len(self._ranks), dtype=torch.float64, device=device)
 
     def add(self, class_scores: Tensor, labels: Tensor) -> None:
-        """Count this process's answers: scores (n_images, n_classes), the higher the likelier."""
-        if not len(labels):
-            return
+        """Count answers: scores (n_images, n_classes), the higher the likelier; labels int64 (n_images,)."""
         best = class_scores.topk(self._ranks[-1], dim=1).indices == labels[:, None]
-        self.counts[0] += len(labels)
-        self.counts[1:] += torch.stack([best[:, :rank].any(dim=1).sum() for rank in self._ranks])
+        right = [best[:, :rank].any(dim=1).sum() for rank in self._ranks]
+        new = torch.stack([best.new_tensor(len(labels), dtype=torch.int64), *right]).to(torch.float32)
+        self.counts += total(new) if self._shared else new
 
     def fractions(self) -> dict[str, float]:
         """Return ``top1`` and, with at least six classes, ``top5`` of all processes; NaN without answers."""
-        # Not every device sums float64 over processes; float32 counts exactly up to 16 million.
-        answered, *right = total(self.counts.to(torch.float32)).tolist()
+        counts = self.counts if self._shared else total(self.counts.to(torch.float32))
+        answered, *right = counts.tolist()
         return {
             f"top{rank}": count / answered if answered else math.nan
             for rank, count in zip(self._ranks, right, strict=True)

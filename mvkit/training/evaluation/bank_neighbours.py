@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mvkit.errors import DataError
 from mvkit.images.batch import Batch
@@ -23,8 +23,8 @@ _UNSEEN = -1
 class BankNeighboursEvaluator(Evaluator):
     """Validation images take the label of the training image whose bank entry is nearest.
 
-    The labels of training images are asked of their source, or noted as
-    training meets them: an image that no batch has held yet counts as wrong.
+    The labels of training images are noted as training meets them; a neighbour
+    that no batch has held yet counts as wrong.
 
     References
     ----------
@@ -39,15 +39,16 @@ class BankNeighboursEvaluator(Evaluator):
         self._labels = torch.full((n_train,), _UNSEEN, dtype=torch.int64)
 
     def observe(self, encoder: nn.Module, batch: Batch, *, step: int) -> None:
-        """Note the labels of the batch."""
+        """Note the labels of the batch, those of all processes: any one's state is everyone's."""
         del encoder, step
         if batch.label is not None:
-            self._labels[batch.index.cpu()] = batch.label.cpu()
+            index_and_label = gather_detached(torch.stack([batch.index, batch.label], dim=1)).cpu()
+            self._labels[index_and_label[:, 0]] = index_and_label[:, 1]
 
     def evaluate(self, context: EvaluationContext) -> Mapping[str, float]:
         """Return ``top1``: the fraction of validation images with the label of their neighbour."""
         images, bank = context.images, _bank(context.objective)
-        known = self._known_labels(context)
+        known = self._labels.to(context.device)
         # float32 counts exactly up to 16 million, and every device sums it over processes.
         right_and_asked = torch.zeros(2, device=context.device)
         with images.batches("val", np.arange(images.n_images("val"), dtype=np.int64)) as batches:
@@ -68,14 +69,6 @@ class BankNeighboursEvaluator(Evaluator):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the labels."""
         self._labels.copy_(state["labels"])
-
-    def _known_labels(self, context: EvaluationContext) -> Tensor:
-        given = context.images.labels("train")
-        if given is None:
-            # A process has met only its own rows: the others' labels are above its -1.
-            everyones = gather_detached(self._labels.to(context.device)[None])
-            given = everyones.amax(dim=0)
-        return given.to(context.device)
 
 
 def _bank(objective: nn.Module) -> MemoryBank:

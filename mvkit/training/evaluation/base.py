@@ -38,9 +38,6 @@ class EvaluationImages(Protocol):
     def n_images(self, split: Split) -> int:
         """Return the number of images; 0 where there is no such split."""
 
-    def labels(self, split: Split) -> torch.Tensor | None:
-        """Return all labels, int64 (n_images,), where the source can tell without decoding; else None."""
-
     def batches(
         self, split: Split, indices: NDArray[np.int64], *, views: Views = "validation"
     ) -> AbstractContextManager[Iterator[Batch]]:

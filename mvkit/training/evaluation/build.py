@@ -13,7 +13,7 @@ from mvkit.objectives.settings import InstanceRecognition
 from mvkit.training.evaluation.bank_neighbours import BankNeighboursEvaluator
 from mvkit.training.evaluation.base import EvaluationImages, Evaluator, EvaluatorSet, Views
 from mvkit.training.evaluation.feature_neighbours import FeatureNeighboursEvaluator
-from mvkit.training.evaluation.layers import check_layer, feature_width
+from mvkit.training.evaluation.layers import feature_width
 from mvkit.training.evaluation.linear_probe import LinearProbeEvaluator
 from mvkit.training.evaluation.validation_loss import ValidationLossEvaluator
 from mvkit.training.recipe import (
@@ -96,10 +96,10 @@ def _build(
                 )
             return BankNeighboursEvaluator(settings, name=name, n_train=images.n_images("train"))
         case FeatureNeighbours():
-            check_layer(encoder, settings.layer)
+            # Refuses a layer that the network does not have.
+            feature_width(encoder, settings.layer, input_px=_input_px(recipe))
             return FeatureNeighboursEvaluator(settings, name=name)
         case LinearProbe():
-            check_layer(encoder, settings.layer)
             width = feature_width(encoder, settings.layer, input_px=_input_px(recipe))
             n_classes = images.n_classes or 0
             return LinearProbeEvaluator(settings, name=name, width=width, n_classes=n_classes, device=device)

@@ -60,11 +60,6 @@ class RunImages:
             return self.train.n_images
         return 0 if self.val is None else self.val.n_images
 
-    def labels(self, split: Split) -> torch.Tensor | None:
-        """Return all labels, int64 (n_images,), where the source can tell without decoding; else None."""
-        labels = getattr(self._source(split), "labels", None)
-        return None if labels is None else torch.as_tensor(np.asarray(labels), dtype=torch.int64)
-
     @contextmanager
     def batches(
         self, split: Split, indices: NDArray[np.int64], *, views: Views = "validation"

@@ -99,7 +99,7 @@ class LinearProbeEvaluator(Evaluator):
         self._optimiser = torch.optim.SGD(
             self.classifier.parameters(), lr=settings.learning_rate, momentum=_MOMENTUM
         )
-        self._met = AccuracyCount(n_classes, device)
+        self._met = AccuracyCount(n_classes, device, shared=True)
 
     def observe(self, encoder: nn.Module, batch: Batch, *, step: int) -> None:
         """Take one step of gradient descent on the classifier."""

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from mvkit.processes.gathering import total
+from mvkit.processes.world import size
 from mvkit.training.evaluation.base import EvaluationContext, Evaluator, Views
 from mvkit.training.recipe import ValidationLoss
 
@@ -39,15 +40,15 @@ class ValidationLossEvaluator(Evaluator):
         """Return ``loss`` and the parts of the loss under their names."""
         images = context.images
         sums: dict[str, torch.Tensor] = {}
-        n_own = 0
+        n_all = torch.zeros(1, device=context.device)
         everything = np.arange(images.n_images("val"), dtype=np.int64)
         with images.batches("val", everything, views=self._views) as batches:
             for batch in batches:
                 loss = context.objective.loss(context.encoder, batch)
+                n_rows = total(torch.tensor([float(len(batch.index))], device=context.device))
+                n_all += n_rows
                 for key, value in {"loss": loss.total, **loss.parts}.items():
-                    # A process speaks for its rows, be the loss of these or of the whole batch.
-                    share = value.detach().to(torch.float32).mean() * len(batch.index)
+                    # The mean over processes is the value of the global batch.
+                    share = value.detach().to(torch.float32).reshape(1) * n_rows / size()
                     sums[key] = sums[key] + share if key in sums else share
-                n_own += len(batch.index)
-        n_all = total(torch.tensor([float(n_own)], device=context.device))
-        return {key: float(total(value.reshape(1)) / n_all) for key, value in sums.items()}
+        return {key: float(total(value) / n_all) for key, value in sums.items()}
