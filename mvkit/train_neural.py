@@ -66,10 +66,10 @@ class NeuralEvaluator(Evaluator):
 
         As in the paper, best layers are chosen on the test images; an area without any score is NaN.
         """
-        medians = torch.zeros(len(self._keys), device=context.device)
+        medians = torch.zeros(len(self._keys), dtype=torch.float64, device=context.device)
         if is_first():
             measured = self._score(context)
-            medians.copy_(torch.tensor([measured[key] for key in self._keys]))
+            medians.copy_(torch.tensor([measured[key] for key in self._keys], dtype=torch.float64))
         return dict(zip(self._keys, total(medians).tolist(), strict=True))
 
     def _score(self, context: EvaluationContext) -> dict[str, float]:

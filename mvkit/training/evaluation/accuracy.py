@@ -30,20 +30,19 @@ class AccuracyCount:
     def __init__(self, n_classes: int, device: torch.device, *, shared: bool = False) -> None:
         self._ranks = (1, 5) if n_classes >= _CLASSES_FOR_TOP5 else (1,)
         self._shared = shared
-        # First the number of answers, then how many were right at each rank. Whole numbers up to
-        # 2**53; sums over processes are of float32 (exact to 2**24), which every device offers.
+        # First the number of answers, then how many were right at each rank.
         self.counts = torch.zeros(1 + len(self._ranks), dtype=torch.float64, device=device)
 
     def add(self, class_scores: Tensor, labels: Tensor) -> None:
         """Count answers: scores (n_images, n_classes), the higher the likelier; labels int64 (n_images,)."""
         best = class_scores.topk(self._ranks[-1], dim=1).indices == labels[:, None]
         right = [best[:, :rank].any(dim=1).sum() for rank in self._ranks]
-        new = torch.stack([best.new_tensor(len(labels), dtype=torch.int64), *right]).to(torch.float32)
+        new = torch.stack([best.new_tensor(len(labels), dtype=torch.int64), *right]).to(self.counts)
         self.counts += total(new) if self._shared else new
 
     def fractions(self) -> dict[str, float]:
         """Return ``top1`` and, with at least six classes, ``top5`` of all processes; NaN without answers."""
-        counts = self.counts if self._shared else total(self.counts.to(torch.float32))
+        counts = self.counts if self._shared else total(self.counts)
         answered, *right = counts.tolist()
         return {
             f"top{rank}": count / answered if answered else math.nan

@@ -49,8 +49,7 @@ class BankNeighboursEvaluator(Evaluator):
         """Return ``top1``: the fraction of validation images with the label of their neighbour."""
         images, bank = context.images, _bank(context.objective)
         known = self._labels.to(context.device)
-        # float32 counts exactly up to 16 million, and every device sums it over processes.
-        right_and_asked = torch.zeros(2, device=context.device)
+        right_and_asked = torch.zeros(2, dtype=torch.float64, device=context.device)
         with images.batches("val", np.arange(images.n_images("val"), dtype=np.int64)) as batches:
             for batch in batches:
                 if batch.label is None:
