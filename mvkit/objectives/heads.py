@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -41,12 +42,13 @@ def moco_neck(width_in: int, hidden: int, width: int) -> nn.Sequential:
     return neck
 
 
-def simsiam_projection(width_in: int, width: int) -> nn.Sequential:
+def simsiam_projection(width_in: int, hidden: int, width: int) -> nn.Sequential:
     """Return three times linear and BN, ReLU after the first two (Chen & He 2021, section 3)."""
     layers: OrderedDict[str, nn.Module] = OrderedDict()
-    for number, incoming in enumerate((width_in, width, width)):
-        layers[f"fc{number}"] = nn.Linear(incoming, width)
-        layers[f"bn{number}"] = nn.BatchNorm1d(width)
+    widths = (width_in, hidden, hidden, width)
+    for number, (incoming, outgoing) in enumerate(pairwise(widths)):
+        layers[f"fc{number}"] = nn.Linear(incoming, outgoing)
+        layers[f"bn{number}"] = nn.BatchNorm1d(outgoing)
         if number < 2:
             layers[f"relu{number}"] = nn.ReLU(inplace=True)
     return nn.Sequential(layers)

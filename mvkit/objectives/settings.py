@@ -44,6 +44,7 @@ class SimSiam(ObjectiveBase):
     """SimSiam (Chen & He 2021)."""
 
     name: Literal["simsiam"] = "simsiam"
+    hidden: Count = 2048
     width: Count = 2048
     prediction_hidden: Count = 512
 

@@ -22,7 +22,7 @@ class SimSiamObjective(Objective):
 
     def __init__(self, settings: SimSiam, around: Surroundings) -> None:
         super().__init__(seed=around.seed)
-        self.projection = simsiam_projection(around.width, settings.width)
+        self.projection = simsiam_projection(around.width, settings.hidden, settings.width)
         self.prediction = simsiam_prediction(settings.width, settings.prediction_hidden)
 
     def embed(self, encoder: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
