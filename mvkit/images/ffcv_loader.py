@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -37,9 +38,8 @@ class BetonSource:
         If the file is not whole or not the one that its sidecar describes.
     """
 
-    kind = "beton"
-
     def __init__(self, path: Path) -> None:
+        self.kind: Literal["beton", "folder"] = "beton"
         sidecar = check_complete(path)
         self._content = read_content(path)
         self.n_images = sidecar.n_images

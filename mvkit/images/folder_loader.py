@@ -5,53 +5,57 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from mvkit.errors import DataError
 from mvkit.images.batch import RawBatch
 from mvkit.images.crops import crop_boxes
+from mvkit.images.decoding import read_depth, read_rgb
 from mvkit.images.pil_crops import Box, crop_image
 from mvkit.images.prefetch import BatchStream
 from mvkit.images.requests import CropRequest, check_plan, requests_of
 from mvkit.images.settings import Crop
+from mvkit.images.sources.base import SplitSource
 
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Image files in the order that gives them their index.
+    """Images in the order that gives them their index.
 
     Attributes
     ----------
-    paths
-        One file for every image.
+    names
+        One for every image, for messages.
+    images
+        Path of a file, or pixels, uint8 (height, width, 3).
+    depths
+        Paths of the depth images, or None.
     labels
-        int64 (n_images,), positions in ``classes``; None without classes.
-    classes
-        Names of the classes.
-    depth_paths
-        One depth image for every image, or None.
+        int64 (n_images,), positions of the classes; None without classes.
     """
 
-    paths: tuple[Path, ...]
-    labels: NDArray[np.int64] | None = None
-    classes: tuple[str, ...] | None = None
-    depth_paths: tuple[Path, ...] | None = None
+    names: tuple[str, ...]
+    images: tuple[str | NDArray[np.uint8], ...]
+    depths: tuple[str, ...] | None
+    labels: NDArray[np.int64] | None
 
 
 class FolderSource:
     """Images in files, decoded with PIL by threads (PIL releases the interpreter's lock)."""
 
-    kind = "folder"
-
-    def __init__(self, files: ImageFiles, *, digest: str, description: str) -> None:
-        self.files, self.digest, self.description = files, digest, description
-        self.n_images = len(files.paths)
-        self.classes = files.classes
-        self.has_depth = files.depth_paths is not None
+    def __init__(self, source: SplitSource, place: Path) -> None:
+        self.kind: Literal["beton", "folder"] = "folder"
+        self._files = _listed(source)
+        self.n_images = source.n_images
+        self.classes = source.classes
+        self.has_depth = source.has_depth
+        self.digest = source.listing_digest()
+        self.description = f"{place}: {source.n_images} {source.split} images (files, {source.kind})"
 
     def batches(
         self,
@@ -65,7 +69,7 @@ class FolderSource:
         """Return the batches of ``plan``; see :class:`mvkit.images.loading.ImageSource`."""
         plan = check_plan(plan, self.n_images)
         requests = requests_of(crops, seed=seed, epoch=epoch)
-        return BatchStream(lambda index: _Filling(self.files, index, requests), plan, workers=workers)
+        return BatchStream(lambda index: _Filling(self._files, index, requests), plan, workers=workers)
 
 
 class _Filling:
@@ -75,25 +79,20 @@ class _Filling:
         self._files, self._index, self._requests = files, index, requests
         self._crops = [np.empty((len(index), one.side_px, one.side_px, 3), np.uint8) for one in requests]
         side_px = requests[0].side_px
-        has_depth = files.depth_paths is not None
+        has_depth = files.depths is not None
         self._depth = np.empty((len(index), 1, side_px, side_px), np.float32) if has_depth else None
 
     def fill(self, first: int, last: int) -> None:
-        """Read images ``first`` to ``last`` of the batch; each file is decoded once for all crops."""
+        """Read images ``first`` to ``last`` of the batch; each is decoded once for all crops."""
         for row in range(first, last):
             number = int(self._index[row])
-            image = read_rgb(self._files.paths[number])
+            image = _image(self._files, number)
             boxes = [_box(one, number, image) for one in self._requests]
             for out, one, box in zip(self._crops, self._requests, boxes, strict=True):
                 out[row] = np.asarray(crop_image(image, one.crop, box, one.side_px))
-            if self._depth is not None and self._files.depth_paths is not None:
-                path = self._files.depth_paths[number]
-                depth = read_depth(path)
-                if depth.size != image.size:
-                    raise DataError(
-                        f"{path}: {depth.width} x {depth.height} px, but its image has "
-                        f"{image.width} x {image.height} px"
-                    )
+            if self._depth is not None and self._files.depths is not None:
+                depth = read_depth(self._files.depths[number])
+                _check_pair(self._files.names[number], image, depth)
                 one = self._requests[0]
                 self._depth[row, 0] = np.asarray(crop_image(depth, one.crop, boxes[0], one.side_px))
 
@@ -108,22 +107,21 @@ class _Filling:
         )
 
 
-def read_rgb(path: Path) -> Image.Image:
-    """Decode an image file to RGB; DataError naming it if that fails."""
-    return _read(path, "RGB")
-
-
-def read_depth(path: Path) -> Image.Image:
-    """Decode a depth image to numbers as stored (mode "F"); DataError naming it if that fails."""
-    return _read(path, "F")
-
-
-def _read(path: Path, mode: str) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            return image.convert(mode)
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: cannot be read as an image: {error}\nrestore or remove the file") from error
+def _listed(source: SplitSource) -> ImageFiles:
+    """Return a source's items as columns: they are picked by number, a million of them."""
+    names, images, depths, labels = [], [], [], []
+    for item in source.open_items():
+        names.append(item.name)
+        images.append(item.pixels if item.pixels is not None else str(item.path))
+        labels.append(item.label)
+        if item.depth_path is not None:
+            depths.append(str(item.depth_path))
+    return ImageFiles(
+        names=tuple(names),
+        images=tuple(images),
+        depths=tuple(depths) if source.has_depth else None,
+        labels=None if source.classes is None else np.array(labels, np.int64),
+    )
 
 
 def _box(request: CropRequest, number: int, image: Image.Image) -> Box:
@@ -133,3 +131,14 @@ def _box(request: CropRequest, number: int, image: Image.Image) -> Box:
     )
     top, left, height, width = (int(value) for value in boxes[0])
     return top, left, height, width
+
+
+def _image(files: ImageFiles, number: int) -> Image.Image:
+    stored = files.images[number]
+    return read_rgb(stored) if isinstance(stored, str) else Image.fromarray(stored)
+
+
+def _check_pair(name: str, image: Image.Image, depth: Image.Image) -> None:
+    if depth.size != image.size:
+        sizes = [f"{one.width} x {one.height} px" for one in (image, depth)]
+        raise DataError(f"{name}: the image has {sizes[0]}, its depth {sizes[1]}; both must be equal")

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mvkit.errors import DataError, MissingPackageError
+from mvkit.images.ffcv_loader import BetonSource
+from mvkit.images.folder_loader import FolderSource
 from mvkit.images.prefetch import BatchStream
 from mvkit.images.settings import Crop
+from mvkit.images.sources import cifar10, folder, paired_depth
+from mvkit.images.sources.base import SplitSource
+
+logger = logging.getLogger(__name__)
 
 Split = Literal["train", "val"]
 
@@ -33,9 +42,7 @@ class ImageSource(Protocol):
         One line for people.
     """
 
-    @property
-    def kind(self) -> str: ...
-
+    kind: Literal["beton", "folder"]
     n_images: int
     classes: tuple[str, ...] | None
     has_depth: bool
@@ -81,3 +88,55 @@ class ImageSource(Protocol):
             From the iterator: an image that cannot be read or is too small, or no batch in ten minutes.
         """
         ...
+
+
+def open_images(place: Path, split: Split) -> ImageSource:
+    """Open the images of a split.
+
+    ``place/SPLIT.beton`` if it is there, else image files in any layout that ``mvkit prep`` reads: class
+    folders, images without classes, CIFAR-10, images paired with depth. Both give the same views; files are
+    slower. A beton without FFCV to read it is passed over where there are files as well.
+
+    Raises
+    ------
+    DataError
+        If there are no images for this split, or the beton is not whole.
+    MissingPackageError
+        If there is only a beton and FFCV is not installed.
+    """
+    beton = place / f"{split}.beton"
+    if not beton.exists():
+        return _open_files(place, split)
+    try:
+        return BetonSource(beton)
+    except MissingPackageError as missing:
+        try:
+            files = _open_files(place, split)
+        except DataError:
+            raise missing from None
+        logger.warning("%s: FFCV is not installed; reading image files instead, which is slower", beton)
+        return files
+
+
+def _open_files(place: Path, split: Split) -> FolderSource:
+    if not place.is_dir() or (next(place.glob("*.beton"), None) is not None and not (place / split).is_dir()):
+        raise _none(place, split)
+    for one in _layout(place):
+        if one.split == split:
+            return FolderSource(one, place)
+    raise _none(place, split)
+
+
+def _layout(place: Path) -> tuple[SplitSource, ...]:
+    if any((place / f"{split}_depth").is_dir() for split in ("train", "val")):
+        return paired_depth.open_splits(place)
+    if any(place.glob("data_batch_*")) or (place / "cifar-10-batches-py").is_dir():
+        return cifar10.open_splits(place)
+    return folder.open_splits(place)
+
+
+def _none(place: Path, split: str) -> DataError:
+    return DataError(
+        f"{place}: no images for '{split}' ({split}.beton or a folder {split})\n"
+        f"make them with `mvkit prep {place.name} --images DIR --out {place}`, or give `--images DIR`"
+    )

@@ -13,7 +13,7 @@ from sklearn.datasets import load_sample_image
 from mvkit.errors import DataError, UsageError
 from mvkit.images.batch import RawBatch
 from mvkit.images.crops import crop_boxes
-from mvkit.images.folder_loader import FolderSource, ImageFiles
+from mvkit.images.loading import ImageSource, open_images
 from mvkit.images.settings import CentreCrop, RandomCrop, RandomResizedCrop
 from mvkit.models.preprocessing import IMAGENET_64
 
@@ -23,36 +23,39 @@ BILINEAR = Image.Resampling.BILINEAR
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> ImageFiles:
-    """Photographs of many sizes, as JPEG, PNG and grey PNG."""
-    folder = tmp_path_factory.mktemp("images")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photographs of many sizes in two classes, as JPEG, PNG and grey PNG."""
+    place = tmp_path_factory.mktemp("images")
     photograph = Image.fromarray(load_sample_image("flower.jpg"))
-    paths = []
     for number, size in enumerate(SIZES):
-        path = folder / f"{number}.{'jpg' if number % 2 else 'png'}"
+        path = place / "train" / f"class_{number // 4}" / f"{number}.{'jpg' if number % 2 else 'png'}"
+        path.parent.mkdir(parents=True, exist_ok=True)
         image = photograph.resize(size, BILINEAR).rotate(10 * number)
         (image.convert("L") if number == 2 else image).save(path)
-        paths.append(path)
-    labels = np.arange(len(paths)) % 2
-    return ImageFiles(tuple(paths), labels=labels, classes=("a", "b"))
+    return place
 
 
 @pytest.fixture(scope="module")
-def source(files: ImageFiles) -> FolderSource:
-    return FolderSource(files, digest="d", description="images")
+def paths(place: Path) -> list[Path]:
+    return sorted(place.glob("train/*/*"), key=lambda path: int(path.stem))
+
+
+@pytest.fixture(scope="module")
+def source(place: Path) -> ImageSource:
+    return open_images(place, "train")
 
 
 def _equal(one: RawBatch, other: RawBatch) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one.crops, other.crops, strict=True))
 
 
-def test_crops_are_the_published_pipelines(source: FolderSource, files: ImageFiles) -> None:
+def test_crops_are_the_published_pipelines(source: ImageSource, paths: list[Path]) -> None:
     index = np.array([3, 0, 6, 2])
     with source.batches([index], [(TRAIN, 64), (TRAIN, 48)], seed=5, epoch=2, workers=1) as batches:
         (batch,) = batches
     for view, side_px in enumerate((64, 48)):
         for row, number in enumerate(index):
-            image = Image.open(files.paths[number]).convert("RGB")
+            image = Image.open(paths[number]).convert("RGB")
             size = np.array([[image.height], [image.width]])
             top, left, height, width = crop_boxes(TRAIN, 5, 2, np.array([number]), view, *size)[0].tolist()
             box = image.crop((left, top, left + width, top + height)).resize((224, 224), BILINEAR)
@@ -60,35 +63,35 @@ def test_crops_are_the_published_pipelines(source: FolderSource, files: ImageFil
             np.testing.assert_array_equal(batch.crops[view][row].numpy(), expected)
     assert batch.index.tolist() == index.tolist()
     assert batch.label is not None
-    assert batch.label.tolist() == [1, 0, 0, 0]
+    assert batch.label.tolist() == [0, 0, 1, 0]
     assert batch.depth is None
 
 
-def test_validation_views_are_the_models_preprocessing(source: FolderSource, files: ImageFiles) -> None:
+def test_validation_views_are_the_models_preprocessing(source: ImageSource, paths: list[Path]) -> None:
     """Compared as network input: the pixels behind equal normalised values are equal."""
     index = np.arange(len(SIZES))
     with source.batches([index], [(CentreCrop(), 64)], seed=0, epoch=0, workers=2) as batches:
         (batch,) = batches
     mean = torch.tensor(IMAGENET_64.mean).view(3, 1, 1)
     std = torch.tensor(IMAGENET_64.std).view(3, 1, 1)
-    for row, path in enumerate(files.paths):
+    for row, path in enumerate(paths):
         pixels = np.asarray(Image.open(path).convert("RGB"))
         (expected,) = IMAGENET_64(pixels[None])
         view = batch.crops[0][row].permute(2, 0, 1).contiguous().to(torch.float32).div_(255)
         assert torch.equal(view.sub_(mean).div_(std), expected)
 
 
-def test_a_padded_crop_is_black_outside(source: FolderSource, files: ImageFiles) -> None:
+def test_a_padded_crop_is_black_outside(source: ImageSource, paths: list[Path]) -> None:
     crop = RandomCrop(crop_px=64, pad_px=8)
     with source.batches([np.array([1])], [(crop, 64)], seed=1, epoch=0, workers=0) as batches:
         (batch,) = batches
     sizes = np.array([[64], [64]])
     top, left = crop_boxes(crop, 1, 0, np.array([1]), 0, *sizes)[0, :2].tolist()
-    padded = np.pad(np.asarray(Image.open(files.paths[1]).convert("RGB")), ((8, 8), (8, 8), (0, 0)))
+    padded = np.pad(np.asarray(Image.open(paths[1]).convert("RGB")), ((8, 8), (8, 8), (0, 0)))
     np.testing.assert_array_equal(batch.crops[0][0].numpy(), padded[8 + top : 72 + top, 8 + left : 72 + left])
 
 
-def test_batches_do_not_depend_on_workers_or_batch_size(source: FolderSource) -> None:
+def test_batches_do_not_depend_on_workers_or_batch_size(source: ImageSource) -> None:
     order = np.array([4, 1, 0, 5, 2, 3, 6, 1])
     crops = [(TRAIN, 64), (TRAIN, 64)]
     with source.batches([order], crops, seed=1, epoch=3, workers=0) as batches:
@@ -106,7 +109,7 @@ def test_batches_do_not_depend_on_workers_or_batch_size(source: FolderSource) ->
         assert joined.index.tolist() == order.tolist()
 
 
-def test_the_rest_of_an_epoch_gives_the_rest_of_its_batches(source: FolderSource) -> None:
+def test_the_rest_of_an_epoch_gives_the_rest_of_its_batches(source: ImageSource) -> None:
     plan = [np.array([0, 3]), np.array([5, 1]), np.array([2])]
     with source.batches(plan, [(TRAIN, 32)], seed=1, epoch=0, workers=2) as batches:
         unbroken = list(batches)
@@ -115,7 +118,7 @@ def test_the_rest_of_an_epoch_gives_the_rest_of_its_batches(source: FolderSource
     assert all(_equal(*pair) for pair in zip(unbroken[1:], resumed, strict=True))
 
 
-def test_epochs_and_seeds_crop_differently(source: FolderSource) -> None:
+def test_epochs_and_seeds_crop_differently(source: ImageSource) -> None:
     def crop(seed: int, epoch: int) -> torch.Tensor:
         plan = [np.array([6])]
         with source.batches(plan, [(TRAIN, 32)], seed=seed, epoch=epoch, workers=0) as batches:
@@ -126,20 +129,19 @@ def test_epochs_and_seeds_crop_differently(source: FolderSource) -> None:
     assert not torch.equal(crop(1, 1), crop(2, 1))
 
 
-def test_an_unreadable_file_is_named(files: ImageFiles, tmp_path: Path) -> None:
-    content = files.paths[1].read_bytes()
-    broken = tmp_path / "broken.jpg"
-    broken.write_bytes(content[: len(content) // 2])
-    source = FolderSource(ImageFiles((files.paths[0], broken)), digest="d", description="images")
-    with (
-        source.batches([np.array([0]), np.array([1])], [(TRAIN, 32)], seed=0, epoch=0, workers=2) as batches,
-    ):
+def test_an_unreadable_file_is_named(paths: list[Path], tmp_path: Path) -> None:
+    content = paths[1].read_bytes()
+    (tmp_path / "a.jpg").write_bytes(content)
+    (tmp_path / "b.jpg").write_bytes(content[: len(content) // 2])
+    source = open_images(tmp_path, "train")
+    plan = [np.array([0]), np.array([1])]
+    with source.batches(plan, [(TRAIN, 32)], seed=0, epoch=0, workers=2) as batches:
         assert next(batches).label is None
-        with pytest.raises(DataError, match=r"broken\.jpg"):
+        with pytest.raises(DataError, match=r"b\.jpg: cannot be read as an image"):
             next(batches)
 
 
-def test_what_is_asked_for_must_exist(source: FolderSource) -> None:
+def test_what_is_asked_for_must_exist(source: ImageSource) -> None:
     with pytest.raises(UsageError, match="images 0 to 7; there are 7"):
         source.batches([np.array([0, 7])], [(TRAIN, 32)], seed=0, epoch=0, workers=0)
     with pytest.raises(UsageError, match="shape"):

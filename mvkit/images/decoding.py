@@ -1,0 +1,53 @@
+"""Image files to pixels."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from mvkit.errors import DataError
+
+#: Modes of one number per pixel and the greatest value of each (PIL reads 16-bit PNGs as "I" or "I;16").
+_GREATEST = {"L": 255, "I;16": 65535, "I;16L": 65535, "I;16B": 65535, "I": 65535}
+
+
+#: How names of modes with more than 8 bits begin: PIL would cut their values off at 255.
+_WIDE = ("I", "F")
+
+
+def read_rgb(path: str) -> Image.Image:
+    """Decode an image file to RGB.
+
+    Raises
+    ------
+    DataError
+        If it cannot be read or has more than 8 bits per channel; names the file.
+    """
+    image = _opened(path)
+    if image.mode.startswith(_WIDE):
+        raise DataError(f"{path}: pixels of mode '{image.mode}' are not eight bits per channel")
+    return image.convert("RGB")
+
+
+def read_depth(path: str) -> Image.Image:
+    """Decode a depth image to numbers in [0, 1] (mode "F"): pixel / greatest value of its type.
+
+    Raises
+    ------
+    DataError
+        If it cannot be read or has more than one number per pixel; names the file.
+    """
+    image = _opened(path)
+    greatest = _GREATEST.get(image.mode)
+    if greatest is None:
+        raise DataError(f"{path}: a depth image has one number per pixel, this has mode {image.mode}")
+    return Image.fromarray(np.asarray(image).astype(np.float32) / np.float32(greatest))
+
+
+def _opened(path: str) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: cannot be read as an image: {error}\nrestore or remove it") from error

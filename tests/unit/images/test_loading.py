@@ -1,0 +1,135 @@
+"""Which images are opened, and what is said where there are none."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mvkit.errors import DataError, MissingPackageError
+from mvkit.images import ffcv_file, loading
+from mvkit.images.loading import open_images
+from mvkit.images.settings import CentreCrop, RandomResizedCrop
+
+WHOLE = CentreCrop(resize_px=None, crop_px=32)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def _save(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def test_class_folders(tmp_path: Path, rng: np.random.Generator) -> None:
+    for split, name in (("train", "cat/1"), ("train", "ant/2"), ("train", "ant/1"), ("val", "cat/7")):
+        _save(tmp_path / split / f"{name}.png", rng.integers(0, 256, (40, 50, 3), np.uint8))
+    train, val = open_images(tmp_path, "train"), open_images(tmp_path, "val")
+    assert (train.kind, train.n_images, train.classes, train.has_depth) == (
+        "folder",
+        3,
+        ("ant", "cat"),
+        False,
+    )
+    assert str(tmp_path) in train.description
+    assert train.digest != val.digest
+    with val.batches([np.array([0])], [(WHOLE, 32)], seed=0, epoch=0, workers=0) as batches:
+        batch = next(batches)
+    assert batch.label is not None
+    assert batch.label.tolist() == [1]
+    pixels = np.asarray(Image.open(tmp_path / "val/cat/7.png"))
+    np.testing.assert_array_equal(batch.crops[0][0].numpy(), pixels[4:36, 9:41])
+
+
+def test_images_without_classes(tmp_path: Path, rng: np.random.Generator) -> None:
+    _save(tmp_path / "a.png", rng.integers(0, 256, (40, 50, 3), np.uint8))
+    source = open_images(tmp_path, "train")
+    assert source.classes is None
+    with source.batches([np.array([0, 0])], [(WHOLE, 32)], seed=0, epoch=0, workers=0) as batches:
+        assert next(batches).label is None
+    with pytest.raises(DataError, match="no images for 'val'"):
+        open_images(tmp_path, "val")
+
+
+def test_cifar10(tmp_path: Path, rng: np.random.Generator) -> None:
+    planes = {}
+    for name in (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"):
+        planes[name] = rng.integers(0, 256, (3, 3, 32, 32), np.uint8)
+        content = {b"data": planes[name].reshape(3, -1), b"labels": [4, 0, 9]}
+        (tmp_path / name).write_bytes(pickle.dumps(content, protocol=2))
+    source = open_images(tmp_path, "train")
+    assert source.n_images == 15
+    assert source.classes is not None
+    with source.batches([np.array([4, 14])], [(WHOLE, 32)], seed=0, epoch=0, workers=1) as batches:
+        batch = next(batches)
+    assert batch.label is not None
+    assert batch.label.tolist() == [0, 9]
+    for row, (name, place) in enumerate((("data_batch_2", 1), ("data_batch_5", 2))):
+        expected = planes[name][place].transpose(1, 2, 0)
+        np.testing.assert_array_equal(batch.crops[0][row].numpy(), expected)
+
+
+@pytest.mark.parametrize(("dtype", "greatest"), [(np.uint8, 255), (np.uint16, 65535)])
+def test_depth_is_cropped_as_its_image(
+    tmp_path: Path, rng: np.random.Generator, dtype: type[np.integer], greatest: int
+) -> None:
+    red = rng.integers(0, 256, (60, 80), np.uint8)
+    _save(tmp_path / "train/data/1.png", np.stack([red] * 3, axis=2))
+    _save(tmp_path / "train_depth/data/1.png", (red.astype(np.int64) * (greatest // 255)).astype(dtype))
+    source = open_images(tmp_path, "train")
+    assert source.has_depth
+    crops = [(RandomResizedCrop(via_px=None), 24), (RandomResizedCrop(), 16)]
+    with source.batches([np.array([0])], crops, seed=0, epoch=1, workers=1) as batches:
+        batch = next(batches)
+    assert batch.depth is not None
+    assert batch.depth.shape == (1, 1, 24, 24)
+    # The same crop of the same numbers; the image's are rounded to 8 bits after each of PIL's two passes.
+    np.testing.assert_allclose(batch.depth[0, 0] * 255, batch.crops[0][0, :, :, 1], atol=1.01)
+
+
+def test_an_image_and_a_depth_of_other_size(tmp_path: Path, rng: np.random.Generator) -> None:
+    _save(tmp_path / "train/data/1.png", rng.integers(0, 256, (60, 80, 3), np.uint8))
+    _save(tmp_path / "train_depth/data/1.png", rng.integers(0, 256, (60, 81), np.uint8))
+    source = open_images(tmp_path, "train")
+    with (
+        source.batches([np.array([0])], [(WHOLE, 32)], seed=0, epoch=0, workers=1) as batches,
+        pytest.raises(DataError, match=r"train/data/1\.png: the image has 80 x 60 px, its depth 81 x 60 px"),
+    ):
+        next(batches)
+
+
+def test_nothing_there_names_the_command(tmp_path: Path) -> None:
+    place = tmp_path / "imagenet_64"
+    command = f"mvkit prep imagenet_64 --images DIR --out {place}"
+    for make in (lambda: None, place.mkdir, (place / "val.beton").touch):
+        make()
+        with pytest.raises(DataError, match="no images") as caught:
+            open_images(place, "train")
+        assert command in str(caught.value) or "no class folders" in str(caught.value)
+
+
+def test_a_beton_without_its_description_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "train.beton").write_bytes(b"x" * 5000)
+    with pytest.raises(DataError, match=r"train\.json is missing"):
+        open_images(tmp_path, "train")
+
+
+def test_without_ffcv_files_are_read_instead(
+    tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(path: Path) -> None:
+        raise MissingPackageError("FFCV is not installed")
+
+    monkeypatch.setattr(loading, "BetonSource", missing)
+    (tmp_path / "train.beton").touch()
+    with pytest.raises(MissingPackageError):
+        open_images(tmp_path, "train")
+    _save(tmp_path / "train" / "a.png", rng.integers(0, 256, (40, 50, 3), np.uint8))
+    assert open_images(tmp_path, "train").kind == "folder"
+    assert ffcv_file  # imported without FFCV
