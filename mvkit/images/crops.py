@@ -121,9 +121,9 @@ def _random_resized(
     ratio = width / height
     box_width, box_height = width, height
     if ratio < numbers.ratio_low:
-        box_height = _rounded(width / numbers.ratio_low)
+        box_height = max(1, _rounded(width / numbers.ratio_low))
     elif ratio > numbers.ratio_high:
-        box_width = _rounded(height * numbers.ratio_high)
+        box_width = max(1, _rounded(height * numbers.ratio_high))
     return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
 
 
@@ -138,11 +138,15 @@ def _side(numbers: CropNumbers, draw: float, length: Integer, shortest: Integer)
     back = length / resized
     box = max(1, _rounded(numbers.crop_px * back))
     room = resized + 2 * numbers.pad_px - numbers.crop_px
-    if numbers.kind == _CENTRE or room < 0:
-        return _rounded(_rounded((resized - numbers.crop_px) / 2.0) * back), box
-    start = _rounded((int(draw * (room + 1)) - numbers.pad_px) * back)
-    # Rounding must not push the box further out than the padding reaches.
+    centred = _rounded(_rounded((resized - numbers.crop_px) / 2.0) * back)
+    if room < 0:
+        return centred, box
+    # Rounding must push a box no further out than the padding reaches.
     outside = _rounded(numbers.pad_px * back)
+    box = min(box, length + 2 * outside)
+    start = centred
+    if numbers.kind == _RANDOM:
+        start = _rounded((int(draw * (room + 1)) - numbers.pad_px) * back)
     return max(-outside, min(start, length + outside - box)), box
 
 
