@@ -169,6 +169,8 @@ class _Run:
     def _read(self) -> None:
         """Read the losses since last time, log them, and tell whoever watches."""
         losses = self.meter.read(self._speed)
+        if not losses:
+            return
         self.progress = replace(
             self.progress,
             loss_sum=self.progress.loss_sum + math.fsum(losses),

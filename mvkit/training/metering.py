@@ -71,6 +71,8 @@ class Meter:
         FitError
             One of them is not finite.
         """
+        if not self._waiting:
+            return []
         losses = []
         entries, self._waiting = self._waiting, []
         arrived = _values(entries)
@@ -93,8 +95,6 @@ class Meter:
 
 
 def _values(entries: list[_Entry]) -> list[tuple[float, dict[str, float]]]:
-    if not entries:
-        return []
     # One transfer for the whole group.
     rows = [torch.stack([_scalar(value) for value in _all(entry.loss).values()]) for entry in entries]
     numbers = torch.stack(rows).tolist()
