@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from mvkit.errors import UsageError
 from mvkit.models.base import VisionModel
 from mvkit.models.blueprints import Baseline
-from mvkit.models.loading import build_random, load_model
+from mvkit.models.checkpoint import fill_weights, read_checkpoint
+from mvkit.models.loading import build_empty, build_random, load_model
 from mvkit.models.readouts import with_classes
-from mvkit.models.released import find_model
+from mvkit.models.released import ModelRow, find_model
+from mvkit.models.trained import describe_trained, is_trained, refuse_other_network, trained_file
 
 
 def build_for_training(
@@ -34,7 +37,7 @@ def build_for_training(
     seed
         Of random weights (and of MouseNet's masks). Torch's global generators are left as they were.
     weights
-        "random", "released" or the path of a checkpoint, as for :func:`mvkit.load_model`.
+        "random", "released", or the path of a checkpoint or of a training run's folder.
     home
         Directory of mvkit's files, for "released".
 
@@ -55,17 +58,27 @@ def build_for_training(
     row = find_model(architecture)
     if isinstance(row.architecture.blueprint, Baseline):
         raise UsageError(f"'{architecture}' has no weights to train; name a network, see mvkit.list_models()")
-    resized = with_classes(row.architecture, n_classes)
-    if weights != "random":
-        if resized != row.architecture:
-            raise UsageError(
-                f"'{architecture}' with trained weights keeps its own read-out, not {n_classes} classes\n"
-                "train its headless form, or start from random weights"
-            )
-        return load_model(architecture, weights, home=home).train()
-    model = build_random(resized, seed)
+    row = replace(row, architecture=with_classes(row.architecture, n_classes))
+    if weights == "random":
+        model = build_random(row.architecture, seed)
+        model.weights_id = f"random:seed={seed}"
+    elif weights == "released":
+        if row.architecture != find_model(architecture).architecture:
+            raise UsageError(f"'{architecture}' was released with its own read-out, not {n_classes} classes")
+        return load_model(architecture, home=home).train()
+    else:
+        model = _with_trained_weights(row, weights)
     model.name = row.name
-    model.layers = resized.layers
+    model.layers = row.architecture.layers
     model.preprocess = row.preprocess
-    model.weights_id = f"random:seed={seed}"
     return model.train()
+
+
+def _with_trained_weights(row: ModelRow, weights: str | os.PathLike[str]) -> VisionModel:
+    path = trained_file(weights)
+    contents = read_checkpoint(path)
+    if is_trained(contents):
+        refuse_other_network(describe_trained(contents, path), row)
+    model = build_empty(row.architecture)
+    model.weights_id = fill_weights(model, contents, path)
+    return model

@@ -122,8 +122,18 @@ def test_trained_weights_to_go_on_from(tmp_path):
     assert all(torch.equal(found.state_dict()[key], value) for key, value in net.state_dict().items())
     with pytest.raises(CheckpointError, match="run: mvkit fetch checkpoints dual_stream_ir"):
         build_for_training("dual_stream_encoder", n_classes=None, seed=0, weights="released", home=tmp_path)
-    with pytest.raises(UsageError, match="not 7 classes"):
-        build_for_training("single_stream_classifier", n_classes=7, seed=0, weights=path)
+    with pytest.raises(UsageError, match="no such file"):
+        build_for_training("dual_stream_encoder", n_classes=None, seed=0, weights=tmp_path / "none.pt")
+
+
+def test_trained_readout_keeps_its_number_of_classes(tmp_path):
+    net = build_for_training("single_stream_classifier", n_classes=7, seed=1)
+    path = tmp_path / "weights.pt"
+    torch.save({"model": net.state_dict()}, path)
+    found = build_for_training("single_stream_classifier", n_classes=7, seed=2, weights=path)
+    assert all(torch.equal(found.state_dict()[key], value) for key, value in net.state_dict().items())
+    with pytest.raises(CheckpointError, match="of another shape"):
+        build_for_training("single_stream_classifier", n_classes=8, seed=2, weights=path)
 
 
 def test_what_cannot_be_trained():

@@ -1,0 +1,42 @@
+"""The training recipes that come with mvkit, and small images to run them on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from mvkit.config.recipes import load_recipe
+from mvkit.images.batch import RawBatch
+from mvkit.training.recipe import TrainRecipe
+
+
+@pytest.fixture(scope="session")
+def recipe_named() -> Callable[..., TrainRecipe]:
+    """Load a packaged training recipe, with overrides as for ``--set``."""
+
+    def load(name: str, *overrides: str) -> TrainRecipe:
+        return load_recipe(TrainRecipe, name, overrides)
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def raw_batch() -> Callable[[TrainRecipe, int], RawBatch]:
+    """Make what a loader would yield for a recipe: noise that differs between images and views."""
+
+    def make(recipe: TrainRecipe, n_images: int) -> RawBatch:
+        draws = torch.Generator().manual_seed(1)
+        side = recipe.views.size_px
+        shape = (n_images, side, side, 3)
+        return RawBatch(
+            crops=tuple(
+                torch.randint(0, 256, shape, dtype=torch.uint8, generator=draws) for _ in recipe.views.each()
+            ),
+            index=torch.arange(n_images),
+            label=torch.arange(n_images) % 2,
+            depth=torch.rand(n_images, 1, side, side, generator=draws),
+        )
+
+    return make

@@ -1,0 +1,216 @@
+"""Recipes against the published settings, typed again here from the issue that lists them."""
+
+from __future__ import annotations
+
+import pytest
+
+from mvkit.config.recipes import packaged_recipes
+
+STREAMS = ("single_stream", "dual_stream", "six_stream")
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+MOUSENETS = ("shi_mousenet", "shi_mousenet_vispor5")
+
+#: Rows of Table 2: networks and the objectives they were trained for.
+TABLE_2 = (
+    *(
+        f"{net}_{objective}"
+        for net in STREAMS
+        for objective in ("supervised", "autoencoder", "depth", "rotnet", "ir", "simsiam", "mocov2", "simclr")
+    ),
+    *(
+        f"alexnet_{objective}"
+        for objective in ("supervised", "ir", "simclr", "simsiam", "mocov2", "barlow_twins", "vicreg")
+    ),
+    *(f"{net}_{objective}" for net in (*RESNETS, "vgg16", *MOUSENETS) for objective in ("supervised", "ir")),
+    "resnet18_relative_location",
+)
+READOUTS = tuple(f"{net}_linear_readout" for net in (*STREAMS, "alexnet", "vgg16", *RESNETS, *MOUSENETS))
+OTHERS = ("demo",)
+ENDINGS = (
+    "supervised",
+    "autoencoder",
+    "depth",
+    "rotnet",
+    "ir",
+    "simsiam",
+    "mocov2",
+    "simclr",
+    "barlow_twins",
+    "vicreg",
+    "relative_location",
+    "linear_readout",
+)
+
+#: Batch, epochs, optimiser, learning rate, weight decay, schedule, milestones, warm-up epochs, warm-up ratio.
+TRAINING = {
+    "ir": (256, 200, "sgd", 0.03, 5e-4, "step", (120, 160), 0, 0),
+    "mocov2": (512, 200, "sgd", 0.06, 5e-4, "cosine", None, 0, 0),
+    "simclr": (4096, 200, "lars", 4.8, 1e-6, "cosine", None, 10, 1e-4),
+    "simsiam": (512, 100, "sgd", 0.1, 1e-4, "cosine", None, 0, 0),
+    # Rates: 0.2 x batch / 256 (Zbontar et al. 2021, section 2.2; Bardes et al. 2022, section 4.2).
+    "barlow_twins": (2048, 1000, "lars", 0.2 * 2048 / 256, 1e-6, "cosine", None, 10, 0),
+    "vicreg": (2048, 1000, "lars", 0.2 * 2048 / 256, 1e-6, "cosine", None, 10, 0),
+    "rotnet": (192, 50, "sgd", 0.01, 5e-4, "step", (15, 30, 45), 0, 0),
+    "autoencoder": (256, 100, "sgd", 0.01, 5e-4, "step", (30, 60, 90), 0, 0),
+    "depth": (256, 50, "sgd", 1e-4, 1e-4, "step", (15, 30, 45), 0, 0),
+    # Warm-up ratio: the default of the reference's trainer.
+    "relative_location": (512, 70, "sgd", 0.2, 1e-4, "step", (30, 50), 5, 0.1),
+    "supervised": (256, 100, "sgd", 0.1, 5e-4, "step", (30, 60, 90), 0, 0),
+    "linear_readout": (256, 100, "sgd", 0.1, 1e-9, "step", (30, 60, 90), 0, 0),
+}
+#: Learning rates that differ from their objective's.
+LEARNING_RATES = {
+    "alexnet_ir": 0.003,
+    "alexnet_supervised": 0.01,
+    "vgg16_supervised": 0.01,
+    "six_stream_autoencoder": 0.001,
+}
+OBJECTIVES = {
+    "ir": {
+        "name": "instance_recognition",
+        "width": 128,
+        "noise_samples": 4096,
+        "temperature": 0.07,
+        "bank_momentum": 0.5,
+    },
+    "mocov2": {
+        "name": "mocov2",
+        "hidden": 2048,
+        "width": 128,
+        "queue": 65536,
+        "temperature": 0.2,
+        "momentum": 0.999,
+    },
+    "simclr": {"name": "simclr", "hidden": 2048, "width": 128, "temperature": 0.1},
+    "simsiam": {"name": "simsiam", "hidden": 2048, "width": 2048, "prediction_hidden": 512},
+    "barlow_twins": {
+        "name": "barlow_twins",
+        "widths": (8192, 8192, 8192),
+        "off_diagonal_weight": 0.0051,
+        "divide_by": None,
+    },
+    "vicreg": {
+        "name": "vicreg",
+        "widths": (8192, 8192, 8192),
+        "invariance_weight": 25,
+        "variance_weight": 25,
+        "covariance_weight": 1,
+        "divide_by": None,
+    },
+    "rotnet": {"name": "rotnet"},
+    "autoencoder": {"name": "autoencoder", "l1_weight": 5e-4},
+    "depth": {"name": "depth_prediction"},
+    "relative_location": {
+        "name": "relative_location",
+        "hidden": 4096,
+        "dropout": 0.5,
+        "norm_momentum": 0.003,
+    },
+    "supervised": {"name": "cross_entropy"},
+}
+
+CROP, SMALL_CROP = ("random_resized", (0.08, 1.0), 224), ("random_resized", (0.2, 1.0), 224)
+FLIP, GREY = ("flip", 0.5), ("greyscale", 0.2)
+WEAK, STRONG = ("colour_jitter", 0.4, 0.4, 0.4, 0.1, 0.8), ("colour_jitter", 0.8, 0.8, 0.8, 0.2, 0.8)
+PALE = ("colour_jitter", 0.4, 0.4, 0.2, 0.1, 0.8)
+BLUR = ("blur", (0.1, 2.0), 224, 0.5)
+ASYMMETRIC = (
+    (CROP, (FLIP, PALE, GREY, ("blur", (0.1, 2.0), 224, 1.0))),
+    (CROP, (FLIP, PALE, GREY, ("blur", (0.1, 2.0), 224, 0.1), ("solarise", 128, 0.2))),
+)
+#: Every view that is drawn: its crop and its steps in order.
+VIEWS = {
+    "ir": ((SMALL_CROP, (GREY, ("colour_jitter", 0.4, 0.4, 0.4, 0.4, 1.0), FLIP)),),
+    "simclr": ((CROP, (FLIP, STRONG, GREY, BLUR)),) * 2,
+    "mocov2": ((SMALL_CROP, (WEAK, GREY, BLUR, FLIP)),) * 2,
+    "simsiam": ((SMALL_CROP, (FLIP, WEAK, GREY, BLUR)),) * 2,
+    "barlow_twins": ASYMMETRIC,
+    "vicreg": ASYMMETRIC,
+    "rotnet": ((CROP, (FLIP,)),),
+    "autoencoder": ((CROP, (FLIP,)),),
+    "supervised": ((CROP, (FLIP,)),),
+    "linear_readout": ((CROP, (FLIP,)),),
+    "depth": ((("random", 480, 224), (FLIP,)),),
+    "relative_location": ((("random", 292, 255), (("greyscale", 0.66),)),),
+}
+EXPANSIONS = {
+    "rotnet": {"name": "rotations"},
+    "relative_location": {"name": "patches", "cell_px": 85, "patch_px": 64},
+}
+
+
+def ending_of(name: str) -> str:
+    """Name of the objective that a recipe's name ends in."""
+    return max((ending for ending in ENDINGS if name.endswith(f"_{ending}")), key=len)
+
+
+def test_table_2_has_48_rows_and_every_row_a_recipe():
+    assert len(set(TABLE_2)) == 48
+    assert {name for name in packaged_recipes() if "/" not in name} == {*TABLE_2, *READOUTS, *OTHERS}
+
+
+@pytest.mark.parametrize("name", [*TABLE_2, *READOUTS])
+def test_training_as_published(name, recipe_named):
+    recipe = recipe_named(name)
+    batch, epochs, optimiser, rate, decay, schedule, milestones, warmup, ratio = TRAINING[ending_of(name)]
+    assert (recipe.train.batch_size, recipe.train.epochs, recipe.train.max_steps) == (batch, epochs, None)
+    assert recipe.optimiser.name == optimiser
+    assert recipe.optimiser.learning_rate == pytest.approx(LEARNING_RATES.get(name, rate), rel=1e-12)
+    assert recipe.optimiser.weight_decay == decay
+    assert recipe.optimiser.momentum == 0.9
+    assert recipe.optimiser.nesterov == (ending_of(name) == "rotnet")
+    assert recipe.schedule.name == schedule
+    assert getattr(recipe.schedule, "milestones", None) == milestones
+    assert getattr(recipe.schedule, "factor", 0.1) == 0.1
+    assert (recipe.schedule.warmup_epochs, recipe.schedule.warmup_ratio) == (warmup, ratio)
+    # Keys are shuffled between processes, so their norms must not see all of them.
+    assert recipe.train.sync_norm == (ending_of(name) != "mocov2")
+
+
+@pytest.mark.parametrize("name", TABLE_2)
+def test_objective_as_published(name, recipe_named):
+    assert recipe_named(name).objective.model_dump() == OBJECTIVES[ending_of(name)]
+
+
+@pytest.mark.parametrize("name", [*TABLE_2, *READOUTS])
+def test_views_as_published(name, recipe_named):
+    views = recipe_named(name).views
+    found = tuple(
+        (_crop(view.crop.model_dump()), tuple(tuple(step.model_dump().values()) for step in view.steps))
+        for view in views.each()
+    )
+    assert found == VIEWS[ending_of(name)]
+    expand = views.expand.model_dump() if views.expand is not None else None
+    assert expand == EXPANSIONS.get(ending_of(name))
+    assert views.size_px == (255 if ending_of(name) == "relative_location" else 64)
+    assert (views.mean, views.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def _crop(crop: dict[str, object]) -> tuple[object, ...]:
+    if crop["name"] == "random_resized":
+        assert crop["ratio"] == pytest.approx((3 / 4, 4 / 3), rel=1e-15)
+        return crop["name"], crop["scale"], crop["via_px"]
+    assert crop["pad_px"] == 0
+    return crop["name"], crop["resize_px"], crop["crop_px"]
+
+
+@pytest.mark.parametrize("name", [*TABLE_2, *READOUTS])
+def test_images_and_where_training_starts(name, recipe_named):
+    recipe = recipe_named(name)
+    assert recipe.data.images == ("pbrnet" if ending_of(name) == "depth" else "imagenet_full")
+    from mvkit.models.released import RELEASED
+
+    assert (recipe.model.weights == "released") == (recipe.model.architecture in RELEASED)
+    if name in TABLE_2:
+        assert recipe.model.weights == "random"
+        assert recipe.model.architecture.rsplit("_", 1)[0] == name.removesuffix(f"_{ending_of(name)}")
+
+
+def test_both_rates_of_alexnet_are_named_and_the_choice_explained(recipe_named):
+    notes = recipe_named("alexnet_ir").notes
+    assert "0.03," in notes and "0.003." in notes and "Chosen: 0.003, because" in notes
+
+
+def test_six_stream_is_the_only_autoencoder_with_a_lower_rate(recipe_named):
+    rates = {net: recipe_named(f"{net}_autoencoder").optimiser.learning_rate for net in STREAMS}
+    assert rates == {"single_stream": 0.01, "dual_stream": 0.01, "six_stream": 0.001}
