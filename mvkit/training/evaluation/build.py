@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from mvkit.errors import DataError, RecipeError
-from mvkit.objectives.settings import InstanceRecognition
 from mvkit.training.evaluation.bank_neighbours import BankNeighboursEvaluator
 from mvkit.training.evaluation.base import EvaluationImages, Evaluator, EvaluatorSet, Views
 from mvkit.training.evaluation.feature_neighbours import FeatureNeighboursEvaluator
@@ -43,7 +42,7 @@ def build_evaluators(
     Parameters
     ----------
     recipe
-        Its ``evaluate`` list.
+        Its ``evaluate`` list; that it fits the objective was checked with the recipe.
     encoder
         The network, on ``device``.
     images
@@ -57,7 +56,7 @@ def build_evaluators(
     Raises
     ------
     RecipeError
-        If an evaluation does not fit the objective.
+        If an evaluation is listed twice, or there is no builder for it.
     UsageError
         If a layer is unknown.
     DataError
@@ -89,11 +88,6 @@ def _build(
 ) -> Evaluator:
     match settings:
         case BankNeighbours():
-            if not isinstance(recipe.objective, InstanceRecognition):
-                raise RecipeError(
-                    f"evaluate: {name}: '{recipe.objective.name}' keeps no memory bank; "
-                    "use feature_neighbours, or the objective instance_recognition"
-                )
             return BankNeighboursEvaluator(settings, name=name, n_train=images.n_images("train"))
         case FeatureNeighbours():
             # Refuses a layer that the network does not have.
@@ -104,11 +98,6 @@ def _build(
             n_classes = images.n_classes or 0
             return LinearProbeEvaluator(settings, name=name, width=width, n_classes=n_classes, device=device)
         case ValidationLoss():
-            if isinstance(recipe.objective, InstanceRecognition):
-                raise RecipeError(
-                    f"evaluate: {name}: validation images have no entry in the memory bank; "
-                    "use bank_neighbours with instance_recognition"
-                )
             return ValidationLossEvaluator(settings, name=name, views=_views_for(recipe))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -93,7 +93,11 @@ class LinearProbeEvaluator(Evaluator):
         self._layer = settings.layer
         self._n_classes = n_classes
         self._inputs = ProbeInputs(width).to(device)
-        self.classifier = nn.Linear(width, n_classes, device=device)
+        # Drawing weights would move the global generator, only to be overwritten.
+        self.classifier = cast(
+            nn.Linear,
+            nn.utils.skip_init(nn.Linear, width, n_classes, device=device),  # type: ignore[no-untyped-call]
+        )
         nn.init.zeros_(self.classifier.weight)
         nn.init.zeros_(self.classifier.bias)
         self._optimiser = torch.optim.SGD(

@@ -73,7 +73,10 @@ def test_modes_come_back_after_an_error(context):
 
 def test_each_evaluator_has_its_own_rhythm(context):
     both = EvaluatorSet([Noisy("often", 2), Noisy("seldom", 3)])
-    due = {epoch: sorted({key.split(".")[0] for key in both.evaluate(context(epoch=epoch))}) for epoch in range(1, 7)}
+    due = {
+        epoch: sorted({key.split(".")[0] for key in both.evaluate(context(epoch=epoch))})
+        for epoch in range(1, 7)
+    }
     assert due == {1: [], 2: ["often"], 3: ["seldom"], 4: ["often"], 5: [], 6: ["often", "seldom"]}
     assert [both.is_due(epoch) for epoch in range(1, 7)] == [bool(due[epoch]) for epoch in range(1, 7)]
     assert both.is_due(5, is_last=True)

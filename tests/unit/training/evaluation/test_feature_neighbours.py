@@ -7,8 +7,8 @@ import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier
 
-from mvkit.training.evaluation.feature_neighbours import FeatureNeighboursEvaluator, NeighbourTable
 from mvkit.training.evaluation.base import EvaluatorSet
+from mvkit.training.evaluation.feature_neighbours import FeatureNeighboursEvaluator, NeighbourTable
 from mvkit.training.evaluation.layers import layer_features
 from mvkit.training.evaluation.subset import fixed_subset
 from mvkit.training.recipe import FeatureNeighbours
