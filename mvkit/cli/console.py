@@ -53,7 +53,7 @@ def print_width() -> int:
 
 
 @contextmanager
-def progress_bar(label: str, *, bytes_: bool = False) -> Iterator[ProgressCallback]:
+def progress_bar(label: str, *, bytes_: bool = False, unit: str | None = None) -> Iterator[ProgressCallback]:
     """Show a progress bar with rate and time left on stderr; silent when stderr is no terminal.
 
     Parameters
@@ -62,6 +62,8 @@ def progress_bar(label: str, *, bytes_: bool = False) -> Iterator[ProgressCallba
         What is being done.
     bytes_
         Whether the counts are bytes.
+    unit
+        What is counted, if its rate is to be shown (``images``: images/s).
     """
     if not sys.stderr.isatty():
         yield lambda done, total: None
@@ -72,13 +74,28 @@ def progress_bar(label: str, *, bytes_: bool = False) -> Iterator[ProgressCallba
         DownloadColumn,
         MofNCompleteColumn,
         Progress,
+        ProgressColumn,
+        Task,
         TextColumn,
         TimeRemainingColumn,
         TransferSpeedColumn,
     )
+    from rich.text import Text
+
+    class _RateColumn(ProgressColumn):
+        """Items per second, lately."""
+
+        def __init__(self, unit: str) -> None:
+            super().__init__()
+            self._unit = unit
+
+        def render(self, task: Task) -> Text:
+            speed = task.finished_speed or task.speed
+            return Text("" if speed is None else f"{speed:,.0f} {self._unit}/s")
 
     counts = [DownloadColumn(), TransferSpeedColumn()] if bytes_ else [MofNCompleteColumn()]
-    columns = [TextColumn("{task.description}"), BarColumn(), *counts, TimeRemainingColumn()]
+    rate = [] if unit is None else [_RateColumn(unit)]
+    columns = [TextColumn("{task.description}"), BarColumn(), *counts, *rate, TimeRemainingColumn()]
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(label, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total or None)

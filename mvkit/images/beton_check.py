@@ -2,7 +2,8 @@
 
 :func:`check_complete` reads the header, the metadata and the allocation table
 (64 bytes per image and less) and compares them with the file's size and the
-sidecar. :func:`verify_beton` reads every byte and decodes every image.
+sidecar. :func:`mvkit.images.beton_verify.verify_beton` reads every byte and decodes
+every image.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def check_complete(path: Path) -> Sidecar:
     ------
     DataError
         If it was cut, half written, replaced, or its metadata were changed. A changed pixel goes unseen
-        here; :func:`verify_beton` finds it.
+        here; :func:`mvkit.images.beton_verify.verify_beton` finds it.
     """
     sidecar = read_sidecar(path)
     size = _size(path)
@@ -163,32 +164,25 @@ def _check_pointers(structure: Structure, pages_after: int) -> None:
         raise _damaged(path, "an allocation lies outside the pages")
     if ((starts // structure.page_bytes) != ((ends - 1) // structure.page_bytes)).any():
         raise _damaged(path, "an allocation crosses a page")
-    order = np.argsort(starts, kind="stable")
-    if (ends[order][:-1] > starts[order][1:]).any():
+    # mvkit writes images one after another, so pointers increase and belong to images 0, 1, 2, ...
+    if (ends[:-1] > starts[1:]).any():
         raise _damaged(path, "two allocations overlap")
+    if (table["sample_id"] != np.repeat(np.arange(structure.n_images), per_image)).any():
+        raise _damaged(path, "the allocations are not those of images 0, 1, 2, ...")
     image = structure.column(beton.IMAGE)
-    sizes = _sizes_at(structure, order, image["data_ptr"])
+    if (starts[::per_image] != image["data_ptr"]).any():
+        raise _damaged(path, "an image points to nothing that was written for it")
+    sizes = table["size"][::per_image]
     raw = image["mode"] == beton.RAW_MODE
     pixels = image["height"].astype(np.uint64) * image["width"].astype(np.uint64) * np.uint64(3)
     if (pixels < 1).any() or (sizes[raw] != pixels[raw]).any() or (image["mode"] > beton.RAW_MODE).any():
         raise _damaged(path, "an image's size does not fit its bytes")
     if structure.has_depth:
         depth = structure.column(beton.DEPTH)
-        if (_sizes_at(structure, order, depth["ptr"]) != depth["size"]).any():
-            raise _damaged(path, "a depth map's size does not fit its bytes")
+        if (depth["ptr"] != starts[1::2]).any() or (depth["size"] != table["size"][1::2]).any():
+            raise _damaged(path, "a depth map points to nothing that was written for it")
     if (structure.column(beton.INDEX) != np.arange(structure.n_images)).any():
         raise _damaged(path, "the images' numbers are not 0, 1, 2, ...")
-
-
-def _sizes_at(structure: Structure, order: NDArray[np.intp], pointers: NDArray[Any]) -> NDArray[Any]:
-    """Return the size and check the owner of the allocation at every image's pointer."""
-    table = structure.table[order]
-    at = np.minimum(np.searchsorted(table["ptr"], pointers), len(table) - 1)
-    found = table[at]
-    if (found["ptr"] != pointers).any() or (found["sample_id"] != np.arange(structure.n_images)).any():
-        raise _damaged(structure.path, "an image points to nothing that was written for it")
-    sizes: NDArray[Any] = found["size"]
-    return sizes
 
 
 def _size(path: Path) -> int:
