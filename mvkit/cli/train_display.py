@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from mvkit.cli.console import note
+from mvkit.fetch.sizes import readable
 
 if TYPE_CHECKING:
     from mvkit.training.pace import Pace
@@ -74,15 +75,11 @@ def plan_lines(plan: TrainPlan) -> Iterator[str]:
     )
     yield f"parameters  {size.n_parameters:,}, of them trained {size.n_trained:,}"
     yield (
-        f"memory      about {_megabytes(memory.total)} a process: state {_megabytes(memory.state)}, "
-        f"training {_megabytes(memory.training)}, activations {_megabytes(memory.activations)} (float32)"
+        f"memory      about {readable(memory.total)} a process: state {readable(memory.state)}, "
+        f"training {readable(memory.training)}, activations {readable(memory.activations)} (float32)"
     )
     largest = max(plan.files.values())
-    yield f"files       {plan.folder}: {len(plan.files)} checkpoints of at most {_megabytes(largest)}, log.jsonl"
+    yield f"files       {plan.folder}: log.jsonl, {len(plan.files)} checkpoints of {readable(largest)}"
     yield f"digest      {plan.digest}"
     if plan.problem:
         yield f"missing     {plan.problem}"
-
-
-def _megabytes(n_bytes: int) -> str:
-    return f"{n_bytes / 1e6:,.0f} MB" if n_bytes < 1e10 else f"{n_bytes / 1e9:,.1f} GB"

@@ -16,6 +16,9 @@ from mvkit.naming import suggest
 #: What pydantic adds to some messages about the input; the input itself is shown instead.
 _TAIL = re.compile(r"(, got .*|, unable to parse .*)$")
 
+#: Characters of an input that a message shows.
+_LONGEST = 80
+
 
 class KeyedError(ValueError):
     """Raised by a model's own validator: several problems, each with its key.
@@ -52,17 +55,22 @@ class Whereabouts:
     def __call__(self, key: KeyPath) -> str:
         """Return the place of a key, or of the innermost group around it that was given."""
         for length in range(len(key), 0, -1):
-            if key[:length] in self._overrides:
-                return self._overrides[key[:length]]
-            if key[:length] in self._lines:
-                return f"{self._name}:{self._lines[key[:length]]}"
+            group = key[:length]
+            if group in self._overrides:
+                return self._overrides[group]
+            # An override made or changed part of the group; of an outer one, only if the file has it not.
+            beneath = [text for given, text in self._overrides.items() if given[:length] == group]
+            if beneath and (length == len(key) or group not in self._lines):
+                return beneath[-1]
+            if group in self._lines:
+                return f"{self._name}:{self._lines[group]}"
         return self._name
 
 
 def describe(error: ValidationError, model: type[BaseModel], where: Whereabouts) -> list[str]:
     """Return one line for every problem that a validation found, in the order of the model's fields."""
     lines = []
-    for details in error.errors():
+    for details in _causes(error.errors()):
         lines += [
             f"{where(key)}: {written(key)}: {text}" if key else f"{where(key)}: {text}"
             for key, text in _problems(details, model)
@@ -81,6 +89,17 @@ def written(key: KeyPath) -> str:
 def parts_of(key: str) -> KeyPath:
     """Return the path that a written key means; ``a[0].b`` and ``a.0.b`` are the same."""
     return tuple(re.sub(r"\[(\d+)\]", r".\1", key.strip()).split("."))
+
+
+def _causes(errors: list[ErrorDetails]) -> list[ErrorDetails]:
+    """Leave out that a list is too short because an item of it, reported by itself, is invalid."""
+    places = [tuple(details["loc"]) for details in errors]
+    return [
+        details
+        for details, place in zip(errors, places, strict=True)
+        if details["type"] != "too_short"
+        or not any(other[: len(place)] == place for other in places if other != place)
+    ]
 
 
 def _problems(details: ErrorDetails, model: type[BaseModel]) -> Iterator[tuple[KeyPath, str]]:
@@ -114,4 +133,9 @@ def _text(details: ErrorDetails, place: SchemaPlace) -> str:
     hint = (
         suggest(given, place.choices) if details["type"] == "literal_error" and isinstance(given, str) else ""
     )
-    return f"{_TAIL.sub('', message)}, got {given!r}{hint}"
+    return f"{_TAIL.sub('', message)}, got {_shortened(given)}{hint}"
+
+
+def _shortened(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."

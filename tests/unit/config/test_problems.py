@@ -51,6 +51,7 @@ class Drawing(_Strict):
     main: Shape = Circle()
     extra: Shape | None = None
     layers: tuple[Layer, ...] = ()
+    frames: Annotated[tuple[Layer, ...], Field(min_length=1)] = (Layer(),)
     width: int | None = None
     limit: int | str = 3
 
@@ -106,6 +107,15 @@ def problems(folder: Path, text: str, *overrides: str) -> list[str]:
         ("width: '3'\n", "r.yaml:1: width: Input should be a valid integer, got '3'"),
         ("final: no\n", "r.yaml:1: final: Input should be a valid boolean, got 'no'"),
         ("width: true\n", "r.yaml:1: width: Input should be a valid integer, got True"),
+        ("frames: [{shape: 1}]\n", "r.yaml:1: frames[0].shape: unknown key; did you mean 'shapes'?"),
+        (
+            "frames: []\n",
+            "r.yaml:1: frames: Tuple should have at least 1 item after validation, not 0, got []",
+        ),
+        (
+            f"width: {list(range(100))}\n",
+            f"r.yaml:1: width: Input should be a valid integer, got {str(list(range(100)))[:77]}...",
+        ),
         ("titel: x\n", "r.yaml:1: titel: unknown key; did you mean 'title'?"),
     ],
 )
@@ -141,6 +151,13 @@ def test_validators_that_name_keys(tmp_path: Path) -> None:
 )
 def test_overrides_are_named(override: str, message: str, tmp_path: Path) -> None:
     assert problems(tmp_path, "layers:\n- shapes:\n  - name: circle\n", override) == [message]
+
+
+def test_an_override_beneath_a_key_is_its_place(tmp_path: Path) -> None:
+    found = problems(tmp_path, "title: bad\n", "layers=[{}]", "layers[0].shapes=[]")
+    assert found[1] == "--set layers[0].shapes=[]: layers[0].shapes: are bad too"
+    found = problems(tmp_path, "title: good\n", "extra.side=3")
+    assert found == ["--set extra.side=3: extra.name: Field required; valid: circle, square"]
 
 
 def test_overrides_reach_into_lists_and_make_groups(tmp_path: Path) -> None:
