@@ -141,7 +141,12 @@ def describe_trained(contents: object, path: Path) -> TrainedNetwork:
             "use the version of mvkit that wrote it, or a newer one"
         )
     try:
-        row = find_model(str(contents["architecture"]))
+        network = str(contents["architecture"])
+        if not is_model(network):
+            raise CheckpointError(
+                f"{path}: is of '{network}', which this mvkit does not have; use the one that wrote it"
+            )
+        row = find_model(network)
         classes = contents["n_classes"]
         return TrainedNetwork(
             path=path,
