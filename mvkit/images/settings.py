@@ -115,8 +115,10 @@ class Blur(Settings):
     """Gaussian blur of random width.
 
     ``sigma_px`` is in pixels of an image of side ``at_px``: the published
-    pipelines blur at 224 px before resizing to 64, so a width is scaled by
-    64/224 when the blur is applied at 64 px. None: pixels of the view itself.
+    pipelines blur at 224 px (PIL's ``radius``) before resizing to 64. A blur
+    at 64 px is given 64/224 of that standard deviation; on photographs its
+    result differs from theirs by 0.2 to 0.8 of 255 levels, 2.5 without any
+    blur. ``at_px`` None: torchvision's ``sigma`` in pixels of the view itself.
     The Gaussian ends at three times the largest width, borders are mirrored.
     """
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ NOTHING, FLIP, BRIGHTNESS, CONTRAST, SATURATION, HUE, BLUR, SOLARISE = range(8)
 DRAWS_PER_STEP = 16
 #: A Gaussian is cut off so many times its (largest) width from its centre.
 TRUNCATE = 3.0
+#: From this width on, values of a Gaussian at whole pixels have its standard deviation (to 1e-8).
+EXACT_FROM_PX = 1.5
 
 Uniforms = NDArray[np.float64]
 
@@ -45,7 +48,7 @@ class Program:
         int64 (n_images, n_columns): one of the constants of this module.
     amounts
         float32 (n_images, n_columns). Brightness, contrast, saturation: factor, 1 changes nothing. Hue: shift
-        in turns, -0.5 to 0.5. Solarise: least value in [0, 1] that is inverted.
+        in turns, -0.5 to 0.5. Blur: width in px of the view. Solarise: least value inverted, in [0, 1].
     taps
         float32 (n_images, n_columns, n_taps): weights of the blur along one axis, sum 1; n_taps is 0 without
         a blur.
@@ -90,10 +93,28 @@ def blur_radius(step: Blur, side_px: int) -> int:
     return min(int(np.ceil(TRUNCATE * largest)), side_px - 1)
 
 
+@cache
+def _spreads() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Widths of Gaussians, and the standard deviations of their values at whole pixels."""
+    width = np.linspace(0.01, EXACT_FROM_PX, 4000)
+    pixel = np.arange(-16, 17)
+    weights = np.exp(-0.5 * (pixel / width[:, None]) ** 2)
+    return width, np.sqrt((weights * pixel**2).sum(axis=1) / weights.sum(axis=1))
+
+
+def sampled_width(spread_px: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the width of the Gaussian whose values at whole pixels have the standard deviation wanted.
+
+    They differ below a pixel: values of a Gaussian of 0.29 px hardly blur at all.
+    """
+    width, spread = _spreads()
+    return np.where(spread_px < EXACT_FROM_PX, np.interp(spread_px, spread, width), spread_px)
+
+
 def _blur(step: Blur, u: Uniforms, side_px: int) -> Columns:
     low, high = step.sigma_px
     sigma = low + u[:, 1] * (high - low)
-    return _applied(step, u, BLUR, sigma * (side_px / step.at_px if step.at_px else 1.0))
+    return _applied(step, u, BLUR, sampled_width(sigma * side_px / step.at_px) if step.at_px else sigma)
 
 
 def _jitter(step: ColourJitter, u: Uniforms, side_px: int) -> Columns:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageFilter
+from sklearn.datasets import load_sample_image
 from torch import Tensor
 from torchvision.transforms import functional
 
@@ -150,6 +152,22 @@ def test_blurring_is_torchvisions(carry_out: CarryOut, at_px: int | None, size: 
     for image, sigma, result in zip(scaled(crops), program.amounts[:, 0].tolist(), found, strict=True):
         expected = functional.gaussian_blur(image, [taps, taps], [sigma, sigma])
         torch.testing.assert_close(result, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("sigma", [0.5, 1.0, 1.5, 2.0])
+def test_blurring_small_is_close_to_blurring_large_with_pil(sigma: float) -> None:
+    """The published order on a photograph: PIL's blur at 224 px, then 64 px."""
+    photograph = load_sample_image("china.jpg")[100:324, 200:424]
+    large = Image.fromarray(np.ascontiguousarray(photograph))
+    small = Image.Resampling.BILINEAR
+    published = large.filter(ImageFilter.GaussianBlur(sigma)).resize((64, 64), small)
+    crop = np.array(large.resize((64, 64), small))[None]
+    step = Blur(sigma_px=(sigma, sigma), at_px=224, probability=1.0)
+    blurred = on_cpu(crop, draw_program([step], np.arange(1), ViewKey(0, 0, 0), side_px=64))
+    expected = torch.from_numpy(np.array(published)).permute(2, 0, 1)
+    left = float((blurred[0] * 255 - expected).abs().mean())
+    untouched = float((scaled(crop)[0] * 255 - expected).abs().mean())
+    assert left < min(1.0, 0.85 * untouched)
 
 
 def test_normalising_alone_is_torchvisions_to_the_last_bit(carry_out: CarryOut) -> None:

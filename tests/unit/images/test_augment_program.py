@@ -104,15 +104,28 @@ def test_strengths_of_zero_leave_nothing_to_do() -> None:
     assert drawn().operations.shape == (MANY.size, 0)
 
 
-def test_a_blurs_width_scales_with_the_view() -> None:
-    step = Blur(sigma_px=(0.1, 2.0), at_px=224, probability=1.0)
-    for side_px in (64, 224, 255):
-        widths = amounts_of(drawn(step, side_px=side_px), programs.BLUR) * 224 / side_px
-        assert stats.kstest(widths, "uniform", args=(0.1, 1.9)).pvalue > 1e-4
+@pytest.mark.parametrize("side_px", [64, 128, 224])
+def test_a_blurs_spread_scales_with_the_view(side_px: int) -> None:
+    for sigma in (0.1, 0.3, 0.6, 1.0, 1.5, 2.0, 4.0):
+        step = Blur(sigma_px=(sigma, sigma), at_px=224, probability=1.0)
+        width = drawn(step, index=MANY[:1], side_px=side_px).amounts[0, 0].astype(float)
+        pixel = np.arange(-40, 41)
+        weights = np.exp(-0.5 * (pixel / width) ** 2)
+        spread = np.sqrt((weights * pixel**2).sum() / weights.sum())
+        np.testing.assert_allclose(spread, sigma * side_px / 224, rtol=1e-3)
+
+
+def test_widths_of_blurs_are_drawn_evenly() -> None:
+    step = Blur(sigma_px=(0.1, 2.0), at_px=None, probability=1.0)
+    assert stats.kstest(drawn(step).amounts[:, 0].astype(float), "uniform", args=(0.1, 1.9)).pvalue > 1e-4
+    scaled = drawn(Blur(sigma_px=(0.1, 2.0), at_px=224, probability=1.0), side_px=2240).amounts[:, 0]
+    assert stats.kstest(scaled.astype(float), "uniform", args=(1.0, 19.0)).pvalue > 1e-4
+
+
+def test_a_blur_takes_in_three_widths_or_the_whole_view() -> None:
+    step = Blur(sigma_px=(0.1, 2.0), at_px=224)
     assert [blur_radius(step, side_px) for side_px in (64, 224)] == [2, 6]
-    unscaled = Blur(sigma_px=(0.1, 2.0), at_px=None, probability=1.0)
-    assert amounts_of(drawn(unscaled), programs.BLUR).max() > 1.99
-    assert blur_radius(unscaled, 4) == 3
+    assert blur_radius(Blur(sigma_px=(0.1, 2.0), at_px=None), 4) == 3
 
 
 def test_taps_are_torchvisions_kernel() -> None:
