@@ -106,7 +106,8 @@ class TrainStep:
         self._precision = Precision(self.settings.precision, device)
         if self.settings.channels_last:
             encoder.to(memory_format=torch.channels_last)
-        if self.settings.compile:
+        if self.settings.compile and objective.trains_encoder:
+            # Not a frozen network, which is left half-way, at the layer that is read.
             # In place: objectives tap layers of this very module, and keys of its state dict stay.
             encoder.compile()
         self._average = GradientAverage(p for group in optimiser.param_groups for p in group["params"])
@@ -152,7 +153,8 @@ class TrainStep:
         """Return what differs from a float32 step on the whole batch at once, a sentence each."""
         said = []
         n_parts = self.settings.accumulate
-        modules = (*self._encoder.modules(), *self._objective.modules())
+        trained = (self._encoder, self._objective) if self._objective.trains_encoder else (self._objective,)
+        modules = [module for network in trained for module in network.modules()]
         if n_parts > 1 and any(isinstance(module, BatchNorm) for module in modules):
             said.append(
                 f"batch norms see 1/{n_parts} of a batch (a micro-batch) at a time, "
