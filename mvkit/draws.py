@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from typing import Any
 
-_MASK = 0xFFFFFFFF
+MASK = 0xFFFFFFFF
 _FIRST = 0x21F0AAAD
 _SECOND = 0x735A2D97
-_GOLDEN = 0x9E3779B9
+GOLDEN = 0x9E3779B9
 #: First key of what is drawn, so that no two kinds of draws share their bits (crops, steps of views, ...).
 CROP, STEP, PATCH = 0x43524F50, 0x53544550, 0x50415443
 #: 2**-24: the upper 24 bits of a hash as a number in [0, 1), exact in float32 too.
@@ -26,18 +26,18 @@ UNIT = 1.0 / 16777216.0
 
 def mix(bits: Any) -> Any:
     """Scramble 32-bit values held in int64: an int, a NumPy array or a torch tensor; same kind back."""
-    bits = bits & _MASK
+    bits = bits & MASK
     bits = bits ^ (bits >> 16)
-    bits = (bits * _FIRST) & _MASK
+    bits = (bits * _FIRST) & MASK
     bits = bits ^ (bits >> 15)
-    bits = (bits * _SECOND) & _MASK
+    bits = (bits * _SECOND) & MASK
     return bits ^ (bits >> 15)
 
 
 def combine(state: Any, key: Any) -> Any:
     """Take one more key into a hash; ``state`` and ``key`` broadcast, keys are int64 of any size."""
-    state = mix((state + _GOLDEN) ^ (key & _MASK))
-    return mix(state + ((key >> 32) & _MASK))
+    state = mix((state + GOLDEN) ^ (key & MASK))
+    return mix(state + ((key >> 32) & MASK))
 
 
 def hashed(seed: int, *keys: Any) -> Any:
@@ -50,7 +50,7 @@ def hashed(seed: int, *keys: Any) -> Any:
     *keys
         ints, int64 NumPy arrays or int64 torch tensors that broadcast together.
     """
-    state: Any = mix((seed & _MASK) ^ mix(seed >> 32))
+    state: Any = mix((seed & MASK) ^ mix(seed >> 32))
     for key in keys:
         state = combine(state, key)
     return state

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from mvkit import draws
 from mvkit.errors import DataError
 from mvkit.images import compiled as compiling
+from mvkit.images import compiled_draws
 from mvkit.images.compiled import compiled, compiled_part, edition
+from mvkit.images.compiled_draws import Integer, combined, compiled_seed, seeded, uniform
 from mvkit.images.settings import Crop, RandomCrop, RandomResizedCrop, ViewsSettings
 
 #: A random resized crop that does not fit into the image is drawn anew so many times (torchvision).
@@ -24,12 +26,6 @@ ATTEMPTS = 10
 _RANDOM_RESIZED, _RANDOM, _CENTRE = 0, 1, 2
 _DRAWS_PER_ATTEMPT = 4
 _PURPOSE = draws.CROP
-_MASK, _GOLDEN, _UNIT = draws._MASK, draws._GOLDEN, draws.UNIT
-
-_mix = compiled_part(draws.mix)
-
-#: An int; inside compiled functions 64 bits wide whatever came in.
-Integer = Any
 
 
 class CropNumbers(NamedTuple):
@@ -55,12 +51,6 @@ def crop_numbers(crop: Crop) -> CropNumbers:
     return CropNumbers(_CENTRE, *unused, crop.resize_px or 0, crop.crop_px or 0, 0)
 
 
-def compiled_seed(seed: int) -> int:
-    """Return the seed as :func:`crop_box_one` takes it: 64 bits in an int64, the same draws."""
-    low = seed & 0xFFFFFFFFFFFFFFFF
-    return low - (1 << 64) if low >= 1 << 63 else low
-
-
 def output_px(crop: Crop, settings: ViewsSettings) -> int:
     """Return the side of the square that a loader delivers for ``crop``, one of the crops of ``settings``.
 
@@ -83,19 +73,6 @@ def intermediate_px(crop: Crop) -> int | None:
 
 
 @compiled_part
-def _combine(state: Integer, key: Integer) -> Integer:
-    """Do what ``draws.combine`` does (which calls a function that is not compiled); a test compares them."""
-    state = _mix((state + _GOLDEN) ^ (key & _MASK))
-    return _mix(state + ((key >> 32) & _MASK))
-
-
-@compiled_part
-def _draw(state: Integer, count: Integer) -> float:
-    """Return draw number ``count`` of the image: a multiple of 2**-24 in [0, 1)."""
-    return float(_combine(state, count) >> 8) * _UNIT
-
-
-@compiled_part
 def _rounded(value: float) -> int:
     """Round to the nearest integer, halves to the even one (Python, torchvision)."""
     return int(np.rint(value))
@@ -110,13 +87,13 @@ def _random_resized(
     low, high = math.log(numbers.ratio_low), math.log(numbers.ratio_high)
     for attempt in range(ATTEMPTS):
         first = attempt * _DRAWS_PER_ATTEMPT
-        target = area * (numbers.scale_low + _draw(state, first) * (numbers.scale_high - numbers.scale_low))
-        ratio = math.exp(low + _draw(state, first + 1) * (high - low))
+        target = area * (numbers.scale_low + uniform(state, first) * (numbers.scale_high - numbers.scale_low))
+        ratio = math.exp(low + uniform(state, first + 1) * (high - low))
         box_width = _rounded(math.sqrt(target * ratio))
         box_height = _rounded(math.sqrt(target / ratio))
         if 0 < box_width <= width and 0 < box_height <= height:
-            top = int(_draw(state, first + 2) * (height - box_height + 1))
-            left = int(_draw(state, first + 3) * (width - box_width + 1))
+            top = int(uniform(state, first + 2) * (height - box_height + 1))
+            left = int(uniform(state, first + 3) * (width - box_width + 1))
             return top, left, box_height, box_width
     ratio = width / height
     box_width, box_height = width, height
@@ -168,7 +145,7 @@ def _compile(parts_edition: int) -> tuple[BoxOne, Fill]:
         numbers
             From :func:`crop_numbers`; a compiled function may close over it.
         seed
-            From :func:`compiled_seed`.
+            From :func:`mvkit.images.compiled_draws.compiled_seed`.
         epoch, index, view
             Keys of the draw.
         height, width
@@ -180,18 +157,15 @@ def _compile(parts_edition: int) -> tuple[BoxOne, Fill]:
             The row of :func:`crop_boxes`. Where that one raises because the image is too small for a crop of
             fixed size, this box is centred and reaches outside on all sides.
         """
-        state: Integer = _mix((np.int64(seed) & _MASK) ^ _mix(np.int64(seed) >> 32))
-        state = _combine(state, _PURPOSE)
-        state = _combine(state, np.int64(epoch))
-        state = _combine(state, np.int64(index))
-        state = _combine(state, np.int64(view))
+        state = combined(combined(seeded(seed), _PURPOSE), epoch)
+        state = combined(combined(state, index), view)
         if numbers.kind == _RANDOM_RESIZED:
             return _random_resized(numbers, state, np.int64(height), np.int64(width))
         if parts_edition == 0:  # never so; it makes numba see the edition
             return 0, 0, 0, 0
         shortest = min(np.int64(height), np.int64(width))
-        top, box_height = _side(numbers, _draw(state, 0), np.int64(height), shortest)
-        left, box_width = _side(numbers, _draw(state, 1), np.int64(width), shortest)
+        top, box_height = _side(numbers, uniform(state, 0), np.int64(height), shortest)
+        left, box_width = _side(numbers, uniform(state, 1), np.int64(width), shortest)
         return top, left, box_height, box_width
 
     @compiled
@@ -215,7 +189,9 @@ def _compile(parts_edition: int) -> tuple[BoxOne, Fill]:
 
 
 #: One box, for compiled decoders; bit-equal to :func:`crop_boxes`.
-crop_box_one, _fill = _compile(edition(str(draws.__file__), str(compiling.__file__)))
+crop_box_one, _fill = _compile(
+    edition(*(str(module.__file__) for module in (draws, compiling, compiled_draws)))
+)
 
 
 def check_sizes(crop: Crop, heights: NDArray[np.int64], widths: NDArray[np.int64]) -> None:

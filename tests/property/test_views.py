@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mvkit.images.batch import RawBatch
-from mvkit.images.crops import compiled_seed, crop_box_one, crop_boxes, crop_numbers
+from mvkit.images.compiled_draws import compiled_seed
+from mvkit.images.crops import crop_box_one, crop_boxes, crop_numbers
 from mvkit.images.settings import (
     Blur,
     CentreCrop,

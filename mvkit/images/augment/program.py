@@ -190,4 +190,5 @@ def draw_program(steps: Sequence[Step], index: NDArray[np.int64], key: ViewKey, 
     blurred = [column for column in range(operations.shape[1]) if (operations[:, column] == BLUR).any()]
     for column in blurred:
         taps[:, column] = _taps(amounts[:, column], max(radii))
-    return Program(operations=operations, amounts=amounts, taps=taps)
+    # One memory layout, so that kernels are compiled once.
+    return Program(np.ascontiguousarray(operations), np.ascontiguousarray(amounts), taps)

@@ -1,0 +1,75 @@
+"""Compiled code: the same arithmetic and the same draws as NumPy's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from mvkit import draws
+from mvkit.images.augment.kernels import augment_images
+from mvkit.images.augment.program import ViewKey, draw_program
+from mvkit.images.compiled import compiled, compiled_part, edition
+from mvkit.images.compiled_draws import combined, compiled_seed, seeded, uniform
+from mvkit.images.settings import Blur, ColourJitter, Flip, Greyscale
+
+
+def test_every_operation_is_rounded_by_itself() -> None:
+    """Neither a fused multiply-add nor a sum in another order: results depend on no machine code."""
+    rng = np.random.default_rng(0)
+    a, b, c = rng.standard_normal((3, 10000)).astype(np.float32)
+
+    @compiled_part
+    def weighted(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+        out = np.empty_like(a)
+        for at in range(a.size):
+            out[at] = a[at] * b[at] + c[at]
+        return out
+
+    @compiled_part
+    def summed(a: np.ndarray) -> np.float32:
+        total = np.float32(0)
+        for at in range(a.size):
+            total += a[at]
+        return total
+
+    np.testing.assert_array_equal(weighted(a, b, c), a * b + c)
+    assert not np.array_equal((a.astype(float) * b + c).astype(np.float32), a * b + c)
+    assert summed(a) == np.cumsum(a, dtype=np.float32)[-1]
+
+
+def test_compiled_draws_are_the_same_bits() -> None:
+    keys = np.random.default_rng(1).integers(0, 2**62, 200).tolist()
+    for seed in (0, 3, 2**33, 2**63, 2**64 - 1, 2**70 + 5):
+        state = seeded(compiled_seed(seed))
+        assert state == draws.hashed(seed)
+        for key in (0, 1, 2**32, *keys):
+            assert combined(state, key) == draws.hashed(seed, key)
+            assert uniform(state, key) == draws.uniforms(seed, key)
+
+
+def test_where_nothing_can_be_kept_functions_are_compiled_all_the_same() -> None:
+    # A function without a source file has no place on disk.
+    made: dict[str, object] = {}
+    exec("def double(x):\n    return 2 * x\n", made)
+    assert compiled(made["double"])(4) == 8  # type: ignore[arg-type]
+
+
+def test_an_edition_changes_with_the_source(tmp_path: Path) -> None:
+    source = tmp_path / "part.py"
+    source.write_text("a = 1\n")
+    before = edition(str(source))
+    assert edition(str(source)) == before > 0
+    source.write_text("a = 2\n")
+    assert edition(str(source)) != before
+
+
+def test_one_compilation_serves_every_program() -> None:
+    crops = np.zeros((4, 9, 9, 3), np.uint8)
+    out = np.empty((4, 3, 9, 9), np.float32)
+    norm = (np.zeros(3, np.float32), np.ones(3, np.float32))
+    everything = (Flip(), Greyscale(), ColourJitter(contrast=0.1, hue=0.1), Blur())
+    for count in range(5):
+        program = draw_program(everything[:count], np.arange(4), ViewKey(0, 0, 0), side_px=9)
+        augment_images(crops, (program.operations, program.amounts, program.taps), norm, out)
+    assert len(augment_images.signatures) == 1  # type: ignore[attr-defined]
