@@ -3,8 +3,8 @@
     python scripts/make_demo_images.py FOLDER [--train 1500] [--val 300] [--seed 0]
 
 gives FOLDER/train/CLASS/NNNN.jpg and FOLDER/val/CLASS/NNNN.jpg. The photographs are those that
-scikit-learn ships (china.jpg and flower.jpg); training crops come from their left, validation
-crops from their right part. Nothing is downloaded, and equal arguments give equal images.
+scikit-learn ships (china.jpg and flower.jpg); training crops come from their upper, validation
+crops from their lower part. Nothing is downloaded, and equal arguments give equal images.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Painter = Callable[[np.random.Generator, int, int], Floats]
 
 #: Sides of the images, as folders of photographs have them: of many sizes.
 SIDES_PX = (96, 176)
-#: Part of a photograph's width that training crops come from.
+#: Part of a photograph's height that training crops come from.
 TRAIN_PART = 0.65
 QUALITY = 92
 
@@ -137,8 +137,8 @@ PHOTOGRAPHS: Mapping[str, int] = {"flower": 1, "temple": 0}
 
 def _photographer(photograph: NDArray[np.uint8], split: str) -> Painter:
     """Crops of one part of a photograph at many scales, mirrored at random, brighter or darker."""
-    border = int(TRAIN_PART * photograph.shape[1])
-    part = photograph[:, :border] if split == "train" else photograph[:, border:]
+    border = int(TRAIN_PART * photograph.shape[0])
+    part = photograph[:border] if split == "train" else photograph[border:]
 
     def paint(random: np.random.Generator, height: int, width: int) -> Floats:
         largest = min(part.shape[0] / height, part.shape[1] / width)
