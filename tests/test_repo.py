@@ -24,7 +24,7 @@ STAGES = (
     ("features",),
     ("scoring",),
     ("report",),
-    ("pipeline", "score_run", "acquire", "train_run"),
+    ("pipeline", "score_run", "acquire", "train_neural", "train_run"),
     ("cli",),
 )
 RANK = {name: rank for rank, names in enumerate(STAGES) for name in names}
@@ -96,7 +96,7 @@ def test_imports_follow_the_data(path: Path) -> None:
         if parts[0] == "mvkit" and len(parts) > 1 and parts[1] in RANK:
             assert RANK[parts[1]] <= RANK[stage], f"{path}: {stage} imports the later stage {parts[1]}"
             if RANK[parts[1]] == RANK[stage] and parts[1] != stage:
-                assert stage in ("pipeline", "score_run", "acquire", "train_run") or RANK[stage] <= 1, (
+                assert stage in ("pipeline", "score_run", "acquire", "train_neural", "train_run") or RANK[stage] <= 1, (
                     f"{path}: sideways import {name}"
                 )
         for forbidden in FORBIDDEN.get(stage, set()):
@@ -120,7 +120,7 @@ def test_help_loads_no_heavy_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]"
-    for command in ("fetch", "extract", "score"):
+    for command in ("fetch", "prep", "train", "extract", "score"):
         assert command in done.stdout
 
 

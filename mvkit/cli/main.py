@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mvkit.cli import extract, fetch, score
+from mvkit.cli import extract, fetch, prep, score, train
 from mvkit.cli.console import note, print_json
 from mvkit.errors import MvkitError
 
@@ -21,7 +21,7 @@ _CommandLineError: Any = next(
 
 app = typer.Typer(
     name="mvkit",
-    help="Models of mouse visual cortex: fetch data, extract features, score predictivity.",
+    help="Models of mouse visual cortex: fetch data, train networks, extract features, score predictivity.",
     no_args_is_help=True,
     # Rich help pages would cost 0.15 s of the 0.3 s in which help must answer.
     rich_markup_mode=None,
@@ -29,6 +29,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(fetch.app, name="fetch")
+app.command("prep", short_help="Write images as fast-loading beton files.")(prep.command)
+app.command("train", short_help="Train a network by a recipe.")(train.command)
 app.command("extract", short_help="Write features of any layers to a file.")(extract.command)
 app.command("score", short_help="Score how well layers predict neurons.")(score.command)
 
