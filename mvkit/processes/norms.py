@@ -73,13 +73,16 @@ class GlobalNorm(nn.modules.batchnorm._BatchNorm):
         self._check_input_dim(input)  # type: ignore[no-untyped-call]
         if not len(input):
             raise UsageError("batch norm: this process has no rows; give every process at least one image")
-        normalised: Tensor = self._globally(input)
-        return normalised
+        return self._globally(input)
 
     def _sees_the_batch(self) -> bool:
         return self.training or (self.running_mean is None and self.running_var is None)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def stay_uncompiled(self) -> None:
+        """Have ``torch.compile`` leave the talk among processes alone, and compile what lies around it."""
+        # Not a decorator of the method: that would load the compiler, seconds of work, on every import.
+        self._globally = torch.compiler.disable(self._globally)  # type: ignore[method-assign,no-untyped-call]
+
     def _globally(self, rows: Tensor) -> Tensor:
         with torch.no_grad():
             mean, variance, count = _global_moments(rows)

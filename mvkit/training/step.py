@@ -14,6 +14,7 @@ from mvkit.images.batch import Batch
 from mvkit.objectives.base import Loss, Objective
 from mvkit.processes.averaging import GradientAverage
 from mvkit.processes.gathering import summed_over_processes
+from mvkit.processes.norms import GlobalNorm
 from mvkit.processes.world import size
 from mvkit.training.accumulation import (
     BatchNorm,
@@ -109,6 +110,9 @@ class TrainStep:
         if self.settings.compile and objective.trains_encoder:
             # Not a frozen network, which is left half-way, at the layer that is read.
             # In place: objectives tap layers of this very module, and keys of its state dict stay.
+            for module in encoder.modules():
+                if isinstance(module, GlobalNorm):
+                    module.stay_uncompiled()
             encoder.compile()
         self._average = GradientAverage(p for group in optimiser.param_groups for p in group["params"])
 
