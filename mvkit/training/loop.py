@@ -154,7 +154,7 @@ class _Run:
         )
         set_learning_rate(learner.optimiser, rate)
         # Drawn anew for every step and process: going on needs no generator's state.
-        torch.manual_seed(int(hashed(recipe.train.seed, _GENERATOR_KEY, step, rank())))
+        _seed_generators(int(hashed(recipe.train.seed, _GENERATOR_KEY, step, rank())), setup.place.device)
         loss = learner.step.run(batch, step=step)
         setup.evaluators.observe(learner.encoder, batch, step=step)
         self.stopwatch.add(len(batch.index) * size())
@@ -258,3 +258,11 @@ class _Run:
     def _note(self, kind: str, **values: object) -> None:
         if self.log is not None:
             self.log.write(kind, step=self.progress.step, **values)
+
+
+def _seed_generators(seed: int, device: torch.device) -> None:
+    """Seed the generators that networks draw from; torch.manual_seed would note a traceback for every GPU."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
