@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import BinaryIO
+
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
@@ -15,17 +17,24 @@ _GREATEST = {"L": 255, "I;16": 65535, "I;16L": 65535, "I;16B": 65535, "I": 65535
 _WIDE = ("I", "F")
 
 
-def read_rgb(path: str) -> Image.Image:
+def read_rgb(file: str | BinaryIO, *, name: str | None = None) -> Image.Image:
     """Decode an image file to RGB.
+
+    Parameters
+    ----------
+    file
+        A path, or an open file that messages call ``name``.
+    name
+        See ``file``.
 
     Raises
     ------
     DataError
         If it cannot be read or has more than 8 bits per channel; names the file.
     """
-    image = _opened(path)
+    image = _opened(file, name or str(file))
     if image.mode.startswith(_WIDE):
-        raise DataError(f"{path}: pixels of mode '{image.mode}' are not eight bits per channel")
+        raise DataError(f"{name or file}: pixels of mode '{image.mode}' are not eight bits per channel")
     return image.convert("RGB")
 
 
@@ -37,17 +46,17 @@ def read_depth(path: str) -> Image.Image:
     DataError
         If it cannot be read or has more than one number per pixel; names the file.
     """
-    image = _opened(path)
+    image = _opened(path, path)
     greatest = _GREATEST.get(image.mode)
     if greatest is None:
         raise DataError(f"{path}: a depth image has one number per pixel, this has mode {image.mode}")
     return Image.fromarray(np.asarray(image).astype(np.float32) / np.float32(greatest))
 
 
-def _opened(path: str) -> Image.Image:
+def _opened(file: str | BinaryIO, name: str) -> Image.Image:
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             image.load()
             return image
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: cannot be read as an image: {error}\nrestore or remove it") from error
+        raise DataError(f"{name}: cannot be read as an image: {error}\nrestore or remove it") from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -16,12 +18,15 @@ from mvkit.images.batch import RawBatch
 from mvkit.images.beton_check import check_complete
 from mvkit.images.beton_sidecar import Sidecar
 from mvkit.images.crops import crop_boxes
+from mvkit.images.decoding import read_rgb
 from mvkit.images.ffcv_file import BetonContent, read_content
 from mvkit.images.geometry import crop_axes
 from mvkit.images.prefetch import BatchStream
 from mvkit.images.requests import CropRequest, check_plan, requests_of
 from mvkit.images.resampling import crop_images, crop_planes, decode_jpegs
 from mvkit.images.settings import Crop
+
+logger = logging.getLogger(__name__)
 
 #: JPEGs decoded before they are cropped: few, so that their pixels are still in the processor's cache.
 _DECODED_AT_ONCE = 4
@@ -118,16 +123,33 @@ class _Filling:
         decoded = places.copy()
         decoded[:, 0] = np.cumsum(n_pixels) - n_pixels
         pixels = np.empty(int(n_pixels.sum()), np.uint8)
-        sizes = self._content.sizes[index]
-        failed = decode_jpegs(self._content.memory, places, sizes, pixels, decoded[:, 0].copy())
-        if failed >= 0:
-            raise DataError(
-                f"{self._content.path}: image {index[failed]} is a damaged JPEG\n"
-                f"find all with mvkit prep --verify {self._content.path}, or write the file anew"
-            )
+        sizes, starts = self._content.sizes[index], np.ascontiguousarray(decoded[:, 0])
+        done = 0
+        while done < len(index):
+            files = (places[done:], sizes[done:])
+            done += decode_jpegs(self._content.memory, *files, pixels, starts[done:])
+            if done < len(index):
+                # The decoder also says no to what it only warns of (bytes too many, as in some files of
+                # ImageNet). PIL decided in prep that an image can be read, so it decides here.
+                first, n = starts[done], n_pixels[done]
+                pixels[first : first + n] = self._decoded_by_pil(int(index[done])).reshape(-1)
+                done += 1
         # Read-only like the mapped file, so that one compiled function serves both.
         pixels.setflags(write=False)
         return pixels, decoded
+
+    def _decoded_by_pil(self, number: int) -> NDArray[np.uint8]:
+        content = self._content
+        begin, height, width = content.places[number]
+        stored = content.memory[begin : begin + content.sizes[number]].tobytes()
+        what = f"{content.path}: image {number}"
+        pixels = np.asarray(read_rgb(io.BytesIO(stored), name=what))
+        if pixels.shape != (height, width, 3):
+            raise DataError(
+                f"{what} is a JPEG of another size; check with `mvkit prep --verify {content.path}`"
+            )
+        logger.warning("%s: decoded with PIL, since libffcv found fault with it", what)
+        return pixels
 
     def _fill_depth(
         self,

@@ -119,7 +119,9 @@ def open_images(place: Path, split: Split) -> ImageSource:
 
 
 def _open_files(place: Path, split: Split) -> FolderSource:
-    if not place.is_dir() or (next(place.glob("*.beton"), None) is not None and not (place / split).is_dir()):
+    entries = {entry.name for entry in place.iterdir()} if place.is_dir() else set()
+    only_betons = any(name.endswith(".beton") for name in entries) and split not in entries
+    if not entries or only_betons:
         raise _none(place, split)
     for one in _layout(place):
         if one.split == split:

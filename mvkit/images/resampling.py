@@ -192,7 +192,7 @@ def crop_planes(memory: Any, places: Any, axes: Any, rows: Any, out: Any) -> Non
 
 @compiled
 def decode_jpegs(memory: Any, places: Any, sizes: Any, pixels: Any, starts: Any) -> int:
-    """Decode JPEGs one behind the other; returns the position of the first that fails, or -1.
+    """Decode JPEGs until one fails; returns how many were decoded.
 
     Parameters
     ----------
@@ -216,4 +216,4 @@ def decode_jpegs(memory: Any, places: Any, sizes: Any, pixels: Any, starts: Any)
         box = (height, width, 0, 0, 1, 1)
         if _imdecode(source.ctypes.data, sizes[i], height, width, target.ctypes.data, *box, *_WHOLE) != 0:
             return i
-    return -1
+    return len(sizes)
