@@ -128,40 +128,72 @@ def _hue(planes: Planes, shift: np.float32) -> None:
 
 @compiled_part
 def _reflected(at: int, length: int) -> int:
-    """Position inside for one outside: mirrored at the first and last pixel, which are not repeated."""
+    """Position inside for one outside: mirrored at the first and last pixel, which are not repeated.
+
+    Further out, where taps are zero, any position will do.
+    """
     at = -at if at < 0 else at
-    return 2 * (length - 1) - at if at >= length else at
+    at = 2 * (length - 1) - at if at >= length else at
+    return max(0, at)
 
 
 @compiled_part
-def _weigh(out: Plane, line: Plane, weight: np.float32, width: int) -> None:
-    """Add a weighted line to another."""
-    for x in range(width):
-        out[x] += weight * line[x]
+def _five(out: Plane, source: Plane, starts: tuple[int, int, int, int, int], weights: Plane) -> None:
+    """Add five weighted stretches of ``source`` to ``out``: several at once spare traffic with memory.
+
+    Positions are unsigned: numba's meaning of negative ones would keep the loop from being vectorised.
+    """
+    a, b, c, d, e = starts
+    at_a, at_b, at_c, at_d, at_e = np.uintp(a), np.uintp(b), np.uintp(c), np.uintp(d), np.uintp(e)
+    first, second, third, fourth, fifth = weights[0], weights[1], weights[2], weights[3], weights[4]
+    for x in range(np.uintp(out.size)):
+        out[x] = (
+            out[x]
+            + first * source[at_a + x]
+            + second * source[at_b + x]
+            + third * source[at_c + x]
+            + fourth * source[at_d + x]
+            + fifth * source[at_e + x]
+        )
 
 
 @compiled_part
 def _blur(planes: Planes, width: int, taps: Plane, row: Plane, half_done: Plane) -> None:
-    """Blur along rows into ``half_done``, then along columns back."""
+    """Blur along rows into ``half_done``, then along columns back.
+
+    Taps are taken in fives, filled up with zeros; ``row`` has room for a line and as many taps.
+    """
     radius = taps.size // 2
     height = planes.shape[1] // width
+    weights = np.zeros((taps.size + 4) // 5 * 5, np.float32)
+    weights[: taps.size] = taps
+    row[:] = _ZERO
     for channel in range(3):
+        plane = planes[channel]
         half_done[:] = _ZERO
         for y in range(height):
-            line = planes[channel, y * width : (y + 1) * width]
+            line = plane[y * width : (y + 1) * width]
             for x in range(width):
                 row[radius + x] = line[x]
             for x in range(radius):
                 row[x] = line[radius - x]
                 row[radius + width + x] = line[width - 2 - x]
-            for tap in range(taps.size):
-                _weigh(half_done[y * width :], row[tap:], taps[tap], width)
-        planes[channel] = _ZERO
+            line = half_done[y * width : (y + 1) * width]
+            for tap in range(0, weights.size, 5):
+                _five(line, row, (tap, tap + 1, tap + 2, tap + 3, tap + 4), weights[tap:])
+        plane[:] = _ZERO
         for y in range(height):
-            line = planes[channel, y * width : (y + 1) * width]
-            for tap in range(taps.size):
-                source = _reflected(y + tap - radius, height) * width
-                _weigh(line, half_done[source:], taps[tap], width)
+            line = plane[y * width : (y + 1) * width]
+            for tap in range(0, weights.size, 5):
+                above = y + tap - radius
+                starts = (
+                    _reflected(above, height) * width,
+                    _reflected(above + 1, height) * width,
+                    _reflected(above + 2, height) * width,
+                    _reflected(above + 3, height) * width,
+                    _reflected(above + 4, height) * width,
+                )
+                _five(line, half_done, starts, weights[tap:])
 
 
 @compiled_part
@@ -202,7 +234,7 @@ def augment_images(
     """
     operations, amounts, taps = program
     n_images, height, width, _ = crops.shape
-    row = np.empty(width + taps.shape[2] + 1, np.float32)
+    row = np.empty(width + taps.shape[2] + 5, np.float32)
     half_done = np.empty(height * width if taps.shape[2] > 0 else 0, np.float32)
     for image in range(n_images):
         planes = out[image].reshape(3, height * width)
