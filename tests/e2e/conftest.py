@@ -1,4 +1,4 @@
-"""A misbehaving file server, and the command line as a process of its own."""
+"""A misbehaving file server, the command line as a process of its own, recordings, images to train on."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
 
-from mvkit.neural import convert_pickle
+from mvkit.neural import Recording, convert_pickle, write_neural_file
+
+DEMO_IMAGES = Path(__file__).parent.parent.parent / "scripts" / "make_demo_images.py"
 
 
 @pytest.fixture
@@ -109,3 +112,35 @@ def same_arrays() -> Callable[[Path, Path], bool]:
         return found
 
     return lambda one, other: arrays(one) == arrays(other)
+
+
+@pytest.fixture(scope="session")
+def neural_file(tmp_path_factory: pytest.TempPathFactory, real_recordings: Path) -> Path:
+    """The real recordings as a neural file, written as users would write their own."""
+    recordings = []
+    for path in sorted(real_recordings.glob("responses_*.npz")):
+        arrays = np.load(path)
+        for key in arrays.files:
+            if key.startswith("values_"):
+                specimen = int(key.removeprefix("values_"))
+                recordings.append(
+                    Recording(
+                        area=path.stem.removeprefix("responses_"),
+                        specimen=specimen,
+                        unit_ids=arrays[f"unit_id_{specimen}"],
+                        responses=arrays[key],
+                    )
+                )
+    scenes = [np.asarray(Image.open(path)) for path in sorted((real_recordings / "stimuli").glob("*.png"))]
+    target = tmp_path_factory.mktemp("real") / "real.h5"
+    write_neural_file(target, recordings=recordings, stimuli=np.stack(scenes), units_of_measure="spikes/s")
+    return target
+
+
+@pytest.fixture(scope="session")
+def demo_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 60 training and 24 validation images in 12 classes, made as for the demo."""
+    folder = tmp_path_factory.mktemp("images")
+    counts = ["--train", "60", "--val", "24"]
+    subprocess.run([sys.executable, str(DEMO_IMAGES), str(folder), *counts], check=True, capture_output=True)
+    return folder

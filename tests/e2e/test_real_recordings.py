@@ -5,39 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from mvkit.cli.main import run
 
 pytestmark = [pytest.mark.realdata, pytest.mark.slow]
-
-
-@pytest.fixture(scope="module")
-def neural_file(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
-    """Write the recordings to a neural file, as a user would write their own."""
-    from mvkit.neural import Recording, write_neural_file
-
-    folder: Path = request.getfixturevalue("real_recordings")
-    recordings = []
-    for path in sorted(folder.glob("responses_*.npz")):
-        arrays = np.load(path)
-        for key in arrays.files:
-            if key.startswith("values_"):
-                specimen = int(key.removeprefix("values_"))
-                recordings.append(
-                    Recording(
-                        area=path.stem.removeprefix("responses_"),
-                        specimen=specimen,
-                        unit_ids=arrays[f"unit_id_{specimen}"],
-                        responses=arrays[key],
-                    )
-                )
-    scenes = [np.asarray(Image.open(path)) for path in sorted((folder / "stimuli").glob("*.png"))]
-    target = tmp_path_factory.mktemp("real") / "real.h5"
-    write_neural_file(target, recordings=recordings, stimuli=np.stack(scenes), units_of_measure="spikes/s")
-    return target
 
 
 def medians(words: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, float]:
