@@ -21,6 +21,8 @@ from mvkit.errors import MvkitError, UsageError
 from mvkit.processes.places import find_place
 
 INTERRUPTED = 130
+#: What each process runs.
+COMMAND = "from mvkit.cli.main import main; main()"
 #: Time for the step in progress and a checkpoint after Ctrl-C or SIGTERM, before processes are killed.
 _FAREWELL_S = 300
 
@@ -81,7 +83,7 @@ def run_processes(n: int, argv: Sequence[str], *, device: torch.device | None = 
     with tempfile.TemporaryDirectory(prefix="mvkit_processes_") as folder:
         launch = elastic_launch(_configuration(n, folder), sys.executable)
         try:
-            launch("-c", "from mvkit.cli.main import main; main()", *argv)
+            launch("-c", COMMAND, *argv)
         except SignalException:
             return INTERRUPTED
         except ChildFailedError as error:

@@ -1,0 +1,43 @@
+"""Stands for ``mvkit`` in processes that a launcher starts: joins, talks, and ends as its words say."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+
+import torch
+
+from mvkit.cli import main as cli
+from mvkit.errors import DataError
+from mvkit.processes.gathering import gather
+from mvkit.processes.membership import Membership
+from mvkit.processes.world import rank
+
+
+def work(words: list[str], **settings: object) -> int:
+    del settings
+    with Membership(torch.device("cpu")):
+        ranks = gather(torch.tensor([rank()])).tolist()
+        sys.stdout.write(f"ranks {ranks} words {words}\n")
+        sys.stderr.write("progress\n")
+        sys.stdout.flush()
+        if words[0] == "all-fail" or (words[0] == "last-fails" and rank() == max(ranks)):
+            raise DataError(f"broken image, said by {rank() if words[0] == 'last-fails' else 'one'}")
+        if words[0] == "last-dies" and rank() == max(ranks):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if words[0] == "wait":
+            time.sleep(60)
+        gather(torch.ones(1))
+    sys.stdout.write("after\n")
+    return 0
+
+
+def main() -> None:
+    cli.app = work  # type: ignore[assignment]
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()
