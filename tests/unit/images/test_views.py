@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -91,6 +93,25 @@ def test_seed_epoch_and_view_each_draw_anew() -> None:
 def test_threads_change_no_bit(threads: int) -> None:
     raw = raw_batch(TWO)
     assert same(made(TWO, raw, threads=threads).views, made(TWO, raw).views)
+
+
+FORKING = """
+import os, torch
+from mvkit.images.batch import RawBatch
+from mvkit.images.settings import VALIDATION
+from mvkit.images.views import ViewMaker
+maker = ViewMaker(VALIDATION, seed=0, device=torch.device("cpu"), threads=2)
+raw = RawBatch(crops=(torch.zeros(4, 64, 64, 3, dtype=torch.uint8),), index=torch.arange(4))
+before = maker(raw, epoch=0).views[0].sum().item()
+child = os.fork()
+if child == 0:
+    os._exit(0 if maker(raw, epoch=0).views[0].sum().item() == before else 3)
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_forked_process_does_not_wait_for_its_parents_threads() -> None:
+    subprocess.run([sys.executable, "-W", "ignore", "-c", FORKING], check=True, timeout=120)
 
 
 def test_an_empty_batch_has_empty_views() -> None:
