@@ -55,7 +55,7 @@ class PrepSettings(Settings):
     short_side_px: Pixels | None = None
     format: Literal["raw", "jpeg"] = "raw"
     jpeg_quality: Annotated[int, Field(ge=1, le=95)] = 95
-    resampling: Literal["box", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    resampling: Literal["box", "bilinear", "bicubic", "lanczos"] = "lanczos"
     page_mib: Annotated[int, Field(ge=2, le=1024)] = 8
 
     @field_validator("page_mib")
