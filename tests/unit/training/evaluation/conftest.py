@@ -70,8 +70,7 @@ class Nothing(Objective):
         return Loss(embedded[0].mean(), {"square": embedded[0].pow(2).mean().detach()})
 
 
-@pytest.fixture
-def images() -> ArrayImages:
+def clusters() -> ArrayImages:
     """Three clusters of (3, 2, 2) images, 60 to train and 24 to validate."""
     generator = torch.Generator().manual_seed(0)
     centres = torch.randn(3, 12, generator=generator) * 2
@@ -89,14 +88,25 @@ def images() -> ArrayImages:
     )
 
 
-@pytest.fixture
-def encoder() -> SmallNet:
+def small_net() -> SmallNet:
     """A network in training mode with statistics of its own."""
     with torch.random.fork_rng():
         torch.manual_seed(3)
         net = SmallNet()
         net(torch.randn(8, 3, 2, 2))
     return net
+
+
+@pytest.fixture
+def images() -> ArrayImages:
+    """Three clusters of images."""
+    return clusters()
+
+
+@pytest.fixture
+def encoder() -> SmallNet:
+    """A small network."""
+    return small_net()
 
 
 @pytest.fixture
