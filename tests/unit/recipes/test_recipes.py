@@ -15,9 +15,8 @@ from mvkit.images.views import ViewMaker
 from mvkit.models.building import build
 from mvkit.models.readouts import has_readout
 from mvkit.models.released import find_model
-from mvkit.models.trainable import build_for_training
-from mvkit.objectives.building import build_objective
 from mvkit.objectives.table import check_views, row_of
+from mvkit.training.assembly import Start, build_networks
 from mvkit.training.evaluation.build import build_evaluators
 from mvkit.training.optimisers import build_optimiser
 from mvkit.training.step import TrainStep
@@ -105,10 +104,8 @@ def test_one_step_on_the_cpu(name, recipe_named, raw_batch):
     shrunk = [f"objective.{item}" for item in SMALLER.get(kind, ())]
     recipe = recipe_named(name, *shrunk, f"train.batch_size={N_IMAGES}")
     device = torch.device("cpu")
-    encoder = build_for_training(recipe.model.architecture, n_classes=2, seed=recipe.train.seed)
-    objective = build_objective(
-        recipe.objective, encoder=encoder, input_px=64, n_images=64, n_classes=2, seed=recipe.train.seed
-    )
+    # Random weights: those that were released are not on every machine.
+    encoder, objective = build_networks(recipe, n_images=64, n_classes=2, start=Start(weights="random"))
     optimiser = build_optimiser(recipe.optimiser, (encoder, objective))
     trained = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     before = [_some_of(parameter) for parameter in trained]
