@@ -23,6 +23,7 @@ from mvkit.features.modes import evaluating, floating_dtype, parse_device
 from mvkit.features.patterns import WantedLayer, wanted_layers
 from mvkit.features.stimuli import ImagesDigest, Stimuli, open_stimuli
 from mvkit.features.tapping import LayerTap, tappable_layers
+from mvkit.models import load_model
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ class ExtractionReport:
 
 
 def extract(
-    model: nn.Module,
+    model: nn.Module | str | Path,
     images: object,
     layers: str | Sequence[str] | None = None,
     *,
@@ -86,7 +87,8 @@ def extract(
     Parameters
     ----------
     model
-        A model of :func:`mvkit.load_model`, or any ``nn.Module``. One without ``.preprocess`` takes only
+        A model of :func:`mvkit.load_model` (or what that takes: a name, the path of a training run's
+        checkpoint), or any ``nn.Module``. One without ``.preprocess`` takes only
         images that are prepared already: a float array or tensor (n, channels, height, width).
     images
         uint8 array (n, height, width) or (n, height, width, 3); a dataset or its name; a folder of images;
@@ -127,12 +129,14 @@ def extract(
         for name, values in rows.items():
             arrays[name][start : start + len(values)] = values
 
-    run = _Run(model, stimuli, batch_size=batch_size, device=parse_device(device), progress=progress)
+    run = _Run(
+        _network(model), stimuli, batch_size=batch_size, device=parse_device(device), progress=progress
+    )
     return FeatureSet(arrays, shapes, run.through(layers, keep))
 
 
 def extract_to_file(
-    model: nn.Module,
+    model: nn.Module | str | Path,
     images: object,
     target: str | Path,
     layers: str | Sequence[str] | None = None,
@@ -165,7 +169,9 @@ def extract_to_file(
     target = Path(target)
     refuse_existing(target, overwrite=overwrite)
     stimuli = open_stimuli(images)
-    run = _Run(model, stimuli, batch_size=batch_size, device=parse_device(device), progress=progress)
+    run = _Run(
+        _network(model), stimuli, batch_size=batch_size, device=parse_device(device), progress=progress
+    )
     found: dict[str, LayerInfo] = {}
     with replacing(target) as temporary, h5py.File(temporary, "w") as file:
         writer = FeatureWriter(file, len(stimuli.image_ids), batch_size)
@@ -241,6 +247,10 @@ class _Run:
                 if self.progress is not None:
                     self.progress(stop, n_images)
         return describe_origin(self.model, self.stimuli, self.digest.hexdigest())
+
+
+def _network(model: nn.Module | str | Path) -> nn.Module:
+    return load_model(model) if isinstance(model, str | Path) else model
 
 
 def _wanted(model: nn.Module, layers: str | Sequence[str] | None) -> tuple[WantedLayer, ...]:

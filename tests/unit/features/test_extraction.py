@@ -158,9 +158,15 @@ def test_wrong_arguments_are_refused(chain, inputs, change, error, reason):
         extract(chain, arguments.pop("images"), **arguments)
 
 
-def test_a_name_is_no_network(pictures):
-    with pytest.raises(UsageError, match="a network is needed, not str 'gabor'"):
-        extract("gabor", pictures)
+def test_a_name_stands_for_its_model(pictures):
+    by_name, loaded = extract("gabor", pictures), extract(mvkit.load_model("gabor"), pictures)
+    np.testing.assert_array_equal(by_name["energy"], loaded["energy"])
+    assert by_name.model_name == "gabor"
+
+
+def test_what_is_no_network_is_refused(pictures):
+    with pytest.raises(UsageError, match="a network is needed, not int 3"):
+        extract(3, pictures)
 
 
 def test_values_that_are_not_finite_are_never_silent(chain, inputs, caplog):

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,7 +16,7 @@ import mvkit
 from mvkit.errors import CheckpointError, UsageError
 from mvkit.models.preprocessing import Preprocessing
 from mvkit.models.trainable import build_for_training
-from mvkit.models.trained import FORMAT, VERSION
+from mvkit.models.trained import VERSION
 from mvkit.training import checkpoints
 
 ENCODER, CLASSIFIER = "single_stream_encoder", "single_stream_classifier"
@@ -129,8 +130,14 @@ def test_a_checkpoint_takes_no_other_weights(write: Write):
         mvkit.load_model(path, weights=path)
 
 
-def test_the_loop_writes_the_format_that_is_read_here():
-    assert (checkpoints.FORMAT, checkpoints.VERSION) == (FORMAT, VERSION)
+def test_features_are_taken_from_a_path(write: Write):
+    path = write()
+    images = np.random.default_rng(0).integers(0, 256, (2, 64, 64), dtype=np.uint8)
+    by_path, loaded = mvkit.extract(path, images), mvkit.extract(mvkit.load_model(path), images)
+    assert by_path.layers == ("VISp", "ventral")
+    assert (by_path.model_name, by_path.weights_id) == (loaded.model_name, loaded.weights_id)
+    for layer in by_path:
+        np.testing.assert_array_equal(by_path[layer], loaded[layer])
 
 
 @pytest.mark.parametrize(
