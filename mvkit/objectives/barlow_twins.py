@@ -40,7 +40,7 @@ class BarlowTwinsObjective(Objective):
         del batch
         rows_1, rows_2 = (self.norm(rows) for rows in embedded)
         n_images = self.settings.divide_by or share_of(len(rows_1)).n_all
-        squares_off, on_diagonal = _terms(total(rows_1.T @ rows_2) / n_images)
+        squares_off, on_diagonal = _terms(total(rows_1.T @ (rows_2 / n_images)))
         off_diagonal = self.settings.off_diagonal_weight * squares_off
         return Loss(
             on_diagonal + off_diagonal,

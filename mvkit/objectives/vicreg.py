@@ -61,7 +61,8 @@ class VicRegObjective(Objective):
         centred = rows - total(rows.sum(0)) / n_all
         products = total(centred.T @ centred)
         deviations = torch.sqrt(products.diagonal() / (n_all - 1) + _EPSILON)
-        covariance = products / ((self.settings.divide_by or n_all) - 1)
-        squares = covariance.square()
-        off_diagonal = (squares.sum() - squares.diagonal().sum()) / rows.shape[1]
-        return functional.relu(1 - deviations).mean(), off_diagonal
+        # Scaled after the sum: of a square of side 8192 every copy counts (256 MiB).
+        squares = products.square()
+        off_diagonal = squares.sum() - squares.diagonal().sum()
+        n_counted = (self.settings.divide_by or n_all) - 1
+        return functional.relu(1 - deviations).mean(), off_diagonal / (n_counted**2 * rows.shape[1])

@@ -71,7 +71,7 @@ def test_the_queue_holds_the_latest_keys(objective: Any, n_keys: int) -> None:
 
 def test_the_copy_follows_parameters_not_statistics(objective: Any, encoder: Any, batch_for: Make) -> None:
     # A frozen parameter, as the masks of the connectome models are, must not drift by rounding.
-    frozen = torch.nn.Parameter(torch.full((3,), 1 / 3), requires_grad=False)
+    frozen = torch.nn.Parameter(torch.rand(100), requires_grad=False)
     encoder.register_parameter("mask", frozen)
     objective.key_encoder.register_parameter("mask", torch.nn.Parameter(frozen.clone(), requires_grad=False))
     key = {name: value.clone() for name, value in objective.key_encoder.named_parameters()}
