@@ -1,0 +1,100 @@
+"""Which parameters are trained, adapted and decayed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from mvkit.errors import FitError
+from mvkit.processes.norms import synchronise_norms
+from mvkit.training.lars import Lars
+from mvkit.training.optimisers import build_optimiser, set_learning_rate
+from mvkit.training.recipe import Adam, Sgd
+from mvkit.training.recipe import Lars as LarsSettings
+
+
+class Net(nn.Module):
+    """Layers of all kinds; one is named like a norm and is none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bn_like = nn.Linear(3, 4)
+        self.scale = nn.BatchNorm1d(4)
+        self.other = nn.LayerNorm(4)
+        self.frozen = nn.Linear(2, 2).requires_grad_(requires_grad=False)
+        self.again = self.bn_like
+
+
+@pytest.mark.parametrize("synchronised", [False, True])
+def test_lars_excludes_by_kind_of_module(synchronised: bool) -> None:
+    net = Net()
+    if synchronised:
+        synchronise_norms(net)
+    optimiser = build_optimiser(LarsSettings(learning_rate=1.0, weight_decay=0.1), [net])
+    adapted, excluded = optimiser.param_groups
+    assert [id(p) for p in adapted["params"]] == [id(net.bn_like.weight)]
+    expected = [net.bn_like.bias, net.scale.weight, net.scale.bias, net.other.weight, net.other.bias]
+    assert [id(p) for p in excluded["params"]] == [id(p) for p in expected]
+    assert (adapted["adapt"], adapted["weight_decay"]) == (True, 0.1)
+    assert (excluded["adapt"], excluded["weight_decay"]) == (False, 0.0)
+
+
+def test_lars_without_exceptions() -> None:
+    settings = LarsSettings(learning_rate=1.0, weight_decay=0.1, exclude_bias_and_norm=False)
+    (group,) = build_optimiser(settings, [Net()]).param_groups
+    assert len(group["params"]) == 6 and group["adapt"]
+
+
+def test_lars_by_hand() -> None:
+    """w = (3, 4), g = (0, 2): l = .1 * 5 / (2 + .2 * 5) = 1/6; twice the same gradient."""
+    w = nn.Parameter(torch.tensor([3.0, 4.0], dtype=torch.float64))
+    optimiser = Lars([w], 0.5, momentum=0.5, weight_decay=0.2, trust_coefficient=0.1)
+    w.grad = torch.tensor([0.0, 2.0], dtype=torch.float64)
+    optimiser.step()
+    velocity = torch.tensor([0.6, 2.8], dtype=torch.float64) * 0.5 / 6
+    expected = torch.tensor([3.0, 4.0], dtype=torch.float64) - velocity
+    torch.testing.assert_close(w.detach(), expected)
+    rate = 0.1 * expected.norm() / (2 + 0.2 * expected.norm())
+    velocity = 0.5 * velocity + 0.5 * rate * (w.grad + 0.2 * expected)
+    optimiser.step()
+    torch.testing.assert_close(w.detach(), expected - velocity)
+
+
+def test_lars_lets_a_zero_parameter_leave_zero() -> None:
+    w = nn.Parameter(torch.zeros(2))
+    optimiser = Lars([w], 0.5, momentum=0.0, trust_coefficient=0.1)
+    w.grad = torch.tensor([1.0, 0.0])
+    optimiser.step()
+    assert w.tolist() == [-0.5, 0.0]
+
+
+def test_lars_looks_ahead_with_nesterov() -> None:
+    w = nn.Parameter(torch.tensor([1.0]))
+    optimiser = Lars([{"params": [w], "adapt": False}], 0.1, momentum=0.5, nesterov=True)
+    w.grad = torch.tensor([1.0])
+    optimiser.step()
+    # velocity .1, step .1 + .5 * .1
+    assert w.item() == pytest.approx(0.85)
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind"),
+    [
+        (Sgd(learning_rate=0.1, nesterov=True), torch.optim.SGD),
+        (Adam(name="adam", learning_rate=0.1), torch.optim.Adam),
+        (Adam(name="adamw", learning_rate=0.1), torch.optim.AdamW),
+    ],
+)
+def test_torchs_own(settings: Sgd | Adam, kind: type[torch.optim.Optimizer]) -> None:
+    optimiser = build_optimiser(settings, [Net(), nn.Linear(1, 1)])
+    assert type(optimiser) is kind
+    (group,) = optimiser.param_groups
+    assert len(group["params"]) == 8 and group["lr"] == 0.1
+    set_learning_rate(optimiser, 0.01)
+    assert group["lr"] == 0.01
+
+
+def test_nothing_to_train() -> None:
+    with pytest.raises(FitError, match="parameters to train"):
+        build_optimiser(Sgd(learning_rate=0.1), [nn.ReLU()])

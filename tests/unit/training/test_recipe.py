@@ -1,0 +1,120 @@
+"""Training recipes: what sections demand of each other, identity, and the written copy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mvkit.config.recipes import load_recipe
+from mvkit.errors import RecipeError
+from mvkit.training.identity import differences, science, science_digest
+from mvkit.training.recipe import TrainRecipe
+from mvkit.training.run_folder import write_recipe
+
+
+def problems(name: str, *overrides: str) -> list[str]:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(TrainRecipe, name, overrides)
+    return str(caught.value).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "expected"),
+    [
+        (
+            "dual_stream_simclr",
+            ["views.views[0].copies=1"],
+            ["views.views: simclr needs 2 of an image, got 1 (copies counted)"],
+        ),
+        (
+            "dual_stream_rotnet",
+            ["views.expand=null", "validation.expand=null"],
+            ["views.expand: rotnet needs 'rotations', got None"],
+        ),
+        (
+            "dual_stream_ir",
+            ["views.expand={name: rotations}"],
+            ["views.expand: instance_recognition needs none, got 'rotations'"],
+        ),
+        (
+            "dual_stream_ir",
+            ["train.epochs=150"],
+            ["schedule.milestones: must be below train.epochs (150), got [160]"],
+        ),
+        (
+            "dual_stream_ir",
+            ["schedule.milestones=[20, 10]", "train.epochs=30"],
+            ["schedule.milestones: must ascend, got [20, 10]"],
+        ),
+        (
+            "dual_stream_simclr",
+            ["train.epochs=10", "evaluate=[]"],
+            ["schedule.warmup_epochs: must be below train.epochs (10), got 10"],
+        ),
+        (
+            "dual_stream_ir",
+            ["optimiser.nesterov=true", "optimiser.momentum=0"],
+            ["optimiser.nesterov: needs a momentum above 0"],
+        ),
+        (
+            "dual_stream_simclr",
+            ["evaluate=[{name: linear_probe}, {name: bank_neighbours}]"],
+            ["evaluate[1].name: simclr keeps no memory bank; use feature_neighbours"],
+        ),
+        (
+            "dual_stream_ir",
+            ["evaluate=[{name: validation_loss}]"],
+            [
+                "evaluate[0].name: instance_recognition looks images up in the training set; "
+                "use bank_neighbours"
+            ],
+        ),
+        (
+            "dual_stream_ir",
+            ["optimiser.learning_rate=.inf"],
+            ["optimiser.learning_rate: Input should be a finite number, got inf"],
+        ),
+    ],
+)
+def test_contradictions(name: str, overrides: list[str], expected: list[str]) -> None:
+    found = problems(name, *overrides)
+    assert len(found) == len(expected)
+    assert all(line.endswith(f": {text}") for line, text in zip(found, expected, strict=True)), found
+
+
+def test_several_contradictions_at_once() -> None:
+    found = problems("dual_stream_ir", "train.epochs=100", "views.views[0].copies=2")
+    assert len(found) == 2
+
+
+def test_the_digest_is_of_the_science() -> None:
+    plain = load_recipe(TrainRecipe, "dual_stream_ir")
+    renamed = load_recipe(TrainRecipe, "dual_stream_ir", ["name=x", "notes=y", "checkpoint.every_epochs=1"])
+    longer = load_recipe(TrainRecipe, "dual_stream_ir", ["train.epochs=201"])
+    assert science_digest(plain) == science_digest(renamed) != science_digest(longer)
+    assert "notes" not in science(plain)
+
+
+def test_differences_name_keys_and_both_values() -> None:
+    before = load_recipe(TrainRecipe, "dual_stream_ir").model_dump(mode="json")
+    now = load_recipe(
+        TrainRecipe,
+        "dual_stream_ir",
+        ["train.epochs=201", "views.views[0].steps[0].probability=0.3", "evaluate=[]", "notes=new"],
+    )
+    assert differences(before, now) == [
+        "views.views[0].steps[0].probability: 0.2 before, 0.3 now",
+        "train.epochs: 200 before, 201 now",
+        "evaluate: absent before, [] now",
+        'evaluate[0].name: "bank_neighbours" before, absent now',
+        "evaluate[0].every_epochs: 1 before, absent now",
+    ]
+    assert differences(before, load_recipe(TrainRecipe, "dual_stream_ir")) == []
+
+
+@pytest.mark.parametrize("name", ["dual_stream_ir", "resnet18_relative_location", "alexnet_simclr"])
+def test_the_written_recipe_is_the_same_recipe(name: str, tmp_path: Path) -> None:
+    recipe = load_recipe(TrainRecipe, name, ["optimiser.learning_rate=1e-7", "notes='no: 3e-2'"])
+    write_recipe(tmp_path, recipe)
+    assert load_recipe(TrainRecipe, str(tmp_path / "recipe.yaml")) == recipe
