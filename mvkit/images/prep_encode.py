@@ -18,7 +18,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from mvkit.images import beton
 from mvkit.images.sources.base import Item
@@ -121,6 +121,9 @@ def encode(item: Item, how: Encoding) -> Encoded | Unreadable:
             return _encode(item, how)
         except _UnfitError as error:
             return Unreadable(item.name, str(error))
+        except UnidentifiedImageError:
+            # Pillow's message names an object in memory, which differs from run to run.
+            return Unreadable(item.name, "not an image of a kind that Pillow knows")
         except _BROKEN as error:
             return Unreadable(item.name, _in_one_line(error))
 

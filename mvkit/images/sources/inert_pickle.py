@@ -8,6 +8,7 @@ is refused, so that a doctored file is an error and not a program.
 from __future__ import annotations
 
 import pickle
+import struct
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +21,20 @@ from mvkit.errors import DataError
 MOST_BYTES: Final = 256 * 1024 * 1024
 _RECONSTRUCT = frozenset({"numpy.core.multiarray", "numpy._core.multiarray"})
 _FROM_BUFFER = frozenset({"numpy.core.numeric", "numpy._core.numeric"})
+#: A damaged pickle can fail in any of these ways.
+_DAMAGE = (
+    pickle.UnpicklingError,
+    struct.error,
+    AttributeError,
+    EOFError,
+    ImportError,
+    LookupError,
+    MemoryError,
+    OverflowError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 
 
 class _Array:
@@ -76,11 +91,7 @@ def load_pickle(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             content = _Machine(file, encoding="bytes").load()
-    except (
-        pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError, KeyError, LookupError,
-        MemoryError, OverflowError, RecursionError, TypeError, UnicodeError, ValueError,
-    ) as error:  # fmt: skip
-        # A damaged pickle can fail in any of these ways; none of them is an error of ours.
+    except _DAMAGE as error:
         raise DataError(f"{path}: not a batch of CIFAR-10 ({error or type(error).__name__})") from error
     if not isinstance(content, dict):
         raise DataError(f"{path}: not a batch of CIFAR-10 (holds a {type(content).__name__}, not a dict)")

@@ -1,0 +1,31 @@
+"""Pairs of images and depth maps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mvkit.errors import DataError
+from mvkit.images.sources.paired_depth import open_splits
+
+
+def test_pairs_share_their_name(make_pairs: Callable[..., Path]) -> None:
+    root = make_pairs(3)
+    (source,) = open_splits(root)
+    assert (source.has_depth, source.n_images, len(source.files)) == (True, 3, 6)
+    for item in source.open_items():
+        assert item.path is not None and item.depth_path is not None
+        assert item.depth_path == root / "train_depth/data" / item.path.name
+
+
+def test_layouts_without_pairs_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no pairs"):
+        open_splits(tmp_path)
+    (tmp_path / "train/data").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"train_depth.*no such folder"):
+        open_splits(tmp_path)
+    (tmp_path / "train_depth/data").mkdir(parents=True)
+    with pytest.raises(DataError, match="no images"):
+        open_splits(tmp_path)

@@ -1,0 +1,42 @@
+"""Encoding in several processes: order, failures, and workers that die."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mvkit.errors import DataError
+from mvkit.images.prep_encode import Encoding, Unreadable
+from mvkit.images.prep_workers import CHUNK, encode_all
+from mvkit.images.sources.base import Item
+from mvkit.images.sources.folder import open_splits
+
+HOW = Encoding(32, "raw", 95, "lanczos", 1 << 21)
+
+
+def test_results_do_not_depend_on_workers(make_folder: Callable[..., Path]) -> None:
+    root = make_folder(n_train=2 * CHUNK + 3)
+    (root / "train/class_1/001.png").write_bytes(b"broken")
+    source = open_splits(root)[0]
+    alone = list(encode_all(source.open_items(), HOW, workers=1))
+    together = list(encode_all(source.open_items(), HOW, workers=2))
+    assert alone == together
+    assert [image.name for image in alone] == [item.name for item in source.open_items()]
+    assert [image.name for image in alone if isinstance(image, Unreadable)] == ["train/class_1/001.png"]
+
+
+class _Deadly:
+    """Ends the process that unpickles it, as the kernel does when memory runs out."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os._exit, (1,)
+
+
+def test_a_worker_that_dies_is_an_error_and_no_hang() -> None:
+    deadly: Any = _Deadly()
+    with pytest.raises(DataError, match="worker process died"):
+        list(encode_all([Item("i", 0, path=deadly)], HOW, workers=2))
