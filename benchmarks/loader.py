@@ -147,9 +147,16 @@ def main() -> None:
                 rates.setdefault((row, n_views), []).append(measure(batches))
                 print(f"{row}, {n_views}: {rates[row, n_views][-1][0]:.0f} images/s", file=sys.stderr)
     print(f"\n{torch.get_num_threads()} threads, {arguments.workers} workers, {arguments.rounds} rounds")
-    print(
-        f"{'':20}{'views':>6}{'images/s':>10}{'ratio':>7}{'(range)':>15}{'needed':>8}{'CPU us':>8}{'ratio':>7}"
-    )
+    columns = {
+        "views": 6,
+        "images/s": 10,
+        "ratio": 7,
+        "(range)": 15,
+        "needed": 8,
+        "CPU us": 8,
+        "CPU ratio": 11,
+    }
+    print(" " * 20 + "".join(f"{name:>{width}}" for name, width in columns.items()))
     for (row, n_views), measured in rates.items():
         # The first round compiles and fills the page cache.
         pairs = list(zip(measured, rates["predecessor", n_views], strict=True))[1:]
@@ -159,7 +166,7 @@ def main() -> None:
         span = f"({min(ratios):.1f}-{max(ratios):.1f})"
         print(
             f"{row:20}{n_views:6}{speed:10.0f}{statistics.median(ratios):7.1f}{span:>15}{needed:>8}"
-            f"{1e6 / cpu_speed:8.0f}{statistics.median(cpu_ratios):7.1f}"
+            f"{1e6 / cpu_speed:8.0f}{statistics.median(cpu_ratios):11.1f}"
         )
 
 
