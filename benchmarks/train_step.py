@@ -118,9 +118,14 @@ def compare(name: str, turns: dict[str, Turn], *, n_pairs: int, n_rows: int, dev
         # Whoever goes second finds warm caches: they take turns in that as well.
         order = list(turns) if pair % 2 else list(reversed(turns))
         for way in order:
-            spent, losses[way] = timed(turns[way], pair * STEPS, device)
+            # Dropout draws alike for all.
+            torch.manual_seed(pair)
+            spent, loss = timed(turns[way], pair * STEPS, device)
             if pair:
                 seconds[way].append(spent)
+            else:
+                # Later, rounding has grown with every step.
+                losses[way] = loss
     plain = seconds["plain loop"]
     for way, spent in seconds.items():
         rate = STEPS * n_rows / statistics.median(spent)

@@ -20,7 +20,7 @@ from mvkit.objectives.table import OBJECTIVES
 from mvkit.processes import world
 from mvkit.processes.averaging import GradientAverage
 from mvkit.processes.norms import GlobalNorm, synchronise_norms
-from mvkit.training.step import TrainStep
+from mvkit.training.step import StepSettings, TrainStep
 
 N_IMAGES, N_CLASSES, SIDE = 24, 6, 8
 N_STEPS, BATCH = 3, 8
@@ -131,6 +131,7 @@ VARIANTS = {
     "whole": (nothing_sabotaged, BATCH, torch.float64),
     "float32": (nothing_sabotaged, BATCH, torch.float32),
     "uneven": (nothing_sabotaged, BATCH - 1, torch.float64),
+    "accumulated": (nothing_sabotaged, BATCH - 1, torch.float64),
     "negatives_not_gathered": (negatives_not_gathered, BATCH, torch.float64),
     "memories_not_synchronised": (memories_not_synchronised, BATCH, torch.float64),
     "norms_of_own_rows": (norms_of_own_rows, BATCH, torch.float64),
@@ -171,13 +172,19 @@ def state_of(encoder: nn.Module, objective: nn.Module) -> dict[str, Tensor]:
     return {f"{name}.{key}": value for name, m in both.items() for key, value in m.state_dict().items()}
 
 
-def train(name: str, *, n_rows: int, dtype: torch.dtype) -> dict[str, object]:
+def train(name: str, *, n_rows: int, dtype: torch.dtype, accumulate: int) -> dict[str, object]:
     """Take some steps on this process's part of every batch."""
     encoder, objective = build(name, dtype)
+    if accumulate > 1:
+        # Which rows meet in a micro-batch depends on the number of processes: norms must not see them.
+        for module in (*encoder.modules(), *objective.modules()):
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
     synchronise_norms(encoder)
     synchronise_norms(objective)
     optimiser = optimiser_of(encoder, objective)
-    step = TrainStep(encoder, objective, optimiser, device=torch.device("cpu"))
+    settings = StepSettings(accumulate=accumulate)
+    step = TrainStep(encoder, objective, optimiser, settings=settings, device=torch.device("cpu"))
     taken = [
         step.run(own_rows(batch, dtype), step=number)
         for number, batch in enumerate(global_batches(objective.n_inputs, n_rows))
@@ -203,7 +210,8 @@ def main(rank: int, n: int, meeting: str, out: str) -> None:
             if n == 1 and sabotage is not nothing_sabotaged:
                 continue
             with sabotage():
-                results[f"{name}/{variant}"] = train(name, n_rows=n_rows, dtype=dtype)
+                accumulate = 3 if variant == "accumulated" else 1
+                results[f"{name}/{variant}"] = train(name, n_rows=n_rows, dtype=dtype, accumulate=accumulate)
     torch.save(results, out)
     if n > 1:
         distributed.destroy_process_group()
