@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -48,7 +47,7 @@ def _descendants(pid: int) -> set[int]:
     return found.union(*(_descendants(child) for child in found)) if found else found
 
 
-def _wait(condition: Callable[[], bool], seconds: float = 60) -> None:
+def _wait(condition: Callable[[], bool], seconds: float = 240) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
@@ -79,7 +78,7 @@ def test_killed_half_way_leaves_nothing_final_and_no_workers(
     assert [name for name in _visible(out) if ".tmp-" not in name] == []
     _wait(lambda: not any(_is_alive(pid) for pid in workers))
     again = mvkit_process(*_words(folder, out))
-    document = json.loads(again.communicate(timeout=120)[0])
+    document = json.loads(again.communicate(timeout=240)[0])
     assert again.returncode == 0 and document["splits"][0]["n_images"] == N_IMAGES
     assert _visible(out) == ["train.beton", "train.json"]
 
@@ -91,7 +90,7 @@ def test_ctrl_c_ends_with_130_and_leaves_nothing(folder: Path, tmp_path: Path, m
     running = mvkit_process(*_words(folder, out))
     _wait(lambda: any(out.glob("train.tmp-*.beton")))
     running.send_signal(signal.SIGINT)
-    _, shown = running.communicate(timeout=60)
+    _, shown = running.communicate(timeout=240)
     assert running.returncode == 130 and "Traceback" not in shown
     assert _visible(out) == []
 
@@ -101,7 +100,7 @@ def test_ctrl_c_ends_with_130_and_leaves_nothing(folder: Path, tmp_path: Path, m
 def test_two_at_once_write_once(folder: Path, tmp_path: Path, mvkit_process: Start) -> None:
     out = tmp_path / "out"
     both = [mvkit_process(*_words(folder, out, workers=1)) for _ in range(2)]
-    answers = [process.communicate(timeout=180) for process in both]
+    answers = [process.communicate(timeout=240) for process in both]
     assert [process.returncode for process in both] == [0, 0]
     splits = [json.loads(answer)["splits"][0] for answer, _ in answers]
     assert sorted(split["was_there"] for split in splits) == [False, True]
@@ -117,7 +116,6 @@ def test_without_ffcv_it_says_how_to_install_it(folder: Path, tmp_path: Path) ->
         [sys.executable, "-c", code, *words],
         capture_output=True,
         text=True,
-        env=dict(os.environ),
         check=False,
     )
     assert done.returncode == 1
