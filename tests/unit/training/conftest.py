@@ -36,3 +36,35 @@ def coloured_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 pixels[..., number] = 220
                 Image.fromarray(pixels).resize((80, 72)).save(folder / f"{image:02d}.png")
     return root
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Make every architecture a network whose steps take milliseconds."""
+    path = Path(__file__).parent / "runs_to_kill.py"
+    spec = importlib.util.spec_from_file_location("mvkit_runs_to_kill", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr("mvkit.training.assembly.build_for_training", module.build_tiny)
+    return module
+
+
+@pytest.fixture
+def tiny_recipe(tmp_path: Path) -> str:
+    """Path of a recipe that classifies small views: 75 images, 9 steps an epoch, 2 epochs."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(
+        """
+name: tiny
+source: a test
+model: {architecture: tiny}
+views: {size_px: 16, views: [{crop: {name: centre, resize_px: 16, crop_px: 16}}]}
+validation: {size_px: 16, views: [{crop: {name: centre, resize_px: 16, crop_px: 16}}]}
+objective: {name: cross_entropy}
+optimiser: {name: sgd, learning_rate: 0.01}
+train: {epochs: 2, batch_size: 8}
+evaluate: [{name: validation_loss}]
+"""
+    )
+    return str(path)

@@ -30,11 +30,11 @@ STOPPED = ("bank",)
 class TinyNet(VisionModel):
     """Batch norm, dropout and few weights: a step takes milliseconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.net = nn.Sequential(
             nn.Conv2d(3, 6, 3, stride=2), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Dropout(0.3),
-            nn.Linear(6 * 7 * 7, 8),
+            nn.Linear(6 * 7 * 7, width),
         )  # fmt: skip
 
     def forward(self, images: Tensor) -> Tensor:
@@ -42,11 +42,11 @@ class TinyNet(VisionModel):
         return output
 
 
-def build_tiny(architecture: str, *, seed: int, **unused: object) -> VisionModel:
+def build_tiny(architecture: str, *, n_classes: int | None, seed: int, **unused: object) -> VisionModel:
     """Stand in for the networks of the paper, which take too long to be killed often."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return TinyNet().train()
+        return TinyNet(n_classes or 8).train()
 
 
 def forked(recipe: Path, images: Path, out: Path) -> int:
