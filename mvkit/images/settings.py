@@ -176,7 +176,9 @@ class ViewsSettings(Settings):
     """All views of an image and how they become network input.
 
     ``size_px`` is the side of a view (before ``expand``); mean and std are of
-    values in [0, 1], per channel.
+    values in [0, 1], per channel. ``depth``: maps that come with the images are
+    numbers in [0, 1] as stored, or each shifted and scaled to mean 0 and
+    standard deviation 1.
     """
 
     views: Annotated[tuple[View, ...], Field(min_length=1)]
@@ -184,6 +186,7 @@ class ViewsSettings(Settings):
     expand: Expansion | None = None
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
+    depth: Literal["as_stored", "standardised"] = "as_stored"
 
     @model_validator(mode="after")
     def _patches_fit(self) -> Self:

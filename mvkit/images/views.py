@@ -67,7 +67,8 @@ class ViewMaker:
         Batch
             On the device. ``views`` has one entry for each of ``settings.each()``, or their four rotations or
             nine patches, one view after another. ``target`` is the depth, left and right exchanged where the
-            first view is; None if views are expanded, since it would not match them.
+            first view is, and standardised where the settings say so; None if views are expanded, since it would
+            not match them.
 
         Raises
         ------
@@ -87,6 +88,8 @@ class ViewMaker:
             views.extend(self._expanded(self._augmented(crops, program), index, key))
             if number == 0 and target is not None:
                 target = _flipped(target, program)
+                if self.settings.depth == "standardised":
+                    target = standardised(target)
         return Batch(
             views=tuple(views),
             index=raw.index.to(self.device, non_blocking=True),
@@ -141,6 +144,21 @@ class ViewMaker:
         if isinstance(expand, Patches):
             return patches(view, expand, patch_offsets(expand, index, key))
         return (view,)
+
+
+def standardised(maps: Tensor) -> Tensor:
+    """Shift and scale every map to mean 0 and standard deviation 1.
+
+    Parameters
+    ----------
+    maps
+        float32 (n_images, 1, side, side). A standard deviation below 1 / sqrt(pixels) counts as that much,
+        so that an even map becomes zeros and not noise.
+    """
+    least = maps[0].numel() ** -0.5
+    means = maps.mean(dim=(1, 2, 3), keepdim=True)
+    deviations = maps.std(dim=(1, 2, 3), keepdim=True, correction=0).clamp(min=least)
+    return (maps - means) / deviations
 
 
 def _flipped(target: Tensor, program: Program) -> Tensor:

@@ -220,3 +220,18 @@ def test_a_gpu_makes_the_same_views() -> None:
     for view, expected in zip(batch.views, made(settings, raw).views, strict=True):
         assert view.device.type == "cuda"
         torch.testing.assert_close(view.cpu(), expected, rtol=0, atol=2e-5)
+
+
+def test_depth_is_standardised_where_the_settings_say_so() -> None:
+    depth = torch.rand(12, 1, 24, 24, generator=torch.Generator().manual_seed(0)) * 0.3
+    depth[5] = 0.25
+    plain = ViewsSettings(views=(View(crop=RandomResizedCrop()),), size_px=24)
+    scaled = plain.model_copy(update={"depth": "standardised"})
+    raw = raw_batch(plain, depth=depth)
+    kept, target = made(plain, raw).target, made(scaled, raw).target
+    assert kept is not None and target is not None
+    assert torch.equal(kept, depth)
+    maps = depth.double().numpy()
+    expected = (maps - maps.mean((1, 2, 3), keepdims=True)) / maps.std((1, 2, 3), keepdims=True).clip(1 / 24)
+    np.testing.assert_allclose(target.numpy(), expected, atol=1e-5)
+    assert target[5].abs().max() < 1e-5, "an even map becomes zeros"
