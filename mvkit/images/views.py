@@ -67,8 +67,8 @@ class ViewMaker:
         Batch
             On the device. ``views`` has one entry for each of ``settings.each()``, or their four rotations or
             nine patches, one view after another. ``target`` is the depth, left and right exchanged where the
-            first view is, and standardised where the settings say so; None if views are expanded, since it would
-            not match them.
+            first view is, and standardised where the settings say so; None if views are expanded, which it
+            would not match.
 
         Raises
         ------

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
-from mvkit.errors import RecipeError
-from mvkit.images.settings import ViewsSettings
 from mvkit.objectives import settings as said
 from mvkit.objectives.autoencoder import AutoEncoderObjective
 from mvkit.objectives.barlow_twins import BarlowTwinsObjective
@@ -112,25 +110,3 @@ OBJECTIVES: Mapping[str, ObjectiveRow] = MappingProxyType(
 def row_of(settings: said.ObjectiveSettings) -> ObjectiveRow:
     """Return the row of an objective's settings."""
     return OBJECTIVES[settings.name]
-
-
-def check_views(settings: said.ObjectiveSettings, views: ViewsSettings) -> None:
-    """Refuse views that do not serve an objective.
-
-    Raises
-    ------
-    RecipeError
-        If their number, or their expansion, is not the objective's.
-    """
-    row = row_of(settings)
-    n_views = len(views.each())
-    if n_views != row.n_views:
-        raise RecipeError(
-            f"views: {settings.name} needs {row.n_views} view(s) of an image, the recipe has {n_views}"
-        )
-    expansion = views.expand.name if views.expand is not None else None
-    if expansion != row.expansion:
-        raise RecipeError(
-            f"views.expand: {settings.name} needs {row.expansion or 'none'},"
-            f" the recipe has {expansion or 'none'}"
-        )

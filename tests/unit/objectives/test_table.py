@@ -9,12 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from mvkit.errors import DataError, RecipeError
+from mvkit.errors import DataError
 from mvkit.images.batch import Batch
-from mvkit.images.settings import CentreCrop, Patches, RandomResizedCrop, Rotations, View, ViewsSettings
 from mvkit.objectives.base import Loss
 from mvkit.objectives.settings import ObjectiveSettings
-from mvkit.objectives.table import OBJECTIVES, check_views, row_of
+from mvkit.objectives.table import OBJECTIVES, row_of
 
 Make = Callable[..., Any]
 every_objective = pytest.mark.parametrize("name", OBJECTIVES)
@@ -140,28 +139,3 @@ def test_needed_views_labels_and_depths_are_asked_for(
             objective.loss(encoder, bare)
     else:
         assert objective.loss(encoder, bare).total.isfinite()
-
-
-@every_objective
-def test_recipes_views_are_checked(name: str, small: Any) -> None:
-    expansions = {None: None, "rotations": Rotations(), "patches": Patches()}
-    row = OBJECTIVES[name]
-    crop = RandomResizedCrop()
-    fitting = ViewsSettings(
-        views=(View(crop=crop, copies=row.n_views),),
-        size_px=255 if row.expansion == "patches" else 64,
-        expand=expansions[row.expansion],
-    )
-    check_views(small[name], fitting)
-    three = fitting.model_copy(update={"views": (View(crop=crop, copies=3),)})
-    with pytest.raises(RecipeError, match=rf"views: {name} needs {row.n_views} view.* has 3"):
-        check_views(small[name], three)
-    for expansion in expansions.values():
-        if expansion != fitting.expand:
-            with pytest.raises(RecipeError, match=rf"views.expand: {name} needs"):
-                check_views(small[name], fitting.model_copy(update={"expand": expansion}))
-
-
-def test_separate_views_count_like_copies(small: Any) -> None:
-    asymmetric = ViewsSettings(views=(View(crop=RandomResizedCrop()), View(crop=CentreCrop())))
-    check_views(small["barlow_twins"], asymmetric)

@@ -15,8 +15,9 @@ from mvkit.images.views import ViewMaker
 from mvkit.models.building import build
 from mvkit.models.readouts import has_readout
 from mvkit.models.released import find_model
-from mvkit.objectives.table import check_views, row_of
+from mvkit.objectives.table import row_of
 from mvkit.training.assembly import Start, build_networks
+from mvkit.training.consistency import contradictions
 from mvkit.training.evaluation.build import build_evaluators
 from mvkit.training.optimisers import build_optimiser
 from mvkit.training.step import TrainStep
@@ -67,8 +68,9 @@ def test_recipe_is_called_like_its_file_and_complete(name, recipe_named):
 @pytest.mark.parametrize("name", RECIPES)
 def test_views_serve_the_objective_and_validation_is_the_models_preprocessing(name, recipe_named):
     recipe = recipe_named(name)
-    check_views(recipe.objective, recipe.views)
-    assert recipe.validation.model_copy(update={"expand": None}) == VALIDATION
+    assert contradictions(recipe) == []
+    assert recipe.validation.model_copy(update={"expand": None, "depth": "as_stored"}) == VALIDATION
+    assert recipe.validation.depth == recipe.views.depth
 
 
 @pytest.mark.parametrize("name", RECIPES)
