@@ -7,7 +7,7 @@ DEMO := demo-output
 .PHONY: help demo test check bench clean
 
 help:
-	@echo "make demo    set up .venv and run fetch -> extract -> score on the simulated recordings"
+	@echo "make demo    set up .venv and run fetch, extract, score, prep and train on made-up data of known truth"
 	@echo "make test    set up .venv and run every test"
 	@echo "make check   ruff, mypy --strict, layer and repository rules"
 	@echo "make bench   print the benchmarks' ratios"
@@ -33,6 +33,8 @@ bench:
 	$(BIN)/python benchmarks/score_pls.py
 	$(BIN)/python benchmarks/extract_layers.py
 	$(BIN)/python benchmarks/convert_pickle.py
+	$(BIN)/python benchmarks/loader.py
+	$(BIN)/python benchmarks/train_step.py
 
 clean:
 	rm -rf .venv .venv.lock $(DEMO)

@@ -50,6 +50,10 @@ def _optimiser(recipe: TrainRecipe) -> Iterator[tuple[str, str]]:
     optimiser = recipe.optimiser
     if optimiser.name == "sgd" and optimiser.nesterov and optimiser.momentum == 0:
         yield "optimiser.nesterov", "needs a momentum above 0"
+    if optimiser.name != "lars" or optimiser.bias_and_norm_learning_rate is None:
+        return
+    if not optimiser.exclude_bias_and_norm:
+        yield "optimiser.bias_and_norm_learning_rate", "needs exclude_bias_and_norm: true"
 
 
 def _evaluation(recipe: TrainRecipe) -> Iterator[tuple[str, str]]:

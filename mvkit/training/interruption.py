@@ -44,17 +44,12 @@ class Interruption:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
-    def came(self, device: torch.device) -> bool:
-        """Whether to stop; the same answer on all processes, of which perhaps only one was told.
-
-        Parameters
-        ----------
-        device
-            Where processes exchange tensors.
-        """
+    def came(self) -> bool:
+        """Whether to stop; the same answer on all processes, of which perhaps only one was told."""
         if size() == 1:
             return self._noted
-        return bool(total(torch.tensor([float(self._noted)], device=device)) > 0)
+        # On the CPU, whatever trains: asking must not wait for a GPU.
+        return bool(total(torch.tensor([float(self._noted)])) > 0)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self._noted and number == signal.SIGINT:

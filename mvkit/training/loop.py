@@ -136,7 +136,7 @@ class _Run:
             batches = self.stopwatch.waits_for(setup.views(one, epoch=epoch) for one in raw)
             for batch in batches:
                 self._step(batch)
-                if interruption.came(setup.place.device):
+                if interruption.came():
                     self._read()
                     return False
         self._read()

@@ -13,6 +13,9 @@ from mvkit.training.recipe import Adam, Sgd
 from mvkit.training.recipe import Lars as LarsSettings
 from mvkit.training.recipe import Optimiser as OptimiserSettings
 
+#: Entry of a parameter group: its rate as a multiple of the optimiser's.
+_FACTOR = "rate_factor"
+
 #: Modules whose parameters are scales and shifts of a norm.
 _NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 
@@ -43,6 +46,7 @@ def build_optimiser(settings: OptimiserSettings, modules: Sequence[nn.Module]) -
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
             nesterov=settings.nesterov,
+            fused=True,
         )
     if isinstance(settings, Adam):
         kind = optim.AdamW if settings.name == "adamw" else optim.Adam
@@ -51,6 +55,7 @@ def build_optimiser(settings: OptimiserSettings, modules: Sequence[nn.Module]) -
             lr=settings.learning_rate,
             betas=settings.betas,
             weight_decay=settings.weight_decay,
+            fused=True,
         )
     return _build_lars(settings, named)
 
@@ -60,9 +65,11 @@ def _build_lars(settings: LarsSettings, named: Sequence[tuple[nn.Parameter, bool
     adapted = [parameter for parameter, is_exception in named if not is_exception]
     if not settings.exclude_bias_and_norm:
         excluded, adapted = [], [parameter for parameter, _ in named]
+    own_rate = settings.bias_and_norm_learning_rate
+    factor = 1.0 if own_rate is None else own_rate / settings.learning_rate
     groups = [
         {"params": adapted, "weight_decay": settings.weight_decay, "adapt": True},
-        {"params": excluded, "weight_decay": 0.0, "adapt": False},
+        {"params": excluded, "weight_decay": 0.0, "adapt": False, _FACTOR: factor},
     ]
     return Lars(
         [group for group in groups if group["params"]],
@@ -86,6 +93,6 @@ def _trainable(modules: Sequence[nn.Module]) -> Iterator[tuple[nn.Parameter, boo
 
 
 def set_learning_rate(optimiser: optim.Optimizer, rate: float) -> None:
-    """Give all parameters this learning rate."""
+    """Give all parameters this learning rate, or their fixed multiple of it."""
     for group in optimiser.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get(_FACTOR, 1.0)

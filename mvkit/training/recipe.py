@@ -60,7 +60,8 @@ class Lars(_Frozen):
     """Layer-wise adaptive rates (You et al. 2017).
 
     Biases and the parameters of norms (by module type) are neither adapted
-    nor decayed when ``exclude_bias_and_norm``.
+    nor decayed when ``exclude_bias_and_norm``; ``bias_and_norm_learning_rate``
+    gives them a rate of their own, on the same schedule.
     """
 
     name: Literal["lars"] = "lars"
@@ -71,6 +72,7 @@ class Lars(_Frozen):
     epsilon: NotNegative = 0.0
     nesterov: bool = False
     exclude_bias_and_norm: bool = True
+    bias_and_norm_learning_rate: Positive | None = None
 
 
 Optimiser = Annotated[Sgd | Adam | Lars, Field(discriminator="name")]

@@ -6,10 +6,14 @@ import contextlib
 import functools
 import http.server
 import io
+import os
 import pickle
 import re
 import shlex
+import shutil
+import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +25,7 @@ import xarray as xr
 
 from mvkit import load_model
 from mvkit.cli.main import run
+from mvkit.images.beton_ffcv import has_ffcv
 from mvkit.models.released import RELEASED
 
 ROOT = Path(__file__).parents[2]
@@ -28,6 +33,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.DOTALL)
 SHELL_LINES = [line for kind, text in BLOCKS if kind == "sh" for line in text.splitlines() if line.strip()]
 COMMANDS = [line for line in SHELL_LINES if line.startswith("mvkit ")]
+#: The command that trains for days: interrupted after its first step here.
+TRAINING = "mvkit train recipes/dual_stream_ir.yaml"
 PROGRAMS = [text for kind, text in BLOCKS if kind == "python"]
 
 
@@ -85,6 +92,7 @@ def mirror(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def test_the_readme_names_the_three_commands_of_the_design() -> None:
     assert "mvkit fetch neural --dataset neuropixels" in COMMANDS
+    assert TRAINING in COMMANDS
     assert "mvkit score alexnet_bn_ir --layers features.3" in COMMANDS
 
 
@@ -96,21 +104,59 @@ def test_make_targets_exist() -> None:
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
 
 
+def run_interrupted(command: str, log: Path) -> int:
+    """Run a command and press Ctrl-C once it has begun to log."""
+
+    def interrupt() -> None:
+        deadline = time.monotonic() + 300
+        while time.monotonic() < deadline and not (log.exists() and log.stat().st_size):
+            time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    watcher = threading.Thread(target=interrupt)
+    watcher.start()
+    try:
+        return run(shlex.split(command)[1:])
+    finally:
+        watcher.join()
+
+
 @pytest.mark.slow
 def test_readme_commands_and_programs(
-    mirror: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    mirror: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    demo_images: Path,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("recipes").symlink_to(ROOT / "recipes")
+    shutil.copytree(demo_images, "images")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("MVKIT_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("MVKIT_CHECKPOINT_URL", mirror)
     monkeypatch.setenv("MVKIT_NEURAL_URL", mirror)
+    assert run(shlex.split(TRAINING)[1:]) == 1
+    assert "mvkit prep imagenet_full --images DIR" in capsys.readouterr().err, "names the missing command"
+    # Enough images for one batch of the published size.
+    for copy in range(5):
+        for image in Path("images/train").glob("*/*.jpg"):
+            target = tmp_path / "home" / "images" / "imagenet_full" / "train" / image.parent.name
+            target.mkdir(parents=True, exist_ok=True)
+            shutil.copy(image, target / f"{copy}-{image.name}")
     # Programs first: one of them writes the file that a command scores.
     for program in PROGRAMS:
         with contextlib.redirect_stdout(io.StringIO()):
             exec(compile(program, "README.md", "exec"), {"__name__": "readme"})
     for command in COMMANDS:
+        if command == TRAINING:
+            assert run_interrupted(command, Path("runs/dual_stream_ir/log.jsonl")) == 130
+            assert Path("runs/dual_stream_ir/last.pt").exists()
+            continue
         code = run(shlex.split(command)[1:])
         printed = capsys.readouterr()
+        if "mvkit prep" in command and "--dry-run" not in command and not has_ffcv():
+            assert code == 1 and "install" in printed.err
+            continue
         assert code == 0, f"{command}\n{printed.err}"
         assert printed.out.strip(), f"{command} printed nothing"

@@ -46,6 +46,19 @@ def test_lars_without_exceptions() -> None:
     assert len(group["params"]) == 6 and group["adapt"]
 
 
+def test_lars_gives_biases_and_norms_a_rate_of_their_own() -> None:
+    net = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    settings = LarsSettings(learning_rate=1.6, bias_and_norm_learning_rate=0.4)
+    optimiser = build_optimiser(settings, [net])
+    set_learning_rate(optimiser, 0.8)
+    assert [group["lr"] for group in optimiser.param_groups] == [0.8, pytest.approx(0.2)]
+    before = net[0].bias.detach().clone()
+    for parameter in net.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimiser.step()
+    torch.testing.assert_close(net[0].bias.detach(), before - 0.2)
+
+
 def test_lars_by_hand() -> None:
     """w = (3, 4), g = (0, 2): l = .1 * 5 / (2 + .2 * 5) = 1/6; twice the same gradient."""
     w = nn.Parameter(torch.tensor([3.0, 4.0], dtype=torch.float64))
