@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from itertools import islice
 from typing import Final
 
@@ -73,10 +74,28 @@ def _in_order(
     waiting: deque[Future[list[Result]]] = deque()
     while True:
         while len(waiting) < n_ahead and (chunk := list(islice(items, CHUNK))):
-            waiting.append(pool.submit(_encode_chunk, chunk, how))
+            # Submitting may start a worker, which an interruption would leave half-started and complaining.
+            with _interruption_deferred():
+                waiting.append(pool.submit(_encode_chunk, chunk, how))
         if not waiting:
             return
         yield from waiting.popleft().result()
+
+
+@contextmanager
+def _interruption_deferred() -> Iterator[None]:
+    """Hold Ctrl-C back until the end of the block (in the main thread, where alone it arrives)."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        signal.raise_signal(signal.SIGINT)
 
 
 def _encode_chunk(items: list[Item], how: Encoding) -> list[Result]:
