@@ -38,10 +38,11 @@ def observed(images, encoder, rows):
 
 def fill(objective, encoder, images):
     """Put the embeddings of the training images into the bank."""
-    # The encoder drops out: what is in the bank must not depend on the tests run before.
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    # Without dropout: what is in the bank must not depend on the tests run before.
+    encoder.eval()
+    with torch.no_grad():
         embedded = objective.embed(encoder, Batch((images.views["train"],), index=torch.arange(60)))[0]
+    encoder.train()
     objective.bank.update(torch.arange(60), embedded, momentum=0.1)
 
 
