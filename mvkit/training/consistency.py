@@ -43,7 +43,8 @@ def _schedule(recipe: TrainRecipe) -> Iterator[tuple[str, str]]:
         yield "schedule.milestones", f"must ascend, got {list(milestones)}"
     late = [milestone for milestone in milestones if milestone >= epochs]
     if late:
-        yield "schedule.milestones", f"must be below train.epochs ({epochs}), got {late}; a trial run: train.max_steps"
+        advice = "for a trial run set train.max_steps"
+        yield "schedule.milestones", f"must be below train.epochs ({epochs}), got {late}; {advice}"
 
 
 def _optimiser(recipe: TrainRecipe) -> Iterator[tuple[str, str]]:
