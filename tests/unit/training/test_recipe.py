@@ -41,7 +41,8 @@ def problems(name: str, *overrides: str) -> list[str]:
             "dual_stream_ir",
             ["train.epochs=150"],
             [
-                "schedule.milestones: must be below train.epochs (150), got [160]; for a trial run set train.max_steps"
+                "schedule.milestones: must be below train.epochs (150), got [160]; "
+                "for a trial run set train.max_steps"
             ],
         ),
         (
