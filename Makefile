@@ -35,6 +35,7 @@ bench:
 	$(BIN)/python benchmarks/convert_pickle.py
 	$(BIN)/python benchmarks/loader.py
 	$(BIN)/python benchmarks/train_step.py
+	$(BIN)/python benchmarks/train_run.py
 
 clean:
 	rm -rf .venv .venv.lock $(DEMO)
