@@ -11,8 +11,9 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, field_validator
 
 from mvkit.config.recipes import load_recipe, packaged_recipes
+from mvkit.config.settings import Settings
 from mvkit.images.prep_encode import Encoding
-from mvkit.images.settings import Pixels, Settings
+from mvkit.images.settings import Pixels
 from mvkit.naming import unknown_name
 
 #: Keys that tell a reader something and change no byte of the file.

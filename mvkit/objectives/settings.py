@@ -7,21 +7,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-Positive = Annotated[float, Field(gt=0)]
+from mvkit.config.settings import Count, NotNegative, Positive, Settings
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
-NotNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
 
 
-class ObjectiveBase(BaseModel):
-    """Base of all objectives' settings: frozen, unknown keys refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class InstanceRecognition(ObjectiveBase):
+class InstanceRecognition(Settings):
     """Instance recognition with a memory bank (Wu et al. 2018)."""
 
     name: Literal["instance_recognition"] = "instance_recognition"
@@ -31,7 +24,7 @@ class InstanceRecognition(ObjectiveBase):
     bank_momentum: Fraction = 0.5
 
 
-class SimClr(ObjectiveBase):
+class SimClr(Settings):
     """SimCLR (Chen et al. 2020a)."""
 
     name: Literal["simclr"] = "simclr"
@@ -40,7 +33,7 @@ class SimClr(ObjectiveBase):
     temperature: Positive = 0.1
 
 
-class SimSiam(ObjectiveBase):
+class SimSiam(Settings):
     """SimSiam (Chen & He 2021)."""
 
     name: Literal["simsiam"] = "simsiam"
@@ -49,7 +42,7 @@ class SimSiam(ObjectiveBase):
     prediction_hidden: Count = 512
 
 
-class MoCoV2(ObjectiveBase):
+class MoCoV2(Settings):
     """MoCo v2 (Chen et al. 2020b)."""
 
     name: Literal["mocov2"] = "mocov2"
@@ -60,7 +53,7 @@ class MoCoV2(ObjectiveBase):
     momentum: Fraction = 0.999
 
 
-class BarlowTwins(ObjectiveBase):
+class BarlowTwins(Settings):
     """Barlow Twins (Zbontar et al. 2021).
 
     ``divide_by`` replaces the number of images of the global batch in the
@@ -73,7 +66,7 @@ class BarlowTwins(ObjectiveBase):
     divide_by: Count | None = None
 
 
-class VicReg(ObjectiveBase):
+class VicReg(Settings):
     """VICReg (Bardes et al. 2022); ``divide_by`` as for Barlow Twins (one is subtracted)."""
 
     name: Literal["vicreg"] = "vicreg"
@@ -84,13 +77,13 @@ class VicReg(ObjectiveBase):
     divide_by: Annotated[int, Field(ge=2)] | None = None
 
 
-class RotNet(ObjectiveBase):
+class RotNet(Settings):
     """Which of four rotations (Gidaris et al. 2018)."""
 
     name: Literal["rotnet"] = "rotnet"
 
 
-class RelativeLocation(ObjectiveBase):
+class RelativeLocation(Settings):
     """Which of eight neighbours a patch is (Doersch et al. 2015)."""
 
     name: Literal["relative_location"] = "relative_location"
@@ -99,26 +92,26 @@ class RelativeLocation(ObjectiveBase):
     norm_momentum: Fraction = 0.003
 
 
-class AutoEncoder(ObjectiveBase):
+class AutoEncoder(Settings):
     """Reconstruction with a sparse code."""
 
     name: Literal["autoencoder"] = "autoencoder"
     l1_weight: NotNegative = 5e-4
 
 
-class DepthPrediction(ObjectiveBase):
+class DepthPrediction(Settings):
     """Depth of every pixel, from an hour-glass network."""
 
     name: Literal["depth_prediction"] = "depth_prediction"
 
 
-class CrossEntropy(ObjectiveBase):
+class CrossEntropy(Settings):
     """Supervised classification."""
 
     name: Literal["cross_entropy"] = "cross_entropy"
 
 
-class LinearReadout(ObjectiveBase):
+class LinearReadout(Settings):
     """Classification by a linear map of one layer of a frozen network (``layer`` None: its output)."""
 
     name: Literal["linear_readout"] = "linear_readout"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
+from mvkit.config.settings import Settings
 from mvkit.objectives import settings as said
 from mvkit.objectives.autoencoder import AutoEncoderObjective
 from mvkit.objectives.barlow_twins import BarlowTwinsObjective
@@ -49,7 +50,7 @@ class ObjectiveRow:
         What a batch must hold besides views.
     """
 
-    settings: type[said.ObjectiveBase]
+    settings: type[Settings]
     build: Builder
     reference: str
     reads: Literal["features", "decoded", "layer"] = "features"

@@ -4,22 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from mvkit.config.problems import KeyedError
+from mvkit.config.settings import Count, NotNegative, Positive, Settings
 from mvkit.images.settings import VALIDATION, ViewsSettings
 from mvkit.objectives.settings import ObjectiveSettings
 
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
 
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class ModelSettings(_Frozen):
+class ModelSettings(Settings):
     """The network to train.
 
     ``architecture`` is a name that ``mvkit.load_model`` knows; ``weights`` is
@@ -30,14 +23,14 @@ class ModelSettings(_Frozen):
     weights: Literal["random", "released"] = "random"
 
 
-class DataSettings(_Frozen):
+class DataSettings(Settings):
     """The images: the name of the prep recipe whose files are read (``mvkit prep NAME``)."""
 
     images: str = "imagenet_64"
     drop_last: bool = True
 
 
-class Sgd(_Frozen):
+class Sgd(Settings):
     """Stochastic gradient descent with momentum; learning rate at the recipe's batch size."""
 
     name: Literal["sgd"] = "sgd"
@@ -47,7 +40,7 @@ class Sgd(_Frozen):
     nesterov: bool = False
 
 
-class Adam(_Frozen):
+class Adam(Settings):
     """Adam, or AdamW with decoupled weight decay."""
 
     name: Literal["adam", "adamw"] = "adamw"
@@ -56,7 +49,7 @@ class Adam(_Frozen):
     weight_decay: NotNegative = 0.0
 
 
-class Lars(_Frozen):
+class Lars(Settings):
     """Layer-wise adaptive rates (You et al. 2017).
 
     Biases and the parameters of norms (by module type) are neither adapted
@@ -78,7 +71,7 @@ class Lars(_Frozen):
 Optimiser = Annotated[Sgd | Adam | Lars, Field(discriminator="name")]
 
 
-class _Warmup(_Frozen):
+class _Warmup(Settings):
     """Linear warm-up from ``warmup_ratio`` times the rate; ``unit``: how often the rate changes."""
 
     warmup_epochs: NotNegative = 0.0
@@ -110,7 +103,7 @@ class ConstantSchedule(_Warmup):
 Schedule = Annotated[StepSchedule | CosineSchedule | ConstantSchedule, Field(discriminator="name")]
 
 
-class TrainSettings(_Frozen):
+class TrainSettings(Settings):
     """Length, batch (of all processes together) and seed.
 
     ``sync_norm``: batch norms see the global batch (else each process its own rows).
@@ -123,7 +116,7 @@ class TrainSettings(_Frozen):
     max_steps: Count | None = None
 
 
-class CheckpointSettings(_Frozen):
+class CheckpointSettings(Settings):
     """When checkpoints are written.
 
     ``every_epochs``: a numbered one is kept; ``every_steps``: ``last.pt`` is
@@ -135,14 +128,14 @@ class CheckpointSettings(_Frozen):
     every_steps: Count | None = None
 
 
-class BankNeighbours(_Frozen):
+class BankNeighbours(Settings):
     """Label of the nearest neighbour in the memory bank (instance recognition)."""
 
     name: Literal["bank_neighbours"] = "bank_neighbours"
     every_epochs: Count = 1
 
 
-class FeatureNeighbours(_Frozen):
+class FeatureNeighbours(Settings):
     """k nearest neighbours on features of a layer (None: the output), weighted by cosine similarity."""
 
     name: Literal["feature_neighbours"] = "feature_neighbours"
@@ -153,7 +146,7 @@ class FeatureNeighbours(_Frozen):
     max_images: Count = 50000
 
 
-class LinearProbe(_Frozen):
+class LinearProbe(Settings):
     """A linear classifier trained on detached features beside the objective."""
 
     name: Literal["linear_probe"] = "linear_probe"
@@ -162,14 +155,14 @@ class LinearProbe(_Frozen):
     learning_rate: Positive = 0.1
 
 
-class ValidationLoss(_Frozen):
+class ValidationLoss(Settings):
     """The objective's own loss on the validation images."""
 
     name: Literal["validation_loss"] = "validation_loss"
     every_epochs: Count = 1
 
 
-class NeuralPredictivity(_Frozen):
+class NeuralPredictivity(Settings):
     """Noise-corrected predictivity of layers (None: the model's list) on a neural file, quick protocol."""
 
     name: Literal["neural_predictivity"] = "neural_predictivity"
@@ -186,7 +179,7 @@ Evaluation = Annotated[
 ]
 
 
-class TrainRecipe(_Frozen):
+class TrainRecipe(Settings):
     """Everything that decides what a training run computes."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
