@@ -13,7 +13,6 @@ import shlex
 import shutil
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -107,10 +106,12 @@ def test_make_targets_exist() -> None:
 def run_interrupted(command: str, log: Path) -> int:
     """Run a command and press Ctrl-C once it has begun to log."""
 
+    ended = threading.Event()
+
     def interrupt() -> None:
-        deadline = time.monotonic() + 300
-        while time.monotonic() < deadline and not (log.exists() and log.stat().st_size):
-            time.sleep(0.1)
+        while not (log.exists() and log.stat().st_size):
+            if ended.wait(0.1):
+                return
         os.kill(os.getpid(), signal.SIGINT)
 
     watcher = threading.Thread(target=interrupt)
@@ -118,6 +119,7 @@ def run_interrupted(command: str, log: Path) -> int:
     try:
         return run(shlex.split(command)[1:])
     finally:
+        ended.set()
         watcher.join()
 
 
@@ -139,11 +141,10 @@ def test_readme_commands_and_programs(
     assert run(shlex.split(TRAINING)[1:]) == 1
     assert "mvkit prep imagenet_full --images DIR" in capsys.readouterr().err, "names the missing command"
     # Enough images for one batch of the published size.
-    for copy in range(5):
-        for image in Path("images/train").glob("*/*.jpg"):
-            target = tmp_path / "home" / "images" / "imagenet_full" / "train" / image.parent.name
-            target.mkdir(parents=True, exist_ok=True)
-            shutil.copy(image, target / f"{copy}-{image.name}")
+    for image in sorted(Path("images/train").glob("*/*.jpg")):
+        for copy in range(4):
+            shutil.copy(image, image.with_name(f"{copy}-{image.name}"))
+    shutil.copytree("images", tmp_path / "home" / "images" / "imagenet_full")
     # Programs first: one of them writes the file that a command scores.
     for program in PROGRAMS:
         with contextlib.redirect_stdout(io.StringIO()):
