@@ -6,14 +6,15 @@ import contextlib
 import functools
 import http.server
 import io
-import os
 import pickle
 import re
 import shlex
 import shutil
 import signal
+import subprocess
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -103,24 +104,13 @@ def test_make_targets_exist() -> None:
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
 
 
-def run_interrupted(command: str, log: Path) -> int:
-    """Run a command and press Ctrl-C once it has begun to log."""
-
-    ended = threading.Event()
-
-    def interrupt() -> None:
-        while not (log.exists() and log.stat().st_size):
-            if ended.wait(0.1):
-                return
-        os.kill(os.getpid(), signal.SIGINT)
-
-    watcher = threading.Thread(target=interrupt)
-    watcher.start()
-    try:
-        return run(shlex.split(command)[1:])
-    finally:
-        ended.set()
-        watcher.join()
+def interrupted(process: subprocess.Popen[str], log: Path) -> int:
+    """Press Ctrl-C once a process has begun to log; return its exit code."""
+    while process.poll() is None and not (log.exists() and log.stat().st_size):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=300)
+    return process.returncode
 
 
 @pytest.mark.slow
@@ -130,6 +120,7 @@ def test_readme_commands_and_programs(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     demo_images: Path,
+    mvkit_process: Callable[..., subprocess.Popen[str]],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("recipes").symlink_to(ROOT / "recipes")
@@ -150,11 +141,12 @@ def test_readme_commands_and_programs(
         with contextlib.redirect_stdout(io.StringIO()):
             exec(compile(program, "README.md", "exec"), {"__name__": "readme"})
     for command in COMMANDS:
+        words = shlex.split(command)[1:]
         if command == TRAINING:
-            assert run_interrupted(command, Path("runs/dual_stream_ir/log.jsonl")) == 130
+            assert interrupted(mvkit_process(*words), Path("runs/dual_stream_ir/log.jsonl")) == 130
             assert Path("runs/dual_stream_ir/last.pt").exists()
             continue
-        code = run(shlex.split(command)[1:])
+        code = run(words)
         printed = capsys.readouterr()
         if "mvkit prep" in command and "--dry-run" not in command and not has_ffcv():
             assert code == 1 and "install" in printed.err
