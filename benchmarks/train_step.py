@@ -51,7 +51,7 @@ def networks(recipe: TrainRecipe, device: torch.device) -> tuple[nn.Module, Obje
 
 def n_inputs(recipe: TrainRecipe) -> int:
     """Views of an image that the objective takes, after rotations or patches."""
-    return int(getattr(OBJECTIVES[recipe.objective.name].build, "n_inputs", 1))
+    return OBJECTIVES[recipe.objective.name].build.n_inputs
 
 
 def batches_in_memory(n_views: int, n_rows: int, device: torch.device) -> list[Batch]:

@@ -9,22 +9,19 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from mvkit.errors import DataError
 from mvkit.images import beton
-from mvkit.images.batch import RawBatch
 from mvkit.images.beton_check import check_complete
 from mvkit.images.beton_sidecar import Sidecar
 from mvkit.images.crops import crop_boxes
 from mvkit.images.decoding import read_rgb
 from mvkit.images.ffcv_file import BetonContent, read_content
+from mvkit.images.filling import BatchFilling, PlannedSource
 from mvkit.images.geometry import crop_axes
-from mvkit.images.prefetch import BatchStream
-from mvkit.images.requests import CropRequest, check_plan, requests_of
+from mvkit.images.requests import CropRequest
 from mvkit.images.resampling import crop_images, crop_planes, decode_jpegs
-from mvkit.images.settings import Crop
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +29,7 @@ logger = logging.getLogger(__name__)
 _DECODED_AT_ONCE = 4
 
 
-class BetonSource:
+class BetonSource(PlannedSource):
     """Images of a beton.
 
     Raises
@@ -53,32 +50,18 @@ class BetonSource:
         self.digest = sidecar.sha256
         self.description = _describe(path, sidecar)
 
-    def batches(
-        self,
-        plan: Sequence[NDArray[np.int64]],
-        crops: Sequence[tuple[Crop, int]],
-        *,
-        seed: int,
-        epoch: int,
-        workers: int,
-    ) -> BatchStream:
-        """Return the batches of ``plan``; see :class:`mvkit.images.loading.ImageSource`."""
-        plan = check_plan(plan, self.n_images)
-        requests = requests_of(crops, seed=seed, epoch=epoch)
-        return BatchStream(lambda index: _Filling(self._content, index, requests), plan, workers=workers)
+    def _filling(self, index: NDArray[np.int64], requests: Sequence[CropRequest]) -> BatchFilling:
+        return _Filling(self._content, index, requests)
 
 
-class _Filling:
+class _Filling(BatchFilling):
     """One batch under construction."""
 
     def __init__(
         self, content: BetonContent, index: NDArray[np.int64], requests: Sequence[CropRequest]
     ) -> None:
-        self._content, self._index, self._requests = content, index, requests
-        self._crops = [np.empty((len(index), one.side_px, one.side_px, 3), np.uint8) for one in requests]
-        side_px = requests[0].side_px
-        has_depth = content.depths is not None
-        self._depth = np.empty((len(index), 1, side_px, side_px), np.float32) if has_depth else None
+        super().__init__(index, requests, labels=content.labels, has_depth=content.depths is not None)
+        self._content = content
 
     def fill(self, first: int, last: int) -> None:
         """Read images ``first`` to ``last`` of the batch; each is decoded once for all crops."""
@@ -97,16 +80,6 @@ class _Filling:
                 crop_images(pixels, decoded, steps[some], rows[some], out)
         if self._depth is not None and self._content.depths is not None:
             self._fill_depth(self._depth, self._content.depths, index, axes[0], rows)
-
-    def finished(self) -> RawBatch:
-        """Return the batch."""
-        labels = self._content.labels
-        return RawBatch(
-            crops=tuple(torch.from_numpy(out) for out in self._crops),
-            index=torch.from_numpy(self._index.copy()),
-            label=None if labels is None else torch.from_numpy(labels[self._index]),
-            depth=None if self._depth is None else torch.from_numpy(self._depth),
-        )
 
     def _axes(
         self, request: CropRequest, index: NDArray[np.int64], places: NDArray[np.int64]

@@ -8,18 +8,15 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from mvkit.errors import DataError
-from mvkit.images.batch import RawBatch
 from mvkit.images.crops import crop_boxes
 from mvkit.images.decoding import read_depth, read_rgb
+from mvkit.images.filling import BatchFilling, PlannedSource
 from mvkit.images.pil_crops import Box, crop_image
-from mvkit.images.prefetch import BatchStream
-from mvkit.images.requests import CropRequest, check_plan, requests_of
-from mvkit.images.settings import Crop
+from mvkit.images.requests import CropRequest
 from mvkit.images.sources.base import SplitSource
 
 
@@ -45,7 +42,7 @@ class ImageFiles:
     labels: NDArray[np.int64] | None
 
 
-class FolderSource:
+class FolderSource(PlannedSource):
     """Images in files, decoded with PIL by threads (PIL releases the interpreter's lock)."""
 
     def __init__(self, source: SplitSource, place: Path) -> None:
@@ -57,30 +54,16 @@ class FolderSource:
         self.digest = source.listing_digest()
         self.description = f"{place}: {source.n_images} {source.split} images (files, {source.kind})"
 
-    def batches(
-        self,
-        plan: Sequence[NDArray[np.int64]],
-        crops: Sequence[tuple[Crop, int]],
-        *,
-        seed: int,
-        epoch: int,
-        workers: int,
-    ) -> BatchStream:
-        """Return the batches of ``plan``; see :class:`mvkit.images.loading.ImageSource`."""
-        plan = check_plan(plan, self.n_images)
-        requests = requests_of(crops, seed=seed, epoch=epoch)
-        return BatchStream(lambda index: _Filling(self._files, index, requests), plan, workers=workers)
+    def _filling(self, index: NDArray[np.int64], requests: Sequence[CropRequest]) -> BatchFilling:
+        return _Filling(self._files, index, requests)
 
 
-class _Filling:
+class _Filling(BatchFilling):
     """One batch under construction."""
 
     def __init__(self, files: ImageFiles, index: NDArray[np.int64], requests: Sequence[CropRequest]) -> None:
-        self._files, self._index, self._requests = files, index, requests
-        self._crops = [np.empty((len(index), one.side_px, one.side_px, 3), np.uint8) for one in requests]
-        side_px = requests[0].side_px
-        has_depth = files.depths is not None
-        self._depth = np.empty((len(index), 1, side_px, side_px), np.float32) if has_depth else None
+        super().__init__(index, requests, labels=files.labels, has_depth=files.depths is not None)
+        self._files = files
 
     def fill(self, first: int, last: int) -> None:
         """Read images ``first`` to ``last`` of the batch; each is decoded once for all crops."""
@@ -95,16 +78,6 @@ class _Filling:
                 _check_pair(self._files.names[number], image, depth)
                 one = self._requests[0]
                 self._depth[row, 0] = np.asarray(crop_image(depth, one.crop, boxes[0], one.side_px))
-
-    def finished(self) -> RawBatch:
-        """Return the batch."""
-        labels = self._files.labels
-        return RawBatch(
-            crops=tuple(torch.from_numpy(out) for out in self._crops),
-            index=torch.from_numpy(self._index.copy()),
-            label=None if labels is None else torch.from_numpy(labels[self._index]),
-            depth=None if self._depth is None else torch.from_numpy(self._depth),
-        )
 
 
 def _listed(source: SplitSource) -> ImageFiles:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from mvkit.config.settings import Settings
 from mvkit.objectives import settings as said
@@ -24,8 +24,15 @@ from mvkit.objectives.simsiam import SimSiamObjective
 from mvkit.objectives.surroundings import Surroundings
 from mvkit.objectives.vicreg import VicRegObjective
 
-# The constructors differ in the class of their settings; the row pairs them.
-Builder = Callable[[Any, Surroundings], Objective]
+
+class ObjectiveClass(Protocol):
+    """A class of objectives; constructors differ in the class of their settings, which the row pairs."""
+
+    n_inputs: int
+    scores_new_images: bool
+
+    def __call__(self, settings: Any, surroundings: Surroundings, /) -> Objective:
+        """Build the objective."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,7 @@ class ObjectiveRow:
     """
 
     settings: type[Settings]
-    build: Builder
+    build: ObjectiveClass
     reference: str
     reads: Literal["features", "decoded", "layer"] = "features"
     n_views: int = 1

@@ -59,10 +59,9 @@ def _optimiser(recipe: TrainRecipe) -> Iterator[tuple[str, str]]:
 
 def _evaluation(recipe: TrainRecipe) -> Iterator[tuple[str, str]]:
     name = recipe.objective.name
-    scores_new_images = getattr(OBJECTIVES[name].build, "scores_new_images", True)
     for position, evaluation in enumerate(recipe.evaluate):
         key = f"evaluate[{position}].name"
         if evaluation.name == "bank_neighbours" and name != "instance_recognition":
             yield key, f"{name} keeps no memory bank; use feature_neighbours"
-        if evaluation.name == "validation_loss" and not scores_new_images:
+        if evaluation.name == "validation_loss" and not OBJECTIVES[name].build.scores_new_images:
             yield key, f"{name} looks images up in the training set; use bank_neighbours"

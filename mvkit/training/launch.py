@@ -27,11 +27,6 @@ COMMAND = "from mvkit.cli.main import main; main()"
 _FAREWELL_S = 300
 
 
-def is_member() -> bool:
-    """Return whether torchrun or srun started this process as one of several."""
-    return find_place(os.environ) is not None
-
-
 def rows_per_process(batch_size: int, n_processes: int) -> int:
     """Return each process's part of a global batch.
 
