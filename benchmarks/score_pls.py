@@ -22,7 +22,7 @@ from sklearn.cross_decomposition import PLSRegression
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
-from mvkit.scoring.halvings import score_halvings
+from mvkit.scoring.mappings import MAPPINGS
 from mvkit.scoring.protocol import ImageSplit, halves_of, image_splits, trial_orders
 from mvkit.scoring.reduction import layer_coordinates, split_coordinates
 from mvkit.scoring.settings import ScoreSettings
@@ -47,7 +47,7 @@ def with_mvkit(features: Array, responses: Array, split: ImageSplit, n_halves: i
     members = halves_of(trial_orders(responses.shape[0], n_halves=n_halves))
     layer = layer_coordinates("features", features)
     coordinates = split_coordinates(layer, split, settings.n_components)
-    return score_halvings(responses, members, [split], [[coordinates]], settings)[0].scores[0]
+    return MAPPINGS["pls"].score(responses, members, [split], [[coordinates]], settings)[0].scores[0]
 
 
 def with_sklearn(features: Array, responses: Array, split: ImageSplit, n_halves: int) -> Array:

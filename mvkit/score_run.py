@@ -109,7 +109,7 @@ def run_score(request: ScoreRequest, *, remark: Remark, progress: Progress | Non
     dataset = _dataset(request, selection, remark)
     # So is an area, before anything is compiled or extracted.
     choose_recordings(dataset, request.areas)
-    _prepare_kernel(remark)
+    _warm_up(settings.mapping, remark)
     scores = score(
         model,
         dataset,
@@ -124,15 +124,15 @@ def run_score(request: ScoreRequest, *, remark: Remark, progress: Progress | Non
     return ScoreRun(scores, paper_value(find_model(request.model), request.weights) if published else None)
 
 
-def _prepare_kernel(remark: Remark) -> None:
+def _warm_up(mapping: str, remark: Remark) -> None:
     """Compile the fits if this installation has not yet done so, and say so when it takes a while."""
-    from mvkit.scoring.pls import prepare_kernel
+    from mvkit.scoring.mappings import MAPPINGS
 
     slow = Timer(_SLOW_S, remark, ["compiling the fits for this machine (once, about 15 s)"])
     slow.daemon = True
     slow.start()
     try:
-        prepare_kernel()
+        MAPPINGS[mapping].warm_up()
     finally:
         slow.cancel()
 

@@ -5,7 +5,6 @@ Every problem is reported at once, each with file, line and key.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from importlib import resources
@@ -18,6 +17,7 @@ from mvkit.config.overrides import apply_override
 from mvkit.config.problems import Whereabouts, describe
 from mvkit.config.strict_yaml import KeyPath, read_yaml
 from mvkit.errors import RecipeError
+from mvkit.jsonable import digest_of
 from mvkit.naming import suggest
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -92,5 +92,4 @@ def packaged_recipes() -> dict[str, Path]:
 
 def digest(model: BaseModel) -> str:
     """Return the sha256 (hex) of a resolved recipe; equal settings give equal digests."""
-    text = json.dumps(model.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return digest_of(model.model_dump(mode="json"))

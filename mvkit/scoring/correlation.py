@@ -104,3 +104,22 @@ def correlate(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArra
         result,
     )
     return result.reshape(*shape[:-2], shape[-1])
+
+
+def correlate_by(kind: str, first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Correlate matching columns over the last but one axis by ``"pearson"`` or ``"spearman"``.
+
+    Spearman's is Pearson's correlation of the ranks, ties sharing their mean rank. Shapes as in
+    :func:`correlate`.
+    """
+    if kind == "spearman":
+        return correlate(_ranks(first), _ranks(second))
+    return correlate(first, second)
+
+
+def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    from scipy.stats import rankdata
+
+    ranks: NDArray[np.float64] = rankdata(values, axis=-2)
+    ranks[np.broadcast_to(np.isnan(values).any(axis=-2, keepdims=True), ranks.shape)] = np.nan
+    return ranks

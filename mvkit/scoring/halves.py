@@ -1,4 +1,4 @@
-"""Mean responses of the two halves of the trials."""
+"""Mean responses of the two sets of trials of every halving."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def half_means(responses: NDArray[np.floating], members: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Average the responses of each half, ignoring missing ones, in one matrix product.
+def half_means(responses: NDArray[np.floating], weights: NDArray[np.generic]) -> NDArray[np.float64]:
+    """Average the responses of each half, ignoring missing ones.
 
     Parameters
     ----------
     responses
         (n_trials, n_images, n_units), NaN = missing.
-    members
-        bool (n_halves, 2, n_trials): which trials belong to which half.
+    weights
+        (n_halves, 2, n_trials): how often each trial counts in each half (bool or numbers >= 0), the same for
+        all images; or (n_halves, 2, n_trials, n_images), images each having their own.
 
     Returns
     -------
@@ -23,16 +24,28 @@ def half_means(responses: NDArray[np.floating], members: NDArray[np.bool_]) -> N
         has no valid trial for that image and unit.
     """
     n_trials, n_images, n_units = responses.shape
-    n_halves = members.shape[0]
-    weights = members.reshape(2 * n_halves, n_trials).astype(np.float64)
-    values = responses.reshape(n_trials, -1).astype(np.float64)
+    n_halves = weights.shape[0]
+    flat = weights.reshape(2 * n_halves, n_trials, *weights.shape[3:]).astype(np.float64)
+    values = responses.astype(np.float64)
     missing = np.isnan(values)
-    if missing.any():
-        counts = weights @ (~missing).astype(np.float64)
+    any_missing = bool(missing.any())
+    if any_missing:
         values[missing] = 0.0
+    sums = _weighted_sums(values, flat)
+    if any_missing:
+        counts = _weighted_sums((~missing).astype(np.float64), flat)
     else:
-        counts = weights.sum(axis=1, keepdims=True)
-    sums = weights @ values
+        totals = flat.sum(axis=1)
+        counts = totals[:, None, None] if totals.ndim == 1 else totals[:, :, None]
     with np.errstate(invalid="ignore", divide="ignore"):
         sums /= counts
     return sums.reshape(n_halves, 2, n_images, n_units)
+
+
+def _weighted_sums(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sum over trials: (n_sets, n_images, n_units)."""
+    n_trials, n_images, n_units = values.shape
+    if weights.ndim == 2:
+        return (weights @ values.reshape(n_trials, -1)).reshape(-1, n_images, n_units)
+    by_image: NDArray[np.float64] = np.matmul(weights.transpose(2, 0, 1), values.transpose(1, 0, 2))
+    return np.ascontiguousarray(by_image.transpose(1, 0, 2))

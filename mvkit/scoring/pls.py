@@ -6,38 +6,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.errors import FitError
-from mvkit.scoring.correlation import centred, spread
-from mvkit.scoring.pls_components import ZERO_TARGET
 from mvkit.scoring.pls_direction import Rule, krylov_space
 from mvkit.scoring.pls_kernel import fit_batch
 from mvkit.scoring.protocol import ImageSplit
-from mvkit.scoring.reduction import SplitCoordinates, layer_coordinates, split_coordinates
+from mvkit.scoring.reduction import LayerCoordinates, SplitCoordinates, layer_coordinates, split_coordinates
 from mvkit.scoring.settings import DEFAULT_SETTINGS, ScoreSettings
+from mvkit.scoring.targets import training_targets
 from mvkit.scoring.vectors import aligned_zeros, padded
 
 
-def training_targets(means: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Centre half-means over the training images and clear the columns that cannot take part in a fit.
-
-    Parameters
-    ----------
-    means
-        float64 (n_fits, n_train, n_units), NaN where a half has no valid trial.
-
-    Returns
-    -------
-    targets
-        float64 (n_fits, n_train, n_units): centred; zero for a unit with NaN or a constant response in
-        that fit. A zero column adds nothing to any covariance, so all other units come out exactly as if
-        the unit were not in that fit; it still takes part in the other fits.
-    usable
-        bool (n_fits, n_units): False for those columns.
-    """
-    targets = centred(means, axis=-2)
-    usable = spread(targets, axis=-2) >= ZERO_TARGET
-    if not usable.all():
-        np.copyto(targets, 0.0, where=~usable)
-    return targets, usable[:, 0, :]
+def prepare_pls(layer: LayerCoordinates, split: ImageSplit, settings: ScoreSettings) -> SplitCoordinates:
+    """Make a layer ready for the PLS fits of one split."""
+    return split_coordinates(layer, split, settings.n_components)
 
 
 def predict_test_images(
@@ -48,7 +28,7 @@ def predict_test_images(
     Parameters
     ----------
     targets
-        float64 (n_fits, n_train, n_units) as from :func:`training_targets`.
+        float64 (n_fits, n_train, n_units) as from :func:`~mvkit.scoring.targets.training_targets`.
     coordinates
         Features of the split; they must allow a fit (``reason`` empty).
     settings

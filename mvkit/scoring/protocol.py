@@ -13,6 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.errors import UsageError
+from mvkit.scoring.settings import ScoreSettings
+
+#: Mappings that fit nothing.
+SIMILARITIES = ("rsa", "cka")
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,21 @@ class ImageSplit:
 
     train: NDArray[np.int64]
     test: NDArray[np.int64]
+
+
+def splits_of(n_images: int, settings: ScoreSettings) -> tuple[ImageSplit, ...]:
+    """Draw the image splits that settings ask for, see :func:`image_splits`.
+
+    Similarities of all images fit nothing: they have one "split", whose test images are all images.
+    """
+    if settings.mapping in SIMILARITIES and settings.similarity_images == "all":
+        return (ImageSplit(np.empty(0, dtype=np.int64), np.arange(n_images)),)
+    return image_splits(
+        n_images,
+        n_splits=settings.n_splits,
+        train_fraction=settings.train_fraction,
+        seed=settings.split_seed,
+    )
 
 
 def image_splits(
@@ -105,3 +124,15 @@ def halves_of(orders: NDArray[np.int64]) -> NDArray[np.bool_]:
     members[rows, 0, orders[:, : n_trials // 2]] = True
     members[rows, 1, orders[:, n_trials // 2 :]] = True
     return members
+
+
+def halving_weights(n_trials: int, n_images: int, settings: ScoreSettings) -> NDArray[np.generic]:
+    """Draw the two sets of trials of every halving that settings ask for.
+
+    Returns
+    -------
+    ndarray
+        (n_halves, 2, n_trials), or (n_halves, 2, n_trials, n_images) if not ``synchronous``: how often each
+        trial counts in each set.
+    """
+    return halves_of(trial_orders(n_trials, n_halves=settings.n_halves, seed=settings.halves_seed))

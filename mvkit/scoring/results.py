@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from mvkit.jsonable import plain
+from mvkit.jsonable import digest_of, plain
 from mvkit.scoring.settings import ScoreSettings
 from mvkit.scoring.unit_columns import Column
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 ALL_AREAS = "all"
 BEST_PER_AREA = "(best layer of each area)"
+#: ``unit_id`` of the row of a whole population (RSA, CKA).
+POPULATION = -1
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Scores:
     columns
         Arrays of equal length:
 
-        - ``layer``, ``area`` (text), ``specimen``, ``unit_id`` (int64);
+        - ``layer``, ``area`` (text), ``specimen``, ``unit_id`` (int64); -1 is a whole population;
         - ``raw_correlation``: mean of r_cross (prediction from half 1 with responses of half 2, test images);
         - ``map_reliability``: mean of SB(r_map), SB(r) = 2r/(1+r);
         - ``response_reliability``: mean of SB(r_target);
@@ -45,6 +48,8 @@ class Scores:
         What was asked for.
     context
         What else the scores depend on: model, dataset, versions.
+    by_split
+        float64 (n_splits, number of rows): the score of each split of the images by itself.
     """
 
     columns: Mapping[str, Column]
@@ -52,6 +57,20 @@ class Scores:
     areas: tuple[str, ...]
     settings: ScoreSettings
     context: Mapping[str, object]
+    by_split: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
+
+    def protocol(self) -> dict[str, Any]:
+        """Return what two results must share to be comparable, as plain JSON values.
+
+        The settings without those of reporting and ceilings, the responses (by their digest), and the
+        dataset and the selection of units they come from.
+        """
+        about = {name: plain(self.context.get(name)) for name in ("dataset", "selection", "responses_sha256")}
+        return {**self.settings.protocol(), **about}
+
+    def digest(self) -> str:
+        """Return the sha256 (hex) of :meth:`protocol`."""
+        return digest_of(self.protocol())
 
     def table(self) -> pd.DataFrame:
         """Return one row per (layer, area, specimen, unit)."""
@@ -109,6 +128,8 @@ class Scores:
         """Return settings, context, summary and best layers as plain JSON values (NaN becomes None)."""
         return {
             "settings": self.settings.model_dump(mode="json"),
+            "protocol": self.protocol(),
+            "digest": self.digest(),
             "context": {name: plain(value) for name, value in self.context.items()},
             "layers": list(self.layers),
             "areas": list(self.areas),

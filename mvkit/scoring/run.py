@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from mvkit.errors import DataError, FitError, UsageError
-from mvkit.scoring.halvings import score_halvings
-from mvkit.scoring.pls import prepare_kernel
-from mvkit.scoring.protocol import ImageSplit, halves_of, image_splits, trial_orders
-from mvkit.scoring.reduction import SplitCoordinates, layer_coordinates, split_coordinates
-from mvkit.scoring.results import Scores
+from mvkit.scoring.identity import recordings_digest
+from mvkit.scoring.mappings import MAPPINGS
+from mvkit.scoring.protocol import ImageSplit, halving_weights, splits_of
+from mvkit.scoring.recordings import RecordingLike
+from mvkit.scoring.results import POPULATION, Scores
 from mvkit.scoring.settings import DEFAULT_SETTINGS, ScoreSettings
-from mvkit.scoring.unit_columns import Column, unit_columns
+from mvkit.scoring.unit_columns import Column, UnitScores, unit_scores
 from mvkit.versions import installed_versions
 
 Progress = Callable[[int, int], None]
@@ -25,34 +25,14 @@ Progress = Callable[[int, int], None]
 JOBS_PER_WORKER = 4
 
 
-class RecordingLike(Protocol):
-    """What scoring needs of a recording (:class:`mvkit.neural.Recording` has it)."""
-
-    @property
-    def area(self) -> str:
-        """Visual area."""
-
-    @property
-    def specimen(self) -> int:
-        """Animal."""
-
-    @property
-    def unit_ids(self) -> NDArray[np.int64]:
-        """int64 (n_units,)."""
-
-    @property
-    def responses(self) -> NDArray[np.float32]:
-        """(n_trials, n_images, n_units), NaN = missing."""
-
-
 @dataclass(frozen=True)
 class _Work:
     """Everything the jobs need, made once."""
 
     recordings: Sequence[RecordingLike]
-    layers: Sequence[tuple[SplitCoordinates, ...]]
+    layers: Sequence[Any]  # as the row of the mapping prepared them
     splits: Sequence[ImageSplit]
-    members: Mapping[int, NDArray[np.bool_]]  # number of trials -> halvings
+    weights: Mapping[int, NDArray[np.generic]]  # number of trials -> halvings
     settings: ScoreSettings
 
 
@@ -114,39 +94,36 @@ def score_features(
         If there is nothing to score, or the images cannot be split.
     """
     n_images = _check(features, recordings, settings)
-    splits = image_splits(
-        n_images,
-        n_splits=settings.n_splits,
-        train_fraction=settings.train_fraction,
-        seed=settings.split_seed,
-    )
+    splits = splits_of(n_images, settings)
+    mapping = MAPPINGS[settings.mapping]
     with threadpool_limits(limits=1):
-        layers = [_split_layer(name, values, splits, settings) for name, values in features.items()]
+        layers = [mapping.prepare(name, values, splits, settings) for name, values in features.items()]
     trial_counts = {recording.responses.shape[0] for recording in recordings}
-    members = {
-        n_trials: halves_of(trial_orders(n_trials, n_halves=settings.n_halves, seed=settings.halves_seed))
-        for n_trials in trial_counts
-    }
-    work = _Work(recordings, layers, splits, members, settings)
+    weights = {n_trials: halving_weights(n_trials, n_images, settings) for n_trials in trial_counts}
+    work = _Work(recordings, layers, splits, weights, settings)
     jobs = _jobs(recordings, len(layers), n_jobs)
     about = dict(context or {})
     others = about.pop("versions", None)
     others = others if isinstance(others, Mapping) else {}
     done = 0
-    measured: dict[tuple[int, int], Mapping[str, Column]] = {}
-    for job, columns in _results(jobs, work, n_jobs):
-        measured.update(
-            {(layer, job.recording): column for layer, column in zip(job.layers, columns, strict=True)}
-        )
+    measured: dict[tuple[int, int], UnitScores] = {}
+    for job, found in _results(jobs, work, n_jobs):
+        measured.update({(layer, job.recording): unit for layer, unit in zip(job.layers, found, strict=True)})
         done += len(job.layers)
         if progress is not None:
             progress(done, len(layers) * len(recordings))
+    columns, by_split = _assemble(list(features), recordings, measured, per_unit=mapping.per_unit)
     return Scores(
-        columns=_assemble(list(features), recordings, measured),
+        columns=columns,
+        by_split=by_split,
         layers=tuple(features),
         areas=tuple(dict.fromkeys(recording.area for recording in recordings)),
         settings=settings,
-        context={**about, "versions": {**installed_versions("numpy", "scipy", "numba"), **others}},
+        context={
+            **about,
+            "responses_sha256": recordings_digest(recordings),
+            "versions": {**installed_versions("numpy", "scipy", "numba"), **others},
+        },
     )
 
 
@@ -176,19 +153,13 @@ def _check(
                 f"but the responses are to {n_images} images"
             )
     n_train = int(np.ceil(settings.train_fraction * n_images))
-    if n_train < settings.n_components:
+    needed = MAPPINGS[settings.mapping].n_train_needed(settings)
+    if n_train < needed:
         raise FitError(
-            f"{settings.n_components} components cannot be fitted on {n_train} training images "
+            f"{settings.mapping}: {needed} components cannot be fitted on {n_train} training images "
             f"(of {n_images}); lower n_components or raise train_fraction"
         )
     return n_images
-
-
-def _split_layer(
-    name: str, values: NDArray[np.floating], splits: Sequence[ImageSplit], settings: ScoreSettings
-) -> tuple[SplitCoordinates, ...]:
-    layer = layer_coordinates(name, values)
-    return tuple(split_coordinates(layer, split, settings.n_components) for split in splits)
 
 
 def _jobs(recordings: Sequence[RecordingLike], n_layers: int, n_jobs: int) -> list[_Job]:
@@ -212,13 +183,13 @@ def _results(
     jobs: Sequence[_Job],
     work: _Work,
     n_jobs: int,
-) -> Iterator[tuple[_Job, list[Mapping[str, Column]]]]:
+) -> Iterator[tuple[_Job, list[UnitScores]]]:
     """Do the jobs, here or in worker processes, in the order given."""
 
     def arguments(job: _Job) -> tuple[object, ...]:
         responses = work.recordings[job.recording].responses
         layers = [work.layers[layer] for layer in job.layers]
-        return responses, work.members[responses.shape[0]], work.splits, layers, work.settings
+        return responses, work.weights[responses.shape[0]], work.splits, layers, work.settings
 
     if _workers(n_jobs) == 1:
         for job in jobs:
@@ -226,41 +197,53 @@ def _results(
         return
     from joblib import Parallel, delayed
 
-    prepare_kernel()  # so that the workers find it on disk and need not each compile it
+    MAPPINGS[
+        work.settings.mapping
+    ].warm_up()  # so that the workers find it on disk and need not each compile it
     run = Parallel(n_jobs=n_jobs, backend="loky", return_as="generator")
     yield from zip(jobs, run(delayed(_score_specimen)(*arguments(job)) for job in jobs), strict=True)
 
 
 def _score_specimen(
     responses: NDArray[np.float32],
-    members: NDArray[np.bool_],
+    weights: NDArray[np.generic],
     splits: Sequence[ImageSplit],
-    layers: Sequence[Sequence[SplitCoordinates]],
+    layers: Sequence[Any],
     settings: ScoreSettings,
-) -> list[Mapping[str, Column]]:
+) -> list[UnitScores]:
     """Score one specimen, always on one BLAS thread, so that every worker count gives the same bits."""
+    mapping = MAPPINGS[settings.mapping]
     with threadpool_limits(limits=1):
-        halvings = score_halvings(responses, members, splits, layers, settings)
-    reasons = [next((part.reason for part in layer if part.reason), "") for layer in layers]
-    return [unit_columns(parts, reason) for parts, reason in zip(halvings, reasons, strict=True)]
+        halvings = mapping.score(responses, weights, splits, layers, settings)
+    return [
+        unit_scores(parts, mapping.reason(layer), settings)
+        for parts, layer in zip(halvings, layers, strict=True)
+    ]
 
 
 def _assemble(
     names: Sequence[str],
     recordings: Sequence[RecordingLike],
-    measured: Mapping[tuple[int, int], Mapping[str, Column]],
-) -> dict[str, Column]:
-    """Put the columns of all layers and specimens under one another."""
+    measured: Mapping[tuple[int, int], UnitScores],
+    *,
+    per_unit: bool,
+) -> tuple[dict[str, Column], NDArray[np.float64]]:
+    """Put the columns of all layers and specimens under one another, and their scores by split."""
     pieces: dict[str, list[Column]] = {}
+    by_split = []
     for layer, name in enumerate(names):
         for index, recording in enumerate(recordings):
-            n_units = len(recording.unit_ids)
+            found = measured[layer, index]
+            n_rows = found.by_split.shape[1]
+            ids = recording.unit_ids if per_unit else [POPULATION]
             identity: dict[str, Column] = {
-                "layer": np.full(n_units, name, dtype=object),
-                "area": np.full(n_units, recording.area, dtype=object),
-                "specimen": np.full(n_units, recording.specimen, dtype=np.int64),
-                "unit_id": np.asarray(recording.unit_ids, dtype=np.int64),
+                "layer": np.full(n_rows, name, dtype=object),
+                "area": np.full(n_rows, recording.area, dtype=object),
+                "specimen": np.full(n_rows, recording.specimen, dtype=np.int64),
+                "unit_id": np.asarray(ids, dtype=np.int64),
             }
-            for column, values in {**identity, **measured[layer, index]}.items():
+            for column, values in {**identity, **found.columns}.items():
                 pieces.setdefault(column, []).append(values)
-    return {column: np.concatenate(values) for column, values in pieces.items()}
+            by_split.append(found.by_split)
+    columns = {column: np.concatenate(values) for column, values in pieces.items()}
+    return columns, np.concatenate(by_split, axis=1)

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mvkit.errors import UsageError
 from mvkit.naming import unknown_name
+
+#: Penalties that cross-validated ridge chooses from: 25 powers of ten from 1e-4 to 1e8.
+RIDGE_GRID = tuple(10.0 ** (power / 2) for power in range(-8, 17))
+
+
+Mapping = Literal["pls", "ridge", "one-to-one", "rsa", "cka", "lasso", "elasticnet"]
+Halving = Literal[
+    "split-half", "bootstrap", "bootstrap-full-mean", "subsample-half", "subsample-half-replacement"
+]
+Correction = Literal["spearman-brown-denominator", "spearman-brown-ratio", "attenuation", "none"]
+
+#: Fields that say how scores are shown, and fields of the ceiling: scores that differ in these only are
+#: scores of one protocol.
+REPORTING = frozenset({"layer_choice", "n_resamples", "confidence", "resampling_seed"})
+CEILING = frozenset({"ceiling", "source_units", "n_subsamples"})
 
 
 class ScoreSettings(BaseModel):
@@ -21,15 +36,50 @@ class ScoreSettings(BaseModel):
     Attributes
     ----------
     mapping
-        Map from features to responses; ``"pls"`` is partial least squares (PLS2), centred, not scaled.
+        How features are compared with responses, see :mod:`mvkit.scoring.mappings`. Maps predict every unit:
+        ``"pls"`` (partial least squares, PLS2, centred, not scaled), ``"ridge"``, ``"one-to-one"`` (the
+        best-correlated feature), ``"lasso"``, ``"elasticnet"``. Similarities give one number for a
+        population: ``"rsa"``, ``"cka"``.
     n_components
-        Components of the map.
+        Components of ``"pls"``.
+    ridge_alpha
+        Penalty of ``"ridge"``; ``"cv"`` chooses one of ``ridge_grid`` per unit inside the training images.
+    ridge_grid
+        Penalties to choose from.
+    penalty, l1_ratio
+        ``alpha`` of scikit-learn's ``Lasso`` and ``ElasticNet``, and the latter's ``l1_ratio``.
+    rsa_comparison
+        How the upper triangles of two dissimilarity matrices are compared.
+    cka_debiased
+        Whether ``"cka"`` uses the unbiased estimator of HSIC.
+    similarity_images
+        Images that ``"rsa"`` and ``"cka"`` look at: ``"all"`` (nothing is fitted; then there is one split)
+        or the test images of every split.
+    population
+        What ``"rsa"`` and ``"cka"`` take as one population: the units of an animal, or those of all animals
+        of an area pooled.
     n_splits
         Splits of the images into training and test images.
     train_fraction
         Share of the images used for training, rounded up to a whole image.
     n_halves
         Halvings of the trials per split.
+    halving
+        How the two sets of trials of a halving are drawn: ``"split-half"`` (disjoint halves);
+        ``"bootstrap"`` (two resamplings with replacement); ``"bootstrap-full-mean"`` (a resampling, and all
+        trials); ``"subsample-half"`` (two independent halves); ``"subsample-half-replacement"``.
+    synchronous
+        Whether one draw serves all images, or every image has its own.
+    correlation
+        Correlation over images, everywhere in a score.
+    correction
+        ``"spearman-brown-denominator"`` (the paper's): ``r_cross / sqrt(SB(r_map) SB(r_target))``;
+        ``"spearman-brown-ratio"``: ``SB(r_cross / sqrt(r_map r_target))``; ``"attenuation"``:
+        ``r_cross / sqrt(r_map r_target)`` (Spearman 1904); ``"none"``: ``r_cross``.
+        SB(r) = 2 r / (1 + r).
+    estimator
+        ``"mean-of-corrected"`` averages corrected halvings and drops those that cannot be corrected, as the
+        paper does; ``"corrected-mean"`` averages the correlations and corrects the averages.
     pls_stopping
         ``"reference"`` stops the power iteration where scikit-learn does, so that a weight vector depends
         slightly on the order of the units; ``"converged"`` takes the leading singular vector itself.
@@ -41,21 +91,57 @@ class ScoreSettings(BaseModel):
         (meaningless) score; False makes such a halving NaN.
     split_seed, halves_seed
         Seed of the first split and of the first halving; each next one adds 1.
+    layer_choice
+        Which choice of the best layer is the headline: ``"paper"`` (highest median on the test images it is
+        reported on) or ``"held-out"`` (chosen on half of the splits, scored on the others).
+    n_resamples, confidence, resampling_seed
+        Hierarchical bootstrap of intervals and tests: resamplings, coverage, seed.
+    ceiling
+        Consistency between animals to compare with: from all other animals' units pooled (``"holdout"``),
+        from every other animal by itself (``"pairwise"``), or ``"none"``.
+    source_units
+        Whether a ceiling uses all units of the source animals or equally many of each source.
+    n_subsamples
+        Draws of such equally many units.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    mapping: Literal["pls"] = "pls"
+    mapping: Mapping = "pls"
     n_components: int = Field(default=25, ge=1)
+    ridge_alpha: Annotated[float, Field(gt=0.0)] | Literal["cv"] = 1.0
+    ridge_grid: tuple[Annotated[float, Field(gt=0.0)], ...] = Field(default=RIDGE_GRID, min_length=1)
+    penalty: float = Field(default=1.0, gt=0.0)
+    l1_ratio: float = Field(default=0.5, gt=0.0, le=1.0)
+    rsa_comparison: Literal["pearson", "spearman", "cosine"] = "pearson"
+    cka_debiased: bool = False
+    similarity_images: Literal["all", "test"] = "all"
+    population: Literal["animal", "pooled"] = "animal"
     n_splits: int = Field(default=10, ge=1)
     train_fraction: float = Field(default=0.5, gt=0.0, lt=1.0)
     n_halves: int = Field(default=100, ge=1)
+    halving: Halving = "split-half"
+    synchronous: bool = True
+    correlation: Literal["pearson", "spearman"] = "pearson"
+    correction: Correction = "spearman-brown-denominator"
+    estimator: Literal["mean-of-corrected", "corrected-mean"] = "mean-of-corrected"
     pls_stopping: Literal["reference", "converged"] = "reference"
     pls_tolerance: float = Field(default=1e-6, gt=0.0)
     pls_max_iterations: int = Field(default=500, ge=2)
     parity: bool = False
     split_seed: int = Field(default=0, ge=0)
     halves_seed: int = Field(default=0, ge=0)
+    layer_choice: Literal["paper", "held-out"] = "paper"
+    n_resamples: int = Field(default=2000, ge=100)
+    confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
+    resampling_seed: int = Field(default=0, ge=0)
+    ceiling: Literal["none", "holdout", "pairwise"] = "none"
+    source_units: Literal["all", "equal"] = "all"
+    n_subsamples: int = Field(default=10, ge=1)
+
+    def protocol(self, *, without: frozenset[str] = REPORTING | CEILING) -> dict[str, Any]:
+        """Return the fields that the numbers depend on, as plain JSON values."""
+        return self.model_dump(mode="json", exclude=set(without))
 
 
 DEFAULT_SETTINGS = ScoreSettings()

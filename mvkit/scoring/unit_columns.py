@@ -3,32 +3,70 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mvkit.scoring.correlation import spearman_brown
+from mvkit.scoring.correction import noise_corrected, whole_reliability
 from mvkit.scoring.halvings import HalvingScores
 from mvkit.scoring.reasons import Drop, explain
+from mvkit.scoring.settings import ScoreSettings
 
 Column = NDArray[np.generic]
 
 
-def mean_ignoring_nan(values: NDArray[np.float64]) -> NDArray[np.float64]:
+@dataclass(frozen=True)
+class UnitScores:
+    """One layer and one specimen, condensed over halvings.
+
+    Attributes
+    ----------
+    columns
+        The measured columns of :class:`~mvkit.scoring.results.Scores`, each (n_units,).
+    by_split
+        float64 (n_splits, n_units): the score of each split of the images by itself.
+    """
+
+    columns: Mapping[str, Column]
+    by_split: NDArray[np.float64]
+
+
+def mean_ignoring_nan(values: NDArray[np.float64], axes: tuple[int, ...] = (0, 1)) -> NDArray[np.float64]:
     """Average over splits and halvings at once, ignoring NaN; NaN if there is nothing else.
 
     Parameters
     ----------
     values
         float64 (n_splits, n_halves, n_units).
+    axes
+        Axes to average over.
     """
     valid = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
-        mean: NDArray[np.float64] = np.where(valid, values, 0.0).sum(axis=(0, 1)) / valid.sum(axis=(0, 1))
+        mean: NDArray[np.float64] = np.where(valid, values, 0.0).sum(axis=axes) / valid.sum(axis=axes)
     return mean
 
 
-def unit_columns(halvings: HalvingScores, layer_reason: str) -> Mapping[str, Column]:
+def estimate(
+    halvings: HalvingScores, settings: ScoreSettings, axes: tuple[int, ...] = (0, 1)
+) -> NDArray[np.float64]:
+    """Estimate scores from halvings: the mean of corrected values, or the corrected mean of values.
+
+    The first drops halvings whose reliabilities cannot correct anything, which favours the luckier halvings
+    of unreliable units. The second drops none; NaN only where a mean reliability is not positive.
+    """
+    if settings.estimator == "mean-of-corrected":
+        return mean_ignoring_nan(halvings.scores, axes)
+    return noise_corrected(
+        mean_ignoring_nan(halvings.r_cross, axes),
+        mean_ignoring_nan(halvings.r_map, axes),
+        mean_ignoring_nan(halvings.r_target, axes),
+        settings,
+    )
+
+
+def unit_scores(halvings: HalvingScores, layer_reason: str, settings: ScoreSettings) -> UnitScores:
     """Condense the halvings of one layer and specimen.
 
     Parameters
@@ -37,25 +75,22 @@ def unit_columns(halvings: HalvingScores, layer_reason: str) -> Mapping[str, Col
         Every split and halving.
     layer_reason
         Why the layer cannot be mapped on some split, or ""; it takes the place of the halvings' reasons.
-
-    Returns
-    -------
-    mapping
-        The measured columns of :class:`~mvkit.scoring.results.Scores`, each (n_units,).
+    settings
+        Estimator and correction.
     """
     n_units = halvings.scores.shape[-1]
     total = int(np.prod(halvings.scores.shape[:2]))
     flat = halvings.drops.reshape(total, n_units)
     counts = np.stack([(flat == drop).sum(axis=0) for drop in Drop])
-    score = mean_ignoring_nan(halvings.scores)
+    score = estimate(halvings, settings)
     why = [
         layer_reason or explain(counts[:, unit], total, int(halvings.missing_image[unit]))
         for unit in range(n_units)
     ]
     kept = counts[Drop.KEPT]
-    with np.errstate(invalid="ignore"):
-        r_map, r_target = spearman_brown(halvings.r_map), spearman_brown(halvings.r_target)
-    return {
+    with np.errstate(invalid="ignore", divide="ignore"):
+        r_map, r_target = (whole_reliability(part, settings) for part in (halvings.r_map, halvings.r_target))
+    columns: dict[str, Column] = {
         "raw_correlation": mean_ignoring_nan(halvings.r_cross),
         "map_reliability": mean_ignoring_nan(r_map),
         "response_reliability": mean_ignoring_nan(r_target),
@@ -65,7 +100,12 @@ def unit_columns(halvings: HalvingScores, layer_reason: str) -> Mapping[str, Col
         "halves_used": kept,
         "halves_dropped": total - kept,
         "reason": np.array(
-            [text if np.isnan(score[unit]) else "" for unit, text in enumerate(why)], dtype=object
+            [_reason(text) if np.isnan(score[unit]) else "" for unit, text in enumerate(why)], dtype=object
         ),
         "dropped_because": np.array(why, dtype=object),
     }
+    return UnitScores(columns, estimate(halvings, settings, axes=(1,)))
+
+
+def _reason(text: str) -> str:
+    return text or "mean reliability not positive"

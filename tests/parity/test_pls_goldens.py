@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mvkit.scoring.halvings import HalvingScores, score_halvings
+from mvkit.scoring.halvings import HalvingScores
+from mvkit.scoring.mappings import MAPPINGS
 from mvkit.scoring.pls import pls_predict
 from mvkit.scoring.protocol import ImageSplit, halves_of, image_splits, trial_orders
 from mvkit.scoring.reasons import Drop
@@ -52,7 +53,7 @@ def score() -> Callable[..., HalvingScores]:
     def run(features: Any, responses: Any, split: ImageSplit, orders: Any) -> HalvingScores:
         settings = ScoreSettings(parity=True)
         coordinates = split_coordinates(layer_coordinates("golden", features), split, settings.n_components)
-        return score_halvings(responses, halves_of(orders), [split], [[coordinates]], settings)[0]
+        return MAPPINGS["pls"].score(responses, halves_of(orders), [split], [[coordinates]], settings)[0]
 
     return run
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mvkit.scoring import ScoreSettings, pls_predict, score_features
-from mvkit.scoring.halvings import score_halvings
+from mvkit.scoring.mappings import MAPPINGS
 from mvkit.scoring.protocol import ImageSplit, halves_of, image_splits, trial_orders
 from mvkit.scoring.reduction import layer_coordinates, split_coordinates
 
@@ -157,7 +157,7 @@ def test_units_without_valid_halves_leave_the_others_untouched() -> None:
     options = ScoreSettings(n_components=5)
     members = halves_of(trial_orders(6, n_halves=4))
     layer = [[split_coordinates(layer_coordinates("a", features), split, 5)]]
-    found = score_halvings(trials, members, [split], layer, options)[0].r_cross
-    without = score_halvings(np.delete(trials, 2, axis=2), members, [split], layer, options)[0].r_cross
+    found = MAPPINGS["pls"].score(trials, members, [split], layer, options)[0].r_cross
+    without = MAPPINGS["pls"].score(np.delete(trials, 2, axis=2), members, [split], layer, options)[0].r_cross
     assert np.isnan(found[:, :, 2]).all()
     np.testing.assert_allclose(np.delete(found, 2, axis=2), without, rtol=0, atol=1e-9)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import pytest
 
 from mvkit import score_run
+from mvkit.scoring.mappings import MAPPINGS
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [(0.5, 1), (0.0, 0)])
@@ -14,8 +16,9 @@ def test_only_a_slow_compilation_is_announced(
     seconds: float, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(score_run, "_SLOW_S", 0.2)
-    monkeypatch.setattr("mvkit.scoring.pls.prepare_kernel", lambda: time.sleep(seconds))
+    slow = replace(MAPPINGS["pls"], warm_up=lambda: time.sleep(seconds))
+    monkeypatch.setitem(MAPPINGS, "pls", slow)
     said: list[str] = []
-    score_run._prepare_kernel(said.append)
+    score_run._warm_up("pls", said.append)
     time.sleep(0.3)
     assert len(said) == expected

@@ -12,7 +12,9 @@ from scipy.stats import pearsonr
 from sklearn.cross_decomposition import PLSRegression
 
 from mvkit.scoring import halvings
-from mvkit.scoring.halvings import HalvingScores, noise_corrected, score_halvings
+from mvkit.scoring.correction import noise_corrected
+from mvkit.scoring.halvings import HalvingScores
+from mvkit.scoring.mappings import MAPPINGS
 from mvkit.scoring.protocol import halves_of, image_splits, trial_orders
 from mvkit.scoring.reasons import Drop
 from mvkit.scoring.reduction import layer_coordinates, split_coordinates
@@ -27,7 +29,7 @@ def score(features: Any, responses: Any, *, n_halves: int = 6, **options: Any) -
     layer = layer_coordinates("a", features)
     layers = [[split_coordinates(layer, split, settings.n_components) for split in splits]]
     members = halves_of(trial_orders(responses.shape[0], n_halves=n_halves))
-    return score_halvings(responses, members, splits, layers, settings)[0]
+    return MAPPINGS["pls"].score(responses, members, splits, layers, settings)[0]
 
 
 @pytest.mark.parametrize("n_trials", [20, 21])
@@ -77,9 +79,9 @@ def test_noise_correction_and_negative_reliabilities() -> None:
     r_target = np.array([0.6, 0.6, -0.1, -0.1, 0.5, 0.5])
     first = 0.4 / np.sqrt((1.0 / 1.5) * (1.2 / 1.6))
     both = 0.4 / np.sqrt((-0.4 / 0.8) * (-0.2 / 0.9))
-    plain = noise_corrected(r_cross, r_map, r_target, parity=False)
+    plain = noise_corrected(r_cross, r_map, r_target, ScoreSettings())
     np.testing.assert_allclose(plain, [first, np.nan, np.nan, np.nan, np.nan, np.nan])
-    old = noise_corrected(r_cross, r_map, r_target, parity=True)
+    old = noise_corrected(r_cross, r_map, r_target, ScoreSettings(parity=True))
     np.testing.assert_allclose(old, [first, np.nan, np.nan, both, np.inf, np.nan])
 
 

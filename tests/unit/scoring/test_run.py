@@ -10,7 +10,7 @@ import pytest
 
 from mvkit.errors import DataError, FitError, UsageError
 from mvkit.scoring import Scores, ScoreSettings, score_features
-from mvkit.scoring.halvings import score_halvings
+from mvkit.scoring.mappings import MAPPINGS
 from mvkit.scoring.protocol import halves_of, image_splits, trial_orders
 from mvkit.scoring.reduction import layer_coordinates, split_coordinates
 
@@ -62,7 +62,7 @@ def test_rows_hold_means_over_splits_and_halvings(
 ) -> None:
     splits = image_splits(118, n_splits=2, train_fraction=0.5)
     layer = layer_coordinates("good", features["good"])
-    parts = score_halvings(
+    parts = MAPPINGS["pls"].score(
         recordings[1].responses,
         halves_of(trial_orders(17, n_halves=4)),
         splits,
