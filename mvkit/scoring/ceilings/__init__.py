@@ -1,0 +1,1 @@
+"""Consistency between animals, the ceiling of what a model can reach."""

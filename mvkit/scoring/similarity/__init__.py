@@ -1,0 +1,1 @@
+"""Similarities between a layer and a population."""
