@@ -19,6 +19,8 @@ class Drop(IntEnum):
     NEGATIVE_MAP = 5
     NEGATIVE_RESPONSE = 6
     UNDEFINED = 7
+    FEW_UNITS = 8
+    UNDEFINED_RDM = 9
 
 
 NEGATIVE = (Drop.NEGATIVE_BOTH, Drop.NEGATIVE_MAP, Drop.NEGATIVE_RESPONSE)
@@ -31,6 +33,8 @@ _TEXT = {
     Drop.NEGATIVE_MAP: "negative map reliability",
     Drop.NEGATIVE_RESPONSE: "negative response reliability",
     Drop.UNDEFINED: "reliability of zero",
+    Drop.FEW_UNITS: "fewer than two units",
+    Drop.UNDEFINED_RDM: "undefined dissimilarities (all units respond alike to an image)",
 }
 
 

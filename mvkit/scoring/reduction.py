@@ -18,11 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mvkit.errors import DataError
+from mvkit.scoring.feature_blocks import feature_blocks
 from mvkit.scoring.protocol import ImageSplit
-
-# Features are brought to float64 and rotated in blocks of this many: a wide layer is never copied whole.
-BLOCK_FEATURES = 8192
 
 
 @dataclass(frozen=True)
@@ -86,29 +83,18 @@ def layer_coordinates(name: str, features: NDArray[np.floating]) -> LayerCoordin
     DataError
         If the features are not a matrix of finite numbers.
     """
-    values = np.asarray(features)
-    if values.ndim != 2 or 0 in values.shape or values.dtype.kind not in "fiub":
-        raise DataError(
-            f"layer '{name}': features must be numbers of shape (n_images, n_features), "
-            f"got {values.dtype} {values.shape}"
-        )
-    n_images, n_features = values.shape
     largest = 0.0
-    rotated = np.zeros((0, n_images))
-    for begin in range(0, n_features, BLOCK_FEATURES):
-        block = values[:, begin : begin + BLOCK_FEATURES].astype(np.float64)
-        low, high = float(block.min()), float(block.max())
-        if not (np.isfinite(low) and np.isfinite(high)):
-            image, feature = np.argwhere(~np.isfinite(block))[0]
-            raise DataError(
-                f"layer '{name}': feature {begin + feature} of image {image} is {block[image, feature]}; "
-                "features must be finite"
-            )
-        largest = max(largest, high, -low)
+    rotated = np.zeros((0, 0))
+    n_features = 0
+    for block in feature_blocks(name, features):
+        n_features += block.shape[1]
+        largest = max(largest, float(block.max()), -float(block.min()))
         block -= block.mean(axis=0)
         columns = np.vstack([rotated, block.T]) if rotated.size else block.T
-        rotated = np.asarray(np.linalg.qr(columns, mode="r")) if columns.shape[0] > n_images else columns
-    spread = np.sqrt(n_images) + np.sqrt(n_features)
+        rotated = (
+            np.asarray(np.linalg.qr(columns, mode="r")) if columns.shape[0] > columns.shape[1] else columns
+        )
+    spread = np.sqrt(rotated.shape[1]) + np.sqrt(n_features)
     return LayerCoordinates(
         name,
         np.ascontiguousarray(rotated.T),
