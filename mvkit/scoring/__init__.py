@@ -15,7 +15,7 @@ from mvkit.lazy import lazy_names
 
 if TYPE_CHECKING:
     from mvkit.scoring.pls import pls_predict
-    from mvkit.scoring.reliability import split_half_reliability
+    from mvkit.scoring.reliability import response_reliability, split_half_reliability
     from mvkit.scoring.results import Scores
     from mvkit.scoring.run import score_features
     from mvkit.scoring.save import read_scores, save_scores
@@ -28,6 +28,7 @@ _HOMES = {
     "read_scores": "mvkit.scoring.save",
     "resolve_settings": "mvkit.scoring.settings",
     "save_scores": "mvkit.scoring.save",
+    "response_reliability": "mvkit.scoring.reliability",
     "score_features": "mvkit.scoring.run",
     "split_half_reliability": "mvkit.scoring.reliability",
 }
@@ -38,6 +39,7 @@ __all__ = [
     "pls_predict",
     "read_scores",
     "resolve_settings",
+    "response_reliability",
     "save_scores",
     "score_features",
     "split_half_reliability",

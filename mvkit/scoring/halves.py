@@ -1,4 +1,4 @@
-"""Mean responses of the two sets of trials of every halving."""
+"""Mean responses of sets of trials, such as the two of every halving."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ def half_means(responses: NDArray[np.floating], weights: NDArray[np.generic]) ->
         (n_trials, n_images, n_units), NaN = missing.
     weights
         (n_halves, 2, n_trials): how often each trial counts in each half (bool or numbers >= 0), the same for
-        all images; or (n_halves, 2, n_trials, n_images), images each having their own.
+        all images; or (n_halves, 2, n_trials, n_images), images each having their own. There may be any
+        number of sets in place of 2.
 
     Returns
     -------
@@ -24,8 +25,8 @@ def half_means(responses: NDArray[np.floating], weights: NDArray[np.generic]) ->
         has no valid trial for that image and unit.
     """
     n_trials, n_images, n_units = responses.shape
-    n_halves = weights.shape[0]
-    flat = weights.reshape(2 * n_halves, n_trials, *weights.shape[3:]).astype(np.float64)
+    n_halves, n_sets = weights.shape[:2]
+    flat = weights.reshape(n_halves * n_sets, n_trials, *weights.shape[3:]).astype(np.float64)
     values = responses.astype(np.float64)
     missing = np.isnan(values)
     any_missing = bool(missing.any())
@@ -39,7 +40,7 @@ def half_means(responses: NDArray[np.floating], weights: NDArray[np.generic]) ->
         counts = totals[:, None, None] if totals.ndim == 1 else totals[:, :, None]
     with np.errstate(invalid="ignore", divide="ignore"):
         sums /= counts
-    return sums.reshape(n_halves, 2, n_images, n_units)
+    return sums.reshape(n_halves, n_sets, n_images, n_units)
 
 
 def _weighted_sums(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from mvkit.errors import UsageError
 from mvkit.scoring.settings import ScoreSettings
+from mvkit.scoring.trial_sets import draw_halving
 
 #: Mappings that fit nothing.
 SIMILARITIES = ("rsa", "cka")
@@ -126,13 +127,24 @@ def halves_of(orders: NDArray[np.int64]) -> NDArray[np.bool_]:
     return members
 
 
-def halving_weights(n_trials: int, n_images: int, settings: ScoreSettings) -> NDArray[np.generic]:
+def halving_weights(n_trials: int, n_images: int, settings: ScoreSettings) -> NDArray[np.int32]:
     """Draw the two sets of trials of every halving that settings ask for.
+
+    Halving ``b`` draws from ``RandomState(halves_seed + b)``, see :mod:`mvkit.scoring.trial_sets`.
 
     Returns
     -------
     ndarray
-        (n_halves, 2, n_trials), or (n_halves, 2, n_trials, n_images) if not ``synchronous``: how often each
-        trial counts in each set.
+        int32 (n_halves, 2, n_trials), or (n_halves, 2, n_trials, n_images) if not ``synchronous``: how often
+        each trial counts in each set.
     """
-    return halves_of(trial_orders(n_trials, n_halves=settings.n_halves, seed=settings.halves_seed))
+    own_draws = None if settings.synchronous else n_images
+    shape = (
+        (settings.n_halves, 2, n_trials) if own_draws is None else (settings.n_halves, 2, n_trials, n_images)
+    )
+    weights = np.empty(shape, dtype=np.int32)
+    generator = np.random.RandomState(settings.halves_seed)
+    for halving in range(settings.n_halves):
+        generator.seed(settings.halves_seed + halving)  # as in trial_orders
+        weights[halving] = draw_halving(generator, n_trials, settings.halving, n_images=own_draws)
+    return weights

@@ -1,4 +1,4 @@
-"""Split-half reliability of responses, without any model."""
+"""Reliability of responses, without any model: two sets of trials correlated over images."""
 
 from __future__ import annotations
 
@@ -9,12 +9,97 @@ from numpy.typing import NDArray
 
 from mvkit.errors import UsageError
 from mvkit.naming import unknown_name
-from mvkit.scoring.correlation import centred, correlate, spearman_brown
+from mvkit.scoring.correction import whole_reliability
+from mvkit.scoring.correlation import centred, correlate, correlate_by, spearman_brown
 from mvkit.scoring.halves import half_means
-from mvkit.scoring.protocol import halves_of, trial_orders, trial_orders_in_sequence
+from mvkit.scoring.halvings import halving_groups
+from mvkit.scoring.protocol import halves_of, halving_weights, trial_orders, trial_orders_in_sequence
+from mvkit.scoring.settings import ScoreSettings
 
 Draws = Literal["per_trial_seed", "per_unit_seed0"]
 _DRAWS = {"per_trial_seed": trial_orders, "per_unit_seed0": trial_orders_in_sequence}
+
+
+def response_reliability(responses: NDArray[np.floating], settings: ScoreSettings) -> NDArray[np.float64]:
+    """Reliability of every unit in every halving that settings ask for.
+
+    Parameters
+    ----------
+    responses
+        (n_trials, n_images, n_units), NaN = missing; sets of trials are averaged ignoring it.
+    settings
+        ``halving``, ``synchronous``, ``n_halves``, ``halves_seed`` and ``correlation`` are used. Halves are
+        corrected to all trials by Spearman and Brown's formula; resamplings as large as all trials are not
+        (:func:`~mvkit.scoring.correction.whole_reliability`).
+
+    Returns
+    -------
+    ndarray
+        float64 (n_halves, n_units); NaN where a set has no valid trial for some image or does not vary.
+
+    Raises
+    ------
+    UsageError
+        If there are fewer than two trials.
+    """
+    n_trials, n_images, _ = responses.shape
+    _require_two(n_trials)
+    weights = halving_weights(n_trials, n_images, settings)
+    return whole_reliability(correlate_sets(responses, weights, correlation=settings.correlation), settings)
+
+
+def correlate_sets(
+    responses: NDArray[np.floating], weights: NDArray[np.generic], *, correlation: str = "pearson"
+) -> NDArray[np.float64]:
+    """Correlate the mean responses of two sets of trials over images, not corrected for anything.
+
+    Parameters
+    ----------
+    responses
+        (n_trials, n_images, n_units), NaN = missing.
+    weights
+        (n_halves, 2, n_trials[, n_images]): how often each trial counts in each set.
+    correlation
+        ``"pearson"`` or ``"spearman"``.
+
+    Returns
+    -------
+    ndarray
+        float64 (n_halves, n_units).
+    """
+    result = np.empty((weights.shape[0], responses.shape[2]))
+    for group in halving_groups(weights.shape[0], responses[0].size):
+        means = centred(half_means(responses, weights[group]), axis=2)
+        result[group] = correlate_by(correlation, means[:, 0], means[:, 1])
+    return result
+
+
+def correlate_all_sets(
+    responses: NDArray[np.floating],
+    first: NDArray[np.generic],
+    second: NDArray[np.generic],
+    *,
+    correlation: str = "pearson",
+) -> NDArray[np.float64]:
+    """Correlate each of some sets of trials with each of others, as the 2020 code does with resamplings.
+
+    Parameters
+    ----------
+    responses
+        (n_trials, n_images, n_units), NaN = missing.
+    first, second
+        (n_first, n_trials[, n_images]) and (n_second, n_trials[, n_images]).
+    correlation
+        ``"pearson"`` or ``"spearman"``.
+
+    Returns
+    -------
+    ndarray
+        float64 (n_second, n_first, n_units), not corrected for anything. Its first two axes flattened are the
+        rows of the goldens ``mode|*`` (section 4, ``reliability.npz``).
+    """
+    columns, rows = (centred(half_means(responses, sets[:, None])[:, 0], axis=1) for sets in (first, second))
+    return np.stack([correlate_by(correlation, columns, np.broadcast_to(row, columns.shape)) for row in rows])
 
 
 def split_half_reliability(
@@ -52,8 +137,12 @@ def split_half_reliability(
     if draws not in _DRAWS:
         raise unknown_name("way of drawing halves", draws, _DRAWS)
     n_trials = responses.shape[0]
-    if n_trials < 2:
-        raise UsageError(f"a split-half reliability needs two trials, got {n_trials}")
+    _require_two(n_trials)
     members = halves_of(_DRAWS[draws](n_trials, n_halves=n_halves, seed=seed))
     means = centred(half_means(responses, members), axis=2)
     return spearman_brown(correlate(means[:, 0], means[:, 1]))
+
+
+def _require_two(n_trials: int) -> None:
+    if n_trials < 2:
+        raise UsageError(f"a split-half reliability needs two trials, got {n_trials}")
