@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.errors import FitError
+from mvkit.scoring.gram import gram_coordinates
 from mvkit.scoring.pls_direction import Rule, krylov_space
 from mvkit.scoring.pls_kernel import fit_batch
 from mvkit.scoring.protocol import ImageSplit
@@ -18,6 +21,13 @@ from mvkit.scoring.vectors import aligned_zeros, padded
 def prepare_pls(layer: LayerCoordinates, split: ImageSplit, settings: ScoreSettings) -> SplitCoordinates:
     """Make a layer ready for the PLS fits of one split."""
     return split_coordinates(layer, split, settings.n_components)
+
+
+def prepare_pls_source(
+    name: str, features: NDArray[np.floating], splits: Sequence[ImageSplit], settings: ScoreSettings
+) -> tuple[SplitCoordinates, ...]:
+    """Make features that serve one PLS fit per split ready for every split."""
+    return gram_coordinates(name, features, splits, settings.n_components)
 
 
 def predict_test_images(

@@ -14,6 +14,7 @@ from mvkit.scoring.protocol import ImageSplit
 from mvkit.scoring.settings import ScoreSettings
 
 Features = NDArray[np.floating]
+PrepareSource = Callable[[str, Features, Sequence[ImageSplit], ScoreSettings], tuple[PreparedSplit, ...]]
 
 
 def _nothing() -> None:
@@ -44,6 +45,10 @@ class MapRow:
         Fewest training images that settings need.
     warm_up
         Compiles what needs compiling, or loads it from disk.
+    source
+        ``(name, features, splits, settings)`` -> the same as ``prepare_layer`` and then ``prepare_split`` of
+        each split, at less cost, for features that serve one fit per split only: those of another animal.
+        None: there is no cheaper way.
     """
 
     title: str
@@ -53,6 +58,13 @@ class MapRow:
     n_train_needed: Callable[[ScoreSettings], int] = _no_minimum
     warm_up: Callable[[], None] = _nothing
     per_unit: bool = True
+    source: PrepareSource | None = None
+
+    def prepare_source(
+        self, name: str, features: Features, splits: Sequence[ImageSplit], settings: ScoreSettings
+    ) -> tuple[PreparedSplit, ...]:
+        """Make features that serve one fit per split ready for every split."""
+        return (self.source or self.prepare)(name, features, splits, settings)
 
     def prepare(
         self, name: str, features: Features, splits: Sequence[ImageSplit], settings: ScoreSettings

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mvkit.scoring.pls import predict_test_images, prepare_kernel, prepare_pls
+from mvkit.scoring.pls import predict_test_images, prepare_kernel, prepare_pls, prepare_pls_source
 from mvkit.scoring.reduction import LayerCoordinates, layer_coordinates
 from mvkit.scoring.rows import Features, MapRow
 from mvkit.scoring.settings import ScoreSettings
@@ -20,5 +20,6 @@ MAPS: dict[str, MapRow] = {
         predict=predict_test_images,
         n_train_needed=lambda settings: settings.n_components,
         warm_up=prepare_kernel,
+        source=prepare_pls_source,
     ),
 }

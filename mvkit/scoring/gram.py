@@ -1,0 +1,100 @@
+"""Principal coordinates of many small, noisy sources: by way of inner products between images.
+
+A layer of a model is reduced once and serves thousands of fits, see :mod:`mvkit.scoring.reduction`. When
+the source is another animal, every half of every halving is a matrix of its own and serves one fit per
+split. Its inner products between images are then formed once for all splits, and each split takes an
+eigendecomposition of a matrix as large as its training images. That squares the condition number, which
+costs noisy responses nothing; where it would matter (the spectrum falls below ``CLEAR`` or has gaps), the
+split is reduced the careful way instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mvkit.errors import DataError
+from mvkit.scoring.protocol import ImageSplit
+from mvkit.scoring.reduction import (
+    LayerCoordinates,
+    SplitCoordinates,
+    layer_coordinates,
+    split_coordinates,
+)
+
+# Smallest eigenvalue, relative to the largest, whose direction is taken from inner products. Its singular
+# value is then right to 1e-8 of itself, and it is the direction that a map weighs least.
+CLEAR = 1e-8
+
+
+def gram_coordinates(
+    name: str,
+    features: NDArray[np.float64],
+    splits: Sequence[ImageSplit],
+    n_components: int,
+) -> tuple[SplitCoordinates, ...]:
+    """Express a source in the principal coordinates of the training images of every split.
+
+    Parameters
+    ----------
+    name
+        Name of the source, for messages.
+    features
+        float64 (n_images, n_features), finite.
+    splits
+        Training and test images.
+    n_components
+        Components that the map needs, see :func:`~mvkit.scoring.reduction.split_coordinates`.
+
+    Returns
+    -------
+    tuple of SplitCoordinates
+        The same coordinates, up to signs and rounding, as :func:`~mvkit.scoring.reduction.layer_coordinates`
+        and :func:`~mvkit.scoring.reduction.split_coordinates` give.
+
+    Raises
+    ------
+    DataError
+        If the features are not finite.
+    """
+    if not np.isfinite(features).all():
+        raise DataError(f"{name}: responses to predict from must be finite")
+    deviations = features - features.mean(axis=0)
+    inner = deviations @ deviations.T
+    spread = np.sqrt(features.shape[0]) + np.sqrt(features.shape[1])
+    noise = float(np.finfo(np.float64).eps) * float(np.abs(features).max()) * spread / 2
+    layer: LayerCoordinates | None = None
+    found = []
+    for split in splits:
+        coordinates = None
+        if features.shape[1] >= n_components:
+            coordinates = _from_inner_products(inner, split, features.shape[1], noise)
+        if coordinates is None:
+            layer = layer_coordinates(name, features) if layer is None else layer
+            coordinates = split_coordinates(layer, split, n_components)
+        found.append(coordinates)
+    return tuple(found)
+
+
+def _from_inner_products(
+    inner: NDArray[np.float64], split: ImageSplit, n_features: int, noise: float
+) -> SplitCoordinates | None:
+    """Take coordinates from inner products, or None if rounding errors would show."""
+    n_train = split.train.size
+    rank = min(n_train - 1, n_features)
+    columns = inner[:, split.train]
+    columns -= columns.mean(axis=1, keepdims=True)
+    train = columns[split.train]
+    mean = train.mean(axis=0)
+    values, vectors = np.linalg.eigh(train - mean)
+    values, vectors = values[::-1][:rank], vectors[:, ::-1][:, :rank]
+    if not (values[0] > 0.0 and values[-1] > max(CLEAR * values[0], noise**2)):
+        return None
+    scale = np.sqrt(values)
+    return SplitCoordinates(
+        basis=np.ascontiguousarray(vectors.T),
+        scale=scale,
+        test=(columns[split.test] - mean) @ (vectors / scale),
+    )
