@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from mvkit.errors import DataError, FitError, UsageError
+from mvkit.errors import DataError, UsageError
+from mvkit.scoring.checks import check_recordings
 from mvkit.scoring.identity import recordings_digest
 from mvkit.scoring.mappings import MAPPINGS
+from mvkit.scoring.processes import in_order, worker_count
 from mvkit.scoring.protocol import ImageSplit, halving_weights, splits_of
 from mvkit.scoring.recordings import RecordingLike
 from mvkit.scoring.results import POPULATION, Scores
@@ -133,50 +135,23 @@ def _check(
     """Refuse what cannot be scored; return the number of images."""
     if not features or not recordings:
         raise UsageError(f"nothing to score: {len(features)} layers, {len(recordings)} recordings")
-    n_images = int(recordings[0].responses.shape[1])
-    for recording in recordings:
-        where = f"{recording.area}, specimen {recording.specimen}"
-        if recording.responses.ndim != 3 or recording.responses.shape[1:] != (
-            n_images,
-            len(recording.unit_ids),
-        ):
-            raise DataError(
-                f"{where}: responses have shape {recording.responses.shape}, "
-                f"expected (n_trials, {n_images}, {len(recording.unit_ids)})"
-            )
-        if np.isinf(recording.responses).any():
-            raise DataError(f"{where}: responses hold infinite values; use NaN for missing ones")
+    n_images = check_recordings(recordings, settings)
     for name, values in features.items():
         if np.shape(values)[:1] != (n_images,):
             raise DataError(
                 f"layer '{name}': features have shape {np.shape(values)}, "
                 f"but the responses are to {n_images} images"
             )
-    n_train = int(np.ceil(settings.train_fraction * n_images))
-    needed = MAPPINGS[settings.mapping].n_train_needed(settings)
-    if n_train < needed:
-        raise FitError(
-            f"{settings.mapping}: {needed} components cannot be fitted on {n_train} training images "
-            f"(of {n_images}); lower n_components or raise train_fraction"
-        )
     return n_images
 
 
 def _jobs(recordings: Sequence[RecordingLike], n_layers: int, n_jobs: int) -> list[_Job]:
     """Divide the work into specimens, or specimens x groups of layers if workers are many; large first."""
-    workers = _workers(n_jobs)
+    workers = worker_count(n_jobs)
     groups = min(n_layers, -(-JOBS_PER_WORKER * workers // len(recordings)))
     parts = [tuple(int(layer) for layer in part) for part in np.array_split(np.arange(n_layers), groups)]
     order = sorted(range(len(recordings)), key=lambda index: -len(recordings[index].unit_ids))
     return [_Job(recording, part) for recording in order for part in parts]
-
-
-def _workers(n_jobs: int) -> int:
-    from joblib import effective_n_jobs
-
-    if n_jobs == 0:
-        raise UsageError("n_jobs=0: give a number of worker processes, or -1 for one per core")
-    return int(effective_n_jobs(n_jobs))
 
 
 def _results(
@@ -191,17 +166,13 @@ def _results(
         layers = [work.layers[layer] for layer in job.layers]
         return responses, work.weights[responses.shape[0]], work.splits, layers, work.settings
 
-    if _workers(n_jobs) == 1:
-        for job in jobs:
-            yield job, _score_specimen(*arguments(job))  # type: ignore[arg-type]
-        return
-    from joblib import Parallel, delayed
-
-    MAPPINGS[
-        work.settings.mapping
-    ].warm_up()  # so that the workers find it on disk and need not each compile it
-    run = Parallel(n_jobs=n_jobs, backend="loky", return_as="generator")
-    yield from zip(jobs, run(delayed(_score_specimen)(*arguments(job)) for job in jobs), strict=True)
+    found = in_order(
+        _score_specimen,
+        (arguments(job) for job in jobs),
+        n_jobs=n_jobs,
+        warm_up=MAPPINGS[work.settings.mapping].warm_up,
+    )
+    yield from zip(jobs, found, strict=True)
 
 
 def _score_specimen(
