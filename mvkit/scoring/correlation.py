@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from mvkit.scoring.compiled import compiled
 
 # A response counts as constant if it differs from its mean by no more than rounding.
-_CONSTANT = 64 * float(np.finfo(np.float64).eps)
+CONSTANT = 64 * float(np.finfo(np.float64).eps)
 
 
 def centred(values: NDArray[np.float64], *, axis: int) -> NDArray[np.float64]:
@@ -18,10 +18,17 @@ def centred(values: NDArray[np.float64], *, axis: int) -> NDArray[np.float64]:
     """
     means = values.mean(axis=axis, keepdims=True)
     deviations: NDArray[np.float64] = values - means
-    rounding = spread(deviations, axis=axis) <= _CONSTANT * np.abs(means)
+    clear_rounding(deviations, CONSTANT * np.abs(means), axis=axis)
+    return deviations
+
+
+def clear_rounding(
+    deviations: NDArray[np.float64], allowance: NDArray[np.float64] | float, *, axis: int
+) -> None:
+    """Set to zero, in place, what stays within its allowance all along an axis; NaN stays NaN."""
+    rounding = spread(deviations, axis=axis) <= allowance
     if rounding.any():
         np.multiply(deviations, 0.0, out=deviations, where=rounding)
-    return deviations
 
 
 def spread(deviations: NDArray[np.float64], *, axis: int) -> NDArray[np.float64]:

@@ -34,7 +34,7 @@ _TEXT = {
     Drop.NEGATIVE_RESPONSE: "negative response reliability",
     Drop.UNDEFINED: "reliability of zero",
     Drop.FEW_UNITS: "fewer than two units",
-    Drop.UNDEFINED_RDM: "undefined dissimilarities (all units respond alike to an image)",
+    Drop.UNDEFINED_RDM: "undefined dissimilarities (all units respond alike to an image, or all are equal)",
 }
 
 

@@ -2,6 +2,46 @@
 
 from __future__ import annotations
 
-from mvkit.scoring.rows import SimilarityRow
+from functools import partial
 
-SIMILARITIES: dict[str, SimilarityRow] = {}
+from mvkit.scoring.reasons import Drop
+from mvkit.scoring.rows import SimilarityRow
+from mvkit.scoring.similarity import cka, rsa
+from mvkit.scoring.similarity.comparing import Measure, between, compare, describe
+
+
+def _row(title: str, measure: Measure) -> SimilarityRow:
+    return SimilarityRow(
+        title=title,
+        describe=partial(describe, measure),
+        compare=partial(compare, measure),
+        between=partial(between, measure),
+    )
+
+
+SIMILARITIES: dict[str, SimilarityRow] = {
+    "rsa": _row(
+        "RSA",
+        Measure(
+            population_matrices=rsa.population_rdms,
+            layer_matrices=rsa.layer_rdms,
+            vectors=rsa.rdm_vectors,
+            why_undefined=rsa.why_undefined,
+            n_images_needed=lambda settings: 3,
+            n_units_needed=2,
+            undefined=Drop.UNDEFINED_RDM,
+        ),
+    ),
+    "cka": _row(
+        "CKA",
+        Measure(
+            population_matrices=cka.population_grams,
+            layer_matrices=cka.layer_grams,
+            vectors=cka.gram_vectors,
+            why_undefined=cka.why_undefined,
+            n_images_needed=lambda settings: 4 if settings.cka_debiased else 3,
+            n_units_needed=1,
+            undefined=Drop.CONSTANT_RESPONSE,
+        ),
+    ),
+}
