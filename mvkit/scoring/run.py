@@ -19,6 +19,7 @@ from mvkit.scoring.protocol import ImageSplit, halving_weights, splits_of
 from mvkit.scoring.recordings import RecordingLike
 from mvkit.scoring.results import POPULATION, Scores
 from mvkit.scoring.settings import DEFAULT_SETTINGS, ScoreSettings
+from mvkit.scoring.similarity.pooling import pooled
 from mvkit.scoring.unit_columns import Column, UnitScores, unit_scores
 from mvkit.versions import installed_versions
 
@@ -96,8 +97,11 @@ def score_features(
         If there is nothing to score, or the images cannot be split.
     """
     n_images = _check(features, recordings, settings)
+    recorded = recordings_digest(recordings)
     splits = splits_of(n_images, settings)
     mapping = MAPPINGS[settings.mapping]
+    if settings.population == "pooled" and not mapping.per_unit:
+        recordings = pooled(recordings)
     with threadpool_limits(limits=1):
         layers = [mapping.prepare(name, values, splits, settings) for name, values in features.items()]
     trial_counts = {recording.responses.shape[0] for recording in recordings}
@@ -123,7 +127,7 @@ def score_features(
         settings=settings,
         context={
             **about,
-            "responses_sha256": recordings_digest(recordings),
+            "responses_sha256": recorded,
             "versions": {**installed_versions("numpy", "scipy", "numba"), **others},
         },
     )
