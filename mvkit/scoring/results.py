@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 from mvkit.jsonable import digest_of, plain
 from mvkit.scoring.settings import ScoreSettings
+from mvkit.scoring.statistics.describing import described
+from mvkit.scoring.statistics.intervals import METHOD
+from mvkit.scoring.statistics.layer_choice import HELD_OUT, PAPER, ChosenUnits, choose_layer, unit_grid
 from mvkit.scoring.unit_columns import Column
 
 if TYPE_CHECKING:
@@ -82,9 +85,91 @@ class Scores:
         """Return one row per layer and area, and one per layer for all areas together.
 
         Columns: ``layer``, ``area`` (``"all"`` = the units of every area pooled), ``median`` of the scores,
-        ``sem`` (standard deviation over units with ddof 1, over the square root of their number), ``n_units``
-        and ``n_animals`` that the median is over, ``n_nan`` units without a score.
+        ``sem`` (standard deviation over units with ddof 1, over the square root of their number), ``low`` and
+        ``high`` (confidence interval of the median over animals and units, see
+        :func:`~mvkit.scoring.statistics.intervals.median_interval`), ``n_units`` and ``n_animals`` that the
+        median is over, ``n_nan`` units without a score, ``reason`` for an interval that is NaN, or "".
         """
+        return self._summary.copy()
+
+    def best_layers(self) -> pd.DataFrame:
+        """Return the layer with the highest median in each area.
+
+        Columns as in :meth:`summary`, and ``choice``: ``"paper"``. The row ``"all"`` pools the units of all
+        areas, each unit with the score from the best layer of its own area, to be compared with the paper's
+        figure per model (Table 2). Not to be confused with the ``"all"`` rows of :meth:`summary`, where one
+        layer serves every area.
+
+        The paper chooses the best layer by the very scores it reports, on the same test images, and so does
+        this method: the more layers a model has, the more this favours it. On equal medians the earlier
+        layer wins. An area without any score has layer "" and NaN. Intervals know nothing of the choice.
+        """
+        return self._best_layers.copy()
+
+    def held_out_layers(self) -> pd.DataFrame:
+        """Return each area's layer chosen on half of the splits and scored on the others, both ways.
+
+        Columns and rows as in :meth:`best_layers`, with ``choice`` ``"held-out"``: the layer with the
+        highest median on the even splits is scored on the odd ones and the other way round, and each unit's
+        two scores are averaged. ``layer`` names both where they differ (``"a / b"``). Scores of fewer than
+        two splits give NaN and say so in ``reason``; a single layer needs no choice and keeps its scores.
+
+        Notes
+        -----
+        Random splits share their images, and all splits share the trials and the units. The choice's
+        optimism is therefore removed only in part: what is common to both sets of splits and flatters a
+        layer flatters it on both.
+        """
+        return self._held_out_layers.copy()
+
+    def headline_layers(self) -> pd.DataFrame:
+        """Return :meth:`best_layers` or :meth:`held_out_layers`, as ``settings.layer_choice`` says."""
+        return self.held_out_layers() if self.settings.layer_choice == HELD_OUT else self.best_layers()
+
+    def chosen_units(self, choice: str | None = None) -> dict[str, ChosenUnits]:
+        """Return, per area, its units with their scores from the layer chosen for it.
+
+        Parameters
+        ----------
+        choice
+            ``"paper"`` or ``"held-out"``; None means ``settings.layer_choice``.
+
+        Raises
+        ------
+        UsageError
+            For another choice.
+        """
+        name = self.settings.layer_choice if choice is None else choice
+        return {
+            area: choose_layer(unit_grid(self.columns, self.by_split, self.layers, area), name)
+            for area in self.areas
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Return settings, protocol, context, summary and both choices as plain JSON values (NaN: None)."""
+        settings = self.settings
+        return {
+            "settings": settings.model_dump(mode="json"),
+            "protocol": self.protocol(),
+            "digest": self.digest(),
+            "context": {name: plain(value) for name, value in self.context.items()},
+            "layers": list(self.layers),
+            "areas": list(self.areas),
+            "layer_choice": settings.layer_choice,
+            "intervals": {
+                "method": METHOD,
+                "confidence": settings.confidence,
+                "n_resamples": settings.n_resamples,
+                "seed": settings.resampling_seed,
+            },
+            "best_layers": records(self._best_layers),
+            "held_out_layers": records(self._held_out_layers),
+            "summary": records(self._summary),
+        }
+
+    # Intervals take a while; each table is made when it is first asked for, and once.
+    @cached_property
+    def _summary(self) -> pd.DataFrame:
         import pandas as pd
 
         rows = []
@@ -92,66 +177,39 @@ class Scores:
             of_layer = self.columns["layer"] == layer
             for area in (*self.areas, ALL_AREAS):
                 chosen = of_layer if area == ALL_AREAS else of_layer & (self.columns["area"] == area)
-                rows.append({"layer": layer, "area": area, **self._statistics(chosen)})
+                scores = self.columns["score"][chosen].astype(np.float64)
+                specimens = self.columns["specimen"][chosen].astype(np.int64)
+                rows.append({"layer": layer, "area": area, **described(scores, specimens, self.settings)})
         return pd.DataFrame(rows)
 
-    def best_layers(self) -> pd.DataFrame:
-        """Return the layer with the highest median in each area.
+    @cached_property
+    def _best_layers(self) -> pd.DataFrame:
+        return self._choice_table(PAPER)
 
-        Columns as in :meth:`summary`. The row ``"all"`` pools the units of all areas, each unit with the
-        score from the best layer of its own area, to be compared with the paper's figure per model (Table 2).
-        Not to be confused with the ``"all"`` rows of :meth:`summary`, where one layer serves every area.
+    @cached_property
+    def _held_out_layers(self) -> pd.DataFrame:
+        return self._choice_table(HELD_OUT)
 
-        The paper chooses the best layer by the very scores it reports, on the same test images, and so does
-        this method: the more layers a model has, the more this favours it. On equal medians the earlier
-        layer wins. An area without any score has layer "" and NaN.
-        """
+    def _choice_table(self, choice: str) -> pd.DataFrame:
         import pandas as pd
 
-        summary = self.summary()
-        pooled = np.zeros(self.columns["score"].shape, dtype=np.bool_)
+        areas = self.chosen_units(choice)
         rows = []
-        for area in self.areas:
-            candidates = summary[(summary["area"] == area) & summary["median"].notna()]
-            if candidates.empty:
-                nothing = np.zeros_like(pooled)
-                rows.append({"area": area, "layer": "", **self._statistics(nothing)})
-                continue
-            best = str(candidates["layer"].iloc[int(candidates["median"].to_numpy().argmax())])
-            chosen = (self.columns["area"] == area) & (self.columns["layer"] == best)
-            pooled |= chosen
-            rows.append({"area": area, "layer": best, **self._statistics(chosen)})
-        rows.append({"area": ALL_AREAS, "layer": BEST_PER_AREA, **self._statistics(pooled)})
+        for area, units in areas.items():
+            row = described(units.score, units.specimen, self.settings, reason=units.reason)
+            rows.append({"area": area, "layer": units.layer, "choice": choice, **row})
+        # An area without a layer has no part in the row of all areas.
+        chosen = [units for units in areas.values() if units.layer]
+        scores = np.concatenate([np.empty(0), *(units.score for units in chosen)])
+        specimens = np.concatenate([np.empty(0, dtype=np.int64), *(units.specimen for units in chosen)])
+        reason = next((units.reason for units in areas.values() if units.reason), "")
+        row = described(scores, specimens, self.settings, reason="" if chosen else reason)
+        rows.append({"area": ALL_AREAS, "layer": BEST_PER_AREA, "choice": choice, **row})
         return pd.DataFrame(rows)
 
-    def to_json(self) -> dict[str, Any]:
-        """Return settings, context, summary and best layers as plain JSON values (NaN becomes None)."""
-        return {
-            "settings": self.settings.model_dump(mode="json"),
-            "protocol": self.protocol(),
-            "digest": self.digest(),
-            "context": {name: plain(value) for name, value in self.context.items()},
-            "layers": list(self.layers),
-            "areas": list(self.areas),
-            "best_layers": _records(self.best_layers()),
-            "summary": _records(self.summary()),
-        }
 
-    def _statistics(self, chosen: np.ndarray[Any, np.dtype[np.bool_]]) -> dict[str, float | int]:
-        scores = self.columns["score"][chosen].astype(np.float64)
-        scored = ~np.isnan(scores)
-        n_units = int(scored.sum())
-        specimens = self.columns["specimen"][chosen][scored]
-        return {
-            "median": float(np.median(scores[scored])) if n_units else math.nan,
-            "sem": float(scores[scored].std(ddof=1) / math.sqrt(n_units)) if n_units > 1 else math.nan,
-            "n_units": n_units,
-            "n_animals": int(np.unique(specimens).size),
-            "n_nan": int(scores.size - n_units),
-        }
-
-
-def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows of a table as plain JSON values."""
     return [
         {str(name): plain(value) for name, value in row.items()} for row in frame.to_dict(orient="records")
     ]

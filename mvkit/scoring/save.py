@@ -21,6 +21,7 @@ UNITS_PARQUET = "scores.parquet"
 SPLITS_PARQUET = "splits.parquet"
 SUMMARY_CSV = "summary.csv"
 BEST_CSV = "best_layers.csv"
+HELD_OUT_CSV = "held_out_layers.csv"
 SUMMARY_JSON = "summary.json"
 
 
@@ -28,9 +29,9 @@ def save_scores(scores: Scores, out_dir: Path) -> list[Path]:
     """Write scores to a directory, each file whole or not at all.
 
     ``scores.csv`` and ``scores.parquet`` hold one row per unit, ``splits.parquet`` the same rows' scores by
-    image split, ``summary.csv`` layers x areas,
-    ``best_layers.csv`` the best layer per area, ``summary.json`` settings, seeds, versions and both
-    summaries. ``summary.json`` is written last, so that its presence means the others are complete.
+    image split, ``summary.csv`` layers x areas, ``best_layers.csv`` and ``held_out_layers.csv`` the layer per
+    area by either choice, ``summary.json`` settings, protocol and its digest, seeds, versions and all three
+    tables. ``summary.json`` is written last, so that its presence means the others are complete.
 
     Returns
     -------
@@ -42,6 +43,7 @@ def save_scores(scores: Scores, out_dir: Path) -> list[Path]:
         UNITS_CSV: table,
         SUMMARY_CSV: scores.summary(),
         BEST_CSV: scores.best_layers(),
+        HELD_OUT_CSV: scores.held_out_layers(),
     }
     for name, frame in frames.items():
         with replacing(out_dir / name) as temporary:

@@ -28,7 +28,7 @@ def _mixed(state: np.uint64) -> np.uint64:
 def _draw_counts(
     starts: NDArray[np.int64], sizes: NDArray[np.int64], seed: np.uint64, counts: NDArray[np.int32]
 ) -> None:
-    """Count how often each unit is drawn; units of animal ``a`` lie at ``starts[a] : starts[a] + sizes[a]``."""
+    """Count how often each unit is drawn; those of animal ``a`` are ``sizes[a]`` from ``starts[a]`` on."""
     n_animals = sizes.shape[0]
     state = _mixed(seed + _STEP)
     for resample in range(counts.shape[0]):

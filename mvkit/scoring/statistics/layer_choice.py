@@ -1,0 +1,169 @@
+"""Which layer stands for an area, and the score of each unit from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mvkit.errors import DataError
+from mvkit.naming import unknown_name
+
+LayerChoice = Literal["paper", "held-out"]
+PAPER: LayerChoice = "paper"
+HELD_OUT: LayerChoice = "held-out"
+CHOICES: tuple[LayerChoice, ...] = (PAPER, HELD_OUT)
+NO_SCORES = "no unit with a score"
+ONE_SPLIT = "held-out choice needs two splits"
+#: Between the layers that the two sets of splits chose, where they differ.
+OR = " / "
+
+
+@dataclass(frozen=True)
+class UnitGrid:
+    """The units of one area and their scores from every layer.
+
+    Attributes
+    ----------
+    layers
+        Names.
+    specimen, unit_id
+        int64 (n_units,).
+    score
+        float64 (n_layers, n_units), NaN = no score.
+    by_split
+        float64 (n_splits, n_layers, n_units); no splits where these are not known.
+    """
+
+    layers: Sequence[str]
+    specimen: NDArray[np.int64]
+    unit_id: NDArray[np.int64]
+    score: NDArray[np.float64]
+    by_split: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ChosenUnits:
+    """The units of one area, each with the score from the layer chosen for the area.
+
+    Attributes
+    ----------
+    layer
+        The layer; ``"a / b"`` where the even splits chose ``a`` and the odd ones ``b``; "" for none.
+    specimen, unit_id
+        int64 (n_units,).
+    score
+        float64 (n_units,), NaN = no score.
+    reason
+        Why no layer could be chosen, or "".
+    """
+
+    layer: str
+    specimen: NDArray[np.int64]
+    unit_id: NDArray[np.int64]
+    score: NDArray[np.float64]
+    reason: str = ""
+
+
+def unit_grid(
+    columns: Mapping[str, NDArray[np.generic]],
+    by_split: NDArray[np.float64],
+    layers: Sequence[str],
+    area: str,
+) -> UnitGrid:
+    """Arrange the rows of one area as layers x units.
+
+    Parameters
+    ----------
+    columns
+        Those of :class:`~mvkit.scoring.results.Scores`.
+    by_split
+        float64 (n_splits, n_rows).
+    layers, area
+        What to arrange.
+
+    Raises
+    ------
+    DataError
+        If two layers do not hold the same units in the same order.
+    """
+    of_area = columns["area"] == area
+    rows = [np.flatnonzero(of_area & (columns["layer"] == layer)) for layer in layers]
+    specimen = columns["specimen"].astype(np.int64)
+    unit_id = columns["unit_id"].astype(np.int64)
+    for layer, chosen in zip(layers, rows, strict=True):
+        if not all(np.array_equal(ids[chosen], ids[rows[0]]) for ids in (specimen, unit_id)):
+            raise DataError(f"area {area}: layers '{layers[0]}' and '{layer}' hold different units")
+    grid = np.array(rows, dtype=np.int64).reshape(len(layers), -1)
+    known = by_split.shape[-1] == len(specimen)
+    return UnitGrid(
+        layers,
+        specimen[rows[0]],
+        unit_id[rows[0]],
+        columns["score"].astype(np.float64)[grid],
+        by_split[:, grid] if known else np.empty((0, *grid.shape)),
+    )
+
+
+def choose_layer(grid: UnitGrid, choice: str) -> ChosenUnits:
+    """Choose a layer for an area by ``"paper"`` or ``"held-out"``.
+
+    ``"paper"`` takes the layer with the highest median of the very scores that are reported. The expected
+    highest of several noisy medians is above the median of the best layer, so that this flatters models with
+    many layers.
+
+    ``"held-out"`` takes the layer with the highest median on the even splits and scores it on the odd ones,
+    and the other way round; a unit's score is the mean of the two. Splits are random divisions of the same
+    images, so that the test images of an even split are also training and test images of odd ones, and the
+    trials are the same: this removes the optimism of the choice only in part (see the note in
+    :meth:`mvkit.scoring.results.Scores.held_out_layers`).
+
+    On equal medians the earlier layer wins. A single layer is no choice and keeps its scores.
+
+    Raises
+    ------
+    UsageError
+        For another name of a choice.
+    """
+    if choice not in CHOICES:
+        raise unknown_name("layer choice", choice, CHOICES)
+    if choice == PAPER or len(grid.layers) == 1:
+        best = highest_median(grid.score)
+        if best is None:
+            return _nothing(grid, NO_SCORES)
+        return ChosenUnits(grid.layers[best], grid.specimen, grid.unit_id, grid.score[best])
+    if len(grid.by_split) < 2:
+        return _nothing(grid, ONE_SPLIT)
+    halves = [mean_of_known(grid.by_split[first::2]) for first in (0, 1)]
+    picks = [highest_median(half) for half in halves]
+    held_out = [
+        halves[1 - index][pick] if pick is not None else np.full(grid.score.shape[1], np.nan)
+        for index, pick in enumerate(picks)
+    ]
+    names = list(dict.fromkeys(grid.layers[pick] for pick in picks if pick is not None))
+    if not names:
+        return _nothing(grid, NO_SCORES)
+    return ChosenUnits(OR.join(names), grid.specimen, grid.unit_id, mean_of_known(np.stack(held_out)))
+
+
+def highest_median(scores: NDArray[np.float64]) -> int | None:
+    """Return the first row with the highest median, ignoring NaN; None where all is NaN."""
+    medians = [np.median(row[~np.isnan(row)]) if not np.isnan(row).all() else -np.inf for row in scores]
+    best = int(np.argmax(medians))
+    return best if medians[best] > -np.inf else None
+
+
+def mean_of_known(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Average over the first axis, ignoring NaN; NaN where there is nothing else."""
+    known = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        mean: NDArray[np.float64] = np.where(known, values, 0.0).sum(axis=0) / known.sum(axis=0)
+    return mean
+
+
+def _nothing(grid: UnitGrid, reason: str) -> ChosenUnits:
+    missing = np.full(len(grid.specimen), np.nan)
+    return ChosenUnits("", grid.specimen, grid.unit_id, missing, reason)
