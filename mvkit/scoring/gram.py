@@ -27,11 +27,12 @@ from mvkit.scoring.reduction import (
 # Smallest eigenvalue, relative to the largest, whose direction is taken from inner products. Its singular
 # value is then right to 1e-8 of itself, and it is the direction that a map weighs least.
 CLEAR = 1e-8
+CONSTANT = "the source units do not vary over the training images"
 
 
 def gram_coordinates(
     name: str,
-    features: NDArray[np.float64],
+    features: NDArray[np.floating],
     splits: Sequence[ImageSplit],
     n_components: int,
 ) -> tuple[SplitCoordinates, ...]:
@@ -42,7 +43,7 @@ def gram_coordinates(
     name
         Name of the source, for messages.
     features
-        float64 (n_images, n_features), finite.
+        (n_images, n_features), finite.
     splits
         Training and test images.
     n_components
@@ -52,30 +53,38 @@ def gram_coordinates(
     -------
     tuple of SplitCoordinates
         The same coordinates, up to signs and rounding, as :func:`~mvkit.scoring.reduction.layer_coordinates`
-        and :func:`~mvkit.scoring.reduction.split_coordinates` give.
+        and :func:`~mvkit.scoring.reduction.split_coordinates` give; a ``reason`` speaks of source units.
 
     Raises
     ------
     DataError
         If the features are not finite.
     """
-    if not np.isfinite(features).all():
+    values = np.asarray(features, dtype=np.float64)
+    n_images, n_units = values.shape
+    if n_units < n_components:
+        few = f"{n_components} components need at least {n_components} source units, there are {n_units}"
+        return tuple(_nothing(split, few) for split in splits)
+    if not np.isfinite(values).all():
         raise DataError(f"{name}: responses to predict from must be finite")
-    deviations = features - features.mean(axis=0)
+    deviations = values - values.mean(axis=0)
     inner = deviations @ deviations.T
-    spread = np.sqrt(features.shape[0]) + np.sqrt(features.shape[1])
-    noise = float(np.finfo(np.float64).eps) * float(np.abs(features).max()) * spread / 2
+    spread = np.sqrt(n_images) + np.sqrt(n_units)
+    noise = float(np.finfo(np.float64).eps) * float(np.abs(values).max()) * spread / 2
     layer: LayerCoordinates | None = None
     found = []
     for split in splits:
-        coordinates = None
-        if features.shape[1] >= n_components:
-            coordinates = _from_inner_products(inner, split, features.shape[1], noise)
+        coordinates = _from_inner_products(inner, split, n_units, noise)
         if coordinates is None:
-            layer = layer_coordinates(name, features) if layer is None else layer
+            layer = layer_coordinates(name, values) if layer is None else layer
             coordinates = split_coordinates(layer, split, n_components)
-        found.append(coordinates)
+        found.append(_nothing(split, CONSTANT) if coordinates.reason else coordinates)
     return tuple(found)
+
+
+def _nothing(split: ImageSplit, reason: str) -> SplitCoordinates:
+    empty = np.empty((0, split.train.size))
+    return SplitCoordinates(empty, np.empty(0), np.empty((split.test.size, 0)), reason)
 
 
 def _from_inner_products(

@@ -12,9 +12,12 @@ Elements of Statistical Learning", equations 3.44 to 3.47)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
+from mvkit.scoring.gram import gram_coordinates
 from mvkit.scoring.protocol import ImageSplit
 from mvkit.scoring.reduction import LayerCoordinates, SplitCoordinates, split_coordinates
 from mvkit.scoring.settings import ScoreSettings
@@ -23,6 +26,13 @@ from mvkit.scoring.settings import ScoreSettings
 def prepare_ridge(layer: LayerCoordinates, split: ImageSplit, settings: ScoreSettings) -> SplitCoordinates:
     """Make a layer ready for the ridge fits of one split; one feature is enough."""
     return split_coordinates(layer, split, n_components=1)
+
+
+def prepare_ridge_source(
+    name: str, features: NDArray[np.floating], splits: Sequence[ImageSplit], settings: ScoreSettings
+) -> tuple[SplitCoordinates, ...]:
+    """Make features that serve one fit per split ready for every split."""
+    return gram_coordinates(name, features, splits, n_components=1)
 
 
 def predict_ridge(

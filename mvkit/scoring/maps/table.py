@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from mvkit.scoring.maps.best_source import predict_one_to_one, prepare_search
-from mvkit.scoring.maps.ridge import predict_ridge, prepare_ridge
+from mvkit.scoring.maps.ridge import predict_ridge, prepare_ridge, prepare_ridge_source
 from mvkit.scoring.maps.sources import distinct_sources, layer_sources, prepare_sources
 from mvkit.scoring.maps.sparse import predict_elastic_net, predict_lasso
-from mvkit.scoring.pls import predict_test_images, prepare_kernel, prepare_pls
+from mvkit.scoring.pls import predict_test_images, prepare_kernel, prepare_pls, prepare_pls_source
 from mvkit.scoring.reduction import LayerCoordinates, layer_coordinates
 from mvkit.scoring.rows import Features, MapRow
 from mvkit.scoring.settings import ScoreSettings
@@ -24,12 +24,14 @@ MAPS: dict[str, MapRow] = {
         predict=predict_test_images,
         n_train_needed=lambda settings: settings.n_components,
         warm_up=prepare_kernel,
+        source=prepare_pls_source,
     ),
     "ridge": MapRow(
         title="ridge",
         prepare_layer=_coordinates,
         prepare_split=prepare_ridge,
         predict=predict_ridge,
+        source=prepare_ridge_source,
     ),
     "one-to-one": MapRow(
         title="one-to-one",

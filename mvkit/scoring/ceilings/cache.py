@@ -1,0 +1,126 @@
+"""Ceilings kept on disk: they depend on recordings and settings, not on a model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mvkit.atomic import write_text
+from mvkit.errors import DataError
+from mvkit.jsonable import digest_of
+from mvkit.scoring.ceilings.measure import measure_ceiling
+from mvkit.scoring.identity import recordings_digest
+from mvkit.scoring.recordings import RecordingLike
+from mvkit.scoring.results import Scores
+from mvkit.scoring.run import Progress
+from mvkit.scoring.save import read_scores, save_scores
+from mvkit.scoring.settings import REPORTING, ScoreSettings
+
+log = logging.getLogger(__name__)
+
+#: To be raised whenever the numbers that a ceiling holds change: what was kept before is measured anew.
+EDITION = 1
+#: File beside the others that holds their sha256: parquet would not notice a changed byte.
+CHECKSUMS = "checksums.json"
+#: What a ceiling's context says of itself, whoever asks for it.
+OWN = ("responses_sha256", "versions")
+
+
+def cached_ceiling(
+    recordings: Sequence[RecordingLike],
+    settings: ScoreSettings,
+    folder: Path,
+    *,
+    n_jobs: int = 1,
+    progress: Progress | None = None,
+    context: Mapping[str, object] | None = None,
+) -> tuple[Scores, bool]:
+    """Read a ceiling from a folder of ceilings, or measure it and put it there.
+
+    A ceiling is found again by recordings (areas, animals, units, responses) and settings; those that only
+    say how scores are shown do not matter. What is damaged, or belongs to something else, is measured anew
+    and replaced. Several processes may use one folder at once: a ceiling's folder appears whole or not at
+    all, and the first one stays. A folder that cannot be written costs a warning, not the ceiling.
+
+    Parameters
+    ----------
+    recordings, settings, n_jobs, progress, context
+        As for :func:`~mvkit.scoring.ceilings.measure.measure_ceiling`.
+    folder
+        Folder of ceilings; each gets a folder of its own in it.
+
+    Returns
+    -------
+    ceiling
+        The ceiling, with the settings and the context given here.
+    was_kept
+        Whether it was read.
+
+    Raises
+    ------
+    UsageError, DataError, FitError
+        As :func:`~mvkit.scoring.ceilings.measure.measure_ceiling`.
+    """
+    place = folder / ceiling_key(recordings_digest(recordings), settings)
+    kept = _read(place)
+    if kept is not None:
+        about = {**(context or {}), **{name: kept.context[name] for name in OWN if name in kept.context}}
+        columns, by_split = kept.columns, kept.by_split
+        return Scores(columns, kept.layers, kept.areas, settings, about, by_split), True
+    measured = measure_ceiling(recordings, settings, n_jobs=n_jobs, progress=progress, context=context)
+    try:
+        _keep(measured, place)
+    except OSError as error:
+        log.warning("%s: the ceiling could not be kept (%s)", place, error)
+    return measured, False
+
+
+def ceiling_key(digest: str, settings: ScoreSettings) -> str:
+    """Return the name of a ceiling's folder from :func:`recordings_digest` and settings."""
+    return digest_of(
+        {"edition": EDITION, "recordings": digest, "settings": settings.protocol(without=REPORTING)}
+    )
+
+
+def _keep(scores: Scores, place: Path) -> None:
+    """Write a ceiling beside its place and move it there; whatever lies there already is of no use."""
+    mark = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    temporary = place.with_name(f"{place.name}.tmp-{mark}")
+    damaged = place.with_name(f"{place.name}.old-{mark}")
+    try:
+        files = save_scores(scores, temporary)
+        sums = {file.name: _sha256(file) for file in files}
+        write_text(temporary / CHECKSUMS, json.dumps(sums, indent=2) + "\n")
+        if _read(place) is None:
+            if place.exists():
+                place.rename(damaged)
+            temporary.rename(place)
+    finally:
+        for leftover in (temporary, damaged):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _read(place: Path) -> Scores | None:
+    """Read a ceiling if it is there and whole."""
+    if not place.exists():
+        return None
+    try:
+        sums = json.loads((place / CHECKSUMS).read_text(encoding="utf-8"))
+        wrong = [name for name, expected in sums.items() if _sha256(place / name) != expected]
+        if wrong:
+            raise DataError(f"{place}: {', '.join(wrong)} changed since written")
+        return read_scores(place)
+    except (DataError, OSError, ValueError, AttributeError) as error:
+        log.warning("%s: damaged, the ceiling is measured anew (%s)", place, error)
+        return None
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
