@@ -1,4 +1,4 @@
-"""``mvkit fetch``: checkpoints and recordings, downloaded, checked and converted."""
+"""``mvkit fetch``: checkpoints and recordings, downloaded, checked, converted; reliabilities measured."""
 
 from __future__ import annotations
 
@@ -98,6 +98,45 @@ def neural(
         _show_plan(plan_neural(dataset, request, source=source), as_json=as_json)
     else:
         _show_files(fetch_neural(dataset, request, source=source), as_json=as_json)
+
+
+@app.command()
+def reliability(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Neural file (.h5).")],
+    halves: Annotated[
+        int, typer.Option("--halves", metavar="N", min=1, help="Halvings of the trials.")
+    ] = 100,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Seed of the halvings.")] = 0,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="Write a copy here and leave FILE as it is."),
+    ] = None,
+    replace: Annotated[
+        bool,
+        typer.Option("--replace", help="Replace reliabilities, or an --out file, that are there already."),
+    ] = False,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure split-half reliabilities of a neural file and store them in it, for selections to use."""
+    from mvkit.cli.fetch_tables import reliability_table, reliability_words
+    from mvkit.measure_reliability import measure_reliability
+
+    with progress_bar(f"measuring {file.name}") as progress:
+        report = measure_reliability(
+            file,
+            n_halves=halves,
+            seed=seed,
+            out=out,
+            replace=replace,
+            home=Path(home) if home else None,
+            progress=progress,
+        )
+    if as_json:
+        print_json(report.to_json())
+    else:
+        print_renderable(reliability_table(report))
+        print_line(reliability_words(report))
 
 
 def _refuse_both(*, dry_run: bool, verify: bool) -> None:

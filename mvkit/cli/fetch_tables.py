@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from mvkit.acquire import FetchReport, FileOutcome, PlannedStep, PlanReport, VerifyReport
+    from mvkit.neural.reliability_report import ReliabilityReport
 
 
 def file_table(report: FetchReport) -> Table:
@@ -64,6 +65,32 @@ def verdict_table(report: VerifyReport) -> Table:
             record.date if record is not None else "",
         )
     return table
+
+
+def reliability_table(report: ReliabilityReport) -> Table:
+    """One row per area."""
+    thresholds = list(report.areas[0].at_least)
+    counts = [f"at least {threshold:g}>" for threshold in thresholds]
+    table = _table("area", "specimens>", "units>", "undefined>", "median>", *counts)
+    for row in report.areas:
+        table.add_row(
+            row.area or "(unknown)",
+            str(row.n_specimens),
+            str(row.n_units),
+            str(row.n_undefined),
+            f"{row.median:.3f}" if row.n_undefined < row.n_units else "",
+            *(str(row.at_least[threshold]) for threshold in thresholds),
+        )
+    return table
+
+
+def reliability_words(report: ReliabilityReport) -> str:
+    """Return what the table is of, why units have no reliability, and where it is stored."""
+    which = ", in each unit's best time bin" if report.mean.ndim == 2 else ""
+    lines = [f"split-half reliability{which}: {report.n_halves} halvings, seed {report.seed}"]
+    lines += [f"undefined in {count} units: {reason}" for reason, count in report.undefined().items()]
+    replaced = f", in place of {' and '.join(report.replaced)}" if report.replaced else ""
+    return "\n".join([*lines, f"stored in {report.target}{replaced}"])
 
 
 def _table(*columns: str) -> Table:

@@ -12,16 +12,18 @@ from pathlib import Path
 
 
 class GuardedFile:
-    """A new file for reading and writing, in the form that h5py's file-object driver wants.
+    """A file for reading and writing, in the form that h5py's file-object driver wants.
 
     Parameters
     ----------
     path
-        File to create; an existing one is emptied.
+        The file.
+    is_new
+        Whether to create it, or empty an existing one; otherwise it exists and keeps what it holds.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("w+b", buffering=0)
+    def __init__(self, path: Path, *, is_new: bool = True) -> None:
+        self._file = path.open("w+b" if is_new else "r+b", buffering=0)
         self._error: OSError | None = None
         #: Whether a first error is raised where it happens, besides being kept.
         self.is_open_for_data = False

@@ -16,6 +16,7 @@ from mvkit.neural.dataset import NeuralDataset
 from mvkit.neural.layout import NeuralFileContents
 from mvkit.neural.layout_reading import OpenNeuralFile, reading
 from mvkit.neural.recording import Recording
+from mvkit.neural.reliability_columns import MEASURING_COMMAND, RELIABILITY, RELIABILITY_PER_BIN
 from mvkit.neural.selection import AreaSelection, SpecimenChoice, UnitFacts, select_units
 from mvkit.neural.selection_settings import (
     PRESET_SOURCES,
@@ -25,8 +26,6 @@ from mvkit.neural.selection_settings import (
 )
 
 DATASETS = ("neuropixels", "calcium", "simulated")
-RELIABILITY_PER_BIN = "splithalf_r_mean"
-RELIABILITY = "reliability_mean"
 #: Names of the p value of running modulation: Neuropixels, calcium.
 RUN_P_COLUMNS = ("run_pval_ns", "p_run_mod_ns")
 _IDENTITY_COLUMNS = ("unit_id", "specimen_id", "visual_area")
@@ -207,7 +206,9 @@ def _why_not_applicable(facts: UnitFacts, settings: SelectionSettings) -> str:
         needed = settings.min_mean_reliability is not None
     else:
         needed = settings.min_reliability is not None or settings.min_median_reliability is not None
-    return "not applied: file has no reliabilities" if needed else ""
+    if not needed:
+        return ""
+    return f"not applied: file has no reliabilities; measure them: {MEASURING_COMMAND}"
 
 
 def _wanted(contents: NeuralFileContents, choice: SpecimenChoice, identified: NDArray[np.int64]) -> Wanted:

@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 
 from mvkit.errors import DataError, UsageError
 from mvkit.neural.recording import area_sort_key
+from mvkit.neural.reliability_columns import MEASURING_COMMAND
 from mvkit.neural.selection_settings import SelectionSettings
 
 
@@ -191,6 +192,13 @@ def longest_run(passing: NDArray[np.bool_]) -> tuple[int, ...]:
     return best
 
 
+def _no_reliabilities() -> DataError:
+    return DataError(
+        "the selection needs split-half reliabilities, but the recordings have none\n"
+        f"measure them: {MEASURING_COMMAND}"
+    )
+
+
 def _good_units(facts: UnitFacts, settings: SelectionSettings) -> NDArray[np.bool_]:
     good = np.ones(len(facts.specimens), dtype=bool)
     threshold = settings.min_mean_reliability if facts.time_s is None else settings.min_reliability
@@ -204,7 +212,7 @@ def _good_units(facts: UnitFacts, settings: SelectionSettings) -> NDArray[np.boo
 def _best_reliability(facts: UnitFacts) -> NDArray[np.float64]:
     """Return each unit's highest reliability; -inf where all are NaN, so that no threshold is reached."""
     if facts.reliability is None:
-        raise DataError("the selection needs split-half reliabilities, but the recordings have none")
+        raise _no_reliabilities()
     known = np.where(np.isnan(facts.reliability), -np.inf, facts.reliability)
     best: NDArray[np.float64] = known if known.ndim == 1 else known.max(axis=0)
     return best
@@ -278,7 +286,7 @@ def _responsive_bins(
     if threshold is None:
         return tuple(range(len(facts.time_s)))
     if facts.reliability is None:
-        raise DataError("the selection needs split-half reliabilities, but the recordings have none")
+        raise _no_reliabilities()
     return longest_run(_median_over_units(facts.reliability[:, units]) >= threshold)
 
 

@@ -45,7 +45,8 @@ def write_neural_file(
         One per area and specimen, from :meth:`Recording.from_arrays`. Further
         columns may differ between recordings; missing entries become NaN or
         "". With a column ``reliability_mean`` (split-half reliability of each
-        unit) the default selection applies its thresholds on opening.
+        unit) the default selection applies its thresholds on opening;
+        ``mvkit fetch reliability FILE`` measures it afterwards.
     stimuli
         uint8 (n_images, height, width), grey, in the order of the responses.
     units_of_measure

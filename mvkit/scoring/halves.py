@@ -34,7 +34,10 @@ def half_means(responses: NDArray[np.floating], weights: NDArray[np.generic]) ->
         values[missing] = 0.0
     sums = _weighted_sums(values, flat)
     if any_missing:
-        counts = _weighted_sums((~missing).astype(np.float64), flat)
+        present = ~missing
+        if np.array_equal(present, np.broadcast_to(present[:, :, :1], present.shape)):
+            present = present[:, :, :1]  # whole presentations are missing: one count serves all units
+        counts = _weighted_sums(present.astype(np.float64), flat)
     else:
         totals = flat.sum(axis=1)
         counts = totals[:, None, None] if totals.ndim == 1 else totals[:, :, None]

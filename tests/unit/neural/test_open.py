@@ -92,7 +92,9 @@ def test_a_timed_file_without_reliabilities_is_kept_whole_and_says_so(tmp_path: 
     timed_file(tmp_path / "t.h5", reliability=np.full((5, 3), np.nan), specimens=[1, 1, 2])
     data = open_dataset(tmp_path / "t.h5")
     assert data.n_units == 3
-    assert data.selection["note"] == "not applied: file has no reliabilities"
+    assert data.selection["note"] == (
+        "not applied: file has no reliabilities; measure them: mvkit fetch reliability FILE"
+    )
     assert data.recordings[0].time_bins == (0, 1, 2, 3, 4)
 
 

@@ -65,7 +65,9 @@ def test_selection_is_reported_as_not_applied_without_reliabilities(tmp_path: Pa
     data = open_dataset(path)
     assert data.n_units == 10
     assert data.selection["applied"] is False
-    assert data.selection["note"] == "not applied: file has no reliabilities"
+    assert data.selection["note"] == (
+        "not applied: file has no reliabilities; measure them: mvkit fetch reliability FILE"
+    )
 
 
 def test_a_reliability_column_is_selected_on(tmp_path: Path) -> None:

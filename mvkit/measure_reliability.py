@@ -1,0 +1,274 @@
+"""Measure split-half reliabilities of a neural file and store them in it.
+
+Recordings that come without reliabilities are kept whole by every selection; with them they are selected as
+the published ones are.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+import mvkit
+from mvkit.errors import DataError, UsageError
+from mvkit.fetch import Manifest, Record, holding, require_free
+from mvkit.fetch.digests import digests
+from mvkit.neural import layout
+from mvkit.neural.layout import NeuralFileContents
+from mvkit.neural.layout_reading import OpenNeuralFile, reading
+from mvkit.neural.reliability_columns import (
+    StoredReliabilities,
+    copy_with_reliabilities,
+    reliabilities_present,
+)
+from mvkit.neural.reliability_report import ReliabilityReport, reliability_by_area
+from mvkit.paths import home_dir
+from mvkit.scoring.protocol import halves_of, trial_orders_in_sequence
+from mvkit.scoring.reliability_moments import split_half_moments
+
+Progress = Callable[[int, int], None]
+#: HDF5 adds to its tables besides the reliabilities themselves.
+_SPARE_BYTES = 1 << 20
+
+
+def measure_reliability(
+    path: str | Path,
+    *,
+    n_halves: int = 100,
+    seed: int = 0,
+    out: str | Path | None = None,
+    replace: bool = False,
+    home: Path | None = None,
+    progress: Progress | None = None,
+) -> ReliabilityReport:
+    """Measure the split-half reliability of every unit of a neural file and store it in the file.
+
+    The definition is that of the published recordings, whose stored reliabilities come out to the last few
+    bits with the defaults: the trials are halved ``n_halves`` times, by successive shuffles of one
+    ``RandomState(seed)`` that serve all units; the mean responses of the two halves, missing trials ignored,
+    are correlated over the images; 2 r / (1 + r) corrects to all trials (Spearman 1910, Brown 1910); and the
+    mean and standard deviation over halvings are kept. Halvings in which a half has no valid trial for some
+    image, or does not vary, do not count. Files with a time axis get ``splithalf_r_mean`` and
+    ``splithalf_r_std`` per time bin, others ``reliability_mean`` and ``reliability_std``.
+
+    Units are worked through in blocks, so that memory does not grow with their number. The file appears
+    whole or not at all: a copy is made beside it, flushed to disk and renamed.
+
+    Parameters
+    ----------
+    path
+        Neural file.
+    n_halves
+        Halvings of the trials.
+    seed
+        Of the shuffles.
+    out
+        Write here and leave ``path`` as it is. Default: the file itself.
+    replace
+        Replace reliabilities that the file has, and the file ``out`` if it exists.
+    home
+        mvkit's home directory, whose record of its files is kept true.
+    progress
+        Called with columns (units times time bins) done and in all.
+
+    Returns
+    -------
+    ReliabilityReport
+
+    Raises
+    ------
+    UsageError
+        If ``n_halves`` or ``seed`` is out of range, or something would be replaced and ``replace`` is False.
+    DataError
+        If the file is missing, damaged or no neural file, or cannot be written.
+    FetchError
+        If there is too little free disk for the copy.
+    """
+    if n_halves < 1:
+        raise UsageError(f"n_halves={n_halves}: at least one halving is needed")
+    if not 0 <= seed < 2**32:
+        raise UsageError(f"seed={seed}: a whole number from 0 to {2**32 - 1} is needed")
+    began = time.monotonic()
+    source = Path(path).expanduser()
+    target = source if out is None else Path(out).expanduser()
+    with reading(source) as file:
+        contents = file.contents
+        present = reliabilities_present(contents)
+        _refuse_to_replace(source, target, present, replace=replace)
+        before = source.stat()
+        require_free(target.parent, before.st_size + 2 * 8 * _n_columns(contents) + _SPARE_BYTES)
+        measured = _measure(file, n_halves, seed, progress or _silent)
+    after = source.stat()
+    if (before.st_ino, before.st_size, before.st_mtime_ns) != (
+        after.st_ino,
+        after.st_size,
+        after.st_mtime_ns,
+    ):
+        raise DataError(f"{source}: changed while it was measured; nothing was written, try again")
+    areas = reliability_by_area(contents, measured.mean)
+    record = _record(contents, n_halves, seed, present)
+    stored = StoredReliabilities(measured.mean, measured.std, record)
+    _store(source, target, contents, stored, home=home_dir(home))
+    return ReliabilityReport(
+        source=source,
+        target=target,
+        dataset=contents.dataset,
+        n_halves=n_halves,
+        seed=seed,
+        mean=measured.mean,
+        std=measured.std,
+        reasons=measured.reasons,
+        areas=areas,
+        replaced=present,
+        seconds=time.monotonic() - began,
+    )
+
+
+def _refuse_to_replace(source: Path, target: Path, present: tuple[str, ...], *, replace: bool) -> None:
+    if replace:
+        return
+    if present:
+        raise UsageError(
+            f"{source}: has reliabilities already ({', '.join(present)})\n"
+            "measure them again and replace them with --replace (replace=True)"
+        )
+    if target != source and target.exists():
+        raise UsageError(f"{target}: exists already\nreplace it with --replace (replace=True)")
+
+
+def _n_columns(contents: NeuralFileContents) -> int:
+    return contents.n_units * (1 if contents.time_s is None else len(contents.time_s))
+
+
+@dataclass(frozen=True, eq=False)
+class _Measured:
+    mean: NDArray[np.float64]
+    std: NDArray[np.float64]
+    reasons: NDArray[np.str_]
+
+
+def _measure(file: OpenNeuralFile, n_halves: int, seed: int, progress: Progress) -> _Measured:
+    contents = file.contents
+    counts = _trial_counts(contents)
+    members = {
+        int(n_trials): halves_of(trial_orders_in_sequence(int(n_trials), n_halves=n_halves, seed=seed))
+        for n_trials in np.unique(counts)
+    }
+    n_bins = 1 if contents.time_s is None else len(contents.time_s)
+    shape = (n_bins, contents.n_units)
+    mean, std = np.full(shape, np.nan), np.full(shape, np.nan)
+    missing = np.zeros(shape, dtype=np.bool_)
+    done = 0
+    # One thread, so that sums do not depend on the number of cores.
+    with threadpool_limits(limits=1):
+        for bins, units in _blocks(file):
+            slab = _read(file, bins, units)
+            for n_trials in np.unique(counts[units]).tolist():
+                own = np.flatnonzero(counts[units] == n_trials)
+                values = slab[:n_trials, :, :, own]
+                found = split_half_moments(values.reshape(*values.shape[:2], -1), members[n_trials])
+                where = np.ix_(np.arange(bins.start, bins.stop), units.start + own)
+                here = (bins.stop - bins.start, len(own))
+                mean[where], std[where] = found.mean.reshape(here), found.std.reshape(here)
+                missing[where] = (found.n_missing > 0).reshape(here)
+            done += (bins.stop - bins.start) * (units.stop - units.start)
+            progress(done, mean.size)
+    reasons = _reasons(mean, missing)
+    if contents.time_s is None:
+        return _Measured(mean[0], std[0], reasons)
+    return _Measured(mean, std, reasons)
+
+
+def _trial_counts(contents: NeuralFileContents) -> NDArray[np.int64]:
+    """Trials recorded of each unit; what the file holds beyond them is padding."""
+    n_trials = len(contents.trials)
+    column = contents.unit_columns.get("n_trials")
+    if column is None or column.dtype.kind not in "iuf":
+        return np.full(contents.n_units, n_trials, dtype=np.int64)
+    known = np.where(np.isnan(column), n_trials, column)
+    return np.clip(known, 0, n_trials).astype(np.int64)
+
+
+def _blocks(file: OpenNeuralFile) -> Iterator[tuple[slice, slice]]:
+    """Yield (time bins, units) of blocks that lie in whole chunks of the file."""
+    contents = file.contents
+    usual = layout.chunk_shape(contents)
+    chunk = file.stored.chunks or usual
+    n_bins = 1 if contents.time_s is None else len(contents.time_s)
+    # Chunks of another writer may be larger than memory bears.
+    n_units_here = min(chunk[-1], layout.CHUNK[layout.UNITS])
+    n_bins_here = 1 if contents.time_s is None else min(chunk[2], layout.CHUNK[layout.TIME])
+    for unit in range(0, contents.n_units, n_units_here):
+        for time_bin in range(0, n_bins, n_bins_here):
+            yield (
+                slice(time_bin, min(time_bin + n_bins_here, n_bins)),
+                slice(unit, min(unit + n_units_here, contents.n_units)),
+            )
+
+
+def _read(file: OpenNeuralFile, bins: slice, units: slice) -> NDArray[np.floating]:
+    """Read (n_trials, n_images, n_bins, n_units), one "bin" without a time axis."""
+    everything = slice(None)
+    try:
+        if file.contents.time_s is None:
+            return file.read(everything, everything, units)[:, :, None, :]
+        return file.read(everything, everything, bins, units)
+    except (OSError, RuntimeError) as error:
+        raise DataError(
+            f"{file.path}: responses of units {units.start} to {units.stop - 1} cannot be read; "
+            f"the file is damaged ({str(error).splitlines()[0]})"
+        ) from error
+
+
+def _reasons(mean: NDArray[np.float64], missing: NDArray[np.bool_]) -> NDArray[np.str_]:
+    undefined = np.isnan(mean).all(axis=0)
+    return np.select(
+        [~undefined, missing.all(axis=0)],
+        ["", "no valid trial for some image in one half"],
+        default="constant response in one half",
+    )
+
+
+def _record(
+    contents: NeuralFileContents, n_halves: int, seed: int, replaced: tuple[str, ...]
+) -> dict[str, object]:
+    """Say how the reliabilities were measured, for the file's provenance."""
+    return {
+        "measured_by": f"mvkit {mvkit.__version__}",
+        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "halving": "split-half",
+        "n_halves": n_halves,
+        "seed": seed,
+        "draws": "successive shuffles of one RandomState(seed), the same for all units",
+        "correlation": "pearson over all images, Spearman-Brown corrected",
+        "n_trials": sorted(set(_trial_counts(contents).tolist())),
+        "replaced": list(replaced),
+    }
+
+
+def _store(
+    source: Path, target: Path, contents: NeuralFileContents, values: StoredReliabilities, *, home: Path
+) -> None:
+    """Write the file, and its new size and digest where mvkit's home has them on record."""
+    manifest, place = Manifest(home), target.absolute()
+    known = manifest.find(place) if place.is_relative_to(home) else None
+    with nullcontext() if known is None else holding(target):
+        copy_with_reliabilities(source, target, contents, values)
+        if known is not None:
+            made_from = {**(known.made_from or {}), "reliabilities": dict(values.record)}
+            sha256 = digests(target).sha256
+            manifest.record(
+                place, Record.of_now(size=target.stat().st_size, sha256=sha256, made_from=made_from)
+            )
+
+
+def _silent(done: int, total: int) -> None:
+    """Show nothing."""
