@@ -22,6 +22,8 @@ TIE = 1e-12
 # Blocks of the product: their float32 correlations stay in the cache until they are looked at.
 BLOCK_SOURCES = 512
 BLOCK_TARGETS = 256
+# Correlations of one target column that are looked at together.
+STRIDE = 64
 
 
 def predict_one_to_one(
@@ -101,11 +103,7 @@ def best_sources(columns: NDArray[np.float64], sources: Sources, split: ImageSpl
             part = slice(start, min(start + BLOCK_TARGETS, n_columns))
             screen = room[: (part.stop - start) * defined.size].reshape(-1, defined.size)
             np.matmul(coarse[part], factors, out=screen)
-            rows = np.flatnonzero(screen.max(axis=1) + bound > best[part])
-            if rows.size:
-                take_over(
-                    rows, screen, (columns[part], block), (begin + defined, bound), (best[part], chosen[part])
-                )
+            take_over(screen, (columns[part], block), (begin + defined, bound), (best[part], chosen[part]))
     return chosen
 
 
@@ -121,7 +119,6 @@ def screening_error(n_train: int) -> float:
 
 @compiled
 def take_over(
-    rows: NDArray[np.int64],
     screen: NDArray[np.float32],
     vectors: tuple[NDArray[np.float64], NDArray[np.float64]],
     names: tuple[NDArray[np.int64], float],
@@ -131,8 +128,6 @@ def take_over(
 
     Parameters
     ----------
-    rows
-        int64: target columns for which the block may hold a better feature.
     screen
         float32 (n_columns, n_block): correlations.
     vectors
@@ -145,16 +140,26 @@ def take_over(
     columns, block = vectors
     positions, bound = names
     best, chosen = found
+    n_columns, n_block = screen.shape
     n_train = columns.shape[1]
-    for row in rows:
-        for source in range(block.shape[0]):
-            if screen[row, source] + bound > best[row] + TIE:
-                correlation = 0.0
-                for image in range(n_train):
-                    correlation += columns[row, image] * block[source, image]
-                if correlation > best[row] + TIE:
-                    best[row] = correlation
-                    chosen[row] = positions[source]
+    for row in range(n_columns):
+        limit = np.float32(best[row] + TIE - bound)
+        for begin in range(0, n_block, STRIDE):
+            end = min(begin + STRIDE, n_block)
+            promising = 0
+            for source in range(begin, end):  # counting needs no branches, so it runs on whole registers
+                promising += screen[row, source] > limit
+            if promising == 0:
+                continue
+            for source in range(begin, end):
+                if screen[row, source] > limit:
+                    correlation = 0.0
+                    for image in range(n_train):
+                        correlation += columns[row, image] * block[source, image]
+                    if correlation > best[row] + TIE:
+                        best[row] = correlation
+                        chosen[row] = positions[source]
+                        limit = np.float32(correlation + TIE - bound)
 
 
 def unit_rows(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -170,17 +175,42 @@ def unit_rows(values: NDArray[np.float64]) -> NDArray[np.float64]:
     ndarray
         float64, same shape; zero where all values of a row are equal.
     """
-    deviations: NDArray[np.float64] = values - values.mean(axis=1, keepdims=True)
-    # The mean of large numbers is wrong by more than small deviations can bear.
-    deviations -= deviations.mean(axis=1, keepdims=True)
-    constant = values.max(axis=1) == values.min(axis=1)
-    deviations[constant] = 0.0
-    exponent = np.frexp(np.maximum(deviations.max(axis=1), -deviations.min(axis=1)))[1]
-    deviations = np.ldexp(deviations, -exponent[:, None])  # squares neither overflow nor vanish
-    length = np.sqrt(np.einsum("ij,ij->i", deviations, deviations))
-    length[constant] = 1.0
-    deviations /= length[:, None]
-    return deviations
+    rows = np.array(values, dtype=np.float64, order="C")
+    bring_to_unit_length(rows)
+    return rows
+
+
+@compiled
+def bring_to_unit_length(rows: NDArray[np.float64]) -> None:
+    """Centre and scale rows in place, see :func:`unit_rows`."""
+    n_rows, n_images = rows.shape
+    for index in range(n_rows):
+        row = rows[index]
+        first = row[0]
+        differing = 0
+        for image in range(n_images):
+            differing += row[image] != first
+        if differing == 0:
+            row[:] = 0.0
+            continue
+        # Twice: the mean of large numbers is wrong by more than small deviations can bear.
+        for _ in range(2):
+            mean = 0.0
+            for image in range(n_images):
+                mean += row[image]
+            mean /= n_images
+            for image in range(n_images):
+                row[image] -= mean
+        largest = 0.0
+        for image in range(n_images):
+            largest = max(largest, abs(row[image]))
+        square = 0.0
+        for image in range(n_images):
+            row[image] /= largest  # squares neither overflow nor vanish
+            square += row[image] * row[image]
+        length = np.sqrt(square)
+        for image in range(n_images):
+            row[image] /= length
 
 
 def near_zero(values: NDArray[np.float64]) -> NDArray[np.float64]:

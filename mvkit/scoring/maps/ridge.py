@@ -17,10 +17,16 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from mvkit.scoring.compiled import compiled
 from mvkit.scoring.gram import gram_coordinates
 from mvkit.scoring.protocol import ImageSplit
 from mvkit.scoring.reduction import LayerCoordinates, SplitCoordinates, split_coordinates
 from mvkit.scoring.settings import ScoreSettings
+
+# Matrices of this many bytes, one per penalty, are applied to a fit's responses at once.
+STACK_BYTES = 64 * 2**20
+# A triangle is multiplied in this many bands of rows.
+TRIANGLE_STEPS = 4
 
 
 def prepare_ridge(layer: LayerCoordinates, split: ImageSplit, settings: ScoreSettings) -> SplitCoordinates:
@@ -78,11 +84,10 @@ def choose_penalties(
 ) -> NDArray[np.int64]:
     """Find each target column's penalty by leave-one-out within the training images.
 
-    No model is refitted. With ``R = I - 1/n - U' D^2 (D^2 + alpha)^-1 U``, the matrix that turns responses
-    into residuals, the error at image i of the fit without it is ``(R y)_i / R_ii`` (Allen 1974,
-    Technometrics 16:125; intercept refitted as well). The penalty with the smallest sum of squared errors
-    wins, the first one of the grid where sums are equal. scikit-learn's
-    ``RidgeCV(alphas, alpha_per_target=True)`` follows the same rule.
+    No model is refitted: the matrix ``R`` that turns responses into the residuals of a fit to all images
+    gives the residual at image i of the fit without it, intercept included, as ``(R y)_i / R_ii`` (Allen 1974,
+    Technometrics 16:125). The penalty with the smallest sum of squares wins, the first one of the grid where
+    sums are equal. scikit-learn's ``RidgeCV(alphas, alpha_per_target=True)`` follows the same rule.
 
     Parameters
     ----------
@@ -98,34 +103,106 @@ def choose_penalties(
     ndarray
         int64 (n_fits, n_units): positions in ``penalties``; 0 for columns of zeros.
     """
-    lowest = np.full((targets.shape[0], targets.shape[2]), np.inf)
-    chosen = np.zeros(lowest.shape, dtype=np.int64)
-    for index, penalty in enumerate(penalties):
-        errors = residual_matrix(coordinates, float(penalty)) @ targets
-        np.multiply(errors, errors, out=errors)
-        total = errors.sum(axis=1)
-        better = total < lowest
-        np.copyto(lowest, total, where=better)
-        chosen[better] = index
+    n_fits, n_train, n_units = targets.shape
+    unexplained = complement(coordinates.basis)
+    lowest = np.full((n_fits, n_units), np.inf)
+    chosen = np.zeros((n_fits, n_units), dtype=np.int64)
+    step = max(1, STACK_BYTES // (8 * n_train**2))
+    for begin in range(0, penalties.size, step):
+        some = penalties[begin : begin + step]
+        stack = np.stack([left_out_triangle(coordinates, unexplained, float(penalty)) for penalty in some])
+        bands = bands_of(stack)
+        for fit, responses in enumerate(targets):
+            totals = squared_lengths(bands, some.size, responses)
+            first = totals.argmin(axis=0)
+            least = totals[first, np.arange(n_units)]
+            better = least < lowest[fit]
+            lowest[fit, better] = least[better]
+            chosen[fit, better] = begin + first[better]
     return chosen
 
 
-def residual_matrix(coordinates: SplitCoordinates, penalty: float) -> NDArray[np.float64]:
-    """Return the matrix that turns centred responses into leave-one-out residuals, (n_train, n_train).
-
-    Infinite rows belong to images whose left-out response cannot be predicted at all: the penalty is lost
-    beside the features in float64, and the features tell that image apart from all others.
-    """
-    basis, scale = coordinates.basis, coordinates.scale
+def complement(basis: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return an orthonormal basis (n_train, n_train - 1 - rank) of responses that no feature explains."""
     rank, n_train = basis.shape
-    kept = basis.T * (penalty / (scale**2 + penalty))
-    residual: NDArray[np.float64] = kept @ basis
-    if rank < n_train - 1:
-        # What no feature explains. With full rank it is exactly nothing, and its rounding errors would drown
-        # the residuals of a small penalty.
-        residual += np.eye(n_train) - 1.0 / n_train - basis.T @ basis
-    left: NDArray[np.float64] = np.diagonal(residual).copy()
-    with np.errstate(divide="ignore", invalid="ignore"):
-        residual /= left[:, None]
-    residual[~(left > 0.0)] = np.inf
-    return residual
+    explained = np.column_stack([np.full(n_train, n_train**-0.5), basis.T])
+    orthogonal: NDArray[np.float64] = np.linalg.qr(explained, mode="complete")[0]
+    return orthogonal[:, rank + 1 :]
+
+
+def left_out_triangle(
+    coordinates: SplitCoordinates, unexplained: NDArray[np.float64], penalty: float
+) -> NDArray[np.float64]:
+    """Return an upper triangular matrix that gives leave-one-out errors.
+
+    Parameters
+    ----------
+    coordinates
+        Features of the split.
+    unexplained
+        As from :func:`complement`.
+    penalty
+        The penalty of the fits.
+
+    Returns
+    -------
+    ndarray
+        float64 (n_train, n_train): its product with centred responses is as long as the vector of their
+        leave-one-out residuals. Only that length is wanted, and a triangle takes half the multiplications.
+    """
+    shrinkage = penalty / (coordinates.scale**2 + penalty)
+    # Both terms are sums of squares on the diagonal: nothing cancels, however small the penalty.
+    residual = (coordinates.basis.T * shrinkage) @ coordinates.basis + unexplained @ unexplained.T
+    residual /= np.maximum(np.diagonal(residual), np.finfo(np.float64).tiny)[:, None]
+    triangle = np.linalg.qr(residual, mode="r")
+    return np.asarray(triangle)
+
+
+def bands_of(stack: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+    """Cut upper triangular matrices (n, n_rows, n_rows) into bands of rows without the zeros to their left.
+
+    Each band is (n * rows of the band, n_rows - its first row), all matrices under one another.
+    """
+    n_rows = stack.shape[1]
+    step = -(-n_rows // TRIANGLE_STEPS)
+    return [
+        np.ascontiguousarray(stack[:, begin : begin + step, begin:]).reshape(-1, n_rows - begin)
+        for begin in range(0, n_rows, step)
+    ]
+
+
+def squared_lengths(
+    bands: list[NDArray[np.float64]], n: int, columns: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the squared lengths (n, n_columns) of the products of n triangles with columns.
+
+    Parameters
+    ----------
+    bands
+        The triangles as from :func:`bands_of`.
+    n
+        Their number.
+    columns
+        float64 (n_rows, n_columns).
+    """
+    n_columns = columns.shape[1]
+    totals = np.zeros((n, n_columns))
+    for band in bands:
+        products = band @ columns[columns.shape[0] - band.shape[1] :]
+        add_squares(products.reshape(n, -1, n_columns), totals)
+    return totals
+
+
+@compiled
+def add_squares(values: NDArray[np.float64], totals: NDArray[np.float64]) -> None:
+    """Add squares of ``values`` (n, n_rows, n_columns), summed over rows, to ``totals`` (n, n_columns)."""
+    n, n_rows, n_columns = values.shape
+    for item in range(n):
+        for row in range(n_rows):
+            for column in range(n_columns):
+                totals[item, column] += values[item, row, column] * values[item, row, column]
+
+
+def prepare_squares() -> None:
+    """Compile what sums squares, or load it from disk."""
+    add_squares(np.zeros((1, 1, 1)), np.zeros((1, 1)))

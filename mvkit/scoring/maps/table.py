@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mvkit.scoring.maps.best_source import predict_one_to_one, prepare_search
-from mvkit.scoring.maps.ridge import predict_ridge, prepare_ridge, prepare_ridge_source
+from mvkit.scoring.maps.ridge import predict_ridge, prepare_ridge, prepare_ridge_source, prepare_squares
 from mvkit.scoring.maps.sources import distinct_sources, layer_sources, prepare_sources
 from mvkit.scoring.maps.sparse import predict_elastic_net, predict_lasso
 from mvkit.scoring.pls import predict_test_images, prepare_kernel, prepare_pls, prepare_pls_source
@@ -31,6 +31,7 @@ MAPS: dict[str, MapRow] = {
         prepare_layer=_coordinates,
         prepare_split=prepare_ridge,
         predict=predict_ridge,
+        warm_up=prepare_squares,
         source=prepare_ridge_source,
     ),
     "one-to-one": MapRow(
