@@ -13,6 +13,11 @@ Noise correction is the paper's for maps with similarities in the place of corre
     r_map     1                 source half 1, source half 2
     r_target  half 1, half 2    target half 1, target half 2
 
+The population is the units of one animal, or the pooled pseudo-population of an area
+(:mod:`mvkit.scoring.similarity.pooling`); the formula is the same. Like the score of a map it compares halves
+but corrects to all trials: noise leaves a factor of about sqrt((1 + r_target) / 2) in the score of a layer.
+``ScoreSettings.correlation`` has no part in it; RSA has its own kind of comparison, CKA none.
+
 SB (Spearman and Brown's formula) holds for correlations between averages whose noise is independent and adds
 up. Dissimilarities and inner products are not linear in the responses: noise also shifts them. For RSA and
 CKA the formula is borrowed, an approximation that is the better the more reliable the responses are.
@@ -301,7 +306,8 @@ def _check_images(measure: Measure, splits: Sequence[ImageSplit], settings: Scor
     needed = measure.n_images_needed(settings)
     fewest = min(split.test.size for split in splits)
     if fewest < needed:
+        advice = " or lower train_fraction" if settings.similarity_images == "test" else ""
         raise UsageError(
-            f"{settings.mapping} of {fewest} images says nothing, it needs at least {needed}; "
-            "give more images, or lower train_fraction"
+            f"{settings.mapping} of {fewest} images says nothing, it needs at least {needed}: "
+            f"give more images{advice}"
         )
