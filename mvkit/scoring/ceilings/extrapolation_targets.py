@@ -1,0 +1,125 @@
+"""One animal predicted from fewer source units, or over fewer images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from mvkit.scoring.ceilings.draws import PairDraws, PairSize, draw_pair
+from mvkit.scoring.ceilings.pairs import joined_halvings, score_pair
+from mvkit.scoring.halvings import HalvingScores
+from mvkit.scoring.protocol import splits_of
+from mvkit.scoring.settings import ScoreSettings
+from mvkit.scoring.unit_columns import estimate
+
+Over = Literal["units", "stimuli"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """An animal and the populations that it is predicted from.
+
+    Attributes
+    ----------
+    area, specimen
+        Where the units lie.
+    unit_ids
+        int64 (n_units,).
+    responses
+        (n_trials, n_images, n_units), NaN = missing.
+    sources
+        Responses of all other animals pooled, or of each of them.
+    """
+
+    area: str
+    specimen: int
+    unit_ids: NDArray[np.int64]
+    responses: NDArray[np.floating]
+    sources: tuple[NDArray[np.floating], ...]
+
+
+def consistency_at_sizes(
+    target: Target, sizes: Sequence[int], over: Over, settings: ScoreSettings
+) -> NDArray[np.float64]:
+    """Score one animal at every size, each with as many halvings as a ceiling has.
+
+    Every halving draws source units of its own, number ``b`` the first ones of
+    ``RandomState([halves_seed, size, b]).permutation``. Images have to be split anew for each draw: there the
+    halvings are divided among ``n_subsamples`` draws, ``RandomState([split_seed, size, draw])``. So each size
+    costs no more than one ceiling. Trials are halved as for the ceiling; a size that is all units or all
+    images gives the ceiling itself.
+
+    Parameters
+    ----------
+    target
+        The animal and its sources.
+    sizes
+        Source units, or images.
+    over
+        Which of them.
+    settings
+        The protocol.
+
+    Returns
+    -------
+    ndarray
+        float64 (n_sizes, n_units), NaN = no score.
+    """
+    at_size = _with_units if over == "units" else _with_images
+    scores = []
+    with threadpool_limits(limits=1):
+        for size in sizes:
+            found = [at_size(target, source, size, settings) for source in target.sources]
+            # Halvings with several sources count alike, as in the ceiling.
+            scores.append(estimate(joined_halvings(found), settings))
+    return np.stack(scores)
+
+
+def trial_draws(target: Target, source: NDArray[np.floating], settings: ScoreSettings) -> PairDraws:
+    """Draw the halvings of a pair with all source units."""
+    n_trials, n_images, _ = target.responses.shape
+    size = PairSize(n_trials, source.shape[0], n_images, source.shape[2], n_kept=source.shape[2])
+    return draw_pair(size, settings)
+
+
+def _with_units(
+    target: Target, source: NDArray[np.floating], size: int, settings: ScoreSettings
+) -> HalvingScores:
+    draws = trial_draws(target, source, settings)
+    units = np.stack(
+        [_drawn((settings.halves_seed, size, row), source.shape[2]) for row in range(draws.target.shape[0])]
+    )
+    splits = splits_of(target.responses.shape[1], settings)
+    some = replace(draws, units=units, n_kept=size)
+    return score_pair(target.responses, source, some, splits, settings).halvings
+
+
+def _with_images(
+    target: Target, source: NDArray[np.floating], size: int, settings: ScoreSettings
+) -> HalvingScores:
+    draws = trial_draws(target, source, settings)
+    n_rows, n_images = draws.target.shape[0], target.responses.shape[1]
+    n_draws = 1 if size >= n_images else min(settings.n_subsamples, n_rows)
+    splits = splits_of(size, settings)
+    found = []
+    for draw, rows in enumerate(np.array_split(np.arange(n_rows), n_draws)):
+        images = np.sort(_drawn((settings.split_seed, size, draw), n_images)[:size])
+        part = PairDraws(
+            _of_images(draws.target[rows], images), _of_images(draws.source[rows], images), None, draws.n_kept
+        )
+        pair = score_pair(target.responses[:, images], source[:, images], part, splits, settings)
+        found.append(pair.halvings)
+    return joined_halvings(found)
+
+
+def _drawn(seeds: tuple[int, int, int], n: int) -> NDArray[np.int64]:
+    return np.random.RandomState(list(seeds)).permutation(n).astype(np.int64)
+
+
+def _of_images(weights: NDArray[np.generic], images: NDArray[np.int64]) -> NDArray[np.generic]:
+    return weights[..., images] if weights.ndim == 4 else weights
