@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from mvkit.scoring.correction import noise_corrected, reasons_for_gaps
 from mvkit.scoring.halves import half_means
 from mvkit.scoring.protocol import ImageSplit
+from mvkit.scoring.reasons import Drop
 from mvkit.scoring.settings import ScoreSettings
 from mvkit.scoring.targets import correlate_predictions, targets_of_split
 
@@ -27,7 +28,8 @@ class PreparedSplit(Protocol):
         """Why no map can be fitted, or ""."""
 
 
-#: ``predict(targets (n_fits, n_train, n_units), prepared, settings) -> (n_fits, n_test, n_units)``
+#: ``predict(targets (n_fits, n_train, n_units), prepared, settings) -> (n_fits, n_test, n_units)``; NaN for
+#: units whose fit did not converge
 Predict = Callable[[NDArray[np.float64], Any, ScoreSettings], NDArray[np.float64]]
 
 
@@ -91,6 +93,7 @@ def score_halvings(
     missing_image = np.full(shape[2], -1, dtype=np.int64)
     r_cross = np.full((len(layers), *shape), np.nan)
     r_map = np.full((len(layers), *shape), np.nan)
+    unfitted = np.zeros((len(layers), *shape), dtype=np.bool_)
     for group in halving_groups(weights.shape[0], responses[0].size):
         means = half_means(responses, weights[group])
         note_missing(means, missing_image)
@@ -103,10 +106,34 @@ def score_halvings(
                     predictions = predict(targets.train, prepared[index], settings)
                     parts = correlate_predictions(predictions, targets, settings)
                     r_cross[layer, index, group], r_map[layer, index, group] = parts
+                    unfitted[layer, index, group] = without_prediction(predictions, parts[1])
     return [
-        finished((r_cross[layer], r_map[layer], r_target), drops, missing_image, settings)
+        finished(
+            (r_cross[layer], r_map[layer], r_target),
+            np.where(unfitted[layer] & (drops == 0), np.uint8(Drop.NOT_CONVERGED), drops),
+            missing_image,
+            settings,
+        )
         for layer in range(len(layers))
     ]
+
+
+def without_prediction(
+    predictions: NDArray[np.float64], r_map: NDArray[np.float64]
+) -> NDArray[np.bool_] | bool:
+    """Tell in which halvings, bool (n_halves, n_units), a map gave NaN for a unit: it did not converge.
+
+    Parameters
+    ----------
+    predictions
+        float64 (2 n_halves, n_test, n_units), halves 1 and 2 of each halving in turn.
+    r_map
+        float64 (n_halves, n_units): the halves' correlations, which NaN makes NaN.
+    """
+    if not np.isnan(r_map).any():
+        return False
+    lost: NDArray[np.bool_] = np.isnan(predictions).any(axis=1)
+    return lost[0::2] | lost[1::2]
 
 
 def halving_groups(n_halves: int, size: int) -> Iterator[slice]:

@@ -21,6 +21,7 @@ class Drop(IntEnum):
     UNDEFINED = 7
     FEW_UNITS = 8
     UNDEFINED_RDM = 9
+    NOT_CONVERGED = 10
 
 
 NEGATIVE = (Drop.NEGATIVE_BOTH, Drop.NEGATIVE_MAP, Drop.NEGATIVE_RESPONSE)
@@ -35,6 +36,7 @@ _TEXT = {
     Drop.UNDEFINED: "reliability of zero",
     Drop.FEW_UNITS: "fewer than two units",
     Drop.UNDEFINED_RDM: "undefined dissimilarities (all units respond alike to an image, or all are equal)",
+    Drop.NOT_CONVERGED: "map did not converge",
 }
 
 

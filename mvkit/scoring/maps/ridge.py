@@ -85,8 +85,8 @@ def choose_penalties(
     """Find each target column's penalty by leave-one-out within the training images.
 
     No model is refitted: the matrix ``R`` that turns responses into the residuals of a fit to all images
-    gives the residual at image i of the fit without it, intercept included, as ``(R y)_i / R_ii`` (Allen 1974,
-    Technometrics 16:125). The penalty with the smallest sum of squares wins, the first one of the grid where
+    gives the residual at image i of the fit without it, intercept included, as ``(R y)_i / R_ii`` (Allen 1974
+    in Technometrics 16). The penalty with the smallest sum of squares wins, the first one of the grid where
     sums are equal. scikit-learn's ``RidgeCV(alphas, alpha_per_target=True)`` follows the same rule.
 
     Parameters
