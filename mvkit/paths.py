@@ -40,6 +40,11 @@ def images_dir(name: str, home: Path | None = None) -> Path:
     return home_dir(home) / "images" / name
 
 
+def ceilings_dir(home: Path | None = None) -> Path:
+    """Return the directory of ceilings between animals that were measured once and are kept."""
+    return home_dir(home) / "ceilings"
+
+
 def checkpoint_path(name: str, home: Path | None = None) -> Path:
     """Return where the checkpoint of a released model lies once fetched."""
     return checkpoint_dir(home) / f"{name}.pt"

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from mvkit.errors import DataError, UsageError
+from mvkit.naming import unknown_name
 from mvkit.versions import installed_versions
 
 if TYPE_CHECKING:
@@ -20,13 +21,16 @@ if TYPE_CHECKING:
     from torch import nn
 
     from mvkit.features import FeatureSet
-    from mvkit.neural import NeuralDataset, Recording
+    from mvkit.neural import NeuralDataset, Recording, SelectionSettings
     from mvkit.scoring import Scores, ScoreSettings
 
 Progress = Callable[[int, int], None]
 
 #: Names the command line uses for two settings; accepted as keywords too.
 _SHORT_SETTINGS = {"splits": "n_splits", "halves": "n_halves"}
+
+#: What :func:`score` and :func:`ceiling` compare by if nothing else is said.
+_DEFAULT_MAPPING = "pls"
 
 _NOT_FETCHED = (
     "no recordings fetched: using the embedded SIMULATED dataset, not mouse data\n"
@@ -56,12 +60,30 @@ def default_dataset(home: Path | None = None) -> ChosenDataset:
     return ChosenDataset(name, "" if name == "neuropixels" else _NOT_FETCHED)
 
 
+def open_default(
+    name: str | None,
+    *,
+    selection: SelectionSettings,
+    home: Path | None = None,
+    remark: Callable[[str], None],
+) -> NeuralDataset:
+    """Open a dataset, or the one of :func:`default_dataset` if none is named, telling the user which."""
+    from mvkit.neural import open_dataset
+
+    if name is None:
+        chosen = default_dataset(home)
+        name = chosen.name
+        if chosen.remark:
+            remark(chosen.remark)
+    return open_dataset(name, selection=selection, home=home)
+
+
 def score(
     features_or_model: FeatureSet | nn.Module | Mapping[str, NDArray[np.floating[Any]]] | str | Path,
     dataset: NeuralDataset | str | Path,
     layers: Sequence[str] | str | None = None,
     areas: Sequence[str] | str | None = None,
-    mapping: str = "pls",
+    mapping: str = _DEFAULT_MAPPING,
     *,
     n_jobs: int | None = None,
     device: str = "cpu",
@@ -84,7 +106,7 @@ def score(
     areas
         Area acronyms, e.g. ``["VISp", "VISl"]``; None means all.
     mapping
-        ``"pls"``.
+        ``"pls"``, ``"ridge"``, ``"one-to-one"``, ``"lasso"``, ``"elasticnet"``, ``"rsa"`` or ``"cka"``.
     n_jobs
         Worker processes; None means one per core. The result does not depend on it.
     device
@@ -93,7 +115,8 @@ def score(
         Called with (done, total) fits.
     **settings
         Fields of :class:`~mvkit.scoring.ScoreSettings`, for instance ``n_splits=2, n_halves=10``
-        (``splits`` and ``halves`` are understood too), or ``settings=ScoreSettings(...)``.
+        (``splits`` and ``halves`` are understood too), or ``settings=ScoreSettings(...)``. Those of the
+        ceiling are kept with the scores and change nothing; :func:`ceiling` measures one.
 
     Returns
     -------
@@ -113,24 +136,87 @@ def score(
     "Neural response prediction".
     """
     from mvkit.neural import open_dataset
+    from mvkit.score_models import features_of
     from mvkit.scoring import score_features
 
-    base = settings.pop("settings", None)
-    resolved = merge_settings(base, {"mapping": mapping, **settings} if base is None else settings)
+    resolved = _settings_with(mapping, settings)
     opened = open_dataset(dataset) if isinstance(dataset, str | Path) else dataset
     recordings = choose_recordings(opened, areas)
-    features, about = _features_of(features_or_model, opened, layers, device=device)
-    context = {
-        **about,
-        "dataset": opened.name,
-        "selection": dict(opened.selection),
-        "skipped_areas": dict(opened.skipped),
-        "dataset_provenance": dict(opened.provenance),
-        "versions": installed_versions("torch", "torchvision", "pillow", "h5py"),
-    }
+    features, about = features_of(features_or_model, opened, layers, device=device)
+    context = {**about, **dataset_context(opened)}
     return score_features(
         features, recordings, resolved, n_jobs=n_jobs or available_cores(), progress=progress, context=context
     )
+
+
+def ceiling(
+    dataset: NeuralDataset | str | Path,
+    areas: Sequence[str] | str | None = None,
+    kind: Literal["holdout", "pairwise"] = "holdout",
+    mapping: str = _DEFAULT_MAPPING,
+    *,
+    home: Path | None = None,
+    n_jobs: int | None = None,
+    progress: Progress | None = None,
+    **settings: object,
+) -> Scores:
+    """Measure how well animals predict one another: the ceiling of what a model can reach.
+
+    A ceiling that was measured before is read from ``ceilings`` under mvkit's home.
+
+    Parameters
+    ----------
+    dataset
+        A dataset, the name of one, or the path of a neural file (default selection of units).
+    areas
+        Area acronyms; None means all.
+    kind
+        ``"holdout"`` predicts each animal from the units of all others pooled, ``"pairwise"`` from every
+        other animal by itself.
+    mapping
+        As in :func:`score`.
+    home
+        mvkit's home directory; None means the usual one.
+    n_jobs
+        Worker processes; None means one per core. The result does not depend on it.
+    progress
+        Called with (done, total) fits.
+    **settings
+        As in :func:`score`; the same settings make the ceiling comparable with scores.
+
+    Returns
+    -------
+    Scores
+        One row per area, specimen and unit, under one "layer" named as ``kind``.
+
+    Raises
+    ------
+    UsageError
+        An unknown area or setting.
+
+    Notes
+    -----
+    Nayebi, Kong et al. 2023, PLOS Comput Biol 19(10):e1011506, Methods, "Inter-animal consistency".
+    """
+    from mvkit.neural import open_dataset
+    from mvkit.score_ceiling import measured_ceiling
+
+    resolved = _settings_with(mapping, {**settings, "ceiling": kind})
+    opened = open_dataset(dataset) if isinstance(dataset, str | Path) else dataset
+    recordings = choose_recordings(opened, areas)
+    measured, _ = measured_ceiling(opened, recordings, resolved, home=home, n_jobs=n_jobs, progress=progress)
+    return measured
+
+
+def dataset_context(dataset: NeuralDataset) -> dict[str, object]:
+    """Return what scores and ceilings note of the dataset they come from."""
+    return {
+        "dataset": dataset.name,
+        "selection": dict(dataset.selection),
+        "skipped_areas": dict(dataset.skipped),
+        "dataset_provenance": dict(dataset.provenance),
+        "versions": installed_versions("torch", "torchvision", "pillow", "h5py"),
+    }
 
 
 def merge_settings(base: object, options: Mapping[str, object]) -> ScoreSettings:
@@ -153,7 +239,21 @@ def merge_settings(base: object, options: Mapping[str, object]) -> ScoreSettings
     if base is not None and not isinstance(base, ScoreSettings):
         raise UsageError(f"settings: must be a ScoreSettings, got {type(base).__name__}")
     given = {_SHORT_SETTINGS.get(name, name): value for name, value in options.items()}
+    for name, value in given.items():
+        field = ScoreSettings.model_fields.get(name)
+        choices = get_args(field.annotation) if field and get_origin(field.annotation) is Literal else ()
+        if choices and isinstance(value, str) and value not in choices:
+            raise unknown_name(name, value, choices)
     return resolve_settings(**{**(base.model_dump() if base is not None else {}), **given})
+
+
+def _settings_with(mapping: str, settings: Mapping[str, object]) -> ScoreSettings:
+    """Resolve settings of a call: ``settings=``, if given, under keywords and a mapping that was named."""
+    options = dict(settings)
+    base = options.pop("settings", None)
+    if base is None or mapping != _DEFAULT_MAPPING:
+        options = {"mapping": mapping, **options}
+    return merge_settings(base, options)
 
 
 def choose_recordings(dataset: NeuralDataset, areas: Sequence[str] | str | None) -> tuple[Recording, ...]:
@@ -184,53 +284,3 @@ def available_cores() -> int:
     import os
 
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-
-
-def _features_of(
-    source: object, dataset: NeuralDataset, layers: Sequence[str] | str | None, *, device: str
-) -> tuple[Mapping[str, NDArray[Any]], dict[str, object]]:
-    """Return layer -> features and what is known of the model."""
-    from torch import nn
-
-    from mvkit.features import FeatureSet, extract
-    from mvkit.models import load_model
-
-    if isinstance(source, str | Path):
-        source = load_model(source)
-    if isinstance(source, Mapping):
-        about: dict[str, object] = {"model": getattr(source, "model_name", "features")}
-        if isinstance(source, FeatureSet):
-            about |= {"weights_id": source.weights_id, "preprocessing": source.preprocessing}
-        return _pick_layers(source, layers, n_images=len(dataset.stimuli)), about
-    if not isinstance(source, nn.Module):
-        raise UsageError(
-            f"cannot score a {type(source).__name__}: give a model, a name, features, or a mapping of arrays"
-        )
-    wanted = [layers] if isinstance(layers, str) else layers
-    extracted = extract(source, dataset, layers=wanted, device=device)
-    return extracted, {
-        "model": extracted.model_name,
-        "weights_id": extracted.weights_id,
-        "preprocessing": extracted.preprocessing,
-    }
-
-
-def _pick_layers(
-    features: Mapping[str, NDArray[Any]], layers: Sequence[str] | str | None, *, n_images: int
-) -> Mapping[str, NDArray[Any]]:
-    import numpy as np
-
-    from mvkit.features import match_layers
-
-    patterns = [layers] if isinstance(layers, str) else layers
-    names = list(features) if patterns is None else match_layers(patterns, list(features))
-    picked = {}
-    for name in names:
-        values = np.asarray(features[name])
-        if values.ndim < 2 or len(values) != n_images:
-            raise DataError(
-                f"features of layer '{name}': shape {values.shape}, but the dataset has {n_images} images: "
-                "give (n_images, n_features), rows in the order of its stimuli"
-            )
-        picked[name] = values.reshape(n_images, -1)
-    return picked

@@ -1,23 +1,47 @@
-"""One scoring run as a command describes it: settings, dataset, model, features, scores."""
+"""One scoring run as a command describes it: settings, dataset, models, ceiling, comparison."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Timer
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from mvkit.pipeline import Progress, choose_recordings, default_dataset, merge_settings, score
+from mvkit.errors import RecipeError, UsageError
+from mvkit.naming import suggest, unknown_name
+from mvkit.pipeline import (
+    Progress,
+    available_cores,
+    choose_recordings,
+    merge_settings,
+    open_default,
+    score,
+)
+from mvkit.report.outcome import ScoreRun
+from mvkit.score_ceiling import fractions_by_choice, measured_ceiling, read_earlier, refuse_other_protocols
+from mvkit.score_models import load_models, value_in_paper
 
 if TYPE_CHECKING:
-    from mvkit.neural import NeuralDataset, SelectionSettings
+    from collections.abc import Sequence
+
+    from mvkit.neural import NeuralDataset, Recording, SelectionSettings
     from mvkit.scoring import Scores, ScoreSettings
+    from mvkit.scoring.ceilings.extrapolation_result import Extrapolation
 
 Remark = Callable[[str], None]
 
+#: Opens a progress bar under a label; what it gives is called with (done, total).
+ProgressBar = Callable[[str], AbstractContextManager[Progress]]
+
 #: Loading compiled fits takes less than this; compiling them takes more.
 _SLOW_S = 2.0
+
+#: Where the scoring recipes lie among the packaged ones; their names may be given without it.
+_RECIPES = "score/"
+
+_EXTRAPOLATIONS = ("units", "stimuli")
 
 
 @dataclass(frozen=True)
@@ -26,26 +50,30 @@ class ScoreRequest:
 
     Attributes
     ----------
-    model
-        Released model, architecture, baseline, or the path of a checkpoint or folder of a training run.
+    models
+        Released models, architectures, baselines, or paths of checkpoints or folders of training runs.
     layers, areas
-        Layer names or patterns; area acronyms.
+        Layer names or patterns, for every model; area acronyms.
     dataset
         Name or path of a neural file.
     weights, seed
         ``"released"``, ``"random"`` or the path of a checkpoint; seed of random weights
         (None: 0, or a training run's own).
     recipe, overrides
-        Scoring recipe (path or packaged name) and ``key=value`` changes to it.
+        Scoring recipe (path or packaged name, ``score/`` may be left out) and ``key=value`` changes to it.
     settings
         Fields of :class:`~mvkit.scoring.ScoreSettings` given as options; they win over the recipe.
     selection, thresholds
         Preset of the unit selection, and thresholds that differ from it.
+    against
+        Folders of saved scores to compare with.
+    extrapolate
+        ``"units"`` or ``"stimuli"``: follow the ceiling over their number.
     n_jobs, device, home
         Where and with how many processes it runs; the scores do not depend on it.
     """
 
-    model: str
+    models: tuple[str, ...]
     layers: tuple[str, ...] | None = None
     areas: tuple[str, ...] | None = None
     dataset: str | None = None
@@ -56,28 +84,18 @@ class ScoreRequest:
     settings: Mapping[str, object] = field(default_factory=dict)
     selection: str = "code"
     thresholds: Mapping[str, object] = field(default_factory=dict)
+    against: tuple[Path, ...] = ()
+    extrapolate: str | None = None
     n_jobs: int | None = None
     device: str = "cpu"
     home: Path | None = None
 
 
-@dataclass(frozen=True)
-class ScoreRun:
-    """What a scoring run yields.
-
-    Attributes
-    ----------
-    scores
-        The scores.
-    table2
-        The paper's value for this model and these weights, where the dataset is the paper's; else None.
-    """
-
-    scores: Scores
-    table2: float | None
+def _no_bar(label: str) -> AbstractContextManager[Progress]:
+    return nullcontext(lambda done, total: None)
 
 
-def run_score(request: ScoreRequest, *, remark: Remark, progress: Progress | None = None) -> ScoreRun:
+def run_score(request: ScoreRequest, *, remark: Remark, progress: ProgressBar = _no_bar) -> ScoreRun:
     """Carry out a scoring run; everything that can be refused is refused before work starts.
 
     Parameters
@@ -87,41 +105,114 @@ def run_score(request: ScoreRequest, *, remark: Remark, progress: Progress | Non
     remark
         Called with notes for the user, e.g. which dataset was chosen.
     progress
-        Called with (done, total) fits.
+        Opens a progress bar for each part of the work.
 
     Raises
     ------
     UsageError, RecipeError
-        An unknown name or a value out of range.
+        An unknown name, a value out of range, or earlier scores of another protocol.
     CheckpointError, DataError
-        Weights or recordings are missing or damaged; names the command that fetches them.
+        Weights, recordings or earlier scores are missing or damaged; names the command that fetches them.
     """
-    from mvkit.features import match_layers, tappable_layers
-    from mvkit.models import find_model, load_model
-    from mvkit.models.released import is_model, paper_value
-
     settings = _settings(request)
+    _refuse_contradictions(request, settings)
     selection = _selection(request)
-    model = load_model(request.model, weights=request.weights, seed=request.seed, home=request.home)
-    if request.layers is not None:
-        # A misspelt layer is refused before gigabytes are read.
-        match_layers(request.layers, tappable_layers(model))
-    dataset = _dataset(request, selection, remark)
-    # So is an area, before anything is compiled or extracted.
-    choose_recordings(dataset, request.areas)
-    _warm_up(settings.mapping, remark)
-    scores = score(
-        model,
-        dataset,
+    models = load_models(
+        request.models,
         layers=request.layers,
-        areas=request.areas,
-        n_jobs=request.n_jobs,
-        device=request.device,
-        progress=progress,
-        settings=settings,
+        weights=request.weights,
+        seed=request.seed,
+        home=request.home,
     )
-    published = dataset.name == "neuropixels" and is_model(request.model)
-    return ScoreRun(scores, paper_value(find_model(request.model), request.weights) if published else None)
+    earlier = read_earlier(request.against)
+    dataset = open_default(request.dataset, selection=selection, home=request.home, remark=remark)
+    recordings = choose_recordings(dataset, request.areas)
+    refuse_other_protocols(earlier, dataset, recordings, settings)
+    _warm_up(settings.mapping, remark)
+    scores: dict[str, Scores] = {}
+    for name, model in models.items():
+        with progress(f"scoring {name}") as bar:
+            scores[name] = score(
+                model,
+                dataset,
+                layers=request.layers,
+                areas=request.areas,
+                n_jobs=request.n_jobs,
+                device=request.device,
+                progress=bar,
+                settings=settings,
+            )
+    return _finished(request, _Measured(settings, dataset, recordings, scores, earlier), remark, progress)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A run whose models are scored."""
+
+    settings: ScoreSettings
+    dataset: NeuralDataset
+    recordings: Sequence[Recording]
+    scores: Mapping[str, Scores]
+    earlier: Mapping[str, Scores]
+
+
+def _finished(request: ScoreRequest, measured: _Measured, remark: Remark, progress: ProgressBar) -> ScoreRun:
+    """Add ceiling, fractions and comparison to scores."""
+    from mvkit.scoring.statistics.comparison import compare_models
+
+    ceiling = _ceiling(request, measured, remark, progress)
+    compared = {**measured.scores, **measured.earlier}
+    return ScoreRun(
+        models=measured.scores,
+        earlier=measured.earlier,
+        table2={
+            name: value_in_paper(name, request.weights, scores) for name, scores in measured.scores.items()
+        },
+        ceiling=ceiling,
+        fractions={}
+        if ceiling is None
+        else {name: fractions_by_choice(scores, ceiling) for name, scores in measured.scores.items()},
+        # Earlier scores may have been saved with the other choice; both can be made from either.
+        comparison=compare_models(compared, choice=measured.settings.layer_choice)
+        if len(compared) > 1
+        else None,
+        extrapolation=_extrapolation(request, measured, progress),
+    )
+
+
+def _ceiling(
+    request: ScoreRequest, measured: _Measured, remark: Remark, progress: ProgressBar
+) -> Scores | None:
+    if measured.settings.ceiling == "none":
+        return None
+    with progress("ceiling between animals") as bar:
+        ceiling, was_kept = measured_ceiling(
+            measured.dataset,
+            measured.recordings,
+            measured.settings,
+            home=request.home,
+            n_jobs=request.n_jobs,
+            progress=bar,
+        )
+    if was_kept:
+        remark(f"ceiling ({measured.settings.ceiling}): measured before, read from the cache")
+    return ceiling
+
+
+def _extrapolation(request: ScoreRequest, measured: _Measured, progress: ProgressBar) -> Extrapolation | None:
+    if request.extrapolate is None:
+        return None
+    from mvkit.scoring.ceilings.extrapolation import extrapolate_ceiling
+
+    over: Literal["units", "stimuli"] = "units" if request.extrapolate == "units" else "stimuli"
+    with progress(f"ceiling over the number of {over}") as bar:
+        return extrapolate_ceiling(
+            measured.recordings,
+            measured.settings,
+            over,
+            n_jobs=request.n_jobs or available_cores(),
+            progress=bar,
+        )
 
 
 def _warm_up(mapping: str, remark: Remark) -> None:
@@ -141,9 +232,46 @@ def _settings(request: ScoreRequest) -> ScoreSettings:
     from mvkit.config.recipes import load_recipe
     from mvkit.scoring import ScoreSettings
 
-    base = load_recipe(ScoreSettings, request.recipe, request.overrides)
+    base = load_recipe(ScoreSettings, _recipe(request.recipe), request.overrides)
     given = {name: value for name, value in request.settings.items() if value is not None}
     return merge_settings(base, given)
+
+
+def _recipe(name: str | None) -> str | None:
+    """Return the name of a scoring recipe in full: ``honest`` is ``score/honest``."""
+    from mvkit.config.recipes import packaged_recipes
+
+    if name is None or Path(name).is_file() or "/" in name or Path(name).suffix:
+        return name
+    short = [known.removeprefix(_RECIPES) for known in packaged_recipes() if known.startswith(_RECIPES)]
+    if name not in short:
+        raise RecipeError(
+            f"recipe '{name}' is neither a file nor a scoring recipe{suggest(name, short)}\n"
+            f"packaged: {', '.join(short) or 'none'}"
+        )
+    return f"{_RECIPES}{name}"
+
+
+def _refuse_contradictions(request: ScoreRequest, settings: ScoreSettings) -> None:
+    """Refuse options that mean nothing without others."""
+    from mvkit.scoring.mappings import MAPPINGS
+
+    if request.extrapolate is not None and request.extrapolate not in _EXTRAPOLATIONS:
+        raise unknown_name("extrapolation", request.extrapolate, _EXTRAPOLATIONS)
+    if settings.ceiling == "none" and request.settings.get("source_units") is not None:
+        raise UsageError("--equal-units is about the ceiling: give --ceiling holdout or pairwise too")
+    if settings.layer_choice == "held-out":
+        whole = not MAPPINGS[settings.mapping].per_unit and settings.similarity_images == "all"
+        if whole:
+            raise UsageError(
+                f"{settings.mapping} compares all images at once, so that no layer can be held out: "
+                "--set similarity_images=test, or --layer-choice paper"
+            )
+        if settings.n_splits < 2:
+            raise UsageError(
+                "held-out layers are chosen on some image splits and scored on others: give --splits 2 "
+                "or more, or --layer-choice paper"
+            )
 
 
 def _selection(request: ScoreRequest) -> SelectionSettings:
@@ -160,15 +288,3 @@ def _threshold(value: object) -> object:
     if value.lower() == "none":
         return None
     return int(value) if value.isdigit() else value
-
-
-def _dataset(request: ScoreRequest, selection: SelectionSettings, remark: Remark) -> NeuralDataset:
-    from mvkit.neural import open_dataset
-
-    name = request.dataset
-    if name is None:
-        chosen = default_dataset(request.home)
-        name = chosen.name
-        if chosen.remark:
-            remark(chosen.remark)
-    return open_dataset(name, selection=selection, home=request.home)

@@ -1,12 +1,14 @@
-"""The few sentences around a table of scores: what was scored, how, and what it came to."""
+"""The few sentences around a table of scores: what was scored, how, and what has no score."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from mvkit.report.dropped import dropped_halvings
+from mvkit.report.protocol_line import protocol_lines
+from mvkit.report.wording import CHOICES, counted_words, has_units, percent, with_interval
 from mvkit.scoring.results import ALL_AREAS
 
 if TYPE_CHECKING:
@@ -14,17 +16,13 @@ if TYPE_CHECKING:
 
     from mvkit.scoring import Scores
 
-
-#: A row of a summary: column -> value.
-Row = dict[Hashable, Any]
-
 #: A corrected correlation this large says that the correction failed, not that the model is good.
 EXTREME = 2.0
 
 
 @dataclass(frozen=True)
 class Headline:
-    """Lines to print around the table.
+    """Lines to print around the tables.
 
     Attributes
     ----------
@@ -50,22 +48,22 @@ def headline(scores: Scores, *, table2: float | None = None) -> Headline:
         Neuropixels, the paper's selection), or None where the paper has none.
     """
     context = scores.context
-    settings = scores.settings
     table = scores.table()
-    per_unit = table.drop_duplicates(["area", "specimen", "unit_id"])
-    above = [
-        f"{context.get('model', 'features')} on {describe_dataset(context)}: {len(per_unit)} units, "
-        f"{per_unit['specimen'].nunique()} animals, selection {describe_selection(context)}",
-        f"{settings.mapping.upper()}, {settings.n_components} components, {settings.n_splits} image splits "
-        f"x {settings.n_halves} trial halvings, corrected for noise; median ± s.e.m. over units",
-    ]
-    best = scores.best_layers().to_dict("records")
-    below = [*(_best_layers(best) if len(scores.layers) > 1 else ()), _overall(best, table2)]
+    above = (
+        f"{context.get('model', 'features')} on {describe_dataset(context)}: {_size(scores, table)}, "
+        f"selection {describe_selection(context)}",
+        *protocol_lines(scores),
+    )
+    below = [_overall(scores)]
+    if table2 is not None:
+        below.append(
+            f"the paper's Table 2 has {table2:.3f}, {CHOICES['paper']}, on its own selection of units"
+        )
     skipped = context.get("skipped_areas")
     if isinstance(skipped, Mapping):
         below += [f"skipped {area}: {why}" for area, why in skipped.items()]
-    below += [*_unscored(table), *_extreme(table)]
-    return Headline(tuple(above), tuple(below))
+    below += [*_unscored(scores, table), *_extreme(scores, table)]
+    return Headline(above, tuple(below))
 
 
 def describe_dataset(context: Mapping[str, object]) -> str:
@@ -83,53 +81,51 @@ def describe_selection(context: Mapping[str, object]) -> str:
     return name if selection.get("applied", True) else f"{name} ({selection.get('note', 'not applied')})"
 
 
-def _best_layers(best: list[Row]) -> list[str]:
-    rows = [row for row in best if row["area"] != ALL_AREAS and row["layer"]]
-    names = {str(row["layer"]) for row in rows}
-    if len(names) == 1 and len(rows) > 1:
-        return [f"best layer in every area: {names.pop()}"]
-    return ["best layer: " + ", ".join(f"{row['area']} {row['layer']}" for row in rows)] if rows else []
-
-
-def _overall(best: list[Row], table2: float | None) -> str:
-    row = next(row for row in best if row["area"] == ALL_AREAS)
-    paper = f"; the paper's Table 2 has {table2:.3f} on its own selection" if table2 is not None else ""
-    value = median_and_sem(row) or "none"
+def _size(scores: Scores, table: pandas.DataFrame) -> str:
+    rows = table.drop_duplicates(["area", "specimen", "unit_id"])
+    if has_units(scores):
+        return f"{len(rows)} units, {rows['specimen'].nunique()} animals"
+    if scores.settings.population == "pooled":
+        return f"{len(rows)} areas, each with the units of all its animals pooled"
     return (
-        f"all areas, each with its best layer (chosen on the test images, as in the paper): {value} "
-        f"over {row['n_units']} units{paper}"
+        f"{len(rows)} populations (the units of an animal in an area), {rows['specimen'].nunique()} animals"
     )
 
 
-def median_and_sem(row: Row, *, gap: str = " ± ") -> str:
-    """Write ``0.413 ± 0.010``, an s.e.m. above 1 as ``>1``; only the median without one; "" without both."""
-    if math.isnan(row["median"]):
-        return ""
-    sem = ">1" if row["sem"] > 1 else f"{row['sem']:.3f}"
-    return f"{row['median']:.3f}" + ("" if math.isnan(row["sem"]) else f"{gap}{sem}")
+def _overall(scores: Scores) -> str:
+    best = scores.headline_layers().to_dict("records")
+    row = next(row for row in best if row["area"] == ALL_AREAS)
+    value = with_interval(row["median"], row["low"], row["high"]) or "none"
+    only = len(scores.layers) == 1
+    layers = "one layer" if only else f"each with its best layer, {CHOICES[scores.settings.layer_choice]}"
+    return (
+        f"all areas, {layers}: median {value} ({percent(scores.settings.confidence)} interval over animals "
+        f"and units; {counted_words(row, units=has_units(scores))})"
+    )
 
 
-def _extreme(table: pandas.DataFrame) -> list[str]:
+def _pairs(scores: Scores) -> str:
+    return "unit-layer pairs" if has_units(scores) else "population-layer pairs"
+
+
+def _extreme(scores: Scores, table: pandas.DataFrame) -> list[str]:
     """Say which scores cannot be correlations: they make the s.e.m. meaningless, but hardly move a median."""
     beyond = table[table["score"].abs() > EXTREME]
     if beyond.empty:
         return []
-    units = len(beyond.drop_duplicates(["area", "specimen", "unit_id"]))
+    rows = len(beyond.drop_duplicates(["area", "specimen", "unit_id"]))
+    of = f" (units: {rows})" if has_units(scores) else ""
     return [
-        f"scores beyond ±{EXTREME:g}: {len(beyond)} of {len(table)} unit-layer pairs (units: {units}); "
+        f"scores beyond ±{EXTREME:g}: {len(beyond)} of {len(table)} {_pairs(scores)}{of}; "
         "in some halvings a reliability near 0 divides them. The medians hold, the s.e.m. does not"
     ]
 
 
-def _unscored(table: pandas.DataFrame) -> list[str]:
+def _unscored(scores: Scores, table: pandas.DataFrame) -> list[str]:
     missing = table[table["score"].isna()]
     lines = []
     if len(missing):
         counts = missing["reason"].value_counts()
         reasons = "; ".join(f"{reason}: {count}" for reason, count in counts.items())
-        lines.append(f"without a score: {len(missing)} of {len(table)} unit-layer pairs ({reasons})")
-    dropped = int(table["halves_dropped"].sum())
-    total = dropped + int(table["halves_used"].sum())
-    if dropped and total:
-        lines.append(f"halvings dropped: {dropped} of {total} ({100 * dropped / total:.1f} %)")
-    return lines
+        lines.append(f"without a score: {len(missing)} of {len(table)} {_pairs(scores)} ({reasons})")
+    return [*lines, *filter(None, [dropped_halvings(scores)])]

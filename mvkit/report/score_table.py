@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from mvkit.report.headline import Row, median_and_sem
+from mvkit.report.wording import Row, area_name, has_units, median_and_sem
 from mvkit.scoring.results import ALL_AREAS
 
 if TYPE_CHECKING:
@@ -13,17 +13,21 @@ if TYPE_CHECKING:
 
     from mvkit.scoring import Scores
 
+_Cells = dict[tuple[str, str], Row]
 
-def score_table(scores: Scores, *, narrow: bool = False) -> Table:
+
+def score_table(scores: Scores, *, ceiling: Scores | None = None, narrow: bool = False) -> Table:
     """Lay out medians and s.e.m. over units: a row per layer, a column per area.
 
-    The highest median of each area is bold. Two more rows give the number of
+    The highest median of each area is bold. More rows give the ceiling, if there is one, and the numbers of
     units with a score and of animals.
 
     Parameters
     ----------
     scores
         The scores.
+    ceiling
+        Consistency between animals.
     narrow
         Whether to put each s.e.m. below its median, for terminals of 80 columns.
 
@@ -33,9 +37,9 @@ def score_table(scores: Scores, *, narrow: bool = False) -> Table:
         For :class:`rich.console.Console`.
     """
     from rich.table import Table
+    from rich.text import Text
 
-    rows = scores.summary().to_dict("records")
-    cells = {(str(row["layer"]), str(row["area"])): row for row in rows}
+    cells = _cells(scores)
     layers = list(dict.fromkeys(layer for layer, _ in cells))
     areas = [area for area in dict.fromkeys(area for _, area in cells) if area != ALL_AREAS] + [ALL_AREAS]
     best = {area: _best_layer(cells, layers, area) for area in areas}
@@ -43,32 +47,38 @@ def score_table(scores: Scores, *, narrow: bool = False) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("layer")
     for area in areas:
-        table.add_column("all areas" if area == ALL_AREAS else area, justify="right", no_wrap=True)
+        table.add_column(area_name(area), justify="right", no_wrap=True)
     for layer in layers:
-        table.add_row(
-            layer, *[_cell(cells.get((layer, area)), is_best=best[area] == layer, gap=gap) for area in areas]
-        )
+        cells_of_row = [
+            Text(_cell(cells.get((layer, area)), gap=gap), style="bold" if best[area] == layer else "")
+            for area in areas
+        ]
+        table.add_row(Text(layer), *cells_of_row)
+    if ceiling is not None:
+        of_ceiling = {area: row for (_, area), row in _cells(ceiling).items()}
+        label = Text(f"ceiling ({ceiling.layers[0]})")
+        table.add_row(label, *[_cell(of_ceiling.get(area), gap=gap) for area in areas], style="italic")
     table.add_section()
-    for label, column in (("units", "n_units"), ("animals", "n_animals")):
-        table.add_row(label, *[str(_most(cells, layers, area, column)) for area in areas], style="dim")
+    units = (("units", "n_units"),) if has_units(scores) else ()
+    for words, column in (*units, ("animals", "n_animals")):
+        table.add_row(words, *[str(_most(cells, layers, area, column)) for area in areas], style="dim")
     return table
 
 
-def _cell(row: Row | None, *, is_best: bool, gap: str) -> str:
-    if row is None:
-        return ""
-    text = median_and_sem(row, gap=gap)
-    if not text:
-        return "no score"
-    return f"[bold]{text}[/bold]" if is_best else text
+def _cells(scores: Scores) -> _Cells:
+    return {(str(row["layer"]), str(row["area"])): row for row in scores.summary().to_dict("records")}
 
 
-def _best_layer(cells: dict[tuple[str, str], Row], layers: list[str], area: str) -> str | None:
+def _cell(row: Row | None, *, gap: str) -> str:
+    return "" if row is None else median_and_sem(row, gap=gap) or "no score"
+
+
+def _best_layer(cells: _Cells, layers: list[str], area: str) -> str | None:
     scored = [
         layer for layer in layers if (layer, area) in cells and not math.isnan(cells[layer, area]["median"])
     ]
     return max(scored, key=lambda layer: float(cells[layer, area]["median"]), default=None)
 
 
-def _most(cells: dict[tuple[str, str], Row], layers: list[str], area: str, column: str) -> int:
+def _most(cells: _Cells, layers: list[str], area: str, column: str) -> int:
     return max((int(cells[layer, area][column]) for layer in layers if (layer, area) in cells), default=0)

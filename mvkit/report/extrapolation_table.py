@@ -1,0 +1,39 @@
+"""The ceiling over numbers of units or stimuli."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mvkit.report.wording import area_name, counted, percent, with_interval
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from mvkit.scoring.ceilings.extrapolation_result import Extrapolation
+
+
+def extrapolation_table(extrapolation: Extrapolation) -> Table:
+    """Lay out measured medians: a row per area and size.
+
+    Parameters
+    ----------
+    extrapolation
+        What was measured.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    settings = extrapolation.settings
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("area", no_wrap=True)
+    table.add_column(extrapolation.over, justify="right")
+    table.add_column(f"median [{percent(settings.confidence)}]", justify="right", no_wrap=True)
+    table.add_column("units (animals)", justify="right")
+    for row in extrapolation.table().to_dict("records"):
+        table.add_row(
+            area_name(row["area"]),
+            str(int(row["size"])),
+            Text(with_interval(row["median"], row["low"], row["high"]) or "no score"),
+            counted(row, units=True),
+        )
+    return table

@@ -1,0 +1,170 @@
+"""The models of a scoring run: loaded and checked before any work, and their features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mvkit.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from mvkit.models import VisionModel
+    from mvkit.neural import NeuralDataset
+    from mvkit.scoring import Scores
+
+
+def load_models(
+    names: Sequence[str],
+    *,
+    layers: Sequence[str] | None = None,
+    weights: str = "released",
+    seed: int | None = None,
+    home: Path | None = None,
+) -> dict[str, VisionModel]:
+    """Load every model of a run and check the layers asked for, before gigabytes are read.
+
+    Parameters
+    ----------
+    names
+        Models as the user names them; see :func:`mvkit.load_model`.
+    layers
+        Patterns that must match layers of every model; None means each model's published layers.
+    weights, seed, home
+        As in :func:`mvkit.load_model`, for every model.
+
+    Returns
+    -------
+    dict
+        Name -> model, in the order given.
+
+    Raises
+    ------
+    UsageError
+        No model, an unknown one, the same one twice (also under two names), or a pattern that matches no
+        layer of some model.
+    CheckpointError
+        Weights that are missing or do not fit.
+    """
+    from mvkit.features import match_layers, tappable_layers
+    from mvkit.models import load_model
+
+    if not names:
+        raise UsageError("no model to score: name at least one")
+    _refuse_twins(names)
+    models = {}
+    for name in names:
+        model = load_model(name, weights=weights, seed=seed, home=home)
+        if layers is not None:
+            try:
+                match_layers(layers, tappable_layers(model))
+            except UsageError as error:
+                raise error if len(names) == 1 else UsageError(f"{name}: {error}") from None
+        models[name] = model
+    return models
+
+
+def _refuse_twins(names: Sequence[str]) -> None:
+    """Refuse two names of one model: the network's short and long name, a run and its checkpoint."""
+    from mvkit.models import find_model
+    from mvkit.models.trained import is_place, trained_file
+
+    first: dict[object, str] = {}
+    for name in names:
+        identity: object = (
+            trained_file(name).resolve() if is_place(name) else find_model(name).architecture.name
+        )
+        if identity in first:
+            twin = first[identity]
+            same = "is given twice" if twin == name else f"is the same model as {twin}"
+            raise UsageError(f"model {name} {same}: give each model once")
+        first[identity] = name
+
+
+def value_in_paper(name: str, weights: str, scores: Scores) -> float | None:
+    """Return the paper's value for a model, where scores measure what the paper did: PLS on its recordings.
+
+    Parameters
+    ----------
+    name, weights
+        As given to :func:`load_models`.
+    scores
+        Of that model.
+    """
+    from mvkit.models import find_model
+    from mvkit.models.released import is_model, paper_value
+
+    same = scores.context.get("dataset") == "neuropixels" and scores.settings.mapping == "pls"
+    return paper_value(find_model(name), weights) if same and is_model(name) else None
+
+
+def features_of(
+    source: object, dataset: NeuralDataset, layers: Sequence[str] | str | None, *, device: str
+) -> tuple[Mapping[str, NDArray[Any]], dict[str, object]]:
+    """Return layer -> features of the dataset's images, and what is known of the model.
+
+    Parameters
+    ----------
+    source
+        A model, the name or path of one, a feature set, or a mapping from layer to array.
+    dataset
+        Its stimuli are what the model sees.
+    layers
+        Names or patterns; None means the model's published layers, or every layer given.
+    device
+        Where features are extracted.
+
+    Raises
+    ------
+    UsageError
+        If ``source`` is none of these, or a layer is unknown.
+    DataError
+        If features given do not belong to as many images as the dataset has.
+    """
+    from torch import nn
+
+    from mvkit.features import FeatureSet, extract
+    from mvkit.models import load_model
+
+    if isinstance(source, str | Path):
+        source = load_model(source)
+    if isinstance(source, Mapping):
+        about: dict[str, object] = {"model": getattr(source, "model_name", "features")}
+        if isinstance(source, FeatureSet):
+            about |= {"weights_id": source.weights_id, "preprocessing": source.preprocessing}
+        return _pick_layers(source, layers, n_images=len(dataset.stimuli)), about
+    if not isinstance(source, nn.Module):
+        raise UsageError(
+            f"cannot score a {type(source).__name__}: give a model, a name, features, or a mapping of arrays"
+        )
+    wanted = [layers] if isinstance(layers, str) else layers
+    extracted = extract(source, dataset, layers=wanted, device=device)
+    return extracted, {
+        "model": extracted.model_name,
+        "weights_id": extracted.weights_id,
+        "preprocessing": extracted.preprocessing,
+    }
+
+
+def _pick_layers(
+    features: Mapping[str, NDArray[Any]], layers: Sequence[str] | str | None, *, n_images: int
+) -> Mapping[str, NDArray[Any]]:
+
+    import numpy as np
+
+    from mvkit.features import match_layers
+
+    patterns = [layers] if isinstance(layers, str) else layers
+    names = list(features) if patterns is None else match_layers(patterns, list(features))
+    picked = {}
+    for name in names:
+        values = np.asarray(features[name])
+        if values.ndim < 2 or len(values) != n_images:
+            raise DataError(
+                f"features of layer '{name}': shape {values.shape}, but the dataset has {n_images} images: "
+                "give (n_images, n_features), rows in the order of its stimuli"
+            )
+        picked[name] = values.reshape(n_images, -1)
+    return picked
