@@ -132,7 +132,7 @@ def without_prediction(
     """
     if not np.isnan(r_map).any():
         return False
-    lost: NDArray[np.bool_] = np.isnan(predictions).any(axis=1)
+    lost = np.asarray(np.isnan(predictions).any(axis=1))
     return lost[0::2] | lost[1::2]
 
 
