@@ -44,13 +44,20 @@ def population_rdms(patterns: NDArray[np.float64], present: NDArray[np.bool_]) -
         float64 (n, n_images, n_images); NaN in the row and column of an image to which all units respond
         alike.
     """
+    counts = present.sum(axis=1)[:, None, None]
     with np.errstate(invalid="ignore", divide="ignore"):
-        means = patterns.sum(axis=2, keepdims=True) / present.sum(axis=1)[:, None, None]
+        means = patterns.sum(axis=2, keepdims=True) / counts
         deviations = patterns - means
-        np.copyto(deviations, 0.0, where=~present[:, None, :])
-        clear_rounding(deviations, CONSTANT * np.abs(means), axis=2)
-        deviations /= np.sqrt(np.square(deviations).sum(axis=2, keepdims=True))
-    rdms: NDArray[np.float64] = 1.0 - np.matmul(deviations, deviations.transpose(0, 2, 1))
+        if not present.all():
+            np.copyto(deviations, 0.0, where=~present[:, None, :])
+        rdms: NDArray[np.float64] = np.matmul(deviations, deviations.transpose(0, 2, 1))
+        squares = np.diagonal(rdms, axis1=1, axis2=2)[:, :, None]
+        # A pattern that differs from its mean by no more than rounding does not vary.
+        varies = squares > counts * np.square(CONSTANT * means)
+        lengths = np.where(varies, np.sqrt(squares), np.nan)
+        rdms /= lengths
+        rdms /= lengths.transpose(0, 2, 1)
+        np.subtract(1.0, rdms, out=rdms)
     return rdms
 
 
