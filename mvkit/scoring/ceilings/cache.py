@@ -89,7 +89,7 @@ def ceiling_key(digest: str, settings: ScoreSettings) -> str:
 
 
 def _keep(scores: Scores, place: Path) -> None:
-    """Write a ceiling beside its place and move it there; whatever lies there already is of no use."""
+    """Write a ceiling beside its place and move it there, unless a whole one has appeared meanwhile."""
     mark = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
     place.parent.mkdir(parents=True, exist_ok=True)
     temporary = place.with_name(f"{place.name}.tmp-{mark}")
@@ -98,28 +98,49 @@ def _keep(scores: Scores, place: Path) -> None:
         files = save_scores(scores, temporary)
         sums = {file.name: _sha256(file) for file in files}
         write_text(temporary / CHECKSUMS, json.dumps(sums, indent=2) + "\n")
-        if _read(place) is None:
+        if _fault(place):
             if place.exists():
                 place.rename(damaged)
-            temporary.rename(place)
+            _move(temporary, place)
     finally:
         for leftover in (temporary, damaged):
-            shutil.rmtree(leftover, ignore_errors=True)
+            if leftover.is_file():
+                leftover.unlink()
+            else:
+                shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _move(temporary: Path, place: Path) -> None:
+    try:
+        temporary.rename(place)
+    except OSError:
+        if not place.is_dir():
+            raise
+        log.debug("%s: another process was first", place)
 
 
 def _read(place: Path) -> Scores | None:
     """Read a ceiling if it is there and whole."""
     if not place.exists():
         return None
+    fault = _fault(place)
+    if not fault:
+        try:
+            return read_scores(place)
+        except DataError as error:
+            fault = str(error)
+    log.warning("%s: damaged, the ceiling is measured anew (%s)", place, fault)
+    return None
+
+
+def _fault(place: Path) -> str:
+    """Say what is wrong with the files of a ceiling, or ""."""
     try:
         sums = json.loads((place / CHECKSUMS).read_text(encoding="utf-8"))
         wrong = [name for name, expected in sums.items() if _sha256(place / name) != expected]
-        if wrong:
-            raise DataError(f"{place}: {', '.join(wrong)} changed since written")
-        return read_scores(place)
-    except (DataError, OSError, ValueError, AttributeError) as error:
-        log.warning("%s: damaged, the ceiling is measured anew (%s)", place, error)
-        return None
+    except (OSError, ValueError, AttributeError) as error:
+        return str(error)
+    return f"changed since written: {', '.join(wrong)}" if wrong else ""
 
 
 def _sha256(file: Path) -> str:
