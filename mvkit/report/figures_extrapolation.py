@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 #: Curves are drawn up to so many times the largest size.
 BEYOND = 8.0
 _N_POINTS = 60
+_HEADROOM = 1.25
 _TITLES = {"holdout": "all other animals pooled", "pairwise": "one other animal"}
 _AXES = {"units": "source units", "stimuli": "images"}
 
@@ -75,6 +76,8 @@ def draw_extrapolation(extrapolation: Extrapolation, *, labels: FigureLabels | N
             _draw_area(axes, table[table["area"] == area], extrapolation.fitted[area], fit, area)
             if number + COLUMNS >= len(shown):
                 axes.set_xlabel(_AXES[extrapolation.over])
+        # All panels share this axis: room for the text above every curve.
+        axes.set_ylim(top=_HEADROOM * axes.get_ylim()[1])
         first = f"Consistency between animals, predicted from {_TITLES[extrapolation.settings.ceiling]}"
         second = f"error bars and bands: {labels.percent} intervals over animals and units"
         skipped = "; ".join(f"{area}: {why}" for area, why in extrapolation.skipped.items())
@@ -129,7 +132,7 @@ def _draw_asymptote(axes: Axes, fit: dict[Any, Any]) -> None:
         text = f"asymptote {fit['asymptote']:.2f} [{fit['asymptote_low']:.2f}, {fit['asymptote_high']:.2f}]"
     else:
         text = textwrap.fill(str(fit["reason"]), 34)
-    axes.text(0.97, 0.04, text, transform=axes.transAxes, ha="right", va="bottom", fontsize=7.5, zorder=5)
+    axes.text(0.97, 0.98, text, transform=axes.transAxes, ha="right", va="top", fontsize=7.5, zorder=5)
 
 
 def _legend(figure: Figure) -> None:

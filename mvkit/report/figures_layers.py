@@ -59,7 +59,8 @@ def draw_layers(summary: pd.DataFrame, *, labels: FigureLabels | None = None) ->
         figure = new_figure(width, height + 0.07 * longest * n_rows)
         for axes, area in zip(panels(figure, len(areas)), areas, strict=True):
             _draw_area(axes, summary[summary["area"] == area], area, layers)
-        second = f"error bars: {labels.percent} intervals over animals and units; filled: highest median of the area"
+        bars = f"error bars: {labels.percent} intervals over animals and units"
+        second = f"{bars}; filled: highest median of the area"
         figure.suptitle(labels.title("Predictivity of each layer", second), x=0.01, ha="left", fontsize=9.5)
         figure.supylabel("median score over units", fontsize=9)
     return figure

@@ -48,7 +48,7 @@ def draw_scores(
         Model -> ``Scores.headline_layers()``: a row per area with ``median``, ``low``, ``high``, ``n_units``,
         ``n_animals`` and ``choice``. Areas in the order of the first model, ``"all"`` last.
     ceiling
-        ``Scores.summary()`` of a ceiling: rows with ``area``, ``median``, ``low``, ``high``; None = no ceiling.
+        ``Scores.summary()`` of a ceiling: rows with ``area``, ``median``, ``low``, ``high``; None = none.
     labels
         Dataset and coverage of the intervals.
 

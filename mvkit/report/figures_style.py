@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from mvkit.scoring import Scores
 
-#: Suffix -> what a file must not say of when and with what it was made, so that equal figures are equal files.
+#: Suffix -> what a file must not say of when and how it was made, so that equal figures are equal files.
 FORMATS: dict[str, dict[str, Any]] = {
     ".svg": {"Date": None, "Creator": None},
     ".png": {"Software": None},

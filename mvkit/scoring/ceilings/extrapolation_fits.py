@@ -56,7 +56,7 @@ class FittedArea:
     saturating, log_linear
         Curves of the medians, or None where sizes are too few.
     asymptote
-        Of the saturating curve. Its interval reaches out to the fit without the smallest size, as does that of
+        Of the saturating curve. Its interval reaches out to the fit without the smallest size, like that of
         ``doubled``: animals and units do not know whether the form of the curve is right.
     doubled
         Curve -> its value at twice the largest size.
