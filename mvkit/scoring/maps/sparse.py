@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from mvkit.scoring.maps.sources import SourceSplit
 from mvkit.scoring.settings import ScoreSettings
 
-# Rounds of coordinate descent: scikit-learn's own limit, and what a target that needs more is given.
-FEW_ROUNDS = 1000
-MANY_ROUNDS = 20000
+# Rounds of coordinate descent: ten times scikit-learn's own limit.
+MAX_ROUNDS = 10000
 
 
 def predict_lasso(
@@ -33,8 +32,8 @@ def predict_elastic_net(
 ) -> NDArray[np.float64]:
     """Fit scikit-learn's ``ElasticNet(alpha=penalty, l1_ratio=l1_ratio)`` per target column.
 
-    Coordinate descent stops where scikit-learn says it has converged. A target that has not after
-    scikit-learn's 1000 rounds gets 20000; one that has not even then is left out.
+    Coordinate descent stops where scikit-learn says it has converged. A target for which it has not after
+    10000 rounds is left out.
 
     Parameters
     ----------
@@ -68,14 +67,11 @@ def _predictions(
     predictions = np.zeros((targets.shape[0], split.test.size, targets.shape[2]))
     for fit, responses in enumerate(targets):
         units = np.flatnonzero(responses.any(axis=0))
-        for max_iter in (FEW_ROUNDS, MANY_ROUNDS):
-            if not units.size:
-                break
-            model = estimator(**options, max_iter=max_iter)
+        if units.size:
+            model = estimator(**options, max_iter=MAX_ROUNDS)
             converged = _fit(model, train, np.asfortranarray(responses[:, units]))
             found = model.predict(test).reshape(split.test.size, -1)
             predictions[fit][:, units] = np.where(converged, found, np.nan)
-            units = units[~converged]
     return predictions
 
 
