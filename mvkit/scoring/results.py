@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mvkit.jsonable import digest_of, plain
 from mvkit.scoring.settings import ScoreSettings
 from mvkit.scoring.statistics.describing import described
-from mvkit.scoring.statistics.intervals import METHOD
+from mvkit.scoring.statistics.intervals import METHOD, draws_of
 from mvkit.scoring.statistics.layer_choice import HELD_OUT, PAPER, ChosenUnits, choose_layer, unit_grid
 from mvkit.scoring.unit_columns import Column
 
@@ -173,13 +173,16 @@ class Scores:
         import pandas as pd
 
         rows = []
+        draws = draws_of(self.settings)
         for layer in self.layers:
             of_layer = self.columns["layer"] == layer
             for area in (*self.areas, ALL_AREAS):
                 chosen = of_layer if area == ALL_AREAS else of_layer & (self.columns["area"] == area)
                 scores = self.columns["score"][chosen].astype(np.float64)
                 specimens = self.columns["specimen"][chosen].astype(np.int64)
-                rows.append({"layer": layer, "area": area, **described(scores, specimens, self.settings)})
+                areas = self.columns["area"][chosen] if area == ALL_AREAS else None
+                row = described(scores, specimens, self.settings, areas=areas, draws=draws)
+                rows.append({"layer": layer, "area": area, **row})
         return pd.DataFrame(rows)
 
     @cached_property
@@ -199,11 +202,12 @@ class Scores:
             row = described(units.score, units.specimen, self.settings, reason=units.reason)
             rows.append({"area": area, "layer": units.layer, "choice": choice, **row})
         # An area without a layer has no part in the row of all areas.
-        chosen = [units for units in areas.values() if units.layer]
-        scores = np.concatenate([np.empty(0), *(units.score for units in chosen)])
-        specimens = np.concatenate([np.empty(0, dtype=np.int64), *(units.specimen for units in chosen)])
-        reason = next((units.reason for units in areas.values() if units.reason), "")
-        row = described(scores, specimens, self.settings, reason="" if chosen else reason)
+        chosen = {area: units for area, units in areas.items() if units.layer}
+        scores = np.concatenate([np.empty(0), *(units.score for units in chosen.values())])
+        specimens = np.concatenate([np.empty(0, np.int64), *(units.specimen for units in chosen.values())])
+        area_of = np.repeat(np.arange(len(chosen)), [len(units.score) for units in chosen.values()])
+        reason = "" if chosen else next((units.reason for units in areas.values()), "")
+        row = described(scores, specimens, self.settings, areas=area_of, reason=reason)
         rows.append({"area": ALL_AREAS, "layer": BEST_PER_AREA, "choice": choice, **row})
         return pd.DataFrame(rows)
 

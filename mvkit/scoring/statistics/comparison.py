@@ -203,7 +203,7 @@ def _pairs_of_area(
     for first, second in combinations(units, 2):
         paired = paired_units((units[first], units[second]), areas)
         differences = paired.columns[0] - paired.columns[1]
-        interval = median_interval(differences, paired.specimen, settings)
+        interval = median_interval(differences, paired.specimen, settings, areas=paired.area)
         centre = float(np.median(differences)) if differences.size else math.nan
         p = p_value(centre, interval, settings)
         reason = interval.reason

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.scoring.settings import ScoreSettings
+from mvkit.scoring.statistics.hierarchy import Draws
 from mvkit.scoring.statistics.intervals import median_interval
 
 
@@ -16,6 +17,8 @@ def described(
     specimens: NDArray[np.int64],
     settings: ScoreSettings,
     *,
+    areas: NDArray[np.generic] | None = None,
+    draws: Draws | None = None,
     reason: str = "",
 ) -> dict[str, float | int | str]:
     """Describe the scores of units.
@@ -28,6 +31,8 @@ def described(
         int64 (n_units,).
     settings
         Those of intervals.
+    areas, draws
+        As in :func:`~mvkit.scoring.statistics.intervals.median_interval`.
     reason
         Why there are no scores, where that is known.
 
@@ -39,7 +44,7 @@ def described(
         ``n_animals`` with a score, ``n_nan`` units without; ``reason`` for bounds that are NaN, or "".
     """
     known = scores[~np.isnan(scores)]
-    interval = median_interval(scores, specimens, settings)
+    interval = median_interval(scores, specimens, settings, areas=areas, draws=draws)
     return {
         "median": float(np.median(known)) if known.size else math.nan,
         "sem": float(known.std(ddof=1) / math.sqrt(known.size)) if known.size > 1 else math.nan,

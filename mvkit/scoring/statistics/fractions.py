@@ -91,7 +91,7 @@ def _fraction(units: PairedUnits, settings: ScoreSettings, why: str) -> dict[str
     medians = np.median(units.columns, axis=1)
     if not medians[1] > 0.0:
         return {**nothing, "reason": NO_CEILING}
-    interval = statistic_interval(units.columns, units.specimen, RATIO, settings)
+    interval = statistic_interval(units.columns, units.specimen, RATIO, settings, areas=units.area)
     fraction = float(medians[0] / medians[1])
     return {
         "fraction": fraction,

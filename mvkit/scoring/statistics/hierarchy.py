@@ -92,6 +92,25 @@ def resampled_counts(sizes: NDArray[np.int64], *, n_resamples: int, seed: int) -
     return counts
 
 
+class Draws:
+    """Resamples for one set of settings, drawn once for each list of animals' sizes.
+
+    Layers of a model have the same animals with, mostly, the same numbers of scored units.
+    """
+
+    def __init__(self, *, n_resamples: int, seed: int) -> None:
+        self._n_resamples = n_resamples
+        self._seed = seed
+        self._known: dict[bytes, NDArray[np.int32]] = {}
+
+    def counts(self, sizes: NDArray[np.int64]) -> NDArray[np.int32]:
+        """Return :func:`resampled_counts` of these sizes."""
+        key = sizes.tobytes()
+        if key not in self._known:
+            self._known[key] = resampled_counts(sizes, n_resamples=self._n_resamples, seed=self._seed)
+        return self._known[key]
+
+
 def medians_of_counts(columns: NDArray[np.float64], counts: NDArray[np.int32]) -> NDArray[np.float64]:
     """Medians of resamples.
 
@@ -173,12 +192,26 @@ def resampled_medians(
 def by_animal(
     columns: NDArray[np.floating], animals: NDArray[np.generic]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Leave out units with NaN and sort the others by animal, then by value, so that their order is no input.
+    """Leave out units with NaN and sort the others by :func:`animal_order`.
 
     Returns
     -------
     columns, sizes
         float64 (n_columns, n_valid) and int64 (n_animals,): units of each animal, in the order of the labels.
+    """
+    order, sizes = animal_order(columns, animals)
+    return np.ascontiguousarray(np.asarray(columns, dtype=np.float64)[:, order]), sizes
+
+
+def animal_order(
+    columns: NDArray[np.floating], animals: NDArray[np.generic]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Sort units without NaN by animal, then by value, so that the order they come in has no effect.
+
+    Returns
+    -------
+    order, sizes
+        int64 (n_valid,) positions of units, and int64 (n_animals,): units of each animal.
 
     Raises
     ------
@@ -192,11 +225,10 @@ def by_animal(
             f"values of shape {values.shape} and animals of shape {labels.shape}: give (n_columns, n_units) "
             "and (n_units,)"
         )
-    valid = ~np.isnan(values).any(axis=0)
+    valid = np.flatnonzero(~np.isnan(values).any(axis=0))
     _, group = np.unique(labels[valid], return_inverse=True)
-    kept = values[:, valid]
-    order = np.lexsort((*kept[::-1], group))
-    return np.ascontiguousarray(kept[:, order]), np.bincount(group).astype(np.int64)
+    order = np.lexsort((*values[::-1, valid], group))
+    return valid[order], np.bincount(group).astype(np.int64)
 
 
 def split_by_sizes(columns: NDArray[np.float64], sizes: NDArray[np.int64]) -> list[NDArray[np.float64]]:

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.scoring.settings import ScoreSettings
+from mvkit.scoring.statistics.area_levels import without_area_levels
 from mvkit.scoring.statistics.between_animals import standard_error
-from mvkit.scoring.statistics.hierarchy import by_animal, medians_of_counts, resampled_counts
+from mvkit.scoring.statistics.hierarchy import Draws, animal_order, medians_of_counts
 
 #: Named in every file of results.
 METHOD = (
@@ -64,7 +65,12 @@ MEDIAN = Statistic(lambda medians: medians[0], np.ones_like)
 
 
 def median_interval(
-    values: NDArray[np.floating], animals: NDArray[np.generic], settings: ScoreSettings
+    values: NDArray[np.floating],
+    animals: NDArray[np.generic],
+    settings: ScoreSettings,
+    *,
+    areas: NDArray[np.generic] | None = None,
+    draws: Draws | None = None,
 ) -> Interval:
     """Confidence interval of the median over units, for animals and units other than those recorded.
 
@@ -85,13 +91,19 @@ def median_interval(
         (n_units,): animal of each unit. An animal is drawn as a whole, with its units of all areas.
     settings
         ``n_resamples``, ``confidence`` and ``resampling_seed``.
+    areas
+        (n_units,): area of each unit, where the median is over several: their levels then do not count as
+        differences between animals, see
+        :func:`~mvkit.scoring.statistics.area_levels.without_area_levels`.
+    draws
+        Those of :func:`draws_of`, to share among several intervals; None draws anew. The result is the same.
 
     Returns
     -------
     Interval
         NaN with a reason where there are no two animals with a score.
     """
-    return statistic_interval(np.asarray(values)[None], animals, MEDIAN, settings)
+    return statistic_interval(np.asarray(values)[None], animals, MEDIAN, settings, areas=areas, draws=draws)
 
 
 def statistic_interval(
@@ -99,6 +111,9 @@ def statistic_interval(
     animals: NDArray[np.generic],
     statistic: Statistic,
     settings: ScoreSettings,
+    *,
+    areas: NDArray[np.generic] | None = None,
+    draws: Draws | None = None,
 ) -> Interval:
     """Confidence interval of a function of medians, as :func:`median_interval`, on shared draws.
 
@@ -110,18 +125,24 @@ def statistic_interval(
         (n_units,).
     statistic
         What is to be bounded.
-    settings
+    settings, areas, draws
         As in :func:`median_interval`.
     """
-    kept, sizes = by_animal(columns, animals)
-    counts = int(kept.shape[1]), len(sizes)
+    values = np.asarray(columns, dtype=np.float64)
+    order, sizes = animal_order(values, animals)
+    kept = np.ascontiguousarray(values[:, order])
+    numbers = int(kept.shape[1]), len(sizes)
     if len(sizes) < 2:
-        return Interval(math.nan, math.nan, *counts, ONE_ANIMAL if len(sizes) else NO_UNITS)
+        return Interval(math.nan, math.nan, *numbers, ONE_ANIMAL if len(sizes) else NO_UNITS)
     medians = np.median(kept, axis=1)
     centre = float(statistic.of_medians(medians))
-    error = standard_error(kept, sizes, statistic.gradient(medians))
-    draws = resampled_counts(sizes, n_resamples=settings.n_resamples, seed=settings.resampling_seed)
-    resampled = statistic.of_medians(medians_of_counts(kept, draws))
+    levelled = kept
+    if areas is not None:
+        _, area = np.unique(np.asarray(areas)[order], return_inverse=True)
+        levelled = without_area_levels(kept, np.repeat(np.arange(len(sizes)), sizes), area)
+    error = standard_error(levelled, sizes, statistic.gradient(medians))
+    counts = (draws or draws_of(settings)).counts(sizes)
+    resampled = statistic.of_medians(medians_of_counts(kept, counts))
     tail = 0.5 * (1.0 - settings.confidence)
     below, above = np.quantile(resampled, [tail, 1.0 - tail]) - centre
     # The centre lies within the percentiles save by an accident of many ties.
@@ -131,7 +152,12 @@ def statistic_interval(
         below, above = below * width / (above - below), above * width / (above - below)
     else:
         below, above = -0.5 * width, 0.5 * width
-    return Interval(centre + below, centre + above, *counts, "")
+    return Interval(centre + below, centre + above, *numbers, "")
+
+
+def draws_of(settings: ScoreSettings) -> Draws:
+    """Return the resamples that settings ask for."""
+    return Draws(n_resamples=settings.n_resamples, seed=settings.resampling_seed)
 
 
 def student_quantile(share: float, n_animals: int) -> float:

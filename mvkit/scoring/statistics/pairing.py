@@ -22,12 +22,15 @@ class PairedUnits:
         float64 (n_results, n_units), without NaN.
     specimen
         int64 (n_units,).
+    area
+        int64 (n_units,): position in the areas asked for.
     n_left_out
         Units that are in some result but without a score in at least one of them.
     """
 
     columns: NDArray[np.float64]
     specimen: NDArray[np.int64]
+    area: NDArray[np.int64]
     n_left_out: int
 
 
@@ -44,7 +47,8 @@ def paired_units(results: Sequence[Mapping[str, ChosenUnits]], areas: Sequence[s
     units = [unit for unit in everything if all(not np.isnan(table.get(unit, np.nan)) for table in tables)]
     columns = np.array([[table[unit] for unit in units] for table in tables], dtype=np.float64)
     specimen = np.array([specimen for _, specimen, _ in units], dtype=np.int64)
-    return PairedUnits(columns.reshape(len(tables), -1), specimen, len(everything) - len(units))
+    area = np.array([areas.index(name) for name, _, _ in units], dtype=np.int64)
+    return PairedUnits(columns.reshape(len(tables), -1), specimen, area, len(everything) - len(units))
 
 
 def _scores_by_unit(
