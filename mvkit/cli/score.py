@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from functools import partial
 from pathlib import Path
+from textwrap import fill
 
 from mvkit.cli import score_options as option
 from mvkit.cli.console import (
@@ -15,6 +18,9 @@ from mvkit.cli.console import (
     print_width,
     progress_bar,
 )
+
+#: For terminals; in files and pipes a sentence stays one line, which can be searched for.
+_wrapped = partial(fill, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def command(
@@ -106,10 +112,8 @@ def command(
     if as_json:
         print_json(run_document(run, files))
         return
-    for part in run_page(run, width=print_width()):
+    for part in (*run_page(run, width=print_width()), *written_lines(files)):
         if isinstance(part, str):
-            print_line(part)
+            print_line(_wrapped(part, print_width()) if sys.stdout.isatty() else part)
         else:
             print_renderable(part)
-    for line in written_lines(files):
-        print_line(line)

@@ -15,7 +15,7 @@ from mvkit.report.wording import (
     percent,
     with_interval,
 )
-from mvkit.scoring.results import BEST_PER_AREA
+from mvkit.scoring.results import ALL_AREAS, BEST_PER_AREA
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +44,7 @@ def best_layer_table(scores: Scores, choice: str, fractions: pd.DataFrame | None
     from rich.table import Table
     from rich.text import Text
 
-    best = scores.best_layers() if choice == "paper" else scores.held_out_layers()
+    best = _best(scores, choice)
     of_ceiling = _of_choice(fractions, choice)
     units = has_units(scores)
     interval = percent(scores.settings.confidence)
@@ -75,14 +75,25 @@ def best_layer_title(scores: Scores, choice: str) -> str:
     return f"best layer, {EXPLAINED[choice]}"
 
 
+def no_choice(scores: Scores, choice: str) -> str:
+    """Say why no layer at all can be chosen, or ""."""
+    best = _best(scores, choice)
+    chosen = best[(best["area"] != ALL_AREAS) & (best["layer"] != "")]
+    return "" if len(chosen) else "; ".join(dict.fromkeys(best["reason"][best["reason"] != ""]))
+
+
 def missing_intervals(scores: Scores, choice: str) -> list[str]:
     """Say for which areas there is no interval, or no layer, and why."""
-    best = scores.best_layers() if choice == "paper" else scores.held_out_layers()
+    best = _best(scores, choice)
     areas: dict[str, list[str]] = {}
     for row in best.to_dict("records"):
         if row["reason"]:
             areas.setdefault(str(row["reason"]), []).append(area_name(row["area"]))
     return [f"no interval for {', '.join(names)}: {reason}" for reason, names in areas.items()]
+
+
+def _best(scores: Scores, choice: str) -> pd.DataFrame:
+    return scores.best_layers() if choice == "paper" else scores.held_out_layers()
 
 
 def _of_choice(fractions: pd.DataFrame | None, choice: str) -> Mapping[str, Row]:

@@ -33,7 +33,19 @@ def extrapolation_table(extrapolation: Extrapolation) -> Table:
         table.add_row(
             area_name(row["area"]),
             str(int(row["size"])),
-            Text(with_interval(row["median"], row["low"], row["high"]) or "no score"),
+            Text(with_interval(row["median"], row["low"], row["high"]) or str(row["reason"])),
             counted(row, units=True),
         )
     return table
+
+
+def extrapolation_lines(extrapolation: Extrapolation) -> list[str]:
+    """Say where the saturating curve of each area ends, or that the data do not tell."""
+    lines = []
+    for row in extrapolation.fits().to_dict("records"):
+        if row["curve"] != "saturating":
+            continue
+        value = with_interval(row["asymptote"], row["asymptote_low"], row["asymptote_high"])
+        found = f"asymptote {value}" if row["determined"] else f"no asymptote: {row['reason']}"
+        lines.append(f"{area_name(row['area'])}: {found}")
+    return [*lines, *(f"{area}: {why}" for area, why in extrapolation.skipped.items())]

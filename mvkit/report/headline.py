@@ -98,9 +98,11 @@ def _overall(scores: Scores) -> str:
     value = with_interval(row["median"], row["low"], row["high"]) or "none"
     only = len(scores.layers) == 1
     layers = "one layer" if only else f"each with its best layer, {CHOICES[scores.settings.layer_choice]}"
+    units = has_units(scores)
+    over = "animals and units" if units else "animals"
     return (
-        f"all areas, {layers}: median {value} ({percent(scores.settings.confidence)} interval over animals "
-        f"and units; {counted_words(row, units=has_units(scores))})"
+        f"all areas, {layers}: median {value} ({percent(scores.settings.confidence)} interval over {over}; "
+        f"{counted_words(row, units=units)})"
     )
 
 

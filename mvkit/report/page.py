@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from mvkit.report.best_layers import best_layer_table, best_layer_title, missing_intervals
+from mvkit.report.best_layers import best_layer_table, best_layer_title, missing_intervals, no_choice
 from mvkit.report.comparison_table import comparison_tables
 from mvkit.report.dropped import dropped_halvings
-from mvkit.report.extrapolation_table import extrapolation_table
+from mvkit.report.extrapolation_table import extrapolation_lines, extrapolation_table
 from mvkit.report.headline import headline
 from mvkit.report.outcome import ScoreRun
 from mvkit.report.overview import overview_table, overview_title
 from mvkit.report.protocol_line import described_mapping, protocol_lines
 from mvkit.report.score_table import score_table
-from mvkit.report.wording import counted_words, has_units, with_interval
+from mvkit.report.wording import CHOICES, counted_words, has_units, with_interval
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -58,7 +58,7 @@ def run_page(run: ScoreRun, *, width: int) -> Iterator[str | RenderableType]:
         settings = run.extrapolation.settings
         yield _title(f"ceiling ({settings.ceiling}) over the number of {run.extrapolation.over}")
         yield extrapolation_table(run.extrapolation)
-        yield ""
+        yield from (*extrapolation_lines(run.extrapolation), "")
 
 
 def _tables(run: ScoreRun, name: str, scores: Scores, *, narrow: bool) -> Iterator[str | RenderableType]:
@@ -67,6 +67,10 @@ def _tables(run: ScoreRun, name: str, scores: Scores, *, narrow: bool) -> Iterat
     first = scores.settings.layer_choice
     both = (first, "held-out" if first == "paper" else "paper")
     for choice in both[:1] if len(scores.layers) == 1 else both:
+        why = no_choice(scores, choice)
+        if why:
+            yield from (f"no best layers {CHOICES[choice]}: {why}", "")
+            continue
         yield _title(best_layer_title(scores, choice))
         yield best_layer_table(scores, choice, run.fractions.get(name))
         yield from (*missing_intervals(scores, choice), "")

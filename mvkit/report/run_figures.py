@@ -3,33 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mvkit.errors import UsageError
-from mvkit.naming import suggest
-
-if TYPE_CHECKING:
-    from mvkit.report.outcome import ScoreRun
-
-#: Formats that figures can have.
-SUFFIXES = (".svg", ".png", ".pdf")
+from mvkit.report.figures import extrapolation_figure, scores_figure
+from mvkit.report.figures_style import check_suffix, labels_of
+from mvkit.report.outcome import ScoreRun
 
 
 def check_figure(path: Path) -> None:
-    """Refuse a figure's file of another format, before hours of work end in it.
+    """Refuse a figure's file before hours of work end in it.
 
     Raises
     ------
     UsageError
-        If the suffix is none of :data:`SUFFIXES`, or the path is a folder.
+        If the suffix is that of no format, or the path is a folder.
     """
-    if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(
-            f"--figure {path}: unknown format '{path.suffix}'{suggest(path.suffix, SUFFIXES)}\n"
-            f"valid: {', '.join(SUFFIXES)}"
-        )
+    check_suffix(path)
     if path.is_dir():
-        raise UsageError(f"--figure {path}: is a folder; give the name of a file")
+        raise UsageError(f"{path}: is a folder; give the name of a file")
 
 
 def draw_run(run: ScoreRun, path: Path) -> list[Path]:
@@ -47,12 +38,15 @@ def draw_run(run: ScoreRun, path: Path) -> list[Path]:
     list of Path
         The files written.
     """
-    from mvkit.report.figures import extrapolation_figure, scores_figure
-
-    choices = {name: scores.headline_layers() for name, scores in run.models.items()}
-    scores_figure(choices, path, ceiling=run.ceiling)
-    if run.extrapolation is None:
-        return [path]
-    beside = path.with_name(f"{path.stem}-extrapolation{path.suffix}")
-    extrapolation_figure(run.extrapolation, beside)
-    return [path, beside]
+    labels = labels_of(run.scores)
+    paper = run.scores.settings.layer_choice == "paper"
+    choices = {
+        name: scores.best_layers() if paper else scores.held_out_layers()
+        for name, scores in {**run.models, **run.earlier}.items()
+    }
+    ceiling = None if run.ceiling is None else run.ceiling.summary()
+    files = [scores_figure(choices, path, ceiling=ceiling, labels=labels)]
+    if run.extrapolation is not None:
+        beside = path.with_name(f"{path.stem}-extrapolation{path.suffix}")
+        files.append(extrapolation_figure(run.extrapolation, beside, labels=labels))
+    return files
