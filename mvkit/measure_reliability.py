@@ -6,8 +6,11 @@ the published ones are.
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,7 +24,7 @@ import mvkit
 from mvkit.errors import DataError, UsageError
 from mvkit.fetch import Manifest, Record, holding, require_free
 from mvkit.fetch.digests import digests
-from mvkit.neural import layout
+from mvkit.neural.block_reading import blocks, read_block, trial_counts
 from mvkit.neural.layout import NeuralFileContents
 from mvkit.neural.layout_reading import OpenNeuralFile, reading
 from mvkit.neural.reliability_columns import (
@@ -35,6 +38,9 @@ from mvkit.scoring.protocol import halves_of, trial_orders_in_sequence
 from mvkit.scoring.reliability_moments import split_half_moments
 
 Progress = Callable[[int, int], None]
+_MOST_THREADS = 4
+#: Blocks that were read and wait for a thread, 15 MB each.
+_MOST_WAITING = 4
 #: HDF5 adds to its tables besides the reliabilities themselves.
 _SPARE_BYTES = 1 << 20
 
@@ -148,6 +154,10 @@ def _n_columns(contents: NeuralFileContents) -> int:
     return contents.n_units * (1 if contents.time_s is None else len(contents.time_s))
 
 
+#: Mean, standard deviation and whether some halving lacks a trial, each (n_bins, n_units).
+_Moments = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]
+
+
 @dataclass(frozen=True, eq=False)
 class _Measured:
     mean: NDArray[np.float64]
@@ -157,75 +167,57 @@ class _Measured:
 
 def _measure(file: OpenNeuralFile, n_halves: int, seed: int, progress: Progress) -> _Measured:
     contents = file.contents
-    counts = _trial_counts(contents)
+    counts = trial_counts(contents)
     members = {
         int(n_trials): halves_of(trial_orders_in_sequence(int(n_trials), n_halves=n_halves, seed=seed))
         for n_trials in np.unique(counts)
     }
     n_bins = 1 if contents.time_s is None else len(contents.time_s)
-    shape = (n_bins, contents.n_units)
-    mean, std = np.full(shape, np.nan), np.full(shape, np.nan)
-    missing = np.zeros(shape, dtype=np.bool_)
+    mean, std = np.full((2, n_bins, contents.n_units), np.nan)
+    missing = np.zeros(mean.shape, dtype=np.bool_)
+    waiting: deque[tuple[slice, slice, Future[_Moments]]] = deque()
     done = 0
-    # One thread, so that sums do not depend on the number of cores.
-    with threadpool_limits(limits=1):
-        for bins, units in _blocks(file):
-            slab = _read(file, bins, units)
-            for n_trials in np.unique(counts[units]).tolist():
-                own = np.flatnonzero(counts[units] == n_trials)
-                values = slab[:n_trials, :, :, own]
-                found = split_half_moments(values.reshape(*values.shape[:2], -1), members[n_trials])
-                where = np.ix_(np.arange(bins.start, bins.stop), units.start + own)
-                here = (bins.stop - bins.start, len(own))
-                mean[where], std[where] = found.mean.reshape(here), found.std.reshape(here)
-                missing[where] = (found.n_missing > 0).reshape(here)
-            done += (bins.stop - bins.start) * (units.stop - units.start)
-            progress(done, mean.size)
+
+    def put(bins: slice, units: slice, job: Future[_Moments]) -> None:
+        nonlocal done
+        mean[bins, units], std[bins, units], missing[bins, units] = job.result()
+        done += (bins.stop - bins.start) * (units.stop - units.start)
+        progress(done, mean.size)
+
+    # BLAS gets one thread, so that sums do not depend on the number of cores; blocks are independent.
+    with threadpool_limits(limits=1), ThreadPoolExecutor(_n_threads()) as pool:
+        for bins, units in blocks(file):
+            waiting.append(
+                (bins, units, pool.submit(_moments, read_block(file, bins, units), counts[units], members))
+            )
+            if len(waiting) > _MOST_WAITING:
+                put(*waiting.popleft())
+        while waiting:
+            put(*waiting.popleft())
     reasons = _reasons(mean, missing)
     if contents.time_s is None:
         return _Measured(mean[0], std[0], reasons)
     return _Measured(mean, std, reasons)
 
 
-def _trial_counts(contents: NeuralFileContents) -> NDArray[np.int64]:
-    """Trials recorded of each unit; what the file holds beyond them is padding."""
-    n_trials = len(contents.trials)
-    column = contents.unit_columns.get("n_trials")
-    if column is None or column.dtype.kind not in "iuf":
-        return np.full(contents.n_units, n_trials, dtype=np.int64)
-    known = np.where(np.isnan(column), n_trials, column)
-    return np.clip(known, 0, n_trials).astype(np.int64)
+def _moments(
+    slab: NDArray[np.floating], counts: NDArray[np.int64], members: Mapping[int, NDArray[np.bool_]]
+) -> _Moments:
+    """Return mean, standard deviation and whether halvings lack trials, each (n_bins, n_units), of a block.
 
-
-def _blocks(file: OpenNeuralFile) -> Iterator[tuple[slice, slice]]:
-    """Yield (time bins, units) of blocks that lie in whole chunks of the file."""
-    contents = file.contents
-    usual = layout.chunk_shape(contents)
-    chunk = file.stored.chunks or usual
-    n_bins = 1 if contents.time_s is None else len(contents.time_s)
-    # Chunks of another writer may be larger than memory bears.
-    n_units_here = min(chunk[-1], layout.CHUNK[layout.UNITS])
-    n_bins_here = 1 if contents.time_s is None else min(chunk[2], layout.CHUNK[layout.TIME])
-    for unit in range(0, contents.n_units, n_units_here):
-        for time_bin in range(0, n_bins, n_bins_here):
-            yield (
-                slice(time_bin, min(time_bin + n_bins_here, n_bins)),
-                slice(unit, min(unit + n_units_here, contents.n_units)),
-            )
-
-
-def _read(file: OpenNeuralFile, bins: slice, units: slice) -> NDArray[np.floating]:
-    """Read (n_trials, n_images, n_bins, n_units), one "bin" without a time axis."""
-    everything = slice(None)
-    try:
-        if file.contents.time_s is None:
-            return file.read(everything, everything, units)[:, :, None, :]
-        return file.read(everything, everything, bins, units)
-    except (OSError, RuntimeError) as error:
-        raise DataError(
-            f"{file.path}: responses of units {units.start} to {units.stop - 1} cannot be read; "
-            f"the file is damaged ({str(error).splitlines()[0]})"
-        ) from error
+    Units are taken together that have equally many trials, and thus the same halves.
+    """
+    shape = slab.shape[2:]
+    mean, std = np.empty((2, *shape))
+    missing = np.empty(shape, dtype=np.bool_)
+    for n_trials in np.unique(counts).tolist():
+        own = np.flatnonzero(counts == n_trials)
+        values = slab[:n_trials] if len(own) == len(counts) else slab[:n_trials, ..., own]
+        found = split_half_moments(values.reshape(n_trials, slab.shape[1], -1), members[n_trials])
+        here = (shape[0], len(own))
+        mean[:, own], std[:, own] = found.mean.reshape(here), found.std.reshape(here)
+        missing[:, own] = (found.n_missing > 0).reshape(here)
+    return mean, std, missing
 
 
 def _reasons(mean: NDArray[np.float64], missing: NDArray[np.bool_]) -> NDArray[np.str_]:
@@ -249,7 +241,7 @@ def _record(
         "seed": seed,
         "draws": "successive shuffles of one RandomState(seed), the same for all units",
         "correlation": "pearson over all images, Spearman-Brown corrected",
-        "n_trials": sorted(set(_trial_counts(contents).tolist())),
+        "n_trials": sorted(set(trial_counts(contents).tolist())),
         "replaced": list(replaced),
     }
 
@@ -268,6 +260,11 @@ def _store(
             manifest.record(
                 place, Record.of_now(size=target.stat().st_size, sha256=sha256, made_from=made_from)
             )
+
+
+def _n_threads() -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(_MOST_THREADS, cores)
 
 
 def _silent(done: int, total: int) -> None:

@@ -56,8 +56,8 @@ def open_dataset(
         ``"code"`` (default): thresholds of the published code. ``"paper"``:
         the paper's reliability threshold of 0.3. ``"none"``: every unit.
         Or :class:`SelectionSettings`. Thresholds on reliabilities need a
-        file that has them; any other file is kept whole, and
-        ``NeuralDataset.selection`` says so.
+        file that has them (``mvkit fetch reliability FILE`` measures them);
+        any other file is kept whole, and ``NeuralDataset.selection`` says so.
     home
         mvkit's home directory (default: ``MVKIT_HOME`` or the platform's).
 

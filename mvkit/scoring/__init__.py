@@ -27,8 +27,8 @@ _HOMES = {
     "pls_predict": "mvkit.scoring.pls",
     "read_scores": "mvkit.scoring.save",
     "resolve_settings": "mvkit.scoring.settings",
-    "save_scores": "mvkit.scoring.save",
     "response_reliability": "mvkit.scoring.reliability",
+    "save_scores": "mvkit.scoring.save",
     "score_features": "mvkit.scoring.run",
     "split_half_reliability": "mvkit.scoring.reliability",
 }

@@ -77,6 +77,6 @@ def test_other_draws_agree_within_sampling_error(
     z = z[np.isfinite(z)]
     assert z.size > 0.5 * wanted.mean.size
     assert np.abs(z).max() < 6
-    # Not the same draws, and errors of the size that they should have.
-    assert 0.6 < z.std() < 1.2
-    assert abs(z.mean()) < 0.5
+    # Not the same draws, and errors of the size that they should have; units share draws, so not exactly.
+    assert 0.5 < z.std() < 1.5
+    assert abs(z.mean()) < 0.6
