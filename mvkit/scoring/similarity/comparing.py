@@ -272,7 +272,6 @@ def _halves(
     vectors = _unit_length(measure.vectors(matrices, settings)).reshape(n_halves, 2, -1)
     undefined = np.isnan(vectors).any(axis=(1, 2))
     few = (~lost).sum(axis=1) < measure.n_units_needed
-    vectors[few] = np.nan
     drops = np.where(undefined, np.uint8(measure.undefined), np.uint8(Drop.KEPT))
     drops[few] = Drop.NO_TRIAL if n_units >= measure.n_units_needed else Drop.FEW_UNITS
     return _Halves(vectors[:, 0], vectors[:, 1], drops)

@@ -189,6 +189,8 @@ def test_layers_that_do_not_vary_say_so(name: str, recording: Callable[..., Any]
         "cka": "constant features: the layer does not vary over the images",
     }
     assert table["reason"].tolist() == [expected[name], ""]
+    assert table["map_reliability"].isna().tolist() == [True, False]
+    assert table["raw_correlation"].isna().tolist() == [True, False]
     # The population's own reliability does not depend on the layer.
     assert table["response_correlation"][0] == table["response_correlation"][1]
 

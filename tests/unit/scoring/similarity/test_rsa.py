@@ -57,10 +57,10 @@ def test_layers_in_blocks(block: int, dtype: type, monkeypatch: pytest.MonkeyPat
 
 
 def test_why_layers_have_no_dissimilarities() -> None:
-    features = RNG.standard_normal((20, 30)).astype(np.float32)
+    features = RNG.standard_normal((20, 30))
     one = layer_rdms("one feature", features[:, :1], ALL)[0]
     assert why_undefined(one) == "undefined dissimilarities: no image has two different features"
-    features[[2, 5]] = 0.3
+    features[[2, 5]] = 0.3  # whose mean over 30 features is not 0.3 in float64
     two = layer_rdms("silent", features, ALL)[0]
     assert why_undefined(two) == "undefined dissimilarities: 2 images have no two different features"
     equal = layer_rdms("one-hot", np.eye(20), ALL)[0]
