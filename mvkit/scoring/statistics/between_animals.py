@@ -47,7 +47,8 @@ def standard_error(
     medians = np.stack([np.median(part, axis=1) for part in parts], axis=1)
     values = gradient @ medians
     share = sizes / sizes.sum()
-    spread = float(values.var(ddof=1))
+    # The mean of equal values may differ from them by rounding.
+    spread = float(values.var(ddof=1)) if np.ptp(values) > 0.0 else 0.0
     within = _unit_variance(columns, np.repeat(medians, sizes, axis=1), gradient) / sizes
     if not within.max() > _NEGLIGIBLE * spread:
         # Animals differ and their units do not: all variances are equal.

@@ -1,0 +1,44 @@
+"""Scores with known values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mvkit.scoring import Scores, ScoreSettings
+
+#: area, specimen, unit
+Unit = tuple[str, int, int]
+
+
+@pytest.fixture(scope="session")
+def scores_of() -> Callable[..., Scores]:
+    """Build scores from values (n_layers, n_units), or by split (n_splits, n_layers, n_units)."""
+
+    def build(
+        units: Sequence[Unit],
+        values: Any,
+        *,
+        settings: ScoreSettings | None = None,
+        context: Mapping[str, object] | None = None,
+    ) -> Scores:
+        table = np.asarray(values, dtype=np.float64)
+        by_split = table if table.ndim == 3 else None
+        score = table.mean(axis=0) if by_split is not None else table
+        layers = tuple(f"layer{index}" for index in range(len(score)))
+        area, specimen, unit = zip(*units, strict=True)
+        columns: dict[str, Any] = {
+            "layer": np.repeat(np.array(layers, dtype=object), len(units)),
+            "area": np.array(area * len(layers), dtype=object),
+            "specimen": np.array(specimen * len(layers), dtype=np.int64),
+            "unit_id": np.array(unit * len(layers), dtype=np.int64),
+            "score": score.ravel(),
+        }
+        parts = np.empty((0, 0)) if by_split is None else by_split.reshape(len(by_split), -1)
+        areas = tuple(dict.fromkeys(area))
+        return Scores(columns, layers, areas, settings or ScoreSettings(), context or {}, parts)
+
+    return build
