@@ -4,40 +4,16 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from rich.console import Console
 
 from mvkit.report import Headline, headline, score_table
-from mvkit.scoring import Scores, ScoreSettings
+from mvkit.scoring import Scores
 
-UNITS = 4
-
-
-def scores_of(values: dict[tuple[str, str], list[float]], context: dict[str, object] | None = None) -> Scores:
-    """Scores with given values for every (layer, area); half of the units in each of two specimens."""
-    layers = tuple(dict.fromkeys(layer for layer, _ in values))
-    areas = tuple(dict.fromkeys(area for _, area in values))
-    flat = np.array([value for row in values.values() for value in row])
-    repeated = [(layer, area, specimen) for layer, area in values for specimen in (11, 11, 22, 22)]
-    count = len(flat)
-    columns = {
-        "layer": np.array([layer for layer, _, _ in repeated], dtype=object),
-        "area": np.array([area for _, area, _ in repeated], dtype=object),
-        "specimen": np.array([specimen for _, _, specimen in repeated]),
-        "unit_id": np.tile(np.arange(UNITS), len(values)),
-        "score": flat,
-        "raw_correlation": flat / 2,
-        "map_reliability": np.full(count, 0.5),
-        "response_reliability": np.full(count, 0.5),
-        "halves_used": np.where(np.isnan(flat), 0, 10),
-        "halves_dropped": np.where(np.isnan(flat), 10, 0),
-        "reason": np.where(np.isnan(flat), "constant response", ""),
-        "dropped_because": np.where(np.isnan(flat), "constant response", ""),
-    }
-    return Scores(columns, layers, areas, ScoreSettings(n_splits=1, n_halves=10), context or {})
-
+ScoresOf = Callable[..., Scores]
 
 VALUES = {
     ("conv1", "VISp"): [0.1, 0.2, 0.3, 0.4],
@@ -53,7 +29,7 @@ def rendered(scores: Scores, *, width: int = 160, narrow: bool = False) -> str:
     return stream.getvalue()
 
 
-def test_cells_are_medians_and_standard_errors() -> None:
+def test_cells_are_medians_and_standard_errors(scores_of: ScoresOf) -> None:
     lines = rendered(scores_of(VALUES)).splitlines()
     assert lines[0].split() == ["layer", "VISp", "VISl", "all", "areas"]
     sem = np.std([0.1, 0.2, 0.3, 0.4], ddof=1) / 2
@@ -65,12 +41,12 @@ def test_cells_are_medians_and_standard_errors() -> None:
     assert words["animals"] == ["animals", "2", "2", "2"]
 
 
-def test_an_area_without_scores_is_said_to_have_none() -> None:
+def test_an_area_without_scores_is_said_to_have_none(scores_of: ScoresOf) -> None:
     nothing = scores_of({("conv1", "VISp"): [math.nan] * 4, ("conv1", "VISl"): [0.1, 0.2, 0.3, 0.4]})
     assert "no score" in rendered(nothing)
 
 
-def test_a_narrow_table_fits_eighty_columns() -> None:
+def test_a_narrow_table_fits_eighty_columns(scores_of: ScoresOf) -> None:
     areas = ["VISp", "VISl", "VISal", "VISpm", "VISrl", "VISam"]
     scores = scores_of({("features.10", area): [0.1, 0.2, 0.3, 0.4] for area in areas})
     text = rendered(scores, width=80, narrow=True)
@@ -84,7 +60,7 @@ def overall(words: Headline) -> str:
     return next(line for line in words.below if line.startswith("all areas"))
 
 
-def test_the_headline_pools_each_areas_best_layer() -> None:
+def test_the_headline_pools_each_areas_best_layer(scores_of: ScoresOf) -> None:
     words = headline(scores_of(VALUES, {"model": "net", "dataset": "neuropixels"}), table2=0.413)
     pooled = [0.5, 0.6, 0.7, 0.3, 0.4, 0.5, 0.6]
     assert f"chosen on the test images (paper): median {np.median(pooled):.3f} [" in overall(words)
@@ -93,14 +69,14 @@ def test_the_headline_pools_each_areas_best_layer() -> None:
     assert words.above[0].startswith("net on neuropixels: 8 units, 2 animals")
 
 
-def test_what_has_no_score_is_counted_with_its_reason() -> None:
+def test_what_has_no_score_is_counted_with_its_reason(scores_of: ScoresOf) -> None:
     words = headline(scores_of(VALUES, {"skipped_areas": {"VISam": "no specimen passes"}}))
     assert "skipped VISam: no specimen passes" in words.below
     assert "without a score: 2 of 16 unit-layer pairs (constant response: 2)" in words.below
     assert "halvings dropped: 20 of 160 (12.5 %: constant response 20)" in words.below
 
 
-def test_scores_that_cannot_be_correlations_are_pointed_out() -> None:
+def test_scores_that_cannot_be_correlations_are_pointed_out(scores_of: ScoresOf) -> None:
     scores = scores_of({("conv1", "VISp"): [0.1, 0.2, 0.3, 900.0]})
     words = headline(scores)
     start = "scores beyond ±2: 1 of 4 unit-layer pairs (units: 1)"
@@ -122,5 +98,7 @@ def test_scores_that_cannot_be_correlations_are_pointed_out() -> None:
         ({}, "selection as given"),
     ],
 )
-def test_dataset_and_selection_are_named(context: dict[str, object], expected: str) -> None:
+def test_dataset_and_selection_are_named(
+    scores_of: ScoresOf, context: dict[str, object], expected: str
+) -> None:
     assert expected in headline(scores_of(VALUES, context)).above[0]

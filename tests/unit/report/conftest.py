@@ -1,0 +1,61 @@
+"""Scores whose medians are known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from mvkit.scoring import Scores, ScoreSettings
+from mvkit.scoring.results import POPULATION
+
+UNITS = 4
+
+
+def _scores_of(
+    values: dict[tuple[str, str], list[float]],
+    context: dict[str, object] | None = None,
+    *,
+    by_split: dict[tuple[str, str], list[list[float]]] | None = None,
+    populations: bool = False,
+    **settings: object,
+) -> Scores:
+    """Scores with given values for every (layer, area); half of the units in each of two specimens."""
+    layers = tuple(dict.fromkeys(layer for layer, _ in values))
+    areas = tuple(dict.fromkeys(area for _, area in values))
+    flat = np.array([value for row in values.values() for value in row])
+    repeated = [(layer, area, specimen) for layer, area in values for specimen in (11, 11, 22, 22)]
+    if populations:
+        repeated = [(layer, area, specimen) for layer, area in values for specimen in range(UNITS)]
+    count = len(flat)
+    columns = {
+        "layer": np.array([layer for layer, _, _ in repeated], dtype=object),
+        "area": np.array([area for _, area, _ in repeated], dtype=object),
+        "specimen": np.array([specimen for _, _, specimen in repeated]),
+        "unit_id": np.full(count, POPULATION) if populations else np.tile(np.arange(UNITS), len(values)),
+        "score": flat,
+        "raw_correlation": flat / 2,
+        "map_reliability": np.full(count, 0.5),
+        "response_reliability": np.full(count, 0.5),
+        "halves_used": np.where(np.isnan(flat), 0, 10),
+        "halves_dropped": np.where(np.isnan(flat), 10, 0),
+        "reason": np.where(np.isnan(flat), "constant response", ""),
+        "dropped_because": np.where(np.isnan(flat), "constant response in all halvings", ""),
+    }
+    splits = (
+        np.empty((0, 0))
+        if by_split is None
+        else np.concatenate([np.array(by_split[key]) for key in values], 1)
+    )
+    chosen = ScoreSettings(**{"n_splits": 1, "n_halves": 10, **settings})
+    return Scores(columns, layers, areas, chosen, context or {}, splits)
+
+
+@pytest.fixture(scope="session")
+def scores_of() -> Callable[..., Scores]:
+    """Builds scores from values for every (layer, area): four units (two animals), or four populations.
+
+    ``by_split`` has (n_splits, 4) values for the same keys; further keywords are settings.
+    """
+    return _scores_of
