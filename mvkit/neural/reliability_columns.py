@@ -96,21 +96,23 @@ def _add(path: Path, contents: NeuralFileContents, values: StoredReliabilities) 
     import h5netcdf
     import h5py
 
+    names = reliability_names(contents)
     dims = (layout.UNITS,) if contents.time_s is None else (layout.TIME, layout.UNITS)
     guard = GuardedFile(path, is_new=False)
     try:
         with h5py.File(guard, "r+") as file:
-            names = reliability_names(contents)
             for name in names:
                 _remove(file, name)
-            with h5netcdf.File(file, "r+") as netcdf:
-                for name, column in zip(names, (values.mean, values.std), strict=True):
-                    netcdf.create_variable(name, dims, dtype=np.dtype(np.float64), data=column)
-            responses = file[layout.RESPONSES]
-            listed = str(responses.attrs["coordinates"]).split()
-            responses.attrs["coordinates"] = " ".join(dict.fromkeys([*listed, *names]))
+        guard.raise_kept()
+        # Opened anew, since only newer versions of h5netcdf take a file that h5py has open.
+        with h5netcdf.File(guard, "r+") as netcdf:
+            for name, column in zip(names, (values.mean, values.std), strict=True):
+                netcdf.create_variable(name, dims, dtype=np.dtype(np.float64), data=column)
+            attributes = netcdf.variables[layout.RESPONSES].attrs
+            listed = str(attributes["coordinates"]).split()
+            attributes["coordinates"] = " ".join(dict.fromkeys([*listed, *names]))
             provenance = {**contents.provenance, PROVENANCE_KEY: dict(values.record)}
-            file.attrs["provenance"] = json.dumps(provenance, default=str)
+            netcdf.attrs["provenance"] = json.dumps(provenance, default=str)
     finally:
         guard.close()
         guard.raise_kept()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mvkit.cli.main import run
-from mvkit.neural import Recording, open_dataset, write_neural_file
+from mvkit.neural import Recording, open_dataset, reading, write_neural_file
 
 
 @pytest.fixture
@@ -77,6 +77,25 @@ def test_json_and_copy(mine: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert area["median"] == np.nanmedian(stored)
     assert area["at_least"] == {"0.3": int((stored >= 0.3).sum()), "0.5": int((stored >= 0.5).sum())}
     assert mine.read_bytes() == original
+
+
+def test_table_of_timed_recordings_is_of_best_bins(
+    expected: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A converted pickle, few trials and images, so that some reliabilities are undefined."""
+    assert run(["fetch", "reliability", str(expected), "--halves", "4", "--replace"]) == 0
+    out = capsys.readouterr().out
+    assert "split-half reliability, in each unit's best time bin: 4 halvings" in out
+    with reading(expected) as file:
+        reliabilities = file.contents.reliabilities["splithalf_r_mean"]
+        areas = file.contents.unit_columns["visual_area"]
+    rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.startswith("VIS")}
+    assert set(rows) == set(areas)
+    for area, row in rows.items():
+        best = np.where(np.isnan(reliabilities), -np.inf, reliabilities).max(axis=0)[areas == area]
+        known = best[np.isfinite(best)]
+        assert [int(row[1]), int(row[2])] == [len(best), len(best) - len(known)]
+        assert [int(count) for count in row[-2:]] == [(known >= 0.3).sum(), (known >= 0.5).sum()]
 
 
 def test_wrong_words(tmp_path: Path, mine: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -321,3 +321,15 @@ def test_a_full_disk_leaves_the_file_as_it_was(tmp_path: Path) -> None:
     assert "mine.h5: not written" in done.stderr and "Traceback" not in done.stderr
     assert path.read_bytes() == before
     assert [item.name for item in tmp_path.iterdir()] == ["mine.h5"]
+
+
+def test_threads_change_no_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With responses that are no whole numbers, whose sums depend on their order."""
+    path = tmp_path / "mine.h5"
+    averaged_file(path)
+    found = []
+    for threads in (1, 4):
+        monkeypatch.setattr(module, "_MOST_THREADS", threads)
+        found.append(measure_reliability(path, n_halves=9, out=tmp_path / f"{threads}.h5"))
+    np.testing.assert_array_equal(found[0].mean, found[1].mean)
+    np.testing.assert_array_equal(found[0].std, found[1].std)
