@@ -91,12 +91,12 @@ def _with_units(
     target: Target, source: NDArray[np.floating], size: int, settings: ScoreSettings
 ) -> HalvingScores:
     draws = trial_draws(target, source, settings)
-    units = np.stack(
-        [_drawn((settings.halves_seed, size, row), source.shape[2]) for row in range(draws.target.shape[0])]
-    )
     splits = splits_of(target.responses.shape[1], settings)
-    some = replace(draws, units=units, n_kept=size)
-    return score_pair(target.responses, source, some, splits, settings).halvings
+    n_rows, n_source_units = draws.target.shape[0], source.shape[2]
+    if size < n_source_units:
+        orders = [_drawn((settings.halves_seed, size, row), n_source_units) for row in range(n_rows)]
+        draws = replace(draws, units=np.stack(orders), n_kept=size)
+    return score_pair(target.responses, source, draws, splits, settings).halvings
 
 
 def _with_images(
