@@ -25,50 +25,17 @@ CKA the formula is borrowed, an approximation that is the better the more reliab
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mvkit.errors import UsageError
 from mvkit.scoring.halves import half_means
 from mvkit.scoring.halvings import HalvingScores, finished, halving_groups, note_missing
 from mvkit.scoring.protocol import ImageSplit
-from mvkit.scoring.reasons import Drop
 from mvkit.scoring.settings import ScoreSettings
-
-
-@dataclass(frozen=True)
-class Measure:
-    """What tells one similarity from another.
-
-    Attributes
-    ----------
-    population_matrices
-        ``(patterns (n, n_images, n_units), present (n, n_units))`` -> float64 (n, n_images, n_images).
-    layer_matrices
-        ``(name, features (n_images, n_features), splits)`` -> per split float64 (n_test, n_test).
-    vectors
-        ``(matrices, settings)`` -> float64 (n, n_entries), whose cosine is the similarity; zero or NaN where
-        it is undefined.
-    why_undefined
-        ``(matrix)`` -> why a layer has no vector.
-    n_images_needed
-        ``(settings)`` -> fewest images for which the similarity can differ from 1.
-    n_units_needed
-        Fewest units that a population can have.
-    undefined
-        The reason if a population has no vector although it has enough units.
-    """
-
-    population_matrices: Callable[[NDArray[np.float64], NDArray[np.bool_]], NDArray[np.float64]]
-    layer_matrices: Callable[[str, NDArray[np.floating], Sequence[ImageSplit]], Sequence[NDArray[np.float64]]]
-    vectors: Callable[[NDArray[np.float64], ScoreSettings], NDArray[np.float64]]
-    why_undefined: Callable[[NDArray[np.float64]], str]
-    n_images_needed: Callable[[ScoreSettings], int]
-    n_units_needed: int
-    undefined: Drop
+from mvkit.scoring.similarity.measure import Measure, check_images, cosines, population_halves, unit_length
 
 
 @dataclass(frozen=True)
@@ -85,27 +52,6 @@ class DescribedLayer:
 
     vectors: tuple[NDArray[np.float64], ...]
     reason: str = ""
-
-
-@dataclass(frozen=True)
-class _Halves:
-    """A population on one split.
-
-    Attributes
-    ----------
-    first, second
-        float64 (n_halves, n_entries), of length 1: the two halves of each halving; NaN if undefined.
-    drops
-        uint8 (n_halves,): why, see :class:`~mvkit.scoring.reasons.Drop`.
-    """
-
-    first: NDArray[np.float64]
-    second: NDArray[np.float64]
-    drops: NDArray[np.uint8]
-
-    def reliability(self) -> NDArray[np.float64]:
-        """Similarity of the two halves of each halving."""
-        return _cosines(self.first, self.second)
 
 
 def describe(
@@ -137,10 +83,10 @@ def describe(
     UsageError
         If a split has too few images.
     """
-    _check_images(measure, splits, settings)
+    check_images(measure, splits, settings)
     vectors, reason = [], ""
     for matrix in measure.layer_matrices(name, features, splits):
-        vector = _unit_length(measure.vectors(matrix[None], settings))[0]
+        vector = unit_length(measure.vectors(matrix[None], settings))[0]
         if np.isnan(vector).any():
             reason = reason or measure.why_undefined(matrix)
         vectors.append(vector)
@@ -189,11 +135,11 @@ def compare(
         means = half_means(responses, weights[group])
         note_missing(means, missing)
         for index, split in enumerate(splits):
-            halves = _halves(measure, means, split, settings)
+            halves = population_halves(measure, means, split, settings)
             drops[index, group, 0] = halves.drops
             r_target[index, group, 0] = halves.reliability()
             for layer, described in enumerate(layers):
-                r_cross[layer, index, group, 0] = _cosines(halves.second, described.vectors[index])
+                r_cross[layer, index, group, 0] = cosines(halves.second, described.vectors[index])
     found = []
     for layer, described in enumerate(layers):
         exact = np.array([np.nan if np.isnan(vector).any() else 1.0 for vector in described.vectors])
@@ -236,7 +182,7 @@ def between(
     UsageError
         If a split has too few images.
     """
-    _check_images(measure, splits, settings)
+    check_images(measure, splits, settings)
     n_halves, _, n_images, n_units = target_means.shape
     shape = (len(splits), n_halves, 1)
     r_cross, r_map, r_target = np.empty((3, *shape))
@@ -247,9 +193,9 @@ def between(
     note_missing(target_means, missing_target)
     for group in halving_groups(n_halves, n_images * max(n_units, missing.size, n_images)):
         for index, split in enumerate(splits):
-            source = _halves(measure, source_means[group], split, settings)
-            target = _halves(measure, target_means[group], split, settings)
-            r_cross[index, group, 0] = _cosines(source.first, target.second)
+            source = population_halves(measure, source_means[group], split, settings)
+            target = population_halves(measure, target_means[group], split, settings)
+            r_cross[index, group, 0] = cosines(source.first, target.second)
             r_map[index, group, 0] = source.reliability()
             r_target[index, group, 0] = target.reliability()
             drops[index, group, 0] = np.where(target.drops > 0, target.drops, source.drops)
@@ -257,56 +203,7 @@ def between(
     return finished((r_cross, r_map, r_target), drops, first, settings)
 
 
-def _halves(
-    measure: Measure, means: NDArray[np.float64], split: ImageSplit, settings: ScoreSettings
-) -> _Halves:
-    """Turn the halves of a group of halvings into vectors."""
-    n_halves, _, _, n_units = means.shape
-    patterns = np.ascontiguousarray(means[:, :, split.test])
-    lost: NDArray[np.bool_] = np.isnan(patterns).max(axis=(1, 2))
-    if lost.any():
-        np.copyto(patterns, 0.0, where=lost[:, None, None, :])
-    matrices = measure.population_matrices(
-        patterns.reshape(2 * n_halves, -1, n_units), np.repeat(~lost, 2, axis=0)
-    )
-    vectors = _unit_length(measure.vectors(matrices, settings)).reshape(n_halves, 2, -1)
-    undefined = np.isnan(vectors).any(axis=(1, 2))
-    few = (~lost).sum(axis=1) < measure.n_units_needed
-    drops = np.where(undefined, np.uint8(measure.undefined), np.uint8(Drop.KEPT))
-    drops[few] = Drop.NO_TRIAL if n_units >= measure.n_units_needed else Drop.FEW_UNITS
-    return _Halves(vectors[:, 0], vectors[:, 1], drops)
-
-
-def _unit_length(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Divide each vector by its length; NaN if that is zero."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        lengths = np.sqrt(np.square(vectors).sum(axis=1, keepdims=True))
-        scaled: NDArray[np.float64] = vectors / lengths
-    return scaled
-
-
-def _cosines(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Multiply matching vectors of length 1; ``second`` may be a single vector for all.
-
-    One inner product after the other, so that none depends on how many are asked for.
-    """
-    products = np.matmul(first[:, None, :], second[..., :, None])[:, 0, 0]
-    cosines: NDArray[np.float64] = np.clip(products, -1.0, 1.0)
-    return cosines
-
-
 def _first_missing(images: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the first image that some unit misses, or -1, as an array of one."""
     known = images[images >= 0]
     return np.array([known.min() if known.size else -1], dtype=np.int64)
-
-
-def _check_images(measure: Measure, splits: Sequence[ImageSplit], settings: ScoreSettings) -> None:
-    needed = measure.n_images_needed(settings)
-    fewest = min(split.test.size for split in splits)
-    if fewest < needed:
-        advice = " or lower train_fraction" if settings.similarity_images == "test" else ""
-        raise UsageError(
-            f"{settings.mapping} of {fewest} images says nothing, it needs at least {needed}: "
-            f"give more images{advice}"
-        )

@@ -7,7 +7,8 @@ from functools import partial
 from mvkit.scoring.reasons import Drop
 from mvkit.scoring.rows import SimilarityRow
 from mvkit.scoring.similarity import cka, rsa
-from mvkit.scoring.similarity.comparing import Measure, between, compare, describe
+from mvkit.scoring.similarity.comparing import between, compare, describe
+from mvkit.scoring.similarity.measure import Measure
 
 
 def _row(title: str, measure: Measure) -> SimilarityRow:
