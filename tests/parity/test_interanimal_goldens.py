@@ -5,6 +5,7 @@ What is compared is whatever keys the folder holds; animals, counts and seeds ar
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -86,6 +87,15 @@ class Neural:
         target = area.pop(match["target"])
         sources = area.values() if match["source"] == "holdout" else [area[match["source"]]]
         return target.responses, pooled_responses([animal.responses for animal in sources])
+
+    def pair_of_sizes(self, n_target: int, n_source: int) -> tuple[Any, Any]:
+        """Responses of the first target and source in one area with so many units."""
+        return next(
+            (target.responses, source.responses)
+            for source, target in itertools.permutations(self.animals, 2)
+            if source.area == target.area
+            and (target.responses.shape[2], source.responses.shape[2]) == (n_target, n_source)
+        )
 
     def trimmed(self, area: str) -> list[Animal]:
         """The animals of an area with their first units, as many as ``interanimal.npz`` predicts of each."""
@@ -204,7 +214,6 @@ def rows_of(shuffles: list[Any], *, n_subsamples: int, n_halves: int) -> list[tu
 
 
 def test_sub_samples_of_source_units(neural: Neural) -> None:
-    target, source = (animal.responses for animal in (neural.animals[1], neural.animals[0]))
     orders = set()
     for key, expected in neural.expected["animal_to_animal"].items():
         match = SUB_SAMPLED_SCORES.fullmatch(key)
@@ -213,8 +222,10 @@ def test_sub_samples_of_source_units(neural: Neural) -> None:
         options, tolerance = options_of(match["map"])
         counts = {name: int(match[name]) for name in ("n_subsamples", "n_halves")}
         settings = ScoreSettings(parity=True, n_splits=1, **counts, **options)
+        shuffles = stored_draws(neural, match["case"])
+        target, source = neural.pair_of_sizes(expected.shape[1], len(shuffles[0]))
         draws = draw_pair(size_of(target, source, int(match["kept"])), settings)
-        rows = rows_of(stored_draws(neural, match["case"]), **counts)
+        rows = rows_of(shuffles, **counts)
         assert_drawn(draws, rows)
         found = score_pair(target, source, draws, splits_of(target.shape[1], settings), settings)
         assert found.n_source_units == int(match["kept"])
@@ -239,15 +250,17 @@ def group_settings(neural: Neural, match: re.Match[str]) -> ScoreSettings:
         if other is not None and other["group"] == match["group"]
     ]
     rows = [shape[1] for shape in shapes]
-    return ScoreSettings(
-        parity=True,
-        n_splits=shapes[0][0],
-        n_halves=min(rows),
-        n_subsamples=max(rows) // min(rows),
-        ceiling=match["mode"],
-        source_units=match["units"],
-        correction=CORRECTIONS[match["correction"]],
-        **options_of(match["map"])[0],
+    return ScoreSettings.model_validate(
+        {
+            "parity": True,
+            "n_splits": shapes[0][0],
+            "n_halves": min(rows),
+            "n_subsamples": max(rows) // min(rows),
+            "ceiling": match["mode"],
+            "source_units": match["units"],
+            "correction": CORRECTIONS[match["correction"]],
+            **options_of(match["map"])[0],
+        }
     )
 
 
