@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mvkit.atomic import replacing, write_text
 from mvkit.errors import DataError
@@ -64,34 +65,57 @@ def _by_split(scores: Scores) -> pd.DataFrame:
 def read_scores(out_dir: Path) -> Scores:
     """Read back what :func:`save_scores` wrote.
 
+    Scores of versions before there was a ``splits.parquet`` are read without scores by split; settings that
+    did not exist then have their defaults, which mean what was done then.
+
     Raises
     ------
     DataError
-        If ``summary.json``, ``scores.parquet`` or ``splits.parquet`` is missing or damaged.
+        If ``summary.json``, ``scores.parquet`` or ``splits.parquet`` is missing, damaged, or they do not fit
+        together.
     """
     import pandas as pd
 
-    for name in (SUMMARY_JSON, UNITS_PARQUET, SPLITS_PARQUET):
-        if not (out_dir / name).is_file():
-            raise DataError(f"{out_dir}: no {name} here; is this a folder written by 'mvkit score --out'?")
+    _require(out_dir, SUMMARY_JSON, UNITS_PARQUET)
     try:
         summary = json.loads((out_dir / SUMMARY_JSON).read_text(encoding="utf-8"))
         settings = ScoreSettings(**summary["settings"])
+        layers, areas = tuple(summary["layers"]), tuple(summary["areas"])
+        context, is_old = summary["context"], "protocol" not in summary
         table = pd.read_parquet(out_dir / UNITS_PARQUET)
-        by_split = pd.read_parquet(out_dir / SPLITS_PARQUET).to_numpy(dtype=np.float64).T
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise DataError(f"{out_dir}: damaged scores ({error})") from error
-    numeric = {name for name in table.columns if pd.api.types.is_numeric_dtype(table[name])}
     return Scores(
         columns={
             str(name): table[name].to_numpy()
-            if name in numeric
+            if pd.api.types.is_numeric_dtype(table[name])
             else np.array(table[name].tolist(), dtype=object)
             for name in table.columns
         },
-        by_split=np.ascontiguousarray(by_split),
-        layers=tuple(summary["layers"]),
-        areas=tuple(summary["areas"]),
+        by_split=np.empty((0, 0)) if is_old else _read_by_split(out_dir, len(table)),
+        layers=layers,
+        areas=areas,
         settings=settings,
-        context=summary["context"],
+        context=context,
     )
+
+
+def _read_by_split(out_dir: Path, n_rows: int) -> NDArray[np.float64]:
+    import pandas as pd
+
+    _require(out_dir, SPLITS_PARQUET)
+    try:
+        table = pd.read_parquet(out_dir / SPLITS_PARQUET)
+    except (ValueError, OSError) as error:
+        raise DataError(f"{out_dir}: damaged scores ({SPLITS_PARQUET}: {error})") from error
+    if table.shape[1] and len(table) != n_rows:
+        raise DataError(
+            f"{out_dir}: damaged scores ({UNITS_PARQUET} has {n_rows} rows, {SPLITS_PARQUET} {len(table)})"
+        )
+    return np.ascontiguousarray(table.to_numpy(dtype=np.float64).T)
+
+
+def _require(out_dir: Path, *names: str) -> None:
+    for name in names:
+        if not (out_dir / name).is_file():
+            raise DataError(f"{out_dir}: no {name} here; is this a folder written by 'mvkit score --out'?")

@@ -12,6 +12,7 @@ import pytest
 
 from mvkit.errors import DataError
 from mvkit.scoring import Scores, ScoreSettings, read_scores, save_scores
+from mvkit.scoring.statistics.intervals import median_interval
 
 NAN = float("nan")
 ROWS = [
@@ -44,8 +45,10 @@ def scores() -> Scores:
         "halves_used": np.where(np.isnan(values), 0, 4),
         "reason": np.where(np.isnan(values), "constant response", "").astype(object),
     }
+    by_split = np.stack([values + 0.125, values - 0.125])
+    settings = ScoreSettings(n_splits=2)
     return Scores(
-        columns, ("early", "late"), ("VISp", "VISl", "VISam"), ScoreSettings(n_splits=2), {"seeds": (1, 2)}
+        columns, ("early", "late"), ("VISp", "VISl", "VISam"), settings, {"seeds": (1, 2)}, by_split
     )
 
 
@@ -87,7 +90,12 @@ def test_json_is_plain_and_complete(scores: Scores) -> None:
     assert content["settings"]["n_splits"] == 2 and content["settings"]["n_components"] == 25
     assert content["context"] == {"seeds": [1, 2]}
     assert len(content["summary"]) == 8 and content["summary"][2]["median"] is None
-    assert content["best_layers"][0]["layer"] == "early"
+    assert content["best_layers"][0]["layer"] == "early" and content["best_layers"][0]["choice"] == "paper"
+    assert content["held_out_layers"][0]["choice"] == "held-out" and content["layer_choice"] == "paper"
+    assert content["digest"] == scores.digest() and content["protocol"]["n_splits"] == 2
+    assert "hierarchical bootstrap" in content["intervals"]["method"]
+    assert (content["intervals"]["confidence"], content["intervals"]["n_resamples"]) == (0.95, 2000)
+    assert content["summary"][1]["low"] is None and "one animal only" in content["summary"][1]["reason"]
 
 
 def test_files_hold_everything_and_are_read_back(scores: Scores, tmp_path: Path) -> None:
@@ -100,7 +108,44 @@ def test_files_hold_everything_and_are_read_back(scores: Scores, tmp_path: Path)
     csv = pd.read_csv(tmp_path / "out" / "scores.csv")
     np.testing.assert_array_equal(csv["score"], scores.columns["score"])
     best = pd.read_csv(tmp_path / "out" / "best_layers.csv")
-    assert best["median"].iloc[-1] == 0.5
+    assert best["median"].iloc[-1] == 0.5 and set(best["choice"]) == {"paper"}
+    np.testing.assert_array_equal(again.by_split, scores.by_split)
+    held_out = pd.read_csv(tmp_path / "out" / "held_out_layers.csv")
+    np.testing.assert_allclose(held_out["median"], scores.held_out_layers()["median"], rtol=0, atol=1e-15)
+    assert set(held_out["choice"]) == {"held-out"}
+    assert {"low", "high", "reason"} <= set(pd.read_csv(tmp_path / "out" / "summary.csv").columns)
+
+
+def test_intervals_are_those_of_the_units_and_made_once(scores: Scores) -> None:
+    summary = scores.summary().set_index(["layer", "area"])
+    units = np.array([0.5, 0.3, 0.4])
+    expected = median_interval(units, np.array([1, 1, 2]), scores.settings)
+    row = summary.loc[("early", "VISp")]
+    assert (row["low"], row["high"], row["reason"]) == (expected.low, expected.high, "")
+    pooled = median_interval(
+        np.append(units, 0.1), np.array([1, 1, 2, 2]), scores.settings, areas=np.array([0, 0, 0, 1])
+    )
+    assert summary.loc[("early", "all"), "low"] == pytest.approx(pooled.low, abs=1e-12)
+    # What a caller does to a table is no change to the scores.
+    scores.summary().loc[:, "low"] = 7.0
+    pd.testing.assert_frame_equal(scores.summary().set_index(["layer", "area"]), summary)
+
+
+def test_scores_of_the_version_before_are_read(scores: Scores, tmp_path: Path) -> None:
+    save_scores(scores, tmp_path)
+    (tmp_path / "splits.parquet").unlink()
+    with pytest.raises(DataError, match=r"no splits\.parquet here"):
+        read_scores(tmp_path)
+    document = json.loads((tmp_path / "summary.json").read_text())
+    known = ("mapping", "n_components", "n_splits", "train_fraction", "n_halves", "pls_stopping", "parity")
+    document["settings"] = {name: document["settings"][name] for name in known}
+    for name in ("protocol", "digest", "held_out_layers", "intervals", "layer_choice"):
+        del document[name]
+    (tmp_path / "summary.json").write_text(json.dumps(document))
+    again = read_scores(tmp_path)
+    assert again.settings == scores.settings
+    pd.testing.assert_frame_equal(again.summary(), scores.summary())
+    assert set(again.held_out_layers()["reason"]) == {"held-out choice needs two splits"}
 
 
 def test_saving_again_replaces(scores: Scores, tmp_path: Path) -> None:
@@ -117,4 +162,8 @@ def test_missing_and_damaged_folders_are_named(scores: Scores, tmp_path: Path) -
     save_scores(scores, tmp_path)
     (tmp_path / "summary.json").write_text("{")
     with pytest.raises(DataError, match="damaged scores"):
+        read_scores(tmp_path)
+    save_scores(scores, tmp_path)
+    pd.DataFrame({"split_0": [0.5]}).to_parquet(tmp_path / "splits.parquet")
+    with pytest.raises(DataError, match=r"scores\.parquet has 12 rows, splits\.parquet 1"):
         read_scores(tmp_path)
