@@ -56,7 +56,6 @@ def test_a_layer_against_an_animal(goldens: Path, neural: dict[str, Any]) -> Non
             orders = neural["splits"]["trial_perm"][: expected.size]
             found[whole] = RSA.score(responses, halves_of(orders), [split], [layer], SETTINGS)[0]
         values = getattr(found[whole], part or "scores")[0, :, 0]
-        assert not found[whole].drops.any()
         np.testing.assert_allclose(values, expected, rtol=0, atol=TOLERANCE, err_msg=key)
         compared.append(key)
     assert compared == [key for key in stored.files if "identity_rsa" in key]
