@@ -1,9 +1,8 @@
 """One-to-one maps: each unit's response is predicted by the one feature that correlates best with it.
 
 Looking for the best of thousands of features for thousands of target columns is a product of two large
-matrices. It is formed in float32, a block at a time, and only tells which features cannot be the best: the
-rounding errors of such a product of unit vectors have a known bound. What is left, a handful per column, is
-compared in float64.
+matrices. It is formed in float32, a block at a time, and only tells which features cannot be the best, see
+:mod:`mvkit.scoring.maps.screening`. What is left, a handful per column, is compared in float64.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.scoring.compiled import compiled
+from mvkit.scoring.maps.screening import Screening, screen_all, screen_halves, unit_rows
 from mvkit.scoring.maps.sources import Sources, SourceSplit
 from mvkit.scoring.protocol import ImageSplit
 from mvkit.scoring.settings import ScoreSettings
@@ -52,7 +52,7 @@ def predict_one_to_one(
     """
     n_fits, n_train, n_units = targets.shape
     columns = unit_rows(targets.transpose(0, 2, 1).reshape(-1, n_train))
-    chosen = best_sources(columns, prepared.sources, prepared.split)
+    chosen = best_sources(columns, prepared.sources, prepared.split, screen_halves(targets, columns))
     test = prepared.split.test
     values = near_zero(prepared.sources.values[:, test][chosen].astype(np.float64))
     missing = chosen < 0
@@ -64,7 +64,12 @@ def predict_one_to_one(
     return np.ascontiguousarray(by_unit.transpose(0, 2, 1))
 
 
-def best_sources(columns: NDArray[np.float64], sources: Sources, split: ImageSplit) -> NDArray[np.int64]:
+def best_sources(
+    columns: NDArray[np.float64],
+    sources: Sources,
+    split: ImageSplit,
+    screening: Screening | None = None,
+) -> NDArray[np.int64]:
     """Find the feature that correlates best with each target column over the training images.
 
     Features are gone through in order. One takes over if its correlation, computed in float64, is defined
@@ -74,23 +79,26 @@ def best_sources(columns: NDArray[np.float64], sources: Sources, split: ImageSpl
     Parameters
     ----------
     columns
-        float64 (n_columns, n_train) from :func:`unit_rows`; rows of zeros have no best feature.
+        float64 (n_columns, n_train) from :func:`~mvkit.scoring.maps.screening.unit_rows`; rows of zeros have
+        no best feature.
     sources
         The features.
     split
         Its training images are used.
+    screening
+        How coarse correlations are come by, which has no influence on the result; by default each is
+        multiplied out.
 
     Returns
     -------
     ndarray
         int64 (n_columns,): rows of ``sources.values``; -1 if there is none.
     """
-    n_columns, n_train = columns.shape
-    best = np.full(n_columns, -np.inf)
+    screening = screen_all(columns) if screening is None else screening
+    best = np.full(len(columns), -np.inf)
     best[~columns.any(axis=1)] = np.inf
-    chosen = np.full(n_columns, -1, dtype=np.int64)
-    coarse = columns.astype(np.float32)
-    bound = screening_error(n_train)
+    chosen = np.full(len(columns), -1, dtype=np.int64)
+    coarse = columns[screening.direct].astype(np.float32)
     room = np.empty(BLOCK_TARGETS * BLOCK_SOURCES, dtype=np.float32)
     for begin in range(0, len(sources.values), BLOCK_SOURCES):
         block = unit_rows(sources.values[begin : begin + BLOCK_SOURCES, split.train].astype(np.float64))
@@ -99,29 +107,21 @@ def best_sources(columns: NDArray[np.float64], sources: Sources, split: ImageSpl
             continue
         block = block[defined]
         factors = np.ascontiguousarray(block.astype(np.float32).T)
-        for start in range(0, n_columns, BLOCK_TARGETS):
-            part = slice(start, min(start + BLOCK_TARGETS, n_columns))
-            screen = room[: (part.stop - start) * defined.size].reshape(-1, defined.size)
-            np.matmul(coarse[part], factors, out=screen)
-            take_over(screen, (columns[part], block), (begin + defined, bound), (best[part], chosen[part]))
+        sums = screening.sums @ factors
+        for start in range(0, len(coarse), BLOCK_TARGETS):
+            rows = coarse[start : start + BLOCK_TARGETS]
+            products = room[: len(rows) * defined.size].reshape(-1, defined.size)
+            np.matmul(rows, factors, out=products)
+            take_over((start, products, sums), screening, (columns, block), begin + defined, (best, chosen))
     return chosen
-
-
-def screening_error(n_train: int) -> float:
-    """Bound the error of a product of two unit vectors formed in float32, in whatever order.
-
-    Rounding both vectors adds at most ``2 u + u^2``, the sum of ``n`` products ``n u / (1 - n u)`` with
-    ``u = 2^-24`` (Higham, "Accuracy and Stability of Numerical Algorithms", section 3.1); the margin left
-    covers underflow and float64.
-    """
-    return (1.01 * n_train + 8.0) * 2.0**-24
 
 
 @compiled
 def take_over(
-    screen: NDArray[np.float32],
+    screen: tuple[int, NDArray[np.float32], NDArray[np.float32]],
+    screening: Screening,
     vectors: tuple[NDArray[np.float64], NDArray[np.float64]],
-    names: tuple[NDArray[np.int64], float],
+    positions: NDArray[np.int64],
     found: tuple[NDArray[np.float64], NDArray[np.int64]],
 ) -> None:
     """Compare the features of a block with the best so far.
@@ -129,88 +129,49 @@ def take_over(
     Parameters
     ----------
     screen
-        float32 (n_columns, n_block): correlations.
+        First of ``screening.direct`` that is meant; float32 (n_rows, n_block) coarse correlations of that one
+        and the following; float32 (n_sums, n_block) those of ``screening.sums``.
+    screening
+        Which columns are meant, and which others follow from them.
     vectors
-        Target columns (n_columns, n_train) and features (n_block, n_train), of unit length.
-    names
-        int64 (n_block,) positions of the features in the layer, and the largest error of ``screen``.
+        All target columns (n_columns, n_train) and features (n_block, n_train), of unit length.
+    positions
+        int64 (n_block,): of the features in the layer.
     found
         Highest correlation so far and its position, both (n_columns,), updated.
     """
+    start, products, sums = screen
     columns, block = vectors
-    positions, bound = names
     best, chosen = found
-    n_columns, n_block = screen.shape
+    n_rows, n_block = products.shape
     n_train = columns.shape[1]
-    for row in range(n_columns):
-        limit = np.float32(best[row] + TIE - bound)
-        for begin in range(0, n_block, STRIDE):
-            end = min(begin + STRIDE, n_block)
-            promising = 0
-            for source in range(begin, end):  # counting needs no branches, so it runs on whole registers
-                promising += screen[row, source] > limit
-            if promising == 0:
-                continue
-            for source in range(begin, end):
-                if screen[row, source] > limit:
-                    correlation = 0.0
-                    for image in range(n_train):
-                        correlation += columns[row, image] * block[source, image]
-                    if correlation > best[row] + TIE:
-                        best[row] = correlation
-                        chosen[row] = positions[source]
-                        limit = np.float32(correlation + TIE - bound)
-
-
-def unit_rows(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Centre rows and bring them to unit length, so that their products are Pearson correlations.
-
-    Parameters
-    ----------
-    values
-        float64 (n_rows, n_images).
-
-    Returns
-    -------
-    ndarray
-        float64, same shape; zero where all values of a row are equal.
-    """
-    rows = np.array(values, dtype=np.float64, order="C")
-    bring_to_unit_length(rows)
-    return rows
-
-
-@compiled
-def bring_to_unit_length(rows: NDArray[np.float64]) -> None:
-    """Centre and scale rows in place, see :func:`unit_rows`."""
-    n_rows, n_images = rows.shape
-    for index in range(n_rows):
-        row = rows[index]
-        first = row[0]
-        differing = 0
-        for image in range(n_images):
-            differing += row[image] != first
-        if differing == 0:
-            row[:] = 0.0
-            continue
-        # Twice: the mean of large numbers is wrong by more than small deviations can bear.
+    for row in range(n_rows):
+        column = screening.direct[start + row]
         for _ in range(2):
-            mean = 0.0
-            for image in range(n_images):
-                mean += row[image]
-            mean /= n_images
-            for image in range(n_images):
-                row[image] -= mean
-        largest = 0.0
-        for image in range(n_images):
-            largest = max(largest, abs(row[image]))
-        square = 0.0
-        for image in range(n_images):
-            row[image] /= largest  # squares neither overflow nor vanish
-            square += row[image] * row[image]
-        length = np.sqrt(square)
-        for image in range(n_images):
-            row[image] /= length
+            share, weight = screening.share[column], screening.weight[column]
+            total = sums[screening.sum_of[column]]
+            product = products[row]
+            margin = TIE - screening.bound[column]
+            limit = np.float32(best[column] + margin)
+            for begin in range(0, n_block, STRIDE):
+                end = min(begin + STRIDE, n_block)
+                promising = 0
+                for source in range(begin, end):  # counting needs no branches: it runs on whole registers
+                    promising += share * total[source] + weight * product[source] > limit
+                if promising == 0:
+                    continue
+                for source in range(begin, end):
+                    if share * total[source] + weight * product[source] > limit:
+                        correlation = 0.0
+                        for image in range(n_train):
+                            correlation += columns[column, image] * block[source, image]
+                        if correlation > best[column] + TIE:
+                            best[column] = correlation
+                            chosen[column] = positions[source]
+                            limit = np.float32(correlation + margin)
+            column = screening.partner[column]
+            if column < 0:
+                break
 
 
 def near_zero(values: NDArray[np.float64]) -> NDArray[np.float64]:
