@@ -62,7 +62,8 @@ def measure_ceiling(
     unit's score is then the mean over sources, splits and halvings, each of them counting equally.
 
     With ``settings.source_units == "equal"`` all sources of an area predict from as many units: those of the
-    smallest source. A source that has more is sub-sampled ``n_subsamples`` times per halving.
+    smallest source. A source that has more is sub-sampled ``n_subsamples`` times per halving, among the units
+    that are known for every image in every half.
 
     Parameters
     ----------
