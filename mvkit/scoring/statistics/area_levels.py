@@ -15,7 +15,9 @@ def without_area_levels(
     and the numbers of their units are as they are, not drawn: an animal is not unlike the others because more
     of its units lie in an area of high scores. Levels are fitted by least squares to the medians of cells
     (animal x area, weighted by units) beside a level per animal. Where no chain of animals joins two areas
-    nothing tells their levels from those of their animals, and the difference stays.
+    nothing tells their levels from those of their animals, and the difference stays. Where animals have few
+    areas each, levels are poorly known and intervals become too wide, not too narrow: in simulations they
+    cover 95 to 97 % with four or more of six areas per animal, up to 99 % with one or two.
 
     Parameters
     ----------

@@ -13,7 +13,14 @@ import numpy as np
 from mvkit.errors import UsageError
 from mvkit.jsonable import plain
 from mvkit.scoring.statistics.holm import holm
-from mvkit.scoring.statistics.intervals import METHOD, NO_UNITS, Interval, median_interval, p_value
+from mvkit.scoring.statistics.intervals import (
+    METHOD,
+    NO_UNITS,
+    Interval,
+    draws_of,
+    median_interval,
+    p_value,
+)
 from mvkit.scoring.statistics.layer_choice import ChosenUnits
 from mvkit.scoring.statistics.pairing import paired_units
 from mvkit.scoring.statistics.same_protocol import require_same_protocol
@@ -200,10 +207,11 @@ def _pairs_of_area(
     settings: ScoreSettings,
 ) -> list[PairDifference]:
     found = []
+    draws = draws_of(settings)
     for first, second in combinations(units, 2):
         paired = paired_units((units[first], units[second]), areas)
         differences = paired.columns[0] - paired.columns[1]
-        interval = median_interval(differences, paired.specimen, settings, areas=paired.area)
+        interval = median_interval(differences, paired.specimen, settings, areas=paired.area, draws=draws)
         centre = float(np.median(differences)) if differences.size else math.nan
         p = p_value(centre, interval, settings)
         reason = interval.reason

@@ -127,7 +127,8 @@ def test_intervals_are_those_of_the_units_and_made_once(scores: Scores) -> None:
     )
     assert summary.loc[("early", "all"), "low"] == pytest.approx(pooled.low, abs=1e-12)
     # What a caller does to a table is no change to the scores.
-    scores.summary().loc[:, "low"] = 7.0
+    changed = scores.summary()
+    changed["low"] = 7.0
     pd.testing.assert_frame_equal(scores.summary().set_index(["layer", "area"]), summary)
 
 
