@@ -118,9 +118,9 @@ class Scores:
         -----
         Random splits share their images, and all splits share the trials and the units. The choice's
         optimism is therefore removed only in part: what is common to both sets of splits and flatters a
-        layer flatters it on both. In a simulation of 4 and 12 equally good layers (118 images, 80 units, the
-        paper's estimator, true median .39) the paper's choice was .019 and .026 too high, this one .011 and
-        .016.
+        layer flatters it on both. In simulations of 4 and of 12 equally good layers (12 data sets each, 118
+        images, 80 units, true median .39) the paper's choice was .019 and .026 too high, this one .011 and
+        .016, with standard errors of .001 to .005: holding out removed about four tenths.
 
         A unit's score here is a mean of scores by split. With ``estimator="corrected-mean"`` these are
         corrected split by split, which is not quite the score over all splits at once.
