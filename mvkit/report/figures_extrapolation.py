@@ -81,11 +81,10 @@ def draw_extrapolation(extrapolation: Extrapolation, *, labels: FigureLabels | N
         first = f"Consistency between animals, predicted from {_TITLES[extrapolation.settings.ceiling]}"
         second = f"error bars and bands: {labels.percent} intervals over animals and units"
         skipped = "; ".join(f"{area}: {why}" for area, why in extrapolation.skipped.items())
-        if skipped:
-            second += "\n" + textwrap.fill(f"left out: {skipped}", 110)
-        figure.suptitle(labels.title(first, second), x=0.01, ha="left", fontsize=9.5)
+        third = f"left out: {skipped}" if skipped else ""
+        figure.suptitle(labels.title(first, second, third, width_in=width), x=0.01, ha="left", fontsize=9.5)
         figure.supylabel("median score over units", fontsize=9)
-        _legend(figure)
+        _legend(figure, n_columns=max(1, int(width / 1.9)))
     return figure
 
 
@@ -135,7 +134,7 @@ def _draw_asymptote(axes: Axes, fit: dict[Any, Any]) -> None:
     axes.text(0.97, 0.98, text, transform=axes.transAxes, ha="right", va="top", fontsize=7.5, zorder=5)
 
 
-def _legend(figure: Figure) -> None:
+def _legend(figure: Figure, *, n_columns: int) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -149,7 +148,7 @@ def _legend(figure: Figure) -> None:
             Patch(color=PALE, label="asymptote with interval"),
         ],
         loc="outside lower center",
-        ncols=5,
+        ncols=n_columns,
         frameon=False,
         fontsize=8,
     )

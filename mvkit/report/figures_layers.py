@@ -60,8 +60,9 @@ def draw_layers(summary: pd.DataFrame, *, labels: FigureLabels | None = None) ->
         for axes, area in zip(panels(figure, len(areas)), areas, strict=True):
             _draw_area(axes, summary[summary["area"] == area], area, layers)
         bars = f"error bars: {labels.percent} intervals over animals and units"
-        second = f"{bars}; filled: highest median of the area"
-        figure.suptitle(labels.title("Predictivity of each layer", second), x=0.01, ha="left", fontsize=9.5)
+        second = "filled: highest median of the area"
+        title = labels.title("Predictivity of each layer", bars, second, width_in=width)
+        figure.suptitle(title, x=0.01, ha="left", fontsize=9.5)
         figure.supylabel("median score over units", fontsize=9)
     return figure
 

@@ -11,6 +11,7 @@ from mvkit.report.figures_style import (
     GREY,
     INK,
     PALE,
+    TITLE_LETTER_IN,
     FigureLabels,
     counted,
     error_bars,
@@ -32,6 +33,7 @@ CHOICES = {
 }
 #: Share of an area's width that its bars take together.
 _GROUP = 0.8
+_CEILING = "ceiling: other animals"
 
 
 def draw_scores(
@@ -69,7 +71,8 @@ def draw_scores(
         raise UsageError("nothing to draw: no model with an area")
     line = _choice_line(choices)
     with own_look():
-        figure = new_figure(max(5.6, 1.6 + len(areas) * max(0.95, 0.3 * len(rows) + 0.2)), 4.4)
+        width = max(5.6, 1.6 + len(areas) * max(0.95, 0.3 * len(rows) + 0.2))
+        figure = new_figure(width, 4.4)
         axes = figure.subplots()
         axes.axhline(0.0, color=INK, linewidth=0.8)
         if ceiling is not None:
@@ -80,11 +83,11 @@ def draw_scores(
         axes.tick_params(axis="x", length=0)
         axes.set_ylabel("median score over units")
         axes.set_xlim(-0.5, len(areas) - 0.5)
-        axes.set_title(labels.title("Predictivity corrected for noise", line), loc="left")
+        axes.set_title(labels.title("Predictivity corrected for noise", line, width_in=width), loc="left")
         marks = "error bars and band" if ceiling is not None else "error bars"
         figure.legend(
             loc="outside lower left",
-            ncols=3,
+            ncols=max(1, int(width / (0.8 + TITLE_LETTER_IN * max(len(name) for name in (*rows, _CEILING))))),
             frameon=False,
             title=f"{marks}: {labels.percent} intervals over animals and units",
             alignment="left",
@@ -134,7 +137,7 @@ def _draw_ceiling(axes: Axes, areas: list[str], ceiling: Mapping[str, Row], labe
             linestyle=(0, (4, 2)),
             linewidth=1.4,
             zorder=4,
-            label="ceiling: other animals" if first else "_nolegend_",
+            label=_CEILING if first else "_nolegend_",
         )
         first = False
 

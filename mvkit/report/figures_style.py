@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ FORMATS: dict[str, dict[str, Any]] = {
     ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
 }
 DOTS_PER_INCH = 160
+#: Mean width of a letter in titles and legends.
+TITLE_LETTER_IN = 0.08
+_MARGIN_IN = 0.7
 INK, GREY, PALE = "#222222", "#767676", "#d9d9d9"
 #: Panels beside one another in figures of many areas.
 COLUMNS = 4
@@ -72,10 +76,12 @@ class FigureLabels:
         """The coverage as text, e.g. ``"95%"``."""
         return f"{100 * self.confidence:g}%"
 
-    def title(self, first: str, second: str = "") -> str:
-        """Put the dataset behind the first line of a title, and a second line below."""
+    def title(self, first: str, *more: str, width_in: float) -> str:
+        """Put the dataset behind the first line of a title and more lines below, broken to fit a width."""
         recordings = "SIMULATED data, not mouse recordings" if self.simulated else self.dataset
-        return "\n".join(filter(None, (f"{first} ({recordings})" if recordings else first, second)))
+        lines = (f"{first} ({recordings})" if recordings else first, *filter(None, more))
+        n_letters = int((width_in - _MARGIN_IN) / TITLE_LETTER_IN)
+        return "\n".join(textwrap.fill(line, n_letters) for line in lines)
 
 
 def labels_of(scores: Scores) -> FigureLabels:
