@@ -51,7 +51,9 @@ def test_second_halves_follow_where_halves_add_up() -> None:
     broken = half_targets(8, gaps=True)
     found = screen_halves(broken, columns_of(broken))
     derived = np.setdiff1d(np.arange(2 * 30 * 5), found.direct)
-    assert set(derived[derived >= 10] % 5) == {0, 1, 3}
+    counts = np.bincount(derived % 5, minlength=5)
+    np.testing.assert_array_equal(counts[[0, 1, 3, 4]], [30, 30, 30, 0])
+    assert 1 <= counts[2] < 5  # the first halving, and those that happen to be the same one
     assert (derived // 5 % 2 == 1).all()
     assert not np.isin(found.partner[derived], derived).any()
 
