@@ -134,3 +134,21 @@ def test_the_default_dataset_is_the_recordings_once_fetched(tmp_path: Path) -> N
     (tmp_path / "neural" / "neuropixels.h5").write_bytes(b"x")
     assert default_dataset(tmp_path).name == "neuropixels"
     assert default_dataset(tmp_path).remark == ""
+
+
+def test_a_mapping_is_chosen_by_keyword(dataset: mvkit.NeuralDataset) -> None:
+    ridge = mvkit.score("pixels", dataset, mapping="ridge", **QUICK)
+    assert ridge.settings.mapping == "ridge"
+    over = mvkit.score(
+        "pixels",
+        dataset,
+        mapping="ridge",
+        settings=ScoreSettings(n_components=3),
+        n_jobs=1,
+        splits=2,
+        halves=3,
+    )
+    np.testing.assert_array_equal(scores_of(over), scores_of(ridge))
+    assert not np.array_equal(scores_of(ridge), scores_of(mvkit.score("pixels", dataset, **QUICK)))
+    with pytest.raises(UsageError, match="did you mean 'ridge'"):
+        mvkit.score("pixels", dataset, mapping="rige", **QUICK)

@@ -1,0 +1,165 @@
+"""`mvkit score` of several models, by every map, with ceilings, earlier scores and figures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mvkit.cli.main import run
+from mvkit.scoring import read_scores
+from mvkit.scoring.mappings import MAPPINGS
+
+#: Maps that scikit-learn fits unit by unit, minutes even for one area; their own tests score them.
+SLOW = ("lasso", "elasticnet")
+QUICK = ["--dataset", "simulated", "--areas", "VISp", "--splits", "2", "--halves", "4", "--jobs", "1"]
+
+
+def json_of(words: list[str], capsys: pytest.CaptureFixture[str]) -> dict:
+    """Run a command that must succeed and return its JSON document."""
+    assert run([*words, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Scores of gabor and pixels, and the ceiling, in one folder."""
+    out = tmp_path_factory.mktemp("saved")
+    words = ["score", "gabor", "pixels", *QUICK, "--ceiling", "holdout", "--home", str(out / "home")]
+    assert run([*words, "--out", str(out), "--figure", str(out / "figure.svg")]) == 0
+    return out
+
+
+def test_several_models_are_compared(saved: Path) -> None:
+    gabor, pixels, ceiling = (read_scores(saved / name) for name in ("gabor", "pixels", "ceiling"))
+    assert gabor.digest() == pixels.digest() == ceiling.digest()
+    np.testing.assert_array_equal(gabor.columns["unit_id"], pixels.columns["unit_id"])
+    rows = pd.read_csv(saved / "comparison.csv").set_index("area")
+    differences = gabor.columns["score"] - pixels.columns["score"]
+    assert rows.loc["VISp", "difference"] == pytest.approx(np.nanmedian(differences), abs=1e-12)
+    assert rows.loc["VISp", "resolved"], "Gabor energies are the simulation's truth, pixels are far from it"
+    fractions = pd.read_csv(saved / "gabor" / "fractions.csv").set_index(["area", "choice"])
+    expected = np.nanmedian(gabor.columns["score"]) / np.nanmedian(ceiling.columns["score"])
+    assert fractions.loc[("VISp", "paper"), "fraction"] == pytest.approx(expected, rel=1e-9)
+    assert "<svg" in (saved / "figure.svg").read_text()[:500]
+
+
+def test_a_model_scores_the_same_alone_as_among_others(
+    saved: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone = json_of(["score", "pixels", *QUICK], capsys)
+    among = json.loads((saved / "pixels" / "summary.json").read_text())
+    assert alone["summary"] == among["summary"]
+    assert alone["digest"] == among["digest"]
+
+
+def test_the_printed_comparison_keeps_the_choices_apart(
+    saved: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["score", "gabor", "alexnet_bn_ir", "--weights", "random", *QUICK, "--layer-choice", "held-out"]
+    words += [
+        "--layers",
+        "energy",
+        "--layers",
+        "features.3",
+        "--layers",
+        "features.7",
+        "--ceiling",
+        "holdout",
+    ]
+    assert run(words) == 2
+    assert "gabor: unknown layer 'features.3'" in capsys.readouterr().err
+    words = ["score", "alexnet_bn_ir", "--weights", "random", *QUICK, "--layer-choice", "held-out"]
+    words += ["--layers", "features.3", "--layers", "features.7", "--against", str(saved / "gabor")]
+    words += ["--ceiling", "holdout", "--home", str(saved / "home")]
+    assert run(words) == 0
+    printed = capsys.readouterr()
+    lines = printed.out.splitlines()
+    held = lines.index("best layer, held-out: chosen on some image splits, scored on the others")
+    paper = lines.index("best layer, chosen on the test images (paper)")
+    assert held < paper
+    assert any(line.startswith("all areas, each with its best layer, held-out: median ") for line in lines)
+    title = f"alexnet_bn_ir minus {saved / 'gabor'}; best layers held-out"
+    assert title in lines
+    row = next(line for line in lines[lines.index(title) :] if line.startswith("VISp"))
+    assert row.rstrip().endswith(("is higher", "not resolved by these data"))
+    assert "read from the cache" in printed.err, "the ceiling was measured with the saved scores"
+    assert "of the ceiling" in printed.out
+    assert any(line.startswith("ceiling (holdout)") for line in lines)
+
+
+def test_a_ceiling_is_read_from_the_cache_the_second_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["score", "pixels", *QUICK, "--map", "one-to-one", "--ceiling", "pairwise", "--json"]
+    words += ["--home", str(tmp_path)]
+    documents = []
+    for expected in (False, True):
+        assert run(words) == 0
+        printed = capsys.readouterr()
+        assert ("read from the cache" in printed.err) is expected
+        documents.append(json.loads(printed.out))
+    assert documents[0]["ceiling"]["summary"] == documents[1]["ceiling"]["summary"]
+    assert documents[0]["fractions"] == documents[1]["fractions"]
+    assert documents[0]["ceiling"]["layers"] == ["pairwise"]
+
+
+@pytest.mark.parametrize("name", [name for name in MAPPINGS if name not in ("pls", *SLOW)])
+def test_every_map_scores_the_simulation(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["score", "gabor", "pixels", *QUICK, "--map", name]
+    document = json_of(words, capsys)
+    assert document["settings"]["mapping"] == name
+    medians = [
+        next(row["median"] for row in model["best_layers"] if row["area"] == "VISp")
+        for model in document["models"]
+    ]
+    assert medians[0] > medians[1] + 0.2, "the true model is ahead by every map"
+    assert document["comparison"]["models"] == ["gabor", "pixels"]
+    assert document["models"][0]["digest"] == document["digest"] == document["models"][1]["digest"]
+
+
+def test_scores_of_another_protocol_are_not_compared(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["score", "pixels", *QUICK, "--against", str(saved / "gabor")]
+    changes = ["--map", "ridge", "--estimator", "corrected-mean", "--areas", "VISl"]
+    assert run([*words, *changes]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    for field in ("mapping: pls there, ridge here", "estimator: mean-of-corrected", "areas: VISp there"):
+        assert field in printed.err
+    assert "n_halves" not in printed.err
+    document = json_of(words, capsys)
+    assert document["comparison"]["models"] == ["pixels", str(saved / "gabor")]
+
+
+def test_a_figure_and_an_extrapolation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["score", "pixels", *QUICK, "--extrapolate", "stimuli", "--ceiling", "holdout"]
+    words += ["--set", "n_components=4", "--out", str(tmp_path / "out"), "--figure", str(tmp_path / "f.png")]
+    assert run(words) == 0
+    printed = capsys.readouterr().out
+    assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "f-extrapolation.png").read_bytes().startswith(b"\x89PNG")
+    sizes = pd.read_csv(tmp_path / "out" / "ceiling" / "extrapolation.csv")
+    assert sizes["size"].max() == 118
+    largest = sizes[(sizes["area"] == "VISp") & (sizes["size"] == 118)].iloc[0]
+    lines = printed.splitlines()
+    title = lines.index("ceiling (holdout) over the number of stimuli")
+    row = next(line.split() for line in lines[title:] if line.split()[:2] == ["VISp", "118"])
+    assert row[2] == f"{largest['median']:.3f}"
+    assert f"wrote {tmp_path}: f.png, f-extrapolation.png" in lines
+    document = json.loads((tmp_path / "out" / "ceiling" / "extrapolation.json").read_text())
+    assert document["over"] == "stimuli"
+
+
+def test_the_honest_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    document = json_of(["score", "pixels", "--recipe", "honest", *QUICK], capsys)
+    settings = document["settings"]
+    assert settings["layer_choice"] == "held-out"
+    assert settings["estimator"] == "corrected-mean"
+    assert settings["n_halves"] == 4
+    assert document["ceiling"] is not None
+    row = next(row for row in document["held_out_layers"] if row["area"] == "VISp")
+    assert row["low"] < row["median"] < row["high"]
+    assert {row["choice"] for row in document["fractions"]} == {"paper", "held-out"}
