@@ -111,10 +111,10 @@ class _Plan:
 
 def _targets(recordings: Sequence[RecordingLike], settings: ScoreSettings) -> list[Target]:
     """Pair every animal with its sources; one that is alone in its area is left out."""
-    sources: dict[int, list[NDArray[np.floating]]] = {}
+    sources: dict[int, list[tuple[NDArray[np.floating], ...]]] = {}
     for pair in pairs_of(recordings, settings):
-        pool = pooled_responses([recordings[index].responses for index in pair.sources])
-        sources.setdefault(pair.target, []).append(pool)
+        animals = tuple(recordings[index].responses for index in pair.sources)
+        sources.setdefault(pair.target, []).append(animals)
     per_unit = MAPPINGS[settings.mapping].per_unit
     return [
         Target(
@@ -122,9 +122,9 @@ def _targets(recordings: Sequence[RecordingLike], settings: ScoreSettings) -> li
             specimen=recordings[index].specimen,
             unit_ids=np.asarray(recordings[index].unit_ids if per_unit else [POPULATION], dtype=np.int64),
             responses=recordings[index].responses,
-            sources=tuple(pools),
+            sources=tuple(of_target),
         )
-        for index, pools in sources.items()
+        for index, of_target in sources.items()
     ]
 
 
@@ -137,7 +137,8 @@ def _unit_plans(
 ) -> dict[str, _Plan]:
     available: dict[str, int] = {}
     for target in targets:
-        for source in target.sources:
+        for animals in target.sources:
+            source = pooled_responses(animals)
             n_usable = predicting_units(source, trial_draws(target, source, settings).source).size
             available[target.area] = min(n_usable, available.get(target.area, n_usable))
     chosen = unit_sizes(available, settings, n_points)
@@ -193,7 +194,7 @@ def _measured(
 ) -> dict[int, NDArray[np.float64]]:
     """Score every target at the sizes of its area, the most work first; keys are positions."""
     order = [place for place, target in enumerate(targets) if plans[target.area].sizes]
-    order.sort(key=lambda place: -sum(source.size for source in targets[place].sources))
+    order.sort(key=lambda place: -sum(part.size for source in targets[place].sources for part in source))
     results = in_order(
         consistency_at_sizes,
         ((targets[place], plans[targets[place].area].sizes, over, settings) for place in order),

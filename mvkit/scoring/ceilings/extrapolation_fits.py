@@ -209,6 +209,8 @@ def fit_area(
     if saturating is not None:
         doubled["saturating"] = bounded(lambda curves: curves.at(twice), fit_saturating)
         asymptote = bounded(lambda curves: curves.asymptote, fit_saturating)
+        # The curve itself is bounded there.
+        asymptote = replace(asymptote, low=max(asymptote.low, 0.0))
     if log_linear is not None:
         doubled["log-linear"] = bounded(lambda curves: curves.at(twice), fit_log_linear)
     return FittedArea(

@@ -123,8 +123,8 @@ class Extrapolation:
         and ``_high`` (saturating only); ``half`` and ``exponent``, or ``slope`` per unit of ln(size), with
         ``_se``; ``at_largest``, the curve's value at the largest ``size``; ``doubled`` with ``_low`` and
         ``_high``, its value at twice that; ``rmse`` of the medians; ``determined``: whether the data fix the
-        asymptote, given that form of curve; ``n_units``, ``n_animals``; ``reason`` why not, or why there is no
-        curve.
+        asymptote, given that form of curve; ``n_units``, ``n_animals``; ``reason`` why not, or why there is
+        no curve.
 
         Intervals are for other animals and units, not for other images or another form of curve: maps that
         change with the number of sources (ridge with a fixed penalty) may miss their limit by more.

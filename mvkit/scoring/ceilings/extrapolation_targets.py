@@ -12,6 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from mvkit.scoring.ceilings.draws import PairDraws, PairSize, draw_pair
 from mvkit.scoring.ceilings.pairs import joined_halvings, score_pair
+from mvkit.scoring.ceilings.sources import pooled_responses
 from mvkit.scoring.halvings import HalvingScores
 from mvkit.scoring.protocol import splits_of
 from mvkit.scoring.settings import ScoreSettings
@@ -33,14 +34,15 @@ class Target:
     responses
         (n_trials, n_images, n_units), NaN = missing.
     sources
-        Responses of all other animals pooled, or of each of them.
+        Per source the responses of its animals: all others, or one of them. They are pooled only when needed,
+        or every target would hold a copy of its whole area.
     """
 
     area: str
     specimen: int
     unit_ids: NDArray[np.int64]
     responses: NDArray[np.floating]
-    sources: tuple[NDArray[np.floating], ...]
+    sources: tuple[tuple[NDArray[np.floating], ...], ...]
 
 
 def consistency_at_sizes(
@@ -72,9 +74,10 @@ def consistency_at_sizes(
     """
     at_size = _with_units if over == "units" else _with_images
     scores = []
+    pools = [pooled_responses(source) for source in target.sources]
     with threadpool_limits(limits=1):
         for size in sizes:
-            found = [at_size(target, source, size, settings) for source in target.sources]
+            found = [at_size(target, pool, size, settings) for pool in pools]
             # Halvings with several sources count alike, as in the ceiling.
             scores.append(estimate(joined_halvings(found), settings))
     return np.stack(scores)
