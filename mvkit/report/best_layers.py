@@ -12,6 +12,8 @@ from mvkit.report.wording import (
     area_name,
     counted,
     has_units,
+    is_pooled,
+    noun,
     percent,
     with_interval,
 )
@@ -52,7 +54,9 @@ def best_layer_table(scores: Scores, choice: str, fractions: pd.DataFrame | None
     table.add_column("area", no_wrap=True)
     table.add_column("layer", overflow="fold")
     table.add_column(f"median [{interval}]", justify="right", no_wrap=True)
-    table.add_column("units\n(animals)" if units else "animals", justify="right", no_wrap=True)
+    table.add_column(
+        "units\n(animals)" if units else noun(scores).replace(" ", "\n"), justify="right", no_wrap=True
+    )
     if of_ceiling:
         table.add_column(f"of the ceiling\n[{interval}]", justify="right", no_wrap=True)
     for row in best.to_dict("records"):
@@ -62,7 +66,7 @@ def best_layer_table(scores: Scores, choice: str, fractions: pd.DataFrame | None
             area_name(area),
             Text(_layer(row)),
             Text(with_interval(row["median"], row["low"], row["high"]) or "no score"),
-            counted(row, units=units),
+            str(row["n_units"]) if is_pooled(scores) else counted(row, units=units),
             *last,
         )
     return table
@@ -89,6 +93,8 @@ def missing_intervals(scores: Scores, choice: str) -> list[str]:
     for row in best.to_dict("records"):
         if row["reason"]:
             areas.setdefault(str(row["reason"]), []).append(area_name(row["area"]))
+    if is_pooled(scores):
+        return ["no intervals: the animals of an area are pooled into one population"]
     return [f"no interval for {', '.join(names)}: {reason}" for reason, names in areas.items()]
 
 

@@ -72,7 +72,7 @@ def verdict(row: Row) -> str:
         ``reason``.
     """
     if math.isnan(row["p_holm"]):
-        return f"no test: {row['reason']}"
+        return "no test" if row["n_animals"] < 2 else f"no test: {row['reason']}"
     if not row["resolved"]:
         return UNRESOLVED
     return f"{row['first'] if row['difference'] > 0 else row['second']} is higher"

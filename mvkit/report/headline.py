@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mvkit.report.dropped import dropped_halvings
 from mvkit.report.protocol_line import protocol_lines
-from mvkit.report.wording import CHOICES, counted_words, has_units, percent, with_interval
+from mvkit.report.wording import CHOICES, counted_words, has_units, is_pooled, noun, percent, with_interval
 from mvkit.scoring.results import ALL_AREAS
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def _size(scores: Scores, table: pandas.DataFrame) -> str:
     rows = table.drop_duplicates(["area", "specimen", "unit_id"])
     if has_units(scores):
         return f"{len(rows)} units, {rows['specimen'].nunique()} animals"
-    if scores.settings.population == "pooled":
+    if is_pooled(scores):
         return f"{len(rows)} areas, each with the units of all its animals pooled"
     return (
         f"{len(rows)} populations (the units of an animal in an area), {rows['specimen'].nunique()} animals"
@@ -99,11 +99,13 @@ def _overall(scores: Scores) -> str:
     only = len(scores.layers) == 1
     layers = "one layer" if only else f"each with its best layer, {CHOICES[scores.settings.layer_choice]}"
     units = has_units(scores)
-    over = "animals and units" if units else "animals"
-    return (
-        f"all areas, {layers}: median {value} ({percent(scores.settings.confidence)} interval over {over}; "
-        f"{counted_words(row, units=units)})"
-    )
+    if is_pooled(scores):
+        about = f"{row['n_units']} {noun(scores)}"
+    else:
+        over = "animals and units" if units else "animals"
+        interval = f"{percent(scores.settings.confidence)} interval over {over}; " if "[" in value else ""
+        about = f"{interval}{counted_words(row, units=units)}"
+    return f"all areas, {layers}: median {value} ({about})"
 
 
 def _pairs(scores: Scores) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from mvkit.report.wording import Row, area_name, has_units, median_and_sem
+from mvkit.report.wording import Row, area_name, has_units, is_pooled, median_and_sem, noun
 from mvkit.scoring.results import ALL_AREAS
 
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ def score_table(scores: Scores, *, ceiling: Scores | None = None, narrow: bool =
         table.add_row(label, *[_cell(of_ceiling.get(area), gap=gap) for area in areas], style="italic")
     table.add_section()
     units = (("units", "n_units"),) if has_units(scores) else ()
-    for words, column in (*units, ("animals", "n_animals")):
+    last = (noun(scores), "n_units" if is_pooled(scores) else "n_animals")
+    for words, column in (*units, last):
         table.add_row(words, *[str(_most(cells, layers, area, column)) for area in areas], style="dim")
     return table
 

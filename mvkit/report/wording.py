@@ -29,6 +29,16 @@ def has_units(scores: Scores) -> bool:
     return not bool((scores.columns["unit_id"] == POPULATION).all())
 
 
+def is_pooled(scores: Scores) -> bool:
+    """Tell whether a row is the units of all animals of an area, which leaves no animals to count."""
+    return not has_units(scores) and scores.settings.population == "pooled"
+
+
+def noun(scores: Scores) -> str:
+    """Name what is counted where there are no units."""
+    return "pooled populations" if is_pooled(scores) else "animals"
+
+
 def median_and_sem(row: Row, *, gap: str = " ± ") -> str:
     """Write ``0.413 ± 0.010``, an s.e.m. above 1 as ``>1``; only the median without one; "" without both."""
     if math.isnan(row["median"]):

@@ -78,6 +78,7 @@ def test_options_win_over_recipe_and_overrides() -> None:
         ({"overrides": ("halving=bootstap",)}, "did you mean 'bootstrap'"),
         ({"settings": {"source_units": "equal"}}, "--equal-units is about the ceiling"),
         ({"extrapolate": "unit"}, "did you mean 'units'"),
+        ({"recipe": "paper_rsa", "settings": {"ceiling": "holdout"}}, "population=animal"),
         ({"settings": {"layer_choice": "held-out", "n_splits": 1}}, "--splits 2"),
         ({"settings": {"layer_choice": "held-out", "mapping": "rsa"}}, "similarity_images=test"),
     ],

@@ -105,6 +105,16 @@ def test_populations_are_counted_as_animals(scores_of: ScoresOf) -> None:
     assert row.split()[-1] == "4"
 
 
+def test_pooled_populations_are_not_called_animals(scores_of: ScoresOf) -> None:
+    scores = scores_of(
+        {("a", "VISp"): [0.1, 0.2, 0.3, 0.4]}, mapping="rsa", population="pooled", populations=True
+    )
+    text = "\n".join(printed(ScoreRun({"net": scores}, {})))
+    assert "all areas, one layer: median 0.250 [" in text
+    assert "pooled populations)" in text
+    assert "4 animals" not in text
+
+
 @pytest.mark.parametrize("width", [80, 140])
 def test_tables_fit_the_terminal(width: int, scores_of: ScoresOf) -> None:
     nets = {
