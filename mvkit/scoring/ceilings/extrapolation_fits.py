@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mvkit.scoring.ceilings.extrapolation_bounds import Bounded, bounded_value
 from mvkit.scoring.ceilings.extrapolation_curves import (
     N_SIZES_LOG_LINEAR,
     N_SIZES_SATURATING,
@@ -20,25 +21,15 @@ from mvkit.scoring.ceilings.extrapolation_curves import (
 )
 from mvkit.scoring.settings import ScoreSettings
 from mvkit.scoring.statistics.hierarchy import resampled_column_medians
-from mvkit.scoring.statistics.intervals import Statistic, statistic_interval
+from mvkit.scoring.statistics.intervals import Statistic, median_interval, statistic_interval
 
 Array = NDArray[np.float64]
 Row = dict[str, object]
 
 #: An asymptote whose interval is wider than this (in units of correlation) is not determined by the data.
 WIDEST = 0.2
-# Step of the medians for derivatives of a fitted value.
-_STEP = 1e-4
-
-
-@dataclass(frozen=True)
-class Bounded:
-    """A number, its standard error and its interval."""
-
-    value: float
-    se: float
-    low: float
-    high: float
+#: Nor is one of a curve that lies further than this outside the interval of a median.
+MISFIT = 0.01
 
 
 @dataclass(frozen=True)
@@ -60,6 +51,8 @@ class FittedArea:
         ``doubled``: animals and units do not know whether the form of the curve is right.
     doubled
         Curve -> its value at twice the largest size.
+    missed
+        Sizes at which the saturating curve misses the interval of the median.
     n_units, n_animals
         What medians are over.
     interval_reason
@@ -73,6 +66,7 @@ class FittedArea:
     log_linear: LogLinearCurves | None
     asymptote: Bounded | None
     doubled: dict[str, Bounded]
+    missed: tuple[int, ...]
     n_units: int
     n_animals: int
     interval_reason: str
@@ -86,6 +80,9 @@ class FittedArea:
             return "asymptote not determined: the curve still rises like a power at the largest size"
         if self.interval_reason:
             return f"asymptote without an interval: {self.interval_reason}"
+        if self.missed:
+            sizes = ", ".join(str(size) for size in self.missed)
+            return f"asymptote not determined: the curve misses the intervals of the medians at size {sizes}"
         width = self.asymptote.high - self.asymptote.low
         if not width <= WIDEST:
             return f"asymptote not determined: its interval is {width:.2f} wide"
@@ -192,7 +189,7 @@ def fit_area(
     reason = statistic_interval(columns, owners, _largest(), settings).reason
 
     def bounded(of_fit: Callable[[Any], Array], fit: Callable[[NDArray[np.int64], Array], Any]) -> Bounded:
-        found = _bounded(
+        found = bounded_value(
             lambda values: of_fit(fit(kept, values)), columns, owners, settings, (medians, resampled)
         )
         if kept.size <= N_SIZES_SATURATING:
@@ -221,61 +218,26 @@ def fit_area(
         log_linear=log_linear,
         asymptote=asymptote,
         doubled=doubled,
+        missed=() if saturating is None else _missed(kept, saturating, columns, owners, settings),
         n_units=int(valid.sum()) if kept.size else 0,
         n_animals=int(np.unique(owners).size) if kept.size else 0,
         interval_reason=reason,
     )
 
 
-def _largest() -> Statistic:
-    """Return the median at the largest size as a statistic."""
-    return Statistic(lambda medians: medians[-1], lambda medians: np.eye(len(medians))[-1])
-
-
-def _bounded(
-    function: Callable[[Array], Array],
+def _missed(
+    sizes: NDArray[np.int64],
+    curve: SaturatingCurves,
     columns: Array,
     animals: NDArray[np.int64],
     settings: ScoreSettings,
-    medians_and_resampled: tuple[Array, Array],
-) -> Bounded:
-    """Bound a fitted value, ``function`` of medians (n_sets, n_sizes) -> (n_sets,).
-
-    Each end is the outer one of two intervals: percentiles of the refits, which know of bounds and of
-    skewness, and the interval of :func:`statistic_interval`, which knows how few animals there are. The
-    second alone, being linear, would be too narrow where a fit jumps.
-    """
-    medians, resampled = medians_and_resampled
-    value = float(function(medians)[0])
-    interval = statistic_interval(
-        columns, animals, Statistic(_by_columns(function), _slopes(function)), settings
-    )
-    if interval.reason:
-        return Bounded(value, math.nan, math.nan, math.nan)
-    refits = function(resampled)
-    tail = 0.5 * (1.0 - settings.confidence)
-    low, high = np.quantile(refits, [tail, 1.0 - tail])
-    return Bounded(
-        value, float(refits.std(ddof=1)), min(float(low), interval.low), max(float(high), interval.high)
-    )
+) -> tuple[int, ...]:
+    intervals = [median_interval(values, animals, settings) for values in columns]
+    low, high = (np.array([getattr(interval, end) for interval in intervals]) for end in ("low", "high"))
+    values = np.array([float(curve.at(size)[0]) for size in sizes])
+    return tuple(sizes[(values < low - MISFIT) | (values > high + MISFIT)].tolist())
 
 
-def _by_columns(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
-    """Let a function of (n_sets, n_sizes) take (n_sizes,) or (n_sizes, n_sets)."""
-
-    def of_medians(medians: Array) -> Array:
-        found: Array = function(np.atleast_2d(medians.T))
-        return found if medians.ndim == 2 else found[0]
-
-    return of_medians
-
-
-def _slopes(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
-    """Derivatives of a fitted value by the medians, as central differences."""
-
-    def gradient(medians: Array) -> Array:
-        steps = _STEP * np.eye(medians.size)
-        slopes: Array = (function(medians + steps) - function(medians - steps)) / (2.0 * _STEP)
-        return slopes
-
-    return gradient
+def _largest() -> Statistic:
+    """Return the median at the largest size as a statistic."""
+    return Statistic(lambda medians: medians[-1], lambda medians: np.eye(len(medians))[-1])

@@ -9,6 +9,7 @@ import pytest
 
 from mvkit.errors import FitError, UsageError
 from mvkit.scoring.ceilings.extrapolation import extrapolate_ceiling
+from mvkit.scoring.ceilings.extrapolation_fits import fit_area
 from mvkit.scoring.ceilings.measure import measure_ceiling
 from mvkit.scoring.settings import ScoreSettings
 
@@ -176,6 +177,19 @@ def test_few_sizes_and_few_animals_leave_the_asymptote_open(area):
     fit = extrapolate_ceiling(recordings, SETTINGS, "units", sizes=[4, 8, 16]).fits().iloc[0]
     assert np.isnan(fit["asymptote"]) and not fit["determined"]
     assert fit["reason"] == "3 sizes with a score; a saturating curve needs 4"
+
+
+def test_a_curve_that_misses_the_medians_determines_no_asymptote():
+    sizes = np.array([4, 8, 16, 32, 64])
+    rng = np.random.default_rng(0)
+    scores = 0.9 * (sizes / (sizes + 3.0))[:, None] + 0.01 * rng.standard_normal(40)
+    animals = np.repeat(np.arange(4), 10)
+    assert fit_area(sizes, scores, animals, SETTINGS).open_end == ""
+    # Such a dip is real: ridge with a small penalty at as many sources as training images.
+    scores[3] -= 0.1
+    dipped = fit_area(sizes, scores, animals, SETTINGS)
+    assert 32 in dipped.missed
+    assert "the curve misses the intervals of the medians at size" in dipped.open_end
 
 
 def test_an_area_with_too_few_source_units_says_so_and_the_others_go_on(area):
