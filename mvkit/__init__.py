@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from mvkit.features import FeatureSet, extract
     from mvkit.models import list_models, load_model
     from mvkit.neural import NeuralDataset, open_dataset
-    from mvkit.pipeline import score
-    from mvkit.scoring import Scores
+    from mvkit.pipeline import ceiling, score
+    from mvkit.scoring import Scores, compare_models
 
 __version__ = "0.1.0"
 
@@ -27,6 +27,8 @@ _HOMES = {
     "FeatureSet": "mvkit.features",
     "NeuralDataset": "mvkit.neural",
     "Scores": "mvkit.scoring",
+    "ceiling": "mvkit.pipeline",
+    "compare_models": "mvkit.scoring",
     "extract": "mvkit.features",
     "list_models": "mvkit.models",
     "load_model": "mvkit.models",
@@ -38,6 +40,8 @@ __all__ = [
     "FeatureSet",
     "NeuralDataset",
     "Scores",
+    "ceiling",
+    "compare_models",
     "extract",
     "list_models",
     "load_model",
