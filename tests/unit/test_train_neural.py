@@ -80,7 +80,7 @@ def test_the_default_protocol_is_quick():
     evaluator = build_neural_evaluator(
         settings.model_copy(update={"dataset": "simulated"}), "neural", encoder=encoder
     )
-    assert (evaluator._protocol.n_splits, evaluator._protocol.n_halves) == (2, 10)
+    assert (evaluator._protocol.n_splits, evaluator._protocol.n_halves) == (2, 20)
 
 
 @pytest.mark.parametrize(
