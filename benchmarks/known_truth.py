@@ -96,6 +96,9 @@ def estimates(halvings: HalvingScores, settings: ScoreSettings) -> dict[tuple[st
     return found
 
 
-def half_noise(reliability: float, n_trials: int) -> float:
-    """Standard deviation of the noise in the mean of half of the trials."""
-    return float(noise_deviation(np.array(reliability), n_trials) / np.sqrt(n_trials / 2))
+def half_noise(reliability: float) -> float:
+    """Noise in the mean of half of the trials around a response of variance 1, its standard deviation.
+
+    It depends on the reliability of all trials only, not on their number.
+    """
+    return float(noise_deviation(np.array(reliability), n_trials=2))

@@ -21,8 +21,10 @@ from mvkit.errors import UsageError
 from mvkit.neural.recording import Recording
 
 #: Latents that features and responses share, that only features have, and that only responses have.
-N_SHARED, N_FEATURES_ONLY, N_PRIVATE = 8, 8, 12
+N_SHARED, N_FEATURES_ONLY, N_PRIVATE = 8, 40, 12
 N_FEATURES = 60
+#: Standard deviation of the k-th latent that only features have, k = 1, 2, ...: k to this power.
+SPECTRUM = -1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +115,8 @@ def simulate_population(shares: ArrayLike, *, n_images: int = 118, seed: int = 0
         raise UsageError("shares must be (n_animals, n_units), all within -1 and 1")
     rng = np.random.default_rng(seed)
     shared = rng.standard_normal((n_images, N_SHARED))
-    others = rng.standard_normal((n_images, N_FEATURES_ONLY))
+    spectrum = np.arange(1, N_FEATURES_ONLY + 1) ** SPECTRUM
+    others = rng.standard_normal((n_images, N_FEATURES_ONLY)) * spectrum
     private = rng.standard_normal((n_images, N_PRIVATE))
     features = np.hstack([shared, others]) @ rng.standard_normal((N_SHARED + N_FEATURES_ONLY, N_FEATURES))
     n_animals, n_units = wanted.shape
