@@ -154,7 +154,7 @@ def _about_estimators(tables: dict[str, pd.DataFrame]) -> list[str]:
         f"score is {honest['unit_sd']:.2f} (published: {published['unit_sd']:.2f}), that of the median "
         f"{honest['median_sd']:.3f} (published: {published['median_sd']:.3f}).",
         "Lower, no combination can be trusted: at reliability 0.3 a unit's score has a standard deviation "
-        f"of {weak_honest['unit_sd']:.2f} (published: {weak_published['unit_sd']:.2f}), and the median a bias "
+        f"of {weak_honest['unit_sd']:.2f} (published: {weak_published['unit_sd']:.2f}), the median a bias "
         f"of {weak_honest['median_bias']:+.3f} (published: {weak_published['median_bias']:+.3f}; least: "
         f"`{closest[0]}` with `{closest[1]}`, where errors of opposite sign cancel). Select units "
         "by their reliability.",
