@@ -19,7 +19,8 @@ def test_share_is_the_correlation_of_the_best_linear_map_with_the_response() -> 
         fitted = design @ np.linalg.lstsq(design, signal, rcond=None)[0]
         explained = np.sqrt(fitted.var(axis=0))
         # The sign of a share is that of its direction, which is drawn: only the size can be told.
-        np.testing.assert_allclose(explained, np.abs(wanted), atol=6 / np.sqrt(N_MANY))
+        # 48 independent features explain sqrt(48 / N_MANY) of a response by chance alone.
+        np.testing.assert_allclose(explained, np.abs(wanted), atol=1.4 * np.sqrt(48 / N_MANY))
 
 
 def test_signals_have_mean_zero_and_variance_one() -> None:
