@@ -262,7 +262,7 @@ def _coverage_of_groups(
 
 def _part(scores: Scores, chosen: np.ndarray) -> Scores:
     columns = {name: np.asarray(column)[chosen] for name, column in scores.columns.items()}
-    return replace(scores, columns=columns, by_split=scores.by_split[:, chosen])
+    return replace(scores, columns=columns, by_fold=scores.by_fold[:, chosen])
 
 
 def outside(table: pd.DataFrame, limits: Sequence[float] = (0.93, 0.97)) -> pd.DataFrame:

@@ -51,8 +51,9 @@ class Scores:
         What was asked for.
     context
         What else the scores depend on: model, dataset, versions.
-    by_split
-        float64 (n_splits, number of rows): the score of each split of the images by itself.
+    by_fold
+        float64 (2, number of rows): the score from the even splits of the images alone, and from the odd
+        ones, between which :meth:`held_out_layers` chooses; no rows where there is one split only.
     """
 
     columns: Mapping[str, Column]
@@ -60,7 +61,7 @@ class Scores:
     areas: tuple[str, ...]
     settings: ScoreSettings
     context: Mapping[str, object]
-    by_split: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
+    by_fold: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
 
     def protocol(self) -> dict[str, Any]:
         """Return what two results must share to be comparable, as plain JSON values.
@@ -121,9 +122,6 @@ class Scores:
         layer flatters it on both. In simulations of 4 and of 12 equally good layers (12 data sets each, 118
         images, 80 units, true median .39) the paper's choice was .019 and .026 too high, this one .011 and
         .016, with standard errors of .001 to .005: holding out removed about four tenths.
-
-        A unit's score here is a mean of scores by split. With ``estimator="corrected-mean"`` these are
-        corrected split by split, which is not quite the score over all splits at once.
         """
         return self._held_out_layers.copy()
 
@@ -146,7 +144,7 @@ class Scores:
         """
         name = self.settings.layer_choice if choice is None else choice
         return {
-            area: choose_layer(unit_grid(self.columns, self.by_split, self.layers, area), name)
+            area: choose_layer(unit_grid(self.columns, self.by_fold, self.layers, area), name)
             for area in self.areas
         }
 

@@ -118,10 +118,10 @@ def score_features(
         done += len(job.layers)
         if progress is not None:
             progress(done, len(layers) * len(recordings))
-    columns, by_split = _assemble(list(features), recordings, measured, per_unit=mapping.per_unit)
+    columns, by_fold = _assemble(list(features), recordings, measured, per_unit=mapping.per_unit)
     return Scores(
         columns=columns,
-        by_split=by_split,
+        by_fold=by_fold,
         layers=tuple(features),
         areas=tuple(dict.fromkeys(recording.area for recording in recordings)),
         settings=settings,
@@ -205,11 +205,11 @@ def _assemble(
 ) -> tuple[dict[str, Column], NDArray[np.float64]]:
     """Put the columns of all layers and specimens under one another, and their scores by split."""
     pieces: dict[str, list[Column]] = {}
-    by_split = []
+    by_fold = []
     for layer, name in enumerate(names):
         for index, recording in enumerate(recordings):
             found = measured[layer, index]
-            n_rows = found.by_split.shape[1]
+            n_rows = found.by_fold.shape[1]
             ids = recording.unit_ids if per_unit else [POPULATION]
             identity: dict[str, Column] = {
                 "layer": np.full(n_rows, name, dtype=object),
@@ -219,6 +219,6 @@ def _assemble(
             }
             for column, values in {**identity, **found.columns}.items():
                 pieces.setdefault(column, []).append(values)
-            by_split.append(found.by_split)
+            by_fold.append(found.by_fold)
     columns = {column: np.concatenate(values) for column, values in pieces.items()}
-    return columns, np.concatenate(by_split, axis=1)
+    return columns, np.concatenate(by_fold, axis=1)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 UNITS_CSV = "scores.csv"
 UNITS_PARQUET = "scores.parquet"
-SPLITS_PARQUET = "splits.parquet"
+FOLDS_PARQUET = "folds.parquet"
 SUMMARY_CSV = "summary.csv"
 BEST_CSV = "best_layers.csv"
 HELD_OUT_CSV = "held_out_layers.csv"
@@ -29,10 +29,11 @@ SUMMARY_JSON = "summary.json"
 def save_scores(scores: Scores, out_dir: Path) -> list[Path]:
     """Write scores to a directory, each file whole or not at all.
 
-    ``scores.csv`` and ``scores.parquet`` hold one row per unit, ``splits.parquet`` the same rows' scores by
-    image split, ``summary.csv`` layers x areas, ``best_layers.csv`` and ``held_out_layers.csv`` the layer per
-    area by either choice, ``summary.json`` settings, protocol and its digest, seeds, versions and all three
-    tables. ``summary.json`` is written last, so that its presence means the others are complete.
+    ``scores.csv`` and ``scores.parquet`` hold one row per unit, ``folds.parquet`` the same rows' scores from
+    even and from odd image splits, ``summary.csv`` layers x areas, ``best_layers.csv`` and
+    ``held_out_layers.csv`` the layer per area by either choice, ``summary.json`` settings, protocol and its
+    digest, seeds, versions and all three tables. ``summary.json`` is written last, so that its presence means
+    the others are complete.
 
     Returns
     -------
@@ -49,29 +50,29 @@ def save_scores(scores: Scores, out_dir: Path) -> list[Path]:
     for name, frame in frames.items():
         with replacing(out_dir / name) as temporary:
             frame.to_csv(temporary, index=False)
-    for name, frame in {UNITS_PARQUET: table, SPLITS_PARQUET: _by_split(scores)}.items():
+    for name, frame in {UNITS_PARQUET: table, FOLDS_PARQUET: _by_fold(scores)}.items():
         with replacing(out_dir / name) as temporary:
             frame.to_parquet(temporary, index=False)
     write_text(out_dir / SUMMARY_JSON, json.dumps(scores.to_json(), indent=2, allow_nan=False) + "\n")
-    return [out_dir / name for name in (*frames, UNITS_PARQUET, SPLITS_PARQUET, SUMMARY_JSON)]
+    return [out_dir / name for name in (*frames, UNITS_PARQUET, FOLDS_PARQUET, SUMMARY_JSON)]
 
 
-def _by_split(scores: Scores) -> pd.DataFrame:
+def _by_fold(scores: Scores) -> pd.DataFrame:
     import pandas as pd
 
-    return pd.DataFrame({f"split_{split}": values for split, values in enumerate(scores.by_split)})
+    return pd.DataFrame({f"fold_{fold}": values for fold, values in enumerate(scores.by_fold)})
 
 
 def read_scores(out_dir: Path) -> Scores:
     """Read back what :func:`save_scores` wrote.
 
-    Scores of versions before there was a ``splits.parquet`` are read without scores by split; settings that
+    Scores of versions before there was a ``folds.parquet`` are read without scores by fold; settings that
     did not exist then have their defaults, which mean what was done then.
 
     Raises
     ------
     DataError
-        If ``summary.json``, ``scores.parquet`` or ``splits.parquet`` is missing, damaged, or they do not fit
+        If ``summary.json``, ``scores.parquet`` or ``folds.parquet`` is missing, damaged, or they do not fit
         together.
     """
     import pandas as pd
@@ -92,7 +93,7 @@ def read_scores(out_dir: Path) -> Scores:
             else np.array(table[name].tolist(), dtype=object)
             for name in table.columns
         },
-        by_split=np.empty((0, 0)) if is_old else _read_by_split(out_dir, len(table)),
+        by_fold=np.empty((0, 0)) if is_old else _read_by_fold(out_dir, len(table)),
         layers=layers,
         areas=areas,
         settings=settings,
@@ -100,17 +101,17 @@ def read_scores(out_dir: Path) -> Scores:
     )
 
 
-def _read_by_split(out_dir: Path, n_rows: int) -> NDArray[np.float64]:
+def _read_by_fold(out_dir: Path, n_rows: int) -> NDArray[np.float64]:
     import pandas as pd
 
-    _require(out_dir, SPLITS_PARQUET)
+    _require(out_dir, FOLDS_PARQUET)
     try:
-        table = pd.read_parquet(out_dir / SPLITS_PARQUET)
+        table = pd.read_parquet(out_dir / FOLDS_PARQUET)
     except (ValueError, OSError) as error:
-        raise DataError(f"{out_dir}: damaged scores ({SPLITS_PARQUET}: {error})") from error
+        raise DataError(f"{out_dir}: damaged scores ({FOLDS_PARQUET}: {error})") from error
     if table.shape[1] and len(table) != n_rows:
         raise DataError(
-            f"{out_dir}: damaged scores ({UNITS_PARQUET} has {n_rows} rows, {SPLITS_PARQUET} {len(table)})"
+            f"{out_dir}: damaged scores ({UNITS_PARQUET} has {n_rows} rows, {FOLDS_PARQUET} {len(table)})"
         )
     return np.ascontiguousarray(table.to_numpy(dtype=np.float64).T)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from mvkit.errors import UsageError
 from mvkit.naming import unknown_name
@@ -71,7 +71,7 @@ class ScoreSettings(BaseModel):
     synchronous
         Whether one draw serves all images, or every image has its own.
     correlation
-        Correlation over images, everywhere in a score.
+        Correlation over images, everywhere in the score of a map. Similarities have ``rsa_comparison``.
     correction
         ``"spearman-brown-denominator"`` (the paper's): ``r_cross / sqrt(SB(r_map) SB(r_target))``;
         ``"spearman-brown-ratio"``: ``SB(r_cross / sqrt(r_map r_target))``; ``"attenuation"``:
@@ -138,6 +138,16 @@ class ScoreSettings(BaseModel):
     ceiling: Literal["none", "holdout", "pairwise"] = "none"
     source_units: Literal["all", "equal"] = "all"
     n_subsamples: int = Field(default=10, ge=1)
+
+    @field_validator("correlation")
+    @classmethod
+    def _of_maps_only(cls, value: str, info: ValidationInfo) -> str:
+        mapping = info.data.get("mapping")
+        if mapping in ("rsa", "cka") and value != "pearson":
+            raise ValueError(
+                f"is for maps; rsa compares by rsa_comparison, cka by inner products ({mapping})"
+            )
+        return value
 
     def protocol(self, *, without: frozenset[str] = REPORTING | CEILING) -> dict[str, Any]:
         """Return the fields that the numbers depend on, as plain JSON values."""

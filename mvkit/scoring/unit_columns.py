@@ -15,6 +15,9 @@ from mvkit.scoring.settings import ScoreSettings
 
 Column = NDArray[np.generic]
 
+#: Splits of the images: all, and the two sets between which a layer is chosen and scored.
+EVERY, EVEN, ODD = slice(None), slice(0, None, 2), slice(1, None, 2)
+
 
 @dataclass(frozen=True)
 class UnitScores:
@@ -24,46 +27,49 @@ class UnitScores:
     ----------
     columns
         The measured columns of :class:`~mvkit.scoring.results.Scores`, each (n_units,).
-    by_split
-        float64 (n_splits, n_units): the score of each split of the images by itself.
+    by_fold
+        float64 (2, n_units): the score from the even splits of the images alone, and from the odd ones; no
+        rows where there is one split only.
     """
 
     columns: Mapping[str, Column]
-    by_split: NDArray[np.float64]
+    by_fold: NDArray[np.float64]
 
 
-def mean_ignoring_nan(values: NDArray[np.float64], axes: tuple[int, ...] = (0, 1)) -> NDArray[np.float64]:
+def mean_ignoring_nan(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Average over splits and halvings at once, ignoring NaN; NaN if there is nothing else.
 
     Parameters
     ----------
     values
         float64 (n_splits, n_halves, n_units).
-    axes
-        Axes to average over.
     """
     valid = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
-        mean: NDArray[np.float64] = np.where(valid, values, 0.0).sum(axis=axes) / valid.sum(axis=axes)
+        mean: NDArray[np.float64] = np.where(valid, values, 0.0).sum(axis=(0, 1)) / valid.sum(axis=(0, 1))
     return mean
 
 
-def estimate(
-    halvings: HalvingScores, settings: ScoreSettings, axes: tuple[int, ...] = (0, 1)
-) -> NDArray[np.float64]:
-    """Estimate scores from halvings: the mean of corrected values, or the corrected mean of values.
+def estimate(halvings: HalvingScores, settings: ScoreSettings, splits: slice = EVERY) -> NDArray[np.float64]:
+    """Estimate scores from halvings of some splits: the mean of corrected values, or the corrected mean.
 
     The first drops halvings whose reliabilities cannot correct anything, which favours the luckier halvings
     of unreliable units. The second drops none; NaN only where a mean reliability is not positive.
     """
     if settings.estimator == "mean-of-corrected":
-        return mean_ignoring_nan(halvings.scores, axes)
+        return mean_ignoring_nan(halvings.scores[splits])
     return noise_corrected(
-        mean_ignoring_nan(halvings.r_cross, axes),
-        mean_ignoring_nan(halvings.r_map, axes),
-        mean_ignoring_nan(halvings.r_target, axes),
+        mean_ignoring_nan(halvings.r_cross[splits]),
+        mean_ignoring_nan(halvings.r_map[splits]),
+        mean_ignoring_nan(halvings.r_target[splits]),
         settings,
     )
+
+
+def _by_fold(halvings: HalvingScores, settings: ScoreSettings) -> NDArray[np.float64]:
+    if len(halvings.scores) < 2:
+        return np.empty((0, halvings.scores.shape[-1]))
+    return np.stack([estimate(halvings, settings, splits) for splits in (EVEN, ODD)])
 
 
 def unit_scores(halvings: HalvingScores, layer_reason: str, settings: ScoreSettings) -> UnitScores:
@@ -104,7 +110,7 @@ def unit_scores(halvings: HalvingScores, layer_reason: str, settings: ScoreSetti
         ),
         "dropped_because": np.array(why, dtype=object),
     }
-    return UnitScores(columns, estimate(halvings, settings, axes=(1,)))
+    return UnitScores(columns, _by_fold(halvings, settings))
 
 
 def _reason(text: str) -> str:

@@ -71,8 +71,8 @@ def cached_ceiling(
     kept = _read(place)
     if kept is not None:
         about = {**(context or {}), **{name: kept.context[name] for name in OWN if name in kept.context}}
-        columns, by_split = kept.columns, kept.by_split
-        return Scores(columns, kept.layers, kept.areas, settings, about, by_split), True
+        columns, by_fold = kept.columns, kept.by_fold
+        return Scores(columns, kept.layers, kept.areas, settings, about, by_fold), True
     measured = measure_ceiling(recordings, settings, n_jobs=n_jobs, progress=progress, context=context)
     try:
         _keep(measured, place)

@@ -69,7 +69,7 @@ def condensed(
             ["; ".join(filter(None, (text, without))) for text in measured.columns["dropped_because"]],
             dtype=object,
         )
-    return UnitScores(columns, measured.by_split)
+    return UnitScores(columns, measured.by_fold)
 
 
 def _names(animals: Sequence[int]) -> str:

@@ -119,7 +119,7 @@ def measure_ceiling(
     others = others if isinstance(others, Mapping) else {}
     return Scores(
         columns={name: np.concatenate([row.columns[name] for row in rows]) for name in rows[0].columns},
-        by_split=np.concatenate([row.by_split for row in rows], axis=1),
+        by_fold=np.concatenate([row.by_fold for row in rows], axis=1),
         layers=(settings.ceiling,),
         areas=tuple(dict.fromkeys(recording.area for recording in recordings)),
         settings=settings,

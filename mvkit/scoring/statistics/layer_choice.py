@@ -34,15 +34,16 @@ class UnitGrid:
         int64 (n_units,).
     score
         float64 (n_layers, n_units), NaN = no score.
-    by_split
-        float64 (n_splits, n_layers, n_units); no splits where these are not known.
+    by_fold
+        float64 (2, n_layers, n_units): from the even splits of the images alone, and from the odd ones;
+        empty where these are not known.
     """
 
     layers: Sequence[str]
     specimen: NDArray[np.int64]
     unit_id: NDArray[np.int64]
     score: NDArray[np.float64]
-    by_split: NDArray[np.float64]
+    by_fold: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class ChosenUnits:
 
 def unit_grid(
     columns: Mapping[str, NDArray[np.generic]],
-    by_split: NDArray[np.float64],
+    by_fold: NDArray[np.float64],
     layers: Sequence[str],
     area: str,
 ) -> UnitGrid:
@@ -80,8 +81,8 @@ def unit_grid(
     ----------
     columns
         Those of :class:`~mvkit.scoring.results.Scores`.
-    by_split
-        float64 (n_splits, n_rows).
+    by_fold
+        float64 (2, n_rows), or empty.
     layers, area
         What to arrange.
 
@@ -98,13 +99,13 @@ def unit_grid(
         if not all(np.array_equal(ids[chosen], ids[rows[0]]) for ids in (specimen, unit_id)):
             raise DataError(f"area {area}: layers '{layers[0]}' and '{layer}' hold different units")
     grid = np.array(rows, dtype=np.int64).reshape(len(layers), -1)
-    known = by_split.shape[-1] == len(specimen)
+    known = by_fold.shape[-1] == len(specimen)
     return UnitGrid(
         layers,
         specimen[rows[0]],
         unit_id[rows[0]],
         columns["score"].astype(np.float64)[grid],
-        by_split[:, grid] if known else np.empty((0, *grid.shape)),
+        by_fold[:, grid] if known else np.empty((0, *grid.shape)),
     )
 
 
@@ -135,12 +136,11 @@ def choose_layer(grid: UnitGrid, choice: str) -> ChosenUnits:
         if best is None:
             return _nothing(grid, NO_SCORES)
         return ChosenUnits(grid.layers[best], grid.specimen, grid.unit_id, grid.score[best])
-    if len(grid.by_split) < 2:
+    if len(grid.by_fold) < 2:
         return _nothing(grid, ONE_SPLIT)
-    halves = [mean_of_known(grid.by_split[first::2]) for first in (0, 1)]
-    picks = [highest_median(half) for half in halves]
+    picks = [highest_median(fold) for fold in grid.by_fold]
     held_out = [
-        halves[1 - index][pick] if pick is not None else np.full(grid.score.shape[1], np.nan)
+        grid.by_fold[1 - index][pick] if pick is not None else np.full(grid.score.shape[1], np.nan)
         for index, pick in enumerate(picks)
     ]
     names = list(dict.fromkeys(grid.layers[pick] for pick in picks if pick is not None))

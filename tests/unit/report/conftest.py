@@ -17,7 +17,7 @@ def _scores_of(
     values: dict[tuple[str, str], list[float]],
     context: dict[str, object] | None = None,
     *,
-    by_split: dict[tuple[str, str], list[list[float]]] | None = None,
+    by_fold: dict[tuple[str, str], list[list[float]]] | None = None,
     populations: bool = False,
     **settings: object,
 ) -> Scores:
@@ -44,9 +44,7 @@ def _scores_of(
         "dropped_because": np.where(np.isnan(flat), "constant response in all halvings", ""),
     }
     splits = (
-        np.empty((0, 0))
-        if by_split is None
-        else np.concatenate([np.array(by_split[key]) for key in values], 1)
+        np.empty((0, 0)) if by_fold is None else np.concatenate([np.array(by_fold[key]) for key in values], 1)
     )
     chosen = ScoreSettings(**{"n_splits": 1, "n_halves": 10, **settings})
     return Scores(columns, layers, areas, chosen, context or {}, splits)
@@ -56,6 +54,6 @@ def _scores_of(
 def scores_of() -> Callable[..., Scores]:
     """Builds scores from values for every (layer, area): four units (two animals), or four populations.
 
-    ``by_split`` has (n_splits, 4) values for the same keys; further keywords are settings.
+    ``by_fold`` has (n_splits, 4) values for the same keys; further keywords are settings.
     """
     return _scores_of

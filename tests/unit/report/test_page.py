@@ -24,11 +24,11 @@ SPLITS = {
 
 
 def two_layers(scores_of: ScoresOf, *, shift: float = 0.0, areas: tuple[str, ...] = ("VISp",)) -> Scores:
-    by_split = {
+    by_fold = {
         (layer, area): (np.array(rows) + shift).tolist() for layer, rows in SPLITS.items() for area in areas
     }
-    means = {key: np.mean(rows, axis=0).tolist() for key, rows in by_split.items()}
-    return scores_of(means, {"model": "net", "dataset": "toy"}, by_split=by_split, n_splits=2)
+    means = {key: np.mean(rows, axis=0).tolist() for key, rows in by_fold.items()}
+    return scores_of(means, {"model": "net", "dataset": "toy"}, by_fold=by_fold, n_splits=2)
 
 
 def printed(run: ScoreRun, *, width: int = 140) -> list[str]:
@@ -65,7 +65,7 @@ def test_each_choice_of_layers_has_a_table_of_its_own(scores_of: ScoresOf) -> No
 def test_the_headline_is_that_of_the_choice(scores_of: ScoresOf) -> None:
     scores = two_layers(scores_of)
     changed = scores.settings.model_copy(update={"layer_choice": "held-out"})
-    held = Scores(scores.columns, scores.layers, scores.areas, changed, scores.context, scores.by_split)
+    held = Scores(scores.columns, scores.layers, scores.areas, changed, scores.context, scores.by_fold)
     for chosen, words, value in (
         (scores, "chosen on the test images (paper)", 0.43),
         (held, "held-out", 0.18),
@@ -143,7 +143,7 @@ def test_a_comparison_gives_a_verdict(scores_of: ScoresOf) -> None:
     near, far = two_layers(scores_of), two_layers(scores_of, shift=-0.3)
     values = {("conv1", "VISp"): [0.44, 0.42, 0.43, 0.41], ("conv2", "VISp"): [0.2, 0.2, 0.2, 0.2]}
     splits = {key: [row, row] for key, row in values.items()}
-    like = scores_of(values, dict(near.context), by_split=splits, n_splits=2)
+    like = scores_of(values, dict(near.context), by_fold=splits, n_splits=2)
     models = {"near": near, "far": far, "like": like}
     lines = printed(ScoreRun(models, {}, comparison=compare_models(models)))
     first = block(lines, "near minus far; best layers chosen on the test images (paper)")

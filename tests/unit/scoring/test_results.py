@@ -45,11 +45,9 @@ def scores() -> Scores:
         "halves_used": np.where(np.isnan(values), 0, 4),
         "reason": np.where(np.isnan(values), "constant response", "").astype(object),
     }
-    by_split = np.stack([values + 0.125, values - 0.125])
+    by_fold = np.stack([values + 0.125, values - 0.125])
     settings = ScoreSettings(n_splits=2)
-    return Scores(
-        columns, ("early", "late"), ("VISp", "VISl", "VISam"), settings, {"seeds": (1, 2)}, by_split
-    )
+    return Scores(columns, ("early", "late"), ("VISp", "VISl", "VISam"), settings, {"seeds": (1, 2)}, by_fold)
 
 
 def test_summary_statistics(scores: Scores) -> None:
@@ -109,7 +107,7 @@ def test_files_hold_everything_and_are_read_back(scores: Scores, tmp_path: Path)
     np.testing.assert_array_equal(csv["score"], scores.columns["score"])
     best = pd.read_csv(tmp_path / "out" / "best_layers.csv")
     assert best["median"].iloc[-1] == 0.5 and set(best["choice"]) == {"paper"}
-    np.testing.assert_array_equal(again.by_split, scores.by_split)
+    np.testing.assert_array_equal(again.by_fold, scores.by_fold)
     held_out = pd.read_csv(tmp_path / "out" / "held_out_layers.csv")
     np.testing.assert_allclose(held_out["median"], scores.held_out_layers()["median"], rtol=0, atol=1e-15)
     assert set(held_out["choice"]) == {"held-out"}
@@ -134,8 +132,8 @@ def test_intervals_are_those_of_the_units_and_made_once(scores: Scores) -> None:
 
 def test_scores_of_the_version_before_are_read(scores: Scores, tmp_path: Path) -> None:
     save_scores(scores, tmp_path)
-    (tmp_path / "splits.parquet").unlink()
-    with pytest.raises(DataError, match=r"no splits\.parquet here"):
+    (tmp_path / "folds.parquet").unlink()
+    with pytest.raises(DataError, match=r"no folds\.parquet here"):
         read_scores(tmp_path)
     document = json.loads((tmp_path / "summary.json").read_text())
     known = ("mapping", "n_components", "n_splits", "train_fraction", "n_halves", "pls_stopping", "parity")
@@ -165,6 +163,6 @@ def test_missing_and_damaged_folders_are_named(scores: Scores, tmp_path: Path) -
     with pytest.raises(DataError, match="damaged scores"):
         read_scores(tmp_path)
     save_scores(scores, tmp_path)
-    pd.DataFrame({"split_0": [0.5]}).to_parquet(tmp_path / "splits.parquet")
-    with pytest.raises(DataError, match=r"scores\.parquet has 12 rows, splits\.parquet 1"):
+    pd.DataFrame({"fold_0": [0.5]}).to_parquet(tmp_path / "folds.parquet")
+    with pytest.raises(DataError, match=r"scores\.parquet has 12 rows, folds\.parquet 1"):
         read_scores(tmp_path)

@@ -36,3 +36,10 @@ def test_every_wrong_value_is_named() -> None:
         resolve_settings(n_splits=0, train_fraction=1.0, mapping="magic")
     for part in ("n_splits", "train_fraction", "mapping", "got 0", "got 'magic'"):
         assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("mapping", ["rsa", "cka"])
+def test_similarities_take_no_kind_of_correlation(mapping: str) -> None:
+    with pytest.raises(UsageError, match=f"correlation: .*'{mapping}' has none .*got 'spearman'"):
+        resolve_settings(mapping=mapping, correlation="spearman")
+    assert resolve_settings(mapping="ridge", correlation="spearman").correlation == "spearman"

@@ -36,7 +36,7 @@ def assert_same(one: Scores, other: Scores) -> None:
     for name, values in one.columns.items():
         np.testing.assert_array_equal(values, other.columns[name], err_msg=name)
         assert values.dtype == other.columns[name].dtype, name
-    np.testing.assert_array_equal(one.by_split, other.by_split)
+    np.testing.assert_array_equal(one.by_fold, other.by_fold)
     assert (one.layers, one.areas, one.settings) == (other.layers, other.areas, other.settings)
     assert one.digest() == other.digest()
 
@@ -83,7 +83,7 @@ def _flip(file: Path) -> None:
 
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "a changed byte of the scores": lambda place: _flip(place / "scores.parquet"),
-    "a changed byte of the splits": lambda place: _flip(place / "splits.parquet"),
+    "a changed byte of the splits": lambda place: _flip(place / "folds.parquet"),
     "a truncated summary": lambda place: (place / "summary.json").write_text("{"),
     "a missing file": lambda place: (place / "scores.parquet").unlink(),
     "no checksums": lambda place: (place / "checksums.json").unlink(),

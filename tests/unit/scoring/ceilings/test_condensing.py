@@ -64,6 +64,6 @@ def test_without_any_source_the_reason_is_given(target: Any, others: bool, reaso
     found = condensed(target, [bad] if others else [], 3, SETTINGS)
     assert list(found.columns["reason"]) == [reason] * 2
     assert np.isnan(found.columns["score"].astype(float)).all()
-    assert found.by_split.shape == (3, 2)
+    assert found.by_fold.shape == (2, 2) and np.isnan(found.by_fold).all()
     for column in ("n_sources", "n_source_units", "halves_used", "halves_dropped"):
         assert list(found.columns[column]) == [0, 0]

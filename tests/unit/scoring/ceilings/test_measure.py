@@ -94,9 +94,8 @@ def test_held_out_animals_are_predicted_from_all_others(recordings: list[Any]) -
     used = of_specimen(ceiling, "VISp", 10, "halves_used")
     np.testing.assert_array_equal(used, np.isfinite(expected.scores).sum(axis=(0, 1)))
     chosen = (ceiling.columns["area"] == "VISp") & (ceiling.columns["specimen"] == 10)
-    np.testing.assert_allclose(
-        ceiling.by_split[:, chosen], np.nanmean(expected.scores, axis=1), rtol=0, atol=1e-12
-    )
+    folds = [np.nanmean(expected.scores[first::2], axis=(0, 1)) for first in (0, 1)]
+    np.testing.assert_allclose(ceiling.by_fold[:, chosen], folds, rtol=0, atol=1e-12)
 
 
 def test_pairwise_averages_over_sources_splits_and_halvings_at_once(recordings: list[Any]) -> None:
@@ -117,7 +116,7 @@ def test_an_animal_alone_in_its_area_has_no_ceiling(recordings: list[Any]) -> No
     assert set(of_specimen(ceiling, "VISam", 20, "reason")) == {"no other animal in this area"}
     for column in ("n_sources", "n_source_units", "halves_used", "halves_dropped"):
         assert set(of_specimen(ceiling, "VISam", 20, column)) == {0}
-    assert np.isnan(ceiling.by_split[:, ceiling.columns["area"] == "VISam"]).all()
+    assert np.isnan(ceiling.by_fold[:, ceiling.columns["area"] == "VISam"]).all()
     assert not np.isnan(of_specimen(ceiling, "VISp", 20, "score")).all()
 
 
@@ -158,7 +157,7 @@ def test_workers_change_no_bit(recordings: list[Any], mapping: str) -> None:
     assert calls == [(done, 5) for done in range(1, 6)]
     for column, values in alone.columns.items():
         np.testing.assert_array_equal(together.columns[column], values)
-    np.testing.assert_array_equal(together.by_split, alone.by_split)
+    np.testing.assert_array_equal(together.by_fold, alone.by_fold)
 
 
 def test_the_ceiling_is_one_without_noise_and_near_the_raw_limit_with_it(

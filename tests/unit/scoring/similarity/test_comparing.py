@@ -255,5 +255,5 @@ def test_worker_processes_change_no_bit(name: str, recording: Callable[..., Any]
     recordings = [recording(responses[:, :, :n], specimen=n) for n in (40, 7)]
     layers = {"a": features, "b": features[:, :3], "c": np.exp(features)}
     one, two = (score_features(layers, recordings, SETTINGS[name], n_jobs=n_jobs) for n_jobs in (1, 2))
-    np.testing.assert_array_equal(one.by_split, two.by_split)
-    assert np.isfinite(one.by_split).all()
+    np.testing.assert_array_equal(one.by_fold, two.by_fold)
+    assert np.isfinite(one.by_fold).all()

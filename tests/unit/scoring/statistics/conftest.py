@@ -26,8 +26,11 @@ def scores_of() -> Callable[..., Scores]:
         context: Mapping[str, object] | None = None,
     ) -> Scores:
         table = np.asarray(values, dtype=np.float64)
-        by_split = table if table.ndim == 3 else None
-        score = table.mean(axis=0) if by_split is not None else table
+        score = table.mean(axis=0) if table.ndim == 3 else table
+        folds = np.empty((0, 0))
+        if table.ndim == 3 and len(table) > 1:
+            halves = [np.ma.masked_invalid(table[first::2]).mean(axis=0).filled(np.nan) for first in (0, 1)]
+            folds = np.stack(halves).reshape(2, -1)
         layers = tuple(f"layer{index}" for index in range(len(score)))
         area, specimen, unit = zip(*units, strict=True)
         columns: dict[str, Any] = {
@@ -37,8 +40,7 @@ def scores_of() -> Callable[..., Scores]:
             "unit_id": np.array(unit * len(layers), dtype=np.int64),
             "score": score.ravel(),
         }
-        parts = np.empty((0, 0)) if by_split is None else by_split.reshape(len(by_split), -1)
         areas = tuple(dict.fromkeys(area))
-        return Scores(columns, layers, areas, settings or ScoreSettings(), context or {}, parts)
+        return Scores(columns, layers, areas, settings or ScoreSettings(), context or {}, folds)
 
     return build

@@ -87,7 +87,7 @@ def test_layers_of_different_units_are_refused(scores_of: Callable[..., Scores])
     ids = scores.columns["unit_id"].copy()
     ids[-1] = 99
     with pytest.raises(DataError, match=r"VISl: layers 'layer0' and 'layer1' hold different units"):
-        unit_grid({**scores.columns, "unit_id": ids}, scores.by_split, scores.layers, "VISl")
+        unit_grid({**scores.columns, "unit_id": ids}, scores.by_fold, scores.layers, "VISl")
 
 
 def test_an_unknown_choice_is_refused(scores_of: Callable[..., Scores]) -> None:

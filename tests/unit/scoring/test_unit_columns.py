@@ -1,0 +1,60 @@
+"""Halvings condensed to one number per unit, by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mvkit.scoring.halvings import HalvingScores, finished
+from mvkit.scoring.settings import ScoreSettings
+from mvkit.scoring.unit_columns import estimate, unit_scores
+
+#: (split, halving): three splits with two halvings each, one unit. One reliability is negative.
+R_CROSS = [[0.3, 0.4], [0.2, 0.5], [0.1, 0.6]]
+R_MAP = [[0.5, 0.6], [0.4, 0.8], [0.7, 0.9]]
+R_TARGET = [[0.6, 0.5], [-0.1, 0.7], [0.5, 0.8]]
+
+
+def halvings(settings: ScoreSettings) -> HalvingScores:
+    parts = tuple(np.array(part)[:, :, None] for part in (R_CROSS, R_MAP, R_TARGET))
+    return finished(parts, np.zeros((3, 2, 1), np.uint8), np.array([-1]), settings)  # type: ignore[arg-type]
+
+
+def published(cross: float, r_map: float, r_target: float) -> float:
+    whole = [2 * r / (1 + r) for r in (r_map, r_target)]
+    return float(cross / np.sqrt(whole[0] * whole[1]))
+
+
+def test_the_mean_of_corrected_values_leaves_out_what_cannot_be_corrected() -> None:
+    settings = ScoreSettings()
+    kept = [
+        published(R_CROSS[s][h], R_MAP[s][h], R_TARGET[s][h])
+        for s, h in ((0, 0), (0, 1), (1, 1), (2, 0), (2, 1))
+    ]
+    found = unit_scores(halvings(settings), "", settings)
+    assert found.columns["score"][0] == pytest.approx(np.mean(kept), abs=1e-15)
+    assert (found.columns["halves_used"][0], found.columns["halves_dropped"][0]) == (5, 1)
+    even, odd = found.by_fold[:, 0]
+    assert even == pytest.approx(np.mean([kept[i] for i in (0, 1, 3, 4)]), abs=1e-15)
+    assert odd == pytest.approx(kept[2], abs=1e-15)
+
+
+def test_the_corrected_mean_uses_every_halving_of_its_splits() -> None:
+    settings = ScoreSettings(estimator="corrected-mean", correction="attenuation")
+    found = unit_scores(halvings(settings), "", settings)
+
+    def by_hand(splits: list[int]) -> float:
+        cross, r_map, r_target = (np.mean([part[s] for s in splits]) for part in (R_CROSS, R_MAP, R_TARGET))
+        return float(cross / np.sqrt(r_map * r_target))
+
+    assert found.columns["score"][0] == pytest.approx(by_hand([0, 1, 2]), abs=1e-15)
+    np.testing.assert_allclose(found.by_fold[:, 0], [by_hand([0, 2]), by_hand([1])], rtol=0, atol=1e-15)
+
+
+def test_one_split_gives_no_folds() -> None:
+    settings = ScoreSettings()
+    whole = halvings(settings)
+    fields = ("r_cross", "r_map", "r_target", "scores", "drops")
+    first = HalvingScores(*(getattr(whole, name)[:1] for name in fields), whole.missing_image)
+    assert unit_scores(first, "", settings).by_fold.shape == (0, 1)
+    assert estimate(first, settings)[0] == pytest.approx(np.mean(whole.scores[0]))
