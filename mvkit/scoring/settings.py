@@ -144,9 +144,7 @@ class ScoreSettings(BaseModel):
     def _of_maps_only(cls, value: str, info: ValidationInfo) -> str:
         mapping = info.data.get("mapping")
         if mapping in ("rsa", "cka") and value != "pearson":
-            raise ValueError(
-                f"is for maps; rsa compares by rsa_comparison, cka by inner products ({mapping})"
-            )
+            raise ValueError(f"'{mapping}' has none (rsa compares by rsa_comparison)")
         return value
 
     def protocol(self, *, without: frozenset[str] = REPORTING | CEILING) -> dict[str, Any]:
