@@ -31,6 +31,8 @@ check:
 bench:
 	@$(PYTHON) scripts/bootstrap.py dev ffcv
 	$(BIN)/python benchmarks/score_pls.py
+	$(BIN)/python benchmarks/score_maps.py
+	$(BIN)/python benchmarks/ceilings.py --quick
 	$(BIN)/python benchmarks/extract_layers.py
 	$(BIN)/python benchmarks/convert_pickle.py
 	$(BIN)/python benchmarks/loader.py
