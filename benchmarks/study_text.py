@@ -144,7 +144,8 @@ def _about_estimators(tables: dict[str, pd.DataFrame]) -> list[str]:
     return [
         "The honest measure is nearly right for a unit: at reliability 0.5 and 0.7 its median error is "
         f"{honest['unit_median_bias']:+.3f} and {high_honest['unit_median_bias']:+.3f}, that of the "
-        f"published measure {published['unit_median_bias']:+.3f} and {high_published['unit_median_bias']:+.3f}. "
+        f"published measure {published['unit_median_bias']:+.3f} and "
+        f"{high_published['unit_median_bias']:+.3f}. "
         f"For the median over {SHOWN[1]} units the advantage begins higher: at 0.5 the biases are "
         f"{honest['median_bias']:+.3f} and {published['median_bias']:+.3f}, at 0.7 "
         f"{high_honest['median_bias']:+.3f} and {high_published['median_bias']:+.3f}.",
