@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from mvkit.scoring import Scores
 
+#: Reasons that are printed; the rest is in the table of units.
+MOST_REASONS = 4
+
 #: A corrected correlation this large says that the correction failed, not that the model is good.
 EXTREME = 2.0
 
@@ -130,6 +133,8 @@ def _unscored(scores: Scores, table: pandas.DataFrame) -> list[str]:
     lines = []
     if len(missing):
         counts = missing["reason"].value_counts()
-        reasons = "; ".join(f"{reason}: {count}" for reason, count in counts.items())
+        reasons = "; ".join(f"{reason}: {count}" for reason, count in counts.iloc[:MOST_REASONS].items())
+        if len(counts) > MOST_REASONS:
+            reasons += f"; other reasons, see the column 'reason': {counts.iloc[MOST_REASONS:].sum()}"
         lines.append(f"without a score: {len(missing)} of {len(table)} {_pairs(scores)} ({reasons})")
     return [*lines, *filter(None, [dropped_halvings(scores)])]

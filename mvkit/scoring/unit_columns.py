@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,12 +58,18 @@ def estimate(halvings: HalvingScores, settings: ScoreSettings, splits: slice = E
     """
     if settings.estimator == "mean-of-corrected":
         return mean_ignoring_nan(halvings.scores[splits])
-    return noise_corrected(
-        mean_ignoring_nan(halvings.r_cross[splits]),
-        mean_ignoring_nan(halvings.r_map[splits]),
-        mean_ignoring_nan(halvings.r_target[splits]),
-        settings,
-    )
+    return noise_corrected(*_mean_parts(halvings, splits), settings)
+
+
+def _mean_parts(
+    halvings: HalvingScores, splits: slice
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Average r_cross, r_map and r_target over the halvings in which all three are defined."""
+    parts = (halvings.r_cross[splits], halvings.r_map[splits], halvings.r_target[splits])
+    undefined = np.isnan(parts[0]) | np.isnan(parts[1]) | np.isnan(parts[2])
+    if undefined.any():
+        parts = tuple(np.where(undefined, np.nan, part) for part in parts)  # type: ignore[assignment]
+    return mean_ignoring_nan(parts[0]), mean_ignoring_nan(parts[1]), mean_ignoring_nan(parts[2])
 
 
 def _by_fold(halvings: HalvingScores, settings: ScoreSettings) -> NDArray[np.float64]:
@@ -94,6 +100,7 @@ def unit_scores(halvings: HalvingScores, layer_reason: str, settings: ScoreSetti
         for unit in range(n_units)
     ]
     kept = counts[Drop.KEPT]
+    reasons = why if settings.estimator == "mean-of-corrected" else _reasons_of_means(halvings, why)
     with np.errstate(invalid="ignore", divide="ignore"):
         r_map, r_target = (whole_reliability(part, settings) for part in (halvings.r_map, halvings.r_target))
     columns: dict[str, Column] = {
@@ -106,12 +113,18 @@ def unit_scores(halvings: HalvingScores, layer_reason: str, settings: ScoreSetti
         "halves_used": kept,
         "halves_dropped": total - kept,
         "reason": np.array(
-            [_reason(text) if np.isnan(score[unit]) else "" for unit, text in enumerate(why)], dtype=object
+            [text if np.isnan(score[unit]) else "" for unit, text in enumerate(reasons)], dtype=object
         ),
         "dropped_because": np.array(why, dtype=object),
     }
     return UnitScores(columns, _by_fold(halvings, settings))
 
 
-def _reason(text: str) -> str:
-    return text or "mean reliability not positive"
+def _reasons_of_means(halvings: HalvingScores, why: Sequence[str]) -> list[str]:
+    """Say why averages cannot be corrected; where there is nothing to average, ``why`` says it already."""
+    _, r_map, r_target = _mean_parts(halvings, EVERY)
+    causes = np.where(r_map > 0.0, "response", np.where(r_target > 0.0, "map", "map and response"))
+    return [
+        text if np.isnan(mean) else f"mean {cause} reliability not positive"
+        for text, mean, cause in zip(why, r_map, causes, strict=True)
+    ]

@@ -58,3 +58,32 @@ def test_one_split_gives_no_folds() -> None:
     first = HalvingScores(*(getattr(whole, name)[:1] for name in fields), whole.missing_image)
     assert unit_scores(first, "", settings).by_fold.shape == (0, 1)
     assert estimate(first, settings)[0] == pytest.approx(np.mean(whole.scores[0]))
+
+
+@pytest.mark.parametrize(
+    ("r_map", "r_target", "reason"),
+    [
+        (0.3, -0.1, "mean response reliability not positive"),
+        (-0.2, 0.4, "mean map reliability not positive"),
+        (-0.2, -0.1, "mean map and response reliability not positive"),
+        (np.nan, 0.4, "constant prediction in all halvings"),
+    ],
+)
+def test_a_corrected_mean_says_what_it_lacks(r_map: float, r_target: float, reason: str) -> None:
+    settings = ScoreSettings(estimator="corrected-mean")
+    parts = tuple(np.full((2, 3, 1), value) for value in (0.1, r_map, r_target))
+    whole = finished(parts, np.zeros((2, 3, 1), np.uint8), np.array([-1]), settings)  # type: ignore[arg-type]
+    found = unit_scores(whole, "", settings)
+    assert np.isnan(found.columns["score"][0])  # type: ignore[call-overload]
+    assert found.columns["reason"][0] == reason
+
+
+def test_means_are_over_the_same_halvings() -> None:
+    settings = ScoreSettings(estimator="corrected-mean", correction="attenuation")
+    cross, r_map, r_target = (np.array(part)[:, :, None] for part in (R_CROSS, R_MAP, R_TARGET))
+    cross[0, 1] = r_map[0, 1] = np.nan  # its response reliability is known, but stands for no score
+    whole = finished((cross, r_map, r_target), np.zeros((3, 2, 1), np.uint8), np.array([-1]), settings)
+    known = ~np.isnan(cross)
+    means = [part[known].mean() for part in (cross, r_map, r_target)]
+    expected = means[0] / np.sqrt(means[1] * means[2])
+    assert unit_scores(whole, "", settings).columns["score"][0] == pytest.approx(expected, abs=1e-15)
