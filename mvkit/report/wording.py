@@ -44,17 +44,17 @@ def median_and_sem(row: Row, *, gap: str = " ± ") -> str:
     if math.isnan(row["median"]):
         return ""
     sem = ">1" if row["sem"] > 1 else f"{row['sem']:.3f}"
-    return f"{row['median']:.3f}" + ("" if math.isnan(row["sem"]) else f"{gap}{sem}")
+    return f"{row['median']:z.3f}" + ("" if math.isnan(row["sem"]) else f"{gap}{sem}")
 
 
 def with_interval(value: float, low: float, high: float, *, digits: int = 3, signed: bool = False) -> str:
     """Write ``0.413 [0.381, 0.442]``; only the value if there is no interval, "" if there is no value."""
     if math.isnan(value):
         return ""
-    text = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
+    text = f"{value:+z.{digits}f}" if signed else f"{value:z.{digits}f}"
     if math.isnan(low) or math.isnan(high):
         return text
-    return f"{text} [{low:.{digits}f}, {high:.{digits}f}]"
+    return f"{text} [{low:z.{digits}f}, {high:z.{digits}f}]"
 
 
 def counted(row: Row, *, units: bool) -> str:
