@@ -1,13 +1,14 @@
-"""What recordings are, in one number."""
+"""What scores are of: recordings in one number, versions, and what the caller knows."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from mvkit.scoring.recordings import RecordingLike
+from mvkit.versions import installed_versions
 
 
 def recordings_digest(recordings: Sequence[RecordingLike]) -> str:
@@ -19,3 +20,19 @@ def recordings_digest(recordings: Sequence[RecordingLike]) -> str:
         state.update(np.ascontiguousarray(recording.unit_ids, dtype=np.int64).tobytes())
         state.update(np.ascontiguousarray(recording.responses).tobytes())
     return state.hexdigest()
+
+
+def result_context(
+    context: Mapping[str, object] | None, recordings: Sequence[RecordingLike]
+) -> dict[str, object]:
+    """Add the digest of the responses and the versions that matter to what the caller knows of scores."""
+    about = dict(context or {})
+    others = about.pop("versions", None)
+    return {
+        **about,
+        "responses_sha256": recordings_digest(recordings),
+        "versions": {
+            **installed_versions("numpy", "scipy", "numba"),
+            **(others if isinstance(others, Mapping) else {}),
+        },
+    }

@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from mvkit.errors import DataError, UsageError
 from mvkit.scoring.checks import check_recordings
-from mvkit.scoring.identity import recordings_digest
+from mvkit.scoring.identity import result_context
 from mvkit.scoring.mappings import MAPPINGS
 from mvkit.scoring.processes import in_order, worker_count
 from mvkit.scoring.protocol import ImageSplit, halving_weights, splits_of
@@ -21,7 +21,6 @@ from mvkit.scoring.results import POPULATION, Scores
 from mvkit.scoring.settings import DEFAULT_SETTINGS, ScoreSettings
 from mvkit.scoring.similarity.pooling import pooled
 from mvkit.scoring.unit_columns import Column, UnitScores, unit_scores
-from mvkit.versions import installed_versions
 
 Progress = Callable[[int, int], None]
 # Jobs per worker process: enough of them that no worker idles long while another finishes its last one.
@@ -97,7 +96,7 @@ def score_features(
         If there is nothing to score, or the images cannot be split.
     """
     n_images = _check(features, recordings, settings)
-    recorded = recordings_digest(recordings)
+    about = result_context(context, recordings)
     splits = splits_of(n_images, settings)
     mapping = MAPPINGS[settings.mapping]
     if settings.population == "pooled" and not mapping.per_unit:
@@ -108,9 +107,6 @@ def score_features(
     weights = {n_trials: halving_weights(n_trials, n_images, settings) for n_trials in trial_counts}
     work = _Work(recordings, layers, splits, weights, settings)
     jobs = _jobs(recordings, len(layers), n_jobs)
-    about = dict(context or {})
-    others = about.pop("versions", None)
-    others = others if isinstance(others, Mapping) else {}
     done = 0
     measured: dict[tuple[int, int], UnitScores] = {}
     for job, found in _results(jobs, work, n_jobs):
@@ -125,11 +121,7 @@ def score_features(
         layers=tuple(features),
         areas=tuple(dict.fromkeys(recording.area for recording in recordings)),
         settings=settings,
-        context={
-            **about,
-            "responses_sha256": recorded,
-            "versions": {**installed_versions("numpy", "scipy", "numba"), **others},
-        },
+        context=about,
     )
 
 

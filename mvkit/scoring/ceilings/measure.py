@@ -15,7 +15,7 @@ from mvkit.scoring.ceilings.draws import PairSize, draw_pair
 from mvkit.scoring.ceilings.pairs import PairScores, score_pair
 from mvkit.scoring.ceilings.sources import pooled_responses
 from mvkit.scoring.checks import check_recordings
-from mvkit.scoring.identity import recordings_digest
+from mvkit.scoring.identity import result_context
 from mvkit.scoring.mappings import MAPPINGS
 from mvkit.scoring.processes import in_order
 from mvkit.scoring.protocol import ImageSplit, splits_of
@@ -23,7 +23,6 @@ from mvkit.scoring.recordings import RecordingLike
 from mvkit.scoring.results import Scores
 from mvkit.scoring.run import Progress
 from mvkit.scoring.settings import ScoreSettings
-from mvkit.versions import installed_versions
 
 
 @dataclass(frozen=True)
@@ -114,20 +113,13 @@ def measure_ceiling(
         condensed(recording, by_target.get(index, []), len(splits), settings)
         for index, recording in enumerate(recordings)
     ]
-    about = dict(context or {})
-    others = about.pop("versions", None)
-    others = others if isinstance(others, Mapping) else {}
     return Scores(
         columns={name: np.concatenate([row.columns[name] for row in rows]) for name in rows[0].columns},
         by_fold=np.concatenate([row.by_fold for row in rows], axis=1),
         layers=(settings.ceiling,),
         areas=tuple(dict.fromkeys(recording.area for recording in recordings)),
         settings=settings,
-        context={
-            **about,
-            "responses_sha256": recordings_digest(recordings),
-            "versions": {**installed_versions("numpy", "scipy", "numba"), **others},
-        },
+        context=result_context(context, recordings),
     )
 
 

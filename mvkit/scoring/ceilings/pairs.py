@@ -11,9 +11,16 @@ from numpy.typing import NDArray
 from mvkit.scoring.ceilings.draws import PairDraws
 from mvkit.scoring.ceilings.sources import predicting_units, source_features
 from mvkit.scoring.halves import half_means
-from mvkit.scoring.halvings import HalvingScores, finished, halving_groups, note_missing
+from mvkit.scoring.halvings import (
+    HalvingScores,
+    finished,
+    halving_groups,
+    note_missing,
+    without_prediction,
+)
 from mvkit.scoring.mappings import MAPPINGS
 from mvkit.scoring.protocol import ImageSplit
+from mvkit.scoring.reasons import Drop
 from mvkit.scoring.rows import MapRow, SimilarityRow
 from mvkit.scoring.settings import ScoreSettings
 from mvkit.scoring.targets import Targets, correlate_predictions, targets_of_split
@@ -131,16 +138,20 @@ def _mapped(row: MapRow, work: _PairWork) -> tuple[HalvingScores, str]:
             np.full((of_split.train.shape[0], *of_split.second_test.shape[1:]), np.nan)
             for of_split in targets
         ]
-        for fit, features in enumerate(source_features(source_means, chosen)):
-            reasons += _predict(row, features, targets, fit, predictions, work)
+        failed = [
+            _predict(row, features, targets, fit, predictions, work)
+            for fit, features in enumerate(source_features(source_means, chosen))
+        ]
+        reasons += [reason for of_fit in failed for reason in of_fit]
         for index, of_split in enumerate(targets):
             r_target[index, group] = of_split.r_target
-            drops[index, group] = of_split.drops
             parts = correlate_predictions(predictions[index], of_split, work.settings)
             r_cross[index, group], r_map[index, group] = parts
-    impossible = len(reasons) == 2 * n_rows * len(work.splits)
+            fitted = np.array([not of_fit[index] for of_fit in failed])
+            lost = without_prediction(predictions[index], parts[1]) & (fitted[0::2] & fitted[1::2])[:, None]
+            drops[index, group] = np.where(lost & (of_split.drops == 0), Drop.NOT_CONVERGED, of_split.drops)
     halvings = finished((r_cross, r_map, r_target), drops, missing_image, work.settings)
-    return halvings, reasons[0] if impossible else ""
+    return halvings, reasons[0] if all(reasons) else ""
 
 
 def _predict(
@@ -151,16 +162,13 @@ def _predict(
     predictions: Sequence[NDArray[np.float64]],
     work: _PairWork,
 ) -> list[str]:
-    """Fit one half on every split and write its predictions; return the reasons of splits without a fit."""
-    reasons = []
+    """Fit one half on every split and write its predictions; return why each split has no fit, or ""."""
     prepared = row.prepare_source("source animals", features, work.splits, work.settings)
     for index, part in enumerate(prepared):
-        if part.reason:
-            reasons.append(part.reason)
-        else:
+        if not part.reason:
             train = targets[index].train[fit : fit + 1]
             predictions[index][fit] = row.predict(train, part, work.settings)[0]
-    return reasons
+    return [part.reason for part in prepared]
 
 
 def _compared(row: SimilarityRow, work: _PairWork) -> HalvingScores:

@@ -14,6 +14,7 @@ from sklearn.linear_model import Ridge
 import mvkit.scoring.halvings
 from mvkit.scoring.ceilings.draws import PairDraws, PairSize, draw_pair
 from mvkit.scoring.ceilings.pairs import joined_halvings, score_pair
+from mvkit.scoring.maps import sparse
 from mvkit.scoring.protocol import splits_of
 from mvkit.scoring.reasons import Drop
 from mvkit.scoring.settings import ScoreSettings
@@ -213,3 +214,13 @@ def test_joining_keeps_halvings_and_the_first_missing_image(animals: Simulate) -
     np.testing.assert_array_equal(both.scores[:, 3:], second.scores)
     np.testing.assert_array_equal(both.drops[:, 3:], second.drops)
     assert list(both.missing_image) == [-1, -1, 6, -1]
+
+
+def test_a_map_that_does_not_converge_is_named(animals: Simulate, monkeypatch: pytest.MonkeyPatch) -> None:
+    target, source = animals((3, 9))
+    target[:, :, 0] = 1.0
+    monkeypatch.setattr(sparse, "MAX_ROUNDS", 1)
+    settings = ScoreSettings(mapping="lasso", penalty=1e-6, n_splits=2, n_halves=3)
+    drops = scored(target, source, settings).halvings.drops
+    assert (drops[:, :, 0] == Drop.CONSTANT_RESPONSE).all()
+    assert (drops[:, :, 1:] == Drop.NOT_CONVERGED).all()
