@@ -75,7 +75,7 @@ def _bias(axes: Axes, biases: pd.DataFrame) -> None:
         xlabel="reliability of the mean of all trials",
         ylabel="score - truth (median over units)",
         title="Bias",
-        ylim=(-0.36, 0.56),
+        ylim=(-0.36, 0.95),
     )
     axes.legend(frameon=False, fontsize=7, loc="upper right")
 
