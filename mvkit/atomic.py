@@ -13,6 +13,31 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from mvkit.errors import UsageError
+
+
+def refuse_existing(target: Path, *, overwrite: bool, example: str) -> None:
+    """Refuse an output that exists already, or is a folder.
+
+    Parameters
+    ----------
+    target
+        The file to be written.
+    overwrite
+        Allow an existing file.
+    example
+        A file name for the message about a folder.
+
+    Raises
+    ------
+    UsageError
+        With the way out.
+    """
+    if target.is_dir():
+        raise UsageError(f"{target}: is a folder; give a file name, such as {target / example}")
+    if target.exists() and not overwrite:
+        raise UsageError(f"{target}: exists already; choose another name, or overwrite it (--force)")
+
 
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:

@@ -9,13 +9,13 @@ from pathlib import Path
 from types import MappingProxyType
 
 from mvkit.fetch import ContentCheck, FileToFetch
-from mvkit.models.released import RELEASED
+from mvkit.models.released import PUBLISHED_AT, RELEASED
 from mvkit.naming import unknown_name
 from mvkit.paths import checkpoint_path, neural_dir
 
 CHECKPOINT_URL_VARIABLE = "MVKIT_CHECKPOINT_URL"
 NEURAL_URL_VARIABLE = "MVKIT_NEURAL_URL"
-CHECKPOINT_URL = "https://mouse-vision-ckpts.s3.amazonaws.com"
+CHECKPOINT_URL = PUBLISHED_AT
 NEURAL_URL = "https://mouse-vision-neuraldata.s3.amazonaws.com"
 
 SIMULATED = "simulated"

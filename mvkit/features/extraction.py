@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mvkit import atomic
 from mvkit.atomic import replacing
 from mvkit.errors import UsageError
 from mvkit.features.feature_file import FeatureWriter
@@ -189,17 +190,14 @@ def extract_to_file(
 
 
 def refuse_existing(target: Path, *, overwrite: bool) -> None:
-    """Refuse an output that exists already, or is a folder.
+    """Refuse a feature file that exists already, or is a folder.
 
     Raises
     ------
     UsageError
         With the way out.
     """
-    if target.is_dir():
-        raise UsageError(f"{target}: is a folder; give a file name, such as {target / 'features.h5'}")
-    if target.exists() and not overwrite:
-        raise UsageError(f"{target}: exists already; choose another name, or overwrite it (--force)")
+    atomic.refuse_existing(target, overwrite=overwrite, example="features.h5")
 
 
 @dataclass(frozen=True)

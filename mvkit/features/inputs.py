@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +15,7 @@ import mvkit
 from mvkit.errors import DataError, UsageError
 from mvkit.features.featureset import FeatureOrigin
 from mvkit.features.stimuli import Stimuli
+from mvkit.models.state import state_digest
 
 
 def network_inputs(model: nn.Module, stimuli: Stimuli, pictures: Sequence[NDArray[Any]]) -> Tensor:
@@ -65,17 +65,6 @@ def describe_origin(model: nn.Module, stimuli: Stimuli, stimuli_digest: str) -> 
         image_ids=stimuli.image_ids,
         versions={"mvkit": mvkit.__version__, "torch": str(torch.__version__), "numpy": np.__version__},
     )
-
-
-def state_digest(model: nn.Module) -> str:
-    """Return "state:" and the sha256 over a state dict (keys, dtypes, shapes, values); "none" if empty."""
-    sha256 = hashlib.sha256()
-    state = model.state_dict()
-    for key, value in state.items():
-        if isinstance(value, Tensor):
-            sha256.update(f"{key};{value.dtype};{tuple(value.shape)};".encode())
-            sha256.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return f"state:{sha256.hexdigest()}" if state else "none"
 
 
 def _describe(preprocess: Any) -> dict[str, object]:

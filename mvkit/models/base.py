@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from mvkit.models.origin import WeightsOrigin
 from mvkit.models.preprocessing import IMAGENET_64, Preprocessing
 
 #: Name under which a model's output can be tapped.
@@ -26,12 +27,15 @@ class VisionModel(nn.Module):
         Turns uint8 images into the model's input.
     weights_id
         sha256 of the checkpoint file, "random:seed=N", or "none".
+    origin
+        What else is known of the weights.
     """
 
     name: str
     layers: tuple[str, ...]
     preprocess: Preprocessing
     weights_id: str
+    origin: WeightsOrigin
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,6 +43,7 @@ class VisionModel(nn.Module):
         self.layers = ()
         self.preprocess = IMAGENET_64
         self.weights_id = NO_WEIGHTS
+        self.origin = WeightsOrigin()
 
     def tap_points(self) -> dict[str, str]:
         """Return the layers that can be tapped: layer name -> path of the module whose output it is.

@@ -1,4 +1,4 @@
-"""Reading checkpoints, without ever running what a file names.
+"""Reading checkpoints, without ever running what a file names; safetensors files, which name nothing, too.
 
 Published checkpoints were written by torch 1.6 on several GPUs: zip or legacy
 format, weights under ``model_state_dict`` or ``state_dict`` with ``module.``
@@ -26,6 +26,8 @@ from torch import Tensor
 from mvkit.errors import CheckpointError
 from mvkit.models.base import VisionModel
 from mvkit.models.matching import fit_state
+from mvkit.models.safetensors_file import SUFFIX, looks_like_safetensors
+from mvkit.models.weights_file import read_weights_file
 
 #: Where the weights lie in a checkpoint, the first one found; otherwise the checkpoint is the state dict.
 _CONTAINERS = ("model_state_dict", "state_dict", "model")
@@ -90,7 +92,7 @@ def read_checkpoint(path: Path, *, remedy: str = _FETCH_AGAIN) -> object:
     Parameters
     ----------
     path
-        A file written by ``torch.save``.
+        A file written by ``torch.save``, or a safetensors file.
     remedy
         What to do about a damaged file, for messages.
 
@@ -99,13 +101,17 @@ def read_checkpoint(path: Path, *, remedy: str = _FETCH_AGAIN) -> object:
     CheckpointError
         If the file is no checkpoint, is damaged, or names a global that is not allowed.
     """
-    is_zip = _first_bytes(path, remedy).startswith(_ZIP_MAGIC)
+    first = _first_bytes(path, remedy)
+    if looks_like_safetensors(first) or path.suffix == SUFFIX:
+        return read_weights_file(path, remedy=remedy)
     try:
         with torch.serialization.safe_globals(_numpy_globals()), warnings.catch_warnings():
             # torch warns of pickle protocols other than its own; what it cannot read it refuses anyway.
             warnings.simplefilter("ignore")
             # Mapping the file keeps the memory bank and optimiser state, which are not needed, out of memory.
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip or None)
+            return torch.load(
+                path, map_location="cpu", weights_only=True, mmap=first.startswith(_ZIP_MAGIC) or None
+            )
     except _UNREADABLE as error:
         refused = _refused_global(error)
         if refused:
@@ -156,7 +162,8 @@ def _first_bytes(path: Path, remedy: str) -> bytes:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
     if not first:
         raise CheckpointError(f"{path}: the file is empty; {remedy}")
-    if first.lstrip().startswith(b"<"):
+    # The length of a safetensors header can begin with these very bytes.
+    if first.lstrip().startswith(b"<") and not looks_like_safetensors(first):
         raise CheckpointError(
             f"{path}: this is an HTML or XML page, not a checkpoint (an error message of the server?)\n"
             f"{remedy}"

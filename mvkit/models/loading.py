@@ -12,6 +12,7 @@ from mvkit.models.base import VisionModel
 from mvkit.models.blueprints import Architecture, Baseline
 from mvkit.models.building import build
 from mvkit.models.checkpoint import fill_weights, read_checkpoint
+from mvkit.models.origin import file_origin, random_origin, released_origin
 from mvkit.models.released import RELEASED, ModelRow, find_model
 from mvkit.models.trained import (
     ANOTHER,
@@ -76,13 +77,18 @@ def load_model(
     if weights == "random":
         model = _finish(build_random(row.architecture, seed or 0), row)
         model.weights_id = f"random:seed={seed or 0}"
+        model.origin = random_origin(row.architecture.name, seed or 0)
         return model
     path = _released_path(row, home) if weights == "released" else _given_path(weights)
     contents = read_checkpoint(path)
+    origin = released_origin(row) if weights == "released" else file_origin(row.architecture.name, path)
     if is_trained(contents):
-        refuse_other_network(describe_trained(contents, path), row)
+        trained = describe_trained(contents, path)
+        refuse_other_network(trained, row)
+        origin = trained.origin()
     model = _finish(build_empty(row.architecture), row)
     model.weights_id = fill_weights(model, contents, path)
+    model.origin = origin
     return model
 
 
@@ -99,9 +105,11 @@ def _load_trained(
         chosen = trained.seed if seed is None else seed
         model = trained.finish(build_random(trained.architecture, chosen), trained=False)
         model.weights_id = f"random:seed={chosen}"
+        model.origin = random_origin(trained.row.architecture.name, chosen)
         return model
     model = trained.finish(build_empty(trained.architecture), trained=True)
     model.weights_id = fill_weights(model, trained.contents, path)
+    model.origin = trained.origin()
     return model
 
 

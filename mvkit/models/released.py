@@ -12,6 +12,9 @@ from mvkit.models.preprocessing import GREY_64, IMAGENET_64, Preprocessing
 from mvkit.models.short_names import SHORT_NAMES
 from mvkit.naming import unknown_name
 
+#: Where the paper's authors publish checkpoints.
+PUBLISHED_AT = "https://mouse-vision-ckpts.s3.amazonaws.com"
+
 PAPER = (
     "Nayebi*, Kong*, Zhuang, Gardner, Norcia & Yamins (2023): Mouse visual cortex as a limited resource "
     "system that self-learns an ecologically-general representation. PLOS Comput. Biol. 19(10): e1011506."
@@ -54,6 +57,11 @@ class Released:
     def file_name(self) -> str:
         """Name of the published file."""
         return f"{self.name}.pt"
+
+    @property
+    def url(self) -> str:
+        """Address of the published file."""
+        return f"{PUBLISHED_AT}/{self.file_name}"
 
     @property
     def layers(self) -> tuple[str, ...]:

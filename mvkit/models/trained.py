@@ -17,9 +17,10 @@ from typing import Any
 from mvkit.errors import CheckpointError, UsageError
 from mvkit.models.base import VisionModel
 from mvkit.models.blueprints import Architecture
+from mvkit.models.origin import WeightsOrigin
 from mvkit.models.preprocessing import Preprocessing
 from mvkit.models.readouts import with_classes
-from mvkit.models.released import ModelRow, find_model, is_model
+from mvkit.models.released import PAPER, ModelRow, find_model, is_model
 
 #: Value of a checkpoint's key "format", and the newest version of the format that is read here.
 FORMAT = "mvkit-checkpoint"
@@ -31,7 +32,7 @@ LAST = "last.pt"
 #: What to do about a damaged checkpoint of a training run.
 ANOTHER = "take another checkpoint of the run (best.pt, epoch_*.pt), or train it again"
 
-_SUFFIXES = (".pt", ".pth", ".ckpt", ".tar")
+_SUFFIXES = (".pt", ".pth", ".ckpt", ".tar", ".safetensors")
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,27 @@ class TrainedNetwork:
         model.layers = self.layers
         model.preprocess = self.preprocess
         return model.eval()
+
+    def origin(self) -> WeightsOrigin:
+        """Return what the checkpoint says of its weights, as far as :func:`describe_trained` needs it."""
+        digest = self.contents.get("digest")
+        return WeightsOrigin(
+            self.row.architecture.name,
+            source=f"mvkit train, recipe {self.recipe}, digest {digest or 'unknown'}, step {self.step}",
+            citation=(PAPER,),
+            training_run={
+                "format": FORMAT,
+                "version": VERSION,
+                "architecture": self.row.name,
+                "n_classes": self.contents["n_classes"],
+                "recipe": self.contents["recipe"],
+                "digest": digest,
+                "seed": self.seed,
+                "layers": list(self.layers),
+                "preprocessing": self.preprocess.as_dict(),
+                "progress": {"step": self.step},
+            },
+        )
 
 
 def is_place(name: str | os.PathLike[str]) -> bool:
