@@ -9,6 +9,7 @@
     ├── CheckpointError     exit 1   weights that cannot be read or do not fit the architecture
     ├── FetchError          exit 1   a download that failed or was refused
     ├── FitError            exit 1   a fit that could not be made at all
+    ├── UserCodeError       exit 1   a network of the user's own, or a library's, that fails
     └── MissingPackageError exit 1   an optional package that is needed here is not installed
 
 Messages are one or two lines: what is wrong, where, and what to do. Only the
@@ -50,6 +51,10 @@ class FetchError(MvkitError):
 
 class FitError(MvkitError):
     """A fit could not be made at all."""
+
+
+class UserCodeError(MvkitError):
+    """Code that is not mvkit's failed: a network of the user's own, or a library's."""
 
 
 class MissingPackageError(MvkitError):

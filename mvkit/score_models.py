@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mvkit.models import VisionModel
+    from mvkit.models.foreign.options import InputOptions
     from mvkit.neural import NeuralDataset
     from mvkit.scoring import Scores
 
@@ -23,6 +24,7 @@ def load_models(
     weights: str = "released",
     seed: int | None = None,
     home: Path | None = None,
+    inputs: InputOptions | None = None,
 ) -> dict[str, VisionModel]:
     """Load every model of a run and check the layers asked for, before gigabytes are read.
 
@@ -34,6 +36,8 @@ def load_models(
         Patterns that must match layers of every model; None means each model's published layers.
     weights, seed, home
         As in :func:`mvkit.load_model`, for every model.
+    inputs
+        Preprocessing of models from elsewhere, for every model.
 
     Returns
     -------
@@ -43,12 +47,12 @@ def load_models(
     Raises
     ------
     UsageError
-        No model, an unknown one, the same one twice (also under two names), or a pattern that matches no
-        layer of some model.
+        No model, an unknown one, the same one twice (also under two names), a pattern that matches no
+        layer of some model, or no layers for a model that has no published ones.
     CheckpointError
         Weights that are missing or do not fit.
     """
-    from mvkit.features import match_layers, tappable_layers
+    from mvkit.features.tapping import layers_to_record
     from mvkit.models import load_model
 
     if not names:
@@ -56,12 +60,13 @@ def load_models(
     _refuse_twins(names)
     models = {}
     for name in names:
-        model = load_model(name, weights=weights, seed=seed, home=home)
-        if layers is not None:
-            try:
-                match_layers(layers, tappable_layers(model))
-            except UsageError as error:
-                raise error if len(names) == 1 else UsageError(f"{name}: {error}") from None
+        model = load_model(
+            name, weights=weights, seed=seed, home=home, **(inputs.keywords() if inputs else {})
+        )
+        try:
+            layers_to_record(model, layers)
+        except UsageError as error:
+            raise error if len(names) == 1 else UsageError(f"{name}: {error}") from None
         models[name] = model
     return models
 
@@ -69,12 +74,18 @@ def load_models(
 def _refuse_twins(names: Sequence[str]) -> None:
     """Refuse two names of one model: the network's short and long name, a run and its checkpoint."""
     from mvkit.models import find_model
+    from mvkit.models.foreign.names import parse_foreign
     from mvkit.models.trained import is_place, trained_file
 
     first: dict[object, str] = {}
     for name in names:
+        foreign = parse_foreign(name)
         identity: object = (
-            trained_file(name).resolve() if is_place(name) else find_model(name).architecture.name
+            foreign.identity
+            if foreign is not None
+            else trained_file(name).resolve()
+            if is_place(name)
+            else find_model(name).architecture.name
         )
         if identity in first:
             twin = first[identity]

@@ -26,6 +26,7 @@ from mvkit.score_models import load_models, value_in_paper
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from mvkit.models.foreign.options import InputOptions
     from mvkit.neural import NeuralDataset, Recording, SelectionSettings
     from mvkit.scoring import Scores, ScoreSettings
     from mvkit.scoring.ceilings.extrapolation_result import Extrapolation
@@ -69,6 +70,8 @@ class ScoreRequest:
         Folders of saved scores to compare with.
     extrapolate
         ``"units"`` or ``"stimuli"``: follow the ceiling over their number.
+    inputs
+        Preprocessing of models from elsewhere.
     n_jobs, device, home
         Where and with how many processes it runs; the scores do not depend on it.
     """
@@ -86,6 +89,7 @@ class ScoreRequest:
     thresholds: Mapping[str, object] = field(default_factory=dict)
     against: tuple[Path, ...] = ()
     extrapolate: str | None = None
+    inputs: InputOptions | None = None
     n_jobs: int | None = None
     device: str = "cpu"
     home: Path | None = None
@@ -123,6 +127,7 @@ def run_score(request: ScoreRequest, *, remark: Remark, progress: ProgressBar = 
         weights=request.weights,
         seed=request.seed,
         home=request.home,
+        inputs=request.inputs,
     )
     earlier = read_earlier(request.against)
     dataset = open_default(request.dataset, selection=selection, home=request.home, remark=remark)

@@ -1,4 +1,4 @@
-"""``mvkit extract``: what the layers of a model give for a set of images, as an HDF5 file."""
+"""``mvkit extract``: what the layers of a model give for a set of images, or its weights, as a file."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from mvkit.cli.console import (
     print_renderable,
     progress_bar,
 )
+from mvkit.cli.input_options import Grey, InputSize, Mean, Std, input_options
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from mvkit.features import ExtractionReport, LayerInfo
+    from mvkit.models.exporting import ExportReport
 
 _MACHINE = "Machine"
 
@@ -29,7 +31,9 @@ def command(
     model: Annotated[
         str,
         typer.Argument(
-            help="Released model, architecture, baseline (pixels, gabor), or a training run's checkpoint."
+            help="Released model, architecture, baseline (pixels, gabor), a training run's checkpoint, or a "
+            "model from elsewhere: torchvision:NAME, timm:NAME, package.module:FUNCTION, FILE.py:FUNCTION, "
+            "FILE.pt2."
         ),
     ],
     layers: Annotated[
@@ -53,7 +57,25 @@ def command(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="The feature file to write.")
     ] = None,
-    weights: Annotated[str, typer.Option(help="released, random, or the path of a checkpoint.")] = "released",
+    file_format: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="h5|npz",
+            help="HDF5, or NumPy's archive; default: npz if FILE is named *.npz, else h5.",
+        ),
+    ] = None,
+    export_weights: Annotated[
+        Path | None,
+        typer.Option(
+            "--export-weights",
+            metavar="FILE.safetensors",
+            help="Write the model's weights with their origin and preprocessing instead of features.",
+        ),
+    ] = None,
+    weights: Annotated[
+        str, typer.Option(help="released, random, DEFAULT (torchvision, timm), or the path of a checkpoint.")
+    ] = "released",
     seed: Annotated[
         int | None,
         typer.Option(help="Seed of random weights; default: 0, or a training run's own.", show_default=False),
@@ -70,6 +92,10 @@ def command(
         int | None,
         typer.Option(min=1, help="CPU threads; default: torch's choice.", rich_help_panel=_MACHINE),
     ] = None,
+    input_size: InputSize = None,
+    mean: Mean = None,
+    std: Std = None,
+    grey: Grey = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -86,8 +112,23 @@ def command(
         batch_size=batch_size,
         device=device,
         threads=threads,
+        inputs=input_options(input_size, mean, std, grey=grey),
         home=Path(home) if home else None,
+        format=file_format,
     )
+    if export_weights is not None:
+        from mvkit.features.named import run_export
+
+        beside = {
+            "--out": out,
+            "--layers": layers,
+            "--stimuli": stimuli,
+            "--format": file_format,
+            "--list-layers": list_layers,
+        }
+        _refuse_beside_export([option for option, value in beside.items() if value])
+        _print_export(run_export(request, export_weights, overwrite=force), as_json=as_json)
+        return
     if list_layers:
         listing = list_named(request, remark=note)
         if as_json:
@@ -102,6 +143,24 @@ def command(
         return
     print_line(_headline(report))
     print_renderable(_layer_table(report.layers, report.n_images))
+    print_line(f"wrote {report.path}")
+
+
+def _refuse_beside_export(options: list[str]) -> None:
+    from mvkit.errors import UsageError
+
+    if options:
+        raise UsageError(
+            f"--export-weights writes weights and no features: leave out {', '.join(options)}, or run twice"
+        )
+
+
+def _print_export(report: ExportReport, *, as_json: bool) -> None:
+    if as_json:
+        print_json(report.to_json())
+        return
+    texts = report.metadata
+    print_line(f"{texts['model']} ({texts['weights_id']}), {report.n_tensors} tensors")
     print_line(f"wrote {report.path}")
 
 

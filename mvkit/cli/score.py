@@ -18,6 +18,7 @@ from mvkit.cli.console import (
     print_width,
     progress_bar,
 )
+from mvkit.cli.input_options import Grey, InputSize, Mean, Std, input_options
 
 #: For terminals; in files and pipes a sentence stays one line, which can be searched for.
 _wrapped = partial(fill, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
@@ -56,6 +57,10 @@ def command(
     time_window: option.TimeWindow = None,
     jobs: option.Jobs = None,
     device: option.Device = "cpu",
+    input_size: InputSize = None,
+    mean: Mean = None,
+    std: Std = None,
+    grey: Grey = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -102,6 +107,7 @@ def command(
         },
         against=tuple(against or ()),
         extrapolate=extrapolate,
+        inputs=input_options(input_size, mean, std, grey=grey),
         n_jobs=jobs,
         device=device,
         home=Path(home) if home else None,

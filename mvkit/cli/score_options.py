@@ -16,7 +16,9 @@ Models = Annotated[
     list[str],
     typer.Argument(
         metavar="MODEL",
-        help="Released models, architectures, baselines (pixels, gabor), or training runs' checkpoints.",
+        help="Released models, architectures, baselines (pixels, gabor), training runs' checkpoints, or "
+        "models from elsewhere: torchvision:NAME, timm:NAME, package.module:FUNCTION, FILE.py:FUNCTION, "
+        "FILE.pt2.",
     ),
 ]
 Layers = Annotated[
@@ -43,7 +45,9 @@ Figure = Annotated[
     Path | None,
     typer.Option("--figure", metavar="FILE", help="Draw scores, intervals and ceiling; .svg, .png or .pdf."),
 ]
-Weights = Annotated[str, typer.Option(help="released, random, or the path of a checkpoint.")]
+Weights = Annotated[
+    str, typer.Option(help="released, random, DEFAULT (torchvision, timm), or the path of a checkpoint.")
+]
 Seed = Annotated[
     int | None,
     typer.Option(help="Seed of random weights; default: 0, or a training run's own.", show_default=False),

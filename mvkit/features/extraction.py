@@ -15,16 +15,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mvkit import atomic
-from mvkit.atomic import replacing
 from mvkit.errors import UsageError
 from mvkit.features.feature_file import FeatureWriter
 from mvkit.features.featureset import FeatureOrigin, FeatureSet, LayerInfo
+from mvkit.features.formats import hdf5_for, is_npz
 from mvkit.features.inputs import describe_origin, network_inputs
 from mvkit.features.modes import evaluating, floating_dtype, parse_device
-from mvkit.features.patterns import WantedLayer, wanted_layers
+from mvkit.features.npz_file import check_names
 from mvkit.features.stimuli import ImagesDigest, Stimuli, open_stimuli
-from mvkit.features.tapping import LayerTap, tappable_layers
+from mvkit.features.tapping import LayerTap, layers_to_record, published_layers
 from mvkit.models import load_model
+from mvkit.models.foreign.wrappers import unwrapped
 
 logger = logging.getLogger(__name__)
 
@@ -149,7 +150,9 @@ def extract_to_file(
 ) -> ExtractionReport:
     """Show images to a network and write what its layers give to a feature file, batch by batch.
 
-    Memory holds one batch. The file appears under its name when it is complete, never before.
+    Memory holds one batch. The file appears under its name when it is complete, never before. A ``target``
+    named ``*.npz`` is written as NumPy's archive, any other as HDF5; the former needs twice the features'
+    size on the disk while it is written.
 
     Parameters
     ----------
@@ -174,11 +177,13 @@ def extract_to_file(
         _network(model), stimuli, batch_size=batch_size, device=parse_device(device), progress=progress
     )
     found: dict[str, LayerInfo] = {}
-    with replacing(target) as temporary, h5py.File(temporary, "w") as file:
+    with hdf5_for(target) as path, h5py.File(path, "w") as file:
         writer = FeatureWriter(file, len(stimuli.image_ids), batch_size)
 
         def write(start: int, rows: _Rows, infos: Mapping[str, LayerInfo]) -> None:
             if not found:
+                if is_npz(target):
+                    check_names(infos)
                 found.update(infos)
                 writer.create_layers(infos)
             for name, values in rows.items():
@@ -226,8 +231,8 @@ class _Run:
         consume: Callable[[int, _Rows, Mapping[str, LayerInfo]], None],
     ) -> FeatureOrigin:
         """Hand every batch's features to ``consume(first row, layer -> rows, layer -> info)``."""
-        tap = LayerTap(self.model, _wanted(self.model, layers))
-        published = set(getattr(self.model, "layers", ()))
+        tap = LayerTap(self.model, layers_to_record(self.model, layers))
+        published = set(published_layers(self.model))
         n_images = len(self.stimuli.image_ids)
         with evaluating(self.model, self.device):
             dtype = floating_dtype(self.model)
@@ -248,18 +253,9 @@ class _Run:
 
 
 def _network(model: nn.Module | str | Path) -> nn.Module:
-    return load_model(model) if isinstance(model, str | Path) else model
-
-
-def _wanted(model: nn.Module, layers: str | Sequence[str] | None) -> tuple[WantedLayer, ...]:
-    names = tappable_layers(model)
-    chosen: Any = getattr(model, "layers", None) if layers is None else layers
-    if layers is None and not isinstance(chosen, list | tuple):
-        raise UsageError(
-            "this network has no published list of layers: name some\n"
-            f"valid: {', '.join(names)}; or patterns such as '*'"
-        )
-    return wanted_layers(chosen, names)
+    if isinstance(model, str | Path):
+        return load_model(model)
+    return unwrapped(model) if isinstance(model, nn.Module) else model
 
 
 def _flat(layer: str, value: Tensor) -> NDArray[np.float32]:

@@ -13,8 +13,9 @@ from mvkit.features.featureset import LayerInfo
 from mvkit.features.inputs import network_inputs
 from mvkit.features.modes import evaluating, floating_dtype, parse_device
 from mvkit.features.patterns import match_layers
+from mvkit.features.recording import record_calls
 from mvkit.features.stimuli import open_stimuli
-from mvkit.features.tapping import name_calls, problem_with, record_calls, tappable_layers
+from mvkit.features.tapping import name_calls, problem_with, published_layers, tappable_layers
 
 
 def list_layers(
@@ -65,7 +66,7 @@ def list_layers(
     with evaluating(model, place):
         inputs = network_inputs(model, stimuli, stimuli.read(0, 1)).to(place, floating_dtype(model))
         calls = record_calls(model, inputs, dict.fromkeys(paths.values()))
-    published = set(getattr(model, "layers", ()))
+    published = set(published_layers(model))
     return tuple(
         LayerInfo(full_name, tuple(value.shape[1:]), is_default=name in published)
         for name, path in paths.items()

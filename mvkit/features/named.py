@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import nn
@@ -11,10 +11,13 @@ from torch import nn
 from mvkit.errors import UsageError
 from mvkit.features.extraction import ExtractionReport, ProgressCallback, extract_to_file, refuse_existing
 from mvkit.features.featureset import LayerInfo
+from mvkit.features.formats import feature_path
 from mvkit.features.listing import list_layers
 from mvkit.features.modes import limited_threads
 from mvkit.features.stimuli import FALLBACK_DATASET, PREFERRED_DATASET, Stimuli, default_stimuli, open_stimuli
 from mvkit.models import load_model
+from mvkit.models.exporting import ExportReport, check_target, export_weights
+from mvkit.models.foreign.options import InputOptions
 
 Remark = Callable[[str], None]
 
@@ -41,8 +44,12 @@ class ExtractRequest:
         Where to compute.
     threads
         CPU threads; None leaves torch's choice.
+    inputs
+        Preprocessing of a model from elsewhere, see :func:`mvkit.load_model` (``input_size``, ``mean``, ...).
     home
         mvkit's home directory.
+    format
+        Of the feature file: "h5", "npz", or None to go by its name.
     """
 
     model: str
@@ -53,11 +60,15 @@ class ExtractRequest:
     batch_size: int = 64
     device: str = "cpu"
     threads: int | None = None
+    inputs: InputOptions = field(default_factory=InputOptions)
     home: Path | None = None
+    format: str | None = None
 
     def load_model(self) -> nn.Module:
         """Load the network."""
-        return load_model(self.model, weights=self.weights, seed=self.seed, home=self.home)
+        return load_model(
+            self.model, weights=self.weights, seed=self.seed, home=self.home, **self.inputs.keywords()
+        )
 
     def open_stimuli(self, remark: Remark) -> Stimuli:
         """Open the images, with a remark if simulated ones stand in for the published ones."""
@@ -83,7 +94,7 @@ def run_extract(
     Raises
     ------
     UsageError
-        If there is no target, it exists, or a name is wrong.
+        If there is no target, it exists, it is named otherwise than its format, or a name is wrong.
     MvkitError
         If weights or images are missing or damaged.
     """
@@ -91,6 +102,7 @@ def run_extract(
         raise UsageError(
             "--out FILE is missing: where should the features go? (--list-layers writes nothing)"
         )
+    target = feature_path(target, request.format)
     # Before the weights are read, which takes seconds.
     refuse_existing(target, overwrite=overwrite)
     model = request.load_model()
@@ -106,6 +118,20 @@ def run_extract(
             overwrite=overwrite,
             progress=progress,
         )
+
+
+def run_export(request: ExtractRequest, target: Path, *, overwrite: bool) -> ExportReport:
+    """Write the weights of a request's model instead of features.
+
+    Raises
+    ------
+    UsageError
+        If the target exists or is not named ``*.safetensors``, or a name is wrong.
+    MvkitError
+        If weights are missing or damaged.
+    """
+    check_target(target, overwrite=overwrite)
+    return export_weights(request.load_model(), target, overwrite=overwrite)
 
 
 @dataclass(frozen=True)

@@ -1,38 +1,28 @@
-"""Record what chosen modules of a network return, all of them in one forward pass.
+"""Choose layers of a network by name and record them, batch after batch.
 
-Forward hooks copy each value inside the hook itself, right after the module ran: a later in-place operation
-(``nn.ReLU(inplace=True)``) cannot change it, and the copy is the transfer off the device that was needed
-anyway. Only modules can be tapped. Operations that a ``forward`` method calls as functions (``F.relu``,
-``+``) have no hook.
+Only modules can be tapped. Operations that a ``forward`` method calls as functions (``F.relu``, ``+``) have
+no hook. See :mod:`mvkit.features.recording` for one forward pass.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from mvkit.errors import UsageError
 from mvkit.features.patterns import WantedLayer, wanted_layers
+from mvkit.features.recording import CallValue, record_calls
 
 logger = logging.getLogger(__name__)
 
 #: Layer name of a network's output.
 OUTPUT = "final"
 
-#: What one call of a module returned: {"": tensor}, or {"0": ..., "1": ...} / {"key": ...} for tuples and
-#: dicts.
-CallValue = Mapping[str, Tensor]
-
-
-class _Enough(BaseException):
-    """Ends a forward pass once every wanted value is there.
-
-    Not an ``Exception``, so that a ``try`` inside somebody's ``forward`` does not swallow it.
-    """
+#: How many layers a message lists at most.
+_SHOWN = 24
 
 
 def tappable_layers(model: nn.Module) -> dict[str, str]:
@@ -52,53 +42,33 @@ def tappable_layers(model: nn.Module) -> dict[str, str]:
     return inner if OUTPUT in inner else {**inner, OUTPUT: ""}
 
 
-def record_calls(
-    model: nn.Module, inputs: Tensor, needed: Mapping[str, int | None]
-) -> dict[str, list[CallValue]]:
-    """Run one forward pass and copy what the named modules return.
+def published_layers(model: nn.Module) -> tuple[str, ...]:
+    """Return the layers that a model declares to be scored; none if its ``layers`` is something else."""
+    layers: Any = getattr(model, "layers", None)
+    is_list = isinstance(layers, list | tuple) and all(isinstance(layer, str) for layer in layers)
+    return tuple(layers) if is_list else ()
 
-    Parameters
-    ----------
-    model
-        The network. Its mode (train or eval) is left as it is.
-    inputs
-        Batch of inputs, (n_images, ...).
-    needed
-        Module path -> how many calls of it are needed; None means all, however many there are. When no entry
-        is None, the pass ends as soon as the last needed call returned: what lies behind it is never
-        computed.
 
-    Returns
-    -------
-    dict
-        Module path -> one entry per call, in order. Tensors lie on the CPU, keep their dtype, and share no
-        memory with the network's own.
+def layers_to_record(model: nn.Module, layers: str | Sequence[str] | None) -> tuple[WantedLayer, ...]:
+    """Resolve the layers asked for, or those that the model declares if none are.
+
+    Raises
+    ------
+    UsageError
+        If a pattern matches nothing, or there are neither layers asked for nor declared ones.
     """
-    calls: dict[str, list[CallValue]] = {path: [] for path in needed}
-    limits = {path: count for path, count in needed.items() if count is not None}
-    may_stop = len(limits) == len(needed)
-
-    def recorder(path: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(module: nn.Module, arguments: Any, output: Any) -> None:
-            del module, arguments
-            calls[path].append({part: _copy(value) for part, value in _parts(output)})
-            if may_stop and all(len(calls[other]) >= count for other, count in limits.items()):
-                raise _Enough
-
-        return hook
-
-    handles = []
-    try:
-        for path in needed:
-            handles.append(model.get_submodule(path).register_forward_hook(recorder(path)))
-        with torch.no_grad():
-            model(inputs)
-    except _Enough:
-        pass
-    finally:
-        for handle in handles:
-            handle.remove()
-    return calls
+    names = tappable_layers(model)
+    chosen = published_layers(model) if layers is None else layers
+    if layers is None and not chosen:
+        name = getattr(model, "name", "this network")
+        known = list(names)
+        half = _SHOWN // 2
+        shown = known if len(known) <= _SHOWN else [*known[:half], "...", *known[-half:]]
+        raise UsageError(
+            f"{name} has no published list of layers: name some (--layers)\n"
+            f"valid ({len(known)}): {', '.join(shown)}; or patterns such as '*'"
+        )
+    return wanted_layers(chosen, names)
 
 
 class LayerTap:
@@ -159,8 +129,8 @@ class LayerTap:
     def _declared_calls(self) -> dict[str, int | None]:
         # Published layers of mvkit's own models run once per pass (a test runs over all of them), so even the
         # first pass can end early. Of other modules nothing is known before one pass has run to its end.
-        layers: Any = getattr(self._model, "layers", ())
-        once = set(layers) if hasattr(self._model, "tap_points") else set()
+        runs_once = getattr(self._model, "layers_run_once", hasattr(self._model, "tap_points"))
+        once = set(published_layers(self._model)) if runs_once else set()
         needed: dict[str, int | None] = {}
         for layer in self._wanted:
             path = self._paths[layer.name]
@@ -248,21 +218,3 @@ def _only_part(layer: WantedLayer, parts: CallValue) -> CallValue:
             + (", ".join(name for name in parts if name) or "a single tensor")
         )
     return {part: parts[part]}
-
-
-def _parts(output: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    if isinstance(output, Tensor):
-        yield prefix, output
-        return
-    if isinstance(output, Mapping):
-        items = [(str(key), item) for key, item in output.items()]
-    elif isinstance(output, list | tuple):
-        items = [(str(index), item) for index, item in enumerate(output)]
-    else:
-        return
-    for key, item in items:
-        yield from _parts(item, f"{prefix}:{key}" if prefix else key)
-
-
-def _copy(value: Tensor) -> Tensor:
-    return value.detach().to("cpu", copy=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import nn
 
 from mvkit.models.origin import WeightsOrigin
@@ -29,7 +31,11 @@ class VisionModel(nn.Module):
         sha256 of the checkpoint file, "random:seed=N", or "none".
     origin
         What else is known of the weights.
+    layers_run_once
+        Whether each of ``layers`` is known to run once in a forward pass.
     """
+
+    layers_run_once: ClassVar[bool] = True
 
     name: str
     layers: tuple[str, ...]

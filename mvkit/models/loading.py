@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,6 +13,9 @@ from mvkit.models.base import VisionModel
 from mvkit.models.blueprints import Architecture, Baseline
 from mvkit.models.building import build
 from mvkit.models.checkpoint import fill_weights, read_checkpoint
+from mvkit.models.foreign.loading import load_foreign
+from mvkit.models.foreign.names import parse_foreign
+from mvkit.models.foreign.options import InputOptions
 from mvkit.models.origin import file_origin, random_origin, released_origin
 from mvkit.models.released import RELEASED, ModelRow, find_model
 from mvkit.models.trained import (
@@ -34,6 +38,10 @@ def load_model(
     seed: int | None = None,
     *,
     home: Path | None = None,
+    input_size: int | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    grey: bool | None = None,
 ) -> VisionModel:
     """Build a model and give it weights.
 
@@ -42,17 +50,26 @@ def load_model(
     name
         A released model, an architecture (the reference's long name), or a
         baseline; see :func:`mvkit.list_models`. Or a checkpoint that ``mvkit
-        train`` wrote, by its path or that of the run folder (its ``last.pt``).
+        train`` wrote, by its path or that of the run folder (its ``last.pt``). Or a model
+        from elsewhere: ``torchvision:NAME``, ``timm:NAME``, a function of the user's own that
+        makes an ``nn.Module`` (``package.module:function``, ``path/to/file.py:function``; its
+        code is run), a TorchScript archive or an exported program (``.pt2``).
     weights
         "released": the published checkpoint, from where ``mvkit fetch
         checkpoints`` put it (of a trained checkpoint: its own weights); "random": as drawn
         for a new network; otherwise the path of a checkpoint. Baselines have none; for them
-        both words mean the same.
+        both words mean the same. torchvision and timm: "random", "DEFAULT" (what the library
+        downloads) or a file, also ``.safetensors``; a user's function: a file, or else as the
+        function makes it.
     seed
         Of random weights; None: 0, or of a trained checkpoint the seed its run started from.
         Neither the seed nor the drawing touches torch's global generator.
     home
         Directory of mvkit's files; by default MVKIT_HOME or the platform's.
+    input_size, mean, std, grey
+        Preprocessing of a model from elsewhere, instead of what its library declares: side of the
+        input in pixels (the part of the image that is seen stays the same), one number or three
+        for values scaled to [0, 1], and whether colour becomes grey first.
 
     Returns
     -------
@@ -66,7 +83,14 @@ def load_model(
         If the name is unknown, the place does not exist, or ``weights`` is neither a choice nor a file.
     CheckpointError
         If there is no such checkpoint, or it cannot be read or does not fit.
+    UserCodeError
+        If the user's own code fails.
     """
+    options = InputOptions(input_size, mean, std, grey)
+    foreign = parse_foreign(name)
+    if foreign is not None:
+        return load_foreign(foreign, weights, seed, options)
+    options.refuse_any(f"{os.fspath(name)} has published preprocessing")
     if is_place(name):
         return _load_trained(name, weights, seed)
     row = find_model(str(name))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -13,8 +13,8 @@ from mvkit.errors import CheckpointError
 
 _log = logging.getLogger(__name__)
 
-#: Path component that ``DistributedDataParallel`` adds; no architecture has one of that name.
-_WRAPPER = "module"
+#: Path component that ``DistributedDataParallel`` adds; no architecture of mvkit's has one of that name.
+_WRAPPERS = ("module",)
 #: First components of what objectives keep beside the network (names of the goldens' ``losses/``).
 _OBJECTIVE_STATE = (
     "_embedding_func",
@@ -33,11 +33,17 @@ _SHOWN = 5
 
 
 def fit_state(
-    weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path, model_name: str
+    weights: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+    path: Path,
+    model_name: str,
+    *,
+    wrappers: Collection[str] = _WRAPPERS,
+    beside: Collection[str] = _OBJECTIVE_STATE,
 ) -> dict[str, Tensor]:
     """Pick the weights that a model expects from a checkpoint's.
 
-    Names are matched by this rule: every ``module`` component is dropped;
+    Names are matched by this rule: every component in ``wrappers`` is dropped;
     then, of all prefixes ending in "." (and the empty one) under which the
     checkpoint holds expected keys, the one with the most of them is taken, the
     first in the file on ties. So a network under ``backbone.`` or
@@ -54,6 +60,10 @@ def fit_state(
         The model's state dict; only names, shapes and dtypes are used.
     path, model_name
         For messages.
+    wrappers
+        Path components that something around the network added when it was saved.
+    beside
+        First components of what was saved beside the network.
 
     Returns
     -------
@@ -65,12 +75,12 @@ def fit_state(
     CheckpointError
         If keys are missing, unexpected or of another shape, or values are not finite.
     """
-    plain = _without_wrappers(weights)
+    plain = _without_wrappers(weights, wrappers)
     prefix = _best_prefix(plain, expected)
     inside = {
         key[len(prefix) :]: value
         for key, value in plain.items()
-        if key.startswith(prefix) and not _is_objective_state(key[len(prefix) :])
+        if key.startswith(prefix) and key[len(prefix) :].split(".", maxsplit=1)[0] not in beside
     }
     missing = [key for key in expected if key not in inside]
     unexpected = [key for key in inside if key not in expected]
@@ -104,14 +114,11 @@ def fit_state(
     return {key: _cast(key, inside[key], value, path) for key, value in expected.items()}
 
 
-def _without_wrappers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _without_wrappers(weights: Mapping[str, Tensor], wrappers: Collection[str]) -> dict[str, Tensor]:
     return {
-        ".".join(part for part in key.split(".") if part != _WRAPPER): value for key, value in weights.items()
+        ".".join(part for part in key.split(".") if part not in wrappers): value
+        for key, value in weights.items()
     }
-
-
-def _is_objective_state(key: str) -> bool:
-    return key.split(".", maxsplit=1)[0] in _OBJECTIVE_STATE
 
 
 def _best_prefix(keys: Iterable[str], expected: Mapping[str, Tensor]) -> str:

@@ -123,13 +123,18 @@ class Preprocessing:
         if self.grey:
             image = image.convert("L")
         if self.resize_px is not None:
-            image = _resize_shortest(image, self.resize_px)
+            image = self._resize(image, self.resize_px)
         if self.crop_px is not None:
             image = _crop_centre(image, self.crop_px)
         if self.input_px is not None:
-            image = _resize_shortest(image, self.input_px)
+            image = self._resize(image, self.input_px)
         rgb: NDArray[np.uint8] = np.asarray(image.convert("RGB"))
         return rgb
+
+    def _resize(self, image: Image.Image, side_px: int) -> Image.Image:
+        from PIL import Image
+
+        return resize_shortest(image, side_px, Image.Resampling.BILINEAR)
 
 
 def _check_images(images: NDArray[np.uint8]) -> None:
@@ -143,17 +148,15 @@ def _check_images(images: NDArray[np.uint8]) -> None:
         )
 
 
-def _resize_shortest(image: Image.Image, side_px: int) -> Image.Image:
+def resize_shortest(image: Image.Image, side_px: int, filter_: Image.Resampling) -> Image.Image:
     """Resize so that the shortest side has ``side_px``; the longer one is rounded down, as in torchvision."""
-    from PIL import Image
-
     width, height = image.size
     shortest, longest = min(width, height), max(width, height)
     if shortest == side_px:
         return image
     scaled = int(side_px * longest / shortest)
     size = (side_px, scaled) if width <= height else (scaled, side_px)
-    return image.resize(size, Image.Resampling.BILINEAR)
+    return image.resize(size, filter_)
 
 
 def _crop_centre(image: Image.Image, side_px: int) -> Image.Image:

@@ -10,7 +10,8 @@ from torch import nn
 
 from mvkit.errors import UsageError
 from mvkit.features.patterns import wanted_layers
-from mvkit.features.tapping import LayerTap, record_calls, tap, tappable_layers
+from mvkit.features.recording import record_calls
+from mvkit.features.tapping import LayerTap, tap, tappable_layers
 
 
 def hook_count(model: nn.Module) -> int:

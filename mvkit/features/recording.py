@@ -1,0 +1,130 @@
+"""Record what chosen modules of a network return, all of them in one forward pass.
+
+Forward hooks copy each value inside the hook itself, right after the module ran: a later in-place operation
+(``nn.ReLU(inplace=True)``) cannot change it, and the copy is the transfer off the device that was needed
+anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mvkit.models.foreign.wrappers import wrapped_part
+
+#: What one call of a module returned: {"": tensor}, or {"0": ..., "1": ...} / {"key": ...} for tuples and
+#: dicts.
+CallValue = Mapping[str, Tensor]
+
+
+class _Enough(BaseException):
+    """Ends a forward pass once every wanted value is there.
+
+    Not an ``Exception``, so that a ``try`` inside somebody's ``forward`` does not swallow it.
+    """
+
+
+def record_calls(
+    model: nn.Module, inputs: Tensor, needed: Mapping[str, int | None]
+) -> dict[str, list[CallValue]]:
+    """Run one forward pass and copy what the named modules return.
+
+    A model that takes a fixed number of images (``fixed_batch``) gets as many passes as that needs; the last
+    batch is filled up with its last image, and what that gives is dropped.
+
+    Parameters
+    ----------
+    model
+        The network. Its mode (train or eval) is left as it is.
+    inputs
+        Batch of inputs, (n_images, ...).
+    needed
+        Module path -> how many calls of it are needed; None means all, however many there are. When no entry
+        is None, the pass ends as soon as the last needed call returned: what lies behind it is never
+        computed.
+
+    Returns
+    -------
+    dict
+        Module path -> one entry per call, in order. Tensors lie on the CPU, keep their dtype, and share no
+        memory with the network's own.
+    """
+    fixed: int | None = getattr(model, "fixed_batch", None)
+    if fixed is None or fixed == len(inputs):
+        return _record_pass(model, inputs, needed)
+    passes = []
+    for start in range(0, len(inputs), fixed):
+        some = inputs[start : start + fixed]
+        filling = some[-1:].expand(fixed - len(some), *some.shape[1:])
+        passes.append(_record_pass(model, torch.cat([some, filling]), needed))
+    return {
+        path: [_joined(parts, len(inputs)) for parts in zip(*(one[path] for one in passes), strict=True)]
+        for path in needed
+    }
+
+
+def _joined(parts: Sequence[CallValue], n_images: int) -> CallValue:
+    return {
+        key: torch.cat([part[key] for part in parts])[:n_images] if value.ndim else value
+        for key, value in parts[0].items()
+    }
+
+
+def _record_pass(
+    model: nn.Module, inputs: Tensor, needed: Mapping[str, int | None]
+) -> dict[str, list[CallValue]]:
+    calls: dict[str, list[CallValue]] = {path: [] for path in needed}
+    limits = {path: count for path, count in needed.items() if count is not None}
+    may_stop = len(limits) == len(needed)
+
+    def recorder(path: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, arguments: Any, output: Any) -> None:
+            del module, arguments
+            calls[path].append({part: _copy(value) for part, value in _parts(output)})
+            if may_stop and all(len(calls[other]) >= count for other, count in limits.items()):
+                raise _Enough
+
+        return hook
+
+    handles = []
+    try:
+        for path in needed:
+            handles.append(model.get_submodule(path).register_forward_hook(recorder(path)))
+        with torch.no_grad(), _uncompiled(model):
+            model(inputs)
+    except _Enough:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    return calls
+
+
+def _parts(output: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    if isinstance(output, Tensor):
+        yield prefix, output
+        return
+    if isinstance(output, Mapping):
+        items = [(str(key), item) for key, item in output.items()]
+    elif isinstance(output, list | tuple):
+        items = [(str(index), item) for index, item in enumerate(output)]
+    else:
+        return
+    for key, item in items:
+        yield from _parts(item, f"{prefix}:{key}" if prefix else key)
+
+
+def _uncompiled(model: nn.Module) -> AbstractContextManager[object]:
+    """Run compiled parts as they were written: hooks on modules inside compiled code may be skipped."""
+    if any(wrapped_part(part) or part._compiled_call_impl is not None for part in model.modules()):
+        stance: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
+        return stance
+    return nullcontext()
+
+
+def _copy(value: Tensor) -> Tensor:
+    return value.detach().to("cpu", copy=True)

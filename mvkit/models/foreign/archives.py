@@ -1,0 +1,77 @@
+"""Networks saved whole: TorchScript archives and exported programs."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from mvkit.errors import CheckpointError, UsageError
+from mvkit.models.foreign.user_code import UserCode
+
+
+def load_torchscript(path: Path) -> nn.Module:
+    """Load a TorchScript archive. torch offers no hooks inside: only its output can be recorded.
+
+    Raises
+    ------
+    CheckpointError
+        If the file cannot be read.
+    """
+    with warnings.catch_warnings():
+        # torch deprecates the format, which does not help somebody who has such a file.
+        warnings.simplefilter("ignore")
+        try:
+            loaded: nn.Module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+        except (RuntimeError, OSError, ValueError) as error:
+            raise CheckpointError(f"{path}: not a readable TorchScript archive ({_reason(error)})") from None
+    return loaded
+
+
+def load_exported(path: Path) -> tuple[nn.Module, int | None]:
+    """Load an exported program with the modules that it was made of; all of them can be recorded.
+
+    Returns
+    -------
+    network, fixed_batch
+        The modules, and the only number of images that the program takes at a time; None if it takes any.
+
+    Raises
+    ------
+    UsageError
+        If there is no such file.
+    CheckpointError
+        If the file cannot be read, or does not take one batch of images.
+    """
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            program = torch.export.load(path)
+        except (RuntimeError, OSError, ValueError, LookupError, AttributeError, TypeError) as error:
+            raise CheckpointError(
+                f"{path}: not an exported program that this torch ({torch.__version__}) reads "
+                f"({_reason(error)})\nexport it again: torch.export.save(program, FILE)"
+            ) from None
+        inputs = program.graph_signature.user_inputs
+        shapes = [
+            node.meta["val"].shape
+            for node in program.graph.nodes
+            if node.op == "placeholder" and node.name in inputs
+        ]
+        if len(shapes) != 1 or len(shapes[0]) != 4:
+            raise CheckpointError(
+                f"{path}: takes {len(shapes)} inputs of shapes "
+                f"{[tuple(map(str, shape)) for shape in shapes]}; needed: one batch of images"
+            )
+        with UserCode(f"{path}: its modules cannot be restored"):
+            network: nn.Module = torch.export.unflatten(program)
+    batch = shapes[0][0]
+    return network, batch if isinstance(batch, int) else None
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,0 +1,134 @@
+"""From the name of a model from elsewhere to a model with weights, layers and preprocessing."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from mvkit.errors import UsageError
+from mvkit.models.foreign.archives import load_exported, load_torchscript
+from mvkit.models.foreign.factories import make_network
+from mvkit.models.foreign.libraries import build_timm, build_torchvision
+from mvkit.models.foreign.names import ForeignName
+from mvkit.models.foreign.network import ForeignModel
+from mvkit.models.foreign.options import IMAGENET_224, InputOptions
+from mvkit.models.foreign.preparing import UserPreprocessing
+from mvkit.models.foreign.weights import fill_foreign
+from mvkit.models.preprocessing import Preprocessing
+
+#: What a weights argument says that is no file: mvkit's default, and random weights.
+_OWN = "released"
+_RANDOM = "random"
+
+_FILE_SUFFIXES = (".pt", ".pth", ".safetensors", ".ckpt", ".tar", ".bin")
+
+_LIBRARIES = {"torchvision": build_torchvision, "timm": build_timm}
+
+
+def load_foreign(
+    name: ForeignName, weights: str | os.PathLike[str], seed: int | None, options: InputOptions
+) -> ForeignModel:
+    """Build a model from elsewhere.
+
+    Parameters
+    ----------
+    name
+        From :func:`mvkit.models.foreign.names.parse_foreign`.
+    weights
+        Of torchvision and timm: "random", the library's name of pretrained weights (``DEFAULT``), or a file.
+        Of a user's function: a file; "released" and "random" both mean as the function makes it. Files that
+        are a whole model have weights of their own: "released".
+    seed
+        Of random weights; None: 0.
+    options
+        Preprocessing that wins over what is declared.
+
+    Returns
+    -------
+    ForeignModel
+        In eval mode, on the CPU; ``weights_id`` is the sha256 of its state.
+
+    Raises
+    ------
+    UsageError
+        If the name, the weights or an option do not exist or do not go together.
+    CheckpointError
+        If a file cannot be read or does not fit.
+    UserCodeError
+        If a user's own code fails.
+    """
+    if name.kind in _LIBRARIES:
+        model = _of_library(name, weights, seed, options)
+    elif name.kind in ("file", "module"):
+        network, declared = make_network(name, seed)
+        if weights not in (_OWN, _RANDOM):
+            fill_foreign(network, Path(weights).expanduser(), name.shown)
+        preprocess = _user_preprocess(declared, name, options)
+        model = ForeignModel(network, name.shown, declared_layers(declared) or (), preprocess)
+    else:
+        model = _of_archive(name, weights, options)
+    return model.eval()
+
+
+def declared_layers(module: object) -> tuple[str, ...] | None:
+    """Return the layers that a module declares to be scored; None if its ``layers`` is something else."""
+    layers = getattr(module, "layers", None)
+    if not isinstance(layers, list | tuple) or not all(isinstance(layer, str) for layer in layers):
+        return None
+    return tuple(layers)
+
+
+def _of_library(
+    name: ForeignName, weights: str | os.PathLike[str], seed: int | None, options: InputOptions
+) -> ForeignModel:
+    if weights == _OWN:
+        raise UsageError(
+            f"{name.shown}: say which weights: --weights random, --weights DEFAULT (the library's pretrained "
+            "ones, which it downloads), or --weights FILE; in Python load_model(name, weights=...)"
+        )
+    from_file = is_file_name(weights)
+    chosen = _RANDOM if from_file else str(weights)
+    network, declared = _LIBRARIES[name.kind](name.inside, chosen, seed)
+    if from_file:
+        fill_foreign(network, Path(weights).expanduser(), name.shown)
+    return ForeignModel(network, name.shown, (), options.applied_to(declared))
+
+
+def _of_archive(name: ForeignName, weights: str | os.PathLike[str], options: InputOptions) -> ForeignModel:
+    if weights != _OWN:
+        raise UsageError(f"{name.shown} has weights of its own: leave out --weights {weights}")
+    fixed_batch = None
+    if name.kind == "torchscript":
+        network = load_torchscript(name.path)
+    else:
+        network, fixed_batch = load_exported(name.path)
+    model = ForeignModel(network, name.shown, (), options.applied_to(IMAGENET_224))
+    model.fixed_batch = fixed_batch
+    model.modules_can_be_tapped = name.kind != "torchscript"
+    return model
+
+
+def is_file_name(weights: str | os.PathLike[str]) -> bool:
+    """Tell a file of weights from the name of weights in a library."""
+    path = Path(weights).expanduser()
+    return (
+        not isinstance(weights, str) or path.suffix in _FILE_SUFFIXES or os.sep in weights or path.is_file()
+    )
+
+
+def _user_preprocess(
+    declared: Any, name: ForeignName, options: InputOptions
+) -> Preprocessing | UserPreprocessing:
+    own = getattr(declared, "preprocess", None)
+    if own is None:
+        return options.applied_to(IMAGENET_224)
+    if isinstance(own, Preprocessing):
+        return options.applied_to(own)
+    if not callable(own) or isinstance(own, nn.Module):
+        # Something else that happens to have the name.
+        return options.applied_to(IMAGENET_224)
+    options.refuse_any(f"{name.shown} brings a .preprocess function of its own")
+    return UserPreprocessing(own, name.shown)

@@ -1,0 +1,88 @@
+"""A network from elsewhere in the form that mvkit's own models have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from mvkit.models.base import FINAL, VisionModel
+from mvkit.models.foreign.preparing import UserPreprocessing
+from mvkit.models.foreign.user_code import UserCode
+from mvkit.models.preprocessing import Preprocessing
+from mvkit.models.state import state_digest
+
+_INNER = "network"
+
+
+class ForeignModel(VisionModel):
+    """A network from elsewhere; layers have the paths of its own modules.
+
+    Parameters
+    ----------
+    network
+        The network, without wrappers.
+    name
+        Name that results carry.
+    layers
+        Layers that it declares to be scored, or none.
+    preprocess
+        How images become its input.
+
+    Attributes
+    ----------
+    network
+        The network itself.
+    fixed_batch
+        How many images it takes at a time, no more and no fewer; None if any number.
+    modules_can_be_tapped
+        Whether hooks work on the modules inside; otherwise only the output can be recorded.
+    """
+
+    # Its modules may run any number of times in one pass.
+    layers_run_once: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        network: nn.Module,
+        name: str,
+        layers: tuple[str, ...],
+        preprocess: Preprocessing | UserPreprocessing,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.name = name
+        self.layers = layers
+        self.preprocess = cast(Preprocessing, preprocess)
+        self.weights_id = state_digest(network)
+        self.fixed_batch: int | None = None
+        self.modules_can_be_tapped = True
+
+    def forward(self, images: Tensor) -> Any:
+        """Run the network; what it raises becomes an error that names file and line."""
+        shape = " x ".join(map(str, images.shape))
+        with UserCode(
+            f"{self.name}: the forward pass of an input {shape} failed",
+            "if it takes images of another size, say --input-size PX (in Python input_size=)",
+        ):
+            return self.network(images)
+
+    def tap_points(self) -> dict[str, str]:
+        """Return layer name -> module path; names are paths inside the network."""
+        if not self.modules_can_be_tapped:
+            return {FINAL: ""}
+        prefix = f"{_INNER}."
+        if isinstance(self.network, VisionModel):
+            return {name: f"{prefix}{path}".rstrip(".") for name, path in self.network.tap_points().items()}
+        inner = {path.removeprefix(prefix): path for path in self.module_paths() if path.startswith(prefix)}
+        return inner if FINAL in inner else {**inner, FINAL: ""}
+
+
+def seeded(make: Callable[[], nn.Module], seed: int | None) -> nn.Module:
+    """Make a network with random weights drawn from a seed (None: 0); torch's generator stays as it was."""
+    # Only the CPU's generator draws: seeding all devices would disturb CUDA's.
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed or 0)
+        return make()
