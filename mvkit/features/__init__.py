@@ -16,8 +16,8 @@ if TYPE_CHECKING:
         extract_to_file,
         refuse_existing,
     )
-    from mvkit.features.feature_file import read_features
     from mvkit.features.featureset import FeatureOrigin, FeatureSet, LayerInfo
+    from mvkit.features.formats import read_features
     from mvkit.features.listing import list_layers
     from mvkit.features.modes import limited_threads
     from mvkit.features.patterns import match_layers
@@ -36,7 +36,7 @@ _HOMES = {
     "list_layers": "mvkit.features.listing",
     "match_layers": "mvkit.features.patterns",
     "open_stimuli": "mvkit.features.stimuli",
-    "read_features": "mvkit.features.feature_file",
+    "read_features": "mvkit.features.formats",
     "refuse_existing": "mvkit.features.extraction",
     "tap": "mvkit.features.tapping",
     "tappable_layers": "mvkit.features.tapping",

@@ -37,8 +37,10 @@ _IMAGE_IDS = "image_ids"
 _CHUNK_BYTES = 256 * 1024
 # Chunks are stored whole: more rows than this would waste room at the end of a file of few images.
 _CHUNK_ROWS = 16
+_BLOCK_BYTES = 16 * 1024 * 1024
 _VALUE_BYTES = 4
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+#: What the operating system says of a full disk.
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 # Checksum and index entry of a chunk, generously.
 _CHUNK_OVERHEAD = 64
 
@@ -139,6 +141,17 @@ class StoredArrays(Mapping[str, NDArray[np.float32]]):
             values: NDArray[np.float32] = file[_LAYERS][escape(layer)][:]
         return values
 
+    def row_blocks(self, layer: str) -> Iterator[NDArray[np.float32]]:
+        """Yield a layer's rows in order, float32 (rows, n_features), some 16 MB (or one row) at a time."""
+        with _opening(self._path) as file:
+            stored = file[_LAYERS][escape(layer)]
+            n_images, n_features = stored.shape
+            # Whole chunks, so that each is read once.
+            chunk = stored.chunks[0]
+            rows = max(1, _BLOCK_BYTES // (_VALUE_BYTES * n_features * chunk)) * chunk
+            for start in range(0, n_images, rows):
+                yield stored[start : start + rows]
+
     def __iter__(self) -> Iterator[str]:
         """Iterate over layer names."""
         return iter(self._layers)
@@ -148,27 +161,14 @@ class StoredArrays(Mapping[str, NDArray[np.float32]]):
         return len(self._layers)
 
 
-def read_features(path: str | Path, *, lazy: bool = False) -> FeatureSet:
-    """Read a feature file.
-
-    Parameters
-    ----------
-    path
-        File written by :func:`mvkit.features.extract_to_file` or ``mvkit extract``.
-    lazy
-        Read each layer when it is accessed (and again at each access) instead of all now.
-
-    Returns
-    -------
-    FeatureSet
-        Layers in the order in which they were written.
+def read_hdf5(place: Path, *, lazy: bool = False) -> FeatureSet:
+    """Read an HDF5 feature file; as :func:`mvkit.features.read_features`.
 
     Raises
     ------
     DataError
         If the file is missing, damaged, of another kind, or of a newer version.
     """
-    place = Path(path).expanduser()
     with _opening(place) as file:
         _check_format(place, file)
         origin = _read_origin(file)
@@ -197,7 +197,7 @@ def _require_room(path: Path, n_bytes: int) -> None:
         try:
             os.posix_fallocate(file.fileno(), 0, size + n_bytes)
         except OSError as error:
-            if error.errno not in _NO_ROOM:
+            if error.errno not in NO_ROOM:
                 raise
             raise DataError(
                 f"{path.parent}: no room for {n_bytes / 1e6:.1f} MB of features ({error.strerror})\n"
