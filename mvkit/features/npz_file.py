@@ -147,7 +147,8 @@ class ArchivedArrays(Mapping[str, NDArray[np.float32]]):
     """Layers of an archive, each read when it is asked for."""
 
     def __init__(self, path: Path, layers: tuple[str, ...]) -> None:
-        self._path = path
+        # Absolute: the working directory may change before a layer is read.
+        self._path = path.absolute()
         self._layers = layers
 
     def __getitem__(self, layer: str) -> NDArray[np.float32]:

@@ -12,6 +12,7 @@ from mvkit.lazy import lazy_names
 
 if TYPE_CHECKING:
     from mvkit.models.base import VisionModel
+    from mvkit.models.exporting import export_weights
     from mvkit.models.loading import load_model
     from mvkit.models.preprocessing import Preprocessing
     from mvkit.models.released import find_model, list_models
@@ -19,11 +20,12 @@ if TYPE_CHECKING:
 _HOMES = {
     "Preprocessing": "mvkit.models.preprocessing",
     "VisionModel": "mvkit.models.base",
+    "export_weights": "mvkit.models.exporting",
     "find_model": "mvkit.models.released",
     "list_models": "mvkit.models.released",
     "load_model": "mvkit.models.loading",
 }
 
-__all__ = ["Preprocessing", "VisionModel", "find_model", "list_models", "load_model"]
+__all__ = ["Preprocessing", "VisionModel", "export_weights", "find_model", "list_models", "load_model"]
 
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -140,3 +140,58 @@ def test_the_installed_command_keeps_json_alone_on_stdout(tmp_path, folder):
     program = [sys.executable, "-c", "from mvkit.cli.main import main; main()"]
     done = subprocess.run([*program, *words], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["stimuli"] == "images"
+
+
+def test_npz_by_its_name_or_by_the_option_holds_what_hdf5_holds(tmp_path, folder, capsys):
+    words = ["extract", "gabor", "--stimuli", str(folder), "--json"]
+    assert run([*words, "--out", str(tmp_path / "f.h5"), "--format", "h5"]) == 0
+    capsys.readouterr()
+    assert run([*words, "--out", str(tmp_path / "f.npz")]) == 0
+    assert run([*words, "--out", str(tmp_path / "named"), "--format", "npz"]) == 0
+    assert '"file": "' + str(tmp_path / "named.npz") in capsys.readouterr().out
+    expected = read_features(tmp_path / "f.h5")
+    with np.load(tmp_path / "f.npz", allow_pickle=False) as stored:
+        np.testing.assert_array_equal(stored["energy"], expected["energy"])
+        assert stored["image_ids"].tolist() == list(expected.image_ids)
+    assert read_features(tmp_path / "f.npz").origin == expected.origin
+    assert (tmp_path / "named.npz").read_bytes() == (tmp_path / "f.npz").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["f.h5", "f.npz", "images", "named.npz"]
+
+
+def test_formats_that_contradict_the_name_are_refused(tmp_path, folder, capsys):
+    words = ["extract", "pixels", "--stimuli", str(folder)]
+    code, said = refused([*words, "--out", str(tmp_path / "f.npz"), "--format", "h5"], capsys)
+    assert (code, "format h5 asked for, but the name ends in .npz" in said) == (2, True)
+    code, said = refused([*words, "--out", str(tmp_path / "f"), "--format", "zarr"], capsys)
+    assert (code, "unknown format 'zarr'" in said, "valid: h5, npz" in said) == (2, True, True)
+    (tmp_path / "f.npz").write_text("precious")
+    code, said = refused([*words, "--out", str(tmp_path / "f"), "--format", "npz"], capsys)
+    assert (code, "f.npz: exists already" in said) == (2, True)
+
+
+def test_exported_weights_give_the_same_features(tmp_path, folder, capsys):
+    network = ["extract", "single_stream_encoder"]
+    target = tmp_path / "w.safetensors"
+    export = [*network, "--weights", "random", "--seed", "4", "--export-weights", str(target)]
+    assert run([*export, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["file"], document["metadata"]["source"]) == (str(target), "random, seed 4")
+    out = ["--stimuli", str(folder), "--out", str(tmp_path / "f.h5")]
+    assert run([*network, "--weights", str(target), *out]) == 0
+    expected = mvkit.extract(mvkit.load_model(network[1], weights="random", seed=4), folder)
+    stored = read_features(tmp_path / "f.h5")
+    assert list(stored) == list(expected)
+    for layer, values in expected.items():
+        np.testing.assert_array_equal(stored[layer], values)
+    before = target.read_bytes()
+    capsys.readouterr()
+    code, said = refused(export, capsys)
+    assert (code, "w.safetensors: exists already" in said, "--force" in said) == (2, True, True)
+    assert run([*export, "--force"]) == 0
+    assert target.read_bytes() == before
+    assert f"wrote {target}" in capsys.readouterr().out
+    code, said = refused([*export, "--force", *out, "-l", "VISp"], capsys)
+    assert (code, "leave out --out, --layers, --stimuli" in said) == (2, True)
+    target.write_bytes(before[:-9])
+    code, said = refused([*network, "--weights", str(target), *out, "--force"], capsys)
+    assert (code, "not a readable safetensors file" in said, said.count("\n")) == (1, True, 2)
