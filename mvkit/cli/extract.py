@@ -22,9 +22,13 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from mvkit.features import ExtractionReport, LayerInfo
+    from mvkit.features.named import LayerListing
     from mvkit.models.exporting import ExportReport
 
 _MACHINE = "Machine"
+
+#: Of how many layers the functions are named.
+_FUNCTIONS_SHOWN = 12
 
 
 def command(
@@ -135,6 +139,8 @@ def command(
             print_json(listing.to_json())
             return
         print_renderable(_layer_table(listing.layers, listing.n_images))
+        for line in _not_tappable(listing):
+            print_line(line)
         return
     with progress_bar("images") as progress:
         report = run_extract(request, out, overwrite=force, remark=note, progress=progress)
@@ -167,6 +173,17 @@ def _print_export(report: ExportReport, *, as_json: bool) -> None:
 def _headline(report: ExtractionReport) -> str:
     origin = report.origin
     return f"{origin.model_name} ({origin.weights_id}), {report.n_images} images of {origin.stimuli}"
+
+
+def _not_tappable(listing: LayerListing) -> list[str]:
+    """Say what of the network has no row in the table of layers."""
+    lines = [f"not tappable: {name}: {reason}" for name, reason in listing.left_out.items()]
+    called = [f"{name} ({', '.join(names)})" for name, names in listing.functions.items()]
+    shown = called[:_FUNCTIONS_SHOWN]
+    if called:
+        more = f", and {len(called) - len(shown)} layers more" if len(called) > len(shown) else ""
+        lines.append(f"not tappable, as they are called as functions: {', '.join(shown)}{more}")
+    return lines
 
 
 def _layer_table(layers: tuple[LayerInfo, ...], n_images: int) -> Table:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,12 +11,14 @@ from torch import nn
 
 from mvkit.errors import UsageError
 from mvkit.features.featureset import LayerInfo
+from mvkit.features.functions import CalledFunctions, watched_functions
 from mvkit.features.inputs import network_inputs
 from mvkit.features.modes import evaluating, floating_dtype, parse_device
 from mvkit.features.patterns import match_layers
 from mvkit.features.recording import record_calls
 from mvkit.features.stimuli import open_stimuli
 from mvkit.features.tapping import name_calls, problem_with, published_layers, tappable_layers
+from mvkit.models.foreign.wrappers import unwrapped
 
 
 def list_layers(
@@ -52,6 +55,40 @@ def list_layers(
     DataError
         If the image cannot be read.
     """
+    return survey_layers(model, images, layers, device=device).layers
+
+
+@dataclass(frozen=True)
+class LayerSurvey:
+    """What a network offers, and what it does not.
+
+    Attributes
+    ----------
+    layers
+        Layers that can be tapped.
+    left_out
+        Other modules -> why they cannot.
+    functions
+        Layer -> operations that its ``forward`` calls as functions, which no layer shows by themselves.
+    """
+
+    layers: tuple[LayerInfo, ...]
+    left_out: Mapping[str, str]
+    functions: CalledFunctions
+
+
+def survey_layers(
+    model: nn.Module,
+    images: object | None = None,
+    layers: str | Sequence[str] | None = None,
+    *,
+    device: str | torch.device = "cpu",
+) -> LayerSurvey:
+    """Show one image to a network and note what can be tapped and what cannot.
+
+    Parameters and errors are those of :func:`list_layers`.
+    """
+    model = unwrapped(model)
     if images is None:
         if not hasattr(model, "preprocess"):
             raise UsageError(
@@ -65,11 +102,18 @@ def list_layers(
         paths = {name: paths[name] for name in match_layers(layers, paths)}
     with evaluating(model, place):
         inputs = network_inputs(model, stimuli, stimuli.read(0, 1)).to(place, floating_dtype(model))
-        calls = record_calls(model, inputs, dict.fromkeys(paths.values()))
+        with watched_functions(model, paths) as functions:
+            calls = record_calls(model, inputs, dict.fromkeys(paths.values()))
     published = set(published_layers(model))
-    return tuple(
-        LayerInfo(full_name, tuple(value.shape[1:]), is_default=name in published)
-        for name, path in paths.items()
-        for full_name, value in name_calls(name, calls[path])
-        if problem_with(value, 1) is None
-    )
+    found, left_out = [], {}
+    for name, path in paths.items():
+        values = dict(name_calls(name, calls[path]))
+        if not values:
+            left_out[name] = "returns no tensor" if calls[path] else "the forward pass never calls it"
+        for full_name, value in values.items():
+            problem = problem_with(value, 1)
+            if problem is None:
+                found.append(LayerInfo(full_name, tuple(value.shape[1:]), is_default=name in published))
+            else:
+                left_out[full_name] = f"its output {problem}"
+    return LayerSurvey(tuple(found), left_out, functions)

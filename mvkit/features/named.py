@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +12,8 @@ from mvkit.errors import UsageError
 from mvkit.features.extraction import ExtractionReport, ProgressCallback, extract_to_file, refuse_existing
 from mvkit.features.featureset import LayerInfo
 from mvkit.features.formats import feature_path
-from mvkit.features.listing import list_layers
+from mvkit.features.functions import CalledFunctions
+from mvkit.features.listing import survey_layers
 from mvkit.features.modes import limited_threads
 from mvkit.features.stimuli import FALLBACK_DATASET, PREFERRED_DATASET, Stimuli, default_stimuli, open_stimuli
 from mvkit.models import load_model
@@ -146,12 +147,18 @@ class LayerListing:
         Number of images.
     layers
         The layers, in the model's order.
+    left_out
+        Modules that cannot be tapped -> why.
+    functions
+        Layer -> operations called as functions inside it, which cannot be tapped.
     """
 
     model: str
     stimuli: str
     n_images: int
     layers: tuple[LayerInfo, ...]
+    left_out: Mapping[str, str]
+    functions: CalledFunctions
 
     def to_json(self) -> dict[str, object]:
         """Return the listing as plain data."""
@@ -160,6 +167,8 @@ class LayerListing:
             "stimuli": self.stimuli,
             "n_images": self.n_images,
             "layers": [layer.to_json() for layer in self.layers],
+            "left_out": dict(self.left_out),
+            "functions": {name: list(called) for name, called in self.functions.items()},
         }
 
 
@@ -176,5 +185,8 @@ def list_named(request: ExtractRequest, *, remark: Remark) -> LayerListing:
     model = request.load_model()
     stimuli = request.open_stimuli(remark)
     with limited_threads(request.threads):
-        layers = list_layers(model, stimuli, request.layers, device=request.device)
-    return LayerListing(request.model, stimuli.name, len(stimuli.image_ids), layers)
+        survey = survey_layers(model, stimuli, request.layers, device=request.device)
+    n_images = len(stimuli.image_ids)
+    return LayerListing(
+        request.model, stimuli.name, n_images, survey.layers, survey.left_out, survey.functions
+    )

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mvkit.errors import UsageError
 from mvkit.features.patterns import WantedLayer, wanted_layers
 from mvkit.features.recording import CallValue, record_calls
+from mvkit.models.foreign.wrappers import unwrapped
 
 logger = logging.getLogger(__name__)
 
@@ -162,6 +163,7 @@ def tap(model: nn.Module, inputs: Tensor, layers: str | Sequence[str]) -> dict[s
     UsageError
         If a pattern matches nothing or a layer cannot be recorded.
     """
+    model = unwrapped(model)
     return LayerTap(model, wanted_layers(layers, tappable_layers(model)))(inputs)
 
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import pickle
 import warnings
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -10,6 +15,19 @@ from torch import nn
 
 from mvkit.errors import CheckpointError, UsageError
 from mvkit.models.foreign.user_code import UserCode
+
+# All that torch's and zip's readers are known to raise on damaged or foreign files.
+_UNREADABLE = (
+    RuntimeError,
+    OSError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    AssertionError,
+    zipfile.BadZipFile,
+    pickle.UnpicklingError,
+)
 
 
 def load_torchscript(path: Path) -> nn.Module:
@@ -20,9 +38,7 @@ def load_torchscript(path: Path) -> nn.Module:
     CheckpointError
         If the file cannot be read.
     """
-    with warnings.catch_warnings():
-        # torch deprecates the format, which does not help somebody who has such a file.
-        warnings.simplefilter("ignore")
+    with _quiet():
         try:
             loaded: nn.Module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
         except (RuntimeError, OSError, ValueError) as error:
@@ -47,11 +63,10 @@ def load_exported(path: Path) -> tuple[nn.Module, int | None]:
     """
     if not path.is_file():
         raise UsageError(f"{path}: no such file")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _quiet():
         try:
             program = torch.export.load(path)
-        except (RuntimeError, OSError, ValueError, LookupError, AttributeError, TypeError) as error:
+        except _UNREADABLE as error:
             raise CheckpointError(
                 f"{path}: not an exported program that this torch ({torch.__version__}) reads "
                 f"({_reason(error)})\nexport it again: torch.export.save(program, FILE)"
@@ -71,6 +86,20 @@ def load_exported(path: Path) -> tuple[nn.Module, int | None]:
             network: nn.Module = torch.export.unflatten(program)
     batch = shapes[0][0]
     return network, batch if isinstance(batch, int) else None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep back torch's warnings that TorchScript is deprecated, and its logs of what it raises anyway."""
+    log = logging.getLogger("torch.export")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
 
 
 def _reason(error: Exception) -> str:

@@ -1,0 +1,165 @@
+"""Networks that a user's own code makes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import mvkit
+from mvkit.errors import UsageError, UserCodeError
+from mvkit.models.foreign.network import ForeignModel
+from mvkit.models.foreign.options import IMAGENET_224
+from mvkit.models.preprocessing import Preprocessing
+
+Write = Callable[[str, str], Path]
+
+
+def own_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """State of the network inside."""
+    assert isinstance(model, ForeignModel)
+    return dict(model.network.state_dict())
+
+
+def test_weights_are_drawn_from_the_seed_and_torchs_generator_is_left_alone(nets: Path) -> None:
+    before = torch.random.get_rng_state()
+    first, again, other = (mvkit.load_model(f"{nets}:make", seed=seed) for seed in (3, 3, 4))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert first.weights_id == again.weights_id != other.weights_id
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        expected = nn.Conv2d(3, 4, 4, 4).weight
+    assert torch.equal(own_state(first)["stem.weight"], expected)
+    assert (first.name, first.training) == ("nets.py:make", False)
+
+
+def test_the_same_code_elsewhere_has_the_same_identity(nets: Path, user_file: Write) -> None:
+    other = user_file("else/where.py", nets.read_text())
+    first, second = mvkit.load_model(f"{nets}:make"), mvkit.load_model(f"{other}:make")
+    assert first.weights_id == second.weights_id
+    assert second.name == "where.py:make"
+
+
+@pytest.mark.parametrize("factory", ["compiled", "compiled_inside"])
+def test_wrappers_leak_into_no_name_and_change_no_value(nets: Path, factory: str) -> None:
+    plain, wrapped = mvkit.load_model(f"{nets}:make"), mvkit.load_model(f"{nets}:{factory}")
+    assert list(wrapped.tap_points()) == list(plain.tap_points())
+    assert wrapped.weights_id == plain.weights_id
+    images = np.random.default_rng(0).integers(0, 256, (2, 16, 16), dtype=np.uint8)
+    first, second = (mvkit.extract(model, images, layers="*") for model in (plain, wrapped))
+    assert list(first) == list(second)
+    for layer in first:
+        np.testing.assert_array_equal(first[layer], second[layer])
+
+
+def test_declared_layers_and_preprocessing_are_used(nets: Path) -> None:
+    model = mvkit.load_model(f"{nets}:declaring")
+    assert model.layers == ("block", "relu")
+    assert model.preprocess == Preprocessing(None, 16, None, (0.5,) * 3, (0.25,) * 3)
+    features = mvkit.extract(model, np.full((1, 16, 16), 255, np.uint8))
+    assert list(features) == ["block", "relu[0]", "relu[1]"]
+
+
+def test_options_win_over_what_is_declared(nets: Path) -> None:
+    model = mvkit.load_model(f"{nets}:declaring", input_size=8, mean=0.1, grey=True)
+    assert model.preprocess == Preprocessing(8, 8, None, (0.1,) * 3, (0.25,) * 3, grey=True)
+    assert mvkit.load_model(f"{nets}:make").preprocess == IMAGENET_224
+    resized = mvkit.load_model(f"{nets}:make", input_size=64, std=(0.1, 0.2, 0.3)).preprocess
+    assert (resized.resize_px, resized.crop_px) == (73, 64)
+    assert resized.std == (0.1, 0.2, 0.3)
+
+
+def test_a_function_of_the_users_prepares_the_input(nets: Path) -> None:
+    model = mvkit.load_model(f"{nets}:preparing")
+    features = mvkit.extract(model, np.zeros((2, 30, 40), np.uint8), layers="stem")
+    expected = own_state(model)["stem.bias"].numpy().repeat(4)
+    np.testing.assert_allclose(features["stem"], np.stack([expected] * 2), atol=1e-7)
+    with pytest.raises(UsageError, match="--mean"):
+        mvkit.load_model(f"{nets}:preparing", mean=0.5)
+
+
+def test_neighbours_can_be_imported_while_loading_and_leave_no_trace(user_file: Write) -> None:
+    code = "from torch import nn\nimport neighbour\ndef make(): return nn.Conv2d(3, neighbour.WIDTH, 1)\n"
+    before = list(sys.path)
+    for folder, width in (("one", 2), ("two", 5)):
+        user_file(f"{folder}/neighbour.py", f"WIDTH = {width}\n")
+        model = mvkit.load_model(f"{user_file(f'{folder}/net.py', code)}:make")
+        assert own_state(model)["bias"].shape == (width,)
+    assert sys.path == before
+    assert "neighbour" not in sys.modules and "net" not in sys.modules
+
+
+def test_a_file_named_like_an_installed_module_is_not_confused_with_it(user_file: Write) -> None:
+    code = "import timm, torch\nVERSION = timm.__version__\ndef make(): return torch.nn.Conv2d(3, 2, 1)\n"
+    model = mvkit.load_model(f"{user_file('timm.py', code)}:make")
+    assert list(model.tap_points()) == ["final"]
+    import timm
+
+    assert hasattr(timm, "create_model")
+
+
+def test_a_module_of_the_current_folder(user_file: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = user_file("labnets_of_mvkit/__init__.py", "").parent
+    user_file(
+        "labnets_of_mvkit/small.py", "from torch import nn\nclass A:\n  make = lambda: nn.Linear(2, 3)\n"
+    )
+    monkeypatch.chdir(folder.parent)
+    model = mvkit.load_model("labnets_of_mvkit.small:A.make")
+    assert {key: tuple(value.shape) for key, value in own_state(model).items()} == {
+        "weight": (3, 2),
+        "bias": (3,),
+    }
+
+
+@pytest.mark.parametrize(
+    ("inside", "error", "said"),
+    [
+        ("fails", UserCodeError, r"nets\.py:\d+: IndexError: list index out of range"),
+        ("number", UserCodeError, "returned a int"),
+        ("lazy", UserCodeError, "lazy"),
+        ("needs", UsageError, "without arguments.*'width'"),
+        ("maker", UsageError, "did you mean 'make'"),
+        ("torch.pi", UsageError, "not a function"),
+    ],
+)
+def test_what_a_function_does_wrong_is_said(nets: Path, inside: str, error: type, said: str) -> None:
+    with pytest.raises(error, match=said) as caught:
+        mvkit.load_model(f"{nets}:{inside}")
+    assert len(str(caught.value).splitlines()) <= 2
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("def make(:\n", r"broken\.py:1: SyntaxError"),
+        ("x = 1\nimport no_such_thing\n", r"broken\.py:2: ModuleNotFoundError: No module named"),
+        ("import sys\nsys.exit(4)\n", r"broken\.py:2: SystemExit: 4"),
+        ("from . import other\n", r"broken\.py:1: ImportError"),
+    ],
+)
+def test_code_that_cannot_be_imported_is_located(user_file: Write, text: str, said: str) -> None:
+    path = user_file("broken.py", text)
+    modules = set(sys.modules)
+    with pytest.raises(UserCodeError, match=said):
+        mvkit.load_model(f"{path}:make")
+    assert not any("broken" in name for name in set(sys.modules) - modules)
+
+
+def test_a_forward_pass_that_fails_is_located(user_file: Write) -> None:
+    text = "from torch import nn\nclass Net(nn.Module):\n  def forward(self, x):\n    return x @ x\n"
+    model = mvkit.load_model(f"{user_file('wrong.py', text)}:Net", input_size=8)
+    model.preprocess = lambda images: torch.zeros(len(images), 3, 8, 9)
+    with pytest.raises(UserCodeError, match=r"1 x 3 x 8 x 9.*wrong\.py:4: RuntimeError") as caught:
+        mvkit.extract(model, np.zeros((1, 8, 8), np.uint8), layers="final")
+    assert "--input-size" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["no_such_package_here:make", "torchvison:alexnet"])
+def test_a_missing_module_is_a_wrong_name(name: str) -> None:
+    with pytest.raises(UsageError, match="torchvision:NAME"):
+        mvkit.load_model(name)
