@@ -18,6 +18,8 @@ from torch import Tensor, nn
 import mvkit
 from mvkit.atomic import refuse_existing, replacing
 from mvkit.errors import CheckpointError, UsageError
+from mvkit.models.foreign.network import ForeignModel
+from mvkit.models.foreign.wrappers import unwrapped
 from mvkit.models.loading import load_model
 from mvkit.models.origin import WeightsOrigin
 from mvkit.models.safetensors_file import SUFFIX
@@ -88,9 +90,12 @@ def export_weights(
     """
     target = Path(target).expanduser()
     check_target(target, overwrite=overwrite)
-    module = model if isinstance(model, nn.Module) else load_model(model)
-    tensors = _tensors(module)
+    module = unwrapped(model) if isinstance(model, nn.Module) else load_model(model)
+    # The names that the model's own library knows.
+    tensors = _tensors(module.network if isinstance(module, ForeignModel) else module)
     metadata = describe_weights(module)
+    if not tensors:
+        raise UsageError(f"'{metadata['model']}' has no weights to export")
     with replacing(target) as temporary:
         try:
             save_file(tensors, temporary, metadata=metadata)
@@ -156,8 +161,6 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
             tensor = tensor.clone()
         storages.add(tensor.untyped_storage().data_ptr())
         tensors[key] = tensor
-    if not tensors:
-        raise UsageError(f"'{getattr(model, 'name', type(model).__name__)}' has no weights to export")
     return tensors
 
 

@@ -16,7 +16,7 @@ from mvkit.models.checkpoint import fill_weights, read_checkpoint
 from mvkit.models.foreign.loading import load_foreign
 from mvkit.models.foreign.names import parse_foreign
 from mvkit.models.foreign.options import InputOptions
-from mvkit.models.origin import file_origin, random_origin, released_origin
+from mvkit.models.origin import file_origin, foreign_origin, random_origin, released_origin
 from mvkit.models.released import RELEASED, ModelRow, find_model
 from mvkit.models.trained import (
     ANOTHER,
@@ -89,7 +89,9 @@ def load_model(
     options = InputOptions(input_size, mean, std, grey)
     foreign = parse_foreign(name)
     if foreign is not None:
-        return load_foreign(foreign, weights, seed, options)
+        other = load_foreign(foreign, weights, seed, options)
+        other.origin = foreign_origin(foreign.shown, weights, seed or 0)
+        return other
     options.refuse_any(f"{os.fspath(name)} has published preprocessing")
     if is_place(name):
         return _load_trained(name, weights, seed)

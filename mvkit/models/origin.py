@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,6 +54,17 @@ def released_origin(row: ModelRow) -> WeightsOrigin:
 def random_origin(architecture: str, seed: int) -> WeightsOrigin:
     """Describe weights as drawn for a new network."""
     return WeightsOrigin(architecture, source=f"random, seed {seed}", citation=(PAPER,))
+
+
+def foreign_origin(name: str, weights: str | os.PathLike[str], seed: int) -> WeightsOrigin:
+    """Describe the weights of a model from elsewhere, called ``name``."""
+    if Path(weights).is_file():
+        source = f"file {Path(weights).name}"
+    elif weights == "random":
+        source = f"random, seed {seed}"
+    else:
+        source = name if weights == "released" else f"{name}, weights {weights}"
+    return WeightsOrigin(name, source=source)
 
 
 def file_origin(architecture: str, path: Path) -> WeightsOrigin:

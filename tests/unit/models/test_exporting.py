@@ -225,3 +225,28 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         export_weights(nn.Linear(2, 2), tmp_path / "w.safetensors")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_from_elsewhere_is_written_under_its_library_s_names(tmp_path):
+    from torchvision.models import squeezenet1_1
+
+    name = "torchvision:squeezenet1_1"
+    model = mvkit.load_model(name, weights="random", seed=1)
+    report = export_weights(model, tmp_path / "w.safetensors")
+    found = load_file(report.path)
+    assert report.metadata["architecture"] == name
+    assert report.metadata["source"] == "random, seed 1"
+    assert not {"citation", "licence"} & set(report.metadata)
+    theirs = squeezenet1_1()
+    theirs.load_state_dict(found)
+    assert_same_bits(dict(theirs.state_dict()), dict(model.network.state_dict()))
+    again = mvkit.load_model(name, weights=report.path)
+    assert again.weights_id == model.weights_id
+    assert export_weights(again, tmp_path / "x.safetensors").metadata["source"] == "file w.safetensors"
+
+
+def test_wrappers_leave_no_trace_in_names(tmp_path):
+    plain = nn.Linear(2, 2)
+    report = export_weights(nn.DataParallel(plain), tmp_path / "w.safetensors")
+    assert_same_bits(load_file(report.path), dict(plain.state_dict()))
+    assert report.metadata["model"] == "Linear"
