@@ -18,6 +18,7 @@ import errno
 import json
 import math
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -126,8 +127,8 @@ class FeatureWriter:
         )
 
 
-class StoredArrays(Mapping[str, NDArray[np.float32]]):
-    """Layers of a feature file, each read when it is asked for."""
+class LazyArrays(Mapping[str, NDArray[np.float32]], ABC):
+    """Layers of a file, each read when it is asked for."""
 
     def __init__(self, path: Path, layers: tuple[str, ...]) -> None:
         # Absolute: the working directory may change before a layer is read.
@@ -138,6 +139,25 @@ class StoredArrays(Mapping[str, NDArray[np.float32]]):
         """Read one layer, float32 (n_images, n_features)."""
         if layer not in self._layers:
             raise KeyError(layer)
+        return self._read(layer)
+
+    @abstractmethod
+    def _read(self, layer: str) -> NDArray[np.float32]:
+        """Read a layer that the file has."""
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over layer names."""
+        return iter(self._layers)
+
+    def __len__(self) -> int:
+        """Return the number of layers."""
+        return len(self._layers)
+
+
+class StoredArrays(LazyArrays):
+    """Layers of an HDF5 feature file."""
+
+    def _read(self, layer: str) -> NDArray[np.float32]:
         with _opening(self._path) as file:
             values: NDArray[np.float32] = file[_LAYERS][escape(layer)][:]
         return values
@@ -152,14 +172,6 @@ class StoredArrays(Mapping[str, NDArray[np.float32]]):
             rows = max(1, _BLOCK_BYTES // (_VALUE_BYTES * n_features * chunk)) * chunk
             for start in range(0, n_images, rows):
                 yield stored[start : start + rows]
-
-    def __iter__(self) -> Iterator[str]:
-        """Iterate over layer names."""
-        return iter(self._layers)
-
-    def __len__(self) -> int:
-        """Return the number of layers."""
-        return len(self._layers)
 
 
 def read_hdf5(place: Path, *, lazy: bool = False) -> FeatureSet:
@@ -225,7 +237,17 @@ def _opening(path: Path) -> Iterator[Any]:
 def _check_format(path: Path, file: Any) -> None:
     if file.attrs.get("mvkit_format") != FORMAT_NAME:
         raise DataError(f"{path}: not a feature file of mvkit; write one with `mvkit extract`")
-    version = int(file.attrs["mvkit_format_version"])
+    check_version(path, int(file.attrs["mvkit_format_version"]))
+
+
+def check_version(path: Path, version: int) -> None:
+    """Refuse a feature file, of either format, that a newer mvkit wrote.
+
+    Raises
+    ------
+    DataError
+        If this mvkit does not read that version.
+    """
     if version > FORMAT_VERSION:
         raise DataError(
             f"{path}: feature file version {version} is newer than this mvkit reads; update mvkit"

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.errors import DataError, UsageError
-from mvkit.features.feature_file import FORMAT_NAME, FORMAT_VERSION, NO_ROOM
+from mvkit.features.feature_file import FORMAT_NAME, FORMAT_VERSION, NO_ROOM, LazyArrays, check_version
 from mvkit.features.featureset import FeatureOrigin, FeatureSet, ImageIds
 
 _IMAGE_IDS = "image_ids"
@@ -130,11 +130,7 @@ def read_npz(path: Path, *, lazy: bool = False) -> FeatureSet:
         described = json.loads(str(_read_array(archive, _METADATA)))
         if described["mvkit_format"] != FORMAT_NAME:
             raise ValueError("another program's metadata")
-        if int(described["mvkit_format_version"]) > FORMAT_VERSION:
-            raise DataError(
-                f"{path}: feature file version {described['mvkit_format_version']} is newer than this mvkit "
-                "reads; update mvkit"
-            )
+        check_version(path, int(described["mvkit_format_version"]))
         shapes = {str(layer["name"]): tuple(map(int, layer["shape"])) for layer in described["layers"]}
         origin = _read_origin(described, _read_array(archive, _IMAGE_IDS))
         for layer, shape in shapes.items():
@@ -143,28 +139,12 @@ def read_npz(path: Path, *, lazy: bool = False) -> FeatureSet:
     return FeatureSet(arrays if lazy else dict(arrays), shapes, origin)
 
 
-class ArchivedArrays(Mapping[str, NDArray[np.float32]]):
-    """Layers of an archive, each read when it is asked for."""
+class ArchivedArrays(LazyArrays):
+    """Layers of an archive."""
 
-    def __init__(self, path: Path, layers: tuple[str, ...]) -> None:
-        # Absolute: the working directory may change before a layer is read.
-        self._path = path.absolute()
-        self._layers = layers
-
-    def __getitem__(self, layer: str) -> NDArray[np.float32]:
-        """Read one layer, float32 (n_images, n_features)."""
-        if layer not in self._layers:
-            raise KeyError(layer)
+    def _read(self, layer: str) -> NDArray[np.float32]:
         with _opening(self._path) as archive:
             return np.asarray(_read_array(archive, layer), dtype=np.float32)
-
-    def __iter__(self) -> Iterator[str]:
-        """Iterate over layer names."""
-        return iter(self._layers)
-
-    def __len__(self) -> int:
-        """Return the number of layers."""
-        return len(self._layers)
 
 
 def _describe(shapes: Mapping[str, tuple[int, ...]], origin: FeatureOrigin) -> dict[str, object]:
