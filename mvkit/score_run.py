@@ -259,19 +259,16 @@ def _recipe(name: str | None) -> str | None:
 
 def _refuse_contradictions(request: ScoreRequest, settings: ScoreSettings) -> None:
     """Refuse options that mean nothing without others."""
-    from mvkit.scoring.mappings import MAPPINGS
-
     if request.extrapolate is not None and request.extrapolate not in _EXTRAPOLATIONS:
         raise unknown_name("extrapolation", request.extrapolate, _EXTRAPOLATIONS)
     if settings.ceiling == "none" and request.settings.get("source_units") is not None:
         raise UsageError("--equal-units is about the ceiling: give --ceiling holdout or pairwise too")
-    similarity = not MAPPINGS[settings.mapping].per_unit
-    if similarity and settings.population == "pooled" and (settings.ceiling != "none" or request.extrapolate):
+    if settings.pools_animals and (settings.ceiling != "none" or request.extrapolate):
         raise UsageError(
             "a ceiling is between animals, and pooled populations have none left: --set population=animal"
         )
     if settings.layer_choice == "held-out":
-        if similarity and settings.similarity_images == "all":
+        if settings.compares_all_images:
             raise UsageError(
                 f"{settings.mapping} compares all images at once, so that no layer can be held out: "
                 "--set similarity_images=test, or --layer-choice paper"

@@ -54,7 +54,7 @@ def described_mapping(settings: ScoreSettings) -> str:
 
 def _amount(settings: ScoreSettings) -> str:
     halvings = f"{settings.n_halves} trial halvings"
-    if not MAPPINGS[settings.mapping].per_unit and settings.similarity_images == "all":
+    if settings.compares_all_images:
         return f"all images, {halvings}"
     return f"{settings.n_splits} image splits x {halvings}"
 

@@ -31,7 +31,7 @@ def has_units(scores: Scores) -> bool:
 
 def is_pooled(scores: Scores) -> bool:
     """Tell whether a row is the units of all animals of an area, which leaves no animals to count."""
-    return not has_units(scores) and scores.settings.population == "pooled"
+    return scores.settings.pools_animals
 
 
 def noun(scores: Scores) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from mvkit.errors import UsageError
@@ -23,6 +23,33 @@ def worker_count(n_jobs: int) -> int:
     if n_jobs == 0:
         raise UsageError("n_jobs=0: give a number of worker processes, or -1 for one per core")
     return int(effective_n_jobs(n_jobs))
+
+
+def by_place(
+    function: Callable[..., Result],
+    order: Sequence[int],
+    arguments: Callable[[int], tuple[Any, ...]],
+    *,
+    n_jobs: int,
+    warm_up: Callable[[], None],
+    progress: Callable[[int, int], None] | None,
+) -> dict[int, Result]:
+    """Do one job per place in the order given, and return place -> result; others as :func:`in_order`.
+
+    Parameters
+    ----------
+    arguments
+        Place -> arguments of its job.
+    progress
+        Called with (done, total) jobs.
+    """
+    results = in_order(function, map(arguments, order), n_jobs=n_jobs, warm_up=warm_up)
+    found = {}
+    for done, (place, result) in enumerate(zip(order, results, strict=True), start=1):
+        found[place] = result
+        if progress is not None:
+            progress(done, len(order))
+    return found
 
 
 def in_order(

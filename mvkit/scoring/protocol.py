@@ -16,9 +16,6 @@ from mvkit.errors import UsageError
 from mvkit.scoring.settings import ScoreSettings
 from mvkit.scoring.trial_sets import draw_halving
 
-#: Mappings that fit nothing.
-SIMILARITIES = ("rsa", "cka")
-
 
 @dataclass(frozen=True)
 class ImageSplit:
@@ -39,7 +36,7 @@ def splits_of(n_images: int, settings: ScoreSettings) -> tuple[ImageSplit, ...]:
 
     Similarities of all images fit nothing: they have one "split", whose test images are all images.
     """
-    if settings.mapping in SIMILARITIES and settings.similarity_images == "all":
+    if settings.compares_all_images:
         return (ImageSplit(np.empty(0, dtype=np.int64), np.arange(n_images)),)
     return image_splits(
         n_images,

@@ -99,7 +99,7 @@ def score_features(
     about = result_context(context, recordings)
     splits = splits_of(n_images, settings)
     mapping = MAPPINGS[settings.mapping]
-    if settings.population == "pooled" and not mapping.per_unit:
+    if settings.pools_animals:
         recordings = pooled(recordings)
     with threadpool_limits(limits=1):
         layers = [mapping.prepare(name, values, splits, settings) for name, values in features.items()]

@@ -19,6 +19,9 @@ Halving = Literal[
 ]
 Correction = Literal["spearman-brown-denominator", "spearman-brown-ratio", "attenuation", "none"]
 
+#: Mappings that fit nothing and give one number for a population.
+SIMILARITIES = ("rsa", "cka")
+
 #: Fields that say how scores are shown, and fields of the ceiling: scores that differ in these only are
 #: scores of one protocol.
 REPORTING = frozenset({"layer_choice", "n_resamples", "confidence", "resampling_seed"})
@@ -143,9 +146,19 @@ class ScoreSettings(BaseModel):
     @classmethod
     def _of_maps_only(cls, value: str, info: ValidationInfo) -> str:
         mapping = info.data.get("mapping")
-        if mapping in ("rsa", "cka") and value != "pearson":
+        if mapping in SIMILARITIES and value != "pearson":
             raise ValueError(f"'{mapping}' has none (rsa compares by rsa_comparison)")
         return value
+
+    @property
+    def compares_all_images(self) -> bool:
+        """Whether a similarity looks at all images at once, so that there are no splits."""
+        return self.mapping in SIMILARITIES and self.similarity_images == "all"
+
+    @property
+    def pools_animals(self) -> bool:
+        """Whether a similarity takes the units of all animals of an area as one population."""
+        return self.mapping in SIMILARITIES and self.population == "pooled"
 
     def protocol(self, *, without: frozenset[str] = REPORTING | CEILING) -> dict[str, Any]:
         """Return the fields that the numbers depend on, as plain JSON values."""

@@ -22,7 +22,7 @@ from mvkit.scoring.ceilings.sources import pooled_responses, predicting_units
 from mvkit.scoring.checks import check_recordings
 from mvkit.scoring.identity import recordings_digest
 from mvkit.scoring.mappings import MAPPINGS
-from mvkit.scoring.processes import in_order
+from mvkit.scoring.processes import by_place
 from mvkit.scoring.recordings import RecordingLike
 from mvkit.scoring.results import ALL_AREAS, POPULATION
 from mvkit.scoring.run import Progress
@@ -195,18 +195,14 @@ def _measured(
     """Score every target at the sizes of its area, the most work first; keys are positions."""
     order = [place for place, target in enumerate(targets) if plans[target.area].sizes]
     order.sort(key=lambda place: -sum(part.size for source in targets[place].sources for part in source))
-    results = in_order(
+    return by_place(
         consistency_at_sizes,
-        ((targets[place], plans[targets[place].area].sizes, over, settings) for place in order),
+        order,
+        lambda place: (targets[place], plans[targets[place].area].sizes, over, settings),
         n_jobs=n_jobs,
         warm_up=MAPPINGS[settings.mapping].warm_up,
+        progress=progress,
     )
-    scores = {}
-    for done, (place, values) in enumerate(zip(order, results, strict=True), start=1):
-        scores[place] = values
-        if progress is not None:
-            progress(done, len(order))
-    return scores
 
 
 def _of_area(

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.scoring.mappings import MAPPINGS
-from mvkit.scoring.protocol import SIMILARITIES
 from mvkit.scoring.settings import ScoreSettings
 
 #: Source units that a mapping needs at least; with one or two units correlations over units are always ±1.
@@ -87,7 +86,7 @@ def fewest_units(settings: ScoreSettings) -> int:
 
 def image_fault(n_images: int, settings: ScoreSettings) -> str:
     """Say why so many images are too few to be scored, or ""."""
-    if settings.mapping in SIMILARITIES and settings.similarity_images == "all":
+    if settings.compares_all_images:
         return "" if n_images >= _FEWEST else f"{n_images} images have no dissimilarities to compare"
     n_train = math.ceil(settings.train_fraction * n_images)
     n_needed = max(2, MAPPINGS[settings.mapping].n_train_needed(settings))
@@ -99,6 +98,6 @@ def image_fault(n_images: int, settings: ScoreSettings) -> str:
 
 
 def _n_test(n_images: int, settings: ScoreSettings) -> int:
-    if settings.mapping in SIMILARITIES and settings.similarity_images == "all":
+    if settings.compares_all_images:
         return n_images
     return n_images - math.ceil(settings.train_fraction * n_images)

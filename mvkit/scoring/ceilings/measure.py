@@ -17,7 +17,7 @@ from mvkit.scoring.ceilings.sources import pooled_responses
 from mvkit.scoring.checks import check_recordings
 from mvkit.scoring.identity import result_context
 from mvkit.scoring.mappings import MAPPINGS
-from mvkit.scoring.processes import in_order
+from mvkit.scoring.processes import by_place
 from mvkit.scoring.protocol import ImageSplit, splits_of
 from mvkit.scoring.recordings import RecordingLike
 from mvkit.scoring.results import Scores
@@ -96,8 +96,7 @@ def measure_ceiling(
     """
     if settings.ceiling == "none":
         raise UsageError("ceiling 'none' measures nothing; give 'holdout' or 'pairwise'")
-    mapping = MAPPINGS[settings.mapping]
-    if settings.population == "pooled" and not mapping.per_unit:
+    if settings.pools_animals:
         raise UsageError(
             "population 'pooled' leaves no animals to compare; for a ceiling give population 'animal'"
         )
@@ -165,24 +164,14 @@ def _scored(
         n_source_units = sum(len(recordings[index].unit_ids) for index in pair.sources)
         return len(recordings[pair.target].unit_ids) + min(pair.n_kept, n_source_units)
 
+    def arguments(place: int) -> tuple[object, ...]:
+        pair = pairs[place]
+        sources = tuple(recordings[index].responses for index in pair.sources)
+        return recordings[pair.target].responses, sources, pair.n_kept, splits, settings
+
     order = sorted(range(len(pairs)), key=cost, reverse=True)
-    jobs = (
-        (
-            recordings[pairs[place].target].responses,
-            tuple(recordings[index].responses for index in pairs[place].sources),
-            pairs[place].n_kept,
-            splits,
-            settings,
-        )
-        for place in order
-    )
-    results = in_order(_score_job, jobs, n_jobs=n_jobs, warm_up=MAPPINGS[settings.mapping].warm_up)
-    found = {}
-    for done, (place, scores) in enumerate(zip(order, results, strict=True), start=1):
-        found[place] = scores
-        if progress is not None:
-            progress(done, len(pairs))
-    return found
+    warm_up = MAPPINGS[settings.mapping].warm_up
+    return by_place(_score_job, order, arguments, n_jobs=n_jobs, warm_up=warm_up, progress=progress)
 
 
 def _score_job(

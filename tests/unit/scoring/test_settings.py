@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 from pydantic import ValidationError
 
 from mvkit.errors import UsageError
 from mvkit.scoring import ScoreSettings, resolve_settings
+from mvkit.scoring.mappings import MAPPINGS
+from mvkit.scoring.settings import SIMILARITIES, Mapping
 
 
 def test_defaults_are_the_papers_protocol() -> None:
@@ -43,3 +47,8 @@ def test_similarities_take_no_kind_of_correlation(mapping: str) -> None:
     with pytest.raises(UsageError, match=f"correlation: .*'{mapping}' has none .*got 'spearman'"):
         resolve_settings(mapping=mapping, correlation="spearman")
     assert resolve_settings(mapping="ridge", correlation="spearman").correlation == "spearman"
+
+
+def test_settings_know_which_mappings_are_similarities() -> None:
+    assert set(SIMILARITIES) == {name for name, row in MAPPINGS.items() if not row.per_unit}
+    assert set(get_args(Mapping)) == set(MAPPINGS)
