@@ -28,6 +28,12 @@ def plain(value: object) -> Any:
     return str(value)
 
 
+def shortened(value: object, longest: int) -> str:
+    """Return the text of a value, cut to ``longest`` characters with ``...`` at the end."""
+    text = str(plain(value))
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
+
+
 def digest_of(document: Mapping[str, Any]) -> str:
     """Return the sha256 (hex) of a JSON document; equal contents give equal digests."""
     text = json.dumps(document, sort_keys=True, separators=(",", ":"))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mvkit.errors import UsageError
-from mvkit.jsonable import plain
+from mvkit.jsonable import shortened
 from mvkit.paths import ceilings_dir
 from mvkit.pipeline import available_cores, dataset_context
 
@@ -153,14 +153,9 @@ def refuse_other_protocols(
             differences["areas"] = ",".join(scores.areas), ",".join(areas)
         if differences:
             fields = "; ".join(
-                f"{name}: {_shortened(there)} there, {_shortened(now)} here"
+                f"{name}: {shortened(there, _LONGEST)} there, {shortened(now, _LONGEST)} here"
                 for name, (there, now) in differences.items()
             )
             raise UsageError(
                 f"--against {label}: saved with another protocol, which must not be compared\n{fields}"
             )
-
-
-def _shortened(value: object) -> str:
-    text = str(plain(value))
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."

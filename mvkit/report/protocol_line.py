@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mvkit.jsonable import plain
+from mvkit.jsonable import shortened
 from mvkit.scoring.mappings import MAPPINGS
 from mvkit.scoring.settings import DEFAULT_SETTINGS
 
@@ -69,13 +69,10 @@ def _differences(settings: ScoreSettings) -> str:
     """Name every setting that numbers depend on and that differs from the paper's."""
     here, paper = settings.protocol(), DEFAULT_SETTINGS.protocol()
     changed = [
-        f"{name} {_short(here[name])} ({_short(paper[name])})" for name in here if here[name] != paper[name]
+        f"{name} {shortened(here[name], _LONGEST)} ({shortened(paper[name], _LONGEST)})"
+        for name in here
+        if here[name] != paper[name]
     ]
     if not changed:
         return "settings as in the paper"
     return f"settings that differ from the paper's (in brackets): {', '.join(changed)}"
-
-
-def _short(value: object) -> str:
-    text = str(plain(value))
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
