@@ -45,6 +45,16 @@ def ceilings_dir(home: Path | None = None) -> Path:
     return home_dir(home) / "ceilings"
 
 
+def cache_dir(home: Path | None = None) -> Path:
+    """Return the directory of features and scores that were computed once and are kept."""
+    return home_dir(home) / "cache"
+
+
+def scratch_dir(home: Path | None = None) -> Path:
+    """Return the directory of features that do not fit in memory while they are needed."""
+    return cache_dir(home) / "scratch"
+
+
 def checkpoint_path(name: str, home: Path | None = None) -> Path:
     """Return where the checkpoint of a released model lies once fetched."""
     return checkpoint_dir(home) / f"{name}.pt"

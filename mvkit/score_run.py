@@ -20,6 +20,7 @@ from mvkit.pipeline import (
     score,
 )
 from mvkit.report.outcome import ScoreRun
+from mvkit.resources import Resources
 from mvkit.score_ceiling import fractions_by_choice, measured_ceiling, read_earlier, refuse_other_protocols
 from mvkit.score_models import load_models, value_in_paper
 
@@ -72,8 +73,8 @@ class ScoreRequest:
         ``"units"`` or ``"stimuli"``: follow the ceiling over their number.
     inputs
         Preprocessing of models from elsewhere.
-    n_jobs, device, home
-        Where and with how many processes it runs; the scores do not depend on it.
+    resources
+        Where and with what it runs; the scores do not depend on it.
     """
 
     models: tuple[str, ...]
@@ -90,9 +91,7 @@ class ScoreRequest:
     against: tuple[Path, ...] = ()
     extrapolate: str | None = None
     inputs: InputOptions | None = None
-    n_jobs: int | None = None
-    device: str = "cpu"
-    home: Path | None = None
+    resources: Resources = field(default_factory=Resources)
 
 
 def _no_bar(label: str) -> AbstractContextManager[Progress]:
@@ -126,11 +125,11 @@ def run_score(request: ScoreRequest, *, remark: Remark, progress: ProgressBar = 
         layers=request.layers,
         weights=request.weights,
         seed=request.seed,
-        home=request.home,
+        home=request.resources.home,
         inputs=request.inputs,
     )
     earlier = read_earlier(request.against)
-    dataset = open_default(request.dataset, selection=selection, home=request.home, remark=remark)
+    dataset = open_default(request.dataset, selection=selection, home=request.resources.home, remark=remark)
     recordings = choose_recordings(dataset, request.areas)
     refuse_other_protocols(earlier, dataset, recordings, settings)
     _warm_up(settings.mapping, remark)
@@ -142,8 +141,8 @@ def run_score(request: ScoreRequest, *, remark: Remark, progress: ProgressBar = 
                 dataset,
                 layers=request.layers,
                 areas=request.areas,
-                n_jobs=request.n_jobs,
-                device=request.device,
+                n_jobs=request.resources.n_jobs,
+                device=request.resources.device,
                 progress=bar,
                 settings=settings,
             )
@@ -195,8 +194,8 @@ def _ceiling(
             measured.dataset,
             measured.recordings,
             measured.settings,
-            home=request.home,
-            n_jobs=request.n_jobs,
+            home=request.resources.home,
+            n_jobs=request.resources.n_jobs,
             progress=bar,
         )
     if was_kept:
@@ -215,7 +214,7 @@ def _extrapolation(request: ScoreRequest, measured: _Measured, progress: Progres
             measured.recordings,
             measured.settings,
             over,
-            n_jobs=request.n_jobs or available_cores(),
+            n_jobs=request.resources.n_jobs or available_cores(),
             progress=bar,
         )
 

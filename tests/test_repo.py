@@ -19,6 +19,9 @@ COMPOSING = (
     "score_run",
     "score_models",
     "score_ceiling",
+    "score_layers",
+    "score_shards",
+    "score_estimate",
     "acquire",
     "measure_reliability",
     "train_neural",
@@ -27,8 +30,19 @@ COMPOSING = (
 
 #: Stages in the order in which data flows; a module imports from its own or an earlier one.
 STAGES = (
-    ("errors", "naming", "paths", "atomic", "lazy", "jsonable", "versions", "draws", "compiling"),
-    ("config", "filters", "fetch"),
+    (
+        "errors",
+        "naming",
+        "paths",
+        "atomic",
+        "lazy",
+        "jsonable",
+        "versions",
+        "draws",
+        "compiling",
+        "resources",
+    ),
+    ("config", "filters", "fetch", "store"),
     ("neural", "images", "processes"),
     ("models",),
     ("objectives",),
@@ -52,6 +66,7 @@ FORBIDDEN = {
     "report": {"torch", "mvkit.models", "mvkit.features"},
     "config": {"torch"},
     "fetch": {"torch", "h5py", "numpy"},
+    "store": {"torch", "h5py", "mvkit.fetch", "mvkit.config"},
 }
 
 #: Libraries that make `mvkit --help` slow; the command line imports them inside commands.

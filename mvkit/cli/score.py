@@ -57,6 +57,12 @@ def command(
     time_window: option.TimeWindow = None,
     jobs: option.Jobs = None,
     device: option.Device = "cpu",
+    batch_size: option.BatchSize = None,
+    scratch: option.Scratch = None,
+    no_cache: option.NoCache = False,
+    keep_features: option.KeepFeatures = False,
+    backend: option.Backend = "local",
+    scheduler: option.Scheduler = None,
     input_size: InputSize = None,
     mean: Mean = None,
     std: Std = None,
@@ -68,6 +74,7 @@ def command(
     from mvkit.cli.lists import split_commas
     from mvkit.report import run_document, run_page, save_run, written_lines
     from mvkit.report.run_figures import check_figure, draw_run
+    from mvkit.resources import Resources
     from mvkit.score_run import ScoreRequest, run_score
 
     if figure is not None:
@@ -108,9 +115,17 @@ def command(
         against=tuple(against or ()),
         extrapolate=extrapolate,
         inputs=input_options(input_size, mean, std, grey=grey),
-        n_jobs=jobs,
-        device=device,
-        home=Path(home) if home else None,
+        resources=Resources(
+            n_jobs=jobs,
+            device=device,
+            batch_size=batch_size,
+            home=Path(home) if home else None,
+            scratch=scratch,
+            cache=not no_cache,
+            keep_features=keep_features,
+            backend=backend,
+            scheduler=scheduler,
+        ),
     )
     run = run_score(request, remark=note, progress=progress_bar)
     files = save_run(run, out) if out is not None else []

@@ -190,4 +190,36 @@ Jobs = Annotated[
         "--jobs", "-j", min=1, help="Worker processes; default: all cores.", rich_help_panel=_MACHINE
     ),
 ]
-Device = Annotated[str, typer.Option(help="Where features are extracted.", rich_help_panel=_MACHINE)]
+Device = Annotated[
+    str, typer.Option(help="Where features are extracted: cpu, cuda, ...", rich_help_panel=_MACHINE)
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Images per forward pass; default: by the size of the inputs.", rich_help_panel=_MACHINE
+    ),
+]
+Scratch = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Where features lie that do not fit in memory; default: mvkit's cache.",
+        rich_help_panel=_MACHINE,
+    ),
+]
+NoCache = Annotated[
+    bool, typer.Option("--no-cache", help="Neither use nor keep results.", rich_help_panel=_MACHINE)
+]
+KeepFeatures = Annotated[
+    bool,
+    typer.Option(
+        "--keep-features", help="Keep whole features in the cache, not only scores.", rich_help_panel=_MACHINE
+    ),
+]
+Backend = Annotated[str, typer.Option(metavar="local|dask", help="Where fits run.", rich_help_panel=_MACHINE)]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS", help="Scheduler of the dask cluster: tcp://HOST:8786.", rich_help_panel=_MACHINE
+    ),
+]

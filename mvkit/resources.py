@@ -1,0 +1,43 @@
+"""Where and with what a run is carried out: nothing here changes what is measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Processes, device, memory and disk of a run; None means the default.
+
+    Attributes
+    ----------
+    n_jobs
+        Worker processes; None: one per core (of the cluster, with ``"dask"``).
+    device
+        Where features are taken and their inner products formed: "cpu", "cuda", "cuda:1", ...
+    batch_size
+        Images per forward pass; None: so many that a batch has about as many pixels whatever their size.
+        Another number changes features by float32 rounding.
+    home
+        mvkit's home directory.
+    scratch
+        Folder for features that do not fit in memory; None: ``scratch`` in mvkit's cache.
+    cache
+        Whether kept features and scores are used, and new ones kept.
+    keep_features
+        Whether whole features are kept in the cache, and not only their inner products.
+    backend, scheduler
+        Where jobs run: in local processes (``"local"``), or on the cluster (``"dask"``) whose scheduler has
+        that address.
+    """
+
+    n_jobs: int | None = None
+    device: str = "cpu"
+    batch_size: int | None = None
+    home: Path | None = None
+    scratch: Path | None = None
+    cache: bool = True
+    keep_features: bool = False
+    backend: str = "local"
+    scheduler: str | None = None
