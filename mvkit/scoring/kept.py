@@ -2,10 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
+import mvkit
+from mvkit.jsonable import digest_of
+from mvkit.scoring.identity import recordings_digest
 from mvkit.scoring.recordings import RecordingLike
+from mvkit.scoring.settings import ScoreSettings
 from mvkit.scoring.unit_columns import UnitScores
+from mvkit.store.entries import Store
+from mvkit.store.probes import probes_agree
+from mvkit.versions import installed_versions
+
+log = logging.getLogger(__name__)
+
+KIND = "scores"
+#: Maps whose numbers another library computes.
+_FITTED_BY_SKLEARN = ("lasso", "elasticnet")
+_BY_FOLD, _PROBE, _COLUMN = "by_fold", "probe", "column:"
 
 
 class KeptScores(Protocol):
@@ -16,3 +37,148 @@ class KeptScores(Protocol):
 
     def write(self, layer: str, recording: RecordingLike, found: UnitScores) -> None:
         """Keep what was measured."""
+
+
+class Identified(Protocol):
+    """What stands for a layer's features."""
+
+    @property
+    def key(self) -> str:
+        """Digest of everything that the features depend on."""
+
+    @property
+    def probe(self) -> NDArray[np.float64]:
+        """float64 (n,): what the layer gives for the first image, in a few numbers."""
+
+
+def sources_digest() -> str:
+    """Return the sha256 (hex) of the sources that scores come from, so that edited code makes new ones."""
+    package = Path(mvkit.__file__).parent
+    state = hashlib.sha256()
+    for path in [package / "draws.py", *sorted((package / "scoring").rglob("*.py"))]:
+        state.update(path.relative_to(package).as_posix().encode() + b"\0")
+        state.update(hashlib.sha256(path.read_bytes()).digest())
+    return state.hexdigest()
+
+
+class StoredScores:
+    """Scores in a store, found again by what they depend on.
+
+    Parameters
+    ----------
+    store
+        Where they lie.
+    layers
+        Layer -> its identity. What is kept of a layer is believed only while its probe agrees.
+    settings
+        The protocol; how scores are shown, and the ceiling, do not matter.
+    """
+
+    def __init__(self, store: Store, layers: Mapping[str, Identified], settings: ScoreSettings) -> None:
+        self._store = store
+        self._layers = layers
+        sklearn = ("scikit-learn",) if settings.mapping in _FITTED_BY_SKLEARN else ()
+        self._common = {
+            "protocol": settings.protocol(),
+            "sources": sources_digest(),
+            "versions": installed_versions("numpy", "scipy", "numba", *sklearn),
+        }
+        # Responses are large, and every layer asks for their digest.
+        self._digests: dict[int, tuple[RecordingLike, str]] = {}
+
+    def key(self, layer: str, recording: RecordingLike) -> str:
+        """Return under what the scores of a layer and a recording are kept: sha256 (hex)."""
+        known = self._digests.get(id(recording))
+        if known is None:
+            known = self._digests[id(recording)] = recording, recordings_digest([recording])
+        return digest_of({**self._common, "layer": self._layers[layer].key, "recording": known[1]})
+
+    def read(self, layer: str, recording: RecordingLike) -> UnitScores | None:
+        """Return what is kept, or None if there is nothing, or nothing that can be believed."""
+        return read_scores_entry(
+            self._store, self.key(layer, recording), layer=layer, probe=self._layers[layer].probe
+        )
+
+    def write(self, layer: str, recording: RecordingLike, found: UnitScores) -> None:
+        """Keep what was measured."""
+        columns = {
+            f"{_COLUMN}{name}": values.astype(np.str_) if values.dtype == object else values
+            for name, values in found.columns.items()
+        }
+        arrays = {**columns, _BY_FOLD: found.by_fold, _PROBE: self._layers[layer].probe}
+        about = {"columns": list(found.columns), "layer": layer, "area": recording.area}
+        self._store.write(
+            KIND, self.key(layer, recording), arrays, {**about, "specimen": int(recording.specimen)}
+        )
+
+
+def read_probe(store: Store, key: str) -> NDArray[np.float64] | None:
+    """Return the probe that scores were kept with, or None if there are none."""
+    entry = store.read(KIND, key)
+    return None if entry is None else entry.arrays.get(_PROBE)
+
+
+def read_scores_entry(store: Store, key: str, *, layer: str, probe: NDArray[np.float64]) -> UnitScores | None:
+    """Read kept scores.
+
+    Parameters
+    ----------
+    store, key
+        Where they lie.
+    layer
+        For messages.
+    probe
+        What the layer gives for the first image now.
+
+    Returns
+    -------
+    UnitScores or None
+        To the last bit what was kept; None if there is nothing, if it is damaged, or if the layer gave
+        something else for the first image (both are logged).
+    """
+    entry = store.read(KIND, key)
+    if entry is None:
+        return None
+    try:
+        arrays = {name: entry.arrays[f"{_COLUMN}{name}"] for name in entry.about["columns"]}
+        by_fold, kept_probe = entry.arrays[_BY_FOLD], entry.arrays[_PROBE]
+    except (KeyError, TypeError) as error:
+        log.warning("%s: incomplete, the scores are measured anew (%s)", store.path(KIND, key), error)
+        return None
+    if not probes_agree(kept_probe, probe):
+        log.warning(
+            "layer '%s': kept scores are of other features of the first image, they are measured anew", layer
+        )
+        return None
+    columns = {
+        name: values.astype(object) if values.dtype.kind == "U" else values for name, values in arrays.items()
+    }
+    return UnitScores(columns, by_fold)
+
+
+class FirstOf:
+    """Several places: read from the first that has it, and kept in all.
+
+    Parameters
+    ----------
+    places
+        In the order in which they are asked.
+    """
+
+    def __init__(self, places: Sequence[KeptScores]) -> None:
+        self._places = places
+
+    def read(self, layer: str, recording: RecordingLike) -> UnitScores | None:
+        """Return what a place has, and keep it in those before it."""
+        for index, place in enumerate(self._places):
+            found = place.read(layer, recording)
+            if found is not None:
+                for earlier in self._places[:index]:
+                    earlier.write(layer, recording, found)
+                return found
+        return None
+
+    def write(self, layer: str, recording: RecordingLike, found: UnitScores) -> None:
+        """Keep what was measured in every place."""
+        for place in self._places:
+            place.write(layer, recording, found)

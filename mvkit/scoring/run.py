@@ -2,48 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
-from mvkit.errors import DataError, UsageError
+from mvkit.errors import UsageError
 from mvkit.scoring.checks import check_recordings
 from mvkit.scoring.identity import result_context
+from mvkit.scoring.kept import KeptScores
 from mvkit.scoring.mappings import MAPPINGS
-from mvkit.scoring.processes import in_order, worker_count
-from mvkit.scoring.protocol import ImageSplit, halving_weights, splits_of
+from mvkit.scoring.pairs import LayerSource, Pair, Progress, check_rows, measure_pairs, populations
 from mvkit.scoring.recordings import RecordingLike
 from mvkit.scoring.results import POPULATION, Scores
 from mvkit.scoring.settings import DEFAULT_SETTINGS, ScoreSettings
-from mvkit.scoring.similarity.pooling import pooled
-from mvkit.scoring.unit_columns import Column, UnitScores, unit_scores
-
-Progress = Callable[[int, int], None]
-# Jobs per worker process: enough of them that no worker idles long while another finishes its last one.
-JOBS_PER_WORKER = 4
-
-
-@dataclass(frozen=True)
-class _Work:
-    """Everything the jobs need, made once."""
-
-    recordings: Sequence[RecordingLike]
-    layers: Sequence[Any]  # as the row of the mapping prepared them
-    splits: Sequence[ImageSplit]
-    weights: Mapping[int, NDArray[np.generic]]  # number of trials -> halvings
-    settings: ScoreSettings
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One specimen against some of the layers."""
-
-    recording: int
-    layers: tuple[int, ...]
+from mvkit.scoring.unit_columns import Column, UnitScores
 
 
 def score_features(
@@ -95,112 +70,122 @@ def score_features(
     UsageError
         If there is nothing to score, or the images cannot be split.
     """
-    n_images = _check(features, recordings, settings)
-    about = result_context(context, recordings)
-    splits = splits_of(n_images, settings)
-    mapping = MAPPINGS[settings.mapping]
-    if settings.pools_animals:
-        recordings = pooled(recordings)
-    with threadpool_limits(limits=1):
-        layers = [mapping.prepare(name, values, splits, settings) for name, values in features.items()]
-    trial_counts = {recording.responses.shape[0] for recording in recordings}
-    weights = {n_trials: halving_weights(n_trials, n_images, settings) for n_trials in trial_counts}
-    work = _Work(recordings, layers, splits, weights, settings)
-    jobs = _jobs(recordings, len(layers), n_jobs)
-    done = 0
-    measured: dict[tuple[int, int], UnitScores] = {}
-    for job, found in _results(jobs, work, n_jobs):
-        measured.update({(layer, job.recording): unit for layer, unit in zip(job.layers, found, strict=True)})
-        done += len(job.layers)
-        if progress is not None:
-            progress(done, len(layers) * len(recordings))
-    columns, by_fold = _assemble(list(features), recordings, measured, per_unit=mapping.per_unit)
+    n_images = _check(tuple(features), recordings, settings)
+    for name, values in features.items():
+        check_rows(name, values, n_images)
+
+    @contextmanager
+    def given(names: Sequence[str]) -> Iterator[Mapping[str, NDArray[np.floating]]]:
+        yield {name: features[name] for name in names}
+
+    source = LayerSource(tuple(features), given)
+    return score_layers(source, recordings, settings, n_jobs=n_jobs, progress=progress, context=context)
+
+
+def score_layers(
+    source: LayerSource,
+    recordings: Sequence[RecordingLike],
+    settings: ScoreSettings = DEFAULT_SETTINGS,
+    *,
+    n_jobs: int = 1,
+    progress: Progress | None = None,
+    context: Mapping[str, object] | None = None,
+    kept: KeptScores | None = None,
+) -> Scores:
+    """Score layers whose features are opened only where their scores are not kept.
+
+    Parameters
+    ----------
+    source
+        The layers.
+    kept
+        Where scores of pairs of layer and specimen are looked for and kept; None: nowhere.
+    recordings, settings, n_jobs, progress, context
+        As for :func:`score_features`.
+
+    Returns
+    -------
+    Scores
+        To the last bit the same whatever was kept.
+
+    Raises
+    ------
+    DataError, FitError, UsageError
+        As :func:`score_features`.
+    """
+    _check(source.names, recordings, settings)
+    compared = populations(recordings, settings)
+    pairs = [(name, place) for name in source.names for place in range(len(compared))]
+    measured = measure_pairs(source, compared, settings, pairs, n_jobs=n_jobs, progress=progress, kept=kept)
+    return assemble_scores(source.names, compared, measured, settings, result_context(context, recordings))
+
+
+def _check(names: Sequence[str], recordings: Sequence[RecordingLike], settings: ScoreSettings) -> int:
+    """Refuse what cannot be scored; return the number of images."""
+    if not names or not recordings:
+        raise UsageError(f"nothing to score: {len(names)} layers, {len(recordings)} recordings")
+    return check_recordings(recordings, settings)
+
+
+class Units(Protocol):
+    """Whose scores they are."""
+
+    @property
+    def area(self) -> str:
+        """Visual area."""
+
+    @property
+    def specimen(self) -> int:
+        """Animal."""
+
+    @property
+    def unit_ids(self) -> NDArray[np.int64]:
+        """int64 (n_units,)."""
+
+
+def assemble_scores(
+    names: Sequence[str],
+    recordings: Sequence[Units],
+    measured: Mapping[Pair, UnitScores],
+    settings: ScoreSettings,
+    context: Mapping[str, object],
+) -> Scores:
+    """Put the scores of all layers and specimens together.
+
+    Parameters
+    ----------
+    names, recordings
+        Layers, and areas, animals and units in the order of the rows.
+    measured
+        Every pair of a layer and the place of a recording.
+    settings, context
+        As :class:`~mvkit.scoring.results.Scores` keeps them.
+    """
+    per_unit = MAPPINGS[settings.mapping].per_unit
+    columns, by_fold = _assemble(names, recordings, measured, per_unit=per_unit)
     return Scores(
         columns=columns,
         by_fold=by_fold,
-        layers=tuple(features),
+        layers=tuple(names),
         areas=tuple(dict.fromkeys(recording.area for recording in recordings)),
         settings=settings,
-        context=about,
+        context=context,
     )
-
-
-def _check(
-    features: Mapping[str, NDArray[np.floating]], recordings: Sequence[RecordingLike], settings: ScoreSettings
-) -> int:
-    """Refuse what cannot be scored; return the number of images."""
-    if not features or not recordings:
-        raise UsageError(f"nothing to score: {len(features)} layers, {len(recordings)} recordings")
-    n_images = check_recordings(recordings, settings)
-    for name, values in features.items():
-        if np.shape(values)[:1] != (n_images,):
-            raise DataError(
-                f"layer '{name}': features have shape {np.shape(values)}, "
-                f"but the responses are to {n_images} images"
-            )
-    return n_images
-
-
-def _jobs(recordings: Sequence[RecordingLike], n_layers: int, n_jobs: int) -> list[_Job]:
-    """Divide the work into specimens, or specimens x groups of layers if workers are many; large first."""
-    workers = worker_count(n_jobs)
-    groups = min(n_layers, -(-JOBS_PER_WORKER * workers // len(recordings)))
-    parts = [tuple(int(layer) for layer in part) for part in np.array_split(np.arange(n_layers), groups)]
-    order = sorted(range(len(recordings)), key=lambda index: -len(recordings[index].unit_ids))
-    return [_Job(recording, part) for recording in order for part in parts]
-
-
-def _results(
-    jobs: Sequence[_Job],
-    work: _Work,
-    n_jobs: int,
-) -> Iterator[tuple[_Job, list[UnitScores]]]:
-    """Do the jobs, here or in worker processes, in the order given."""
-
-    def arguments(job: _Job) -> tuple[object, ...]:
-        responses = work.recordings[job.recording].responses
-        layers = [work.layers[layer] for layer in job.layers]
-        return responses, work.weights[responses.shape[0]], work.splits, layers, work.settings
-
-    found = in_order(
-        _score_specimen,
-        (arguments(job) for job in jobs),
-        n_jobs=n_jobs,
-        warm_up=MAPPINGS[work.settings.mapping].warm_up,
-    )
-    yield from zip(jobs, found, strict=True)
-
-
-def _score_specimen(
-    responses: NDArray[np.float32],
-    weights: NDArray[np.generic],
-    splits: Sequence[ImageSplit],
-    layers: Sequence[Any],
-    settings: ScoreSettings,
-) -> list[UnitScores]:
-    """Score one specimen, always on one BLAS thread, so that every worker count gives the same bits."""
-    mapping = MAPPINGS[settings.mapping]
-    with threadpool_limits(limits=1):
-        halvings = mapping.score(responses, weights, splits, layers, settings)
-    return [
-        unit_scores(parts, mapping.reason(layer), settings)
-        for parts, layer in zip(halvings, layers, strict=True)
-    ]
 
 
 def _assemble(
     names: Sequence[str],
-    recordings: Sequence[RecordingLike],
-    measured: Mapping[tuple[int, int], UnitScores],
+    recordings: Sequence[Units],
+    measured: Mapping[Pair, UnitScores],
     *,
     per_unit: bool,
 ) -> tuple[dict[str, Column], NDArray[np.float64]]:
     """Put the columns of all layers and specimens under one another, and their scores by split."""
     pieces: dict[str, list[Column]] = {}
     by_fold = []
-    for layer, name in enumerate(names):
+    for name in names:
         for index, recording in enumerate(recordings):
-            found = measured[layer, index]
+            found = measured[name, index]
             n_rows = found.by_fold.shape[1]
             ids = recording.unit_ids if per_unit else [POPULATION]
             identity: dict[str, Column] = {

@@ -22,10 +22,10 @@ from mvkit.scoring.ceilings.sources import pooled_responses, predicting_units
 from mvkit.scoring.checks import check_recordings
 from mvkit.scoring.identity import recordings_digest
 from mvkit.scoring.mappings import MAPPINGS
+from mvkit.scoring.pairs import Progress
 from mvkit.scoring.processes import by_place
 from mvkit.scoring.recordings import RecordingLike
 from mvkit.scoring.results import ALL_AREAS, POPULATION
-from mvkit.scoring.run import Progress
 from mvkit.scoring.settings import ScoreSettings
 
 

@@ -17,11 +17,11 @@ from mvkit.scoring.ceilings.sources import pooled_responses
 from mvkit.scoring.checks import check_recordings
 from mvkit.scoring.identity import result_context
 from mvkit.scoring.mappings import MAPPINGS
+from mvkit.scoring.pairs import Progress
 from mvkit.scoring.processes import by_place
 from mvkit.scoring.protocol import ImageSplit, splits_of
 from mvkit.scoring.recordings import RecordingLike
 from mvkit.scoring.results import Scores
-from mvkit.scoring.run import Progress
 from mvkit.scoring.settings import ScoreSettings
 
 

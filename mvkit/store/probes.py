@@ -1,0 +1,22 @@
+"""Whether something that is kept still is what it was, told from a few numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: Features of one image differ by float32 rounding between processors and sizes of batches.
+_RELATIVE, _ABSOLUTE = 1e-4, 1e-6
+
+
+def probes_agree(kept: NDArray[np.float64], now: NDArray[np.float64]) -> bool:
+    """Tell whether two probes are equal up to float32 rounding; NaN agrees with NaN.
+
+    Parameters
+    ----------
+    kept, now
+        float64 (n,): what a layer gave for the first image then, and what it gives now.
+    """
+    if kept.shape != now.shape:
+        return False
+    return bool(np.allclose(kept, now, rtol=_RELATIVE, atol=_ABSOLUTE, equal_nan=True))
