@@ -16,11 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.errors import DataError
+from mvkit.scoring.inner_products import inner_products, principal_axes
 from mvkit.scoring.protocol import ImageSplit
 from mvkit.scoring.reduction import (
     LayerCoordinates,
     SplitCoordinates,
     layer_coordinates,
+    rounding_noise,
     split_coordinates,
 )
 
@@ -68,9 +70,8 @@ def gram_coordinates(
     if not np.isfinite(values).all():
         raise DataError(f"{name}: responses to predict from must be finite")
     deviations = values - values.mean(axis=0)
-    inner = deviations @ deviations.T
-    spread = np.sqrt(n_images) + np.sqrt(n_units)
-    noise = float(np.finfo(np.float64).eps) * float(np.abs(values).max()) * spread / 2
+    inner = inner_products(deviations)
+    noise = rounding_noise(float(np.abs(values).max()), n_images, n_units)
     layer: LayerCoordinates | None = None
     found = []
     for split in splits:
@@ -91,17 +92,15 @@ def _from_inner_products(
     inner: NDArray[np.float64], split: ImageSplit, n_features: int, noise: float
 ) -> SplitCoordinates | None:
     """Take coordinates from inner products, or None if rounding errors would show."""
-    n_train = split.train.size
-    rank = min(n_train - 1, n_features)
+    rank = min(split.train.size - 1, n_features)
     columns = inner[:, split.train]
     columns -= columns.mean(axis=1, keepdims=True)
     train = columns[split.train]
     mean = train.mean(axis=0)
-    values, vectors = np.linalg.eigh(train - mean)
-    values, vectors = values[::-1][:rank], vectors[:, ::-1][:, :rank]
-    if not (values[0] > 0.0 and values[-1] > max(CLEAR * values[0], noise**2)):
+    axes = principal_axes(train - mean, rank, clear=CLEAR, noise=noise)
+    if axes is None:
         return None
-    scale = np.sqrt(values)
+    scale, vectors = axes
     return SplitCoordinates(
         basis=np.ascontiguousarray(vectors.T),
         scale=scale,

@@ -13,13 +13,18 @@ condition number, and this step is a negligible part of the work.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mvkit.scoring.feature_blocks import feature_blocks
+from mvkit.scoring.feature_blocks import Features, check_features, feature_blocks, is_wide
+from mvkit.scoring.inner_products import InnerProducts, inner_products, principal_axes
 from mvkit.scoring.protocol import ImageSplit
+
+# Smallest eigenvalue of a layer's inner products, relative to the largest, that is relied on.
+CLEAR = 1e-6
 
 
 @dataclass(frozen=True)
@@ -68,39 +73,82 @@ class SplitCoordinates:
     reason: str = ""
 
 
-def layer_coordinates(name: str, features: NDArray[np.floating]) -> LayerCoordinates:
+def layer_coordinates(
+    name: str, features: Features, inner: InnerProducts = inner_products
+) -> LayerCoordinates:
     """Rotate a layer's features into at most ``n_images`` coordinates.
+
+    Features in memory and on disk give the same coordinates, to the last bit.
 
     Parameters
     ----------
     name
         Name of the layer, for messages.
     features
-        (n_images, n_features), any real dtype; brought to float64 before centring.
+        (n_images, n_features), any real dtype, in memory or on disk; brought to float64 before centring. They
+        are read in blocks, twice if their inner products are too ill-conditioned.
+    inner
+        Forms the inner products of a wide layer.
 
     Raises
     ------
     DataError
         If the features are not a matrix of finite numbers.
     """
+    values = check_features(name, features)
+    found = _from_inner_products(name, values, inner) if is_wide(values) else None
+    return _from_features(name, values) if found is None else found
+
+
+def rounding_noise(largest: float, n_images: int, n_features: int) -> float:
+    """Bound the largest singular value of the rounding errors of features up to ``largest`` in size."""
+    spread = np.sqrt(n_images) + np.sqrt(n_features)
+    return float(np.finfo(np.float64).eps * largest * spread / 2)
+
+
+def _from_inner_products(name: str, features: Features, inner: InnerProducts) -> LayerCoordinates | None:
+    """Take coordinates from a layer's inner products, or None if rounding errors would show."""
+    n_images, n_features = features.shape
+    products = np.zeros((n_images, n_images))
+    largest = 0.0
+    for block, size in _deviations(name, features):
+        largest = max(largest, size)
+        products += inner(block)
+    # Means are rounded: what is left of them is the same for all images and no direction of the layer.
+    products -= products.mean(axis=0)
+    products -= products.mean(axis=1, keepdims=True)
+    noise = rounding_noise(largest, n_images, n_features)
+    axes = principal_axes(products, min(n_images - 1, n_features), clear=CLEAR, noise=noise)
+    if axes is None:
+        return None
+    scale, vectors = axes
+    return LayerCoordinates(name, np.ascontiguousarray(vectors * scale), n_features, noise)
+
+
+def _from_features(name: str, features: Features) -> LayerCoordinates:
+    """Rotate the features themselves by QR decompositions of block after block."""
     largest = 0.0
     rotated = np.zeros((0, 0))
-    n_features = 0
-    for block in feature_blocks(name, features):
-        n_features += block.shape[1]
-        largest = max(largest, float(block.max()), -float(block.min()))
-        block -= block.mean(axis=0)
+    for block, size in _deviations(name, features):
+        largest = max(largest, size)
         columns = np.vstack([rotated, block.T]) if rotated.size else block.T
         rotated = (
             np.asarray(np.linalg.qr(columns, mode="r")) if columns.shape[0] > columns.shape[1] else columns
         )
-    spread = np.sqrt(rotated.shape[1]) + np.sqrt(n_features)
     return LayerCoordinates(
         name,
         np.ascontiguousarray(rotated.T),
-        n_features,
-        float(np.finfo(np.float64).eps) * largest * spread / 2,
+        features.shape[1],
+        rounding_noise(largest, *features.shape),
     )
+
+
+def _deviations(name: str, features: Features) -> Iterator[tuple[NDArray[np.float64], float]]:
+    """Yield blocks centred over images, each with the size of its largest value before that."""
+    for block in feature_blocks(name, features):
+        largest = max(float(block.max()), -float(block.min()))
+        block -= block.mean(axis=0)
+        yield block, largest
 
 
 def split_coordinates(layer: LayerCoordinates, split: ImageSplit, n_components: int) -> SplitCoordinates:

@@ -9,12 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mvkit.scoring.feature_blocks import Features as Features
 from mvkit.scoring.halvings import HalvingScores, Predict, PreparedSplit, score_halvings
 from mvkit.scoring.protocol import ImageSplit
+from mvkit.scoring.reduction import LayerCoordinates
 from mvkit.scoring.settings import ScoreSettings
 
-Features = NDArray[np.floating]
-PrepareSource = Callable[[str, Features, Sequence[ImageSplit], ScoreSettings], tuple[PreparedSplit, ...]]
+#: Features, or for a row with ``from_coordinates`` their coordinates.
+LayerInput = Features | LayerCoordinates
+PrepareSource = Callable[
+    [str, NDArray[np.floating], Sequence[ImageSplit], ScoreSettings], tuple[PreparedSplit, ...]
+]
 
 
 def _nothing() -> None:
@@ -49,25 +54,28 @@ class MapRow:
         ``(name, features, splits, settings)`` -> the same as ``prepare_layer`` and then ``prepare_split`` of
         each split, at less cost, for features that serve one fit per split only: those of another animal.
         None: there is no cheaper way.
+    from_coordinates
+        Whether :class:`~mvkit.scoring.reduction.LayerCoordinates` can stand in for the features of a layer.
     """
 
     title: str
-    prepare_layer: Callable[[str, Features, ScoreSettings], Any]
+    prepare_layer: Callable[[str, Any, ScoreSettings], Any]
     prepare_split: Callable[[Any, ImageSplit, ScoreSettings], PreparedSplit]
     predict: Predict
     n_train_needed: Callable[[ScoreSettings], int] = _no_minimum
     warm_up: Callable[[], None] = _nothing
     per_unit: bool = True
     source: PrepareSource | None = None
+    from_coordinates: bool = False
 
     def prepare_source(
-        self, name: str, features: Features, splits: Sequence[ImageSplit], settings: ScoreSettings
+        self, name: str, features: NDArray[np.floating], splits: Sequence[ImageSplit], settings: ScoreSettings
     ) -> tuple[PreparedSplit, ...]:
         """Make features that serve one fit per split ready for every split."""
         return (self.source or self.prepare)(name, features, splits, settings)
 
     def prepare(
-        self, name: str, features: Features, splits: Sequence[ImageSplit], settings: ScoreSettings
+        self, name: str, features: LayerInput, splits: Sequence[ImageSplit], settings: ScoreSettings
     ) -> tuple[PreparedSplit, ...]:
         """Make a layer ready for every split."""
         layer = self.prepare_layer(name, features, settings)
@@ -109,18 +117,21 @@ class SimilarityRow:
         :func:`~mvkit.scoring.halves.half_means`.
     warm_up
         Compiles what needs compiling, or loads it from disk.
+    from_coordinates
+        Whether :class:`~mvkit.scoring.reduction.LayerCoordinates` can stand in for the features of a layer.
     """
 
     title: str
-    describe: Callable[[str, Features, Sequence[ImageSplit], ScoreSettings], Any]
+    describe: Callable[[str, Any, Sequence[ImageSplit], ScoreSettings], Any]
     compare: Callable[..., list[HalvingScores]]
     between: Callable[..., HalvingScores]
     n_train_needed: Callable[[ScoreSettings], int] = _no_minimum
     warm_up: Callable[[], None] = _nothing
     per_unit: bool = False
+    from_coordinates: bool = False
 
     def prepare(
-        self, name: str, features: Features, splits: Sequence[ImageSplit], settings: ScoreSettings
+        self, name: str, features: LayerInput, splits: Sequence[ImageSplit], settings: ScoreSettings
     ) -> Any:
         """Describe a layer once for all splits."""
         return self.describe(name, features, splits, settings)

@@ -8,12 +8,13 @@ from mvkit.scoring.maps.sources import distinct_sources, layer_sources, prepare_
 from mvkit.scoring.maps.sparse import predict_elastic_net, predict_lasso
 from mvkit.scoring.pls import predict_test_images, prepare_kernel, prepare_pls, prepare_pls_source
 from mvkit.scoring.reduction import LayerCoordinates, layer_coordinates
-from mvkit.scoring.rows import Features, MapRow
+from mvkit.scoring.rows import LayerInput, MapRow
 from mvkit.scoring.settings import ScoreSettings
 
 
-def _coordinates(name: str, features: Features, settings: ScoreSettings) -> LayerCoordinates:
-    return layer_coordinates(name, features)
+def _coordinates(name: str, features: LayerInput, settings: ScoreSettings) -> LayerCoordinates:
+    """Reduce features; coordinates given in their place are used as they are."""
+    return features if isinstance(features, LayerCoordinates) else layer_coordinates(name, features)
 
 
 MAPS: dict[str, MapRow] = {
@@ -25,6 +26,7 @@ MAPS: dict[str, MapRow] = {
         n_train_needed=lambda settings: settings.n_components,
         warm_up=prepare_kernel,
         source=prepare_pls_source,
+        from_coordinates=True,
     ),
     "ridge": MapRow(
         title="ridge",
@@ -33,6 +35,7 @@ MAPS: dict[str, MapRow] = {
         predict=predict_ridge,
         warm_up=prepare_squares,
         source=prepare_ridge_source,
+        from_coordinates=True,
     ),
     "one-to-one": MapRow(
         title="one-to-one",

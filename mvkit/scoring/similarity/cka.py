@@ -23,8 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.scoring.correlation import CONSTANT, centred, clear_rounding
-from mvkit.scoring.feature_blocks import feature_blocks
 from mvkit.scoring.protocol import ImageSplit
+from mvkit.scoring.reduction import LayerCoordinates, layer_coordinates
+from mvkit.scoring.rows import LayerInput
 from mvkit.scoring.settings import ScoreSettings
 
 
@@ -49,38 +50,38 @@ def population_grams(patterns: NDArray[np.float64], present: NDArray[np.bool_]) 
     return grams
 
 
-def layer_grams(
-    name: str, features: NDArray[np.floating], splits: Sequence[ImageSplit]
-) -> list[NDArray[np.float64]]:
+def layer_grams(name: str, features: LayerInput, splits: Sequence[ImageSplit]) -> list[NDArray[np.float64]]:
     """Return inner products between the test images of every split, the features being centred over them.
 
-    A wide layer is read once, in blocks, which are centred anew for every split: so that inner products stay
-    exact whatever offset the features have.
+    The features are reduced to coordinates once, by which inner products stay exact whatever offset they
+    have; a split's inner products are those of its images' coordinates.
 
     Parameters
     ----------
     name
         Name of the layer, for messages.
     features
-        (n_images, n_features), any real dtype; brought to float64 before centring.
+        (n_images, n_features), any real dtype, in memory or on disk; or its coordinates.
     splits
         The image splits.
 
     Returns
     -------
     list of ndarray
-        Per split float64 (n_test, n_test).
+        Per split float64 (n_test, n_test); zero if the features do not vary over its test images.
 
     Raises
     ------
     DataError
         If the features are not a matrix of finite numbers.
     """
-    grams = [np.zeros((split.test.size, split.test.size)) for split in splits]
-    for block in feature_blocks(name, features):
-        for gram, split in zip(grams, splits, strict=True):
-            deviations = centred(block[split.test], axis=0)
-            gram += deviations @ deviations.T
+    layer = features if isinstance(features, LayerCoordinates) else layer_coordinates(name, features)
+    rounding = max(layer.noise, CONSTANT * float(np.linalg.norm(layer.coordinates)))
+    grams = []
+    for split in splits:
+        deviations = centred(layer.coordinates[split.test], axis=0)
+        varies = np.linalg.norm(deviations, 2) > rounding
+        grams.append(deviations @ deviations.T if varies else np.zeros(2 * (split.test.size,)))
     return grams
 
 

@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from mvkit.scoring.halves import half_means
 from mvkit.scoring.halvings import HalvingScores, finished, halving_groups, note_missing
 from mvkit.scoring.protocol import ImageSplit
+from mvkit.scoring.rows import LayerInput
 from mvkit.scoring.settings import ScoreSettings
 from mvkit.scoring.similarity.measure import Measure, check_images, cosines, population_halves, unit_length
 
@@ -57,7 +58,7 @@ class DescribedLayer:
 def describe(
     measure: Measure,
     name: str,
-    features: NDArray[np.floating],
+    features: LayerInput,
     splits: Sequence[ImageSplit],
     settings: ScoreSettings,
 ) -> DescribedLayer:
@@ -70,7 +71,7 @@ def describe(
     name
         Name of the layer, for messages.
     features
-        (n_images, n_features), any real dtype.
+        (n_images, n_features), any real dtype, in memory or on disk; coordinates if the measure takes them.
     splits
         The image splits; their test images are looked at.
     settings

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,8 @@ class Measure:
     population_matrices
         ``(patterns (n, n_images, n_units), present (n, n_units))`` -> float64 (n, n_images, n_images).
     layer_matrices
-        ``(name, features (n_images, n_features), splits)`` -> per split float64 (n_test, n_test).
+        ``(name, features (n_images, n_features), splits)`` -> per split float64 (n_test, n_test). With
+        ``from_coordinates``, coordinates can stand in for features.
     vectors
         ``(matrices, settings)`` -> float64 (n, n_entries), whose cosine is the similarity; zero or NaN where
         it is undefined.
@@ -39,15 +41,18 @@ class Measure:
         Fewest units that a population can have.
     undefined
         The reason if a population has no vector although it has enough units.
+    from_coordinates
+        Whether :class:`~mvkit.scoring.reduction.LayerCoordinates` can stand in for the features of a layer.
     """
 
     population_matrices: Callable[[NDArray[np.float64], NDArray[np.bool_]], NDArray[np.float64]]
-    layer_matrices: Callable[[str, NDArray[np.floating], Sequence[ImageSplit]], Sequence[NDArray[np.float64]]]
+    layer_matrices: Callable[[str, Any, Sequence[ImageSplit]], Sequence[NDArray[np.float64]]]
     vectors: Callable[[NDArray[np.float64], ScoreSettings], NDArray[np.float64]]
     why_undefined: Callable[[NDArray[np.float64]], str]
     n_images_needed: Callable[[ScoreSettings], int]
     n_units_needed: int
     undefined: Drop
+    from_coordinates: bool = False
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ def _row(title: str, measure: Measure) -> SimilarityRow:
         describe=partial(describe, measure),
         compare=partial(compare, measure),
         between=partial(between, measure),
+        from_coordinates=measure.from_coordinates,
     )
 
 
@@ -43,6 +44,7 @@ SIMILARITIES: dict[str, SimilarityRow] = {
             n_images_needed=lambda settings: 4 if settings.cka_debiased else 3,
             n_units_needed=1,
             undefined=Drop.CONSTANT_RESPONSE,
+            from_coordinates=True,
         ),
     ),
 }
