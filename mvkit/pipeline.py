@@ -7,13 +7,13 @@ This is the only library module that knows every stage. Scoring itself
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
-from mvkit.errors import DataError, UsageError
+from mvkit.errors import UsageError
 from mvkit.naming import unknown_name
-from mvkit.versions import installed_versions
+from mvkit.resources import Resources, worker_number
+from mvkit.score_dataset import choose_recordings, dataset_context
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from mvkit.features import FeatureSet
-    from mvkit.neural import NeuralDataset, Recording, SelectionSettings
+    from mvkit.neural import NeuralDataset
     from mvkit.scoring import Scores, ScoreSettings
 
 Progress = Callable[[int, int], None]
@@ -31,51 +31,6 @@ _SHORT_SETTINGS = {"splits": "n_splits", "halves": "n_halves"}
 
 #: What :func:`score` and :func:`ceiling` compare by if nothing else is said.
 _DEFAULT_MAPPING = "pls"
-
-_NOT_FETCHED = (
-    "no recordings fetched: using the embedded SIMULATED dataset, not mouse data\n"
-    "for the recordings run: mvkit fetch neural --dataset neuropixels"
-)
-
-
-@dataclass(frozen=True)
-class ChosenDataset:
-    """The dataset that a command uses when none is named, and what to tell the user about it."""
-
-    name: str
-    remark: str = ""
-
-
-def default_dataset(home: Path | None = None) -> ChosenDataset:
-    """Choose neuropixels when it has been fetched, and the embedded simulation otherwise.
-
-    Returns
-    -------
-    ChosenDataset
-        With a remark naming the command that fetches the recordings when they are missing.
-    """
-    from mvkit.features import default_stimuli
-
-    name = default_stimuli(home=home)
-    return ChosenDataset(name, "" if name == "neuropixels" else _NOT_FETCHED)
-
-
-def open_default(
-    name: str | None,
-    *,
-    selection: SelectionSettings,
-    home: Path | None = None,
-    remark: Callable[[str], None],
-) -> NeuralDataset:
-    """Open a dataset, or the one of :func:`default_dataset` if none is named, telling the user which."""
-    from mvkit.neural import open_dataset
-
-    if name is None:
-        chosen = default_dataset(home)
-        name = chosen.name
-        if chosen.remark:
-            remark(chosen.remark)
-    return open_dataset(name, selection=selection, home=home)
 
 
 def score(
@@ -117,6 +72,8 @@ def score(
         Fields of :class:`~mvkit.scoring.ScoreSettings`, for instance ``n_splits=2, n_halves=10``
         (``splits`` and ``halves`` are understood too), or ``settings=ScoreSettings(...)``. Those of the
         ceiling are kept with the scores and change nothing; :func:`ceiling` measures one.
+        ``cache=False`` neither uses nor keeps results under mvkit's home; ``resources=Resources(...)`` says
+        this and where to run all at once, in place of ``n_jobs``, ``device`` and ``cache``.
 
     Returns
     -------
@@ -126,7 +83,7 @@ def score(
     Raises
     ------
     UsageError
-        An unknown model, layer, area or setting.
+        An unknown model, layer, area or setting, or ``resources`` beside what it stands for.
     DataError
         Features and responses are not of the same images.
 
@@ -136,17 +93,37 @@ def score(
     "Neural response prediction".
     """
     from mvkit.neural import open_dataset
-    from mvkit.score_models import features_of
-    from mvkit.scoring import score_features
+    from mvkit.score_layers import open_layers
+    from mvkit.scoring.run import score_layers
 
+    resources = _resources(n_jobs, device, settings)
     resolved = _settings_with(mapping, settings)
-    opened = open_dataset(dataset) if isinstance(dataset, str | Path) else dataset
+    opened = open_dataset(dataset, home=resources.home) if isinstance(dataset, str | Path) else dataset
     recordings = choose_recordings(opened, areas)
-    features, about = features_of(features_or_model, opened, layers, device=device)
-    context = {**about, **dataset_context(opened)}
-    return score_features(
-        features, recordings, resolved, n_jobs=n_jobs or available_cores(), progress=progress, context=context
+    found = open_layers(features_or_model, opened, layers, resolved, resources)
+    return score_layers(
+        found.source,
+        recordings,
+        resolved,
+        n_jobs=worker_number(resources),
+        progress=progress,
+        context={**found.about, **dataset_context(opened)},
+        kept=found.kept_scores(resolved),
     )
+
+
+def _resources(n_jobs: int | None, device: str, options: dict[str, object]) -> Resources:
+    """Take what says where to run out of a call's options."""
+    cache, resources = options.pop("cache", None), options.pop("resources", None)
+    if resources is None:
+        if cache not in (None, True, False):
+            raise UsageError(f"cache: must be True or False, got {cache!r}")
+        return Resources(n_jobs=n_jobs, device=device, cache=cache is not False)
+    if not isinstance(resources, Resources):
+        raise UsageError(f"resources: must be Resources, got {type(resources).__name__}")
+    if (n_jobs, device, cache) != (None, "cpu", None):
+        raise UsageError("resources: says n_jobs, device and cache already; give either it or these")
+    return resources
 
 
 def ceiling(
@@ -204,19 +181,9 @@ def ceiling(
     resolved = _settings_with(mapping, {**settings, "ceiling": kind})
     opened = open_dataset(dataset) if isinstance(dataset, str | Path) else dataset
     recordings = choose_recordings(opened, areas)
-    measured, _ = measured_ceiling(opened, recordings, resolved, home=home, n_jobs=n_jobs, progress=progress)
+    resources = Resources(n_jobs=n_jobs, home=home)
+    measured, _ = measured_ceiling(opened, recordings, resolved, resources=resources, progress=progress)
     return measured
-
-
-def dataset_context(dataset: NeuralDataset) -> dict[str, object]:
-    """Return what scores and ceilings note of the dataset they come from."""
-    return {
-        "dataset": dataset.name,
-        "selection": dict(dataset.selection),
-        "skipped_areas": dict(dataset.skipped),
-        "dataset_provenance": dict(dataset.provenance),
-        "versions": installed_versions("torch", "torchvision", "pillow", "h5py"),
-    }
 
 
 def merge_settings(base: object, options: Mapping[str, object]) -> ScoreSettings:
@@ -254,33 +221,3 @@ def _settings_with(mapping: str, settings: Mapping[str, object]) -> ScoreSetting
     if base is None or mapping != _DEFAULT_MAPPING:
         options = {"mapping": mapping, **options}
     return merge_settings(base, options)
-
-
-def choose_recordings(dataset: NeuralDataset, areas: Sequence[str] | str | None) -> tuple[Recording, ...]:
-    """Return the recordings of the wanted areas, in the dataset's order.
-
-    Raises
-    ------
-    UsageError
-        An area the dataset does not have.
-    DataError
-        Nothing is left to score, with the reason for every area.
-    """
-    wanted = [areas] if isinstance(areas, str) else areas
-    for area in wanted or ():
-        if area in dataset.skipped and area not in dataset.areas:
-            raise DataError(f"area {area} of {dataset.name}: {dataset.skipped[area]}")
-    chosen = dataset.recordings if wanted is None else dataset.in_areas(wanted).recordings
-    if not chosen:
-        reasons = "; ".join(f"{area}: {why}" for area, why in dataset.skipped.items())
-        raise DataError(
-            f"{dataset.name}: no unit passes the selection ({reasons or 'the file has no units'})"
-        )
-    return chosen
-
-
-def available_cores() -> int:
-    """Return how many cores this process may use."""
-    import os
-
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)

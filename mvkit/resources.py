@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,3 +42,13 @@ class Resources:
     keep_features: bool = False
     backend: str = "local"
     scheduler: str | None = None
+
+
+def worker_number(resources: Resources) -> int:
+    """Return the worker processes of a run: by default one per core, of this machine or the cluster (-1)."""
+    return resources.n_jobs or (available_cores() if resources.backend == "local" else -1)
+
+
+def available_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)

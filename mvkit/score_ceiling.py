@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from mvkit.errors import UsageError
 from mvkit.jsonable import shortened
 from mvkit.paths import ceilings_dir
-from mvkit.pipeline import available_cores, dataset_context
+from mvkit.resources import Resources, worker_number
+from mvkit.score_dataset import dataset_context
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -28,8 +29,7 @@ def measured_ceiling(
     recordings: Sequence[Recording],
     settings: ScoreSettings,
     *,
-    home: Path | None = None,
-    n_jobs: int | None = None,
+    resources: Resources,
     progress: Progress | None = None,
 ) -> tuple[Scores, bool]:
     """Measure the ceiling that settings ask for, or read it from mvkit's home.
@@ -42,10 +42,8 @@ def measured_ceiling(
         Those of the areas wanted.
     settings
         ``ceiling`` is ``"holdout"`` or ``"pairwise"``.
-    home
-        mvkit's home directory; None means the usual one.
-    n_jobs
-        Worker processes; None means one per core.
+    resources
+        Worker processes; mvkit's home, unless nothing is to be kept.
     progress
         Called with (done, total) fits.
 
@@ -57,15 +55,14 @@ def measured_ceiling(
         Whether it had been measured before.
     """
     from mvkit.scoring.ceilings.cache import cached_ceiling
+    from mvkit.scoring.ceilings.measure import measure_ceiling
 
-    return cached_ceiling(
-        recordings,
-        settings,
-        ceilings_dir(home),
-        n_jobs=n_jobs or available_cores(),
-        progress=progress,
-        context=dataset_context(dataset),
-    )
+    n_jobs, context = worker_number(resources), dataset_context(dataset)
+    if not resources.cache:
+        measured = measure_ceiling(recordings, settings, n_jobs=n_jobs, progress=progress, context=context)
+        return measured, False
+    place = ceilings_dir(resources.home)
+    return cached_ceiling(recordings, settings, place, n_jobs=n_jobs, progress=progress, context=context)
 
 
 def fractions_by_choice(scores: Scores, ceiling: Scores) -> DataFrame:

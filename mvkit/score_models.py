@@ -1,19 +1,16 @@
-"""The models of a scoring run: loaded and checked before any work, and their features."""
+"""The models of a scoring run: loaded and checked before any work."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from mvkit.errors import DataError, UsageError
+from mvkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from mvkit.models import VisionModel
     from mvkit.models.foreign.options import InputOptions
-    from mvkit.neural import NeuralDataset
     from mvkit.scoring import Scores
 
 
@@ -56,7 +53,7 @@ def load_models(
     from mvkit.models import load_model
 
     if not names:
-        raise UsageError("no model to score: name at least one")
+        raise UsageError("no MODEL to score: name at least one")
     _refuse_twins(names)
     models = {}
     for name in names:
@@ -109,73 +106,3 @@ def value_in_paper(name: str, weights: str, scores: Scores) -> float | None:
 
     same = scores.context.get("dataset") == "neuropixels" and scores.settings.mapping == "pls"
     return paper_value(find_model(name), weights) if same and is_model(name) else None
-
-
-def features_of(
-    source: object, dataset: NeuralDataset, layers: Sequence[str] | str | None, *, device: str
-) -> tuple[Mapping[str, NDArray[Any]], dict[str, object]]:
-    """Return layer -> features of the dataset's images, and what is known of the model.
-
-    Parameters
-    ----------
-    source
-        A model, the name or path of one, a feature set, or a mapping from layer to array.
-    dataset
-        Its stimuli are what the model sees.
-    layers
-        Names or patterns; None means the model's published layers, or every layer given.
-    device
-        Where features are extracted.
-
-    Raises
-    ------
-    UsageError
-        If ``source`` is none of these, or a layer is unknown.
-    DataError
-        If features given do not belong to as many images as the dataset has.
-    """
-    from torch import nn
-
-    from mvkit.features import FeatureSet, extract
-    from mvkit.models import load_model
-
-    if isinstance(source, str | Path):
-        source = load_model(source)
-    if isinstance(source, Mapping):
-        about: dict[str, object] = {"model": getattr(source, "model_name", "features")}
-        if isinstance(source, FeatureSet):
-            about |= {"weights_id": source.weights_id, "preprocessing": source.preprocessing}
-        return _pick_layers(source, layers, n_images=len(dataset.stimuli)), about
-    if not isinstance(source, nn.Module):
-        raise UsageError(
-            f"cannot score a {type(source).__name__}: give a model, a name, features, or a mapping of arrays"
-        )
-    wanted = [layers] if isinstance(layers, str) else layers
-    extracted = extract(source, dataset, layers=wanted, device=device)
-    return extracted, {
-        "model": extracted.model_name,
-        "weights_id": extracted.weights_id,
-        "preprocessing": extracted.preprocessing,
-    }
-
-
-def _pick_layers(
-    features: Mapping[str, NDArray[Any]], layers: Sequence[str] | str | None, *, n_images: int
-) -> Mapping[str, NDArray[Any]]:
-
-    import numpy as np
-
-    from mvkit.features import match_layers
-
-    patterns = [layers] if isinstance(layers, str) else layers
-    names = list(features) if patterns is None else match_layers(patterns, list(features))
-    picked = {}
-    for name in names:
-        values = np.asarray(features[name])
-        if values.ndim < 2 or len(values) != n_images:
-            raise DataError(
-                f"features of layer '{name}': shape {values.shape}, but the dataset has {n_images} images: "
-                "give (n_images, n_features), rows in the order of its stimuli"
-            )
-        picked[name] = values.reshape(n_images, -1)
-    return picked

@@ -4,31 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from threading import Timer
 from typing import TYPE_CHECKING, Literal
 
-from mvkit.errors import RecipeError, UsageError
-from mvkit.naming import suggest, unknown_name
-from mvkit.pipeline import (
-    Progress,
-    available_cores,
-    choose_recordings,
-    merge_settings,
-    open_default,
-    score,
-)
+from mvkit.pipeline import Progress, score
 from mvkit.report.outcome import ScoreRun
-from mvkit.resources import Resources
+from mvkit.resources import worker_number
 from mvkit.score_ceiling import fractions_by_choice, measured_ceiling, read_earlier, refuse_other_protocols
+from mvkit.score_dataset import choose_recordings, open_default
 from mvkit.score_models import load_models, value_in_paper
+from mvkit.score_request import ScoreRequest as ScoreRequest
+from mvkit.score_request import selection_of, settings_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mvkit.models.foreign.options import InputOptions
-    from mvkit.neural import NeuralDataset, Recording, SelectionSettings
+    from mvkit.models import VisionModel
+    from mvkit.neural import NeuralDataset, Recording
     from mvkit.scoring import Scores, ScoreSettings
     from mvkit.scoring.ceilings.extrapolation_result import Extrapolation
 
@@ -40,65 +33,41 @@ ProgressBar = Callable[[str], AbstractContextManager[Progress]]
 #: Loading compiled fits takes less than this; compiling them takes more.
 _SLOW_S = 2.0
 
-#: Where the scoring recipes lie among the packaged ones; their names may be given without it.
-_RECIPES = "score/"
 
-_EXTRAPOLATIONS = ("units", "stimuli")
+@dataclass(frozen=True)
+class Recorded:
+    """The recordings of a run and where they come from."""
+
+    dataset: NeuralDataset
+    recordings: Sequence[Recording]
 
 
 @dataclass(frozen=True)
-class ScoreRequest:
-    """What a user asked to have scored; None means the default.
+class OpenedRun:
+    """A run of which everything is loaded and checked, and nothing done."""
 
-    Attributes
-    ----------
-    models
-        Released models, architectures, baselines, or paths of checkpoints or folders of training runs.
-    layers, areas
-        Layer names or patterns, for every model; area acronyms.
-    dataset
-        Name or path of a neural file.
-    weights, seed
-        ``"released"``, ``"random"`` or the path of a checkpoint; seed of random weights
-        (None: 0, or a training run's own).
-    recipe, overrides
-        Scoring recipe (path or packaged name, ``score/`` may be left out) and ``key=value`` changes to it.
-    settings
-        Fields of :class:`~mvkit.scoring.ScoreSettings` given as options; they win over the recipe.
-    selection, thresholds
-        Preset of the unit selection, and thresholds that differ from it.
-    against
-        Folders of saved scores to compare with.
-    extrapolate
-        ``"units"`` or ``"stimuli"``: follow the ceiling over their number.
-    inputs
-        Preprocessing of models from elsewhere.
-    resources
-        Where and with what it runs; the scores do not depend on it.
-    """
-
-    models: tuple[str, ...]
-    layers: tuple[str, ...] | None = None
-    areas: tuple[str, ...] | None = None
-    dataset: str | None = None
-    weights: str = "released"
-    seed: int | None = None
-    recipe: str | None = None
-    overrides: tuple[str, ...] = ()
-    settings: Mapping[str, object] = field(default_factory=dict)
-    selection: str = "code"
-    thresholds: Mapping[str, object] = field(default_factory=dict)
-    against: tuple[Path, ...] = ()
-    extrapolate: str | None = None
-    inputs: InputOptions | None = None
-    resources: Resources = field(default_factory=Resources)
+    settings: ScoreSettings
+    models: Mapping[str, VisionModel]
+    earlier: Mapping[str, Scores]
+    recorded: Recorded
 
 
-def _no_bar(label: str) -> AbstractContextManager[Progress]:
+@dataclass(frozen=True)
+class MeasuredRun:
+    """A run whose models are scored; ``recorded`` may be left out where nothing else is measured."""
+
+    settings: ScoreSettings
+    scores: Mapping[str, Scores]
+    earlier: Mapping[str, Scores]
+    recorded: Recorded | None
+
+
+def no_bar(label: str) -> AbstractContextManager[Progress]:
+    """Show no progress."""
     return nullcontext(lambda done, total: None)
 
 
-def run_score(request: ScoreRequest, *, remark: Remark, progress: ProgressBar = _no_bar) -> ScoreRun:
+def run_score(request: ScoreRequest, *, remark: Remark, progress: ProgressBar = no_bar) -> ScoreRun:
     """Carry out a scoring run; everything that can be refused is refused before work starts.
 
     Parameters
@@ -117,50 +86,53 @@ def run_score(request: ScoreRequest, *, remark: Remark, progress: ProgressBar = 
     CheckpointError, DataError
         Weights, recordings or earlier scores are missing or damaged; names the command that fetches them.
     """
-    settings = _settings(request)
-    _refuse_contradictions(request, settings)
-    selection = _selection(request)
+    run = open_run(request, remark=remark)
+    warm_up(run.settings.mapping, remark)
+    scores: dict[str, Scores] = {}
+    for name, model in run.models.items():
+        with progress(f"scoring {name}") as bar:
+            scores[name] = score(
+                model,
+                run.recorded.dataset,
+                layers=request.layers,
+                areas=request.areas,
+                progress=bar,
+                settings=run.settings,
+                resources=request.resources,
+            )
+    measured = MeasuredRun(run.settings, scores, run.earlier, run.recorded)
+    return finish_run(request, measured, remark=remark, progress=progress)
+
+
+def open_run(request: ScoreRequest, *, remark: Remark) -> OpenedRun:
+    """Load everything that a request names, and refuse what cannot be done.
+
+    Raises
+    ------
+    UsageError, RecipeError, CheckpointError, DataError
+        As :func:`run_score`.
+    """
+    settings = settings_of(request)
+    selection = selection_of(request)
+    home = request.resources.home
     models = load_models(
         request.models,
         layers=request.layers,
         weights=request.weights,
         seed=request.seed,
-        home=request.resources.home,
+        home=home,
         inputs=request.inputs,
     )
     earlier = read_earlier(request.against)
-    dataset = open_default(request.dataset, selection=selection, home=request.resources.home, remark=remark)
+    dataset = open_default(request.dataset, selection=selection, home=home, remark=remark)
     recordings = choose_recordings(dataset, request.areas)
     refuse_other_protocols(earlier, dataset, recordings, settings)
-    _warm_up(settings.mapping, remark)
-    scores: dict[str, Scores] = {}
-    for name, model in models.items():
-        with progress(f"scoring {name}") as bar:
-            scores[name] = score(
-                model,
-                dataset,
-                layers=request.layers,
-                areas=request.areas,
-                n_jobs=request.resources.n_jobs,
-                device=request.resources.device,
-                progress=bar,
-                settings=settings,
-            )
-    return _finished(request, _Measured(settings, dataset, recordings, scores, earlier), remark, progress)
+    return OpenedRun(settings, models, earlier, Recorded(dataset, recordings))
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """A run whose models are scored."""
-
-    settings: ScoreSettings
-    dataset: NeuralDataset
-    recordings: Sequence[Recording]
-    scores: Mapping[str, Scores]
-    earlier: Mapping[str, Scores]
-
-
-def _finished(request: ScoreRequest, measured: _Measured, remark: Remark, progress: ProgressBar) -> ScoreRun:
+def finish_run(
+    request: ScoreRequest, measured: MeasuredRun, *, remark: Remark, progress: ProgressBar = no_bar
+) -> ScoreRun:
     """Add ceiling, fractions and comparison to scores."""
     from mvkit.scoring.statistics.comparison import compare_models
 
@@ -185,17 +157,16 @@ def _finished(request: ScoreRequest, measured: _Measured, remark: Remark, progre
 
 
 def _ceiling(
-    request: ScoreRequest, measured: _Measured, remark: Remark, progress: ProgressBar
+    request: ScoreRequest, measured: MeasuredRun, remark: Remark, progress: ProgressBar
 ) -> Scores | None:
-    if measured.settings.ceiling == "none":
+    if measured.settings.ceiling == "none" or measured.recorded is None:
         return None
     with progress("ceiling between animals") as bar:
         ceiling, was_kept = measured_ceiling(
-            measured.dataset,
-            measured.recordings,
+            measured.recorded.dataset,
+            measured.recorded.recordings,
             measured.settings,
-            home=request.resources.home,
-            n_jobs=request.resources.n_jobs,
+            resources=request.resources,
             progress=bar,
         )
     if was_kept:
@@ -203,23 +174,25 @@ def _ceiling(
     return ceiling
 
 
-def _extrapolation(request: ScoreRequest, measured: _Measured, progress: ProgressBar) -> Extrapolation | None:
-    if request.extrapolate is None:
+def _extrapolation(
+    request: ScoreRequest, measured: MeasuredRun, progress: ProgressBar
+) -> Extrapolation | None:
+    if request.extrapolate is None or measured.recorded is None:
         return None
     from mvkit.scoring.ceilings.extrapolation import extrapolate_ceiling
 
     over: Literal["units", "stimuli"] = "units" if request.extrapolate == "units" else "stimuli"
     with progress(f"ceiling over the number of {over}") as bar:
         return extrapolate_ceiling(
-            measured.recordings,
+            measured.recorded.recordings,
             measured.settings,
             over,
-            n_jobs=request.resources.n_jobs or available_cores(),
+            n_jobs=worker_number(request.resources),
             progress=bar,
         )
 
 
-def _warm_up(mapping: str, remark: Remark) -> None:
+def warm_up(mapping: str, remark: Remark) -> None:
     """Compile the fits if this installation has not yet done so, and say so when it takes a while."""
     from mvkit.scoring.mappings import MAPPINGS
 
@@ -230,66 +203,3 @@ def _warm_up(mapping: str, remark: Remark) -> None:
         MAPPINGS[mapping].warm_up()
     finally:
         slow.cancel()
-
-
-def _settings(request: ScoreRequest) -> ScoreSettings:
-    from mvkit.config.recipes import load_recipe
-    from mvkit.scoring import ScoreSettings
-
-    base = load_recipe(ScoreSettings, _recipe(request.recipe), request.overrides)
-    given = {name: value for name, value in request.settings.items() if value is not None}
-    return merge_settings(base, given)
-
-
-def _recipe(name: str | None) -> str | None:
-    """Return the name of a scoring recipe in full: ``honest`` is ``score/honest``."""
-    from mvkit.config.recipes import packaged_recipes
-
-    if name is None or Path(name).is_file() or "/" in name or Path(name).suffix:
-        return name
-    short = [known.removeprefix(_RECIPES) for known in packaged_recipes() if known.startswith(_RECIPES)]
-    if name not in short:
-        raise RecipeError(
-            f"recipe '{name}' is neither a file nor a scoring recipe{suggest(name, short)}\n"
-            f"packaged: {', '.join(short) or 'none'}"
-        )
-    return f"{_RECIPES}{name}"
-
-
-def _refuse_contradictions(request: ScoreRequest, settings: ScoreSettings) -> None:
-    """Refuse options that mean nothing without others."""
-    if request.extrapolate is not None and request.extrapolate not in _EXTRAPOLATIONS:
-        raise unknown_name("extrapolation", request.extrapolate, _EXTRAPOLATIONS)
-    if settings.ceiling == "none" and request.settings.get("source_units") is not None:
-        raise UsageError("--equal-units is about the ceiling: give --ceiling holdout or pairwise too")
-    if settings.pools_animals and (settings.ceiling != "none" or request.extrapolate):
-        raise UsageError(
-            "a ceiling is between animals, and pooled populations have none left: --set population=animal"
-        )
-    if settings.layer_choice == "held-out":
-        if settings.compares_all_images:
-            raise UsageError(
-                f"{settings.mapping} compares all images at once, so that no layer can be held out: "
-                "--set similarity_images=test, or --layer-choice paper"
-            )
-        if settings.n_splits < 2:
-            raise UsageError(
-                "held-out layers are chosen on some image splits and scored on others: give --splits 2 "
-                "or more, or --layer-choice paper"
-            )
-
-
-def _selection(request: ScoreRequest) -> SelectionSettings:
-    from mvkit.neural import selection_with
-
-    changes = {name: _threshold(value) for name, value in request.thresholds.items() if value is not None}
-    return selection_with(request.selection, **changes)
-
-
-def _threshold(value: object) -> object:
-    """Read ``"none"`` and whole numbers in a threshold given as text (``--min-units``)."""
-    if not isinstance(value, str):
-        return value
-    if value.lower() == "none":
-        return None
-    return int(value) if value.isdigit() else value

@@ -14,9 +14,10 @@ from mvkit.config.recipes import load_recipe
 from mvkit.features import match_layers, tappable_layers
 from mvkit.models import VisionModel
 from mvkit.neural import NeuralDataset, open_dataset
-from mvkit.pipeline import choose_recordings, score
+from mvkit.pipeline import score
 from mvkit.processes.gathering import total
 from mvkit.processes.world import is_first
+from mvkit.score_dataset import choose_recordings
 from mvkit.scoring import ScoreSettings
 from mvkit.scoring.results import ALL_AREAS
 from mvkit.training.evaluation.base import EvaluationContext, Evaluator
@@ -81,6 +82,8 @@ class NeuralEvaluator(Evaluator):
             n_jobs=self._n_jobs,
             device=str(context.device),
             settings=self._protocol,
+            # The weights are other ones every time: nothing kept would ever be asked for again.
+            cache=False,
         )
         best = scores.best_layers()
         return dict(zip(best["area"], best["median"], strict=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from mvkit.errors import DataError
+from mvkit.scoring.inner_products import InnerProducts
 from mvkit.scoring.kept import KeptScores
 from mvkit.scoring.mappings import MAPPINGS
 from mvkit.scoring.preparing import prepare_layers
@@ -41,10 +41,16 @@ class LayerSource:
     open
         Names -> context manager that gives layer -> (n_images, n_features), in memory or on disk, or
         :class:`~mvkit.scoring.reduction.LayerCoordinates` where the mapping works from them.
+    inner
+        Forms inner products of features, on a device say; None: numpy does.
+    keep
+        Called with coordinates that were made, in one of several threads.
     """
 
     names: tuple[str, ...]
     open: Callable[[Sequence[str]], AbstractContextManager[Mapping[str, Any]]]
+    inner: InnerProducts | None = None
+    keep: Callable[[LayerCoordinates], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +110,7 @@ def measure_pairs(
     Raises
     ------
     DataError
-        If features are not finite or do not belong to as many images as the responses.
+        If features are not finite.
     """
     found: dict[Pair, UnitScores] = {}
     for name, place in pairs if kept is not None else ():
@@ -120,8 +126,13 @@ def measure_pairs(
     if not missing:
         return found
     wanted = set().union(*missing.values())
-    with source.open([name for name in source.names if name in wanted]) as features:
-        work = _work(features, recordings, settings, n_jobs)
+    with ExitStack() as opened:
+        features = opened.enter_context(source.open([name for name in source.names if name in wanted]))
+        work = _work(source, features, recordings, settings, n_jobs)
+        if MAPPINGS[settings.mapping].from_coordinates:
+            # Nothing of the features is needed any more; they shall take no memory meanwhile.
+            del features
+            opened.close()
         for job, units in _results(_jobs(missing, recordings, n_jobs), work, n_jobs):
             for name, unit in zip(job.layers, units, strict=True):
                 found[name, job.recording] = unit
@@ -133,26 +144,21 @@ def measure_pairs(
 
 
 def _work(
-    features: Mapping[str, Any], recordings: Sequence[RecordingLike], settings: ScoreSettings, n_jobs: int
+    source: LayerSource,
+    features: Mapping[str, Any],
+    recordings: Sequence[RecordingLike],
+    settings: ScoreSettings,
+    n_jobs: int,
 ) -> _Work:
     n_images = recordings[0].responses.shape[1]
-    for name, values in features.items():
-        check_rows(name, values, n_images)
     splits = splits_of(n_images, settings)
-    layers = prepare_layers(MAPPINGS[settings.mapping], features, splits, settings, n_jobs=n_jobs)
+    mapping = MAPPINGS[settings.mapping]
+    layers = prepare_layers(
+        mapping, features, splits, settings, n_jobs=n_jobs, inner=source.inner, keep=source.keep
+    )
     trial_counts = {recording.responses.shape[0] for recording in recordings}
     weights = {n_trials: halving_weights(n_trials, n_images, settings) for n_trials in trial_counts}
     return _Work(recordings, layers, splits, weights, settings)
-
-
-def check_rows(name: str, values: Any, n_images: int) -> None:
-    """Refuse features that do not belong to as many images as the responses."""
-    features = values.coordinates if isinstance(values, LayerCoordinates) else values
-    shape = tuple(features.shape) if hasattr(features, "shape") else np.shape(features)
-    if shape[:1] != (n_images,):
-        raise DataError(
-            f"layer '{name}': features have shape {shape}, but the responses are to {n_images} images"
-        )
 
 
 def _jobs(

@@ -9,12 +9,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mvkit.errors import UsageError
+from mvkit.errors import DataError, UsageError
 from mvkit.scoring.checks import check_recordings
 from mvkit.scoring.identity import result_context
 from mvkit.scoring.kept import KeptScores
 from mvkit.scoring.mappings import MAPPINGS
-from mvkit.scoring.pairs import LayerSource, Pair, Progress, check_rows, measure_pairs, populations
+from mvkit.scoring.pairs import LayerSource, Pair, Progress, measure_pairs, populations
 from mvkit.scoring.recordings import RecordingLike
 from mvkit.scoring.results import POPULATION, Scores
 from mvkit.scoring.settings import DEFAULT_SETTINGS, ScoreSettings
@@ -72,7 +72,11 @@ def score_features(
     """
     n_images = _check(tuple(features), recordings, settings)
     for name, values in features.items():
-        check_rows(name, values, n_images)
+        if np.shape(values)[:1] != (n_images,):
+            raise DataError(
+                f"layer '{name}': features have shape {np.shape(values)}, "
+                f"but the responses are to {n_images} images"
+            )
 
     @contextmanager
     def given(names: Sequence[str]) -> Iterator[Mapping[str, NDArray[np.floating]]]:

@@ -10,7 +10,8 @@ import pytest
 import mvkit
 from mvkit.errors import DataError, UsageError
 from mvkit.neural import Recording
-from mvkit.pipeline import choose_recordings, default_dataset, merge_settings
+from mvkit.pipeline import merge_settings
+from mvkit.score_dataset import choose_recordings, default_dataset
 from mvkit.scoring import ScoreSettings
 
 N_IMAGES = 30

@@ -25,7 +25,7 @@ def test_models_are_loaded_in_the_order_given() -> None:
     [
         (["pixels", "gabor", "pixels"], "pixels is given twice"),
         (["alexnet_bn_ir", "alexnet_encoder"], "alexnet_encoder is the same model as alexnet_bn_ir"),
-        ([], "no model to score"),
+        ([], "no MODEL to score"),
         (["pixels", "gabr"], "did you mean 'gabor'"),
     ],
 )

@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from mvkit import score_run
+from mvkit import score_request, score_run
 from mvkit.config.recipes import load_recipe, packaged_recipes
 from mvkit.errors import MvkitError, RecipeError, UsageError
-from mvkit.score_run import ScoreRequest, run_score
+from mvkit.score_request import ScoreRequest
+from mvkit.score_run import run_score
 from mvkit.scoring import ScoreSettings
 from mvkit.scoring.mappings import MAPPINGS
 
@@ -23,7 +24,7 @@ def test_only_a_slow_compilation_is_announced(
     slow = replace(MAPPINGS["pls"], warm_up=lambda: time.sleep(seconds))
     monkeypatch.setitem(MAPPINGS, "pls", slow)
     said: list[str] = []
-    score_run._warm_up("pls", said.append)
+    score_run.warm_up("pls", said.append)
     time.sleep(0.3)
     assert len(said) == expected
 
@@ -33,9 +34,9 @@ def test_scoring_recipes_go_by_their_short_names() -> None:
     assert {"score/paper", "score/honest", "score/quick"} <= set(names)
     for name in names:
         short = ScoreRequest(models=("pixels",), recipe=name.removeprefix("score/"))
-        assert score_run._settings(short) == load_recipe(ScoreSettings, name)
+        assert score_request.settings_of(short) == load_recipe(ScoreSettings, name)
     with pytest.raises(RecipeError, match="did you mean 'honest'"):
-        score_run._settings(ScoreRequest(models=("pixels",), recipe="honst"))
+        score_request.settings_of(ScoreRequest(models=("pixels",), recipe="honst"))
 
 
 def test_what_the_recipes_promise() -> None:
@@ -64,7 +65,7 @@ def test_options_win_over_recipe_and_overrides() -> None:
         overrides=("n_halves=7", "mapping=ridge"),
         settings={"mapping": "one-to-one", "layer_choice": None, "n_splits": 3},
     )
-    settings = score_run._settings(request)
+    settings = score_request.settings_of(request)
     assert (settings.mapping, settings.n_halves, settings.n_splits) == ("one-to-one", 7, 3)
     assert settings.layer_choice == "held-out"
 

@@ -1,0 +1,223 @@
+"""Layers of a model for scoring: looked at once, and opened only where nothing is kept of them."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mvkit.errors import DataError, UsageError
+from mvkit.jsonable import digest_of
+from mvkit.paths import cache_dir, scratch_dir
+from mvkit.resources import Resources
+from mvkit.store.entries import Store
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from mvkit.features.identity import LayerIdentity
+    from mvkit.neural import NeuralDataset
+    from mvkit.scoring import ScoreSettings
+    from mvkit.scoring.kept import KeptScores
+    from mvkit.scoring.pairs import LayerSource
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class OpenedLayers:
+    """What is to be scored, before anything but the first image went through the network.
+
+    Attributes
+    ----------
+    source
+        The layers.
+    about
+        Model, weights and preprocessing.
+    identities
+        Layer -> under what its results are kept; None: nothing can be.
+    store
+        Where results are kept, or None.
+    """
+
+    source: LayerSource
+    about: Mapping[str, object]
+    identities: Mapping[str, LayerIdentity] | None = None
+    store: Store | None = None
+
+    def kept_scores(self, settings: ScoreSettings) -> KeptScores | None:
+        """Return where scores by these settings are kept, or None."""
+        from mvkit.scoring.kept import StoredScores
+
+        if self.store is None or self.identities is None:
+            return None
+        return StoredScores(self.store, self.identities, settings)
+
+
+def open_layers(
+    source: object,
+    dataset: NeuralDataset,
+    patterns: Sequence[str] | str | None,
+    settings: ScoreSettings,
+    resources: Resources,
+    *,
+    identify: bool = False,
+) -> OpenedLayers:
+    """Find out which layers a model has, or take features that are given.
+
+    Parameters
+    ----------
+    source
+        A model, the name or path of one, a feature set, or a mapping from layer to array.
+    dataset
+        Its stimuli are what the model sees.
+    patterns
+        Names or patterns; None means the model's published layers, or every layer given.
+    settings
+        The protocol.
+    resources
+        Device, cache and the like.
+    identify
+        Tell layers apart even where nothing is kept in mvkit's cache.
+
+    Raises
+    ------
+    UsageError
+        If ``source`` is none of these, or a layer is unknown.
+    DataError
+        If features given do not belong to as many images as the dataset has, or images cannot be read.
+    """
+    from torch import nn
+
+    from mvkit.models import load_model
+
+    identify = identify or resources.cache
+    if isinstance(source, str | Path):
+        source = load_model(source, home=resources.home)
+    if isinstance(source, Mapping):
+        return _given(source, dataset, patterns, settings, resources, identify=identify)
+    if not isinstance(source, nn.Module):
+        raise UsageError(
+            f"cannot score a {type(source).__name__}: give a model, a name, features, or a mapping of arrays"
+        )
+    return _of_model(source, dataset, patterns, settings, resources, identify=identify)
+
+
+def _store(resources: Resources) -> Store | None:
+    return Store(cache_dir(resources.home)) if resources.cache else None
+
+
+def _of_model(
+    model: nn.Module,
+    dataset: NeuralDataset,
+    patterns: Sequence[str] | str | None,
+    settings: ScoreSettings,
+    resources: Resources,
+    *,
+    identify: bool,
+) -> OpenedLayers:
+    from mvkit.features.forward_pass import ForwardPass
+    from mvkit.features.identity import layer_identities
+    from mvkit.features.inputs import describe_origin
+    from mvkit.features.stimuli import open_stimuli
+    from mvkit.models.foreign.wrappers import unwrapped
+    from mvkit.scoring.pairs import LayerSource
+
+    network = unwrapped(model)
+    journey = ForwardPass(
+        network,
+        open_stimuli(dataset),
+        patterns,
+        batch_size=resources.batch_size,
+        device=resources.device,
+    )
+    names = tuple(journey.look().layers)
+    identities = layer_identities(journey) if identify else None
+    origin = describe_origin(network, journey.stimuli, "")
+
+    def features(wanted: Sequence[str]) -> AbstractContextManager[Mapping[str, Any]]:
+        return journey.features(wanted, scratch=resources.scratch or scratch_dir(resources.home))
+
+    about = {
+        "model": origin.model_name,
+        "weights_id": origin.weights_id,
+        "preprocessing": origin.preprocessing,
+    }
+    return _opened(LayerSource(names, features), about, identities, settings, _store(resources))
+
+
+def _given(
+    features: Mapping[str, Any],
+    dataset: NeuralDataset,
+    patterns: Sequence[str] | str | None,
+    settings: ScoreSettings,
+    resources: Resources,
+    *,
+    identify: bool,
+) -> OpenedLayers:
+    from mvkit.features import FeatureSet
+    from mvkit.scoring.pairs import LayerSource
+
+    about: dict[str, object] = {"model": getattr(features, "model_name", "features")}
+    if isinstance(features, FeatureSet):
+        about |= {"weights_id": features.weights_id, "preprocessing": features.preprocessing}
+    arrays = _pick_layers(features, patterns, n_images=len(dataset.stimuli))
+
+    @contextmanager
+    def chosen(wanted: Sequence[str]) -> Iterator[Mapping[str, NDArray[Any]]]:
+        yield {name: arrays[name] for name in wanted}
+
+    identities = {name: _content(values) for name, values in arrays.items()} if identify else None
+    return _opened(LayerSource(tuple(arrays), chosen), about, identities, settings, _store(resources))
+
+
+def _content(values: NDArray[Any]) -> LayerIdentity:
+    """Identify features by their content."""
+    import numpy as np
+
+    from mvkit.features.identity import LayerIdentity, probe_of
+
+    state = hashlib.sha256(np.ascontiguousarray(values).data)
+    key = digest_of({"content": state.hexdigest(), "shape": list(values.shape), "dtype": values.dtype.str})
+    return LayerIdentity(key, probe_of(values[0]))
+
+
+def _pick_layers(
+    features: Mapping[str, NDArray[Any]], layers: Sequence[str] | str | None, *, n_images: int
+) -> dict[str, NDArray[Any]]:
+    import numpy as np
+
+    from mvkit.features import match_layers
+
+    patterns = [layers] if isinstance(layers, str) else layers
+    names = list(features) if patterns is None else match_layers(patterns, list(features))
+    picked = {}
+    for name in names:
+        values = np.asarray(features[name])
+        if values.ndim < 2 or len(values) != n_images:
+            raise DataError(
+                f"features of layer '{name}': shape {values.shape}, but the dataset has {n_images} images: "
+                "give (n_images, n_features), rows in the order of its stimuli"
+            )
+        picked[name] = values.reshape(n_images, -1)
+    return picked
+
+
+def _opened(
+    source: LayerSource,
+    about: Mapping[str, object],
+    identities: Mapping[str, LayerIdentity] | None,
+    settings: ScoreSettings,
+    store: Store | None,
+) -> OpenedLayers:
+    from mvkit.scoring.kept_coordinates import KeptCoordinates, with_kept_coordinates
+    from mvkit.scoring.mappings import MAPPINGS
+
+    if MAPPINGS[settings.mapping].from_coordinates and store is not None and identities is not None:
+        source = with_kept_coordinates(source, KeptCoordinates(store, identities))
+    return OpenedLayers(source, about, identities, store)
