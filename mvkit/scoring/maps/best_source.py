@@ -11,7 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.scoring.compiled import compiled
-from mvkit.scoring.maps.screening import Screening, screen_all, screen_halves, unit_rows
+from mvkit.scoring.maps.screening import (
+    Screening,
+    bring_to_unit_length,
+    screen_all,
+    screen_halves,
+    unit_rows,
+)
 from mvkit.scoring.maps.sources import Sources, SourceSplit
 from mvkit.scoring.protocol import ImageSplit
 from mvkit.scoring.settings import ScoreSettings
@@ -54,12 +60,13 @@ def predict_one_to_one(
     columns = unit_rows(targets.transpose(0, 2, 1).reshape(-1, n_train))
     chosen = best_sources(columns, prepared.sources, prepared.split, screen_halves(targets, columns))
     test = prepared.split.test
-    values = near_zero(prepared.sources.values[:, test][chosen].astype(np.float64))
+    values = near_zero(prepared.sources.at(np.maximum(chosen, 0), test))
     missing = chosen < 0
     if missing.any():
         values[missing] = 0.0
         if settings.parity:
-            values[missing] = near_zero(prepared.sources.last[None, test].astype(np.float64))
+            last = np.array([prepared.sources.n_features - 1])
+            values[missing] = near_zero(prepared.sources.at(last, test))
     by_unit: NDArray[np.float64] = values.reshape(n_fits, n_units, test.size)
     return np.ascontiguousarray(by_unit.transpose(0, 2, 1))
 
@@ -92,7 +99,7 @@ def best_sources(
     Returns
     -------
     ndarray
-        int64 (n_columns,): rows of ``sources.values``; -1 if there is none.
+        int64 (n_columns,): positions in the layer; -1 if there is none.
     """
     screening = screen_all(columns) if screening is None else screening
     best = np.full(len(columns), -np.inf)
@@ -100,19 +107,19 @@ def best_sources(
     chosen = np.full(len(columns), -1, dtype=np.int64)
     coarse = columns[screening.direct].astype(np.float32)
     room = np.empty(BLOCK_TARGETS * BLOCK_SOURCES, dtype=np.float32)
-    for begin in range(0, len(sources.values), BLOCK_SOURCES):
-        block = unit_rows(sources.values[begin : begin + BLOCK_SOURCES, split.train].astype(np.float64))
+    for positions, block in sources.blocks(split.train, BLOCK_SOURCES):
+        bring_to_unit_length(block)
         defined = np.flatnonzero(block.any(axis=1))
         if not defined.size:
             continue
-        block = block[defined]
+        block, positions = block[defined], positions[defined]
         factors = np.ascontiguousarray(block.astype(np.float32).T)
         sums = screening.sums @ factors
         for start in range(0, len(coarse), BLOCK_TARGETS):
             rows = coarse[start : start + BLOCK_TARGETS]
             products = room[: len(rows) * defined.size].reshape(-1, defined.size)
             np.matmul(rows, factors, out=products)
-            take_over((start, products, sums), screening, (columns, block), begin + defined, (best, chosen))
+            take_over((start, products, sums), screening, (columns, block), positions, (best, chosen))
     return chosen
 
 
@@ -190,4 +197,4 @@ def prepare_search() -> None:
     """Compile the search, or load it from disk, by searching next to nothing."""
     features = np.eye(3)
     images = np.arange(3)
-    best_sources(unit_rows(np.eye(3)), Sources(features, features[-1]), ImageSplit(images, images))
+    best_sources(unit_rows(np.eye(3)), Sources(features), ImageSplit(images, images))

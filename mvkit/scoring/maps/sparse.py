@@ -8,11 +8,38 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mvkit.scoring.maps.sources import SourceSplit
+from mvkit.errors import FitError
+from mvkit.scoring.feature_blocks import BLOCK_FEATURES, Features, check_features
+from mvkit.scoring.maps.sources import Sources, SourceSplit, layer_sources
+from mvkit.scoring.memory import available_memory
 from mvkit.scoring.settings import ScoreSettings
 
 # Rounds of coordinate descent: ten times scikit-learn's own limit.
 MAX_ROUNDS = 10000
+# Copies of a layer in float64: training and test images, and scikit-learn's own centred training images.
+_COPIES = 2
+
+
+def sparse_sources(name: str, features: Features, settings: ScoreSettings) -> Sources:
+    """Look at every feature of a layer, if all of them fit in memory in float64.
+
+    Raises
+    ------
+    DataError
+        If the features are not a matrix of finite numbers.
+    FitError
+        If they do not fit; says how much they need and how much there is.
+    """
+    n_images, n_features = check_features(name, features).shape
+    needed = _COPIES * n_images * n_features * np.dtype(np.float64).itemsize
+    available = available_memory()
+    if available is not None and needed > available:
+        raise FitError(
+            f"layer '{name}': {settings.mapping} needs {needed / 1e9:.1f} GB in every worker process for "
+            f"{n_features} features of {n_images} images, and {available / 1e9:.1f} GB are available: "
+            "use --map ridge, or leave wide layers out (--layers)"
+        )
+    return layer_sources(name, features, settings)
 
 
 def predict_lasso(
@@ -60,10 +87,8 @@ def predict_elastic_net(
 def _predictions(
     estimator: Any, options: dict[str, float], targets: NDArray[np.float64], prepared: SourceSplit
 ) -> NDArray[np.float64]:
-    values, split = prepared.sources.values, prepared.split
-    # In rows of features, that is in the column order of images x features that coordinate descent wants.
-    train = np.ascontiguousarray(values[:, split.train], dtype=np.float64).T
-    test = np.ascontiguousarray(values[:, split.test], dtype=np.float64).T
+    split = prepared.split
+    train, test = _columns(prepared.sources, split.train), _columns(prepared.sources, split.test)
     predictions = np.zeros((targets.shape[0], split.test.size, targets.shape[2]))
     for fit, responses in enumerate(targets):
         units = np.flatnonzero(responses.any(axis=0))
@@ -73,6 +98,14 @@ def _predictions(
             found = model.predict(test).reshape(split.test.size, -1)
             predictions[fit][:, units] = np.where(converged, found, np.nan)
     return predictions
+
+
+def _columns(sources: Sources, images: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return all features, float64 (n_images, n_features), in the order that coordinate descent wants."""
+    found = np.empty((images.size, sources.n_features), order="F")
+    for positions, values in sources.blocks(images, BLOCK_FEATURES):
+        found[:, positions] = values.T
+    return found
 
 
 def _fit(model: Any, train: NDArray[np.float64], responses: NDArray[np.float64]) -> NDArray[np.bool_]:

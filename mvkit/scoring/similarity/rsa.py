@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.scoring.correlation import CONSTANT, clear_rounding
-from mvkit.scoring.feature_blocks import feature_blocks
+from mvkit.scoring.feature_blocks import Features, feature_blocks
 from mvkit.scoring.protocol import ImageSplit
 from mvkit.scoring.settings import ScoreSettings
 
@@ -61,9 +61,7 @@ def population_rdms(patterns: NDArray[np.float64], present: NDArray[np.bool_]) -
     return rdms
 
 
-def layer_rdms(
-    name: str, features: NDArray[np.floating], splits: Sequence[ImageSplit]
-) -> list[NDArray[np.float64]]:
+def layer_rdms(name: str, features: Features, splits: Sequence[ImageSplit]) -> list[NDArray[np.float64]]:
     """Return a layer's dissimilarities between the test images of every split.
 
     The features are read twice, in blocks: for the means of the patterns, then for their products.

@@ -26,7 +26,7 @@ def test_features_that_differ_less_than_float32_can_tell_are_told_apart() -> Non
     features = base + 1e-9 * np.arange(200)[:, None] * target
     order = rng.permutation(200)
     images = np.arange(59)
-    sources = Sources(features[order], features[order[-1]])
+    sources = Sources(features[order].T)
     chosen = best_sources(unit_rows(target), sources, ImageSplit(images, images))
     assert order[chosen[0]] == 199
 
