@@ -1,27 +1,29 @@
 """A store of small results, each under the digest of everything it depends on.
 
-An entry is one file, ``KIND/ab/KEY.npz``: arrays, and a JSON document that repeats kind and key. It appears
+An entry is one file, ``KIND/ab/KEY.kept``: arrays, and a JSON document that repeats kind and key. It appears
 whole or not at all. Whatever cannot be read as what it should be is a miss, never an error.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import uuid
-import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
+
+from mvkit.store.container import packed, unpacked
+from mvkit.store.temporary import temporary_beside
 
 log = logging.getLogger(__name__)
 
-_ABOUT = "about"
+SUFFIX = ".kept"
+
+_KIND, _KEY = "kind", "key"
 
 
 @dataclass(frozen=True)
@@ -51,39 +53,66 @@ class Store:
     """
 
     folder: Path
+    # A sweep keeps thousands of results: a full disk is worth one warning.
+    _told: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
-    def path(self, kind: str, key: str) -> Path:
+    def path(self, kind: str, key: str, suffix: str = SUFFIX) -> Path:
         """Return where an entry lies or would lie."""
-        return self.folder / kind / key[:2] / f"{key}.npz"
+        return self.folder / kind / key[:2] / f"{key}{suffix}"
 
     def read(self, kind: str, key: str) -> Entry | None:
-        """Return an entry, or None if there is none or it is damaged (which is logged)."""
+        """Return an entry, or None if there is none or it is damaged (which is logged).
+
+        An entry that is read counts as used now, so that pruning by age or size spares it.
+        """
         path = self.path(kind, key)
         try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
-            about = json.loads(str(arrays.pop(_ABOUT)))
-            if about.pop("kind") != kind or about.pop("key") != key:
+            arrays, about = unpacked(path.read_bytes())
+            if (about.pop(_KIND), about.pop(_KEY)) != (kind, key):
                 raise ValueError("it says to be another entry")
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             log.warning("%s: damaged, it is computed anew (%s)", path, error)
             return None
+        mark_used(path)
         return Entry(arrays, about)
 
     def write(
         self, kind: str, key: str, arrays: Mapping[str, NDArray[Any]], about: Mapping[str, object]
     ) -> None:
-        """Keep an entry, replacing one of the same key; a folder that cannot be written costs a warning."""
+        """Keep an entry, replacing one of the same key.
+
+        A folder that cannot be written, or a full disk, costs a warning, the first time.
+
+        Raises
+        ------
+        DataError
+            If an array holds Python objects: text is kept as dtype ``U``.
+        """
+        content = packed(arrays, {**about, _KIND: kind, _KEY: key})
         path = self.path(kind, key)
-        temporary = path.with_name(f"{key}.tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}.npz")
-        document = json.dumps({**about, "kind": kind, "key": key})
+        temporary = temporary_beside(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            np.savez(temporary, **arrays, **{_ABOUT: np.array(document)})  # type: ignore[arg-type]
+            temporary.write_bytes(content)
             temporary.replace(path)
         except OSError as error:
-            log.warning("%s: could not be kept (%s)", path, error)
+            self.tell_not_kept(path, error)
         finally:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+    def tell_not_kept(self, path: Path, error: OSError) -> None:
+        """Warn that something could not be kept, once for each reason."""
+        reason = error.strerror or str(error)
+        if reason not in self._told:
+            self._told.add(reason)
+            log.warning("%s: could not be kept (%s); results are not affected", path, reason)
+
+
+def mark_used(*paths: Path) -> None:
+    """Let files count as used now; where that is not allowed, they count as used when they were written."""
+    for path in paths:
+        with suppress(OSError):
+            os.utime(path)
