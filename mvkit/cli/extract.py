@@ -33,13 +33,14 @@ _FUNCTIONS_SHOWN = 12
 
 def command(
     model: Annotated[
-        str,
+        str | None,
         typer.Argument(
             help="Released model, architecture, baseline (pixels, gabor), a training run's checkpoint, or a "
             "model from elsewhere: torchvision:NAME, timm:NAME, package.module:FUNCTION, FILE.py:FUNCTION, "
-            "FILE.pt2."
+            "FILE.pt2.",
+            show_default=False,
         ),
-    ],
+    ] = None,
     layers: Annotated[
         list[str] | None,
         typer.Option(
@@ -88,6 +89,17 @@ def command(
         bool, typer.Option("--list-layers", help="Show every layer with its shape and size; write nothing.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+    show_info: Annotated[
+        bool, typer.Option("--cache-info", help="Show what is kept of earlier runs; needs no MODEL.")
+    ] = False,
+    prune_rule: Annotated[
+        str | None,
+        typer.Option(
+            "--cache-prune",
+            metavar="RULE",
+            help="Remove what is kept: all, unused for an age (30d, 12h), or down to a size (5GB).",
+        ),
+    ] = None,
     batch_size: Annotated[
         int, typer.Option(min=1, help="Images per forward pass.", rich_help_panel=_MACHINE)
     ] = 64,
@@ -104,6 +116,16 @@ def command(
     as_json: JsonOption = False,
 ) -> None:
     """Write what a model's layers give for a set of images, all layers in one pass."""
+    if show_info or prune_rule is not None:
+        from mvkit.cli.cache import show_cache
+
+        asked = {"MODEL": model, "--out": out, "--layers": layers, "--stimuli": stimuli}
+        show_cache(prune_rule, home=Path(home) if home else None, beside=asked, as_json=as_json)
+        return
+    if model is None:
+        from mvkit.errors import UsageError
+
+        raise UsageError("Missing argument 'MODEL'.\nmodels: mvkit extract --help; the cache: --cache-info")
     from mvkit.cli.lists import split_commas
     from mvkit.features.named import ExtractRequest, list_named, run_extract
 
