@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.errors import DataError
-from mvkit.scoring.inner_products import inner_products, principal_axes
+from mvkit.scoring.inner_products import inner_products, stand_clear
 from mvkit.scoring.protocol import ImageSplit
 from mvkit.scoring.reduction import (
     LayerCoordinates,
@@ -97,10 +97,11 @@ def _from_inner_products(
     columns -= columns.mean(axis=1, keepdims=True)
     train = columns[split.train]
     mean = train.mean(axis=0)
-    axes = principal_axes(train - mean, rank, clear=CLEAR, noise=noise)
-    if axes is None:
+    values, vectors = np.linalg.eigh(train - mean)
+    values, vectors = values[::-1][:rank], vectors[:, ::-1][:, :rank]
+    if not stand_clear(values, clear=CLEAR, noise=noise):
         return None
-    scale, vectors = axes
+    scale = np.sqrt(values)
     return SplitCoordinates(
         basis=np.ascontiguousarray(vectors.T),
         scale=scale,

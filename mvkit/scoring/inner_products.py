@@ -1,9 +1,8 @@
-"""Inner products between images, and principal axes from them.
+"""Inner products between images, and whether they can stand in for features.
 
-For a layer, the inner products of all its features are a matrix as small as the number of images squared,
-however many features there are. Its eigenvectors and the roots of its eigenvalues are the principal axes of
-the layer. Squaring the condition number costs digits: an eigenvalue is right to about the unit of rounding
-of the largest one. Whoever takes axes from here therefore says how small the smallest may be.
+The inner products of a layer are a matrix as small as the number of images squared, however many features
+there are. But they square the condition number: an eigenvalue is right to about the unit of rounding of the
+largest one. Whoever relies on them says how small the smallest may be.
 """
 
 from __future__ import annotations
@@ -31,31 +30,19 @@ def inner_products(block: NDArray[np.float64], /) -> NDArray[np.float64]:
     return products
 
 
-def principal_axes(
-    inner: NDArray[np.float64], rank: int, *, clear: float, noise: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """Take principal axes from inner products, or None if rounding errors would show.
+def stand_clear(eigenvalues: NDArray[np.float64], *, clear: float, noise: float) -> bool:
+    """Tell whether rounding errors leave the smallest direction of inner products alone.
 
     Parameters
     ----------
-    inner
-        float64 (n_images, n_images), centred over images in both directions.
-    rank
-        Axes that the features have.
+    eigenvalues
+        float64 (rank,) of inner products between images: those of the directions that features have,
+        descending.
     clear
-        Smallest eigenvalue, relative to the largest, that is still told from rounding.
+        Smallest eigenvalue, relative to the largest, that is relied on.
     noise
-        Size of the rounding errors in the features' own axes.
-
-    Returns
-    -------
-    scale
-        float64 (rank,): singular values of the centred features, descending.
-    vectors
-        float64 (n_images, rank), orthonormal columns.
+        Singular value of the rounding errors in the features, see
+        :func:`~mvkit.scoring.reduction.rounding_noise`.
     """
-    values, vectors = np.linalg.eigh(inner)
-    values, vectors = values[::-1][:rank], vectors[:, ::-1][:, :rank]
-    if not (values[0] > 0.0 and values[-1] > max(clear * values[0], noise**2)):
-        return None
-    return np.sqrt(values), vectors
+    largest, smallest = float(eigenvalues[0]), float(eigenvalues[-1])
+    return largest > 0.0 and smallest > max(clear * largest, noise**2)
