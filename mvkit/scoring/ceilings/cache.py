@@ -81,6 +81,11 @@ def cached_ceiling(
     return measured, False
 
 
+def is_kept(recordings: Sequence[RecordingLike], settings: ScoreSettings, folder: Path) -> bool:
+    """Tell whether :func:`cached_ceiling` would read a ceiling; arguments are the same."""
+    return _read(folder / ceiling_key(recordings_digest(recordings), settings)) is not None
+
+
 def ceiling_key(digest: str, settings: ScoreSettings) -> str:
     """Return the name of a ceiling's folder from :func:`recordings_digest` and settings."""
     return digest_of(

@@ -31,7 +31,7 @@ def sparse_sources(name: str, features: Features, settings: ScoreSettings) -> So
         If they do not fit; says how much they need and how much there is.
     """
     n_images, n_features = check_features(name, features).shape
-    needed = _COPIES * n_images * n_features * np.dtype(np.float64).itemsize
+    needed = sparse_bytes(n_images, n_features)
     available = available_memory()
     if available is not None and needed > available:
         raise FitError(
@@ -40,6 +40,11 @@ def sparse_sources(name: str, features: Features, settings: ScoreSettings) -> So
             "use --map ridge, or leave wide layers out (--layers)"
         )
     return layer_sources(name, features, settings)
+
+
+def sparse_bytes(n_images: int, n_features: int) -> int:
+    """Return the bytes that a worker process needs for a layer."""
+    return _COPIES * n_images * n_features * np.dtype(np.float64).itemsize
 
 
 def predict_lasso(
