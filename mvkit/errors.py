@@ -10,6 +10,7 @@
     ├── FetchError          exit 1   a download that failed or was refused
     ├── FitError            exit 1   a fit that could not be made at all
     ├── UserCodeError       exit 1   a network of the user's own, or a library's, that fails
+    ├── WorkerError         exit 1   worker processes that died, or a cluster that cannot be used
     └── MissingPackageError exit 1   an optional package that is needed here is not installed
 
 Messages are one or two lines: what is wrong, where, and what to do. Only the
@@ -55,6 +56,10 @@ class FitError(MvkitError):
 
 class UserCodeError(MvkitError):
     """Code that is not mvkit's failed: a network of the user's own, or a library's."""
+
+
+class WorkerError(MvkitError):
+    """Worker processes died, or a cluster cannot be used."""
 
 
 class MissingPackageError(MvkitError):

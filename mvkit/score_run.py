@@ -16,6 +16,7 @@ from mvkit.score_dataset import choose_recordings, open_default
 from mvkit.score_models import load_models, value_in_paper
 from mvkit.score_request import ScoreRequest as ScoreRequest
 from mvkit.score_request import selection_of, settings_of
+from mvkit.scoring.backends import running_on
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,22 +87,23 @@ def run_score(request: ScoreRequest, *, remark: Remark, progress: ProgressBar = 
     CheckpointError, DataError
         Weights, recordings or earlier scores are missing or damaged; names the command that fetches them.
     """
-    run = open_run(request, remark=remark)
-    warm_up(run.settings.mapping, remark)
-    scores: dict[str, Scores] = {}
-    for name, model in run.models.items():
-        with progress(f"scoring {name}") as bar:
-            scores[name] = score(
-                model,
-                run.recorded.dataset,
-                layers=request.layers,
-                areas=request.areas,
-                progress=bar,
-                settings=run.settings,
-                resources=request.resources,
-            )
-    measured = MeasuredRun(run.settings, scores, run.earlier, run.recorded)
-    return finish_run(request, measured, remark=remark, progress=progress)
+    with running_on(request.resources):
+        run = open_run(request, remark=remark)
+        warm_up(run.settings.mapping, remark)
+        scores: dict[str, Scores] = {}
+        for name, model in run.models.items():
+            with progress(f"scoring {name}") as bar:
+                scores[name] = score(
+                    model,
+                    run.recorded.dataset,
+                    layers=request.layers,
+                    areas=request.areas,
+                    progress=bar,
+                    settings=run.settings,
+                    resources=request.resources,
+                )
+        measured = MeasuredRun(run.settings, scores, run.earlier, run.recorded)
+        return finish_run(request, measured, remark=remark, progress=progress)
 
 
 def open_run(request: ScoreRequest, *, remark: Remark) -> OpenedRun:

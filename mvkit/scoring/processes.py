@@ -1,17 +1,23 @@
-"""Jobs done here or in worker processes, with the same results."""
+"""Jobs done here, in worker processes or on a cluster, with the same results."""
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from mvkit.errors import UsageError
+from threadpoolctl import threadpool_limits
+
+from mvkit.errors import UsageError, WorkerError
 
 Result = TypeVar("Result")
 
+#: Arguments smaller than this travel with their job; others are sent once for all jobs.
+_SMALL_BYTES = 10_000
+
 
 def worker_count(n_jobs: int) -> int:
-    """Return how many processes ``n_jobs`` means; -1 is one per core.
+    """Return how many jobs at a time ``n_jobs`` means; -1 is one per core, of the cluster where there is one.
 
     Raises
     ------
@@ -22,7 +28,9 @@ def worker_count(n_jobs: int) -> int:
 
     if n_jobs == 0:
         raise UsageError("n_jobs=0: give a number of worker processes, or -1 for one per core")
-    return int(effective_n_jobs(n_jobs))
+    count = int(effective_n_jobs(n_jobs))
+    # A cluster's backend always says how many cores it has.
+    return min(n_jobs, count) if n_jobs > 0 else count
 
 
 def by_place(
@@ -68,16 +76,92 @@ def in_order(
     jobs
         Arguments.
     n_jobs
-        Worker processes; with one, everything is done here.
+        Jobs at a time: in worker processes, or on the cluster that joblib's ``parallel_config`` names. With
+        one, everything is done here, unless there is a cluster.
     warm_up
         Called before workers start, so that they find compiled functions on disk and need not each compile.
+
+    Raises
+    ------
+    WorkerError
+        If a worker process of this machine dies.
     """
-    if worker_count(n_jobs) == 1:
+    client = _cluster()
+    if client is not None:
+        yield from _on_cluster(function, jobs, client, n_jobs)
+    elif worker_count(n_jobs) == 1:
         for arguments in jobs:
             yield function(*arguments)
-        return
+    else:
+        warm_up()
+        yield from _in_processes(function, jobs, n_jobs)
+
+
+def _in_processes(
+    function: Callable[..., Result], jobs: Iterable[tuple[Any, ...]], n_jobs: int
+) -> Iterator[Result]:
+    from joblib import Parallel, delayed
+    from joblib.externals.loky.process_executor import BrokenProcessPool
+
+    run = Parallel(n_jobs=n_jobs, backend="loky", return_as="generator")
+    try:
+        yield from run(delayed(function)(*arguments) for arguments in jobs)
+    except BrokenProcessPool as error:
+        raise WorkerError(
+            f"a worker process died, perhaps because memory ran out with {worker_count(n_jobs)} at a time\n"
+            "give fewer with --jobs; what was finished is kept unless --no-cache was given, and the same "
+            "command goes on from there"
+        ) from error
+
+
+def _cluster() -> Any:
+    """Return the client of the cluster that joblib's ``parallel_config`` names, or None."""
+    from joblib.parallel import get_active_backend
+
+    backend, _ = get_active_backend()
+    return getattr(backend, "client", None)
+
+
+def _on_cluster(
+    function: Callable[..., Result], jobs: Iterable[tuple[Any, ...]], client: Any, n_jobs: int
+) -> Iterator[Result]:
     from joblib import Parallel, delayed
 
-    warm_up()
-    run = Parallel(n_jobs=n_jobs, backend="loky", return_as="generator")
-    yield from run(delayed(function)(*arguments) for arguments in jobs)
+    sending = _Sending(client)
+    # All at once: joblib takes jobs in a thread of its own, where an error would be lost.
+    sent = [delayed(_in_worker)(function, sending.sent(list(arguments))) for arguments in jobs]
+    at_a_time = worker_count(n_jobs)
+    ahead = 2 * at_a_time if n_jobs < 0 else at_a_time
+    # A job takes seconds: in batches, a worker would idle while another has several.
+    yield from Parallel(n_jobs=-1, batch_size=1, pre_dispatch=ahead, return_as="generator")(sent)
+
+
+def _in_worker(function: Callable[..., Result], arguments: list[Any]) -> Result:
+    """Do a job in a thread of a cluster's worker."""
+    # For good: jobs of other threads would otherwise see the limit come and go, and with it other bits.
+    threadpool_limits(limits=1)
+    return function(*arguments)
+
+
+class _Sending:
+    """Sends large arguments to a cluster once, and not with every job that needs them.
+
+    They become results of tasks of their own, so that the cluster makes them again if a worker that holds
+    them dies; what joblib itself sends ahead (``scatter``) would be lost with the worker.
+    """
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        # By identity; the values are held so that no other can take their place.
+        self._known: dict[int, tuple[Any, Any]] = {}
+
+    def sent(self, value: Any) -> Any:
+        """Return what goes to a worker in place of a value; lists and tuples element by element."""
+        if type(value) in (list, tuple):
+            return type(value)(self.sent(element) for element in value)
+        if id(value) not in self._known:
+            packed = pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
+            large = len(packed) > _SMALL_BYTES
+            stand_in = self._client.submit(pickle.loads, packed, pure=False) if large else value
+            self._known[id(value)] = value, stand_in
+        return self._known[id(value)][1]
