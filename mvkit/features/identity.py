@@ -1,18 +1,35 @@
-"""What a layer's features depend on, as one digest."""
+"""What a layer's features depend on, as one digest, and how to tell that they still are what they were."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from mvkit.features.forward_pass import ForwardPass
-from mvkit.features.inputs import describe_origin
-from mvkit.features.stimuli import ImagesDigest
+from mvkit.features.stimuli import ImagesDigest, Stimuli
 from mvkit.jsonable import digest_of
+from mvkit.models.code_identity import code_digest, preprocessing_digest
+from mvkit.models.state import weights_digest
+from mvkit.store.probes import probes_agree
 from mvkit.versions import installed_versions
+
+log = logging.getLogger(__name__)
+
+#: To be raised whenever features that are kept must not be used any more.
+EDITION = 1
+
+#: Libraries whose versions features depend on; that of the network's own is part of its code.
+_LIBRARIES = ("torch", "torchvision", "numpy", "pillow")
+
+#: Parts of a layer that a probe looks at one by one, so that a change in one of them shows.
+_N_PARTS = 16
+_SIGN_SEED = 20180921
 
 
 @dataclass(frozen=True)
@@ -34,36 +51,109 @@ class LayerIdentity:
 def layer_identities(journey: ForwardPass) -> dict[str, LayerIdentity]:
     """Return the identity of every layer that a first look has found.
 
+    Weights and buffers count by what they are now, code by what it does, images by their pixels in order.
+    Names of models, datasets and files do not count, nor does which other layers were asked for.
+
+    Returns
+    -------
+    dict
+        Layer -> identity. Empty where it cannot be told what the network or its preprocessing does; the
+        reason is logged, and nothing can be kept.
+
     Raises
     ------
-    DataError
-        If images cannot be read.
+    UsageError, DataError, UserCodeError
+        As :meth:`~mvkit.features.forward_pass.ForwardPass.look`.
     """
-    stimuli = journey.stimuli
+    look = journey.look()
+    common = _common(journey)
+    if common is None:
+        return {}
+    # Layers are told apart by their names; the network's own names are part of its code.
+    return {
+        name: LayerIdentity(digest_of({**common, "layer": name}), probe_of(row[0]))
+        for name, row in look.rows.items()
+    }
+
+
+def _common(journey: ForwardPass) -> dict[str, object] | None:
+    """Gather what all layers of a pass depend on; None where something cannot be told."""
+    weights = weights_digest(journey.model)
+    if weights is None:
+        log.info("the network holds tensors whose content cannot be read; nothing of it is kept")
+        return None
+    code = code_digest(journey.model)
+    prepared = journey.stimuli.is_prepared
+    preprocessing = "none" if prepared else _preprocessing(journey.model)
+    if code is None or preprocessing is None:
+        return None
+    versions = installed_versions(*_LIBRARIES)
+    return {
+        "edition": EDITION,
+        "weights": weights,
+        "code": code,
+        "preprocessing": preprocessing,
+        "images": _images_digest(journey.stimuli),
+        "device": journey.device.type,
+        "batch_size": journey.batch_size,
+        "arithmetic": _arithmetic(),
+        # mvkit's own code counts by its content, Python's not at all: it only calls the others.
+        "versions": {name: versions[name] for name in _LIBRARIES},
+    }
+
+
+def _preprocessing(model: nn.Module) -> str | None:
+    return preprocessing_digest(getattr(model, "preprocess", None))
+
+
+def _images_digest(stimuli: Stimuli) -> str:
     digest = ImagesDigest()
     for start in range(len(stimuli.image_ids)):
         digest.update(stimuli.read(start, start + 1))
-    origin = describe_origin(journey.model, stimuli, digest.hexdigest())
-    common = {
-        "weights": origin.weights_id,
-        "preprocessing": dict(origin.preprocessing),
-        "images": origin.stimuli_digest,
-        "device": journey.device.type,
-        "batch_size": journey.batch_size,
-        "versions": installed_versions("torch", "torchvision", "numpy", "pillow"),
-    }
+    return digest.hexdigest()
+
+
+def _arithmetic() -> dict[str, object]:
+    """Return torch's settings that change results by more than float32 rounding."""
     return {
-        name: LayerIdentity(digest_of({**common, "layer": name}), probe_of(row[0]))
-        for name, row in journey.look().rows.items()
+        "default_dtype": str(torch.get_default_dtype()),
+        "matmul": torch.get_float32_matmul_precision(),
+        "convolutions_tf32": torch.backends.cudnn.allow_tf32,
     }
 
 
 def probe_of(values: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Condense one image's features into a few numbers."""
-    exact = values.astype(np.float64)
-    return np.array([exact.sum(), np.abs(exact).sum(), np.square(exact).sum()])
+    """Condense one image's features into a few numbers.
+
+    Parameters
+    ----------
+    values
+        float32 (n_features,).
+
+    Returns
+    -------
+    numpy.ndarray
+        float64 (34,): mantissa and exponent of the norm; then, relative to it, the norms of 16 successive
+        parts, and one plus the sums of these parts under fixed pseudo-random signs, which tell the order
+        of features.
+    """
+    exact = np.asarray(values, np.float64)
+    norm = float(np.linalg.norm(exact))
+    mantissa, exponent = np.frexp(norm)
+    relative = exact / norm if norm > 0 else exact
+    parts = np.array_split(relative, _N_PARTS)
+    signed = np.array_split(relative * _signs(exact.size), _N_PARTS)
+    numbers = [mantissa, exponent, *map(np.linalg.norm, parts), *(1 + part.sum() for part in signed)]
+    return np.array(numbers, dtype=np.float64)
+
+
+def _signs(count: int) -> NDArray[np.float64]:
+    # The bits of a bit generator are the same in every version of NumPy; what is drawn from them is not.
+    words: NDArray[np.uint64] = np.random.PCG64(_SIGN_SEED).random_raw(count // 64 + 1)
+    bits = np.unpackbits(words.astype("<u8").view(np.uint8))[:count]
+    return 1.0 - 2.0 * bits
 
 
 def same_probe(kept: NDArray[np.float64], now: Mapping[str, LayerIdentity], layer: str) -> bool:
     """Tell whether a layer still gives for the first image what it gave, up to float32 rounding."""
-    return bool(np.allclose(kept, now[layer].probe, rtol=1e-4, atol=1e-6))
+    return probes_agree(kept, now[layer].probe)
