@@ -1,0 +1,162 @@
+"""A folder of session files as AllenSDK's project cache lays it out, or simply full of NWB files.
+
+::
+
+    DIR/session_ID/session_ID.nwb  or  DIR/session_ID.nwb  or  DIR/ANY.nwb
+    DIR/session_ID/session_ID_analysis_metrics.csv, DIR/units.csv      image selectivity, running; optional
+    DIR/sessions.csv                                                   animals and kinds; optional
+    DIR/natural_scene_templates/natural_scene_FRAME.tiff               the images
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mvkit.errors import DataError, UsageError
+
+#: Kind of session in which the images of Brain Observatory 1.1 were shown.
+SESSION_TYPE = "brain_observatory_1.1"
+TEMPLATES = "natural_scene_templates"
+
+_SESSION_NAME = re.compile(r"(?:ecephys_)?session_(\d+)")
+# LFP files of AllenSDK's cache lie beside the sessions.
+_LFP_NAME = re.compile(r"probe_\d+_lfp")
+_UNIT_KEYS = ("ecephys_unit_id", "unit_id", "id")
+_METRIC_KEYS = {
+    "image_selectivity_ns": ("image_selectivity_ns",),
+    "run_pval_ns": ("p_value_running_ns", "run_pval_ns"),
+}
+
+
+@dataclass(frozen=True)
+class SessionFolder:
+    """The files of a folder, found but not opened.
+
+    Attributes
+    ----------
+    path
+        The folder.
+    """
+
+    path: Path
+
+    def session_files(self) -> tuple[Path, ...]:
+        """Return the session files, by name.
+
+        Raises
+        ------
+        UsageError
+            If the folder is missing or holds none.
+        """
+        if not self.path.is_dir():
+            raise UsageError(f"--sessions-from {self.path}: no such folder")
+        found = sorted({*self.path.glob("*.nwb"), *self.path.glob("*/*.nwb")})
+        files = tuple(file for file in found if _LFP_NAME.fullmatch(file.stem) is None and file.is_file())
+        if not files:
+            raise UsageError(
+                f"--sessions-from {self.path}: no session files (.nwb) in it or in the folders of it"
+            )
+        return files
+
+    def rows(self) -> Mapping[int, Mapping[str, str]]:
+        """Return the rows of ``sessions.csv`` by session, none if there is no such table.
+
+        Raises
+        ------
+        DataError
+            If the table has no session ids.
+        """
+        path = self.path / "sessions.csv"
+        return {_whole(row, ("id", "ecephys_session_id"), path): row for row in _table(path)}
+
+    def metrics(self, session_file: Path, session_id: int) -> Mapping[int, Mapping[str, float]]:
+        """Return image selectivity and running p-value by unit, from the first table that has them.
+
+        Raises
+        ------
+        DataError
+            If a table is not what it should be.
+        """
+        name = f"session_{session_id}_analysis_metrics.csv"
+        for path in (session_file.with_name(name), self.path / name, self.path / "units.csv"):
+            rows = list(_table(path))
+            if rows and any(key in rows[0] for keys in _METRIC_KEYS.values() for key in keys):
+                return {
+                    _whole(row, _UNIT_KEYS, path): {
+                        metric: _number(row, keys, path) for metric, keys in _METRIC_KEYS.items()
+                    }
+                    for row in rows
+                }
+        return {}
+
+    def templates(self, frame_ids: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return images, uint8 (n_frames, height, width).
+
+        Raises
+        ------
+        DataError
+            If one is missing, unreadable, or of another size.
+        """
+        images = [self._template(int(frame)) for frame in frame_ids]
+        sizes = {image.shape for image in images}
+        if len(sizes) > 1:
+            raise DataError(f"{self.path / TEMPLATES}: images differ in size: {sorted(sizes)}")
+        return np.stack(images)
+
+    def _template(self, frame: int) -> NDArray[np.uint8]:
+        from PIL import Image, UnidentifiedImageError
+
+        path = self.path / TEMPLATES / f"natural_scene_{frame}.tiff"
+        try:
+            with Image.open(path) as image:
+                pixels = np.asarray(image)
+        except FileNotFoundError as error:
+            raise DataError(
+                f"{path}: no image for frame {frame}; session files do not hold the images\n"
+                "copy the folder of AllenSDK's cache there (EcephysProjectCache.get_natural_scene_template)"
+            ) from error
+        except (UnidentifiedImageError, OSError, ValueError) as error:
+            raise DataError(f"{path}: not a readable image ({error})") from error
+        if pixels.dtype != np.uint8 or pixels.ndim != 2:
+            raise DataError(f"{path}: {pixels.dtype} {pixels.shape}, expected a grey image of 8 bits")
+        return pixels
+
+
+def number_in_name(path: Path) -> int | None:
+    """Return the session's number if the file is named by it."""
+    found = _SESSION_NAME.fullmatch(path.stem)
+    return int(found.group(1)) if found else None
+
+
+def _table(path: Path) -> Iterator[Mapping[str, str]]:
+    """Yield the rows of a table; none if there is no such file."""
+    if not path.is_file():
+        return
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            yield from csv.DictReader(file)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: not a readable table ({error})") from error
+
+
+def _whole(row: Mapping[str, str], keys: tuple[str, ...], path: Path) -> int:
+    text = next((row[key] for key in keys if key in row), None)
+    try:
+        return int(float(text)) if text and not text.isdigit() else int(text or "")
+    except ValueError as error:
+        raise DataError(f"{path}: {' or '.join(keys)} is {text!r} in a row, expected a number") from error
+
+
+def _number(row: Mapping[str, str], keys: tuple[str, ...], path: Path) -> float:
+    text = next((row[key] for key in keys if row.get(key)), "")
+    try:
+        return float(text) if text else float("nan")
+    except ValueError as error:
+        raise DataError(f"{path}: {keys[0]} is {text!r} in a row, expected a number") from error
