@@ -137,7 +137,8 @@ def _of_model(
         device=resources.device,
     )
     names = tuple(journey.look().layers)
-    identities = layer_identities(journey) if identify else None
+    # Empty where it cannot be told what the network does.
+    identities = (layer_identities(journey) or None) if identify else None
     origin = describe_origin(network, journey.stimuli, "")
 
     def features(wanted: Sequence[str]) -> AbstractContextManager[Mapping[str, Any]]:

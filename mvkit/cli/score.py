@@ -25,7 +25,7 @@ _wrapped = partial(fill, subsequent_indent="  ", break_long_words=False, break_o
 
 
 def command(
-    models: option.Models,
+    models: option.Models = None,
     layers: option.Layers = None,
     dataset: option.Dataset = None,
     areas: option.Areas = None,
@@ -63,6 +63,8 @@ def command(
     keep_features: option.KeepFeatures = False,
     backend: option.Backend = "local",
     scheduler: option.Scheduler = None,
+    shard: option.ShardPart = None,
+    merge: option.Merge = None,
     input_size: InputSize = None,
     mean: Mean = None,
     std: Std = None,
@@ -75,12 +77,15 @@ def command(
     from mvkit.report import run_document, run_page, save_run, written_lines
     from mvkit.report.run_figures import check_figure, draw_run
     from mvkit.resources import Resources
-    from mvkit.score_run import ScoreRequest, run_score
+    from mvkit.score_merge import merge_shards
+    from mvkit.score_request import ScoreRequest
+    from mvkit.score_run import run_score
+    from mvkit.score_shards import run_shard, shard_wanted
 
     if figure is not None:
         check_figure(figure)
     request = ScoreRequest(
-        models=tuple(models),
+        models=tuple(models or ()),
         layers=split_commas(layers),
         dataset=dataset,
         areas=split_commas(areas),
@@ -127,7 +132,19 @@ def command(
             scheduler=scheduler,
         ),
     )
-    run = run_score(request, remark=note, progress=progress_bar)
+    if shard is not None:
+        wanted, folder = shard_wanted(shard, out=out, merge=merge, figure=figure)
+        report = run_shard(request, wanted, folder, remark=note, progress=progress_bar)
+        if as_json:
+            print_json(report.to_json())
+        for line in () if as_json else report.lines():
+            print_line(line)
+        return
+    if merge is not None:
+        run = merge_shards(request, merge, remark=note, progress=progress_bar)
+        out = out or merge
+    else:
+        run = run_score(request, remark=note, progress=progress_bar)
     files = save_run(run, out) if out is not None else []
     files += draw_run(run, figure) if figure is not None else []
     if as_json:

@@ -11,9 +11,10 @@ _PROTOCOL = "Protocol"
 _RESULTS = "Ceiling, comparison, layers"
 _SELECTION = "Selection of units"
 _MACHINE = "Machine"
+_SWEEPS = "Several machines"
 
 Models = Annotated[
-    list[str],
+    list[str] | None,
     typer.Argument(
         metavar="MODEL",
         help="Released models, architectures, baselines (pixels, gabor), training runs' checkpoints, or "
@@ -221,5 +222,23 @@ Scheduler = Annotated[
     str | None,
     typer.Option(
         metavar="ADDRESS", help="Scheduler of the dask cluster: tcp://HOST:8786.", rich_help_panel=_MACHINE
+    ),
+]
+
+ShardPart = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="I/N",
+        help="Do part I of N only and put it into --out; then --merge.",
+        rich_help_panel=_SWEEPS,
+    ),
+]
+Merge = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Put the shards in this folder together; results go there too, or to --out.",
+        rich_help_panel=_SWEEPS,
     ),
 ]

@@ -21,7 +21,7 @@ sqrt((1 + r_map) (1 + r_target)) / 2. Firing rates are chosen so that this is
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -167,7 +167,9 @@ def simulated_contents(*, seed: int = 0) -> tuple[NeuralFileContents, NDArray[np
         recordings, stimuli=stimuli, units_of_measure="spikes/s", name=NAME, source=_source(seed)
     )
     blocks = [values for _, values in unit_blocks(contents, ordered)]
-    return contents, np.concatenate(blocks, axis=2)
+    # Nothing was written, and the same population shall look the same every time.
+    provenance = {name: value for name, value in contents.provenance.items() if name != "written_at"}
+    return replace(contents, provenance=provenance), np.concatenate(blocks, axis=2)
 
 
 def _source(seed: int) -> dict[str, object]:

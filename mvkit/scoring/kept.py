@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -95,9 +96,17 @@ class StoredScores:
 
     def read(self, layer: str, recording: RecordingLike) -> UnitScores | None:
         """Return what is kept, or None if there is nothing, or nothing that can be believed."""
-        return read_scores_entry(
-            self._store, self.key(layer, recording), layer=layer, probe=self._layers[layer].probe
-        )
+        kept = read_kept(self._store, self.key(layer, recording))
+        if kept is None:
+            return None
+        if not probes_agree(kept.probe, self._layers[layer].probe):
+            log.warning(
+                "layer '%s': the first image gives other features than when its scores were kept; "
+                "they are measured anew",
+                layer,
+            )
+            return None
+        return kept.scores
 
     def write(self, layer: str, recording: RecordingLike, found: UnitScores) -> None:
         """Keep what was measured."""
@@ -112,48 +121,29 @@ class StoredScores:
         )
 
 
-def read_probe(store: Store, key: str) -> NDArray[np.float64] | None:
-    """Return the probe that scores were kept with, or None if there are none."""
-    entry = store.read(KIND, key)
-    return None if entry is None else entry.arrays.get(_PROBE)
+@dataclass(frozen=True)
+class Kept:
+    """Scores as they were kept, and what their layer gave for the first image then."""
+
+    scores: UnitScores
+    probe: NDArray[np.float64]
 
 
-def read_scores_entry(store: Store, key: str, *, layer: str, probe: NDArray[np.float64]) -> UnitScores | None:
-    """Read kept scores.
-
-    Parameters
-    ----------
-    store, key
-        Where they lie.
-    layer
-        For messages.
-    probe
-        What the layer gives for the first image now.
-
-    Returns
-    -------
-    UnitScores or None
-        To the last bit what was kept; None if there is nothing, if it is damaged, or if the layer gave
-        something else for the first image (both are logged).
-    """
+def read_kept(store: Store, key: str) -> Kept | None:
+    """Read scores, to the last bit what was kept; None if there are none or they are damaged (logged)."""
     entry = store.read(KIND, key)
     if entry is None:
         return None
     try:
         arrays = {name: entry.arrays[f"{_COLUMN}{name}"] for name in entry.about["columns"]}
-        by_fold, kept_probe = entry.arrays[_BY_FOLD], entry.arrays[_PROBE]
+        by_fold, probe = entry.arrays[_BY_FOLD], entry.arrays[_PROBE]
     except (KeyError, TypeError) as error:
         log.warning("%s: incomplete, the scores are measured anew (%s)", store.path(KIND, key), error)
-        return None
-    if not probes_agree(kept_probe, probe):
-        log.warning(
-            "layer '%s': kept scores are of other features of the first image, they are measured anew", layer
-        )
         return None
     columns = {
         name: values.astype(object) if values.dtype.kind == "U" else values for name, values in arrays.items()
     }
-    return UnitScores(columns, by_fold)
+    return Kept(UnitScores(columns, by_fold), probe)
 
 
 class FirstOf:
