@@ -214,8 +214,8 @@ class RunEstimate:
         In the order given.
     ceiling
         None if none is asked for.
-    left_out
-        What a run would do besides, and was not measured.
+    extrapolate
+        Over what the ceiling is followed besides, for which no time is told; or None.
     """
 
     dataset: str
@@ -227,7 +227,7 @@ class RunEstimate:
     opening_s: float
     models: tuple[ModelNeeds, ...]
     ceiling: CeilingNeeds | None = None
-    left_out: tuple[str, ...] = ()
+    extrapolate: str | None = None
 
     @property
     def seconds(self) -> float:
@@ -257,7 +257,7 @@ class RunEstimate:
             "opening_s": self.opening_s,
             "models": [model.to_json() for model in self.models],
             "ceiling": None if self.ceiling is None else asdict(self.ceiling),
-            "left_out": list(self.left_out),
+            "extrapolate": self.extrapolate,
             "seconds": self.seconds,
             "fits": self.fits,
             "refusal": self.refusal,
