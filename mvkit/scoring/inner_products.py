@@ -30,13 +30,13 @@ def inner_products(block: NDArray[np.float64], /) -> NDArray[np.float64]:
     return products
 
 
-def stand_clear(eigenvalues: NDArray[np.float64], *, clear: float, noise: float) -> bool:
+def stand_clear(eigenvalues: NDArray[np.floating], *, clear: float, noise: float) -> bool:
     """Tell whether rounding errors leave the smallest direction of inner products alone.
 
     Parameters
     ----------
     eigenvalues
-        float64 (rank,) of inner products between images: those of the directions that features have,
+        (rank,) of inner products between images: those of the directions that features have,
         descending.
     clear
         Smallest eigenvalue, relative to the largest, that is relied on.

@@ -125,7 +125,7 @@ def _from_inner_products(name: str, features: Features, inner: InnerProducts) ->
     products -= products.mean(axis=0)
     products -= products.mean(axis=1, keepdims=True)
     noise = rounding_noise(largest, n_images, n_features)
-    eigenvalues: NDArray[np.float64] = np.linalg.eigvalsh(products)[:0:-1]
+    eigenvalues = np.linalg.eigvalsh(products)[:0:-1]
     if not stand_clear(eigenvalues, clear=CLEAR, noise=noise):
         return None
     # A common shift of all images fills the direction of the mean, which the inner products lack, with an
