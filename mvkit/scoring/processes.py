@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -125,15 +126,21 @@ def _cluster() -> Any:
 def _on_cluster(
     function: Callable[..., Result], jobs: Iterable[tuple[Any, ...]], client: Any, n_jobs: int
 ) -> Iterator[Result]:
-    from joblib import Parallel, delayed
+    """Do the jobs on a cluster, by its client: joblib would do them here where one core is left of it."""
+    from distributed import wait
 
     sending = _Sending(client)
-    # All at once: joblib takes jobs in a thread of its own, where an error would be lost.
-    sent = [delayed(_in_worker)(function, sending.sent(list(arguments))) for arguments in jobs]
-    at_a_time = worker_count(n_jobs)
-    ahead = 2 * at_a_time if n_jobs < 0 else at_a_time
-    # A job takes seconds: in batches, a worker would idle while another has several.
-    yield from Parallel(n_jobs=-1, batch_size=1, pre_dispatch=ahead, return_as="generator")(sent)
+    running: set[Any] = set()
+    ordered: deque[Any] = deque()
+    for arguments in jobs:
+        if len(running) == n_jobs:
+            running = set(wait(running, return_when="FIRST_COMPLETED").not_done)
+        ordered.append(client.submit(_in_worker, function, sending.sent(list(arguments)), pure=False))
+        running.add(ordered[-1])
+        while ordered and ordered[0].done():
+            yield ordered.popleft().result()
+    while ordered:
+        yield ordered.popleft().result()
 
 
 def _in_worker(function: Callable[..., Result], arguments: list[Any]) -> Result:
@@ -147,7 +154,7 @@ class _Sending:
     """Sends large arguments to a cluster once, and not with every job that needs them.
 
     They become results of tasks of their own, so that the cluster makes them again if a worker that holds
-    them dies; what joblib itself sends ahead (``scatter``) would be lost with the worker.
+    them dies; what is sent ahead by ``scatter`` would be lost with the worker.
     """
 
     def __init__(self, client: Any) -> None:
