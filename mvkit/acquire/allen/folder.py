@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -75,6 +76,31 @@ class SessionFolder:
         """
         path = self.path / "sessions.csv"
         return {_whole(row, ("id", "ecephys_session_id"), path): row for row in _table(path)}
+
+    def specimen(self, session_id: int, subject: str) -> int:
+        """Return the animal: NWB files tell the donor only, the table of sessions the specimen.
+
+        Parameters
+        ----------
+        session_id
+            The session.
+        subject
+            What its file calls the animal; used where there is no table.
+        """
+        told = self.rows().get(session_id, {}).get("specimen_id", "")
+        for text in (told, subject):
+            if text.isdigit():
+                return int(text)
+        return session_id
+
+    def metric_columns(
+        self, session_file: Path, session_id: int, unit_ids: NDArray[np.int64]
+    ) -> dict[str, NDArray[np.float64]]:
+        """Return image selectivity and running p-value of units, each float64 (n_units,), NaN = not known."""
+        metrics = self.metrics(session_file, session_id)
+        unknown = dict.fromkeys(_METRIC_KEYS, math.nan)
+        rows = [metrics.get(int(unit), unknown) for unit in unit_ids]
+        return {name: np.array([row[name] for row in rows], dtype=np.float64) for name in unknown}
 
     def metrics(self, session_file: Path, session_id: int) -> Mapping[int, Mapping[str, float]]:
         """Return image selectivity and running p-value by unit, from the first table that has them.

@@ -28,7 +28,7 @@ from mvkit.acquire.allen.nwb_tables import (
 )
 from mvkit.acquire.allen.presentations import Presentations, count_spikes, order_presentations, overlapping
 from mvkit.acquire.allen.readers import H5PY, SessionSource
-from mvkit.acquire.allen.session import AREA, RUN_P, SELECTIVITY, UNIT_ID, SessionRecording, SessionRequest
+from mvkit.acquire.allen.session import AREA, UNIT_ID, SessionRecording, SessionRequest
 from mvkit.errors import DataError
 
 LOGGER = logging.getLogger(__name__)
@@ -115,26 +115,17 @@ class NwbReader:
             units = choose_units(file, request)
             responses = _count(file, units, shown, request)
             subject = _subject(file)
-        metrics = self._folder.metrics(source.path, session_id)
-        columns = {**units.columns, **_metric_columns(units.columns[UNIT_ID], metrics)}
+        metrics = self._folder.metric_columns(source.path, session_id, units.columns[UNIT_ID])
         return SessionRecording(
             session_id=session_id,
-            specimen_id=self._specimen(session_id, subject),
+            specimen_id=self._folder.specimen(session_id, subject),
             frame_ids=shown.frame_ids,
             responses=responses,
             present=shown.present,
-            unit_columns=columns,
+            unit_columns={**units.columns, **metrics},
             stimuli=self._folder.templates(shown.frame_ids),
             provenance={"file": source.path.name, **source.identity},
         )
-
-    def _specimen(self, session_id: int, subject: str) -> int:
-        """Return the animal: NWB files hold the donor only, the table of sessions the specimen."""
-        told = self._folder.rows().get(session_id, {}).get("specimen_id", "")
-        for text in (told, subject):
-            if text.isdigit():
-                return int(text)
-        return session_id
 
 
 @dataclass(frozen=True, eq=False)
@@ -268,14 +259,6 @@ def _count(
             times, shown.onset_s, request.edges_s
         )
     return counts
-
-
-def _metric_columns(
-    unit_ids: NDArray[np.int64], metrics: Mapping[int, Mapping[str, float]]
-) -> dict[str, NDArray[np.float64]]:
-    unknown = {SELECTIVITY: np.nan, RUN_P: np.nan}
-    rows = [metrics.get(int(unit), unknown) for unit in unit_ids]
-    return {name: np.array([row[name] for row in rows], dtype=np.float64) for name in unknown}
 
 
 def _source(session_id: int, path: Path) -> SessionSource:
