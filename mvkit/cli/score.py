@@ -31,6 +31,7 @@ def command(
     areas: option.Areas = None,
     out: option.Out = None,
     figure: option.Figure = None,
+    dry_run: option.DryRun = False,
     weights: option.Weights = "released",
     seed: option.Seed = None,
     recipe: option.Recipe = None,
@@ -74,6 +75,7 @@ def command(
 ) -> None:
     """Score how well models' layers predict mouse neurons, corrected for noise; compare several models."""
     from mvkit.cli.lists import split_commas
+    from mvkit.cli.score_dry_run import tell_needs
     from mvkit.report import run_document, run_page, save_run, written_lines
     from mvkit.report.run_figures import check_figure, draw_run
     from mvkit.resources import Resources
@@ -132,6 +134,9 @@ def command(
             scheduler=scheduler,
         ),
     )
+    if dry_run:
+        tell_needs(request, parts=shard or merge, as_json=as_json)
+        return
     if shard is not None:
         wanted, folder = shard_wanted(shard, out=out, merge=merge, figure=figure)
         report = run_shard(request, wanted, folder, remark=note, progress=progress_bar)

@@ -46,6 +46,12 @@ Figure = Annotated[
     Path | None,
     typer.Option("--figure", metavar="FILE", help="Draw scores, intervals and ceiling; .svg, .png or .pdf."),
 ]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", help="Only say what the run would need: memory, disk, time; exit 1 if it does not fit."
+    ),
+]
 Weights = Annotated[
     str, typer.Option(help="released, random, DEFAULT (torchvision, timm), or the path of a checkpoint.")
 ]
