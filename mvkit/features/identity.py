@@ -15,6 +15,7 @@ from mvkit.features.forward_pass import ForwardPass
 from mvkit.features.stimuli import ImagesDigest, Stimuli
 from mvkit.jsonable import digest_of
 from mvkit.models.code_identity import code_digest, preprocessing_digest
+from mvkit.models.foreign.wrappers import unwrapped
 from mvkit.models.state import weights_digest
 from mvkit.store.probes import probes_agree
 from mvkit.versions import installed_versions
@@ -78,11 +79,13 @@ def layer_identities(journey: ForwardPass) -> dict[str, LayerIdentity]:
 
 def _common(journey: ForwardPass) -> dict[str, object] | None:
     """Gather what all layers of a pass depend on; None where something cannot be told."""
-    weights = weights_digest(journey.model)
+    # Wrappers change neither names nor what is computed, and what they add is new in every process.
+    network = unwrapped(journey.model)
+    weights = weights_digest(network)
     if weights is None:
         log.info("the network holds tensors whose content cannot be read; nothing of it is kept")
         return None
-    code = code_digest(journey.model)
+    code = code_digest(network)
     prepared = journey.stimuli.is_prepared
     preprocessing = "none" if prepared else _preprocessing(journey.model)
     if code is None or preprocessing is None:
@@ -143,15 +146,17 @@ def probe_of(values: NDArray[np.float32]) -> NDArray[np.float64]:
     relative = exact / norm if norm > 0 else exact
     parts = np.array_split(relative, _N_PARTS)
     signed = np.array_split(relative * _signs(exact.size), _N_PARTS)
-    numbers = [mantissa, exponent, *map(np.linalg.norm, parts), *(1 + part.sum() for part in signed)]
-    return np.array(numbers, dtype=np.float64)
+    norms = [float(np.linalg.norm(part)) for part in parts]
+    sums = [1 + float(part.sum()) for part in signed]
+    numbers: list[float] = [float(mantissa), float(exponent), *norms, *sums]
+    return np.array(numbers, np.float64)
 
 
 def _signs(count: int) -> NDArray[np.float64]:
     # The bits of a bit generator are the same in every version of NumPy; what is drawn from them is not.
     words: NDArray[np.uint64] = np.random.PCG64(_SIGN_SEED).random_raw(count // 64 + 1)
     bits = np.unpackbits(words.astype("<u8").view(np.uint8))[:count]
-    return 1.0 - 2.0 * bits
+    return np.where(bits, -1.0, 1.0)
 
 
 def same_probe(kept: NDArray[np.float64], now: Mapping[str, LayerIdentity], layer: str) -> bool:
