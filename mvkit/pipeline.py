@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from mvkit.errors import UsageError
 from mvkit.naming import unknown_name
-from mvkit.resources import Resources, worker_number
-from mvkit.score_dataset import choose_recordings, dataset_context
+from mvkit.resources import Resources
+from mvkit.score_dataset import choose_recordings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -93,23 +93,17 @@ def score(
     "Neural response prediction".
     """
     from mvkit.neural import open_dataset
-    from mvkit.score_layers import open_layers
-    from mvkit.scoring.run import score_layers
+    from mvkit.score_layers import score_source
+    from mvkit.scoring.backends import running_on
 
     resources = _resources(n_jobs, device, settings)
     resolved = _settings_with(mapping, settings)
     opened = open_dataset(dataset, home=resources.home) if isinstance(dataset, str | Path) else dataset
     recordings = choose_recordings(opened, areas)
-    found = open_layers(features_or_model, opened, layers, resolved, resources)
-    return score_layers(
-        found.source,
-        recordings,
-        resolved,
-        n_jobs=worker_number(resources),
-        progress=progress,
-        context={**found.about, **dataset_context(opened)},
-        kept=found.kept_scores(resolved),
-    )
+    with running_on(resources):
+        return score_source(
+            features_or_model, opened, recordings, resolved, resources, layers=layers, progress=progress
+        )
 
 
 def _resources(n_jobs: int | None, device: str, options: dict[str, object]) -> Resources:

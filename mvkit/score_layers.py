@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mvkit.errors import DataError, UsageError
 from mvkit.jsonable import digest_of
 from mvkit.paths import cache_dir, scratch_dir
-from mvkit.resources import Resources
+from mvkit.resources import Resources, worker_number
+from mvkit.score_dataset import dataset_context
 from mvkit.store.entries import Store
 
 if TYPE_CHECKING:
@@ -21,12 +22,11 @@ if TYPE_CHECKING:
     from torch import nn
 
     from mvkit.features.identity import LayerIdentity
-    from mvkit.neural import NeuralDataset
-    from mvkit.scoring import ScoreSettings
+    from mvkit.neural import NeuralDataset, Recording
+    from mvkit.scoring import Scores, ScoreSettings
+    from mvkit.scoring.inner_products import InnerProducts
     from mvkit.scoring.kept import KeptScores
     from mvkit.scoring.pairs import LayerSource
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,48 @@ class OpenedLayers:
         if self.store is None or self.identities is None:
             return None
         return StoredScores(self.store, self.identities, settings)
+
+
+def score_source(
+    source: object,
+    dataset: NeuralDataset,
+    recordings: Sequence[Recording],
+    settings: ScoreSettings,
+    resources: Resources,
+    *,
+    layers: Sequence[str] | str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Scores:
+    """Score layers against some of a dataset's recordings; of what is kept, nothing is computed again.
+
+    Parameters
+    ----------
+    source, layers
+        As for :func:`open_layers`.
+    dataset, recordings
+        Stimuli and provenance; responses.
+    settings, resources
+        The protocol, and where it is carried out.
+    progress
+        Called with (done, total) pairs of layer and recording.
+
+    Raises
+    ------
+    UsageError, DataError, FitError
+        As :func:`open_layers` and :func:`mvkit.scoring.run.score_layers`.
+    """
+    from mvkit.scoring.run import score_layers
+
+    opened = open_layers(source, dataset, layers, settings, resources)
+    return score_layers(
+        opened.source,
+        recordings,
+        settings,
+        n_jobs=worker_number(resources),
+        progress=progress,
+        context={**opened.about, **dataset_context(dataset)},
+        kept=opened.kept_scores(settings),
+    )
 
 
 def open_layers(
@@ -126,6 +168,7 @@ def _of_model(
     from mvkit.features.inputs import describe_origin
     from mvkit.features.stimuli import open_stimuli
     from mvkit.models.foreign.wrappers import unwrapped
+    from mvkit.score_features import KeptFeatures
     from mvkit.scoring.pairs import LayerSource
 
     network = unwrapped(model)
@@ -141,15 +184,33 @@ def _of_model(
     identities = (layer_identities(journey) or None) if identify else None
     origin = describe_origin(network, journey.stimuli, "")
 
-    def features(wanted: Sequence[str]) -> AbstractContextManager[Mapping[str, Any]]:
-        return journey.features(wanted, scratch=resources.scratch or scratch_dir(resources.home))
+    scratch = resources.scratch or scratch_dir(resources.home)
 
+    def features(wanted: Sequence[str]) -> AbstractContextManager[Mapping[str, Any]]:
+        return journey.features(wanted, scratch=scratch)
+
+    store = _store(resources)
+    source = LayerSource(names, features, inner=_products(resources.device))
+    if store is not None and identities is not None:
+        shapes = {name: info.shape for name, info in journey.look().layers.items()}
+        kept = KeptFeatures(store, identities, shapes, scratch, keeps=resources.keep_features)
+        source = replace(source, open=partial(kept.open, features))
     about = {
         "model": origin.model_name,
         "weights_id": origin.weights_id,
         "preprocessing": origin.preprocessing,
     }
-    return _opened(LayerSource(names, features), about, identities, settings, _store(resources))
+    return _opened(source, about, identities, settings, store)
+
+
+def _products(device: str) -> InnerProducts | None:
+    """Return what forms inner products on a device; numpy does where it is the processor."""
+    import torch
+
+    from mvkit.features.device_products import DeviceProducts
+
+    # Apple's devices have no float64.
+    return DeviceProducts(device) if torch.device(device).type == "cuda" else None
 
 
 def _given(

@@ -14,6 +14,7 @@ from mvkit.score_manifest import Manifest, check_probe, find_run, parts_of, requ
 from mvkit.score_request import ScoreRequest, selection_of
 from mvkit.score_run import MeasuredRun, ProgressBar, Recorded, Remark, finish_run, no_bar
 from mvkit.score_shards import Shard, shards_of
+from mvkit.scoring.backends import running_on
 
 if TYPE_CHECKING:
     from mvkit.scoring import Scores, ScoreSettings
@@ -59,9 +60,9 @@ def merge_shards(
         recorded = _recorded(asked, manifest, remark)
         refuse_other_protocols(earlier, recorded.dataset, recorded.recordings, settings)
     scores = {name: _assembled(name, manifest, measured[name], settings) for name in asked.models}
-    return finish_run(
-        asked, MeasuredRun(settings, scores, earlier, recorded), remark=remark, progress=progress
-    )
+    run = MeasuredRun(settings, scores, earlier, recorded)
+    with running_on(request.resources):
+        return finish_run(asked, run, remark=remark, progress=progress)
 
 
 def _collected(manifest: Manifest, folder: Path) -> dict[str, dict[Pair, UnitScores]]:

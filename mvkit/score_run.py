@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from threading import Timer
 from typing import TYPE_CHECKING, Literal
 
-from mvkit.pipeline import Progress, score
+from mvkit.pipeline import Progress
 from mvkit.report.outcome import ScoreRun
 from mvkit.resources import worker_number
 from mvkit.score_ceiling import fractions_by_choice, measured_ceiling, read_earlier, refuse_other_protocols
 from mvkit.score_dataset import choose_recordings, open_default
+from mvkit.score_layers import score_source
 from mvkit.score_models import load_models, value_in_paper
 from mvkit.score_request import ScoreRequest as ScoreRequest
 from mvkit.score_request import selection_of, settings_of
@@ -93,14 +94,14 @@ def run_score(request: ScoreRequest, *, remark: Remark, progress: ProgressBar = 
         scores: dict[str, Scores] = {}
         for name, model in run.models.items():
             with progress(f"scoring {name}") as bar:
-                scores[name] = score(
+                scores[name] = score_source(
                     model,
                     run.recorded.dataset,
+                    run.recorded.recordings,
+                    run.settings,
+                    request.resources,
                     layers=request.layers,
-                    areas=request.areas,
                     progress=bar,
-                    settings=run.settings,
-                    resources=request.resources,
                 )
         measured = MeasuredRun(run.settings, scores, run.earlier, run.recorded)
         return finish_run(request, measured, remark=remark, progress=progress)

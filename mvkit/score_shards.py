@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mvkit.errors import UsageError
+from mvkit.resources import worker_number
 from mvkit.score_dataset import dataset_context
 from mvkit.score_layers import OpenedLayers, open_layers
 from mvkit.score_manifest import Manifest, ScoredLayer, Units, asked_for, join_run, parts_of
 from mvkit.score_request import ScoreRequest
 from mvkit.score_run import OpenedRun, ProgressBar, Remark, no_bar, open_run, warm_up
+from mvkit.scoring.backends import running_on
 
 if TYPE_CHECKING:
     from mvkit.scoring.kept import KeptScores, StoredScores
@@ -166,7 +168,13 @@ def run_shard(
     CheckpointError, DataError
         As :func:`mvkit.score_run.run_score`, and if layers give something else than for other shards.
     """
-    from mvkit.resources import worker_number
+    with running_on(request.resources):
+        return _done(request, shard, folder, remark, progress)
+
+
+def _done(
+    request: ScoreRequest, shard: Shard, folder: Path, remark: Remark, progress: ProgressBar
+) -> ShardReport:
     from mvkit.scoring.checks import check_recordings
     from mvkit.scoring.kept import FirstOf, StoredScores
     from mvkit.scoring.pairs import measure_pairs, populations

@@ -22,6 +22,7 @@ COMPOSING = (
     "score_dataset",
     "score_request",
     "score_merge",
+    "score_features",
     "score_manifest",
     "score_layers",
     "score_shards",
