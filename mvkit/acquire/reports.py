@@ -10,8 +10,8 @@ from typing import Literal
 from mvkit.fetch import DownloadSettings, Feedback, Fetched, Verdict
 from mvkit.paths import home_dir, is_offline
 
-Step = Literal["nothing", "download", "resume", "convert", "generate"]
-Status = Literal["already there", "fetched", "converted", "generated", "failed"]
+Step = Literal["nothing", "download", "resume", "convert", "generate", "read", "assemble"]
+Status = Literal["already there", "fetched", "converted", "generated", "read", "assembled", "failed"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class FetchRequest:
     offline
         Use no network; ``MVKIT_OFFLINE`` has the same effect.
     keep_raw
-        Keep the downloaded pickle after its conversion.
+        Keep the downloaded pickle, or the sessions read, after the neural file was made from them.
     download
         Time limits and retries.
     feedback

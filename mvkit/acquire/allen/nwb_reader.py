@@ -124,7 +124,7 @@ class NwbReader:
             present=shown.present,
             unit_columns={**units.columns, **metrics},
             stimuli=self._folder.templates(shown.frame_ids),
-            provenance={"file": source.path.name, **source.identity},
+            provenance={"file": source.path.name},
         )
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mvkit.errors import UsageError
 from mvkit.naming import unknown_name
-from mvkit.neural.recording import AREA_ORDER
+from mvkit.neural.recording import AREA_ORDER, area_sort_key
 
 #: Stimuli that are still images, each shown many times: one so far.
 STIMULI = ("natural_scenes",)
@@ -125,7 +125,7 @@ class SessionRequest:
         return self.bin_ms == COUNTED_BIN_MS
 
     def to_json(self) -> dict[str, object]:
-        """Return plain data, with the limits that apply; :meth:`from_json` reads it."""
+        """Return plain data, equal for requests that take the same; :meth:`from_json` reads it."""
         limits = {
             "max_isi_violations": self.isi_violations,
             "max_amplitude_cutoff": self.amplitude_cutoff,
@@ -133,7 +133,12 @@ class SessionRequest:
         }
         # JSON has no infinity; text is read back by float().
         told = {name: limit if math.isfinite(limit) else str(limit) for name, limit in limits.items()}
-        return {**asdict(self), "areas": list(self.areas), "window_ms": list(self.window_ms), **told}
+        return {
+            **asdict(self),
+            "areas": sorted(self.areas, key=area_sort_key),
+            "window_ms": list(self.window_ms),
+            **told,
+        }
 
     @classmethod
     def from_json(cls, document: dict[str, object]) -> SessionRequest:
@@ -162,7 +167,7 @@ class SessionRequest:
 
     @property
     def digest(self) -> str:
-        """Short name of the request: equal exactly for requests that take the same."""
-        document = {**self.to_json(), "areas": sorted(self.areas), "version": _VERSION}
+        """Short name of what :meth:`to_json` returns."""
+        document = {**self.to_json(), "version": _VERSION}
         text = json.dumps(document, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -168,8 +168,8 @@ def save_session(recording: SessionRecording, path: Path) -> None:
 
     Raises
     ------
-    DataError
-        If the file cannot be written.
+    OSError
+        If it cannot be written: the disk is full, for example.
     """
     outline = recording.outline
     facts = {
@@ -185,19 +185,16 @@ def save_session(recording: SessionRecording, path: Path) -> None:
     }
     text = np.frombuffer(json.dumps(facts).encode(), dtype=np.uint8)
     arrays: dict[str, Any] = {f"{_COLUMN}{name}": column for name, column in recording.unit_columns.items()}
-    try:
-        with replacing(path) as temporary, temporary.open("wb") as stream:
-            np.savez_compressed(
-                stream,
-                facts=text,
-                frame_ids=recording.frame_ids,
-                present=recording.present,
-                stimuli=recording.stimuli,
-                responses=recording.responses,
-                **arrays,
-            )
-    except OSError as error:
-        raise DataError(f"{path}: not written ({error.strerror or error}); is the disk full?") from error
+    with replacing(path) as temporary, temporary.open("wb") as stream:
+        np.savez_compressed(
+            stream,
+            facts=text,
+            frame_ids=recording.frame_ids,
+            present=recording.present,
+            stimuli=recording.stimuli,
+            responses=recording.responses,
+            **arrays,
+        )
 
 
 def load_session(path: Path) -> SessionRecording:

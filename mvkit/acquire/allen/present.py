@@ -1,0 +1,78 @@
+"""A neural file that is there already: whether it is the one that is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mvkit.acquire.allen.readers import SessionSource
+from mvkit.acquire.allen.wanted import SessionsWanted
+from mvkit.acquire.catalogue import HDF5
+from mvkit.acquire.reports import FetchRequest, FileOutcome, Status
+from mvkit.errors import DataError, UsageError
+from mvkit.fetch import Manifest, Record, adopt
+from mvkit.neural.layout_reading import reading
+from mvkit.paths import neural_path
+
+#: What files made here say in their provenance.
+SOURCE = "Allen Brain Observatory, Visual Coding"
+
+
+def present_file(
+    wanted: SessionsWanted, sources: Sequence[SessionSource], fetch: FetchRequest
+) -> FileOutcome | None:
+    """Return the outcome for a neural file of just these sessions and this request; None if it is to be made.
+
+    Raises
+    ------
+    UsageError
+        If there is a file that was made otherwise, and ``force`` does not allow to replace it.
+    """
+    target, manifest = neural_path(wanted.dataset, fetch.home_dir), Manifest(fetch.home_dir)
+    if fetch.force or not target.exists():
+        return None
+    record = manifest.find(target)
+    if record is not None and target.stat().st_size != record.size:
+        fetch.feedback.remark(f"{target}: not the size that was recorded; making it again")
+        return None
+    if _made_from(target) != asked(wanted, sources):
+        raise UsageError(
+            f"{target}: is there already, made from something else or with other options\n"
+            "replace it with --force, or choose another place with --home or MVKIT_HOME"
+        )
+    # A process that was killed right after the file appeared had it still to record.
+    record = record or adopt(target, HDF5, manifest, feedback=fetch.feedback)
+    return outcome_of(wanted.dataset, target, record, "already there")
+
+
+def asked(wanted: SessionsWanted, sources: Sequence[SessionSource]) -> dict[str, object]:
+    """Return what a file must have been made from to be the wanted one; JSON values."""
+    return {
+        "request": wanted.request.to_json(),
+        "sessions": [source.session_id for source in sources],
+    }
+
+
+def outcome_of(dataset: str, target: Path, record: Record, status: Status) -> FileOutcome:
+    """Return the outcome for a neural file that is in place."""
+    return FileOutcome(
+        name=dataset,
+        status=status,
+        path=target,
+        size=record.size,
+        sha256=record.sha256,
+        made_from=record.made_from,
+    )
+
+
+def _made_from(path: Path) -> dict[str, object]:
+    """Return the request and the sessions that a neural file was made of; {} if it was made otherwise."""
+    try:
+        with reading(path) as file:
+            told = file.contents.provenance
+    except DataError:
+        return {}
+    sessions = told.get("sessions")
+    if told.get("source") != SOURCE or not isinstance(sessions, list):
+        return {}
+    return {"request": told.get("request"), "sessions": [session.get("session_id") for session in sessions]}
