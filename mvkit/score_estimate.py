@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def estimate_run(
-    request: ScoreRequest, *, remark: Callable[[str], None], machine: Machine = THIS_MACHINE
+    request: ScoreRequest, *, remark: Callable[[str], None], machine: Machine | None = None
 ) -> RunEstimate:
     """Tell what a scoring run would need, in a few seconds and without keeping anything.
 
@@ -36,7 +36,7 @@ def estimate_run(
     remark
         Called with notes for the user.
     machine
-        What measures.
+        What measures; None: this machine.
 
     Raises
     ------
@@ -47,6 +47,7 @@ def estimate_run(
     from mvkit.scoring.pairs import populations
     from mvkit.scoring.protocol import splits_of
 
+    machine = machine or THIS_MACHINE
     began = machine.clock()
     run = open_run(request, remark=remark)
     opening_s = machine.clock() - began

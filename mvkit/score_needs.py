@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mvkit.fetch.sizes import readable
 from mvkit.paths import scratch_dir
 from mvkit.report.estimate import DiskNeeds, LayerNeeds, MemoryNeeds, ModelNeeds, Seconds
 
@@ -149,25 +150,20 @@ def _refusal(plan: Plan, found: Seen, memory: MemoryNeeds, disk: DiskNeeds) -> s
     if memory.available is not None and memory.whole > memory.available:
         widest = max(found.layers, key=lambda layer: layer.n_features)
         return (
-            f"{mapping} holds all features of a layer in float64: {gigabytes(memory.whole)} for "
+            f"{mapping} holds all features of a layer in float64: {readable(memory.whole)} for "
             f"{widest.n_features} features of layer '{widest.name}' in {plan.workers} worker processes, and "
-            f"{gigabytes(memory.available)} are available\n"
+            f"{readable(memory.available)} are available\n"
             "use --map ridge, give fewer --jobs, or leave wide layers out (--layers)"
         )
     if memory.available is not None and not memory.fits:
         return (
-            f"{gigabytes(memory.peak)} of memory are needed, of which {gigabytes(memory.started)} are in use "
-            f"already, and {gigabytes(memory.available)} more are available\n"
+            f"{readable(memory.peak)} of memory are needed, of which {readable(memory.started)} are in use "
+            f"already, and {readable(memory.available)} more are available\n"
             "score fewer layers at a time (--layers), or give fewer --jobs or a smaller --batch-size"
         )
     if not disk.fits:
         return (
-            f"{disk.folder}: features take {gigabytes(disk.needed)}, and {gigabytes(disk.free)} are free\n"
+            f"{disk.folder}: features take {readable(disk.needed)}, and {readable(disk.free)} are free\n"
             "give a folder on another disk with --scratch, or score fewer layers at a time (--layers)"
         )
     return ""
-
-
-def gigabytes(n_bytes: int) -> str:
-    """Write a number of bytes: ``1.25 GB``."""
-    return f"{n_bytes / 1e9:.2f} GB"
