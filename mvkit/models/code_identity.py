@@ -23,8 +23,9 @@ from mvkit.models.preprocessing import Preprocessing
 
 log = logging.getLogger(__name__)
 
-#: What an nn.Module keeps of its own; children, weights and hooks are looked at by themselves.
-_OWN = frozenset(vars(nn.Module()))
+#: What an nn.Module keeps of its own; children, weights and hooks are looked at by themselves. Compiled code
+#: computes the same.
+_OWN = frozenset({*vars(nn.Module()), "_compiled_call_impl"})
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 #: How a network is called and used, not what it computes.
 _NOT_COMPUTED = frozenset({"name", "layers", "weights_id", "origin", "preprocess"})

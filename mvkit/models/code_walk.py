@@ -170,7 +170,7 @@ class CodeWalk:
         """Add a network that is no child of another one, such as a helper in a list or a closure."""
         self.value(type(module))
         for name, item in sorted(vars(module).items()):
-            if name != "training":
+            if name not in ("training", "_compiled_call_impl"):
                 self.text("attribute", name)
                 self.value(item)
 
