@@ -101,8 +101,13 @@ def command(
         ),
     ] = None,
     batch_size: Annotated[
-        int, typer.Option(min=1, help="Images per forward pass.", rich_help_panel=_MACHINE)
-    ] = 64,
+        int | None,
+        typer.Option(
+            min=1,
+            help="Images per forward pass; default: by the size of the inputs.",
+            rich_help_panel=_MACHINE,
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...", rich_help_panel=_MACHINE)] = "cpu",
     threads: Annotated[
         int | None,

@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from mvkit import atomic
-from mvkit.errors import UsageError
 from mvkit.features.feature_file import FeatureWriter
 from mvkit.features.featureset import FeatureOrigin, FeatureSet, LayerInfo
 from mvkit.features.formats import hdf5_for, is_npz
-from mvkit.features.inputs import describe_origin, network_inputs
-from mvkit.features.modes import evaluating, floating_dtype, parse_device
+from mvkit.features.forward_pass import ForwardPass, ProgressCallback, Rows
 from mvkit.features.npz_file import check_names
-from mvkit.features.stimuli import ImagesDigest, Stimuli, open_stimuli
-from mvkit.features.tapping import LayerTap, layers_to_record, published_layers
+from mvkit.features.scratch import FeatureRoom
+from mvkit.features.stimuli import open_stimuli
 from mvkit.models import load_model
 from mvkit.models.foreign.wrappers import unwrapped
-
-logger = logging.getLogger(__name__)
-
-#: Called with (images done, images in total).
-ProgressCallback = Callable[[int, int], None]
-_Rows = Mapping[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -77,7 +66,7 @@ def extract(
     images: object,
     layers: str | Sequence[str] | None = None,
     *,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     device: str | torch.device = "cpu",
     progress: ProgressCallback | None = None,
 ) -> FeatureSet:
@@ -100,7 +89,8 @@ def extract(
         model's published list, ``model.layers``. A layer that runs several times gives ``name[0]``,
         ``name[1]``, ...; a tuple or dict output gives ``name:0`` or ``name:key``.
     batch_size
-        Images per forward pass.
+        Images per forward pass; None: so many that a batch has about as many pixels whatever their size, see
+        :mod:`mvkit.features.batching`.
     device
         Where to compute: "cpu", "cuda", "cuda:1", ...
     progress
@@ -120,21 +110,12 @@ def extract(
         If images cannot be read.
     """
     stimuli = open_stimuli(images)
-    arrays: dict[str, NDArray[np.float32]] = {}
-    shapes: dict[str, tuple[int, ...]] = {}
-
-    def keep(start: int, rows: _Rows, infos: Mapping[str, LayerInfo]) -> None:
-        if not arrays:
-            for name, info in infos.items():
-                arrays[name] = np.empty((len(stimuli.image_ids), info.n_features), np.float32)
-                shapes[name] = info.shape
-        for name, values in rows.items():
-            arrays[name][start : start + len(values)] = values
-
-    run = _Run(
-        _network(model), stimuli, batch_size=batch_size, device=parse_device(device), progress=progress
-    )
-    return FeatureSet(arrays, shapes, run.through(layers, keep))
+    journey = ForwardPass(_network(model), stimuli, layers, batch_size=batch_size, device=device)
+    found = journey.look().layers
+    room = FeatureRoom(found, len(stimuli.image_ids), None)
+    origin = journey.run(room.write, progress=progress)
+    arrays = {name: np.asarray(values) for name, values in room.features().items()}
+    return FeatureSet(arrays, {name: info.shape for name, info in found.items()}, origin)
 
 
 def extract_to_file(
@@ -143,7 +124,7 @@ def extract_to_file(
     target: str | Path,
     layers: str | Sequence[str] | None = None,
     *,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     device: str | torch.device = "cpu",
     overwrite: bool = False,
     progress: ProgressCallback | None = None,
@@ -173,25 +154,21 @@ def extract_to_file(
     target = Path(target)
     refuse_existing(target, overwrite=overwrite)
     stimuli = open_stimuli(images)
-    run = _Run(
-        _network(model), stimuli, batch_size=batch_size, device=parse_device(device), progress=progress
-    )
-    found: dict[str, LayerInfo] = {}
+    journey = ForwardPass(_network(model), stimuli, layers, batch_size=batch_size, device=device)
+    look = journey.look()
+    if is_npz(target):
+        check_names(look.layers)
     with hdf5_for(target) as path, h5py.File(path, "w") as file:
-        writer = FeatureWriter(file, len(stimuli.image_ids), batch_size)
+        writer = FeatureWriter(file, len(stimuli.image_ids), journey.images_per_batch)
+        writer.create_layers(look.layers)
 
-        def write(start: int, rows: _Rows, infos: Mapping[str, LayerInfo]) -> None:
-            if not found:
-                if is_npz(target):
-                    check_names(infos)
-                found.update(infos)
-                writer.create_layers(infos)
+        def write(start: int, rows: Rows) -> None:
             for name, values in rows.items():
                 writer.write_rows(name, start, values)
 
-        origin = run.through(layers, write)
+        origin = journey.run(write, progress=progress)
         writer.write_origin(origin)
-    return ExtractionReport(target, tuple(found.values()), origin)
+    return ExtractionReport(target, tuple(look.layers.values()), origin)
 
 
 def refuse_existing(target: Path, *, overwrite: bool) -> None:
@@ -205,61 +182,7 @@ def refuse_existing(target: Path, *, overwrite: bool) -> None:
     atomic.refuse_existing(target, overwrite=overwrite, example="features.h5")
 
 
-@dataclass(frozen=True)
-class _Run:
-    """One journey of all images through one network."""
-
-    model: nn.Module
-    stimuli: Stimuli
-    batch_size: int
-    device: torch.device
-    progress: ProgressCallback | None
-    digest: ImagesDigest = field(default_factory=ImagesDigest)
-
-    def __post_init__(self) -> None:
-        model: Any = self.model
-        if not isinstance(model, nn.Module):
-            raise UsageError(
-                f"a network is needed, not {type(model).__name__} {model!r}; mvkit.load_model(name) gives one"
-            )
-        if self.batch_size < 1:
-            raise UsageError(f"batch size must be at least 1, got {self.batch_size}")
-
-    def through(
-        self,
-        layers: str | Sequence[str] | None,
-        consume: Callable[[int, _Rows, Mapping[str, LayerInfo]], None],
-    ) -> FeatureOrigin:
-        """Hand every batch's features to ``consume(first row, layer -> rows, layer -> info)``."""
-        tap = LayerTap(self.model, layers_to_record(self.model, layers))
-        published = set(published_layers(self.model))
-        n_images = len(self.stimuli.image_ids)
-        with evaluating(self.model, self.device):
-            dtype = floating_dtype(self.model)
-            for start in range(0, n_images, self.batch_size):
-                stop = min(start + self.batch_size, n_images)
-                pictures = self.stimuli.read(start, stop)
-                self.digest.update(pictures)
-                inputs = network_inputs(self.model, self.stimuli, pictures)
-                values = tap(inputs.to(self.device, dtype))
-                infos = {
-                    name: LayerInfo(name, tuple(value.shape[1:]), name in published)
-                    for name, value in values.items()
-                }
-                consume(start, {name: _flat(name, value) for name, value in values.items()}, infos)
-                if self.progress is not None:
-                    self.progress(stop, n_images)
-        return describe_origin(self.model, self.stimuli, self.digest.hexdigest())
-
-
 def _network(model: nn.Module | str | Path) -> nn.Module:
     if isinstance(model, str | Path):
         return load_model(model)
     return unwrapped(model) if isinstance(model, nn.Module) else model
-
-
-def _flat(layer: str, value: Tensor) -> NDArray[np.float32]:
-    rows: NDArray[np.float32] = value.reshape(len(value), -1).to(torch.float32).numpy()
-    if not np.isfinite(rows).all():
-        logger.warning("layer '%s': values that are not finite (the network overflows or holds NaN)", layer)
-    return rows

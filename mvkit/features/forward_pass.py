@@ -1,49 +1,60 @@
-"""One journey of all images through a network, begun with a look at what the first one gives.
+"""One journey of all images through a network, begun with a look at what the first ones give.
 
-The first image goes through alone. What it gives says which layers there are, how wide they are and what the
-rest will need, before anything else is done; the others follow in batches. No image goes through twice.
+The first batch says which layers there are, how wide they are and what the rest will need, before anything
+else is done. The others follow. No image goes through twice.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
-from mvkit.features.featureset import LayerInfo
-from mvkit.features.inputs import network_inputs
+from mvkit.errors import UsageError
+from mvkit.features.batching import batches_from, images_per_batch
+from mvkit.features.featureset import FeatureOrigin, LayerInfo
+from mvkit.features.inputs import describe_origin, network_inputs
 from mvkit.features.modes import evaluating, floating_dtype, parse_device
-from mvkit.features.stimuli import Stimuli
+from mvkit.features.scratch import IN_MEMORY_BYTES, feature_room
+from mvkit.features.stimuli import ImagesDigest, Stimuli
 from mvkit.features.stored_layer import StoredLayer
 from mvkit.features.tapping import LayerTap, layers_to_record, published_layers
 
-Progress = Callable[[int, int], None]
+logger = logging.getLogger(__name__)
+
+#: Called with (images done, images in total).
+ProgressCallback = Callable[[int, int], None]
 Rows = Mapping[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
 class FirstLook:
-    """What the first image gives.
+    """What the first batch of images gives.
 
     Attributes
     ----------
     layers
         Layer -> its shape for one image, in the model's order; under final names (``name[0]``, ``name:key``).
     rows
-        Layer -> float32 (1, n_features).
+        Layer -> float32 (n_images, n_features).
+    n_images
+        How many images were shown: a full batch, unless there are fewer.
     seconds
-        How long the image took.
+        How long they took together in the network.
     """
 
     layers: Mapping[str, LayerInfo]
     rows: Rows
+    n_images: int
     seconds: float
 
 
@@ -59,10 +70,14 @@ class ForwardPass:
     layers
         Names or patterns; None for the published list.
     batch_size
-        Images per forward pass after the first; None: chosen by the size of the inputs, and by nothing else,
-        so that the same model and images give the same bits whichever layers are asked for.
+        Images per forward pass; None: as :mod:`mvkit.features.batching` says.
     device
         Where to compute.
+
+    Raises
+    ------
+    UsageError
+        If a layer is unknown or an argument out of range.
     """
 
     def __init__(
@@ -74,24 +89,98 @@ class ForwardPass:
         batch_size: int | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
+        network: Any = model
+        if not isinstance(network, nn.Module):
+            raise UsageError(
+                f"a network is needed, not {type(model).__name__} {model!r}; mvkit.load_model(name) gives one"
+            )
         self.model = model
         self.stimuli = stimuli
-        self.wanted = layers_to_record(model, layers)
+        #: As asked for.
         self.batch_size = batch_size
         self.device = parse_device(device)
+        self._tap = LayerTap(model, layers_to_record(model, layers))
+        self._size = self._images_per_batch()
         self._look: FirstLook | None = None
+        self._digest = ImagesDigest()
+
+    @property
+    def images_per_batch(self) -> int:
+        """How many images go through together."""
+        return self._size
 
     def look(self) -> FirstLook:
-        """Show the first image, once; later calls return what it gave."""
+        """Show the first batch, once; later calls return what it gave.
+
+        Raises
+        ------
+        UsageError
+            If a layer cannot be recorded, or the images are of a wrong type.
+        DataError
+            If images cannot be read.
+        """
         if self._look is None:
-            began = time.perf_counter()
-            rows, infos = self._batch(LayerTap(self.model, self.wanted), 0, 1)
-            self._look = FirstLook(infos, rows, time.perf_counter() - began)
+            with evaluating(self.model, self.device):
+                inputs = self._inputs(0, min(self._size, len(self.stimuli.image_ids)), self._digest)
+                began = time.perf_counter()
+                values = self._tap(inputs)
+                seconds = time.perf_counter() - began
+            published = set(published_layers(self.model))
+            infos = {
+                name: LayerInfo(name, tuple(value.shape[1:]), name in published)
+                for name, value in values.items()
+            }
+            self._look = FirstLook(infos, _flat(values), len(inputs), seconds)
         return self._look
+
+    def run(
+        self,
+        consume: Callable[[int, Rows], None],
+        names: Sequence[str] | None = None,
+        *,
+        progress: ProgressCallback | None = None,
+    ) -> FeatureOrigin:
+        """Hand every batch's features to ``consume(first row, layer -> rows)``, those of the look included.
+
+        Parameters
+        ----------
+        consume
+            Called in the order of the images; holds on to nothing if memory is to hold one batch only.
+        names
+            Layers, by the names of :attr:`FirstLook.layers`; None: all of them.
+        progress
+            Called after each batch.
+
+        Returns
+        -------
+        FeatureOrigin
+            Network, weights, images and versions.
+        """
+        look = self.look()
+        wanted = list(look.layers) if names is None else list(names)
+        is_all = wanted == list(look.layers)
+        tap = self._tap if is_all else LayerTap(self.model, layers_to_record(self.model, wanted))
+        n_images = len(self.stimuli.image_ids)
+        digest = self._digest.copy()
+        consume(0, {name: look.rows[name] for name in wanted})
+        if progress is not None:
+            progress(look.n_images, n_images)
+        with evaluating(self.model, self.device):
+            for start, stop in batches_from(look.n_images, n_images, self._size):
+                # Not bound to a name: it would live on while the next batch is on its way.
+                consume(start, _flat(tap(self._inputs(start, stop, digest))))
+                if progress is not None:
+                    progress(stop, n_images)
+        return describe_origin(self.model, self.stimuli, digest.hexdigest())
 
     @contextmanager
     def features(
-        self, names: Sequence[str], *, scratch: Path, progress: Progress | None = None
+        self,
+        names: Sequence[str],
+        *,
+        scratch: Path,
+        progress: ProgressCallback | None = None,
+        in_memory: int = IN_MEMORY_BYTES,
     ) -> Iterator[Mapping[str, NDArray[np.float32] | StoredLayer]]:
         """Show the other images and give the features of some of the layers found by :meth:`look`.
 
@@ -103,38 +192,43 @@ class ForwardPass:
             Folder for what does not fit in memory; it is gone when the block ends.
         progress
             Called with (images done, images in total).
+        in_memory
+            Bytes of features that are held in memory at most.
 
         Yields
         ------
         mapping
             Layer -> float32 (n_images, n_features), an array or a :class:`StoredLayer`.
+
+        Raises
+        ------
+        DataError
+            If there is no room for the features; as :meth:`look`.
         """
         look = self.look()
-        n_images = len(self.stimuli.image_ids)
-        tap = LayerTap(self.model, layers_to_record(self.model, list(names)))
-        arrays = {name: np.empty((n_images, look.layers[name].n_features), np.float32) for name in names}
-        for name in names:
-            arrays[name][0] = look.rows[name][0]
-        size = self.batch_size or 32
-        for start in range(1, n_images, size):
-            stop = min(start + size, n_images)
-            rows, _ = self._batch(tap, start, stop)
-            for name in names:
-                arrays[name][start:stop] = rows[name]
-            if progress is not None:
-                progress(stop, n_images)
-        yield arrays
+        wanted = {name: look.layers[name] for name in names}
+        with feature_room(wanted, len(self.stimuli.image_ids), scratch=scratch, in_memory=in_memory) as room:
+            if wanted:
+                self.run(room.write, names, progress=progress)
+            yield room.features()
 
-    def _batch(self, tap: LayerTap, start: int, stop: int) -> tuple[Rows, dict[str, LayerInfo]]:
-        published = set(published_layers(self.model))
-        with evaluating(self.model, self.device):
-            pictures = self.stimuli.read(start, stop)
-            inputs = network_inputs(self.model, self.stimuli, pictures)
-            values = tap(inputs.to(self.device, floating_dtype(self.model)))
-        infos = {
-            name: LayerInfo(name, tuple(value.shape[1:]), name in published) for name, value in values.items()
-        }
-        rows = {
-            name: value.reshape(len(value), -1).to(torch.float32).numpy() for name, value in values.items()
-        }
-        return rows, infos
+    def _images_per_batch(self) -> int:
+        """Prepare one image, to know how large inputs are."""
+        one = network_inputs(self.model, self.stimuli, self.stimuli.read(0, 1))
+        return images_per_batch(self.batch_size, one.shape[1:])
+
+    def _inputs(self, start: int, stop: int, digest: ImagesDigest) -> Tensor:
+        pictures = self.stimuli.read(start, stop)
+        digest.update(pictures)
+        inputs = network_inputs(self.model, self.stimuli, pictures)
+        return inputs.to(self.device, floating_dtype(self.model))
+
+
+def _flat(values: Mapping[str, Tensor]) -> dict[str, NDArray[np.float32]]:
+    rows = {name: value.reshape(len(value), -1).to(torch.float32).numpy() for name, value in values.items()}
+    for name, row in rows.items():
+        if not np.isfinite(row).all():
+            logger.warning(
+                "layer '%s': values that are not finite (the network overflows or holds NaN)", name
+            )
+    return rows

@@ -9,9 +9,10 @@ from pathlib import Path
 from torch import nn
 
 from mvkit.errors import UsageError
-from mvkit.features.extraction import ExtractionReport, ProgressCallback, extract_to_file, refuse_existing
+from mvkit.features.extraction import ExtractionReport, extract_to_file, refuse_existing
 from mvkit.features.featureset import LayerInfo
 from mvkit.features.formats import feature_path
+from mvkit.features.forward_pass import ProgressCallback
 from mvkit.features.functions import CalledFunctions
 from mvkit.features.listing import survey_layers
 from mvkit.features.modes import limited_threads
@@ -40,7 +41,7 @@ class ExtractRequest:
     seed
         Seed of random weights; None: 0, or a training run's own.
     batch_size
-        Images per forward pass.
+        Images per forward pass; None: by the size of the inputs.
     device
         Where to compute.
     threads
@@ -58,7 +59,7 @@ class ExtractRequest:
     stimuli: str | None = None
     weights: str = "released"
     seed: int | None = None
-    batch_size: int = 64
+    batch_size: int | None = None
     device: str = "cpu"
     threads: int | None = None
     inputs: InputOptions = field(default_factory=InputOptions)

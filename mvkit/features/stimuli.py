@@ -80,6 +80,12 @@ class ImagesDigest:
             self._sha256.update(f"{image.dtype.name}{image.shape};".encode())
             self._sha256.update(np.ascontiguousarray(image).data)
 
+    def copy(self) -> ImagesDigest:
+        """Return a digest that goes on from here by itself."""
+        other = ImagesDigest()
+        other._sha256 = self._sha256.copy()
+        return other
+
     def hexdigest(self) -> str:
         """Return the digest so far."""
         return self._sha256.hexdigest()

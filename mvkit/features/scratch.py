@@ -1,0 +1,178 @@
+"""Room for the features of a pass: memory where all of them fit a budget, else files in a private folder.
+
+The folder is gone when the block that uses it ends. What a killed process has left is removed by the next
+one: a folder whose lock nobody holds belongs to nobody.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+
+from mvkit.errors import DataError
+from mvkit.features.featureset import LayerInfo
+from mvkit.features.stored_layer import StoredLayer
+
+#: Features of all layers together that are held in memory at most.
+IN_MEMORY_BYTES = 512 * 2**20
+
+_LOCK = ".lock"
+_IN_USE, _BEING_MADE = "pass-", "new-"
+#: Making a folder and locking it takes a moment.
+_ABANDONED_S = 3600.0
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class FeatureRoom:
+    """Takes the features of a pass, batch after batch, and gives them back by layer.
+
+    Parameters
+    ----------
+    layers
+        Layer -> its shape for one image.
+    n_images
+        Number of images.
+    folder
+        Where files go; None: everything stays in memory.
+    """
+
+    def __init__(self, layers: Mapping[str, LayerInfo], n_images: int, folder: Path | None) -> None:
+        self._shapes = {name: (n_images, info.n_features) for name, info in layers.items()}
+        self._folder = folder
+        self._arrays: dict[str, NDArray[np.float32]] = {}
+        if folder is None:
+            self._arrays = {name: np.empty(shape, np.float32) for name, shape in self._shapes.items()}
+        # Names of layers may hold anything; their files are numbered.
+        self._files = {name: f"{index}.f32" for index, name in enumerate(layers)}
+
+    def write(self, start: int, rows: Mapping[str, NDArray[np.float32]]) -> None:
+        """Take features of the images from ``start`` on, which follow those taken before.
+
+        Raises
+        ------
+        DataError
+            If the disk is full.
+        """
+        for name in self._shapes:
+            values = rows[name]
+            if self._folder is None:
+                self._arrays[name][start : start + len(values)] = values
+                continue
+            path = self._folder / self._files[name]
+            try:
+                # A file is the rows one after the other, so that appending is all there is to do.
+                with path.open("ab", buffering=0) as file:
+                    _write_all(file, np.ascontiguousarray(values, "<f4"))
+            except OSError as error:
+                if error.errno not in _FULL:
+                    raise
+                raise DataError(
+                    f"{self._folder}: the disk is full ({error.strerror}) while features are put there\n"
+                    "free some, name another place with --scratch DIR, or take fewer layers"
+                ) from error
+
+    def features(self) -> dict[str, NDArray[np.float32] | StoredLayer]:
+        """Return layer -> (n_images, n_features), in memory or on disk."""
+        if self._folder is None:
+            return dict(self._arrays)
+        return {
+            name: StoredLayer(self._folder / self._files[name], shape) for name, shape in self._shapes.items()
+        }
+
+
+@contextmanager
+def feature_room(
+    layers: Mapping[str, LayerInfo], n_images: int, *, scratch: Path, in_memory: int = IN_MEMORY_BYTES
+) -> Iterator[FeatureRoom]:
+    """Make room for the features of some layers, for the length of a block.
+
+    Parameters
+    ----------
+    layers
+        Layer -> its shape for one image.
+    n_images
+        Number of images.
+    scratch
+        Folder in which a private folder is made if memory is not enough.
+    in_memory
+        Bytes that are held in memory at most.
+
+    Raises
+    ------
+    DataError
+        Before anything is written: if the disk cannot hold the features.
+    """
+    needed = sum(info.n_bytes(n_images) for info in layers.values())
+    if needed <= in_memory:
+        yield FeatureRoom(layers, n_images, None)
+        return
+    with _private_folder(scratch) as folder:
+        free = shutil.disk_usage(folder).free
+        if free < needed:
+            raise DataError(
+                f"{scratch}: {needed / 1e9:.2f} GB are needed for the features of {len(layers)} layers while "
+                f"they are scored, and {free / 1e9:.2f} GB are free\n"
+                "free some, name another place with --scratch DIR, or take fewer layers (--layers)"
+            )
+        yield FeatureRoom(layers, n_images, folder)
+
+
+def remove_abandoned(scratch: Path) -> None:
+    """Remove what killed processes have left in a scratch folder."""
+    for folder in scratch.glob(f"{_BEING_MADE}*"):
+        try:
+            is_old = time.time() - folder.stat().st_mtime > _ABANDONED_S
+        except OSError:  # it has its final name by now
+            continue
+        if is_old:
+            shutil.rmtree(folder, ignore_errors=True)
+    for folder in scratch.glob(f"{_IN_USE}*"):
+        lock = FileLock(folder / _LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except (Timeout, OSError):  # in use, gone meanwhile, or somebody else's
+            continue
+        try:
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            lock.release()
+
+
+@contextmanager
+def _private_folder(scratch: Path) -> Iterator[Path]:
+    name = uuid.uuid4().hex
+    try:
+        scratch.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(scratch)
+        # Nobody finds it under its name before its lock is held.
+        (scratch / f"{_BEING_MADE}{name}").mkdir()
+    except OSError as error:
+        raise DataError(
+            f"{scratch}: features cannot be put there ({error})\nname another place with --scratch DIR"
+        ) from error
+    made, folder = scratch / f"{_BEING_MADE}{name}", scratch / f"{_IN_USE}{name}"
+    lock = FileLock(made / _LOCK)
+    try:
+        lock.acquire(timeout=0)
+        made.rename(folder)
+        yield folder
+    finally:
+        for place in (made, folder):
+            shutil.rmtree(place, ignore_errors=True)
+        lock.release()
+
+
+def _write_all(file: object, values: NDArray[np.float32]) -> None:
+    """Write all bytes: a raw file may take fewer than it is given, for instance more than 2 GiB."""
+    rest = values.reshape(-1).view(np.uint8).data
+    while rest:
+        rest = rest[file.write(rest) :]  # type: ignore[attr-defined]
