@@ -141,7 +141,7 @@ def find_base_python() -> Path:
         if done is not None and done.stdout.split() == [str(number) for number in PYTHON_VERSION]:
             return Path(candidate)
     raise MissingPackageError(
-        f"AllenSDK {ALLENSDK_VERSION} needs {name}: this is Python {sys.version.split()[0]}, and none is on PATH\n"
+        f"AllenSDK {ALLENSDK_VERSION} needs {name}; this is {sys.version.split()[0]}, the PATH has no other\n"
         f"install it (Debian, Ubuntu: apt-get install {name} {name}-venv; elsewhere: uv python install "
         "3.11), then run the same command"
     )

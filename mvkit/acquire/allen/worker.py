@@ -1,0 +1,90 @@
+"""One task in the AllenSDK environment: JSON on stdin, a JSON event per line on stdout.
+
+::
+
+    {"task": "read", "path": ..., "folder": ..., "session_id": ..., "request": {...}, "out": FILE.npz}
+    {"task": "read_cached", "cache": ..., "session_id": ..., "request": {...}, "out": FILE.npz}
+    {"task": "list", "cache": ..., "links": true}     {"task": "scenes", "cache": ...}
+
+Every task may have ``address`` ([scheme, host] of a warehouse). Events: ``{"event": "done", "result": ...}`` and
+``{"event": "error", "type": ..., "message": ...}``; any other end is a failure, which stderr explains.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from mvkit.acquire.allen.session import SessionRecording, SessionRequest, save_session
+from mvkit.errors import FetchError, MvkitError
+
+
+def main() -> int:
+    """Do the task that stdin tells; return the exit code."""
+    events = sys.stdout
+    # AllenSDK prints remarks, which must not come between events.
+    with contextlib.redirect_stdout(sys.stderr):
+        try:
+            told = {"event": "done", "result": perform(json.load(sys.stdin))}
+        except MvkitError as error:
+            told = {"event": "error", "type": type(error).__name__, "message": str(error)}
+    events.write(json.dumps(told) + "\n")
+    events.flush()
+    return 0 if told["event"] == "done" else 1
+
+
+def perform(task: Mapping[str, Any]) -> object:
+    """Do a task and return its result, which JSON can hold.
+
+    Raises
+    ------
+    MvkitError
+        If it cannot be done.
+    """
+    from mvkit.acquire.allen import sdk
+
+    address = tuple(task["address"]) if task.get("address") else None
+    cache = Path(task.get("cache") or ".")
+    try:
+        match task["task"]:
+            case "read":
+                recording = sdk.read_file(
+                    Path(task["path"]), Path(task["folder"]), _request(task), int(task["session_id"])
+                )
+                return _save(recording, task, sdk.describe())
+            case "read_cached":
+                recording = sdk.read_cached(cache, _request(task), int(task["session_id"]), address)
+                return _save(recording, task, sdk.describe())
+            case "list":
+                return sdk.list_cached(cache, address, links=bool(task["links"]))
+            case "scenes":
+                return sdk.scene_links(cache, address)
+            case unknown:
+                raise FetchError(f"unknown task '{unknown}'")
+    except requests.RequestException as error:
+        place = "://".join(address) if address else "the Allen Institute's warehouse"
+        raise FetchError(
+            f"{place}: {type(error).__name__}: {str(error)[:200]}\n"
+            "what was fetched is kept: run the same command again"
+        ) from error
+
+
+def _request(task: Mapping[str, Any]) -> SessionRequest:
+    return SessionRequest.from_json(task["request"])
+
+
+def _save(
+    recording: SessionRecording, task: Mapping[str, Any], versions: Mapping[str, object]
+) -> Mapping[str, object]:
+    save_session(recording, Path(task["out"]))
+    return versions
+
+
+if __name__ == "__main__":
+    sys.exit(main())
