@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from mvkit.errors import MissingPackageError, UsageError, WorkerError
 from mvkit.naming import unknown_name
 from mvkit.resources import Resources
+from mvkit.scoring.processes import active_client
 
 BACKENDS = ("local", "dask")
 
@@ -30,7 +31,8 @@ def running_on(resources: Resources) -> Iterator[None]:
     """Run the jobs of the block where ``resources`` says, and leave nothing open afterwards.
 
     ``"local"`` changes nothing: jobs run in worker processes of this machine. ``"dask"`` connects to the
-    scheduler and enters joblib's dask backend, which :mod:`mvkit.scoring.processes` follows.
+    scheduler and enters joblib's dask backend, which :mod:`mvkit.scoring.processes` follows. A block within
+    one of the same scheduler shares its connection.
 
     Parameters
     ----------
@@ -59,13 +61,17 @@ def running_on(resources: Resources) -> Iterator[None]:
         raise UsageError("--backend dask: give the address of its scheduler too, --scheduler tcp://HOST:8786")
     try:
         import dask
-        from distributed import KilledWorker
+        from distributed import CancelledError, KilledWorker
     except ImportError as error:
         raise MissingPackageError(
             f'--backend dask: dask is not installed here ({error})\npip install "mvkit[dask]"'
         ) from error
     from joblib import parallel_config
 
+    around = active_client()
+    if around is not None and around.scheduler.address == "{}://{}:{}".format(*_parts(resources.scheduler)):
+        yield
+        return
     quiet = {"distributed.admin.large-graph-warning-threshold": _LARGEST_UNREMARKED}
     with dask.config.set(quiet), closing(_connected(resources.scheduler)) as client:
         _check_workers(client, resources.scheduler)
@@ -76,7 +82,13 @@ def running_on(resources: Resources) -> Iterator[None]:
             raise WorkerError(
                 f"the dask cluster gave up on a job whose workers died one after the other ({error})\n"
                 "perhaps of too little memory: fewer threads or a larger --memory-limit per worker; what was "
-                "finished is kept, and the same command goes on from there"
+                "finished is kept unless --no-cache was given, and the same command goes on from there"
+            ) from error
+        except CancelledError as error:
+            raise WorkerError(
+                f"--scheduler {resources.scheduler}: the connection to the dask scheduler was lost\n"
+                "start it again; what was finished is kept unless --no-cache was given, and the same command "
+                "goes on from there"
             ) from error
 
 
@@ -116,7 +128,8 @@ def _check_workers(client: Any, address: str) -> None:
             f"--scheduler {address}: it has no workers\nstart some with 'dask worker {address}'"
         ) from error
     for package in _COMPUTING:
-        here = metadata.version(package)
+        here = _version_here(package)
+        # By a function of Python's own, which workers have whatever else they lack.
         answers = client.run(metadata.version, package, on_error="return")
         for worker, found in answers.items():
             if found != here:
@@ -125,3 +138,7 @@ def _check_workers(client: Any, address: str) -> None:
                     f"{worker}: {package} {there} on this worker, and {here} here\n"
                     "give all workers the same environment as this machine, and start them again"
                 )
+
+
+def _version_here(package: str) -> str:
+    return metadata.version(package)

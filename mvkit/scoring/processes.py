@@ -87,7 +87,7 @@ def in_order(
     WorkerError
         If a worker process of this machine dies.
     """
-    client = _cluster()
+    client = active_client()
     if client is not None:
         yield from _on_cluster(function, jobs, client, n_jobs)
     elif worker_count(n_jobs) == 1:
@@ -115,7 +115,7 @@ def _in_processes(
         ) from error
 
 
-def _cluster() -> Any:
+def active_client() -> Any:
     """Return the client of the cluster that joblib's ``parallel_config`` names, or None."""
     from joblib.parallel import get_active_backend
 
@@ -134,7 +134,8 @@ def _on_cluster(
     ordered: deque[Any] = deque()
     for arguments in jobs:
         if len(running) == n_jobs:
-            running = set(wait(running, return_when="FIRST_COMPLETED").not_done)
+            with client.as_current():
+                running = set(wait(running, return_when="FIRST_COMPLETED").not_done)
         ordered.append(client.submit(_in_worker, function, sending.sent(list(arguments)), pure=False))
         running.add(ordered[-1])
         while ordered and ordered[0].done():

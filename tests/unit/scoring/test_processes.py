@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from os.path import commonprefix
 
 import pytest
 
-from mvkit.errors import UsageError
+from mvkit.errors import UsageError, WorkerError
 from mvkit.scoring.processes import in_order, worker_count
 
 
@@ -27,3 +28,12 @@ def test_results_come_in_the_order_of_the_jobs(n_jobs: int) -> None:
     found = in_order(commonprefix, jobs, n_jobs=n_jobs, warm_up=lambda: warmed.append(True))
     assert list(found) == ["00", "11", "22", "33", "44"]
     assert warmed == ([] if n_jobs == 1 else [True])
+
+
+def test_a_worker_that_dies_is_an_error_of_two_lines() -> None:
+    jobs = [(3,), (4,)]
+    with pytest.raises(WorkerError, match=r"a worker process died.*\ngive fewer with --jobs") as caught:
+        list(in_order(os._exit, jobs, n_jobs=2, warm_up=list))
+    assert len(str(caught.value).splitlines()) == 2
+    # What comes next finds workers again.
+    assert list(in_order(abs, [(-1,), (-2,), (-3,)], n_jobs=2, warm_up=list)) == [1, 2, 3]
