@@ -260,9 +260,8 @@ class CodeWalk:
             for name in _as_names(getattr(kind, "__slots__", ()))
             if hasattr(value, name) and not name.startswith("__")
         ]
-        if state is None and not slots:
+        if (state is None and not slots) or any(map(_is_built_in, type(value).__mro__)):
             self._reduced(value)
-            return
         for name, item in sorted((state or {}).items(), key=lambda pair: str(pair[0])):
             self.text("attribute", name)
             self.value(item)
@@ -283,6 +282,11 @@ class CodeWalk:
         self.value(parts if isinstance(parts, str) else list(parts[:3]))
         if not isinstance(parts, str):
             self._all("items", [list(items) for items in parts[3:5] if items is not None])
+
+
+def _is_built_in(kind: type) -> bool:
+    """Tell whether objects of a class hold what Python does not show (files, random generators)."""
+    return kind is not object and kind.__module__ in sys.builtin_module_names
 
 
 def _as_names(slots: Any) -> tuple[str, ...]:
