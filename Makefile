@@ -4,12 +4,14 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 BIN := .venv/bin
 DEMO := demo-output
 
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check bench allen test-allen clean
 
 help:
 	@echo "make demo    set up .venv and run fetch, extract, score, prep and train on made-up data of known truth"
 	@echo "make test    set up .venv and run every test"
 	@echo "make check   ruff, mypy --strict, layer and repository rules"
+	@echo "make allen   set up .venv-allen, where AllenSDK runs (for mvkit fetch neural --source allensdk)"
+	@echo "make test-allen  run the tests that need AllenSDK, there"
 	@echo "make bench   print the benchmarks' ratios"
 
 demo:
@@ -39,5 +41,13 @@ bench:
 	$(BIN)/python benchmarks/train_step.py
 	$(BIN)/python benchmarks/train_run.py
 
+# AllenSDK needs numpy 1 and pandas 1: an environment of its own, found there by mvkit.
+allen:
+	@$(PYTHON) scripts/bootstrap.py
+	@$(BIN)/mvkit fetch allensdk --into .venv-allen --with 'pytest>=8' --with 'h5py>=3.9'
+
+test-allen: allen
+	.venv-allen/bin/python -m pytest -q -p no:cacheprovider tests/allen
+
 clean:
-	rm -rf .venv .venv.lock $(DEMO)
+	rm -rf .venv .venv.lock .venv-allen .venv-allen.installing ..venv-allen.lock $(DEMO)

@@ -150,7 +150,7 @@ def find_base_python() -> Path:
 @contextmanager
 def _outliving_lock(folder: Path) -> Iterator[int]:
     """Hold a lock that pip inherits: if this process is killed, pip goes on, and others must wait for it."""
-    with folder.with_name(f".{folder.name}.installing").open("w") as file:
+    with folder.with_name(f"{folder.name}.installing").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield file.fileno()
 

@@ -6,7 +6,7 @@
     {"task": "read_cached", "cache": ..., "session_id": ..., "request": {...}, "out": FILE.npz}
     {"task": "list", "cache": ..., "links": true}     {"task": "scenes", "cache": ...}
 
-Every task may have ``address`` ([scheme, host] of a warehouse). Events: ``{"event": "done", "result": ...}`` and
+Every task may have an ``address`` (scheme and host). Events: ``{"event": "done", "result": ...}`` and
 ``{"event": "error", "type": ..., "message": ...}``; any other end is a failure, which stderr explains.
 """
 
