@@ -1,0 +1,204 @@
+"""What a model's scores are read from: images shown, layers opened, files written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+import mvkit
+from mvkit.errors import UsageError
+from mvkit.neural import NeuralDataset, Recording
+from mvkit.resources import Resources
+
+N_IMAGES = 30
+BATCH = 4
+QUICK = {"n_splits": 2, "n_halves": 3, "n_components": 3}
+
+
+class Network(nn.Module):
+    """A small network."""
+
+    name = "small"
+
+    def __init__(self, *, scale: float = 1.0) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Sequential(nn.Conv2d(3, 4, 5, stride=4), nn.ReLU())
+        self.second = nn.Conv2d(4, 6, 3, stride=2)
+        with torch.no_grad():
+            self.second.weight *= scale
+
+    def preprocess(self, images: np.ndarray) -> torch.Tensor:
+        """Return images as three equal channels."""
+        grey = torch.from_numpy(np.asarray(images)).to(torch.float32)[:, None] / 255.0
+        return grey.expand(-1, 3, -1, -1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the second layer's features."""
+        return self.second(self.first(images))
+
+
+LAYERS = ("first.0", "first.1", "second")
+
+
+@pytest.fixture(scope="module")
+def dataset() -> NeuralDataset:
+    """Two recordings of noise and a little tuning."""
+    rng = np.random.default_rng(4)
+    stimuli = rng.integers(0, 256, (N_IMAGES, 32, 32), dtype=np.uint8)
+    signals = stimuli.reshape(N_IMAGES, -1) / 255.0 @ rng.normal(size=(1024, 5))
+    recordings = tuple(
+        Recording(
+            area=area,
+            specimen=specimen,
+            unit_ids=np.arange(5),
+            responses=(signals + rng.normal(size=(6, N_IMAGES, 5))).astype(np.float32),
+        )
+        for area, specimen in (("VISp", 1), ("VISl", 2))
+    )
+    return NeuralDataset(
+        name="toy",
+        stimuli=stimuli,
+        frame_ids=np.arange(N_IMAGES),
+        units_of_measure="spikes/s",
+        recordings=recordings,
+    )
+
+
+@pytest.fixture
+def shown() -> Iterator[list[int]]:
+    """Sizes of the batches that networks are shown; counted from outside, as their state counts."""
+    sizes: list[int] = []
+
+    def count(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if isinstance(module, Network):
+            sizes.append(len(inputs[0]))
+
+    handle = register_module_forward_pre_hook(count)
+    yield sizes
+    handle.remove()
+
+
+@pytest.fixture
+def network() -> Network:
+    return Network()
+
+
+def scored(
+    source: object, dataset: NeuralDataset, home: Path, *, layers: tuple[str, ...] = LAYERS, **options: object
+) -> np.ndarray:
+    resources = {name: options.pop(name) for name in ("cache", "keep_features") if name in options}
+    result = mvkit.score(
+        source,
+        dataset,
+        list(layers),
+        resources=Resources(n_jobs=1, batch_size=BATCH, home=home, **resources),
+        **{**QUICK, **options},
+    )
+    return result.table()["score"].to_numpy()
+
+
+def files_of(home: Path) -> list[Path]:
+    return sorted(path for path in home.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("mapping", ["pls", "one-to-one", "rsa"])
+def test_a_repeated_run_shows_the_first_batch_only(
+    mapping: str, network: Network, dataset: NeuralDataset, shown: list[int], tmp_path: Path
+) -> None:
+    fresh = scored(network, dataset, tmp_path / "none", cache=False, mapping=mapping)
+    assert sum(shown) == N_IMAGES, "one pass, no image twice"
+    assert not (tmp_path / "none").exists()
+    first = scored(network, dataset, tmp_path, mapping=mapping)
+    shown.clear()
+    again = scored(network, dataset, tmp_path, mapping=mapping)
+    assert shown == [BATCH]
+    np.testing.assert_array_equal(first, fresh)
+    np.testing.assert_array_equal(again, fresh)
+
+
+def test_other_settings_use_the_coordinates_that_are_kept(
+    network: Network, dataset: NeuralDataset, shown: list[int], tmp_path: Path
+) -> None:
+    scored(network, dataset, tmp_path)
+    shown.clear()
+    ridge = scored(network, dataset, tmp_path, mapping="ridge")
+    assert shown == [BATCH]
+    np.testing.assert_array_equal(ridge, scored(network, dataset, tmp_path, mapping="ridge", cache=False))
+
+
+def test_features_are_kept_only_when_asked(
+    network: Network, dataset: NeuralDataset, shown: list[int], tmp_path: Path
+) -> None:
+    for name, expected in (("without", N_IMAGES), ("with", BATCH)):
+        home = tmp_path / name
+        scored(network, dataset, home, keep_features=name == "with", mapping="one-to-one")
+        shown.clear()
+        found = scored(network, dataset, home, mapping="one-to-one", halves_seed=1)
+        assert sum(shown) == expected
+    fresh = scored(network, dataset, tmp_path, cache=False, mapping="one-to-one", halves_seed=1)
+    np.testing.assert_array_equal(found, fresh)
+
+
+def test_a_new_layer_and_a_changed_weight(
+    network: Network, dataset: NeuralDataset, shown: list[int], tmp_path: Path
+) -> None:
+    part = scored(network, dataset, tmp_path, layers=("second",))
+    both = scored(network, dataset, tmp_path, layers=("first.1", "second"))
+    np.testing.assert_array_equal(both[10:], part)
+    shown.clear()
+    scored(network, dataset, tmp_path, layers=("second", "first.1"))
+    assert shown == [BATCH]
+    # A prediction does not depend on the scale of the features: the images shown tell.
+    other = Network(scale=1.5)
+    shown.clear()
+    scored(other, dataset, tmp_path, layers=("second",))
+    assert sum(shown) == N_IMAGES
+
+
+def test_given_features_are_found_by_their_content(dataset: NeuralDataset, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    features = {"x": rng.normal(size=(N_IMAGES, 9)), "y": rng.normal(size=(N_IMAGES, 2, 4))}
+    first = scored(features, dataset, tmp_path, layers=("x", "y"))
+    kept = files_of(tmp_path)
+    assert kept
+    again = scored({"other name": features["x"]}, dataset, tmp_path, layers=("other name",))
+    np.testing.assert_array_equal(again, first[:10])
+    assert [path for path in files_of(tmp_path) if path not in kept] == []
+    features["x"][3, 3] += 1e-6
+    changed = scored(features, dataset, tmp_path, layers=("x", "y"))
+    assert len(files_of(tmp_path)) == len(kept) + 3, "coordinates and two scores of one layer"
+    np.testing.assert_array_equal(changed[10:], first[10:])
+
+
+def test_resources_stand_for_the_other_options(dataset: NeuralDataset) -> None:
+    for options in ({"n_jobs": 1}, {"device": "cuda"}, {"cache": False}):
+        with pytest.raises(UsageError, match="resources: says n_jobs, device and cache already"):
+            mvkit.score("pixels", dataset, resources=Resources(), **QUICK, **options)
+    with pytest.raises(UsageError, match="must be Resources, got int"):
+        mvkit.score("pixels", dataset, resources=2, **QUICK)
+    with pytest.raises(UsageError, match="cache: must be True or False"):
+        mvkit.score("pixels", dataset, cache="no", **QUICK)
+
+
+def test_a_ceiling_is_kept_unless_nothing_shall_be(dataset: NeuralDataset, tmp_path: Path) -> None:
+    from mvkit.score_ceiling import measured_ceiling
+    from mvkit.scoring import ScoreSettings
+
+    settings = ScoreSettings(**QUICK, mapping="ridge", ceiling="pairwise")
+    pair = [dataset.recordings[0], Recording("VISp", 7, np.arange(5), dataset.recordings[1].responses)]
+    found = []
+    for cache, was_kept in ((False, False), (True, False), (True, True), (False, False)):
+        resources = Resources(n_jobs=1, home=tmp_path, cache=cache)
+        ceiling, kept = measured_ceiling(dataset, pair, settings, resources=resources)
+        assert kept is was_kept
+        found.append(ceiling.columns["score"])
+        assert bool(files_of(tmp_path)) is (cache or len(found) > 1)
+    for scores in found[1:]:
+        np.testing.assert_array_equal(scores, found[0])
