@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mvkit.cli import fetch_options as options
 from mvkit.cli.console import (
     HomeOption,
     JsonOption,
@@ -16,6 +17,7 @@ from mvkit.cli.console import (
     print_renderable,
     progress_bar,
 )
+from mvkit.cli.fetch_sessions import sessions_wanted
 
 if TYPE_CHECKING:
     from mvkit.acquire import FetchReport, FetchRequest, PlanReport, VerifyReport
@@ -28,25 +30,16 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-ForceOption = Annotated[bool, typer.Option("--force", help="Fetch (and convert) again what is there.")]
-DryRunOption = Annotated[
-    bool, typer.Option("--dry-run", help="Only say what would be done, and the disk needed.")
-]
-OfflineOption = Annotated[bool, typer.Option("--offline", help="Use no network (also: MVKIT_OFFLINE=1).")]
-VerifyOption = Annotated[
-    bool, typer.Option("--verify", help="Only check files in place against their recorded size and SHA-256.")
-]
-
 
 @app.command()
 def checkpoints(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME]...", help="Released models; default: all five.")
     ] = None,
-    dry_run: DryRunOption = False,
-    verify: VerifyOption = False,
-    force: ForceOption = False,
-    offline: OfflineOption = False,
+    dry_run: options.DryRun = False,
+    verify: options.Verify = False,
+    force: options.Force = False,
+    offline: options.Offline = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -65,27 +58,32 @@ def checkpoints(
 
 @app.command()
 def neural(
-    dataset: Annotated[
-        str | None, typer.Option("--dataset", "-d", help="neuropixels, calcium, simulated or all.")
-    ] = None,
-    source: Annotated[
-        Path | None,
-        typer.Option(
-            "--from", metavar="FILE", help="Convert this .pkl, .pkl.gz or .pkl.xz instead of downloading."
-        ),
-    ] = None,
-    keep_raw: Annotated[
-        bool, typer.Option("--keep-raw", help="Keep the downloaded pickle after its conversion.")
-    ] = False,
-    dry_run: DryRunOption = False,
-    verify: VerifyOption = False,
-    force: ForceOption = False,
-    offline: OfflineOption = False,
+    dataset: options.Dataset = None,
+    source: options.Source = "published",
+    from_file: options.From = None,
+    keep_raw: options.KeepRaw = False,
+    dry_run: options.DryRun = False,
+    verify: options.Verify = False,
+    force: options.Force = False,
+    offline: options.Offline = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
+    sessions_from: options.SessionsFrom = None,
+    reader: options.Reader = None,
+    sessions: options.Sessions = None,
+    exclude_sessions: options.ExcludeSessions = None,
+    areas: options.Areas = None,
+    stimulus: options.Stimulus = None,
+    bin_ms: options.BinMs = None,
+    window_ms: options.WindowMs = None,
+    isi_violations: options.IsiViolations = None,
+    amplitude_cutoff: options.AmplitudeCutoff = None,
+    presence_ratio: options.PresenceRatio = None,
+    reliability: options.Reliability = None,
 ) -> None:
     """Fetch recordings and convert them to neural files (HOME/neural/DATASET.h5)."""
     from mvkit.acquire import fetch_neural, plan_neural, verify_neural
+    from mvkit.acquire.allen import fetch_sessions, plan_sessions
 
     _refuse_both(dry_run=dry_run, verify=verify)
     request = _request(home, force=force, offline=offline, keep_raw=keep_raw)
@@ -94,10 +92,34 @@ def neural(
         return
     if dataset is None:
         raise typer.BadParameter("name one: neuropixels, calcium, simulated or all", param_hint="--dataset")
-    if dry_run:
-        _show_plan(plan_neural(dataset, request, source=source), as_json=as_json)
+    wanted = sessions_wanted(
+        source,
+        dataset,
+        {
+            "--from": from_file,
+            "--sessions-from": sessions_from,
+            "--reader": reader,
+            "--sessions": sessions,
+            "--exclude-sessions": exclude_sessions,
+            "--areas": areas,
+            "--stimulus": stimulus,
+            "--bin-ms": bin_ms,
+            "--window-ms": window_ms,
+            "--isi-violations": isi_violations,
+            "--amplitude-cutoff": amplitude_cutoff,
+            "--presence-ratio": presence_ratio,
+            "--reliability": reliability,
+        },
+    )
+    if wanted is not None:
+        if dry_run:
+            _show_plan(plan_sessions(wanted, request), as_json=as_json)
+        else:
+            _show_files(fetch_sessions(wanted, request), as_json=as_json)
+    elif dry_run:
+        _show_plan(plan_neural(dataset, request, source=from_file), as_json=as_json)
     else:
-        _show_files(fetch_neural(dataset, request, source=source), as_json=as_json)
+        _show_files(fetch_neural(dataset, request, source=from_file), as_json=as_json)
 
 
 @app.command()

@@ -131,26 +131,24 @@ class _Run:
     def _read_all(self) -> tuple[list[FileOutcome], list[SessionOutline]]:
         outcomes: list[FileOutcome] = []
         outlines: list[SessionOutline] = []
-        total = sum(source.size or 1 for source in self.sources)
-        done = 0
-        with self.fetch.feedback.progress(f"reading {len(self.sources)} session(s)") as progress:
-            for source in self.sources:
-                path = self.staging.path(source.session_id)
-                name = f"session {source.session_id}"
-                outline = self.staging.find(source)
-                status: Status = "read" if outline is None else "already there"
-                try:
-                    outline = outline or self._read(source)
-                    _check_images(outline, outlines)
-                except (FetchHaltedError, MissingPackageError):
-                    raise
-                except MvkitError as error:
-                    outcomes.append(FileOutcome(name, "failed", path, error=f"{name}: {error}"))
-                else:
-                    outlines.append(outline)
-                    outcomes.append(FileOutcome(name, status, path, path.stat().st_size))
-                done += source.size or 1
-                progress(done, total)
+        for number, source in enumerate(self.sources, start=1):
+            path = self.staging.path(source.session_id)
+            name = f"session {source.session_id}"
+            outline = self.staging.find(source)
+            status: Status = "read" if outline is None else "already there"
+            try:
+                if outline is None:
+                    # No progress display: the reader may show that of a download.
+                    self.fetch.feedback.remark(f"reading {name} ({number} of {len(self.sources)})")
+                    outline = self._read(source)
+                _check_images(outline, outlines)
+            except (FetchHaltedError, MissingPackageError):
+                raise
+            except MvkitError as error:
+                outcomes.append(FileOutcome(name, "failed", path, error=f"{name}: {error}"))
+            else:
+                outlines.append(outline)
+                outcomes.append(FileOutcome(name, status, path, path.stat().st_size))
         return outcomes, outlines
 
     def _read(self, source: SessionSource) -> SessionOutline:

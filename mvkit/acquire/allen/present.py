@@ -21,28 +21,42 @@ SOURCE = "Allen Brain Observatory, Visual Coding"
 def present_file(
     wanted: SessionsWanted, sources: Sequence[SessionSource], fetch: FetchRequest
 ) -> FileOutcome | None:
-    """Return the outcome for a neural file of just these sessions and this request; None if it is to be made.
+    """Return the outcome for the wanted neural file; None if it is to be made.
+
+    Raises
+    ------
+    UsageError
+        As :func:`is_present`.
+    """
+    if not is_present(wanted, sources, fetch):
+        return None
+    target, manifest = neural_path(wanted.dataset, fetch.home_dir), Manifest(fetch.home_dir)
+    # A process that was killed right after the file appeared had it still to record.
+    record = manifest.find(target) or adopt(target, HDF5, manifest, feedback=fetch.feedback)
+    return outcome_of(wanted.dataset, target, record, "already there")
+
+
+def is_present(wanted: SessionsWanted, sources: Sequence[SessionSource], fetch: FetchRequest) -> bool:
+    """Tell whether a neural file of just these sessions and this request is there, and may stay.
 
     Raises
     ------
     UsageError
         If there is a file that was made otherwise, and ``force`` does not allow to replace it.
     """
-    target, manifest = neural_path(wanted.dataset, fetch.home_dir), Manifest(fetch.home_dir)
+    target = neural_path(wanted.dataset, fetch.home_dir)
     if fetch.force or not target.exists():
-        return None
-    record = manifest.find(target)
+        return False
+    record = Manifest(fetch.home_dir).find(target)
     if record is not None and target.stat().st_size != record.size:
         fetch.feedback.remark(f"{target}: not the size that was recorded; making it again")
-        return None
+        return False
     if _made_from(target) != asked(wanted, sources):
         raise UsageError(
             f"{target}: is there already, made from something else or with other options\n"
             "replace it with --force, or choose another place with --home or MVKIT_HOME"
         )
-    # A process that was killed right after the file appeared had it still to record.
-    record = record or adopt(target, HDF5, manifest, feedback=fetch.feedback)
-    return outcome_of(wanted.dataset, target, record, "already there")
+    return True
 
 
 def asked(wanted: SessionsWanted, sources: Sequence[SessionSource]) -> dict[str, object]:

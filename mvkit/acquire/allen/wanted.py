@@ -93,9 +93,9 @@ def choose_reader(wanted: SessionsWanted, fetch: FetchRequest) -> SessionReader:
         from mvkit.acquire.allen.nwb_reader import NwbReader
 
         return NwbReader(wanted.sessions_from)
-    from mvkit.acquire.allen.bridge import AllenReader
+    from mvkit.acquire.allen.bridge import allen_reader
 
-    return AllenReader(wanted.sessions_from, fetch)
+    return allen_reader(wanted.sessions_from, fetch)
 
 
 def choose_sessions(wanted: SessionsWanted, reader: SessionReader) -> tuple[SessionSource, ...]:
