@@ -29,9 +29,10 @@ from mvkit.scoring.inner_products import InnerProducts, inner_products, stand_cl
 from mvkit.scoring.protocol import ImageSplit
 
 # Smallest eigenvalue of a layer's inner products, relative to the largest, that is relied on. Where one
-# direction dwarfs all others by that much and responses depend on every direction alike, scores come out
-# within 5e-10 of those from the features (tests/unit/scoring/test_wide_layers.py).
-CLEAR = 1e-5
+# direction dwarfs all others by that much and responses depend on every direction alike, scores differ by
+# about 1e-10 from those of the features; at 1e-5 it can be 5e-9. Layers of a VGG11 with random weights lie
+# at 0.2 for unrelated images and at 1e-5 for overlapping parts of one photograph.
+CLEAR = 1e-4
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def make(case: str) -> Array:
     if case.startswith("decaying"):
         return with_spectrum(np.geomspace(1, float(case.split()[1]), N_IMAGES - 1))
     if case == "one direction dwarfs the others":
-        return with_spectrum(np.append(1.0, np.full(N_IMAGES - 2, 3.3e-3)))
+        return with_spectrum(np.append(1.0, np.full(N_IMAGES - 2, 1.02e-2)))
     if case == "few directions":
         return plain[:, :40] @ rng.standard_normal((40, WIDTH))
     if case == "equal features":
@@ -62,11 +62,12 @@ def make(case: str) -> Array:
 # Kinds of features, and whether inner products serve them.
 CASES = {
     "benign": True,
-    "decaying 4e-3": True,
+    "decaying 1.1e-2": True,
     "one direction dwarfs the others": True,
     "equal features": True,
     "constant features": True,
     "offset": True,
+    "decaying 9e-3": False,
     "decaying 1e-4": False,
     "decaying 1e-8": False,
     "few directions": False,
