@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mvkit.paths import ceilings_dir
 from mvkit.report.estimate import CeilingNeeds, LayerNeeds, RunEstimate
 from mvkit.resources import available_cores, worker_number
-from mvkit.score_machine import THIS_MACHINE, Machine
+from mvkit.score_machine import THIS_MACHINE, FirstImages, Machine
 from mvkit.score_needs import Plan, Seen, model_needs
 from mvkit.score_run import open_run
 
@@ -50,17 +50,19 @@ def estimate_run(
     machine = machine or THIS_MACHINE
     began = machine.clock()
     run = open_run(request, remark=remark)
-    opening_s = machine.clock() - began
+    opening_s, started_bytes = machine.clock() - began, machine.resident()
     n_images = check_recordings(run.recorded.recordings, run.settings)
-    workers = worker_number(request.resources)
+    processes = worker_number(request.resources)
     plan = Plan(
         request=request,
         run=run,
         compared=populations(run.recorded.recordings, run.settings),
         n_images=n_images,
         n_splits=len(splits_of(n_images, run.settings)),
-        # Of a cluster nothing is known here.
-        workers=min(workers, available_cores()) if workers > 0 else available_cores(),
+        # Of a cluster (-1) nothing is known here.
+        processes=processes if processes > 0 else available_cores(),
+        cores=available_cores(),
+        started_bytes=started_bytes,
         machine=machine,
     )
     seen = {name: _seen(plan, model) for name, model in run.models.items()}
@@ -71,7 +73,7 @@ def estimate_run(
         n_recordings=len(plan.compared),
         n_units=sum(recording.responses.shape[2] for recording in plan.compared),
         settings=run.settings.model_dump(mode="json"),
-        n_workers=plan.workers,
+        n_workers=plan.processes,
         opening_s=opening_s,
         models=tuple(model_needs(plan, name, found, speed) for name, found in seen.items()),
         ceiling=_ceiling(plan),
@@ -82,6 +84,7 @@ def estimate_run(
 def _seen(plan: Plan, model: VisionModel) -> Seen:
     """Look at a model: its layers, what is kept of them, and how long an image takes."""
     from mvkit.features.forward_pass import ForwardPass
+    from mvkit.features.scratch import IN_MEMORY_BYTES
     from mvkit.features.stimuli import open_stimuli
     from mvkit.models.foreign.wrappers import unwrapped
 
@@ -99,7 +102,7 @@ def _seen(plan: Plan, model: VisionModel) -> Seen:
 
     layers = {
         name: LayerNeeds(name, info.shape, info.n_features, info.n_bytes(plan.n_images))
-        for name, info in journey(stimuli).look().layers.items()
+        for name, info in journey(FirstImages(stimuli, 1)).look().layers.items()
     }
     missing, unopened = _missing(plan, model, tuple(layers))
     opened = tuple(layer for name, layer in layers.items() if missing[name] and name not in unopened)
@@ -111,8 +114,8 @@ def _seen(plan: Plan, model: VisionModel) -> Seen:
         missing=missing,
         opened=opened,
         image_s=plan.machine.image_s(journey, stimuli) if opened else 0.0,
-        batch_size=resources.batch_size or 32,
-        in_memory=True,
+        batch_size=min(journey(stimuli).images_per_batch, plan.n_images),
+        in_memory=sum(layer.n_bytes for layer in opened) <= IN_MEMORY_BYTES,
     )
 
 
@@ -164,5 +167,5 @@ def _ceiling(plan: Plan) -> CeilingNeeds | None:
     if resources.cache and is_kept(recordings, settings, ceilings_dir(resources.home)):
         return CeilingNeeds(settings.ceiling, is_kept=True, seconds=0.0)
     sample = plan.machine.ceiling_s(recordings, settings)
-    seconds = sample * plan.n_splits * settings.n_halves / plan.workers
+    seconds = sample * plan.n_splits * settings.n_halves / plan.at_a_time
     return CeilingNeeds(settings.ceiling, is_kept=False, seconds=seconds)

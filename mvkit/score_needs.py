@@ -33,8 +33,15 @@ class Plan:
     compared: Sequence[RecordingLike]
     n_images: int
     n_splits: int
-    workers: int
+    processes: int
+    cores: int
+    started_bytes: int
     machine: Machine
+
+    @property
+    def at_a_time(self) -> int:
+        """Processes that this machine has cores for."""
+        return min(self.processes, self.cores)
 
 
 @dataclass(frozen=True)
@@ -111,8 +118,8 @@ def _seconds(plan: Plan, found: Seen, speed: Speed) -> Seconds:
     )
     return Seconds(
         forward=found.image_s * plan.n_images if opened else 0.0,
-        preparing=preparing / max(1, min(plan.workers, len(todo))),
-        fits=fits / plan.workers,
+        preparing=preparing / max(1, min(plan.at_a_time, len(todo))),
+        fits=fits / plan.at_a_time,
     )
 
 
@@ -122,17 +129,17 @@ def _memory(plan: Plan, found: Seen) -> MemoryNeeds:
 
     todo = [layer for layer in found.layers if found.missing[layer.name]]
     widest = max((layer.n_features for layer in todo), default=0)
-    at_a_time = min(plan.workers, len(todo))
+    at_a_time = min(plan.at_a_time, len(todo))
     block = _BLOCKS * plan.n_images * min(widest, BLOCK_FEATURES) * _FLOAT64
     # Of every layer its coordinates, and a training and a test part for every split.
     ready = len(todo) * plan.n_images**2 * _FLOAT64 * (1 + plan.n_splits / 2)
     whole = sparse_bytes(plan.n_images, widest) if plan.run.settings.mapping in _WHOLE else 0
     return MemoryNeeds(
-        started=plan.machine.resident(),
+        started=plan.started_bytes,
         batch=2 * found.batch_size * sum(layer.n_bytes for layer in found.opened) // plan.n_images,
         features=sum(layer.n_bytes for layer in found.opened) if found.in_memory else 0,
         blocks=at_a_time * block + int(ready),
-        whole=whole * plan.workers,
+        whole=whole * plan.processes,
         available=plan.machine.available(),
     )
 
@@ -151,7 +158,7 @@ def _refusal(plan: Plan, found: Seen, memory: MemoryNeeds, disk: DiskNeeds) -> s
         widest = max(found.layers, key=lambda layer: layer.n_features)
         return (
             f"{mapping} holds all features of a layer in float64: {readable(memory.whole)} for "
-            f"{widest.n_features} features of layer '{widest.name}' in {plan.workers} worker processes, and "
+            f"{widest.n_features} features of layer '{widest.name}' in {plan.processes} processes, and "
             f"{readable(memory.available)} are available\n"
             "use --map ridge, give fewer --jobs, or leave wide layers out (--layers)"
         )

@@ -36,6 +36,10 @@ from torch import nn
 
 def make():
     return nn.Sequential(nn.Conv2d(3, 4, 4, 4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 16 * 16, 10))
+
+
+def make_larger():
+    return nn.Sequential(nn.Conv2d(3, 6, 4, 4))
 """
 #: By hand: 64 px in strides of 4 are 16 x 16, of 4 channels; and 10 of the last layer.
 WIDTHS = {"0": 4 * 16 * 16, "3": 10}
@@ -147,9 +151,10 @@ def test_maps_that_look_at_every_feature_take_longer_for_wide_layers() -> None:
 def test_worker_processes_share_fits(network: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mvkit.score_estimate.available_cores", lambda: 4)
     alone = estimated(asked(network)).models[0].seconds
-    for wanted, used in ((2, 2), (64, 4), (-1, 4)):
+    # More processes than cores take as long as one for each core; -1 is a cluster's.
+    for wanted, processes, used in ((2, 2, 2), (64, 64, 4), (-1, 4, 4)):
         several = estimated(asked(network, resources=Resources(n_jobs=wanted, cache=False)))
-        assert several.n_workers == used
+        assert several.n_workers == processes
         assert several.models[0].seconds.fits == alone.fits / used
         assert several.models[0].seconds.forward == alone.forward
 
@@ -160,6 +165,8 @@ def test_memory_is_refused_with_numbers_where_it_is_short(network: str) -> None:
     assert estimate.fits
     assert memory.started == GB
     assert memory.features == 4 * 12 * 1034
+    # All images are one batch, which is there twice.
+    assert memory.batch == 2 * memory.features
     extra = memory.peak - memory.started
     assert extra == memory.features + max(memory.batch, memory.blocks)
     enough = replace(MACHINE, available=lambda: extra)
@@ -168,6 +175,20 @@ def test_memory_is_refused_with_numbers_where_it_is_short(network: str) -> None:
     assert not short.fits
     assert "1.0 GB are in use already" in short.refusal
     assert estimated(asked(network), replace(MACHINE, available=lambda: None)).fits
+
+
+def test_features_beyond_the_budget_go_to_disk(network: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mvkit.features.scratch.IN_MEMORY_BYTES", 4 * 12 * 1034)
+    assert estimated(asked(network)).models[0].disk.needed == 0
+    monkeypatch.setattr("mvkit.features.scratch.IN_MEMORY_BYTES", 4 * 12 * 1034 - 1)
+    resources = Resources(n_jobs=1, cache=False, scratch=Path("elsewhere"))
+    estimate = estimated(asked(network, resources=resources))
+    (model,) = estimate.models
+    assert (model.memory.features, model.disk.needed, model.disk.free) == (0, 4 * 12 * 1034, 8 * GB)
+    assert "in elsewhere while they are needed (8.0 GB free)" in page_of(estimate)
+    full = replace(MACHINE, free_disk=lambda folder: 49631)
+    short = estimated(asked(network, resources=resources), full)
+    assert short.refusal.startswith(f"{network}: elsewhere: features take 49.6 kB")
 
 
 @pytest.mark.parametrize("mapping", ["lasso", "elasticnet"])
@@ -180,6 +201,8 @@ def test_maps_that_need_whole_layers_say_so(network: str, mapping: str) -> None:
     assert not short.fits
     assert f"{mapping} holds all features" in short.refusal
     assert "1024 features of layer '0'" in short.refusal
+    several = asked(network, mapping=mapping, resources=Resources(n_jobs=3, cache=False))
+    assert estimated(several).models[0].memory.whole == 3 * whole
     assert estimated(asked(network)).models[0].memory.whole == 0
 
 
@@ -218,9 +241,12 @@ def test_several_models_add_up_and_nothing_is_written(network: str, tmp_path: Pa
     resources = Resources(n_jobs=1, home=home)
     with pytest.raises(UsageError, match="unknown layer 'pixels'"):
         estimated(asked(network, layers=layers, resources=resources))
-    resnet = "torchvision:squeezenet1_1"
-    both = estimated(asked(network, resnet, layers=("*0",), resources=resources))
-    assert [model.name for model in both.models] == [network, resnet]
+    other = f"{network}_larger"
+    both = estimated(asked(network, other, layers=("0",), resources=resources))
+    assert [(model.name, model.layers[0].n_features) for model in both.models] == [
+        (network, 4 * 16 * 16),
+        (other, 6 * 16 * 16),
+    ]
     assert both.seconds == sum(model.seconds.total for model in both.models)
     assert not home.exists()
 
