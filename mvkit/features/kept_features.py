@@ -101,6 +101,7 @@ def kept_layer(
         with, which is to be compared with what the layer gives now.
     """
     data, document = store.path(KIND, key, DATA), store.path(KIND, key, DOCUMENT)
+    place = data
     try:
         about = json.loads(document.read_text(encoding="utf-8"))
         if about["version"] != _VERSION or about["key"] != key:
@@ -117,6 +118,9 @@ def kept_layer(
         return None
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         log.warning("%s: damaged, the features are computed anew (%s)", data, error)
+        if place != data:
+            with suppress(OSError):
+                place.unlink(missing_ok=True)
         return None
     mark_used(document, data)
     return layer, shape, probe

@@ -102,8 +102,9 @@ def test_damage_is_a_miss(store: Store, caplog: pytest.LogCaptureFixture, damage
     keep_layer(store, KEY, PROBE, VALUES, (12,))
     damage(store.path(KIND, KEY, DATA), store.path(KIND, KEY, DOCUMENT))  # type: ignore[operator]
 
-    assert kept_layer(store, KEY) is None
+    assert kept_layer(store, KEY, hold=store.folder / "hold") is None
     assert len(caplog.records) == 1
+    assert not list((store.folder / "hold").glob("*"))
     # It is replaced by what is computed anew.
     keep_layer(store, KEY, PROBE, VALUES, (12,))
     assert kept_layer(store, KEY) is not None
