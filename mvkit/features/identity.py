@@ -15,6 +15,7 @@ from mvkit.features.forward_pass import ForwardPass
 from mvkit.features.stimuli import ImagesDigest, Stimuli
 from mvkit.jsonable import digest_of
 from mvkit.models.code_identity import code_digest, preprocessing_digest
+from mvkit.models.code_origin import own_sources
 from mvkit.models.foreign.wrappers import unwrapped
 from mvkit.models.state import weights_digest
 from mvkit.store.probes import probes_agree
@@ -95,12 +96,13 @@ def _common(journey: ForwardPass) -> dict[str, object] | None:
         "edition": EDITION,
         "weights": weights,
         "code": code,
+        "mvkit": own_sources(),
         "preprocessing": preprocessing,
         "images": _images_digest(journey.stimuli),
         "device": journey.device.type,
         "batch_size": journey.batch_size,
         "arithmetic": _arithmetic(),
-        # mvkit's own code counts by its content, Python's not at all: it only calls the others.
+        # Not Python's, which only calls the others, and not mvkit's: its sources count.
         "versions": {name: versions[name] for name in _LIBRARIES},
     }
 

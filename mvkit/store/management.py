@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mvkit.errors import UsageError
-from mvkit.store.temporary import is_leftover, is_temporary
+from mvkit.store.temporary import is_abandoned, is_leftover, is_temporary
 
 #: What ceilings between animals count as; each is a folder.
 CEILINGS = "ceilings"
@@ -232,12 +232,22 @@ def _kept(kind: str, *paths: Path) -> Iterator[_Kept]:
 
 def _leftovers(folder: Path, ceilings: Path | None) -> Iterator[Path]:
     for kind in _folders(folder):
-        inside = [path for place in _folders(kind) for path in _inside(place)]
-        for path in [*_inside(kind), *inside] if kind.name == _SCRATCH else inside:
-            if is_leftover(path) or (kind.name != _SCRATCH and _is_orphan(path)):
-                yield path
+        if kind.name == _SCRATCH:
+            yield from _left_in_scratch(kind)
+            continue
+        for place in _folders(kind):
+            yield from (path for path in _inside(place) if is_leftover(path) or _is_orphan(path))
     if ceilings is not None:
         yield from (path for path in _inside(ceilings) if is_leftover(path))
+
+
+def _left_in_scratch(scratch: Path) -> Iterator[Path]:
+    """Find what passes of killed processes have left: gigabytes, if they were large."""
+    for folder in _folders(scratch):
+        if is_abandoned(folder):
+            yield folder
+        else:
+            yield from (path for path in _inside(folder) if is_leftover(path))
 
 
 def _is_orphan(path: Path) -> bool:

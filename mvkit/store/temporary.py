@@ -10,6 +10,10 @@ import time
 import uuid
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
+_LOCK = ".lock"
+
 #: Nothing here takes so long to write: after this, a process of that number is taken for another one, and
 #: one on another machine for dead.
 _ABANDONED_S = 24 * 3600.0
@@ -42,6 +46,18 @@ def is_leftover(path: Path) -> bool:
     try:
         return time.time() - path.stat().st_mtime > _ABANDONED_S
     except OSError:
+        return False
+
+
+def is_abandoned(folder: Path) -> bool:
+    """Tell whether a folder has a lock, ``.lock`` in it, that nobody holds."""
+    lock = folder / _LOCK
+    if not lock.is_file():
+        return False
+    try:
+        with FileLock(lock, timeout=0):
+            return True
+    except (Timeout, OSError):
         return False
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 from collections.abc import Callable
@@ -282,6 +283,25 @@ def copied_with_another_helper(bench: Bench, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @case(MISS)
+def a_helper_of_a_package_edited_after_it_was_imported(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Runs:
+    """What runs is the old code, and what would be read is the new one: that is neither of the two."""
+    monkeypatch.chdir(bench.folder)
+    bench.write("nets_of_mine/__init__.py", "")
+    bench.write("nets_of_mine/net.py", "from .gain import Net\ndef make(): return Net()")
+    bench.write(
+        "nets_of_mine/gain.py",
+        "from torch import nn\nclass Net(nn.Conv2d):\n"
+        "    def __init__(self): super().__init__(3, 2, 3)\n"
+        "    def forward(self, x): return super().forward(x) * 2\n",
+    )
+    load = functools.partial(mvkit.load_model, "nets_of_mine.net:make", input_size=16)
+    before, again = bench.run(load()), bench.run(load())
+    assert before.key == again.key
+    bench.edit("nets_of_mine/gain.py", "* 2", "* 3")
+    return before, bench.run(load())
+
+
+@case(MISS)
 def edited_preprocessing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Runs:
     before = bench.run(bench.load("preparing", input_size=None))
     bench.edit("net.py", "/ 255", "/ 256")
@@ -321,6 +341,16 @@ def version_of_python(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Runs:
         identity_module, "installed_versions", lambda *names: {**versions(*names), "python": "3.0"}
     )
     return before, bench.run()
+
+
+@case(MISS)
+def sources_of_mvkit(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Runs:
+    """They prepare images and make batches, also for networks that have nothing of mvkit's in them."""
+    network = bench.load().get_submodule("network")
+    images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    before = bench.run(network, images=images)
+    monkeypatch.setattr(identity_module, "own_sources", lambda: "edited")
+    return before, bench.run(network, images=images)
 
 
 @case(MISS)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from mvkit.errors import UsageError
 from mvkit.store.entries import Store
@@ -153,14 +154,24 @@ def test_leftovers_go_and_files_being_written_stay(store: Store, ceilings: Path)
 
 
 def test_scratch_is_no_result(store: Store) -> None:
-    inner = store.folder / "scratch" / "run"
-    inner.mkdir(parents=True)
-    (inner / "0.f32").write_bytes(bytes(10))
-    age(inner / "0.f32", 100)
+    places = {}
+    for name in ("held", "left", "other"):
+        places[name] = store.folder / "scratch" / name
+        places[name].mkdir(parents=True)
+        (places[name] / "0.f32").write_bytes(bytes(10))
+        age(places[name] / "0.f32", 100)
+    (places["left"] / ".lock").write_bytes(b"")
 
-    assert "scratch" not in cache_info(store.folder).kinds
-    prune(store.folder, "all")
-    assert (inner / "0.f32").exists()
+    with FileLock(places["held"] / ".lock"):
+        info = cache_info(store.folder)
+        assert "scratch" not in info.kinds
+        assert (info.n_leftovers, info.leftover_bytes) == (1, 10)
+        prune(store.folder, "all")
+    assert {name: place.exists() for name, place in places.items()} == {
+        "held": True,
+        "left": False,
+        "other": True,
+    }
 
 
 def test_pruning_while_others_read_and_write_is_no_error(
