@@ -1,4 +1,4 @@
-"""Write made-up sessions as a folder that AllenSDK's project cache would have made; AllenSDK environment only."""
+"""Write made-up sessions as AllenSDK's project cache would lay them out; AllenSDK environment only."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Make tests/allen/files: ``/path/to/allensdk/bin/python tests/allen/make_files.py`` (AllenSDK environment only).
+"""Make tests/allen/files: ``/path/to/allensdk/bin/python tests/allen/make_files.py`` (needs pynwb 2).
 
 Three small sessions of known spike times: a usual one; one of another animal that lacks areas, with 47 of 50
-presentations of some scenes and a failing screen; one cut short. The truth lies beside as ``truth_SESSION.npz``.
+presentations of a scene and a failing screen; one cut short. The truth lies beside: ``truth_SESSION.npz``.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ What a released Neuropixels session holds and AllenSDK reads is there; LFP, runn
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +36,7 @@ def write_session(session: Session, path: Path) -> None:
         session_description="Data and metadata for an Ecephys session",
         identifier=str(session.session_id),
         session_id=str(session.session_id),
-        session_start_time=datetime(2019, 1, 19, 0, 54, 18, tzinfo=timezone.utc),
+        session_start_time=datetime(2019, 1, 19, 0, 54, 18, tzinfo=UTC),
         stimulus_notes="brain_observatory_1.1",
     )
     nwb.subject = EcephysSpecimen(

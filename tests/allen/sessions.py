@@ -1,7 +1,7 @@
 """Made-up recording sessions whose spike times are known, and what must come of them by arithmetic.
 
-Needs numpy only: the files are written by ``nwb_files.py`` in the AllenSDK environment, and read by tests of both
-environments.
+Needs numpy only: the files are written by ``nwb_files.py`` in the AllenSDK environment, and read by tests of
+both environments.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Session:
 def scene_presentations(
     n_frames: int, n_trials: int, draws: np.random.Generator, fewer: Mapping[int, int] | None = None
 ) -> tuple[Presentation, ...]:
-    """Show every scene and the grey frame equally often in shuffled order, in two blocks around other stimuli."""
+    """Show every scene and the grey frame equally often, shuffled, in two blocks around other stimuli."""
     fewer = fewer or {}
     frames = np.concatenate([np.full(fewer.get(one, n_trials), one) for one in range(-1, n_frames)])
     draws.shuffle(frames)

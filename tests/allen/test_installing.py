@@ -1,0 +1,169 @@
+"""The environment for AllenSDK: made once, not without a network, never over something else.
+
+Installing AllenSDK itself takes minutes and PyPI; here a small package made on the spot stands for it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from mvkit.acquire.allen import environment, installing
+from mvkit.acquire.allen.installing import find_base_python, install_allensdk
+from mvkit.errors import FetchError, MissingPackageError
+from mvkit.fetch import Feedback
+
+pytestmark = pytest.mark.skipif(
+    sys.version_info[:2] != environment.PYTHON_VERSION or importlib.util.find_spec("pip") is None,
+    reason="needs Python 3.11 with pip",
+)
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Install a small package instead of AllenSDK; return the folder for the environment."""
+    source = tmp_path / "source"
+    source.mkdir()
+    metadata = source / "allensdk-2.16.2.dist-info"
+    metadata.mkdir()
+    # A wheel written by hand: no build tools, no network.
+    (source / "allensdk.py").write_text("")
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: allensdk\nVersion: 2.16.2\n")
+    (metadata / "WHEEL").write_text(
+        "Wheel-Version: 1.0\nGenerator: t\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    )
+    (metadata / "RECORD").write_text("")
+    wheel = tmp_path / "allensdk-2.16.2-py3-none-any.whl"
+    import zipfile
+
+    with zipfile.ZipFile(wheel, "w") as file:
+        for path in source.rglob("*"):
+            if path.is_file():
+                file.write(path, path.relative_to(source).as_posix())
+    monkeypatch.setattr(installing, "REQUIREMENTS", (str(wheel),))
+    monkeypatch.setattr(installing, "_IMPORT_PROBE", "import allensdk")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    return tmp_path / "home" / "allensdk"
+
+
+def test_it_is_made_once(small: Path) -> None:
+    remarks: list[str] = []
+    first = install_allensdk(small, feedback=Feedback(remark=remarks.append))
+    assert (first.status, first.version) == ("installed", "2.16.2")
+    assert first.to_json()["python"] == str(small / "bin" / "python")
+    assert [remark for remark in remarks if "installing AllenSDK 2.16.2" in remark]
+    made = (small / "pyvenv.cfg").stat().st_mtime_ns
+    assert install_allensdk(small).status == "already there"
+    assert (small / "pyvenv.cfg").stat().st_mtime_ns == made
+    assert install_allensdk(small, force=True).status == "installed"
+
+
+def test_an_interrupted_installation_is_begun_again(small: Path) -> None:
+    install_allensdk(small)
+    (small / environment.STAMP_NAME).unlink()
+    (small / "bin" / "python").unlink()
+    assert install_allensdk(small).status == "installed"
+    assert environment.allensdk_version(small / "bin" / "python") == "2.16.2"
+
+
+def test_other_constraints_make_it_anew(small: Path) -> None:
+    install_allensdk(small)
+    stamp = small / environment.STAMP_NAME
+    stamp.write_text(json.dumps({**json.loads(stamp.read_text()), "inputs": "older"}))
+    assert install_allensdk(small).status == "installed"
+
+
+def test_two_at_once_wait_for_each_other(small: Path) -> None:
+    found: list[str] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(install_allensdk(small).status)) for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=120)
+    assert sorted(found) == ["already there", "installed"]
+
+
+def test_what_pip_says_is_told(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(installing, "REQUIREMENTS", ("allensdk==2.16.2",))
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    with pytest.raises(
+        FetchError, match=r"pip could not install AllenSDK: ERROR: .*allensdk==2\.16\.2"
+    ) as told:
+        install_allensdk(small, extras=("no-such-package-of-mvkit==1",))
+    assert str(told.value).count("\n") == 1
+    assert not environment.is_finished(small)
+
+
+def test_an_installation_that_does_not_import_is_none(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(installing, "_IMPORT_PROBE", "import no_such_module_of_mvkit")
+    with pytest.raises(FetchError, match="does not import: ModuleNotFoundError"):
+        install_allensdk(small)
+    assert not environment.is_finished(small)
+
+
+@pytest.mark.parametrize("by", ["option", "variable"])
+def test_without_a_network_nothing_is_begun(small: Path, monkeypatch: pytest.MonkeyPatch, by: str) -> None:
+    if by == "variable":
+        monkeypatch.setenv("MVKIT_OFFLINE", "1")
+    with pytest.raises(FetchError, match="the network is forbidden") as told:
+        install_allensdk(small, offline=by == "option")
+    assert "--reader h5py" in str(told.value)
+    assert not small.exists()
+
+
+def test_other_folders_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("all of it")
+    with pytest.raises(FetchError, match="no environment that mvkit made"):
+        install_allensdk(tmp_path / "mine")
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "all of it"
+
+
+def test_a_newer_python_looks_for_the_one_that_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newer = tmp_path / "python3.13"
+    newer.write_text("#!/bin/sh\necho 3 13\n")
+    newer.chmod(0o755)
+    needed = tmp_path / "python3.11"
+    needed.write_text("#!/bin/sh\necho 3 11\n")
+    needed.chmod(0o755)
+    monkeypatch.setattr(installing.sys, "executable", str(newer))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert find_base_python() == needed
+    needed.unlink()
+    with pytest.raises(MissingPackageError, match=r"needs python3\.11.*\n.*apt-get install python3\.11"):
+        find_base_python()
+
+
+def test_the_constraints_are_those_of_the_extra() -> None:
+    import tomllib
+
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+    extra = tomllib.loads(text)["project"]["optional-dependencies"]["allen"]
+    lines = installing.CONSTRAINTS.read_text(encoding="utf-8").splitlines()
+    assert sorted(extra) == sorted(
+        [installing.REQUIREMENTS[0], *[one for one in lines if one[:1] not in "#"]]
+    )
+
+
+def test_the_command_tells_where_it_is(small: Path) -> None:
+    pytest.importorskip("typer", reason="the AllenSDK environment has no command line")
+    install_allensdk(small)
+    code = (
+        "import sys; from mvkit.acquire.allen import installing; "
+        f"installing.REQUIREMENTS = {installing.REQUIREMENTS!r}; "
+        "from mvkit.cli.main import run; "
+        f"sys.exit(run(['fetch', 'allensdk', '--into', {str(small)!r}, '--json']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["status"] == "already there"
