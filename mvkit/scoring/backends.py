@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -73,7 +74,7 @@ def running_on(resources: Resources) -> Iterator[None]:
         yield
         return
     quiet = {"distributed.admin.large-graph-warning-threshold": _LARGEST_UNREMARKED}
-    with dask.config.set(quiet), closing(_connected(resources.scheduler)) as client:
+    with dask.config.set(quiet), _silent_client(), closing(_connected(resources.scheduler)) as client:
         _check_workers(client, resources.scheduler)
         try:
             with parallel_config(backend="dask", client=client):
@@ -90,6 +91,18 @@ def running_on(resources: Resources) -> Iterator[None]:
                 "start it again; what was finished is kept unless --no-cache was given, and the same command "
                 "goes on from there"
             ) from error
+
+
+@contextmanager
+def _silent_client() -> Iterator[None]:
+    """Keep dask's client from logging the traceback of a lost connection, which an error says in a line."""
+    logger = logging.getLogger("distributed.client")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _connected(address: str) -> Any:

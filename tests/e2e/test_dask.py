@@ -173,7 +173,7 @@ def scored(
     return mvkit.score(
         layers,
         "simulated",
-        areas=["VISp", "VISl"],
+        areas=["VISp"],
         n_splits=1,
         n_halves=2,
         progress=progress,
@@ -202,6 +202,24 @@ def test_a_killed_worker_changes_nothing(new_cluster: Cluster) -> None:
     for name, column in here.columns.items():
         np.testing.assert_array_equal(there.columns[name], column, err_msg=name)
     np.testing.assert_array_equal(there.by_fold, here.by_fold)
+
+
+def test_a_scheduler_that_dies_is_an_error_of_two_lines(
+    new_cluster: Cluster, capfd: pytest.CaptureFixture[str]
+) -> None:
+    new_cluster.add_worker()
+    on(new_cluster, cores=1)
+
+    def jobs() -> Iterator[tuple[float]]:
+        yield (0.0,)
+        new_cluster.started[0].kill()
+        yield (PATIENCE_S,)
+
+    lost = "the connection to the dask scheduler was lost"
+    with pytest.raises(WorkerError, match=lost) as caught, running_on(new_cluster.resources):
+        list(in_order(time.sleep, jobs(), n_jobs=-1, warm_up=list))
+    assert len(str(caught.value).splitlines()) == 2
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_a_cluster_without_workers_is_refused(new_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
