@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn.modules.module import register_module_forward_pre_hook
 
 import mvkit
 from mvkit.errors import UsageError
+from mvkit.features.tapping import LayerTap
 from mvkit.neural import NeuralDataset, Recording
 from mvkit.resources import Resources
 
@@ -72,17 +71,19 @@ def dataset() -> NeuralDataset:
 
 
 @pytest.fixture
-def shown() -> Iterator[list[int]]:
-    """Sizes of the batches that networks are shown; counted from outside, as their state counts."""
+def shown(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Sizes of the batches that networks are shown; counted from outside, as state and hooks have a part
+    in what a network is.
+    """
     sizes: list[int] = []
+    call = LayerTap.__call__
 
-    def count(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        if isinstance(module, Network):
-            sizes.append(len(inputs[0]))
+    def counted(self: LayerTap, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        sizes.append(len(inputs))
+        return call(self, inputs)
 
-    handle = register_module_forward_pre_hook(count)
-    yield sizes
-    handle.remove()
+    monkeypatch.setattr(LayerTap, "__call__", counted)
+    return sizes
 
 
 @pytest.fixture
