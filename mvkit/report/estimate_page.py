@@ -37,10 +37,10 @@ def estimate_page(estimate: RunEstimate) -> Iterator[str | RenderableType]:
         yield ""
     if estimate.ceiling is not None:
         yield _ceiling_line(estimate.ceiling)
-    total = f"whole run: about {duration(estimate.seconds)}"
+    left_out = "starting worker processes and intervals"
     if estimate.extrapolate is not None:
-        total += f", without following the ceiling over the number of {estimate.extrapolate}"
-    yield f"{total}, as fast as this machine was just now"
+        left_out = f"{left_out}, and the ceiling over the number of {estimate.extrapolate}"
+    yield f"whole run: about {duration(estimate.seconds)} with every core free; not counted: {left_out}"
     if estimate.fits:
         yield "nothing was kept; the same command without --dry-run does it"
 

@@ -129,7 +129,9 @@ def test_seconds_are_those_of_the_parts(network: str) -> None:
     assert model.seconds.preparing == 1034 * 2.0**-20 + 2 * 2 * 0.25
     per_layer = (0.5 + 5 * 0.125) + (0.5 + 7 * 0.125)
     assert model.seconds.fits == 2 * per_layer * 2 * 3
-    assert estimated(asked(network)).seconds == model.seconds.total
+    estimate = estimated(asked(network))
+    assert estimate.seconds == model.seconds.total
+    assert f"whole run: about {duration(model.seconds.total)}" in page_of(estimate)
 
 
 @pytest.mark.parametrize("field", ["n_halves", "n_splits"])
