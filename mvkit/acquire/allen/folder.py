@@ -88,7 +88,8 @@ class SessionFolder:
             What its file calls the animal; used where there is no table.
         """
         told = self.rows().get(session_id, {}).get("specimen_id", "")
-        for text in (told, subject):
+        # Tables that pandas wrote again may hold whole numbers as floats.
+        for text in (told.removesuffix(".0"), subject):
             if text.isdigit():
                 return int(text)
         return session_id

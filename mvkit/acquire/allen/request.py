@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,16 +127,17 @@ class SessionRequest:
     def to_json(self) -> dict[str, object]:
         """Return plain data, equal for requests that take the same; :meth:`from_json` reads it."""
         limits = {
-            "max_isi_violations": self.isi_violations,
-            "max_amplitude_cutoff": self.amplitude_cutoff,
-            "min_presence_ratio": self.presence_ratio,
+            "max_isi_violations": float(self.isi_violations),
+            "max_amplitude_cutoff": float(self.amplitude_cutoff),
+            "min_presence_ratio": float(self.presence_ratio),
         }
         # JSON has no infinity; text is read back by float().
         told = {name: limit if math.isfinite(limit) else str(limit) for name, limit in limits.items()}
         return {
-            **asdict(self),
+            "stimulus": self.stimulus,
             "areas": sorted(self.areas, key=area_sort_key),
-            "window_ms": list(self.window_ms),
+            "bin_ms": float(self.bin_ms),
+            "window_ms": [float(edge) for edge in self.window_ms],
             **told,
         }
 

@@ -239,15 +239,23 @@ class _Opened:
 
     def __enter__(self) -> _Opened:
         try:
-            self._file = np.load(self._path, allow_pickle=False)
+            self._stream = self._path.open("rb")
+        except OSError as error:
+            raise self._damaged(error) from error
+        try:
+            # Given a path, numpy would leave the file open where it is no archive.
+            self._file = np.load(self._stream, allow_pickle=False)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            self._stream.close()
             raise self._damaged(error) from error
         if not isinstance(self._file, np.lib.npyio.NpzFile):
+            self._stream.close()
             raise DataError(f"{self._path}: not a session that mvkit wrote")
         return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+        self._stream.close()
 
     def array(self, name: str) -> NDArray[Any]:
         try:
