@@ -22,10 +22,9 @@ from mvkit.report.estimate_page import duration, estimate_page
 from mvkit.resources import Resources
 from mvkit.score_estimate import estimate_run
 from mvkit.score_machine import THIS_MACHINE, Machine
-from mvkit.score_request import ScoreRequest, settings_of
+from mvkit.score_request import ScoreRequest
 from mvkit.score_run import run_score
-from mvkit.scoring.feature_blocks import BLOCK_FEATURES
-from mvkit.scoring.speed import Speed, measure_speed, sample_features
+from mvkit.scoring.speed import Speed
 
 N_IMAGES, N_UNITS = 12, (5, 7)
 GB = 10**9
@@ -143,13 +142,6 @@ def test_twice_the_halvings_or_splits_take_twice_as_long(network: str, field: st
     assert twice.forward == once.forward
 
 
-def test_maps_that_look_at_every_feature_take_longer_for_wide_layers() -> None:
-    wide = replace(SPEED, n_features=100)
-    assert wide.fits(300, 8, n_splits=1, n_halves=1) == 3 * wide.fits(100, 8, n_splits=1, n_halves=1)
-    assert SPEED.fits(300, 8, n_splits=1, n_halves=1) == SPEED.fits(100, 8, n_splits=1, n_halves=1)
-    assert SPEED.preparing(2 * BLOCK_FEATURES, 0) == SPEED.preparing(BLOCK_FEATURES, 0)
-
-
 def test_worker_processes_share_fits(network: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mvkit.score_estimate.available_cores", lambda: 4)
     alone = estimated(asked(network)).models[0].seconds
@@ -258,28 +250,6 @@ def test_what_a_run_refuses_is_refused(network: str) -> None:
         estimated(asked(network, mapping="rigde"))
     with pytest.raises(UsageError, match="given twice"):
         estimated(asked(network, network))
-
-
-@pytest.mark.parametrize("mapping", ["pls", "ridge", "one-to-one", "lasso", "rsa", "cka"])
-def test_this_machine_is_measured(mapping: str, dataset: mvkit.NeuralDataset) -> None:
-    settings = settings_of(asked("x", mapping=mapping, n_components=2, n_halves=2))
-    ticks = iter(range(10**6))
-    speed = measure_speed(
-        dataset.stimuli, dataset.recordings, [20], settings, clock=lambda: float(next(ticks))
-    )
-    # Every measurement takes one tick of this clock; all units are few.
-    assert (speed.halving_s, speed.unit_s) == (0.0, 1.0 / 7)
-    assert speed.preparing(20, 1) in (1.0, 2.0)
-    assert speed.n_features == (20 if mapping in ("one-to-one", "lasso") else None)
-
-
-def test_a_sample_of_features_has_no_two_equal() -> None:
-    images = np.zeros((3, 4, 4), np.uint8)
-    features = sample_features(images, 40)
-    assert features.shape == (3, 40)
-    assert np.unique(features, axis=1).shape[1] == 40
-    ramp = np.arange(32, dtype=np.uint8).reshape(2, 16)
-    np.testing.assert_allclose(sample_features(ramp, 2), [[0, 15], [16, 31]], atol=0.2)
 
 
 def test_this_machine_tells_of_itself(network: str) -> None:
