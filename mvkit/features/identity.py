@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -31,7 +32,8 @@ _LIBRARIES = ("torch", "torchvision", "numpy", "pillow")
 
 #: Parts of a layer that a probe looks at one by one, so that a change in one of them shows.
 _N_PARTS = 16
-_SIGN_SEED = 20180921
+#: Signs repeat after so many features.
+_SIGN_SEED, _SIGN_PERIOD = 20180921, 99_991
 
 
 @dataclass(frozen=True)
@@ -142,16 +144,23 @@ def probe_of(values: NDArray[np.float32]) -> NDArray[np.float64]:
         parts, and one plus the sums of these parts under fixed pseudo-random signs, which tell the order
         of features.
     """
-    exact = np.asarray(values, np.float64)
-    norm = float(np.linalg.norm(exact))
-    mantissa, exponent = np.frexp(norm)
-    relative = exact / norm if norm > 0 else exact
-    parts = np.array_split(relative, _N_PARTS)
-    signed = np.array_split(relative * _signs(exact.size), _N_PARTS)
-    norms = [float(np.linalg.norm(part)) for part in parts]
-    sums = [1 + float(part.sum()) for part in signed]
-    numbers: list[float] = [float(mantissa), float(exponent), *norms, *sums]
-    return np.array(numbers, np.float64)
+    signs = _signs(min(values.size, _SIGN_PERIOD))
+    squares, sums = [], []
+    with np.errstate(all="ignore"):
+        for part in np.array_split(values, _N_PARTS):
+            square = signed = 0.0
+            # A few at a time: a layer may have millions.
+            for start in range(0, part.size, _SIGN_PERIOD):
+                exact = part[start : start + _SIGN_PERIOD].astype(np.float64)
+                square += float(exact @ exact)
+                signed += float(exact @ signs[: exact.size])
+            squares.append(square)
+            sums.append(signed)
+    norm = math.sqrt(sum(squares))
+    mantissa, exponent = math.frexp(norm)
+    unit = norm or 1.0
+    relative = [*(math.sqrt(square) / unit for square in squares), *(1 + signed / unit for signed in sums)]
+    return np.array([mantissa, exponent, *relative], np.float64)
 
 
 def _signs(count: int) -> NDArray[np.float64]:
