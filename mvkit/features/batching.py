@@ -13,8 +13,9 @@ from collections.abc import Iterator, Sequence
 
 from mvkit.errors import UsageError
 
-#: Pixels of a batch: 64 images of 64 x 64, 5 of 224 x 224. Memory holds all wanted layers of a batch.
-_BATCH_PIXELS = 2**18
+#: Pixels of a batch: 32 images of 64 x 64, 2 of 224 x 224. Memory holds all wanted layers of a batch, which
+#: for the 38 layers of a VGG16 are 230 MB.
+_BATCH_PIXELS = 2**17
 _LARGEST = 64
 
 

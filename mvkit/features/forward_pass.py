@@ -44,16 +44,13 @@ class FirstLook:
     ----------
     layers
         Layer -> its shape for one image, in the model's order; under final names (``name[0]``, ``name:key``).
-    rows
-        Layer -> float32 (n_images, n_features).
     n_images
         How many images were shown: a full batch, unless there are fewer.
     seconds
-        How long they took together in the network.
+        How long they took together, with their preparation.
     """
 
     layers: Mapping[str, LayerInfo]
-    rows: Rows
     n_images: int
     seconds: float
 
@@ -103,6 +100,7 @@ class ForwardPass:
         self._size = self._images_per_batch()
         self._look: FirstLook | None = None
         self._digest = ImagesDigest()
+        self._pending: Rows | None = None
 
     @property
     def images_per_batch(self) -> int:
@@ -120,18 +118,28 @@ class ForwardPass:
             If images cannot be read.
         """
         if self._look is None:
-            with evaluating(self.model, self.device):
-                inputs = self._inputs(0, min(self._size, len(self.stimuli.image_ids)), self._digest)
-                began = time.perf_counter()
-                values = self._tap(inputs)
-                seconds = time.perf_counter() - began
+            began = time.perf_counter()
+            values = self._first_batch()
+            seconds = time.perf_counter() - began
+            n_shown = min(self._size, len(self.stimuli.image_ids))
             published = set(published_layers(self.model))
             infos = {
                 name: LayerInfo(name, tuple(value.shape[1:]), name in published)
                 for name, value in values.items()
             }
-            self._look = FirstLook(infos, _flat(values), len(inputs), seconds)
+            self._look = FirstLook(infos, n_shown, seconds)
+            self._pending = _flat(values)
         return self._look
+
+    def first_rows(self) -> Rows:
+        """Return what the first batch gave: layer -> float32 (n_images, n_features).
+
+        It is let go when :meth:`run` has handed it on; asked for again after that, the batch is shown again.
+        """
+        self.look()
+        if self._pending is None:
+            self._pending = _flat(self._first_batch())
+        return self._pending
 
     def run(
         self,
@@ -161,8 +169,11 @@ class ForwardPass:
         is_all = wanted == list(look.layers)
         tap = self._tap if is_all else LayerTap(self.model, layers_to_record(self.model, wanted))
         n_images = len(self.stimuli.image_ids)
+        first = self.first_rows()
         digest = self._digest.copy()
-        consume(0, {name: look.rows[name] for name in wanted})
+        self._pending = None
+        consume(0, {name: first[name] for name in wanted})
+        del first
         if progress is not None:
             progress(look.n_images, n_images)
         with evaluating(self.model, self.device):
@@ -216,6 +227,11 @@ class ForwardPass:
         """Prepare one image, to know how large inputs are."""
         one = network_inputs(self.model, self.stimuli, self.stimuli.read(0, 1))
         return images_per_batch(self.batch_size, one.shape[1:])
+
+    def _first_batch(self) -> dict[str, Tensor]:
+        self._digest = ImagesDigest()
+        with evaluating(self.model, self.device):
+            return self._tap(self._inputs(0, min(self._size, len(self.stimuli.image_ids)), self._digest))
 
     def _inputs(self, start: int, stop: int, digest: ImagesDigest) -> Tensor:
         pictures = self.stimuli.read(start, stop)

@@ -69,14 +69,13 @@ def layer_identities(journey: ForwardPass) -> dict[str, LayerIdentity]:
     UsageError, DataError, UserCodeError
         As :meth:`~mvkit.features.forward_pass.ForwardPass.look`.
     """
-    look = journey.look()
     common = _common(journey)
     if common is None:
         return {}
     # Layers are told apart by their names; the network's own names are part of its code.
     return {
         name: LayerIdentity(digest_of({**common, "layer": name}), probe_of(row[0]))
-        for name, row in look.rows.items()
+        for name, row in journey.first_rows().items()
     }
 
 
