@@ -70,7 +70,9 @@ def cached_ceiling(
     place = folder / ceiling_key(recordings_digest(recordings), settings)
     kept = _read(place)
     if kept is not None:
-        about = {**(context or {}), **{name: kept.context[name] for name in OWN if name in kept.context}}
+        # In the order of a fresh one, so that files are the same too.
+        others = {name: value for name, value in (context or {}).items() if name not in OWN}
+        about = {**others, **{name: kept.context[name] for name in OWN if name in kept.context}}
         columns, by_fold = kept.columns, kept.by_fold
         return Scores(columns, kept.layers, kept.areas, settings, about, by_fold), True
     measured = measure_ceiling(recordings, settings, n_jobs=n_jobs, progress=progress, context=context)
