@@ -1,0 +1,175 @@
+"""A pass through a network: every image once, the same bits in memory and on disk, whatever is asked for."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mvkit.errors import DataError, UsageError
+from mvkit.features import extract
+from mvkit.features.batching import batches_from, images_per_batch
+from mvkit.features.forward_pass import ForwardPass
+from mvkit.features.stimuli import open_stimuli
+from mvkit.features.stored_layer import StoredLayer
+
+
+class Blocks(nn.Module):
+    """A block that runs three times, changes in place, and gives a dict; pictures go in as they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, padding=1)
+        self.block = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(inplace=True))
+        self.head = Head()
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        hidden = self.stem(images)
+        for _ in range(3):
+            hidden = self.block(hidden)
+        return self.head(hidden)
+
+
+class Head(nn.Module):
+    def forward(self, hidden: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"mean": hidden.mean((2, 3)), "top": hidden.amax((2, 3))}
+
+
+@pytest.fixture()
+def blocks() -> Blocks:
+    torch.manual_seed(3)
+    return Blocks()
+
+
+@pytest.fixture()
+def images() -> np.ndarray:
+    """Eleven prepared inputs of 12 x 12 px."""
+    return np.random.default_rng(5).standard_normal((11, 3, 12, 12)).astype(np.float32)
+
+
+def whole(journey: ForwardPass, names, tmp_path, **options) -> dict[str, np.ndarray]:
+    with journey.features(names, scratch=tmp_path, **options) as features:
+        return {name: np.array(values) for name, values in features.items()}
+
+
+@pytest.mark.parametrize("batch_size", [None, 1, 4, 11, 50])
+@pytest.mark.parametrize("layers", ["*", "block", ["stem", "head:top"]])
+def test_every_image_goes_through_once(blocks, images, tmp_path, batch_size, layers):
+    shown = []
+    blocks.stem.register_forward_pre_hook(lambda module, inputs: shown.append(inputs[0].clone()))
+    journey = ForwardPass(blocks, open_stimuli(images), layers, batch_size=batch_size)
+    whole(journey, list(journey.look().layers), tmp_path)
+    np.testing.assert_array_equal(torch.cat(shown).numpy(), images)
+
+
+def test_features_are_what_a_hook_sees(blocks, images, tmp_path):
+    journey = ForwardPass(blocks, open_stimuli(images), "*", batch_size=4)
+    names = list(journey.look().layers)
+    found = whole(journey, names, tmp_path)
+    expected: dict[str, list[torch.Tensor]] = {}
+    with torch.no_grad():
+        for start in range(0, 11, 4):
+            hidden = blocks.stem(torch.from_numpy(images[start : start + 4]))
+            expected.setdefault("stem", []).append(hidden)
+            for call in range(3):
+                inner = blocks.block[0](hidden)
+                hidden = inner.relu()
+                expected.setdefault(f"block.0[{call}]", []).append(inner)
+                expected.setdefault(f"block.1[{call}]", []).append(hidden)
+                expected.setdefault(f"block[{call}]", []).append(hidden)
+            for part, value in (("mean", hidden.mean((2, 3))), ("top", hidden.amax((2, 3)))):
+                for name in (f"head:{part}", f"final:{part}"):
+                    expected.setdefault(name, []).append(value)
+    assert sorted(names) == sorted(expected)
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], torch.cat(values).flatten(1).numpy(), err_msg=name)
+
+
+def test_bits_do_not_depend_on_the_layers_asked_for_or_on_where_they_lie(blocks, images, tmp_path):
+    everything = ForwardPass(blocks, open_stimuli(images), "*")
+    names = list(everything.look().layers)
+    in_memory = whole(everything, names, tmp_path)
+    on_disk = whole(ForwardPass(blocks, open_stimuli(images), "*"), names, tmp_path, in_memory=0)
+    for name in names:
+        np.testing.assert_array_equal(in_memory[name], on_disk[name])
+        journey = ForwardPass(blocks, open_stimuli(images), "*")
+        journey.look()
+        np.testing.assert_array_equal(whole(journey, [name], tmp_path)[name], in_memory[name])
+    extracted = extract(blocks, images, "*")
+    assert list(extracted) == names
+    for name in names:
+        np.testing.assert_array_equal(extracted[name], in_memory[name])
+
+
+def test_a_second_pass_gives_the_same_and_shows_the_images_again(blocks, images, tmp_path):
+    journey = ForwardPass(blocks, open_stimuli(images), "block", batch_size=3)
+    first = journey.first_rows()
+    one = whole(journey, ["block[2]"], tmp_path)
+    two = whole(journey, ["block[2]"], tmp_path)
+    np.testing.assert_array_equal(one["block[2]"], two["block[2]"])
+    np.testing.assert_array_equal(first["block[2]"], one["block[2]"][:3])
+
+
+def test_layers_on_disk_are_read_by_columns_and_are_gone_afterwards(blocks, images, tmp_path):
+    journey = ForwardPass(blocks, open_stimuli(images), ["stem", "block.0"])
+    names = list(journey.look().layers)
+    reference = extract(blocks, images, ["stem", "block.0"])
+    with journey.features(names, scratch=tmp_path / "here", in_memory=0) as features:
+        for name in names:
+            layer = features[name]
+            assert isinstance(layer, StoredLayer)
+            assert layer.shape == reference[name].shape
+            np.testing.assert_array_equal(layer.columns(5, 77), reference[name][:, 5:77])
+            np.testing.assert_array_equal(layer.columns(570, 600), reference[name][:, 570:600])
+        assert len(list((tmp_path / "here").rglob("*.f32"))) == len(names)
+    assert not list((tmp_path / "here").iterdir())
+
+
+def test_the_modes_of_a_network_are_put_back(blocks, images, tmp_path):
+    blocks.train()
+    blocks.stem.eval()
+    journey = ForwardPass(blocks, open_stimuli(images), "stem")
+    whole(journey, ["stem"], tmp_path)
+    assert blocks.training and blocks.block.training and not blocks.stem.training
+
+
+def test_values_that_are_not_finite_are_told_once_a_batch(blocks, images, tmp_path, caplog):
+    with torch.no_grad():
+        blocks.stem.bias[0] = float("nan")
+    with caplog.at_level(logging.WARNING, "mvkit"):
+        whole(ForwardPass(blocks, open_stimuli(images), "stem"), ["stem"], tmp_path)
+    assert [record.getMessage()[:40] for record in caplog.records] == [
+        "layer 'stem': values that are not finite"
+    ]
+
+
+def test_a_network_is_needed():
+    with pytest.raises(UsageError, match="a network is needed, not str 'alexnet'"):
+        ForwardPass("alexnet", open_stimuli(np.zeros((1, 3, 4, 4), np.float32)), "*")
+
+
+def test_batches_have_about_as_many_pixels_whatever_their_size():
+    assert images_per_batch(None, (3, 64, 64)) == 32
+    assert images_per_batch(None, (3, 224, 224)) == 2
+    assert images_per_batch(None, (3, 8, 8)) == 64
+    assert images_per_batch(None, (3, 4096, 4096)) == 1
+    assert images_per_batch(7, (3, 224, 224)) == 7
+    assert list(batches_from(2, 7, 2)) == [(2, 4), (4, 6), (6, 7)]
+    with pytest.raises(UsageError, match="batch size must be at least 1, got 0"):
+        images_per_batch(0, (3, 8, 8))
+
+
+def test_a_stored_layer_that_was_cut_is_refused(tmp_path):
+    path = tmp_path / "0.f32"
+    np.arange(6, dtype="<f4").tofile(path)
+    layer = StoredLayer(path, (2, 3))
+    np.testing.assert_array_equal(np.asarray(layer), [[0, 1, 2], [3, 4, 5]])
+    np.arange(5, dtype="<f4").tofile(path)
+    with pytest.raises(DataError, match="features end early"):
+        layer.columns(0, 3)
+    path.unlink()
+    with pytest.raises(DataError, match="features cannot be read"):
+        layer.columns(0, 1)
