@@ -196,6 +196,7 @@ def _open_cache(cache: Path, address: tuple[str, str] | None) -> Any:
 def _recording(
     session: Any, path: Path, folder: SessionFolder, request: SessionRequest, session_id: int
 ) -> SessionRecording:
+    _open_once(session)
     if session.ecephys_session_id != session_id:
         raise DataError(f"{path}: it is session {session.ecephys_session_id}, not {session_id}")
     units = _chosen_units(session.units, request)
@@ -211,6 +212,11 @@ def _recording(
         stimuli=folder.templates(shown.frame_ids),
         provenance={"file": path.name},
     )
+
+
+def _open_once(session: Any) -> None:
+    """Let a session keep its file open; AllenSDK opens and reads it anew for everything that is asked."""
+    session.api._nwbfile = session.api.nwbfile
 
 
 def _chosen_units(units: Any, request: SessionRequest) -> Any:
