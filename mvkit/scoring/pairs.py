@@ -15,7 +15,7 @@ from mvkit.scoring.inner_products import InnerProducts
 from mvkit.scoring.kept import KeptScores
 from mvkit.scoring.mappings import MAPPINGS
 from mvkit.scoring.preparing import prepare_layers
-from mvkit.scoring.processes import in_order, worker_count
+from mvkit.scoring.processes import as_finished, worker_count
 from mvkit.scoring.protocol import ImageSplit, halving_weights, splits_of
 from mvkit.scoring.recordings import RecordingLike
 from mvkit.scoring.reduction import LayerCoordinates
@@ -175,20 +175,21 @@ def _jobs(
 
 
 def _results(jobs: Sequence[_Job], work: _Work, n_jobs: int) -> Iterator[tuple[_Job, list[UnitScores]]]:
-    """Do the jobs, here or in worker processes, in the order given."""
+    """Do the jobs, here or elsewhere, and yield what each gives as soon as it is there."""
 
     def arguments(job: _Job) -> tuple[object, ...]:
         responses = work.recordings[job.recording].responses
         layers = [work.layers[layer] for layer in job.layers]
         return responses, work.weights[responses.shape[0]], work.splits, layers, work.settings
 
-    found = in_order(
+    found = as_finished(
         _score_specimen,
         (arguments(job) for job in jobs),
         n_jobs=n_jobs,
         warm_up=MAPPINGS[work.settings.mapping].warm_up,
     )
-    yield from zip(jobs, found, strict=True)
+    for number, units in found:
+        yield jobs[number], units
 
 
 def _score_specimen(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -43,7 +42,9 @@ def by_place(
     warm_up: Callable[[], None],
     progress: Callable[[int, int], None] | None,
 ) -> dict[int, Result]:
-    """Do one job per place in the order given, and return place -> result; others as :func:`in_order`.
+    """Do one job per place, begun in the order given, and return place -> result.
+
+    Other parameters and errors are those of :func:`as_finished`.
 
     Parameters
     ----------
@@ -52,23 +53,24 @@ def by_place(
     progress
         Called with (done, total) jobs.
     """
-    results = in_order(function, map(arguments, order), n_jobs=n_jobs, warm_up=warm_up)
     found = {}
-    for done, (place, result) in enumerate(zip(order, results, strict=True), start=1):
-        found[place] = result
+    for job, result in as_finished(function, map(arguments, order), n_jobs=n_jobs, warm_up=warm_up):
+        found[order[job]] = result
         if progress is not None:
-            progress(done, len(order))
+            progress(len(found), len(order))
     return found
 
 
-def in_order(
+def as_finished(
     function: Callable[..., Result],
     jobs: Iterable[tuple[Any, ...]],
     *,
     n_jobs: int,
     warm_up: Callable[[], None],
-) -> Iterator[Result]:
-    """Call a function with the arguments of each job and yield the results in the order of the jobs.
+) -> Iterator[tuple[int, Result]]:
+    """Call a function with the arguments of each job and yield (number of the job, result) as they come.
+
+    So that each result can be kept at once: a slow job holds back none that is done.
 
     Parameters
     ----------
@@ -91,8 +93,8 @@ def in_order(
     if client is not None:
         yield from _on_cluster(function, jobs, client, n_jobs)
     elif worker_count(n_jobs) == 1:
-        for arguments in jobs:
-            yield function(*arguments)
+        for number, arguments in enumerate(jobs):
+            yield number, function(*arguments)
     else:
         warm_up()
         yield from _in_processes(function, jobs, n_jobs)
@@ -100,19 +102,25 @@ def in_order(
 
 def _in_processes(
     function: Callable[..., Result], jobs: Iterable[tuple[Any, ...]], n_jobs: int
-) -> Iterator[Result]:
+) -> Iterator[tuple[int, Result]]:
     from joblib import Parallel, delayed
     from joblib.externals.loky.process_executor import BrokenProcessPool
 
-    run = Parallel(n_jobs=n_jobs, backend="loky", return_as="generator")
+    run = Parallel(n_jobs=n_jobs, backend="loky", return_as="generator_unordered")
     try:
-        yield from run(delayed(function)(*arguments) for arguments in jobs)
+        yield from run(
+            delayed(_numbered)(number, function, arguments) for number, arguments in enumerate(jobs)
+        )
     except BrokenProcessPool as error:
         raise WorkerError(
             f"a worker process died, perhaps because memory ran out with {worker_count(n_jobs)} at a time\n"
             "give fewer with --jobs; what was finished is kept unless --no-cache was given, and the same "
             "command goes on from there"
         ) from error
+
+
+def _numbered(number: int, function: Callable[..., Result], arguments: tuple[Any, ...]) -> tuple[int, Result]:
+    return number, function(*arguments)
 
 
 def active_client() -> Any:
@@ -125,23 +133,27 @@ def active_client() -> Any:
 
 def _on_cluster(
     function: Callable[..., Result], jobs: Iterable[tuple[Any, ...]], client: Any, n_jobs: int
-) -> Iterator[Result]:
+) -> Iterator[tuple[int, Result]]:
     """Do the jobs on a cluster, by its client: joblib would do them here where one core is left of it."""
+    sending = _Sending(client)
+    running: dict[Any, int] = {}
+    for number, arguments in enumerate(jobs):
+        if len(running) == n_jobs:
+            yield from _finished(running, client)
+        future = client.submit(_in_worker, function, sending.sent(list(arguments)), pure=False)
+        running[future] = number
+    while running:
+        yield from _finished(running, client)
+
+
+def _finished(running: dict[Any, int], client: Any) -> Iterator[tuple[int, Any]]:
+    """Wait for a job, and yield and forget all that are done."""
     from distributed import wait
 
-    sending = _Sending(client)
-    running: set[Any] = set()
-    ordered: deque[Any] = deque()
-    for arguments in jobs:
-        if len(running) == n_jobs:
-            with client.as_current():
-                running = set(wait(running, return_when="FIRST_COMPLETED").not_done)
-        ordered.append(client.submit(_in_worker, function, sending.sent(list(arguments)), pure=False))
-        running.add(ordered[-1])
-        while ordered and ordered[0].done():
-            yield ordered.popleft().result()
-    while ordered:
-        yield ordered.popleft().result()
+    with client.as_current():
+        done = wait(list(running), return_when="FIRST_COMPLETED").done
+    for future in done:
+        yield running.pop(future), future.result()
 
 
 def _in_worker(function: Callable[..., Result], arguments: list[Any]) -> Result:

@@ -21,7 +21,7 @@ from mvkit.errors import DataError, WorkerError
 from mvkit.resources import Resources
 from mvkit.scoring import Scores
 from mvkit.scoring.backends import running_on
-from mvkit.scoring.processes import active_client, in_order, worker_count
+from mvkit.scoring.processes import active_client, as_finished, worker_count
 
 pytest.importorskip("distributed")
 pytestmark = pytest.mark.slow
@@ -143,20 +143,21 @@ def test_jobs_are_done_by_workers_even_one_at_a_time(cluster: Cluster) -> None:
         assert active_client() is outer
         assert (worker_count(-1), worker_count(1), worker_count(7)) == (2, 1, 2)
         for n_jobs in (1, -1):
-            found = in_order(os.getpid, [()] * 4, n_jobs=n_jobs, warm_up=lambda: warmed.append(True))
-            assert set(found) <= expected
+            found = as_finished(os.getpid, [()] * 4, n_jobs=n_jobs, warm_up=lambda: warmed.append(True))
+            assert {process for _, process in found} <= expected
     assert not warmed, "the workers compile, not this process"
-    assert set(in_order(os.getpid, [()], n_jobs=1, warm_up=list)) == {os.getpid()}
+    assert list(as_finished(os.getpid, [()], n_jobs=1, warm_up=list)) == [(0, os.getpid())]
 
 
-def test_results_keep_the_order_and_large_arguments_their_values(cluster: Cluster) -> None:
+def test_results_keep_their_numbers_and_large_arguments_their_values(cluster: Cluster) -> None:
     large = [np.full((100, 100), float(number)) for number in range(3)]
     jobs = [([large[place % 3], np.full((1, 100), float(place))],) for place in range(9)]
     with running_on(cluster.resources):
         for n_jobs in (1, 2, -1):
-            found = list(in_order(np.vstack, jobs, n_jobs=n_jobs, warm_up=list))
-            for (parts,), stacked in zip(jobs, found, strict=True):
-                np.testing.assert_array_equal(stacked, np.vstack(parts))
+            found = dict(as_finished(np.vstack, jobs, n_jobs=n_jobs, warm_up=list))
+            assert sorted(found) == list(range(9))
+            for number, (parts,) in enumerate(jobs):
+                np.testing.assert_array_equal(found[number], np.vstack(parts))
 
 
 def test_an_error_of_a_job_is_the_error_of_the_run(cluster: Cluster) -> None:
@@ -164,7 +165,7 @@ def test_an_error_of_a_job_is_the_error_of_the_run(cluster: Cluster) -> None:
 
     gone = StoredLayer(Path("nowhere") / "layer", (3, 4))
     with running_on(cluster.resources), pytest.raises(DataError, match="nowhere/layer: features cannot"):
-        list(in_order(gone.columns, [(0, 2)], n_jobs=-1, warm_up=list))
+        list(as_finished(gone.columns, [(0, 2)], n_jobs=-1, warm_up=list))
 
 
 def scored(
@@ -217,7 +218,7 @@ def test_a_scheduler_that_dies_is_an_error_of_two_lines(
 
     lost = "the connection to the dask scheduler was lost"
     with pytest.raises(WorkerError, match=lost) as caught, running_on(new_cluster.resources):
-        list(in_order(time.sleep, jobs(), n_jobs=-1, warm_up=list))
+        list(as_finished(time.sleep, jobs(), n_jobs=-1, warm_up=list))
     assert len(str(caught.value).splitlines()) == 2
     assert "Traceback" not in capfd.readouterr().err
 

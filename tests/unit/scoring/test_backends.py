@@ -10,7 +10,7 @@ import pytest
 from mvkit.errors import MissingPackageError, UsageError, WorkerError
 from mvkit.resources import Resources
 from mvkit.scoring.backends import running_on
-from mvkit.scoring.processes import in_order
+from mvkit.scoring.processes import as_finished
 
 
 def refuse(resources: Resources, error: type[Exception], match: str) -> None:
@@ -20,7 +20,7 @@ def refuse(resources: Resources, error: type[Exception], match: str) -> None:
 
 def test_local_runs_leave_joblib_as_it_is() -> None:
     with running_on(Resources()):
-        assert list(in_order(abs, [(-1,), (2,)], n_jobs=1, warm_up=list)) == [1, 2]
+        assert list(as_finished(abs, [(-1,), (2,)], n_jobs=1, warm_up=list)) == [(0, 1), (1, 2)]
 
 
 def test_an_unknown_backend_is_refused() -> None:

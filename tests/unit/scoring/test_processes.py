@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
 from os.path import commonprefix
 
 import pytest
 
 from mvkit.errors import UsageError, WorkerError
-from mvkit.scoring.processes import in_order, worker_count
+from mvkit.scoring.processes import as_finished, worker_count
 
 
 def test_none_is_refused() -> None:
@@ -22,18 +23,24 @@ def test_numbers_are_taken_as_they_are() -> None:
 
 
 @pytest.mark.parametrize("n_jobs", [1, 2])
-def test_results_come_in_the_order_of_the_jobs(n_jobs: int) -> None:
+def test_results_come_with_the_numbers_of_their_jobs(n_jobs: int) -> None:
     warmed: list[bool] = []
     jobs = [([f"{number}{number}a", f"{number}{number}b"],) for number in range(5)]
-    found = in_order(commonprefix, jobs, n_jobs=n_jobs, warm_up=lambda: warmed.append(True))
-    assert list(found) == ["00", "11", "22", "33", "44"]
+    found = as_finished(commonprefix, jobs, n_jobs=n_jobs, warm_up=lambda: warmed.append(True))
+    assert sorted(found) == list(enumerate(["00", "11", "22", "33", "44"]))
     assert warmed == ([] if n_jobs == 1 else [True])
 
 
 def test_a_worker_that_dies_is_an_error_of_two_lines() -> None:
     jobs = [(3,), (4,)]
     with pytest.raises(WorkerError, match=r"a worker process died.*\ngive fewer with --jobs") as caught:
-        list(in_order(os._exit, jobs, n_jobs=2, warm_up=list))
+        list(as_finished(os._exit, jobs, n_jobs=2, warm_up=list))
     assert len(str(caught.value).splitlines()) == 2
     # What comes next finds workers again.
-    assert list(in_order(abs, [(-1,), (-2,), (-3,)], n_jobs=2, warm_up=list)) == [1, 2, 3]
+    found = as_finished(abs, [(-1,), (-2,), (-3,)], n_jobs=2, warm_up=list)
+    assert sorted(found) == [(0, 1), (1, 2), (2, 3)]
+
+
+def test_a_slow_job_holds_back_none_that_is_done() -> None:
+    found = as_finished(time.sleep, [(1.5,), (0.0,), (0.0,), (0.0,)], n_jobs=2, warm_up=list)
+    assert [number for number, _ in found][-1] == 0
