@@ -141,7 +141,7 @@ class _Run:
                     # No progress display: the reader may show that of a download.
                     self.fetch.feedback.remark(f"reading {name} ({number} of {len(self.sources)})")
                     outline = self._read(source)
-                _check_images(outline, outlines)
+                self._check_images(outline, outlines)
             except (FetchHaltedError, MissingPackageError):
                 raise
             except MvkitError as error:
@@ -164,6 +164,16 @@ class _Run:
 
     def _read_once(self, source: SessionSource) -> SessionOutline:
         return self.staging.keep(self.reader.read(source, self.wanted.request), source)
+
+    def _check_images(self, outline: SessionOutline, others: Sequence[SessionOutline]) -> None:
+        for other in others:
+            frames = differing_images(outline, other)
+            if frames:
+                raise DataError(
+                    f"image of frame {frames[0]} differs from that of session {other.session_id}"
+                    f" ({len(frames)} such frames)\n"
+                    f"if the images were changed on purpose, remove {self.staging.folder} to read all again"
+                )
 
     def _unfinished(self, n_failed: int, outcomes: Sequence[FileOutcome]) -> FileOutcome:
         failed = ",".join(
@@ -225,16 +235,6 @@ class _Run:
             "assembled": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "mvkit_version": __version__,
         }
-
-
-def _check_images(outline: SessionOutline, others: Sequence[SessionOutline]) -> None:
-    for other in others:
-        frames = differing_images(outline, other)
-        if frames:
-            raise DataError(
-                f"image of frame {frames[0]} differs from that of session {other.session_id}"
-                f" ({len(frames)} such frames)"
-            )
 
 
 def _has_metrics(outlines: Sequence[SessionOutline]) -> bool:
