@@ -76,7 +76,7 @@ def seconds_per_image(journey: Callable[[Stimuli], ForwardPass], stimuli: Stimul
 
 
 def _available() -> int | None:
-    from mvkit.scoring.memory import available_memory
+    from mvkit.memory import available_memory
 
     return available_memory()
 

@@ -48,6 +48,7 @@ STAGES = (
         "draws",
         "compiling",
         "resources",
+        "memory",
     ),
     ("config", "filters", "fetch", "store"),
     ("neural", "images", "processes"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from mvkit import atomic
+from mvkit.errors import DataError
 from mvkit.features.feature_file import FeatureWriter
 from mvkit.features.featureset import FeatureOrigin, FeatureSet, LayerInfo
 from mvkit.features.formats import hdf5_for, is_npz
@@ -19,6 +20,7 @@ from mvkit.features.forward_pass import ForwardPass, ProgressCallback, Rows
 from mvkit.features.npz_file import check_names
 from mvkit.features.scratch import FeatureRoom
 from mvkit.features.stimuli import open_stimuli
+from mvkit.memory import available_memory
 from mvkit.models import load_model
 from mvkit.models.foreign.wrappers import unwrapped
 
@@ -107,11 +109,12 @@ def extract(
         If a layer is unknown or cannot be recorded, an argument is out of range, or the images are of a wrong
         type.
     DataError
-        If images cannot be read.
+        If images cannot be read, or the features do not fit in memory.
     """
     stimuli = open_stimuli(images)
     journey = ForwardPass(_network(model), stimuli, layers, batch_size=batch_size, device=device)
     found = journey.look().layers
+    _require_memory(found, len(stimuli.image_ids))
     room = FeatureRoom(found, len(stimuli.image_ids), None)
     origin = journey.run(room.write, progress=progress)
     arrays = {name: np.asarray(values) for name, values in room.features().items()}
@@ -180,6 +183,17 @@ def refuse_existing(target: Path, *, overwrite: bool) -> None:
         With the way out.
     """
     atomic.refuse_existing(target, overwrite=overwrite, example="features.h5")
+
+
+def _require_memory(layers: Mapping[str, LayerInfo], n_images: int) -> None:
+    needed = sum(info.n_bytes(n_images) for info in layers.values())
+    available = available_memory()
+    if available is not None and needed > available:
+        raise DataError(
+            f"features of {len(layers)} layers for {n_images} images take {needed / 1e9:.2f} GB, and "
+            f"{available / 1e9:.2f} GB of memory are available\n"
+            "write them to a file (extract_to_file, mvkit extract), take fewer layers, or score the model itself"
+        )
 
 
 def _network(model: nn.Module | str | Path) -> nn.Module:

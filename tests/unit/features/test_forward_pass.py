@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from mvkit.errors import DataError, UsageError
-from mvkit.features import extract
+from mvkit.features import extract, extraction
 from mvkit.features.batching import batches_from, images_per_batch
 from mvkit.features.forward_pass import ForwardPass
 from mvkit.features.stimuli import open_stimuli
@@ -144,6 +144,15 @@ def test_values_that_are_not_finite_are_told_once_a_batch(blocks, images, tmp_pa
     assert [record.getMessage()[:40] for record in caplog.records] == [
         "layer 'stem': values that are not finite"
     ]
+
+
+def test_features_that_do_not_fit_in_memory_are_refused_with_numbers(blocks, images, monkeypatch):
+    needed = 11 * 4 * 12 * 12 * 4
+    monkeypatch.setattr(extraction, "available_memory", lambda: needed)
+    assert list(extract(blocks, images, "stem")) == ["stem"]
+    monkeypatch.setattr(extraction, "available_memory", lambda: needed - 1)
+    with pytest.raises(DataError, match=r"1 layers for 11 images take 0\.00 GB, .*\nwrite them to a file"):
+        extract(blocks, images, "stem")
 
 
 def test_a_network_is_needed():

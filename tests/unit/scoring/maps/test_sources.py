@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mvkit.errors import DataError, FitError
 from mvkit.features.stored_layer import StoredLayer
-from mvkit.scoring import ScoreSettings, memory
+from mvkit.scoring import ScoreSettings
 from mvkit.scoring.feature_blocks import BLOCK_FEATURES
 from mvkit.scoring.mappings import MAPPINGS
 from mvkit.scoring.maps import sparse
@@ -106,13 +106,3 @@ def test_what_does_not_fit_in_memory_is_refused_with_numbers(
     told = rf"'conv1': {mapping} needs 6\.1 GB .* 3211264 features of 118 images, and 0\.0 GB .*--map ridge"
     with pytest.raises(FitError, match=told):
         MAPPINGS[mapping].prepare("conv1", layer, [SPLIT], settings)
-
-
-def test_available_memory_is_what_the_system_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = tmp_path / "meminfo"
-    monkeypatch.setattr(memory, "_TOLD", told)
-    assert memory.available_memory() is None
-    told.write_text("MemTotal:  100 kB\nMemAvailable:   24 kB\n", encoding="ascii")
-    assert memory.available_memory() == 24 * 1024
-    told.write_text("MemTotal:  100 kB\n", encoding="ascii")
-    assert memory.available_memory() is None

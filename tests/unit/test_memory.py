@@ -1,0 +1,46 @@
+"""Available memory: of the machine, and of the group of processes this one belongs to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mvkit import memory
+
+
+@pytest.fixture()
+def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine that tells nothing yet."""
+    monkeypatch.setattr(memory, "_TOLD", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "_GROUP", tmp_path / "cgroup")
+    monkeypatch.setattr(memory, "_GROUPS", tmp_path / "groups")
+    return tmp_path
+
+
+def limit(folder: Path, most: str, used: int, dropped: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "memory.max").write_text(f"{most}\n", encoding="ascii")
+    (folder / "memory.current").write_text(f"{used}\n", encoding="ascii")
+    (folder / "memory.stat").write_text(f"anon 5\ninactive_file {dropped}\n", encoding="ascii")
+
+
+def test_the_machine_tells(system: Path) -> None:
+    assert memory.available_memory() is None
+    (system / "meminfo").write_text("MemTotal:  100 kB\nMemAvailable:   24 kB\n", encoding="ascii")
+    assert memory.available_memory() == 24 * 1024
+    (system / "meminfo").write_text("MemTotal:  100 kB\n", encoding="ascii")
+    assert memory.available_memory() is None
+
+
+def test_the_tightest_limit_of_a_group_counts(system: Path) -> None:
+    (system / "meminfo").write_text("MemAvailable:   24 kB\n", encoding="ascii")
+    (system / "cgroup").write_text("0::/jobs/mine\n", encoding="utf-8")
+    limit(system / "groups" / "jobs" / "mine", "max", 70, 0)
+    assert memory.available_memory() == 24 * 1024
+    limit(system / "groups" / "jobs", "9000", 4000, 500)
+    assert memory.available_memory() == 5500
+    limit(system / "groups" / "jobs" / "mine", "4100", 4000, 50)
+    assert memory.available_memory() == 150
+    limit(system / "groups" / "jobs" / "mine", "3000", 4000, 50)
+    assert memory.available_memory() == 0
