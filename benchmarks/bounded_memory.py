@@ -1,8 +1,8 @@
 """Memory that scoring takes when features are streamed, against features kept in memory.
 
 Each way runs in a process of its own, whose peak of resident memory the system tells: ``streamed`` prepares
-all layers for PLS as ``mvkit score`` does, ``memory`` extracts all of them into arrays first. What is prepared
-is compared.
+all layers for PLS as ``mvkit score`` does, ``memory`` extracts all of them into arrays first. What is
+prepared is compared.
 """
 
 from __future__ import annotations

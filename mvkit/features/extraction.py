@@ -192,7 +192,7 @@ def _require_memory(layers: Mapping[str, LayerInfo], n_images: int) -> None:
         raise DataError(
             f"features of {len(layers)} layers for {n_images} images take {needed / 1e9:.2f} GB, and "
             f"{available / 1e9:.2f} GB of memory are available\n"
-            "write them to a file (extract_to_file, mvkit extract), take fewer layers, or score the model itself"
+            "write them to a file (mvkit extract), take fewer layers, or score the model itself"
         )
 
 
