@@ -85,6 +85,7 @@ def test_no_folder_of_another_environment_is_lent_to_it(monkeypatch: pytest.Monk
     assert "PYTHONPATH" not in told
 
 
+@pytest.mark.slow
 def test_the_cache_is_filled_from_a_server_and_read(
     warehouse: Any, allen_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -107,7 +108,7 @@ def test_the_cache_is_filled_from_a_server_and_read(
     np.testing.assert_array_equal(recording.unit_columns["run_pval_ns"], truth["p_running"])
     np.testing.assert_array_equal(recording.stimuli, truth["stimuli"])
     assert recording.specimen_id == truth["specimen_id"]
-    assert [asked for asked in warehouse.asked if "session_7102.nwb" in asked].__len__() == 2
+    assert sum("session_7102.nwb" in asked for asked in warehouse.asked) == 2
     cached = tmp_path / "allensdk-cache" / "neuropixels" / "session_7102" / "session_7102.nwb"
     assert cached.read_bytes() == nwb.read_bytes()
 

@@ -9,6 +9,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from PIL import Image
 from sessions import (
     DEFAULT_LIMITS,
     PERIOD_S,
@@ -21,6 +22,7 @@ from sessions import (
     scene_templates,
 )
 
+from mvkit.acquire.allen.folder import SessionFolder
 from mvkit.acquire.allen.nwb_reader import NwbReader
 from mvkit.acquire.allen.readers import SessionSource
 from mvkit.acquire.allen.request import SessionRequest
@@ -215,3 +217,24 @@ def test_another_session_is_refused(sdk: ModuleType, allen_files: Path) -> None:
         sdk.read_file(path, allen_files, SessionRequest(), 7102)
     with pytest.raises(DataError, match="7101"):
         NwbReader(allen_files).read(SessionSource(7102, path), SessionRequest())
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int32, np.float32])
+def test_images_of_eight_bits_in_wider_types_are_read(tmp_path: Path, kind: type) -> None:
+    image = scene_templates(1)[0]
+    folder = tmp_path / "natural_scene_templates"
+    folder.mkdir()
+    Image.fromarray(image.astype(kind)).save(folder / "natural_scene_0.tiff")
+    found = SessionFolder(tmp_path).templates(np.array([0]))
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found[0], image)
+
+
+def test_images_that_are_not_grey_levels_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "natural_scene_templates"
+    folder.mkdir()
+    half = np.array([[0.5, np.nan]], dtype=np.float32)
+    for pixels in (half, np.full((4, 4), 256, dtype=np.uint16), np.zeros((4, 4, 3), dtype=np.uint8)):
+        Image.fromarray(pixels).save(folder / "natural_scene_0.tiff")
+        with pytest.raises(DataError, match="expected a grey image of 8 bits"):
+            SessionFolder(tmp_path).templates(np.array([0]))

@@ -123,6 +123,11 @@ class SessionFolder:
                 }
         return {}
 
+    @property
+    def has_templates(self) -> bool:
+        """Whether there is a folder of images."""
+        return (self.path / TEMPLATES).is_dir()
+
     def templates(self, frame_ids: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return images, uint8 (n_frames, height, width).
 
@@ -151,9 +156,12 @@ class SessionFolder:
             ) from error
         except (UnidentifiedImageError, OSError, ValueError) as error:
             raise DataError(f"{path}: not a readable image ({error})") from error
-        if pixels.dtype != np.uint8 or pixels.ndim != 2:
+        # Grey levels of 8 bits may be kept in a wider type; what does not survive the cast is refused.
+        with np.errstate(invalid="ignore"):
+            grey = pixels.astype(np.uint8)
+        if pixels.ndim != 2 or not np.array_equal(grey, pixels):
             raise DataError(f"{path}: {pixels.dtype} {pixels.shape}, expected a grey image of 8 bits")
-        return pixels
+        return grey
 
 
 def number_in_name(path: Path) -> int | None:
