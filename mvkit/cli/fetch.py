@@ -81,7 +81,11 @@ def neural(
     presence_ratio: options.PresenceRatio = None,
     reliability: options.Reliability = None,
 ) -> None:
-    """Fetch recordings and convert them to neural files (HOME/neural/DATASET.h5)."""
+    """Fetch recordings and convert them to neural files (HOME/neural/DATASET.h5).
+
+    With --source allensdk the recordings are made anew from the Allen Brain Observatory's sessions, which
+    --sessions-from and all options after it are about.
+    """
     from mvkit.acquire import fetch_neural, plan_neural, verify_neural
     from mvkit.acquire.allen import fetch_sessions, plan_sessions
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.acquire.allen.folder import SESSION_TYPE, SessionFolder, number_in_name
+from mvkit.acquire.allen.nwb_images import stored_images
 from mvkit.acquire.allen.nwb_tables import (
     group,
     numbers,
@@ -29,7 +30,7 @@ from mvkit.acquire.allen.nwb_tables import (
 from mvkit.acquire.allen.presentations import Presentations, count_spikes, order_presentations, overlapping
 from mvkit.acquire.allen.readers import H5PY, SessionSource
 from mvkit.acquire.allen.session import AREA, UNIT_ID, SessionRecording, SessionRequest
-from mvkit.errors import DataError
+from mvkit.errors import DataError, UsageError
 
 LOGGER = logging.getLogger(__name__)
 
@@ -95,6 +96,8 @@ class NwbReader:
             if session_id in found:
                 raise DataError(f"session {session_id} is there twice: {found[session_id]} and {path}")
             found[session_id] = path
+        if not found:
+            raise UsageError(f"--sessions-from {self._folder.path}: no session of kind {SESSION_TYPE}")
         return tuple(_source(session_id, found[session_id]) for session_id in sorted(found))
 
     def read(self, source: SessionSource, request: SessionRequest) -> SessionRecording:
@@ -115,6 +118,9 @@ class NwbReader:
             units = choose_units(file, request)
             responses = _count(file, units, shown, request)
             subject = _subject(file)
+            images = None
+            if not self._folder.has_templates:
+                images = stored_images(file, request.stimulus, shown.frame_ids)
         metrics = self._folder.metric_columns(source.path, session_id, units.columns[UNIT_ID])
         return SessionRecording(
             session_id=session_id,
@@ -123,7 +129,7 @@ class NwbReader:
             responses=responses,
             present=shown.present,
             unit_columns={**units.columns, **metrics},
-            stimuli=self._folder.templates(shown.frame_ids),
+            stimuli=self._folder.templates(shown.frame_ids) if images is None else images,
             provenance={"file": source.path.name},
         )
 

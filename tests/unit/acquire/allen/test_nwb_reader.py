@@ -207,6 +207,25 @@ def test_a_missing_image_is_named(allen_files: Path, tmp_path: Path) -> None:
         read(tmp_path, 7101)
 
 
+def test_images_in_the_file_serve_where_no_folder_has_them(allen_files: Path, tmp_path: Path) -> None:
+    shutil.copytree(allen_files, tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "natural_scene_templates")
+    with pytest.raises(DataError, match="no image for frame 0"):
+        read(tmp_path, 7101)
+    images = np.random.default_rng(0).integers(0, 256, (14, 5, 7), dtype=np.uint8)
+    with h5py.File(tmp_path / "session_7101" / "session_7101.nwb", "r+") as file:
+        file["stimulus/templates/natural_scenes_image_stack/data"] = images
+    assert np.array_equal(read(tmp_path, 7101).stimuli, images[:12])
+
+
+def test_a_folder_of_other_kinds_of_sessions_is_refused(allen_files: Path, tmp_path: Path) -> None:
+    shutil.copytree(allen_files, tmp_path, dirs_exist_ok=True)
+    rows = "".join(f"{number},1,functional_connectivity\n" for number in (7101, 7102, 7103))
+    (tmp_path / "sessions.csv").write_text(f"id,specimen_id,session_type\n{rows}")
+    with pytest.raises(UsageError, match=r"no session of kind brain_observatory_1\.1"):
+        NwbReader(tmp_path).sessions()
+
+
 def test_a_file_named_after_another_session_is_refused(allen_files: Path, tmp_path: Path) -> None:
     shutil.copytree(allen_files, tmp_path, dirs_exist_ok=True)
     shutil.copy(tmp_path / "session_7102/session_7102.nwb", tmp_path / "session_7101/session_7101.nwb")
