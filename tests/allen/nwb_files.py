@@ -14,6 +14,7 @@ from allensdk.brain_observatory.ecephys.nwb import EcephysElectrodeGroup, Ecephy
 from hdmf.backends.hdf5.h5_utils import H5DataIO
 from hdmf.common import VectorData, VectorIndex
 from pynwb.epoch import TimeIntervals
+from pynwb.image import ImageSeries
 from pynwb.misc import Units
 from sessions import Presentation, Session, Unit
 
@@ -21,7 +22,7 @@ SAMPLING_HZ = 29999.9
 METRICS = ("isi_violations", "amplitude_cutoff", "presence_ratio", "snr")
 
 
-def write_session(session: Session, path: Path) -> None:
+def write_session(session: Session, path: Path, images: np.ndarray | None = None) -> None:
     """Write one session file.
 
     Parameters
@@ -30,6 +31,8 @@ def write_session(session: Session, path: Path) -> None:
         What was recorded.
     path
         File to create; its folder is made.
+    images
+        uint8 (n_frames, height, width) to store in the file; released files have none.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     nwb = pynwb.NWBFile(
@@ -57,6 +60,10 @@ def write_session(session: Session, path: Path) -> None:
     for low, high in session.invalid_s:
         nwb.add_invalid_time_interval(
             start_time=low, stop_time=high, tags=["EcephysSession", str(session.session_id), "stimulus"]
+        )
+    if images is not None:
+        nwb.add_stimulus_template(
+            ImageSeries(name="natural_scenes", data=_packed(images), unit="NA", format="raw", rate=1.0)
         )
     # The cached specification would be larger than everything else.
     with pynwb.NWBHDF5IO(str(path), "w") as file:

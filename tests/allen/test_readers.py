@@ -205,6 +205,22 @@ def test_a_session_without_the_areas_is_read_with_no_units(sdk: ModuleType, alle
     assert_same(recording, read_with_h5py(allen_files, 7102, request))
 
 
+def test_images_in_the_file_serve_where_no_folder_has_them(sdk: ModuleType, tmp_path: Path) -> None:
+    from nwb_files import write_session
+
+    images = scene_templates(2)
+    path = tmp_path / "session_7400" / "session_7400.nwb"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        write_session(edge_session(), path, images)
+    recording = read_with_allensdk(sdk, tmp_path, 7400, SessionRequest())
+    np.testing.assert_array_equal(recording.stimuli, images)
+    # No table of sessions: the animal is what the file calls it, and nothing is known of selectivity.
+    assert recording.specimen_id == edge_session().subject_id
+    assert np.isnan(recording.unit_columns["image_selectivity_ns"]).all()
+    assert_same(recording, read_with_h5py(tmp_path, 7400, SessionRequest()))
+
+
 def test_sessions_travel_unchanged(sdk: ModuleType, allen_files: Path, tmp_path: Path) -> None:
     recording = read_with_allensdk(sdk, allen_files, 7103, SessionRequest())
     save_session(recording, tmp_path / "session.npz")

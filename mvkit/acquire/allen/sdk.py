@@ -28,6 +28,8 @@ from allensdk.brain_observatory.ecephys.ecephys_session import (  # type: ignore
 from numpy.typing import NDArray
 
 from mvkit.acquire.allen.folder import SESSION_TYPE, SessionFolder
+from mvkit.acquire.allen.nwb_images import stored_images
+from mvkit.acquire.allen.nwb_tables import opening
 from mvkit.acquire.allen.presentations import Presentations, order_presentations
 from mvkit.acquire.allen.session import AREA, UNIT_ID, SessionRecording, SessionRequest
 from mvkit.atomic import replacing
@@ -209,9 +211,20 @@ def _recording(
         responses=_counts(session, table, shown, units, request),
         present=shown.present,
         unit_columns={**columns, **folder.metric_columns(path, session_id, columns[UNIT_ID])},
-        stimuli=folder.templates(shown.frame_ids),
+        stimuli=_images(path, folder, request, shown.frame_ids),
         provenance={"file": path.name},
     )
+
+
+def _images(
+    path: Path, folder: SessionFolder, request: SessionRequest, frame_ids: NDArray[np.int64]
+) -> NDArray[np.uint8]:
+    if not folder.has_templates:
+        with opening(path) as file:
+            images = stored_images(file, request.stimulus, frame_ids)
+        if images is not None:
+            return images
+    return folder.templates(frame_ids)
 
 
 def _open_once(session: Any) -> None:
