@@ -18,7 +18,7 @@ from mvkit.errors import UsageError
 from mvkit.models.foreign.options import InputOptions
 from mvkit.neural import Recording
 from mvkit.report.estimate import RunEstimate
-from mvkit.report.estimate_page import duration, estimate_page
+from mvkit.report.estimate_page import estimate_page
 from mvkit.resources import Resources
 from mvkit.score_estimate import estimate_run
 from mvkit.score_machine import THIS_MACHINE, Machine
@@ -261,21 +261,6 @@ def test_this_machine_tells_of_itself(network: str) -> None:
 
 def page_of(estimate: RunEstimate) -> str:
     return "\n".join(part for part in estimate_page(estimate) if isinstance(part, str))
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [
-        (0.04, "0.0 s"),
-        (9.949, "9.9 s"),
-        (59.4, "59 s"),
-        (59.6, "1 min 0 s"),
-        (3599.7, "1 h 0 min"),
-        (7500, "2 h 5 min"),
-    ],
-)
-def test_durations_in_words(seconds: float, words: str) -> None:
-    assert duration(seconds) == words
 
 
 def command(network: str, *more: str) -> Sequence[str]:
