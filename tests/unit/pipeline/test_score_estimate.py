@@ -18,7 +18,7 @@ from mvkit.errors import UsageError
 from mvkit.models.foreign.options import InputOptions
 from mvkit.neural import Recording
 from mvkit.report.estimate import RunEstimate
-from mvkit.report.estimate_page import estimate_page
+from mvkit.report.estimate_page import duration, estimate_page
 from mvkit.resources import Resources
 from mvkit.score_estimate import estimate_run
 from mvkit.score_machine import THIS_MACHINE, Machine
