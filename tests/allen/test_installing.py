@@ -19,10 +19,14 @@ from mvkit.acquire.allen.installing import find_base_python, install_allensdk
 from mvkit.errors import FetchError, MissingPackageError
 from mvkit.fetch import Feedback
 
-pytestmark = pytest.mark.skipif(
-    sys.version_info[:2] != environment.PYTHON_VERSION or importlib.util.find_spec("pip") is None,
-    reason="needs Python 3.11 with pip",
-)
+pytestmark = [
+    pytest.mark.skipif(
+        sys.version_info[:2] != environment.PYTHON_VERSION or importlib.util.find_spec("pip") is None,
+        reason="needs Python 3.11 with pip",
+    ),
+    # Said where tests before these have imported distutils, by pip's own modules.
+    pytest.mark.filterwarnings("ignore:Setuptools is replacing distutils:UserWarning"),
+]
 
 
 @pytest.fixture
