@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from mvkit.acquire.allen.wanted import SessionsWanted
 
 PUBLISHED, ALLENSDK = "published", "allensdk"
+CALCIUM = "calcium"
 
 # How options are called in the library.
 _OF_REQUEST = {
@@ -27,6 +28,7 @@ _OF_SESSIONS = {
     "--exclude-sessions": "without",
     "--reliability": "reliability",
 }
+_OF_SPIKES = ("--bin-ms", "--window-ms", "--isi-violations", "--amplitude-cutoff", "--presence-ratio")
 _LISTS = ("--areas", "--sessions", "--exclude-sessions")
 _NUMBERS = ("--sessions", "--exclude-sessions")
 
@@ -64,6 +66,9 @@ def sessions_wanted(source: str, dataset: str | None, options: Mapping[str, Any]
     from mvkit.acquire.allen.request import SessionRequest
     from mvkit.acquire.allen.wanted import SessionsWanted
 
+    about_spikes = [name for name in _OF_SPIKES if name in given]
+    if dataset == CALCIUM and about_spikes:
+        raise UsageError(f"{', '.join(about_spikes)}: only for spikes, not for --dataset {CALCIUM}")
     values: dict[str, Any] = {
         name: _split(name, value) if name in _LISTS else value for name, value in given.items()
     }

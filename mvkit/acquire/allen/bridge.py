@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from mvkit.acquire.allen.environment import AllenPython, find_allen_python
@@ -42,6 +42,8 @@ class AllenFolderReader:
 
     folder: Path
     home: Path | None = None
+    #: What the worker does to read one.
+    task: ClassVar[str] = "read"
 
     @property
     def name(self) -> str:
@@ -81,7 +83,7 @@ class AllenFolderReader:
         if source.path is None:
             raise DataError(f"session {source.session_id}: no file")
         task = {
-            "task": "read",
+            "task": self.task,
             "path": str(source.path.absolute()),
             "folder": str(self.folder.absolute()),
             "session_id": source.session_id,
@@ -104,6 +106,9 @@ class AllenCacheReader:
     """
 
     fetching: FetchRequest = field(default_factory=FetchRequest)
+    #: What the worker does to read one, and the table of the cache that tells which there are.
+    task: ClassVar[str] = "read_cached"
+    table: ClassVar[str] = "sessions.csv"
 
     @property
     def name(self) -> str:
@@ -158,7 +163,7 @@ class AllenCacheReader:
             self._require_network(f"session {source.session_id}")
             self._fetch(self._session_file(row))
         task = {
-            "task": "read_cached",
+            "task": self.task,
             "cache": str(self.cache),
             "session_id": source.session_id,
             "request": request.to_json(),
@@ -179,7 +184,7 @@ class AllenCacheReader:
 
     @cached_property
     def _rows(self) -> dict[int, dict[str, Any]]:
-        if not (self.cache / "sessions.csv").is_file():
+        if not (self.cache / self.table).is_file():
             self._require_network("the table of sessions")
         rows = self._ask("list", label="the table of sessions", links=not self.fetching.is_offline)
         if not rows:
@@ -214,8 +219,11 @@ class AllenCacheReader:
             )
 
     def _ask(self, task: str, *, label: str, links: bool = True) -> Any:
+        return self._perform({"task": task, "links": links}, label=label)
+
+    def _perform(self, task: Mapping[str, object], *, label: str) -> Any:
         self.cache.mkdir(parents=True, exist_ok=True)
-        told = {"task": task, "cache": str(self.cache), "links": links, "address": _address()}
+        told = {**task, "cache": str(self.cache), "address": _address()}
         return perform(self.python, told, label=label)
 
 

@@ -30,9 +30,11 @@ from mvkit.neural.layout_reading import reading
 from mvkit.neural.reliability_columns import reliabilities_present
 from mvkit.paths import neural_dir, neural_path
 
+#: Columns of the p value of running modulation: Neuropixels, calcium.
+_RUN_P = (RUN_P, "p_run_mod_ns")
 _NO_METRICS = (
-    "no p values of running modulation beside the sessions (session_ID_analysis_metrics.csv or units.csv): "
-    "the selection of units goes by reliability only"
+    "no p values of running modulation beside the sessions (session_ID_analysis_metrics.csv or units.csv; "
+    "calcium: cell_specimens.json): the selection of units goes by reliability only"
 )
 #: HDF5 adds to its tables besides what is stored.
 _SPARE_BYTES = 1 << 20
@@ -230,7 +232,7 @@ class _Run:
             "reader": self.reader.name,
             **self.reader.origin,
             "request": self.wanted.request.to_json(),
-            "counting": "bins closed at both ends, as AllenSDK's presentationwise_spike_counts",
+            **self.wanted.request.method,
             "excluded_sessions": sorted(self.wanted.without),
             "assembled": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "mvkit_version": __version__,
@@ -238,7 +240,10 @@ class _Run:
 
 
 def _has_metrics(outlines: Sequence[SessionOutline]) -> bool:
-    return any(bool(np.isfinite(outline.unit_columns[RUN_P]).any()) for outline in outlines)
+    found = [
+        outline.unit_columns[name] for outline in outlines for name in _RUN_P if name in outline.unit_columns
+    ]
+    return any(bool(np.isfinite(column).any()) for column in found)
 
 
 def _with_reliability(present: FileOutcome, wanted: SessionsWanted, fetch: FetchRequest) -> FileOutcome:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mvkit.acquire.allen.fetching import staging_of
+from mvkit.acquire.allen.imaging_request import ImagingRequest
 from mvkit.acquire.allen.present import is_present
 from mvkit.acquire.allen.readers import SessionSource
 from mvkit.acquire.allen.request import SessionRequest
@@ -16,8 +17,11 @@ from mvkit.paths import neural_path
 _USUAL_FILE_BYTES = 2_500_000_000
 #: Values of a session in the published recordings: of some 300 units, in 25 bins of 50 presentations.
 _USUAL_VALUES = 300 * 25 * 50 * 118
+#: The same of an imaging experiment: the file, and values of some 100 cells in 50 presentations.
+_USUAL_IMAGING_BYTES = 300_000_000
+_USUAL_IMAGING_VALUES = 100 * 50 * 118
 # Bytes per value, packed, of counts and of rates.
-_COUNT_BYTES, _RATE_BYTES = 0.25, 0.4
+_COUNT_BYTES, _RATE_BYTES, _DOUBLE_BYTES = 0.25, 0.4, 8
 
 
 def plan_sessions(wanted: SessionsWanted, fetch: FetchRequest | None = None) -> PlanReport:
@@ -45,7 +49,7 @@ def plan_sessions(wanted: SessionsWanted, fetch: FetchRequest | None = None) -> 
         there = PlannedStep(wanted.dataset, "nothing", target, size=target.stat().st_size)
         return PlanReport(home, (there,), needed_bytes=0, free_bytes=free_bytes(home))
     staging = staging_of(wanted, home)
-    steps = [_step(source, staging) for source in sources]
+    steps = [_step(source, staging, wanted.request) for source in sources]
     kept = sum(_packed_bytes(source, wanted.request) for source in sources)
     waiting = sum(
         _packed_bytes(source, wanted.request)
@@ -73,14 +77,15 @@ def plan_sessions(wanted: SessionsWanted, fetch: FetchRequest | None = None) -> 
     )
 
 
-def _step(source: SessionSource, staging: Staging) -> PlannedStep:
+def _step(source: SessionSource, staging: Staging, request: SessionRequest) -> PlannedStep:
     name = f"session {source.session_id}"
     if staging.find(source) is not None:
         path = staging.path(source.session_id)
         return PlannedStep(name, "nothing", path, size=path.stat().st_size)
     if source.path is not None:
         return PlannedStep(name, "read", source.path, size=source.size)
-    size = source.size or _USUAL_FILE_BYTES
+    usual = _USUAL_IMAGING_BYTES if isinstance(request, ImagingRequest) else _USUAL_FILE_BYTES
+    size = source.size or usual
     told = source.size is not None
     return PlannedStep(
         name,
@@ -94,6 +99,8 @@ def _step(source: SessionSource, staging: Staging) -> PlannedStep:
 
 def _packed_bytes(source: SessionSource, request: SessionRequest) -> int:
     """Estimate what a session takes once it is read: no more than its file, and what sessions usually do."""
+    if isinstance(request, ImagingRequest):
+        return min(_USUAL_IMAGING_VALUES * _DOUBLE_BYTES, source.size or _USUAL_IMAGING_BYTES)
     per_value = _COUNT_BYTES if request.holds_counts else _RATE_BYTES
     usual = round(_USUAL_VALUES / 25 * request.n_bins * per_value)
     return usual if source.size is None else min(usual, source.size)

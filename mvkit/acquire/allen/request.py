@@ -124,6 +124,11 @@ class SessionRequest:
         """Whether responses are stored as counts; in bins of another width they are rates."""
         return self.bin_ms == COUNTED_BIN_MS
 
+    @property
+    def method(self) -> dict[str, object]:
+        """How responses are measured, for the provenance."""
+        return {"counting": "bins closed at both ends, as AllenSDK's presentationwise_spike_counts"}
+
     def to_json(self) -> dict[str, object]:
         """Return plain data, equal for requests that take the same; :meth:`from_json` reads it."""
         limits = {

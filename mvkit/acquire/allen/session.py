@@ -53,9 +53,9 @@ class SessionRecording:
         bool (n_trials, n_frames): False for a missing presentation. Those of an image come first, in the
         order of time.
     unit_columns
-        Columns (n_units,): int64 ``unit_id``, text ``visual_area``, float64 ``image_selectivity_ns`` and
-        ``run_pval_ns`` (NaN = not known), and any others of number, text or bool. The order of units is that
-        of the source.
+        Columns (n_units,): int64 ``unit_id``, text ``visual_area``; with counts float64
+        ``image_selectivity_ns`` and ``run_pval_ns`` (NaN = not known); and any others of number, text or
+        bool. The order of units is that of the source.
     stimuli
         uint8 (n_frames, height, width), as shown; height and width 0 where the images are kept elsewhere.
     provenance
@@ -99,7 +99,8 @@ class SessionRecording:
                 f"{label}: stimuli are {self.stimuli.dtype} {self.stimuli.shape}, "
                 f"expected uint8 ({n_frames}, height, width)"
             )
-        for name, kinds in {UNIT_ID: "i", AREA: "U", SELECTIVITY: "f", RUN_P: "f"}.items():
+        needed = {UNIT_ID: "i", AREA: "U"} | ({SELECTIVITY: "f", RUN_P: "f"} if counted else {})
+        for name, kinds in needed.items():
             if name not in self.unit_columns or self.unit_columns[name].dtype.kind not in kinds:
                 raise DataError(f"{label}: unit column '{name}' is missing or of another type")
         for name, column in self.unit_columns.items():

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mvkit.acquire.allen.imaging_request import ImagingRequest
 from mvkit.acquire.allen.readers import ALLENSDK, H5PY, READERS, SessionReader, SessionSource
 from mvkit.acquire.allen.request import SessionRequest
 from mvkit.acquire.catalogue import RECORDINGS
@@ -14,7 +15,7 @@ from mvkit.errors import UsageError
 from mvkit.naming import suggest, unknown_name
 from mvkit.neural.recording import AREA_ORDER
 
-NEUROPIXELS = "neuropixels"
+NEUROPIXELS, CALCIUM = "neuropixels", "calcium"
 
 #: Structures in which the Neuropixels recordings have units, as AllenSDK names them.
 AREAS = (
@@ -35,9 +36,9 @@ class SessionsWanted:
     Attributes
     ----------
     dataset
-        Only ``neuropixels`` so far.
+        ``neuropixels`` or ``calcium``.
     request
-        What is taken from every session.
+        What is taken from every session; for calcium it becomes an :class:`ImagingRequest`.
     sessions_from
         Folder of session files that are there already; None downloads through AllenSDK.
     only, without
@@ -65,11 +66,8 @@ class SessionsWanted:
         """Refuse what cannot be done."""
         if self.dataset not in RECORDINGS:
             raise unknown_name("dataset of the Allen Brain Observatory", self.dataset, RECORDINGS)
-        if self.dataset != NEUROPIXELS:
-            raise UsageError(
-                f"--source allensdk: only {NEUROPIXELS} so far\n"
-                f"the published {self.dataset} recordings come without it: drop --source"
-            )
+        if self.dataset == CALCIUM:
+            object.__setattr__(self, "request", ImagingRequest.of(self.request))
         if self.reader not in READERS:
             raise unknown_name("reader", self.reader, READERS)
         if self.sessions_from is None and self.reader == H5PY:
@@ -89,6 +87,8 @@ def choose_reader(wanted: SessionsWanted, fetch: FetchRequest) -> SessionReader:
     MissingPackageError
         If that takes AllenSDK and there is none.
     """
+    if wanted.dataset == CALCIUM:
+        return _choose_ophys_reader(wanted, fetch)
     if wanted.reader == H5PY and wanted.sessions_from is not None:
         from mvkit.acquire.allen.nwb_reader import NwbReader
 
@@ -96,6 +96,16 @@ def choose_reader(wanted: SessionsWanted, fetch: FetchRequest) -> SessionReader:
     from mvkit.acquire.allen.bridge import allen_reader
 
     return allen_reader(wanted.sessions_from, fetch)
+
+
+def _choose_ophys_reader(wanted: SessionsWanted, fetch: FetchRequest) -> SessionReader:
+    if wanted.reader == H5PY and wanted.sessions_from is not None:
+        from mvkit.acquire.allen.ophys_reader import OphysReader
+
+        return OphysReader(wanted.sessions_from, wanted.request)
+    from mvkit.acquire.allen.ophys_bridge import allen_ophys_reader
+
+    return allen_ophys_reader(wanted.sessions_from, wanted.request, fetch)
 
 
 def choose_sessions(wanted: SessionsWanted, reader: SessionReader) -> tuple[SessionSource, ...]:

@@ -5,6 +5,9 @@
     {"task": "read", "path": ..., "folder": ..., "session_id": ..., "request": {...}, "out": FILE.npz}
     {"task": "read_cached", "cache": ..., "session_id": ..., "request": {...}, "out": FILE.npz}
     {"task": "list", "cache": ..., "links": true}     {"task": "scenes", "cache": ...}
+    {"task": "list_ophys", "cache": ..., "stimulus": ..., "areas": [...]}
+
+``read_ophys`` and ``read_cached_ophys`` are to imaging experiments what the first two are to sessions.
 
 Every task may have an ``address`` (scheme and host). Events: ``{"event": "done", "result": ...}`` and
 ``{"event": "error", "type": ..., "message": ...}``; any other end is a failure, which stderr explains.
@@ -47,11 +50,13 @@ def perform(task: Mapping[str, Any]) -> object:
     MvkitError
         If it cannot be done.
     """
-    from mvkit.acquire.allen import sdk
-
     address = tuple(task["address"]) if task.get("address") else None
     cache = Path(task.get("cache") or ".")
     try:
+        if str(task["task"]).endswith("_ophys"):
+            return _perform_ophys(task, cache, address)
+        from mvkit.acquire.allen import sdk
+
         match task["task"]:
             case "read":
                 recording = sdk.read_file(
@@ -73,6 +78,26 @@ def perform(task: Mapping[str, Any]) -> object:
             f"{place}: {type(error).__name__}: {str(error)[:200]}\n"
             "what was fetched is kept: run the same command again"
         ) from error
+
+
+def _perform_ophys(task: Mapping[str, Any], cache: Path, address: tuple[str, str] | None) -> object:
+    from mvkit.acquire.allen import sdk_ophys
+    from mvkit.acquire.allen.imaging_request import ImagingRequest
+
+    if task["task"] == "list_ophys":
+        return sdk_ophys.list_cached(cache, address, stimulus=task["stimulus"], areas=task["areas"])
+    request, number = ImagingRequest.from_json(task["request"]), int(task["session_id"])
+    if task["task"] == "read_ophys":
+        recording = sdk_ophys.read_file(Path(task["path"]), Path(task["folder"]), request, number)
+    else:
+        recording = sdk_ophys.read_cached(cache, request, number, address)
+    return _save(recording, task, _versions())
+
+
+def _versions() -> Mapping[str, object]:
+    from mvkit.versions import installed_versions
+
+    return {"versions": installed_versions("allensdk", "h5py", "numpy")}
 
 
 def _request(task: Mapping[str, Any]) -> SessionRequest:
