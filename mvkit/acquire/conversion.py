@@ -113,7 +113,7 @@ def _present(dataset: str, target: Path, manifest: Manifest, request: FetchReque
             request.feedback.remark(f"{target}: not the size that was recorded; making it again")
         return None
     record = manifest.find(target) or adopt(target, HDF5, manifest, feedback=request.feedback)
-    return _outcome(dataset, "already there", target, record)
+    return FileOutcome.in_place(dataset, "already there", target, record)
 
 
 def _pickle(dataset: str, manifest: Manifest, request: FetchRequest) -> Fetched:
@@ -159,18 +159,7 @@ def _record(
         sha256 = digests(target, progress=progress).sha256
     record = Record.of_now(size=target.stat().st_size, sha256=sha256, made_from=made_from or None)
     Manifest(request.home_dir).record(target, record)
-    return _outcome(dataset, status, target, record)
-
-
-def _outcome(dataset: str, status: Status, target: Path, record: Record) -> FileOutcome:
-    return FileOutcome(
-        name=dataset,
-        status=status,
-        path=target,
-        size=record.size,
-        sha256=record.sha256,
-        made_from=record.made_from,
-    )
+    return FileOutcome.in_place(dataset, status, target, record)
 
 
 def _clear_pickle(raw: Path, manifest: Manifest) -> bool:

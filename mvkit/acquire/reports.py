@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from mvkit.fetch import DownloadSettings, Feedback, Fetched, Verdict
+from mvkit.fetch import DownloadSettings, Feedback, Fetched, Record, Verdict
 from mvkit.paths import home_dir, is_offline
 
 Step = Literal["nothing", "download", "resume", "convert", "generate", "read", "assemble"]
@@ -159,6 +159,18 @@ class FileOutcome:
     removed: bool = False
     made_from: Mapping[str, object] | None = None
     error: str | None = None
+
+    @classmethod
+    def in_place(cls, name: str, status: Status, path: Path, record: Record) -> FileOutcome:
+        """Return the outcome for a neural file that is where it belongs."""
+        return cls(
+            name=name,
+            status=status,
+            path=path,
+            size=record.size,
+            sha256=record.sha256,
+            made_from=record.made_from,
+        )
 
     def to_json(self) -> dict[str, object]:
         """Return plain data; the length is called ``bytes``."""

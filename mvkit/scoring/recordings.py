@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-class RecordingLike(Protocol):
-    """What scoring needs of a recording (:class:`mvkit.neural.Recording` has it)."""
+class Units(Protocol):
+    """Whose scores they are."""
 
     @property
     def area(self) -> str:
@@ -22,6 +22,10 @@ class RecordingLike(Protocol):
     @property
     def unit_ids(self) -> NDArray[np.int64]:
         """int64 (n_units,)."""
+
+
+class RecordingLike(Units, Protocol):
+    """What scoring needs of a recording (:class:`mvkit.neural.Recording` has it)."""
 
     @property
     def responses(self) -> NDArray[np.float32]:

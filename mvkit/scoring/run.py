@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +14,7 @@ from mvkit.scoring.identity import result_context
 from mvkit.scoring.kept import KeptScores
 from mvkit.scoring.mappings import MAPPINGS
 from mvkit.scoring.pairs import LayerSource, Pair, Progress, measure_pairs, populations
-from mvkit.scoring.recordings import RecordingLike
+from mvkit.scoring.recordings import RecordingLike, Units
 from mvkit.scoring.results import POPULATION, Scores
 from mvkit.scoring.settings import DEFAULT_SETTINGS, ScoreSettings
 from mvkit.scoring.unit_columns import Column, UnitScores
@@ -129,22 +128,6 @@ def _check(names: Sequence[str], recordings: Sequence[RecordingLike], settings: 
     if not names or not recordings:
         raise UsageError(f"nothing to score: {len(names)} layers, {len(recordings)} recordings")
     return check_recordings(recordings, settings)
-
-
-class Units(Protocol):
-    """Whose scores they are."""
-
-    @property
-    def area(self) -> str:
-        """Visual area."""
-
-    @property
-    def specimen(self) -> int:
-        """Animal."""
-
-    @property
-    def unit_ids(self) -> NDArray[np.int64]:
-        """int64 (n_units,)."""
 
 
 def assemble_scores(

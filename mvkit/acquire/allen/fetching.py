@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mvkit.acquire.allen.present import SOURCE, asked, outcome_of, present_file
+from mvkit.acquire.allen.present import SOURCE, asked, present_file
 from mvkit.acquire.allen.readers import SessionReader, SessionSource
 from mvkit.acquire.allen.session import RUN_P, SessionOutline
 from mvkit.acquire.allen.staging import Staging, differing_images
@@ -222,7 +222,7 @@ class _Run:
             Manifest(self.home).record(self.target, record)
         finally:
             draft.unlink(missing_ok=True)
-        return outcome_of(self.wanted.dataset, self.target, record, "assembled")
+        return FileOutcome.in_place(self.wanted.dataset, "assembled", self.target, record)
 
     def _provenance(self) -> dict[str, object]:
         from mvkit import __version__
@@ -255,7 +255,11 @@ def _with_reliability(present: FileOutcome, wanted: SessionsWanted, fetch: Fetch
     if not measured:
         _measure(present.path, fetch, label=present.path.name)
     record = Manifest(fetch.home_dir).find(present.path)
-    return present if record is None else outcome_of(wanted.dataset, present.path, record, "already there")
+    return (
+        present
+        if record is None
+        else FileOutcome.in_place(wanted.dataset, "already there", present.path, record)
+    )
 
 
 def _measure(path: Path, fetch: FetchRequest, *, label: str) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 from mvkit.acquire.allen.readers import SessionSource
 from mvkit.acquire.allen.wanted import SessionsWanted
 from mvkit.acquire.catalogue import HDF5
-from mvkit.acquire.reports import FetchRequest, FileOutcome, Status
+from mvkit.acquire.reports import FetchRequest, FileOutcome
 from mvkit.errors import DataError, UsageError
-from mvkit.fetch import Manifest, Record, adopt
+from mvkit.fetch import Manifest, adopt
 from mvkit.neural.layout_reading import reading
 from mvkit.paths import neural_path
 
@@ -33,7 +33,7 @@ def present_file(
     target, manifest = neural_path(wanted.dataset, fetch.home_dir), Manifest(fetch.home_dir)
     # A process that was killed right after the file appeared had it still to record.
     record = manifest.find(target) or adopt(target, HDF5, manifest, feedback=fetch.feedback)
-    return outcome_of(wanted.dataset, target, record, "already there")
+    return FileOutcome.in_place(wanted.dataset, "already there", target, record)
 
 
 def is_present(wanted: SessionsWanted, sources: Sequence[SessionSource], fetch: FetchRequest) -> bool:
@@ -65,18 +65,6 @@ def asked(wanted: SessionsWanted, sources: Sequence[SessionSource]) -> dict[str,
         "request": wanted.request.to_json(),
         "sessions": [source.session_id for source in sources],
     }
-
-
-def outcome_of(dataset: str, target: Path, record: Record, status: Status) -> FileOutcome:
-    """Return the outcome for a neural file that is in place."""
-    return FileOutcome(
-        name=dataset,
-        status=status,
-        path=target,
-        size=record.size,
-        sha256=record.sha256,
-        made_from=record.made_from,
-    )
 
 
 def _made_from(path: Path) -> dict[str, object]:
