@@ -83,10 +83,23 @@ class Warehouse:
         return [_link(f"session_{session}/session_{session}.nwb", "/x.nwb")]
 
 
+class OphysWarehouse(Warehouse):
+    """The same for a folder of imaging experiments, whose tables are JSON."""
+
+    def rows(self, query: str) -> list[dict[str, Any]]:
+        """Return the rows that a query asks for."""
+        tables = {"OphysExperiment": "ophys_experiments", "ApiCamCellMetric": "cell_specimens"}
+        model = re.search(r"model::(\w+)", query)
+        rows: list[dict[str, Any]] = json.loads(
+            (self.folder / f"{tables[model.group(1) if model else '']}.json").read_text()
+        )
+        return rows
+
+
 @contextlib.contextmanager
-def running(folder: Path) -> Iterator[Warehouse]:
+def running(folder: Path, kind: type[Warehouse] = Warehouse) -> Iterator[Warehouse]:
     """Serve a folder for the length of the block."""
-    warehouse = Warehouse(folder)
+    warehouse = kind(folder)
     handler = type("Handler", (_Handler,), {"warehouse": warehouse})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True

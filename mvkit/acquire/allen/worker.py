@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import urllib.error
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ def perform(task: Mapping[str, Any]) -> object:
                 return sdk.scene_links(cache, address)
             case unknown:
                 raise FetchError(f"unknown task '{unknown}'")
-    except requests.RequestException as error:
+    except (requests.RequestException, urllib.error.URLError) as error:
         place = "://".join(address) if address else "the Allen Institute's warehouse"
         raise FetchError(
             f"{place}: {type(error).__name__}: {str(error)[:200]}\n"
