@@ -20,6 +20,11 @@ from pathlib import Path
 
 import numpy as np
 
+from mvkit.memory import available_memory
+
+#: What all layers of a VGG16 take, and room for the rest.
+_NEEDED = 18 * 10**9
+
 
 def main() -> int:
     """Run both ways and print their peaks and the ratio."""
@@ -34,6 +39,9 @@ def main() -> int:
         print(json.dumps(measure(options)))
         return 0
     found = {}
+    if not options.streamed_only and (available_memory() or _NEEDED) < _NEEDED:
+        print(f"memory: left out, less than {_NEEDED / 1e9:.0f} GB are available")
+        options.streamed_only = True
     for way in ("streamed",) if options.streamed_only else ("streamed", "memory"):
         command = [sys.executable, __file__, "--way", way, "--model", options.model]
         command += ["--images", str(options.images), "--side", str(options.side)]

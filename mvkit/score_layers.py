@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OpenedLayers:
-    """What is to be scored, before anything but the first image went through the network.
+    """What is to be scored, before anything but the first batch went through the network.
 
     Attributes
     ----------

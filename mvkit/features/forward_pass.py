@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mvkit.errors import UsageError
+from mvkit.errors import DataError, UsageError
 from mvkit.features.batching import batches_from, images_per_batch
 from mvkit.features.featureset import FeatureOrigin, LayerInfo
 from mvkit.features.inputs import describe_origin, network_inputs
@@ -30,6 +30,9 @@ from mvkit.features.stored_layer import StoredLayer
 from mvkit.features.tapping import LayerTap, layers_to_record, published_layers
 
 logger = logging.getLogger(__name__)
+
+#: What torch says on a processor; on a GPU it has an error of its own for it.
+_NO_MEMORY = "can't allocate memory"
 
 #: Called with (images done, images in total).
 ProgressCallback = Callable[[int, int], None]
@@ -101,6 +104,7 @@ class ForwardPass:
         self._look: FirstLook | None = None
         self._digest = ImagesDigest()
         self._pending: Rows | None = None
+        self._told: set[str] = set()
 
     @property
     def images_per_batch(self) -> int:
@@ -128,7 +132,7 @@ class ForwardPass:
                 for name, value in values.items()
             }
             self._look = FirstLook(infos, n_shown, seconds)
-            self._pending = _flat(values)
+            self._pending = self._flat(values)
         return self._look
 
     def first_rows(self) -> Rows:
@@ -138,7 +142,7 @@ class ForwardPass:
         """
         self.look()
         if self._pending is None:
-            self._pending = _flat(self._first_batch())
+            self._pending = self._flat(self._first_batch())
         return self._pending
 
     def run(
@@ -176,10 +180,10 @@ class ForwardPass:
         del first
         if progress is not None:
             progress(look.n_images, n_images)
-        with evaluating(self.model, self.device):
+        with evaluating(self.model, self.device), self._explaining_memory():
             for start, stop in batches_from(look.n_images, n_images, self._size):
                 # Not bound to a name: it would live on while the next batch is on its way.
-                consume(start, _flat(tap(self._inputs(start, stop, digest))))
+                consume(start, self._flat(tap(self._inputs(start, stop, digest))))
                 if progress is not None:
                     progress(stop, n_images)
         return describe_origin(self.model, self.stimuli, digest.hexdigest())
@@ -230,7 +234,7 @@ class ForwardPass:
 
     def _first_batch(self) -> dict[str, Tensor]:
         self._digest = ImagesDigest()
-        with evaluating(self.model, self.device):
+        with evaluating(self.model, self.device), self._explaining_memory():
             return self._tap(self._inputs(0, min(self._size, len(self.stimuli.image_ids)), self._digest))
 
     def _inputs(self, start: int, stop: int, digest: ImagesDigest) -> Tensor:
@@ -239,12 +243,28 @@ class ForwardPass:
         inputs = network_inputs(self.model, self.stimuli, pictures)
         return inputs.to(self.device, floating_dtype(self.model))
 
+    def _flat(self, values: Mapping[str, Tensor]) -> dict[str, NDArray[np.float32]]:
+        rows = {
+            name: value.reshape(len(value), -1).to(torch.float32).numpy() for name, value in values.items()
+        }
+        for name, row in rows.items():
+            if name not in self._told and not np.isfinite(row).all():
+                self._told.add(name)
+                logger.warning(
+                    "layer '%s': values that are not finite (the network overflows or holds NaN)", name
+                )
+        return rows
 
-def _flat(values: Mapping[str, Tensor]) -> dict[str, NDArray[np.float32]]:
-    rows = {name: value.reshape(len(value), -1).to(torch.float32).numpy() for name, value in values.items()}
-    for name, row in rows.items():
-        if not np.isfinite(row).all():
-            logger.warning(
-                "layer '%s': values that are not finite (the network overflows or holds NaN)", name
-            )
-    return rows
+    @contextmanager
+    def _explaining_memory(self) -> Iterator[None]:
+        """Turn torch's and numpy's refusals of memory into an error of two lines."""
+        try:
+            yield
+        except (RuntimeError, MemoryError) as error:
+            reason = (str(error).splitlines() or [""])[0]
+            if not isinstance(error, MemoryError | torch.OutOfMemoryError) and _NO_MEMORY not in reason:
+                raise
+            raise DataError(
+                f"a batch of {self._size} images does not fit in memory with these layers ({reason})\n"
+                "give --batch-size 1, or fewer layers (--layers)"
+            ) from error

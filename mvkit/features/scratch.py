@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from mvkit.errors import DataError
 from mvkit.features.featureset import LayerInfo
 from mvkit.features.stored_layer import StoredLayer
+from mvkit.memory import available_memory
 
 #: Features of all layers together that are held in memory at most.
 IN_MEMORY_BYTES = 512 * 2**20
@@ -104,7 +105,7 @@ def feature_room(
     scratch
         Folder in which a private folder is made if memory is not enough.
     in_memory
-        Bytes that are held in memory at most.
+        Bytes that are held in memory at most; less where less than twice that much is available.
 
     Raises
     ------
@@ -112,7 +113,8 @@ def feature_room(
         Before anything is written: if the disk cannot hold the features.
     """
     needed = sum(info.n_bytes(n_images) for info in layers.values())
-    if needed <= in_memory:
+    available = available_memory()
+    if needed <= (in_memory if available is None else min(in_memory, available // 2)):
         yield FeatureRoom(layers, n_images, None)
         return
     with _private_folder(scratch) as folder:

@@ -136,11 +136,11 @@ def test_the_modes_of_a_network_are_put_back(blocks, images, tmp_path):
     assert blocks.training and blocks.block.training and not blocks.stem.training
 
 
-def test_values_that_are_not_finite_are_told_once_a_batch(blocks, images, tmp_path, caplog):
+def test_values_that_are_not_finite_are_told_once(blocks, images, tmp_path, caplog):
     with torch.no_grad():
         blocks.stem.bias[0] = float("nan")
     with caplog.at_level(logging.WARNING, "mvkit"):
-        whole(ForwardPass(blocks, open_stimuli(images), "stem"), ["stem"], tmp_path)
+        whole(ForwardPass(blocks, open_stimuli(images), "stem", batch_size=3), ["stem"], tmp_path)
     assert [record.getMessage()[:40] for record in caplog.records] == [
         "layer 'stem': values that are not finite"
     ]
@@ -153,6 +153,32 @@ def test_features_that_do_not_fit_in_memory_are_refused_with_numbers(blocks, ima
     monkeypatch.setattr(extraction, "available_memory", lambda: needed - 1)
     with pytest.raises(DataError, match=r"1 layers for 11 images take 0\.00 GB, .*\nwrite them to a file"):
         extract(blocks, images, "stem")
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_batch_that_does_not_fit_in_memory_is_told(blocks, images, tmp_path, batch):
+    passes = []
+
+    def hungry(module, inputs):
+        passes.append(len(inputs[0]))
+        if len(passes) == batch:
+            torch.empty(2**62, dtype=torch.uint8)
+
+    blocks.stem.register_forward_pre_hook(hungry)
+    told = r"a batch of 4 images does not fit in memory .*allocate.*\ngive --batch-size 1, or fewer layers"
+    with pytest.raises(DataError, match=told):
+        journey = ForwardPass(blocks, open_stimuli(images), "stem", batch_size=4)
+        whole(journey, list(journey.look().layers), tmp_path, in_memory=0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_errors_of_a_network_stay_what_they_are(blocks, images, tmp_path):
+    def broken(module, inputs):
+        raise RuntimeError("mat1 and mat2 cannot be multiplied")
+
+    blocks.stem.register_forward_pre_hook(broken)
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        ForwardPass(blocks, open_stimuli(images), "stem").look()
 
 
 def test_a_network_is_needed():

@@ -53,6 +53,14 @@ def test_rows_come_back_by_layer(tmp_path, in_memory):
     assert not list(tmp_path.iterdir())
 
 
+def test_little_memory_sends_features_to_the_disk(tmp_path, monkeypatch):
+    for available, on_disk in ((None, False), (264, False), (263, True)):
+        monkeypatch.setattr(scratch, "available_memory", lambda available=available: available)
+        with feature_room(LAYERS, 3, scratch=tmp_path, in_memory=132) as room:
+            room.write(0, rows(0, 3))
+            assert isinstance(room.features()["c"], StoredLayer) == on_disk
+
+
 def test_what_does_not_fit_on_the_disk_is_refused_with_numbers(tmp_path, monkeypatch):
     monkeypatch.setattr(scratch.shutil, "disk_usage", lambda place: SimpleNamespace(free=12_000_000))
     wide = {"wide": LayerInfo("wide", (2_000_000,))}
