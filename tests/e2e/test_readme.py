@@ -125,6 +125,7 @@ def test_readme_commands_and_programs(
     monkeypatch.chdir(tmp_path)
     Path("recipes").symlink_to(ROOT / "recipes")
     shutil.copytree(demo_images, "images")
+    shutil.copytree(ROOT / "tests" / "allen" / "files", "sessions")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("MVKIT_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("MVKIT_CHECKPOINT_URL", mirror)
