@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +85,24 @@ def test_no_folder_of_another_environment_is_lent_to_it(monkeypatch: pytest.Monk
     )
     told = process.perform(AllenPython(Path(sys.executable), "0", "test"), {}, label="environment")
     assert "PYTHONPATH" not in told
+
+
+def test_a_worker_ends_with_the_process_that_asked(tmp_path: Path) -> None:
+    # As after kill -9: the one that asked is gone without a word, and its end of stdin lives on here.
+    busy = (
+        "import os, threading, time; from mvkit.acquire.allen import worker; "
+        "threading.Thread(target=worker._end_with, args=(os.getppid(),), daemon=True).start(); "
+        "print(os.getpid(), flush=True); time.sleep(300)"
+    )
+    asking = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {busy!r}])"
+    asker = subprocess.Popen([sys.executable, "-c", asking], stdout=subprocess.PIPE, text=True)
+    with asker:
+        number = int(asker.stdout.readline())
+        asker.kill()
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and Path(f"/proc/{number}").exists():
+        time.sleep(0.05)
+    assert not Path(f"/proc/{number}").exists()
 
 
 @pytest.mark.slow

@@ -17,7 +17,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
+import threading
+import time
 import urllib.error
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,10 +31,13 @@ import requests
 from mvkit.acquire.allen.session import SessionRecording, SessionRequest, save_session
 from mvkit.errors import FetchError, MvkitError
 
+_WATCH_S = 0.5
+
 
 def main() -> int:
     """Do the task that stdin tells; return the exit code."""
     events = sys.stdout
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     # AllenSDK prints remarks, which must not come between events.
     with contextlib.redirect_stdout(sys.stderr):
         try:
@@ -41,6 +47,13 @@ def main() -> int:
     events.write(json.dumps(told) + "\n")
     events.flush()
     return 0 if told["event"] == "done" else 1
+
+
+def _end_with(parent: int) -> None:
+    """End this process when the one that asked for its result is gone, however it ended."""
+    while os.getppid() == parent:
+        time.sleep(_WATCH_S)
+    os._exit(1)
 
 
 def perform(task: Mapping[str, Any]) -> object:
