@@ -212,7 +212,7 @@ def test_a_dry_run_tells_sessions_bytes_and_disk(tmp_path: Path, capfd: pytest.C
         (["--exclude-sessions", "x"], "no number of a session"),
         (["--sessions-from", "nowhere"], "nowhere: no such folder"),
         (["--from", "a.pkl"], "--from is for published pickles"),
-        (["--dataset", "calcium"], "only neuropixels so far"),
+        (["--dataset", "calcium"], "no imaging experiment with 'natural_scenes' in VISp, VISl"),
         (["--dataset", "simulated"], "unknown dataset"),
     ],
 )

@@ -59,13 +59,14 @@ def describe_sessions(
     Raises
     ------
     DataError
-        If no session has a unit, columns do not fit together, or images are gone.
+        If no session has a unit, two have the same one, columns do not fit together, or images are gone.
     """
     if not any(outline.n_units for outline in outlines):
         raise DataError(
             f"no unit in any of {len(outlines)} session(s): {', '.join(request.areas)}\n"
             "choose other areas, or wider limits on the quality of units"
         )
+    _refuse_twice(outlines)
     names: dict[int, str] = {}
     for outline in outlines:
         names |= image_names(outline)
@@ -182,6 +183,19 @@ def _encoded(
         return np.where(absent, np.uint8(MISSING_COUNT), measured.astype(np.uint8))
     rates = measured * (1000.0 / request.bin_ms)
     return np.where(absent, np.nan, rates).astype(contents.response_dtype)
+
+
+def _refuse_twice(outlines: Sequence[SessionOutline]) -> None:
+    """Refuse a cell that was imaged in two experiments: which of them is meant is the user's choice."""
+    ids = np.concatenate([outline.unit_columns[UNIT_ID] for outline in outlines])
+    found, counts = np.unique(ids, return_counts=True)
+    if (counts > 1).any():
+        unit = int(found[counts > 1][0])
+        where = [outline.session_id for outline in outlines if unit in outline.unit_columns[UNIT_ID]]
+        raise DataError(
+            f"unit {unit} is in sessions {', '.join(map(str, dict.fromkeys(where)))}\n"
+            f"leave all but one of them out: --exclude-sessions {','.join(map(str, where[1:] or where))}"
+        )
 
 
 def _stored_as(outlines: Sequence[SessionOutline], request: SessionRequest) -> tuple[np.dtype[Any], str]:

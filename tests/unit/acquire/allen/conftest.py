@@ -26,7 +26,17 @@ def allen_files() -> Path:
 @pytest.fixture(scope="session")
 def sessions() -> ModuleType:
     """Module that draws sessions and counts their spikes by comparing each with every bin."""
-    spec = importlib.util.spec_from_file_location("mvkit_made_up_sessions", ALLEN / "sessions.py")
+    return _loaded("sessions")
+
+
+@pytest.fixture(scope="session")
+def ophys_files() -> ModuleType:
+    """Module that draws imaging experiments, writes their files and computes their responses one by one."""
+    return _loaded("ophys_files")
+
+
+def _loaded(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"mvkit_made_up_{name}", ALLEN / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     # Its dataclasses look their module up there.
