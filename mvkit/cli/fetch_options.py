@@ -81,7 +81,10 @@ Stimulus = Annotated[
 BinMs = Annotated[
     float | None,
     typer.Option(
-        "--bin-ms", metavar="MS", help="Width of a time bin; default: 10.", rich_help_panel=_SESSIONS
+        "--bin-ms",
+        metavar="MS",
+        help="Width of a time bin of spikes; default: 10.",
+        rich_help_panel=_SESSIONS,
     ),
 ]
 WindowMs = Annotated[

@@ -76,27 +76,31 @@ class OphysFolder:
         container = row.get("experiment_container") or {}
         return bool(row.get("failed") or container.get("failed"))
 
-    def specimen(self, experiment_id: int, name: str) -> int:
+    def specimen(self, experiment_id: int, cell_ids: NDArray[np.int64], name: str) -> int:
         """Return the animal, by which experiments of one animal are joined.
 
         Parameters
         ----------
         experiment_id
             The experiment.
+        cell_ids
+            Its cells, asked for where there is no table of experiments.
         name
             What its file calls the animal: it ends with a number of the animal's, which is used where there
-            is no table.
+            is no table at all.
         """
-        told = self._experiments.get(experiment_id, {}).get("specimen_id")
-        if isinstance(told, int):
-            return told
+        rows = (self._cells.get(int(cell)) for cell in cell_ids)
+        animals = (row[0] for row in rows if row is not None)
+        for told in (self._experiments.get(experiment_id, {}).get("specimen_id"), next(animals, None)):
+            if isinstance(told, int):
+                return told
         found = _LAST_NUMBER.search(name)
         return int(found.group(1)) if found else experiment_id
 
     def metric_columns(self, cell_ids: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
         """Return metrics of cells, each float64 (n_cells,), NaN = not known."""
         unknown = (math.nan,) * len(CELL_METRICS)
-        rows = [self._metrics.get(int(cell), unknown) for cell in cell_ids]
+        rows = [self._cells.get(int(cell), (None, unknown))[1] for cell in cell_ids]
         table = np.array(rows, dtype=np.float64).reshape(len(rows), len(CELL_METRICS))
         return {name: table[:, place].copy() for place, name in enumerate(CELL_METRICS)}
 
@@ -110,10 +114,11 @@ class OphysFolder:
             raise DataError(f"{path}: not a table of experiments ({error})") from error
 
     @cached_property
-    def _metrics(self) -> Mapping[int, tuple[float, ...]]:
+    def _cells(self) -> Mapping[int, tuple[Any, tuple[float, ...]]]:
+        """Animal and metrics by cell."""
         path = self.path / CELLS_TABLE
         # A row has some 70 values, and there are 63,000 rows: keep what is needed while they are read.
-        rows = _read(path, lambda row: _metrics_of(row) if CELL_ID in row else row)
+        rows = _read(path, lambda row: _cell_of(row) if CELL_ID in row else row)
         try:
             return dict(rows)
         except (TypeError, ValueError) as error:
@@ -126,9 +131,9 @@ def number_in_name(path: Path) -> int | None:
     return int(found.group(1)) if found else None
 
 
-def _metrics_of(row: Mapping[str, Any]) -> tuple[int, tuple[float, ...]]:
+def _cell_of(row: Mapping[str, Any]) -> tuple[int, tuple[Any, tuple[float, ...]]]:
     values = tuple(math.nan if row.get(name) is None else float(row[name]) for name in CELL_METRICS)
-    return int(row[CELL_ID]), values
+    return int(row[CELL_ID]), (row.get("specimen_id"), values)
 
 
 def _read(path: Path, hook: Any) -> list[Any]:

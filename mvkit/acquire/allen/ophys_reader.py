@@ -202,7 +202,7 @@ def finish(
     name = "general/specimen_name"
     return SessionRecording(
         session_id=source.session_id,
-        specimen_id=folder.specimen(source.session_id, _text(file, name) if name in file else ""),
+        specimen_id=folder.specimen(source.session_id, cells, _text(file, name) if name in file else ""),
         frame_ids=sweeps.shown.frame_ids,
         responses=sweeps.arranged(means),
         present=sweeps.shown.present,

@@ -148,6 +148,19 @@ def test_the_file_tells_how_it_was_measured(assembled: Path) -> None:
     assert [one["experiment_container_id"] for one in told["sessions"]] == [100601, 100602, 100603, 100604]  # type: ignore[attr-defined]
 
 
+def test_a_lost_cell_is_missing_and_never_selected(ophys_files: ModuleType, tmp_path: Path) -> None:
+    one = ophys_files.draw_experiment(611, n_cells=5, n_trials=8)
+    demixed = one.demixed.copy()
+    demixed[2] = np.nan
+    ophys_files.write_ophys_folder(tmp_path, [replace(one, demixed=demixed)])
+    path = fetched(tmp_path, tmp_path / "home").files[-1].path
+    with reading(path) as file:
+        assert np.isnan(file.stored[...]).all(axis=(0, 1)).tolist() == [False, False, True, False, False]
+        assert np.isnan(file.contents.unit_columns["reliability_mean"][2])
+    (kept,) = mvkit.open_dataset(path).recordings
+    assert one.cell_ids[2] not in kept.unit_ids and kept.n_units > 0
+
+
 def test_areas_choose_experiments_and_a_second_call_keeps_the_file(folder: Path, tmp_path: Path) -> None:
     request = SessionRequest(areas=("VISl",))
     report = fetched(folder, tmp_path, request=request, reliability=False)

@@ -123,6 +123,21 @@ def test_only_experiments_with_the_scenes_in_the_areas_are_chosen(
         OphysReader(tmp_path, ImagingRequest(areas=("VISrl",))).sessions()
 
 
+def test_the_animal_is_told_by_tables_or_by_its_name(ophys_files: Any, tmp_path: Path) -> None:
+    path = ophys_files.write_ophys_folder(tmp_path, [ophys_files.draw_experiment(501, specimen=7)])
+    nwb = path / "ophys_experiment_data" / "501.nwb"
+    found = []
+    for table in ("neither.json", "ophys_experiments.json", "cell_specimens.json"):
+        (path / table).unlink(missing_ok=True)
+        (source,) = OphysReader(path, REQUEST).sessions()
+        found.append(OphysReader(path, REQUEST).read(source, REQUEST).specimen_id)
+    with h5py.File(nwb, "r+") as file:
+        del file["general/specimen_name"]
+    (source,) = OphysReader(path, REQUEST).sessions()
+    found.append(OphysReader(path, REQUEST).read(source, REQUEST).specimen_id)
+    assert found == [496_908_007, 496_908_007, 222_407, 501]
+
+
 def test_failed_experiments_are_left_out(ophys_files: Any, tmp_path: Path) -> None:
     made = [ophys_files.draw_experiment(501), replace(ophys_files.draw_experiment(502), failed=True)]
     assert numbers(OphysReader(ophys_files.write_ophys_folder(tmp_path, made), REQUEST)) == [501]
