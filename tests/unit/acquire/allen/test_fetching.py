@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -112,6 +113,14 @@ def test_more_units_than_a_chunk_holds(
     made = [
         sessions.draw_session(number, units_per_area={"VISp": count}, seed=number, n_frames=3, n_trials=4)
         for number, count in ((41, 70), (42, 150), (43, 1), (44, 60))
+    ]
+    # Drawn numbers repeat among so many.
+    made = [
+        replace(
+            one,
+            units=tuple(replace(unit, unit_id=1000 * one.session_id + k) for k, unit in enumerate(one.units)),
+        )
+        for one in made
     ]
     folder = tmp_path / "sessions"
     folder.mkdir()
