@@ -26,7 +26,7 @@ else
     images="--images $out/images"
 fi
 # shellcheck disable=SC2086 # options are words
-say train demo $images --out "$out/run"
+say train demo $images ${MVKIT_DEMO_EPOCHS:+--set train.epochs=$MVKIT_DEMO_EPOCHS} --out "$out/run"
 # shellcheck disable=SC2086
 say score "$out/run" $layers --dataset simulated --splits 3 --halves 20 --out "$out/trained"
 # shellcheck disable=SC2086
