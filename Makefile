@@ -21,8 +21,8 @@ demo:
 test:
 	@$(PYTHON) scripts/bootstrap.py dev ffcv
 	@# One thread per worker: two workers with two OpenMP threads each would wait for one another.
-	@# Files with few but long tests come first, as they are collected, and not last.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup --no-loadscope-reorder --durations=40
+	@# What the tests of a file share is made once; files with few but long tests come first, as collected.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=20
 
 check:
 	@$(PYTHON) scripts/bootstrap.py dev ffcv

@@ -16,15 +16,6 @@ SHARED = HERE.parent.parent / "shared"
 SERVER = HERE / "servers" / "faulty.py"
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep the tests of a file on one worker (--dist loadgroup), so that what they share is made once."""
-    if not config.pluginmanager.hasplugin("xdist"):
-        return
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0]))
-
-
 @pytest.fixture(scope="session")
 def goldens() -> Path:
     """Folder of numbers computed with the reference implementation."""

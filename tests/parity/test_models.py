@@ -38,11 +38,7 @@ def _run(model: torch.nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, di
     return (output["output"] if isinstance(output, dict) else output), seen
 
 
-# One group per architecture: with several workers (--dist loadgroup) its passes run on one of them, once.
-CASES = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in ARCHITECTURES]
-
-
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(scope="module", params=ARCHITECTURES)
 def case(request, state_dicts, filling, filled_model) -> Iterator[SimpleNamespace]:
     """One architecture: its golden, the filled model, and what one evaluation and one training pass gave."""
     name = request.param
