@@ -78,7 +78,19 @@ def reasons_for_gaps(
     r_cross, r_map, r_target = parts
     flat = np.isnan(r_cross) | np.isnan(r_map)
     map_negative, target_negative = r_map < 0.0, r_target < 0.0
-    return np.select(
+    # Numbers of the type of ``drops``: numpy 1 takes others for int64, which it does not narrow.
+    kept, flat_map, both, of_map, of_target, otherwise = (
+        np.uint8(drop)
+        for drop in (
+            Drop.KEPT,
+            Drop.CONSTANT_PREDICTION,
+            Drop.NEGATIVE_BOTH,
+            Drop.NEGATIVE_MAP,
+            Drop.NEGATIVE_RESPONSE,
+            Drop.UNDEFINED,
+        )
+    )
+    reasons: NDArray[np.uint8] = np.select(
         [
             np.isfinite(scores),
             drops > 0,
@@ -87,13 +99,7 @@ def reasons_for_gaps(
             map_negative,
             target_negative,
         ],
-        [
-            Drop.KEPT,
-            drops,
-            Drop.CONSTANT_PREDICTION,
-            Drop.NEGATIVE_BOTH,
-            Drop.NEGATIVE_MAP,
-            Drop.NEGATIVE_RESPONSE,
-        ],
-        default=Drop.UNDEFINED,
-    ).astype(np.uint8)
+        [kept, drops, flat_map, both, of_map, of_target],
+        default=otherwise,
+    )
+    return reasons
