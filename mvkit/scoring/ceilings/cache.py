@@ -21,6 +21,7 @@ from mvkit.scoring.recordings import RecordingLike
 from mvkit.scoring.results import Scores
 from mvkit.scoring.save import read_scores, save_scores
 from mvkit.scoring.settings import REPORTING, ScoreSettings
+from mvkit.store.entries import mark_used
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +71,7 @@ def cached_ceiling(
     place = folder / ceiling_key(recordings_digest(recordings), settings)
     kept = _read(place)
     if kept is not None:
+        mark_used(place)
         # In the order of a fresh one, so that files are the same too.
         others = {name: value for name, value in (context or {}).items() if name not in OWN}
         about = {**others, **{name: kept.context[name] for name in OWN if name in kept.context}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -136,3 +137,10 @@ def test_several_at_once_leave_one_whole_ceiling(recordings: list[Any], tmp_path
     assert was_kept
     for one in found:
         assert_same(read, one)
+
+
+def test_a_ceiling_that_is_read_counts_as_used(recordings: list[Any], tmp_path: Path, place: Path) -> None:
+    cached_ceiling(recordings, SETTINGS, tmp_path)
+    os.utime(place, (1000.0, 1000.0))
+    cached_ceiling(recordings, SETTINGS, tmp_path)
+    assert place.stat().st_mtime > 1000.0
