@@ -6,7 +6,6 @@ one: a folder whose lock nobody holds belongs to nobody.
 
 from __future__ import annotations
 
-import errno
 import shutil
 import time
 import uuid
@@ -15,13 +14,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from mvkit.errors import DataError
+from mvkit.features.feature_file import NO_ROOM
 from mvkit.features.featureset import LayerInfo
 from mvkit.features.stored_layer import StoredLayer
 from mvkit.memory import available_memory
+from mvkit.store.temporary import is_abandoned
 
 #: Features of all layers together that are held in memory at most.
 IN_MEMORY_BYTES = 512 * 2**20
@@ -30,7 +31,6 @@ _LOCK = ".lock"
 _IN_USE, _BEING_MADE = "pass-", "new-"
 #: Making a folder and locking it takes a moment.
 _ABANDONED_S = 3600.0
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class FeatureRoom:
@@ -74,7 +74,7 @@ class FeatureRoom:
                 with path.open("ab", buffering=0) as file:
                     _write_all(file, np.ascontiguousarray(values, "<f4"))
             except OSError as error:
-                if error.errno not in _FULL:
+                if error.errno not in NO_ROOM:
                     raise
                 raise DataError(
                     f"{self._folder}: the disk is full ({error.strerror}) while features are put there\n"
@@ -138,15 +138,9 @@ def remove_abandoned(scratch: Path) -> None:
         if is_old:
             shutil.rmtree(folder, ignore_errors=True)
     for folder in scratch.glob(f"{_IN_USE}*"):
-        lock = FileLock(folder / _LOCK)
-        try:
-            lock.acquire(timeout=0)
-        except (Timeout, OSError):  # in use, gone meanwhile, or somebody else's
-            continue
-        try:
+        # Nobody takes up a folder again that was given up: between asking and removing nothing changes.
+        if is_abandoned(folder):
             shutil.rmtree(folder, ignore_errors=True)
-        finally:
-            lock.release()
 
 
 @contextmanager

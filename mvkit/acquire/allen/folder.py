@@ -36,6 +36,23 @@ _METRIC_KEYS = {
 }
 
 
+def nwb_files(folder: Path, *, called: str) -> tuple[Path, ...]:
+    """Return the NWB files in a folder and in the folders of it, by name, but those of field potentials.
+
+    Raises
+    ------
+    UsageError
+        If the folder is missing, or holds none of what they are ``called``.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"--sessions-from {folder}: no such folder")
+    found = sorted({*folder.glob("*.nwb"), *folder.glob("*/*.nwb")})
+    files = tuple(file for file in found if _LFP_NAME.fullmatch(file.stem) is None and file.is_file())
+    if not files:
+        raise UsageError(f"--sessions-from {folder}: no {called} (.nwb) in it or in the folders of it")
+    return files
+
+
 @dataclass(frozen=True)
 class SessionFolder:
     """The files of a folder, found but not opened.
@@ -56,15 +73,7 @@ class SessionFolder:
         UsageError
             If the folder is missing or holds none.
         """
-        if not self.path.is_dir():
-            raise UsageError(f"--sessions-from {self.path}: no such folder")
-        found = sorted({*self.path.glob("*.nwb"), *self.path.glob("*/*.nwb")})
-        files = tuple(file for file in found if _LFP_NAME.fullmatch(file.stem) is None and file.is_file())
-        if not files:
-            raise UsageError(
-                f"--sessions-from {self.path}: no session files (.nwb) in it or in the folders of it"
-            )
-        return files
+        return nwb_files(self.path, called="session files")
 
     def rows(self) -> Mapping[int, Mapping[str, str]]:
         """Return the rows of ``sessions.csv`` by session, none if there is no such table.

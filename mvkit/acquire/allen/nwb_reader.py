@@ -28,7 +28,7 @@ from mvkit.acquire.allen.nwb_tables import (
     whole_numbers,
 )
 from mvkit.acquire.allen.presentations import Presentations, count_spikes, order_presentations, overlapping
-from mvkit.acquire.allen.readers import H5PY, SessionSource
+from mvkit.acquire.allen.readers import H5PY, SessionSource, h5py_origin
 from mvkit.acquire.allen.session import AREA, UNIT_ID, SessionRecording, SessionRequest
 from mvkit.errors import DataError, UsageError
 
@@ -66,12 +66,7 @@ class NwbReader:
     @property
     def origin(self) -> Mapping[str, object]:
         """The folder's name and the versions that read it."""
-        from mvkit.versions import installed_versions
-
-        return {
-            "folder": self._folder.path.absolute().name,
-            "versions": installed_versions("h5py", "numpy"),
-        }
+        return h5py_origin(self._folder.path)
 
     def sessions(self) -> tuple[SessionSource, ...]:
         """Return the sessions of the folder, ascending by number.

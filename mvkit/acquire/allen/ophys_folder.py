@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mvkit.errors import DataError, UsageError
+from mvkit.acquire.allen.folder import nwb_files
+from mvkit.errors import DataError
 
 CELLS_TABLE, EXPERIMENTS_TABLE = "cell_specimens.json", "ophys_experiments.json"
 #: Metrics of cells for natural scenes, as in the published recordings.
@@ -61,14 +62,7 @@ class OphysFolder:
         UsageError
             If the folder is missing or holds none.
         """
-        if not self.path.is_dir():
-            raise UsageError(f"--sessions-from {self.path}: no such folder")
-        files = tuple(path for path in sorted({*self.path.glob("*.nwb"), *self.path.glob("*/*.nwb")}))
-        if not files:
-            raise UsageError(
-                f"--sessions-from {self.path}: no experiments (.nwb) in it or in the folders of it"
-            )
-        return files
+        return nwb_files(self.path, called="experiments")
 
     def is_failed(self, experiment_id: int) -> bool:
         """Tell whether the Allen Institute dropped the experiment or its container."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mvkit.acquire.allen.nwb_images import stored_images
 from mvkit.acquire.allen.nwb_tables import group, opening, whole_numbers
 from mvkit.acquire.allen.ophys_folder import CELL_ID, OphysFolder, number_in_name
-from mvkit.acquire.allen.readers import H5PY, SessionSource
+from mvkit.acquire.allen.readers import H5PY, SessionSource, h5py_origin
 from mvkit.acquire.allen.session import AREA, UNIT_ID, SessionRecording, SessionRequest
 from mvkit.acquire.allen.sweeps import Sweeps, mean_sweep_responses, order_sweeps
 from mvkit.errors import DataError, UsageError
@@ -59,12 +59,7 @@ class OphysReader:
     @property
     def origin(self) -> Mapping[str, object]:
         """The folder's name and the versions that read it."""
-        from mvkit.versions import installed_versions
-
-        return {
-            "folder": self._folder.path.absolute().name,
-            "versions": installed_versions("h5py", "numpy"),
-        }
+        return h5py_origin(self._folder.path)
 
     def sessions(self) -> tuple[SessionSource, ...]:
         """Return the experiments that showed the stimulus in the wanted areas, ascending by number.

@@ -67,3 +67,10 @@ class SessionReader(Protocol):
         MvkitError
             If it cannot be read; the message names it.
         """
+
+
+def h5py_origin(folder: Path) -> dict[str, object]:
+    """Return what is noted of files of a folder that h5py reads."""
+    from mvkit.versions import installed_versions
+
+    return {"folder": folder.absolute().name, "versions": installed_versions("h5py", "numpy")}
