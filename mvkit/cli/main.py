@@ -57,7 +57,12 @@ def _root(
 
 def main() -> None:
     """Run the command line and exit with 0, 1 (failure), 2 (usage) or 130 (interrupted)."""
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    if "torch.distributed" in sys.modules:
+        from mvkit.processes.membership import end_program
+
+        end_program(code)
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:

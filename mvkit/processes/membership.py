@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
+from typing import NoReturn
 
 import torch
 from torch import distributed
@@ -13,6 +15,7 @@ from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-
 
 from mvkit.errors import MvkitError, UsageError
 from mvkit.processes.places import Place, find_place
+from mvkit.processes.world import is_member
 
 #: How long processes wait for each other: process 0 may evaluate alone for a while.
 WAIT = timedelta(minutes=30)
@@ -28,7 +31,8 @@ class Membership:
     by gloo, and by nccl where tensors lie on GPUs. From then on only process 0
     is heard on standard output and error. If processes fail, the first to do
     so reports; the others, which fail as a consequence or for the same
-    reason, exit silently with the same code. Alone, it does nothing.
+    reason, fall silent and fail too. Alone, it does nothing. A program that
+    was a member ends by :func:`end_program`.
 
     Parameters
     ----------
@@ -78,13 +82,35 @@ class Membership:
             self._fail(error)
 
     def _fail(self, error: Exception) -> None:
-        """Let the error pass and be reported if it is the first; else end this process silently."""
+        """Let the error pass, to be reported if it is the first, else in silence."""
         if self._store is not None and not _is_first_to_fail(self._store):
-            raise SystemExit(getattr(error, "exit_code", 1)) from error
+            if self._be_heard is None:
+                self._be_heard = _silence()
+            return
         if self._be_heard is not None:
             self._be_heard()
         if isinstance(error, RuntimeError) and any(sign in str(error) for sign in _LOST):
             raise MvkitError("another process has gone (killed, or out of memory?): cannot go on") from error
+
+
+def end_program(code: int) -> NoReturn:
+    """End this program, without tearing down what it still shares with processes that may be gone.
+
+    After a failure the group is never left (see :class:`Membership`), and
+    its threads may be at work when the interpreter takes itself apart: C++
+    then ends the program with SIGABRT in place of its exit code.
+
+    Parameters
+    ----------
+    code
+        Exit code.
+    """
+    if is_member():
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _own_device(device: torch.device, place: Place) -> torch.device:

@@ -82,7 +82,7 @@ def run_processes(n: int, argv: Sequence[str], *, device: torch.device | None = 
         except SignalException:
             return INTERRUPTED
         except ChildFailedError as error:
-            return _exit_code(error.get_first_failure()[1])
+            return _exit_code(_cause(error))
     return 0
 
 
@@ -135,6 +135,19 @@ def _configuration(n: int, folder: str) -> LaunchConfig:
     }
     # Older torch knows fewer (and kills after 30 s).
     return LaunchConfig(**{name: value for name, value in settings.items() if name in known})
+
+
+def _cause(error: ChildFailedError) -> ProcessFailure:
+    """Return the failure that the others followed; of those seen together, a kill, which follows nothing.
+
+    Except by SIGTERM: so torchrun ends those that are left.
+    """
+
+    def order(failure: ProcessFailure) -> tuple[int, bool]:
+        is_killed = failure.exitcode < 0 and -failure.exitcode != signal.SIGTERM
+        return failure.timestamp, not is_killed
+
+    return min(error.failures.values(), key=order)
 
 
 def _exit_code(failure: ProcessFailure) -> int:

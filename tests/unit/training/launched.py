@@ -8,6 +8,7 @@ import sys
 import time
 
 import torch
+from torch import distributed
 
 from mvkit.cli import main as cli
 from mvkit.errors import DataError
@@ -23,6 +24,10 @@ def work(words: list[str], **settings: object) -> int:
         sys.stdout.write(f"ranks {ranks} words {words}\n")
         sys.stderr.write("progress\n")
         sys.stdout.flush()
+        if words[0] == "last-fails":
+            # Threads of the group are then at work while the program ends.
+            for _ in range(300):
+                distributed.all_reduce(torch.ones(100_000), async_op=True)
         if words[0] == "all-fail" or (words[0] == "last-fails" and rank() == max(ranks)):
             raise DataError(f"broken image, said by {rank() if words[0] == 'last-fails' else 'one'}")
         if words[0] == "last-dies" and rank() == max(ranks):
