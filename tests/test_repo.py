@@ -216,3 +216,12 @@ def test_constraints_cover_every_dependency() -> None:
         if "==" in line
     }
     assert names <= pinned, f"not pinned in constraints.txt: {sorted(names - pinned)}"
+
+
+def test_one_module_imports_allensdk() -> None:
+    importing = [
+        str(path.relative_to(PACKAGE))
+        for path in SOURCES
+        if any(name.split(".")[0] == "allensdk" for name in imports_of(parse(path)))
+    ]
+    assert importing == ["acquire/allen/sdk_names.py"]

@@ -1,4 +1,4 @@
-"""All that touches AllenSDK; runs in the AllenSDK environment (Python 3.11, numpy 1.23, pandas 1.5) only.
+"""The electrode half of what touches AllenSDK; for its environment only (numpy 1.23, pandas 1.5).
 
 AllenSDK opens the files, orders the units and counts the spikes; which presentation is which trial, and what
 the tables of a folder add, is decided by the same code as for the h5py reader.
@@ -13,30 +13,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from allensdk.brain_observatory.ecephys.ecephys_project_api import (  # type: ignore[import-not-found]
-    EcephysProjectWarehouseApi,
-)
-from allensdk.brain_observatory.ecephys.ecephys_project_api.rma_engine import (  # type: ignore[import-not-found]
-    RmaEngine,
-)
-from allensdk.brain_observatory.ecephys.ecephys_project_cache import (  # type: ignore[import-not-found]
-    EcephysProjectCache,
-)
-from allensdk.brain_observatory.ecephys.ecephys_session import (  # type: ignore[import-not-found]
-    EcephysSession,
-)
 from numpy.typing import NDArray
 
 from mvkit.acquire.allen.folder import SESSION_TYPE, SessionFolder
 from mvkit.acquire.allen.nwb_images import stored_images
 from mvkit.acquire.allen.nwb_tables import opening
 from mvkit.acquire.allen.presentations import Presentations, order_presentations
+from mvkit.acquire.allen.sdk_names import (
+    MANIFEST_NAME,
+    EcephysProjectCache,
+    EcephysProjectWarehouseApi,
+    EcephysSession,
+    RmaEngine,
+)
 from mvkit.acquire.allen.session import AREA, UNIT_ID, SessionRecording, SessionRequest
 from mvkit.atomic import replacing
 from mvkit.errors import DataError
 
-#: Name of AllenSDK's manifest, beside which its cache lies.
-MANIFEST_NAME = "manifest.json"
 #: AllenSDK's own filters are asked for nothing: they take a limit of 0 for none, and cannot keep every unit.
 _NO_LIMITS = {
     "amplitude_cutoff_maximum": None,

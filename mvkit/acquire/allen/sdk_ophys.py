@@ -12,24 +12,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from allensdk.core import json_utilities  # type: ignore[import-not-found]
-from allensdk.core.brain_observatory_cache import BrainObservatoryCache  # type: ignore[import-not-found]
-from allensdk.core.brain_observatory_nwb_data_set import (  # type: ignore[import-not-found]
-    BrainObservatoryNwbDataSet,
-)
 from numpy.typing import NDArray
 
 from mvkit.acquire.allen.nwb_tables import opening
 from mvkit.acquire.allen.ophys_folder import OphysFolder
 from mvkit.acquire.allen.ophys_reader import BLOCK, check_experiment, finish
 from mvkit.acquire.allen.readers import SessionSource
+from mvkit.acquire.allen.sdk_names import (
+    MANIFEST_NAME,
+    BrainObservatoryCache,
+    BrainObservatoryNwbDataSet,
+    json_utilities,
+)
 from mvkit.acquire.allen.session import SessionRecording, SessionRequest
 from mvkit.acquire.allen.sweeps import Sweeps, mean_sweep_responses, order_sweeps
 from mvkit.atomic import replacing
 from mvkit.errors import DataError
 
-#: Name of AllenSDK's manifest, beside which its cache lies.
-MANIFEST_NAME = "manifest.json"
 _FILE_TYPE = "NWBOphys"
 
 
