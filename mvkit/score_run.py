@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from threading import Timer
 from typing import TYPE_CHECKING, Literal
 
 from mvkit.pipeline import Progress
@@ -31,9 +30,6 @@ Remark = Callable[[str], None]
 
 #: Opens a progress bar under a label; what it gives is called with (done, total).
 ProgressBar = Callable[[str], AbstractContextManager[Progress]]
-
-#: Loading compiled fits takes less than this; compiling them takes more.
-_SLOW_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -90,7 +86,6 @@ def run_score(request: ScoreRequest, *, remark: Remark, progress: ProgressBar = 
     """
     with running_on(request.resources):
         run = open_run(request, remark=remark)
-        warm_up(run.settings.mapping, remark)
         scores: dict[str, Scores] = {}
         for name, model in run.models.items():
             with progress(f"scoring {name}") as bar:
@@ -193,16 +188,3 @@ def _extrapolation(
             n_jobs=worker_number(request.resources),
             progress=bar,
         )
-
-
-def warm_up(mapping: str, remark: Remark) -> None:
-    """Compile the fits if this installation has not yet done so, and say so when it takes a while."""
-    from mvkit.scoring.mappings import MAPPINGS
-
-    slow = Timer(_SLOW_S, remark, ["compiling the fits for this machine (once, about 15 s)"])
-    slow.daemon = True
-    slow.start()
-    try:
-        MAPPINGS[mapping].warm_up()
-    finally:
-        slow.cancel()

@@ -14,7 +14,7 @@ from mvkit.score_dataset import dataset_context
 from mvkit.score_layers import OpenedLayers, open_layers
 from mvkit.score_manifest import Manifest, ScoredLayer, Units, asked_for, join_run, parts_of
 from mvkit.score_request import ScoreRequest
-from mvkit.score_run import OpenedRun, ProgressBar, Remark, no_bar, open_run, warm_up
+from mvkit.score_run import OpenedRun, ProgressBar, Remark, no_bar, open_run
 from mvkit.scoring.backends import running_on
 
 if TYPE_CHECKING:
@@ -193,7 +193,6 @@ def _done(
     of_pair = shards_of(manifest, shard.count)
     own = [pair for pair, number in zip(manifest.pairs(), of_pair, strict=True) if number == shard.number]
     n_before = len(own) - missing_pairs(parts, own)
-    warm_up(run.settings.mapping, remark)
     for name, layers in opened.items():
         pairs = [(layer.name, place) for layer, place in own if layer.model == name]
         if not pairs:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from threading import Timer
 from typing import Any, TypeVar
 
 from threadpoolctl import threadpool_limits
 
 from mvkit.errors import UsageError, WorkerError
 
+log = logging.getLogger(__name__)
+
 Result = TypeVar("Result")
+
+#: Loading compiled fits takes less than this; compiling them takes more.
+_SLOW_S = 2.0
 
 #: Arguments smaller than this travel with their job; others are sent once for all jobs.
 _SMALL_BYTES = 10_000
@@ -82,7 +89,8 @@ def as_finished(
         Jobs at a time: in worker processes, or on the cluster that joblib's ``parallel_config`` names. With
         one, everything is done here, unless there is a cluster.
     warm_up
-        Called before workers start, so that they find compiled functions on disk and need not each compile.
+        Called before jobs of this machine start, so that workers find compiled functions on disk and need
+        not each compile; logged if it takes a while.
 
     Raises
     ------
@@ -93,11 +101,22 @@ def as_finished(
     if client is not None:
         yield from _on_cluster(function, jobs, client, n_jobs)
     elif worker_count(n_jobs) == 1:
+        _announced(warm_up)
         for number, arguments in enumerate(jobs):
             yield number, function(*arguments)
     else:
-        warm_up()
+        _announced(warm_up)
         yield from _in_processes(function, jobs, n_jobs)
+
+
+def _announced(warm_up: Callable[[], None]) -> None:
+    slow = Timer(_SLOW_S, log.warning, ["compiling the fits for this machine (once, about 15 s)"])
+    slow.daemon = True
+    slow.start()
+    try:
+        warm_up()
+    finally:
+        slow.cancel()
 
 
 def _in_processes(

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import replace
-
 import pytest
 
 from mvkit import score_request, score_run
@@ -13,20 +10,6 @@ from mvkit.errors import MvkitError, RecipeError, UsageError
 from mvkit.score_request import ScoreRequest
 from mvkit.score_run import run_score
 from mvkit.scoring import ScoreSettings
-from mvkit.scoring.mappings import MAPPINGS
-
-
-@pytest.mark.parametrize(("seconds", "expected"), [(0.5, 1), (0.0, 0)])
-def test_only_a_slow_compilation_is_announced(
-    seconds: float, expected: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(score_run, "_SLOW_S", 0.2)
-    slow = replace(MAPPINGS["pls"], warm_up=lambda: time.sleep(seconds))
-    monkeypatch.setitem(MAPPINGS, "pls", slow)
-    said: list[str] = []
-    score_run.warm_up("pls", said.append)
-    time.sleep(0.3)
-    assert len(said) == expected
 
 
 def test_scoring_recipes_go_by_their_short_names() -> None:

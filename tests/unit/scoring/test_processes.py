@@ -9,6 +9,7 @@ from os.path import commonprefix
 import pytest
 
 from mvkit.errors import UsageError, WorkerError
+from mvkit.scoring import processes
 from mvkit.scoring.processes import as_finished, worker_count
 
 
@@ -28,7 +29,19 @@ def test_results_come_with_the_numbers_of_their_jobs(n_jobs: int) -> None:
     jobs = [([f"{number}{number}a", f"{number}{number}b"],) for number in range(5)]
     found = as_finished(commonprefix, jobs, n_jobs=n_jobs, warm_up=lambda: warmed.append(True))
     assert sorted(found) == list(enumerate(["00", "11", "22", "33", "44"]))
-    assert warmed == ([] if n_jobs == 1 else [True])
+    assert warmed == [True]
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(0.5, 1), (0.0, 0)])
+def test_only_a_slow_compilation_is_announced(
+    seconds: float, expected: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(processes, "_SLOW_S", 0.2)
+    list(as_finished(abs, [(-1,)], n_jobs=1, warm_up=lambda: time.sleep(seconds)))
+    time.sleep(0.3)
+    assert [record.message for record in caplog.records].count(
+        "compiling the fits for this machine (once, about 15 s)"
+    ) == expected
 
 
 def test_a_worker_that_dies_is_an_error_of_two_lines() -> None:
