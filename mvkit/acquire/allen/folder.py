@@ -25,6 +25,7 @@ from mvkit.errors import DataError, UsageError
 #: Kind of session in which the images of Brain Observatory 1.1 were shown.
 SESSION_TYPE = "brain_observatory_1.1"
 TEMPLATES = "natural_scene_templates"
+_SESSIONS = "sessions.csv"
 
 _SESSION_NAME = re.compile(r"(?:ecephys_)?session_(\d+)")
 # LFP files of AllenSDK's cache lie beside the sessions.
@@ -83,7 +84,7 @@ class SessionFolder:
         DataError
             If the table has no session ids.
         """
-        path = self.path / "sessions.csv"
+        path = self.path / _SESSIONS
         return {_whole(row, ("id", "ecephys_session_id"), path): row for row in _table(path)}
 
     def specimen(self, session_id: int, subject: str) -> int:
@@ -120,8 +121,7 @@ class SessionFolder:
         DataError
             If a table is not what it should be.
         """
-        name = f"session_{session_id}_analysis_metrics.csv"
-        for path in (session_file.with_name(name), self.path / name, self.path / "units.csv"):
+        for path in self._metric_tables(session_file, session_id):
             rows = list(_table(path))
             if rows and any(key in rows[0] for keys in _METRIC_KEYS.values() for key in keys):
                 return {
@@ -131,6 +131,14 @@ class SessionFolder:
                     for row in rows
                 }
         return {}
+
+    def tables(self, session_file: Path, session_id: int) -> tuple[Path, ...]:
+        """Return the tables that add to a session, there or not."""
+        return (self.path / _SESSIONS, *self._metric_tables(session_file, session_id))
+
+    def _metric_tables(self, session_file: Path, session_id: int) -> tuple[Path, ...]:
+        name = f"session_{session_id}_analysis_metrics.csv"
+        return session_file.with_name(name), self.path / name, self.path / "units.csv"
 
     @property
     def has_templates(self) -> bool:

@@ -28,7 +28,7 @@ from mvkit.acquire.allen.nwb_tables import (
     whole_numbers,
 )
 from mvkit.acquire.allen.presentations import Presentations, count_spikes, order_presentations, overlapping
-from mvkit.acquire.allen.readers import H5PY, SessionSource, h5py_origin
+from mvkit.acquire.allen.readers import H5PY, SessionSource, file_source, h5py_origin
 from mvkit.acquire.allen.session import AREA, UNIT_ID, SessionRecording, SessionRequest
 from mvkit.errors import DataError, UsageError
 
@@ -93,7 +93,10 @@ class NwbReader:
             found[session_id] = path
         if not found:
             raise UsageError(f"--sessions-from {self._folder.path}: no session of kind {SESSION_TYPE}")
-        return tuple(_source(session_id, found[session_id]) for session_id in sorted(found))
+        return tuple(
+            file_source(number, found[number], self._folder.tables(found[number], number))
+            for number in sorted(found)
+        )
 
     def read(self, source: SessionSource, request: SessionRequest) -> SessionRecording:
         """Read one session.
@@ -260,12 +263,6 @@ def _count(
             times, shown.onset_s, request.edges_s
         )
     return counts
-
-
-def _source(session_id: int, path: Path) -> SessionSource:
-    stat = path.stat()
-    identity = {"bytes": stat.st_size, "modified_ns": stat.st_mtime_ns}
-    return SessionSource(session_id, path, size=stat.st_size, identity=identity)
 
 
 def _identifier(path: Path) -> int:

@@ -64,6 +64,11 @@ class OphysFolder:
         """
         return nwb_files(self.path, called="experiments")
 
+    @property
+    def tables(self) -> tuple[Path, ...]:
+        """The tables that add to an experiment, there or not."""
+        return self.path / CELLS_TABLE, self.path / EXPERIMENTS_TABLE
+
     def is_failed(self, experiment_id: int) -> bool:
         """Tell whether the Allen Institute dropped the experiment or its container."""
         row = self._experiments.get(experiment_id, {})

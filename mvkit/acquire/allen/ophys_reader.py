@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mvkit.acquire.allen.nwb_images import stored_images
 from mvkit.acquire.allen.nwb_tables import group, opening, whole_numbers
 from mvkit.acquire.allen.ophys_folder import CELL_ID, OphysFolder, number_in_name
-from mvkit.acquire.allen.readers import H5PY, SessionSource, h5py_origin
+from mvkit.acquire.allen.readers import H5PY, SessionSource, file_source, h5py_origin
 from mvkit.acquire.allen.session import AREA, UNIT_ID, SessionRecording, SessionRequest
 from mvkit.acquire.allen.sweeps import Sweeps, mean_sweep_responses, order_sweeps
 from mvkit.errors import DataError, UsageError
@@ -85,7 +85,7 @@ class OphysReader:
                 f"--sessions-from {self._folder.path}: no imaging experiment with "
                 f"'{self._request.stimulus}' in {', '.join(self._request.areas)}"
             )
-        return tuple(_source(number, found[number]) for number in sorted(found))
+        return tuple(file_source(number, found[number], self._folder.tables) for number in sorted(found))
 
     def read(self, source: SessionSource, request: SessionRequest) -> SessionRecording:
         """Read one experiment.
@@ -275,9 +275,3 @@ def _text(file: Any, name: str) -> str:
 
 def _decoded(value: object) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def _source(experiment_id: int, path: Path) -> SessionSource:
-    stat = path.stat()
-    identity = {"bytes": stat.st_size, "modified_ns": stat.st_mtime_ns}
-    return SessionSource(experiment_id, path, size=stat.st_size, identity=identity)

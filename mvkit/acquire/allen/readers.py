@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -67,6 +67,29 @@ class SessionReader(Protocol):
         MvkitError
             If it cannot be read; the message names it.
         """
+
+
+def file_source(session_id: int, path: Path, tables: Iterable[Path]) -> SessionSource:
+    """Return a session that is a file on this machine.
+
+    Parameters
+    ----------
+    session_id
+        Its number.
+    path
+        Its file.
+    tables
+        Files beside it that add to what is read; those that are not there are left out.
+    """
+    told = [{"name": table.name, **_version(table)} for table in tables if table.is_file()]
+    return SessionSource(
+        session_id, path, size=path.stat().st_size, identity={"file": _version(path), "tables": told}
+    )
+
+
+def _version(path: Path) -> dict[str, int]:
+    stat = path.stat()
+    return {"bytes": stat.st_size, "modified_ns": stat.st_mtime_ns}
 
 
 def h5py_origin(folder: Path) -> dict[str, object]:

@@ -231,6 +231,23 @@ def test_a_session_changed_or_damaged_since_it_was_read_is_read_again(fetch: Any
     assert statuses(fetch()[0]) == ["read", "read", "read", "assembled"]
 
 
+def test_a_session_whose_table_changed_since_it_was_read_is_read_again(fetch: Any, folder: Path) -> None:
+    broken = folder / "session_7103" / "session_7103.nwb"
+    whole = broken.read_bytes()
+    broken.write_bytes(b"")
+    assert statuses(fetch()[0]) == ["read", "read", "failed", "failed"]
+    broken.write_bytes(whole)
+    table = folder / "session_7102" / "session_7102_analysis_metrics.csv"
+    rows = table.read_text(encoding="utf-8").splitlines()
+    table.write_text(rows[0] + "\n", encoding="utf-8")
+    report, _ = fetch()
+    assert statuses(report) == ["already there", "read", "read", "assembled"]
+    columns = stored(report)[0].unit_columns
+    unknown = np.isnan(columns["run_pval_ns"])
+    with np.load(folder / "truth_7102.npz") as truth:
+        assert set(truth["unit_id"]) <= set(columns["unit_id"][unknown])
+
+
 def test_images_that_differ_between_sessions_are_refused(
     fetch: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
