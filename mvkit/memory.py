@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 _TOLD = Path("/proc/meminfo")
-#: Limits of the group of processes this one belongs to (control groups, version 2): containers, batch jobs.
+#: Limits of the groups of processes this one belongs to (control groups): containers, batch jobs.
 _GROUPS, _GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+
+
+@dataclass(frozen=True)
+class _Version:
+    """Where a version of control groups tells of memory.
+
+    ``droppable`` is the entry of memory.stat for pages of files that can be dropped: they count as used
+    there, and are not in the way.
+    """
+
+    place: str
+    limit: str
+    used: str
+    droppable: str
+
+
+#: By the controllers that the list of groups names.
+_VERSIONS: Mapping[str, _Version] = {
+    "": _Version("", "memory.max", "memory.current", "inactive_file"),
+    "memory": _Version("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
 
 
 def available_memory() -> int | None:
@@ -25,28 +48,31 @@ def _of_machine() -> int | None:
 
 
 def _of_group() -> int | None:
-    """Return what the tightest limit of this process's group, or of one around it, leaves."""
+    """Return what the tightest limit of this process's groups, or of those around them, leaves."""
     try:
-        entry = next(
-            line for line in _GROUP.read_text(encoding="utf-8").splitlines() if line.startswith("0::")
-        )
-    except (OSError, StopIteration):
+        lines = _GROUP.read_text(encoding="utf-8").splitlines()
+    except OSError:
         return None
-    group = _GROUPS / entry.removeprefix("0::").strip("/")
-    left = [free for folder in (group, *group.parents) if (free := _left_in(folder)) is not None]
+    left: list[int] = []
+    for line in lines:
+        _, controllers, path = line.split(":", maxsplit=2)
+        version = _VERSIONS.get("memory" if "memory" in controllers.split(",") else controllers)
+        if version is not None:
+            group = _GROUPS / version.place / path.strip("/")
+            found = (_left_in(folder, version) for folder in (group, *group.parents))
+            left += [free for free in found if free is not None]
     return min(left) if left else None
 
 
-def _left_in(folder: Path) -> int | None:
+def _left_in(folder: Path, version: _Version) -> int | None:
     try:
-        limit = int((folder / "memory.max").read_text(encoding="ascii"))
-        used = int((folder / "memory.current").read_text(encoding="ascii"))
-        # Pages of files that can be dropped count as used there, and are not in the way.
+        limit = int((folder / version.limit).read_text(encoding="ascii"))
+        used = int((folder / version.used).read_text(encoding="ascii"))
         fields = dict(
             line.split(maxsplit=1)
             for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines()
         )
-        dropped = int(fields.get("inactive_file", 0))
+        dropped = int(fields.get(version.droppable, 0))
     except (OSError, ValueError):  # no limit ("max"), or no such file
         return None
     return max(0, limit - used + dropped)

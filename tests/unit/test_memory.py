@@ -44,3 +44,20 @@ def test_the_tightest_limit_of_a_group_counts(system: Path) -> None:
     assert memory.available_memory() == 150
     limit(system / "groups" / "jobs" / "mine", "3000", 4000, 50)
     assert memory.available_memory() == 0
+
+
+def test_groups_of_the_first_version_count_too(system: Path) -> None:
+    (system / "meminfo").write_text("MemAvailable:   24 kB\n", encoding="ascii")
+    (system / "cgroup").write_text(
+        "9:name=systemd:/\n4:hugetlb,memory:/batch/7\n0::/elsewhere\n", encoding="utf-8"
+    )
+    job = system / "groups" / "memory" / "batch" / "7"
+    job.mkdir(parents=True)
+    (job / "memory.limit_in_bytes").write_text("9000\n", encoding="ascii")
+    (job / "memory.usage_in_bytes").write_text("4000\n", encoding="ascii")
+    (job / "memory.stat").write_text("inactive_file 1\ntotal_inactive_file 500\n", encoding="ascii")
+    assert memory.available_memory() == 5500
+    (job / "memory.limit_in_bytes").write_text("9223372036854771712\n", encoding="ascii")
+    assert memory.available_memory() == 24 * 1024
+    limit(system / "groups" / "elsewhere", "60", 50, 0)
+    assert memory.available_memory() == 10
