@@ -83,7 +83,7 @@ def file_source(session_id: int, path: Path, tables: Iterable[Path]) -> SessionS
     """
     told = [{"name": table.name, **_version(table)} for table in tables if table.is_file()]
     return SessionSource(
-        session_id, path, size=path.stat().st_size, identity={"file": _version(path), "tables": told}
+        session_id, path, size=path.stat().st_size, identity={**_version(path), "tables": told}
     )
 
 

@@ -103,7 +103,7 @@ def test_scores_from_inner_products_are_those_from_features(
 
     monkeypatch.setattr(reduction, "_from_features", counted)
     fast = {name: score_features(features, [animal], make_settings(name)) for name in PROTOCOLS}
-    assert bool(careful) is not CASES[case]
+    assert ("a" in careful) is not CASES[case]
     monkeypatch.setattr(reduction, "stand_clear", lambda *_, **__: False)
     for name, found in fast.items():
         exact = score_features(features, [animal], make_settings(name))
