@@ -4,9 +4,13 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 BIN := .venv/bin
 DEMO := demo-output
 
-.PHONY: help demo test check bench allen test-allen clean
+# What `make test-allen` runs; with .venv-allen there, `make test` has run the rest of the folder already.
+ALLEN_TESTS ?= tests/allen
+
+.PHONY: help setup demo test check bench allen test-allen clean
 
 help:
+	@echo "make setup   set up .venv with everything that the others need"
 	@echo "make demo    set up .venv and run fetch, extract, score, prep and train on made-up data of known truth"
 	@echo "make test    set up .venv and run every test"
 	@echo "make check   ruff, mypy --strict, layer and repository rules"
@@ -14,25 +18,25 @@ help:
 	@echo "make test-allen  run the tests that need AllenSDK, there"
 	@echo "make bench   print the benchmarks' ratios"
 
+setup:
+	@$(PYTHON) scripts/bootstrap.py dev ffcv
+
 demo:
 	@$(PYTHON) scripts/bootstrap.py ffcv
 	@sh scripts/demo.sh $(BIN) $(DEMO)
 
-test:
-	@$(PYTHON) scripts/bootstrap.py dev ffcv
+test: setup
 	@# One thread per worker: two workers with two OpenMP threads each would wait for one another.
 	@# What the tests of a file share is made once; files with few but long tests come first, as collected.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=20
 
-check:
-	@$(PYTHON) scripts/bootstrap.py dev ffcv
+check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_repo.py
 
-bench:
-	@$(PYTHON) scripts/bootstrap.py dev ffcv
+bench: setup
 	$(BIN)/python benchmarks/score_pls.py
 	$(BIN)/python benchmarks/score_maps.py
 	$(BIN)/python benchmarks/ceilings.py --quick
@@ -48,7 +52,7 @@ allen:
 	@$(BIN)/mvkit fetch allensdk --into .venv-allen --with 'pytest>=8' --with 'h5py>=3.9'
 
 test-allen: allen
-	.venv-allen/bin/python -m pytest -q -p no:cacheprovider tests/allen
+	.venv-allen/bin/python -m pytest -q -p no:cacheprovider $(ALLEN_TESTS)
 
 clean:
 	rm -rf .venv .venv.lock .venv-allen .venv-allen.installing ..venv-allen.lock $(DEMO)

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import torch
+import torch._dynamo  # three seconds, in each process that makes an optimiser
 from torch import Tensor, nn
 
 from mvkit.models.base import VisionModel
