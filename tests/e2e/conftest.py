@@ -59,10 +59,10 @@ def mvkit_process() -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
 @pytest.fixture(scope="session")
 def wait_until() -> Callable[[Callable[[], bool], subprocess.Popen[str]], None]:
-    """Waits for a moment, half a minute at most, while a process runs."""
+    """Waits for a moment, two minutes at most, while a process runs."""
 
     def wait(moment: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-        end = time.monotonic() + 30
+        end = time.monotonic() + 120
         while not moment():
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < end, "the moment did not come"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import time
 from os.path import commonprefix
+from pathlib import Path
+from threading import Timer
 
 import pytest
 
@@ -54,6 +56,16 @@ def test_a_worker_that_dies_is_an_error_of_two_lines() -> None:
     assert sorted(found) == [(0, 1), (1, 2), (2, 3)]
 
 
-def test_a_slow_job_holds_back_none_that_is_done() -> None:
-    found = as_finished(time.sleep, [(1.5,), (0.0,), (0.0,), (0.0,)], n_jobs=2, warm_up=list)
-    assert [number for number, _ in found][-1] == 0
+def test_a_slow_job_holds_back_none_that_is_done(tmp_path: Path) -> None:
+    slow, quick = tmp_path / "slow", tmp_path / "quick"
+    quick.write_text("done")
+    # Whoever reads it waits until somebody has written.
+    os.mkfifo(slow)
+    late = Timer(60, slow.write_text, ["too late"])
+    late.start()
+    found = as_finished(Path.read_text, [(slow,), (quick,), (quick,), (quick,)], n_jobs=2, warm_up=list)
+    first = sorted(next(found) for _ in range(3))
+    late.cancel()
+    assert first == [(1, "done"), (2, "done"), (3, "done")]
+    slow.write_text("now")
+    assert list(found) == [(0, "now")]
