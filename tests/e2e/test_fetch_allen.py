@@ -6,13 +6,16 @@ import json
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mvkit.acquire.allen.environment import INTERPRETER_VARIABLE, find_allen_python
 from mvkit.cli.main import run
+from mvkit.errors import MissingPackageError
 from mvkit.neural import reading
 
 FILES = Path(__file__).parent.parent / "allen" / "files"
@@ -55,10 +58,10 @@ Manifest.record = lambda *words: time.sleep(600)
 """
 
 
-def words(home: Path, folder: Path = FILES) -> list[str]:
+def words(home: Path, folder: Path = FILES, *, reader: str = "h5py") -> list[str]:
     return [
         *("fetch", "neural", "--dataset", "neuropixels", "--source", "allensdk"),
-        *("--sessions-from", str(folder), "--reader", "h5py", "--home", str(home)),
+        *("--sessions-from", str(folder), "--reader", reader, "--home", str(home)),
     ]
 
 
@@ -141,6 +144,41 @@ def test_runs_killed_at_any_time_lose_nothing(
         assert kept <= now or (tmp_path / "neural" / "neuropixels.h5").exists()
         kept = now
     assert run(words(tmp_path)) == 0
+    assert same_arrays(tmp_path / "neural" / "neuropixels.h5", unharmed)
+
+
+@pytest.mark.slow
+def test_runs_killed_while_allensdk_reads_lose_nothing(
+    unharmed: Path,
+    tmp_path: Path,
+    mvkit_process: Process,
+    wait_until: Callable[..., None],
+    same_arrays: Callable[[Path, Path], bool],
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    try:
+        monkeypatch.setenv(INTERPRETER_VARIABLE, str(find_allen_python().path))
+    except MissingPackageError:
+        pytest.skip("no AllenSDK here: run `make allen`, or name its Python in MVKIT_ALLEN_PYTHON")
+
+    def staged() -> set[str]:
+        return {path.stem for path in tmp_path.glob("neural/*.sessions/*/*.npz") if path.stem.isdigit()}
+
+    command = words(tmp_path, reader="allensdk")
+    for expected in ({"7101"}, {"7101", "7102"}):
+        process = mvkit_process(*command)
+        wait_until(lambda expected=expected: staged() == expected, process)
+        # AllenSDK starts on the next session, and is in the middle of it.
+        time.sleep(1)
+        process.send_signal(signal.SIGKILL)
+        process.wait(timeout=30)
+        assert staged() == expected
+    capfd.readouterr()
+    assert run([*command, "--json"]) == 0
+    statuses = [one["status"] for one in json.loads(capfd.readouterr().out)["files"]]
+    assert statuses == ["already there", "already there", "read", "assembled"]
+    # What the other reader makes without accidents.
     assert same_arrays(tmp_path / "neural" / "neuropixels.h5", unharmed)
 
 
