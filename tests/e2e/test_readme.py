@@ -132,12 +132,11 @@ def test_readme_commands_and_programs(
     monkeypatch.setenv("MVKIT_NEURAL_URL", mirror)
     assert run(shlex.split(TRAINING)[1:]) == 1
     assert "mvkit prep imagenet_full --images DIR" in capsys.readouterr().err, "names the missing command"
-    whole = tmp_path / "home" / "images" / "imagenet_full"
-    shutil.copytree("images", whole)
     # Enough images for one batch of the published size.
-    for image in sorted((whole / "train").glob("*/*.jpg")):
+    for image in sorted(Path("images/train").glob("*/*.jpg")):
         for copy in range(4):
             shutil.copy(image, image.with_name(f"{copy}-{image.name}"))
+    shutil.copytree("images", tmp_path / "home" / "images" / "imagenet_full")
     # Programs first: one of them writes the file that a command scores.
     for program in PROGRAMS:
         with contextlib.redirect_stdout(io.StringIO()):
