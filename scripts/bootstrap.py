@@ -78,8 +78,6 @@ def install(extras: list[str]) -> int:
         "pip",
         "install",
         "--quiet",
-        # Of torch's thousands of modules, those that are used are compiled when they are first used.
-        "--no-compile",
         "--disable-pip-version-check",
         "--constraint",
         str(ROOT / "constraints.txt"),
