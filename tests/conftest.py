@@ -9,6 +9,7 @@ import sys
 import uuid
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -77,3 +78,15 @@ def faulty() -> ModuleType:
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def allen_python() -> Any:
+    """An interpreter that has AllenSDK: this one, or one found beside."""
+    from mvkit.acquire.allen.environment import find_allen_python
+    from mvkit.errors import MissingPackageError
+
+    try:
+        return find_allen_python()
+    except MissingPackageError:
+        pytest.skip("no AllenSDK here: run `make allen`, or name its Python in MVKIT_ALLEN_PYTHON")

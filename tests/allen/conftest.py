@@ -25,18 +25,6 @@ def allen_files() -> Path:
 
 
 @pytest.fixture(scope="session")
-def allen_python() -> Any:
-    """An interpreter that has AllenSDK: this one, or one found beside."""
-    from mvkit.acquire.allen.environment import find_allen_python
-    from mvkit.errors import MissingPackageError
-
-    try:
-        return find_allen_python()
-    except MissingPackageError:
-        pytest.skip("no AllenSDK here: run `make allen`, or name its Python in MVKIT_ALLEN_PYTHON")
-
-
-@pytest.fixture(scope="session")
 def sdk() -> ModuleType:
     """The module that uses AllenSDK, in the environment that has it."""
     if importlib.util.find_spec("allensdk") is None:

@@ -13,9 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mvkit.acquire.allen.environment import INTERPRETER_VARIABLE, find_allen_python
+from mvkit.acquire.allen.environment import INTERPRETER_VARIABLE, AllenPython
 from mvkit.cli.main import run
-from mvkit.errors import MissingPackageError
 from mvkit.neural import reading
 
 FILES = Path(__file__).parent.parent / "allen" / "files"
@@ -65,6 +64,11 @@ def words(home: Path, folder: Path = FILES, *, reader: str = "h5py") -> list[str
     ]
 
 
+def staged(home: Path) -> set[str]:
+    """Sessions that wait to be assembled."""
+    return {path.stem for path in home.glob("neural/*.sessions/*/*.npz") if path.stem.isdigit()}
+
+
 @pytest.fixture(scope="module")
 def unharmed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The neural file that a run without accidents makes."""
@@ -106,7 +110,7 @@ def test_a_killed_run_goes_on_where_it_was(
     wait_until(lambda: bool([*tmp_path.glob(f"neural/**/{moment}")]), process)
     process.send_signal(signal.SIGKILL)
     assert process.wait(timeout=30) == -signal.SIGKILL
-    kept = {path.stem for path in tmp_path.glob("neural/*.sessions/*/*.npz") if path.stem.isdigit()}
+    kept = staged(tmp_path)
     made = (tmp_path / "neural" / "neuropixels.h5").exists()
     assert run([*words(tmp_path), "--json"]) == 0
     shown = capfd.readouterr()
@@ -140,7 +144,7 @@ def test_runs_killed_at_any_time_lose_nothing(
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait(timeout=30)
-        now = {path.stem for path in tmp_path.glob("neural/*.sessions/*/*.npz") if path.stem.isdigit()}
+        now = staged(tmp_path)
         assert kept <= now or (tmp_path / "neural" / "neuropixels.h5").exists()
         kept = now
     assert run(words(tmp_path)) == 0
@@ -156,24 +160,18 @@ def test_runs_killed_while_allensdk_reads_lose_nothing(
     same_arrays: Callable[[Path, Path], bool],
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
+    allen_python: AllenPython,
 ) -> None:
-    try:
-        monkeypatch.setenv(INTERPRETER_VARIABLE, str(find_allen_python().path))
-    except MissingPackageError:
-        pytest.skip("no AllenSDK here: run `make allen`, or name its Python in MVKIT_ALLEN_PYTHON")
-
-    def staged() -> set[str]:
-        return {path.stem for path in tmp_path.glob("neural/*.sessions/*/*.npz") if path.stem.isdigit()}
-
+    monkeypatch.setenv(INTERPRETER_VARIABLE, str(allen_python.path))
     command = words(tmp_path, reader="allensdk")
     for expected in ({"7101"}, {"7101", "7102"}):
         process = mvkit_process(*command)
-        wait_until(lambda expected=expected: staged() == expected, process)
+        wait_until(lambda expected=expected: staged(tmp_path) == expected, process)
         # AllenSDK starts on the next session, and is in the middle of it.
         time.sleep(1)
         process.send_signal(signal.SIGKILL)
         process.wait(timeout=30)
-        assert staged() == expected
+        assert staged(tmp_path) == expected
     capfd.readouterr()
     assert run([*command, "--json"]) == 0
     statuses = [one["status"] for one in json.loads(capfd.readouterr().out)["files"]]

@@ -82,9 +82,8 @@ def file_source(session_id: int, path: Path, tables: Iterable[Path]) -> SessionS
         Files beside it that add to what is read; those that are not there are left out.
     """
     told = [{"name": table.name, **_version(table)} for table in tables if table.is_file()]
-    return SessionSource(
-        session_id, path, size=path.stat().st_size, identity={**_version(path), "tables": told}
-    )
+    version = _version(path)
+    return SessionSource(session_id, path, size=version["bytes"], identity={**version, "tables": told})
 
 
 def _version(path: Path) -> dict[str, int]:
