@@ -167,6 +167,7 @@ def _of_model(
     from mvkit.features.identity import layer_identities
     from mvkit.features.inputs import describe_origin
     from mvkit.features.stimuli import open_stimuli
+    from mvkit.models.base import VisionModel
     from mvkit.models.foreign.wrappers import unwrapped
     from mvkit.score_features import KeptFeatures
     from mvkit.scoring.pairs import LayerSource
@@ -200,6 +201,8 @@ def _of_model(
         "weights_id": origin.weights_id,
         "preprocessing": origin.preprocessing,
     }
+    if isinstance(network, VisionModel):
+        about["network"] = network.describe()
     return _opened(source, about, identities, settings, store)
 
 

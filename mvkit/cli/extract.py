@@ -165,6 +165,8 @@ def command(
         if as_json:
             print_json(listing.to_json())
             return
+        if listing.network:
+            print_line(f"{listing.model}: {listing.network}")
         print_renderable(_layer_table(listing.layers, listing.n_images))
         for line in _not_tappable(listing):
             print_line(line)

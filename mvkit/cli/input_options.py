@@ -11,11 +11,17 @@ from mvkit.errors import UsageError
 if TYPE_CHECKING:
     from mvkit.models.foreign.options import InputOptions
 
-_PANEL = "Input of models from elsewhere"
+_PANEL = "Input of the network"
 
 InputSize = Annotated[
     int | None,
-    typer.Option("--input-size", metavar="PX", min=1, help="Side of the input.", rich_help_panel=_PANEL),
+    typer.Option(
+        "--input-size",
+        metavar="PX",
+        min=1,
+        help="Side of the input, also of mvkit's own networks; default: as trained.",
+        rich_help_panel=_PANEL,
+    ),
 ]
 Mean = Annotated[
     str | None,

@@ -17,7 +17,7 @@ from mvkit.features.functions import CalledFunctions
 from mvkit.features.listing import survey_layers
 from mvkit.features.modes import limited_threads
 from mvkit.features.stimuli import FALLBACK_DATASET, PREFERRED_DATASET, Stimuli, default_stimuli, open_stimuli
-from mvkit.models import load_model
+from mvkit.models import VisionModel, load_model
 from mvkit.models.exporting import ExportReport, check_target, export_weights
 from mvkit.models.foreign.options import InputOptions
 
@@ -108,6 +108,8 @@ def run_extract(
     # Before the weights are read, which takes seconds.
     refuse_existing(target, overwrite=overwrite)
     model = request.load_model()
+    if isinstance(model, VisionModel) and model.describe():
+        remark(f"{model.name}: {model.describe()}")
     stimuli = request.open_stimuli(remark)
     with limited_threads(request.threads):
         return extract_to_file(
@@ -144,6 +146,8 @@ class LayerListing:
     ----------
     model, stimuli
         Names.
+    network
+        Which weights of a training run it has, and how large its input is; "" if that is not known.
     n_images
         Number of images.
     layers
@@ -156,6 +160,7 @@ class LayerListing:
 
     model: str
     stimuli: str
+    network: str
     n_images: int
     layers: tuple[LayerInfo, ...]
     left_out: Mapping[str, str]
@@ -166,6 +171,7 @@ class LayerListing:
         return {
             "model": self.model,
             "stimuli": self.stimuli,
+            "network": self.network,
             "n_images": self.n_images,
             "layers": [layer.to_json() for layer in self.layers],
             "left_out": dict(self.left_out),
@@ -188,6 +194,7 @@ def list_named(request: ExtractRequest, *, remark: Remark) -> LayerListing:
     with limited_threads(request.threads):
         survey = survey_layers(model, stimuli, request.layers, device=request.device)
     n_images = len(stimuli.image_ids)
+    network = model.describe() if isinstance(model, VisionModel) else ""
     return LayerListing(
-        request.model, stimuli.name, n_images, survey.layers, survey.left_out, survey.functions
+        request.model, stimuli.name, network, n_images, survey.layers, survey.left_out, survey.functions
     )

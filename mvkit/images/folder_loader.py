@@ -77,7 +77,8 @@ class _Filling(BatchFilling):
                 depth = read_depth(self._files.depths[number])
                 _check_pair(self._files.names[number], image, depth)
                 one = self._requests[0]
-                self._depth[row, 0] = np.asarray(crop_image(depth, one.crop, boxes[0], one.side_px))
+                cropped = crop_image(depth, one.crop, boxes[0], one.side_px, Image.Resampling.NEAREST)
+                self._depth[row, 0] = np.asarray(cropped)
 
 
 def _listed(source: SplitSource) -> ImageFiles:

@@ -154,12 +154,32 @@ def resample_image(memory: Any, shape: Any, axes: Any, out: Any) -> None:
 
 @compiled
 def resample_plane(memory: Any, shape: Any, axes: Any, out: Any) -> None:
-    """Crop and resize one plane of numbers (depth) to float32 (side, side); see :func:`resample_image`."""
+    """Crop one plane of numbers (depth) and take the nearest stored value for every output pixel.
+
+    Depths are not averaged: between two objects that would make up a depth at which there is nothing. So does
+    the reference. Result: float32 (side, side); see :func:`resample_image`.
+    """
+    first, height, width, _ = shape
     side_px = out.shape[0]
-    result = _resample(memory, shape, axes, side_px)
+    rows = _nearest(axes[0], side_px)
+    columns = _nearest(axes[1], side_px)
     for row in range(side_px):
         for column in range(side_px):
-            out[row, column] = result[column, row]
+            y, x = rows[row], columns[column]
+            inside = 0 <= y < height and 0 <= x < width
+            out[row, column] = np.float32(memory[first + y * width + x]) if inside else np.float32(0)
+
+
+@compiled
+def _nearest(axis: Any, side_px: int) -> Any:
+    """Return the stored pixel on which each output pixel's centre falls, in the steps of images."""
+    origin, length, total, offset, mid = axis
+    positions = np.empty(side_px, np.int64)
+    for number in range(side_px):
+        kept = int((number + 0.5) * mid / side_px) + offset
+        # Floor, not truncation: padding puts positions before the first pixel.
+        positions[number] = origin + int(np.floor((kept + 0.5) * length / total))
+    return positions
 
 
 @compiled

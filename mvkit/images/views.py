@@ -152,12 +152,13 @@ def standardised(maps: Tensor) -> Tensor:
     Parameters
     ----------
     maps
-        float32 (n_images, 1, side, side). A standard deviation below 1 / sqrt(pixels) counts as that much,
-        so that an even map becomes zeros and not noise.
+        float32 (n_images, 1, side, side). Standard deviations are the unbiased ones (divided by n - 1), as
+        in the reference; one below 1 / sqrt(pixels) counts as that much, so that an even map becomes zeros
+        and not noise.
     """
     least = maps[0].numel() ** -0.5
     means = maps.mean(dim=(1, 2, 3), keepdim=True)
-    deviations = maps.std(dim=(1, 2, 3), keepdim=True, correction=0).clamp(min=least)
+    deviations = maps.std(dim=(1, 2, 3), keepdim=True, correction=1).clamp(min=least)
     return (maps - means) / deviations
 
 

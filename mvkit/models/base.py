@@ -31,6 +31,8 @@ class VisionModel(nn.Module):
         sha256 of the checkpoint file, "random:seed=N", or "none".
     origin
         What else is known of the weights.
+    input_was_px
+        Side of the input before it was changed on request (``input_size``); None: it was not.
     layers_run_once
         Whether each of ``layers`` is known to run once in a forward pass.
     """
@@ -42,6 +44,7 @@ class VisionModel(nn.Module):
     preprocess: Preprocessing
     weights_id: str
     origin: WeightsOrigin
+    input_was_px: int | None
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,6 +53,16 @@ class VisionModel(nn.Module):
         self.preprocess = IMAGENET_64
         self.weights_id = NO_WEIGHTS
         self.origin = WeightsOrigin()
+        self.input_was_px = None
+
+    def describe(self) -> str:
+        """Say in a line which checkpoint of a training run it is, if of one, and how large its input is."""
+        known = (getattr(self.preprocess, name, None) for name in ("input_px", "crop_px", "resize_px"))
+        side = next((side for side in known if side is not None), None)
+        size = f"images at {side} px" if side is not None else ""
+        if size and self.input_was_px is not None:
+            size += f" on request; its own size is {self.input_was_px} px"
+        return "; ".join(filter(None, (self.origin.checkpoint, size)))
 
     def tap_points(self) -> dict[str, str]:
         """Return the layers that can be tapped: layer name -> path of the module whose output it is.

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from mvkit.errors import CheckpointError, UsageError
-from mvkit.models.base import VisionModel
+from mvkit.models.base import NO_WEIGHTS, VisionModel
 from mvkit.models.blueprints import Architecture, Baseline
 from mvkit.models.building import build
 from mvkit.models.checkpoint import fill_weights, read_checkpoint
@@ -50,7 +50,8 @@ def load_model(
     name
         A released model, an architecture (the reference's long name), or a
         baseline; see :func:`mvkit.list_models`. Or a checkpoint that ``mvkit
-        train`` wrote, by its path or that of the run folder (its ``last.pt``). Or a model
+        train`` wrote, by its path or that of the run folder (the checkpoint that its recipe
+        names: ``checkpoint.score``). Or a model
         from elsewhere: ``torchvision:NAME``, ``timm:NAME``, a function of the user's own that
         makes an ``nn.Module`` (``package.module:function``, ``path/to/file.py:function``; its
         code is run), a TorchScript archive or an exported program (``.pt2``).
@@ -66,10 +67,12 @@ def load_model(
         Neither the seed nor the drawing touches torch's global generator.
     home
         Directory of mvkit's files; by default MVKIT_HOME or the platform's.
-    input_size, mean, std, grey
-        Preprocessing of a model from elsewhere, instead of what its library declares: side of the
-        input in pixels (the part of the image that is seen stays the same), one number or three
-        for values scaled to [0, 1], and whether colour becomes grey first.
+    input_size
+        Side of the input in pixels, instead of what the network was trained with or its library
+        declares; the part of the image that is seen stays the same.
+    mean, std, grey
+        Preprocessing of a model from elsewhere, instead of what its library declares: one number or
+        three for values scaled to [0, 1], and whether colour becomes grey first.
 
     Returns
     -------
@@ -92,7 +95,25 @@ def load_model(
         other = load_foreign(foreign, weights, seed, options)
         other.origin = foreign_origin(foreign.shown, weights, seed or 0)
         return other
-    options.refuse_any(f"{os.fspath(name)} has published preprocessing")
+    options.only_size(f"{os.fspath(name)} has its own mean, deviation and colours")
+    return _at_requested_size(_load_own(name, weights, seed, home), options)
+
+
+def _at_requested_size(model: VisionModel, options: InputOptions) -> VisionModel:
+    """Let a network of mvkit's see images of another size than it was trained on, where that is asked for."""
+    if options.input_size is None:
+        return model
+    if model.weights_id == NO_WEIGHTS:
+        raise UsageError(f"{model.name} is defined for its own size of images: leave out --input-size")
+    own = model.preprocess
+    model.preprocess = options.applied_to(own)
+    model.input_was_px = own.input_px
+    return model
+
+
+def _load_own(
+    name: str | os.PathLike[str], weights: str | os.PathLike[str], seed: int | None, home: Path | None
+) -> VisionModel:
     if is_place(name):
         return _load_trained(name, weights, seed)
     row = find_model(str(name))

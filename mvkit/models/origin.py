@@ -30,6 +30,8 @@ class WeightsOrigin:
         Terms under which the weights may be passed on, where they are not the user's own.
     training_run
         What a checkpoint of ``mvkit train`` says of its network; empty for other weights.
+    checkpoint
+        Which checkpoint of a training run they are, in words: file, epoch, and by what it is the best.
     """
 
     architecture: str = ""
@@ -37,6 +39,7 @@ class WeightsOrigin:
     citation: tuple[str, ...] = ()
     licence: str = ""
     training_run: Mapping[str, object] = field(default_factory=dict)
+    checkpoint: str = ""
 
 
 def released_origin(row: ModelRow) -> WeightsOrigin:

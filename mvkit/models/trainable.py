@@ -44,8 +44,8 @@ def build_for_training(
     Returns
     -------
     VisionModel
-        In training mode, on the CPU, float32; ``name``, ``layers``,
-        ``preprocess`` and ``weights_id`` are set as by ``load_model``.
+        In training mode, on the CPU, float32; ``name``, ``layers``, ``preprocess`` (as the weights were
+        trained) and ``weights_id`` are set as by ``load_model``.
 
     Raises
     ------
@@ -61,6 +61,7 @@ def build_for_training(
     row = replace(row, architecture=with_classes(row.architecture, n_classes))
     if weights == "random":
         model = build_random(row.architecture, seed)
+        model.preprocess = row.preprocess
         model.weights_id = f"random:seed={seed}"
     elif weights == "released":
         if row.architecture != find_model(architecture).architecture:
@@ -70,15 +71,17 @@ def build_for_training(
         model = _with_trained_weights(row, weights)
     model.name = row.name
     model.layers = row.architecture.layers
-    model.preprocess = row.preprocess
     return model.train()
 
 
 def _with_trained_weights(row: ModelRow, weights: str | os.PathLike[str]) -> VisionModel:
     path = trained_file(weights)
     contents = read_checkpoint(path)
-    if is_trained(contents):
-        refuse_other_network(describe_trained(contents, path), row)
     model = build_empty(row.architecture)
+    model.preprocess = row.preprocess
+    if is_trained(contents):
+        trained = describe_trained(contents, path)
+        refuse_other_network(trained, row)
+        model.preprocess = trained.preprocess
     model.weights_id = fill_weights(model, contents, path)
     return model

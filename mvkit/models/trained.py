@@ -17,6 +17,7 @@ from typing import Any
 from mvkit.errors import CheckpointError, UsageError
 from mvkit.models.base import VisionModel
 from mvkit.models.blueprints import Architecture
+from mvkit.models.checkpoint import read_checkpoint
 from mvkit.models.origin import WeightsOrigin
 from mvkit.models.preprocessing import Preprocessing
 from mvkit.models.readouts import with_classes
@@ -26,8 +27,8 @@ from mvkit.models.released import PAPER, ModelRow, find_model, is_model
 FORMAT = "mvkit-checkpoint"
 VERSION = 1
 
-#: The checkpoint that stands for a run, in its folder.
-LAST = "last.pt"
+#: The newest checkpoint of a run and that of its best epoch, in its folder.
+LAST, BEST = "last.pt", "best.pt"
 
 #: What to do about a damaged checkpoint of a training run.
 ANOTHER = "take another checkpoint of the run (best.pt, epoch_*.pt), or train it again"
@@ -43,8 +44,8 @@ class TrainedNetwork:
     ----------
     path
         The file.
-    recipe, step
-        Name of the recipe and number of optimisation steps.
+    recipe, step, epochs
+        Name of the recipe, numbers of optimisation steps and of finished epochs.
     row
         The architecture's row of the table.
     architecture
@@ -62,6 +63,7 @@ class TrainedNetwork:
     path: Path
     recipe: str
     step: int
+    epochs: int
     row: ModelRow
     architecture: Architecture
     seed: int
@@ -76,6 +78,17 @@ class TrainedNetwork:
         model.preprocess = self.preprocess
         return model.eval()
 
+    def describe_checkpoint(self) -> str:
+        """Say which one of its run it is: ``best.pt, epoch 2 of 3 (best validation_loss.top1: 0.41)``."""
+        recipe, progress = json.loads(self.contents["recipe"]), self.contents["progress"]
+        planned = recipe.get("train", {}).get("epochs")
+        epoch = f"epoch {self.epochs}" + (f" of {planned}" if planned is not None else "")
+        best, best_by = progress.get("best"), recipe.get("checkpoint", {}).get("best_by")
+        chosen = ""
+        if self.path.name == BEST and isinstance(best, float):
+            chosen = f" (best {best_by or 'by the first evaluation'}: {best:.4g})"
+        return f"{self.path.name}, {epoch}{chosen}"
+
     def origin(self) -> WeightsOrigin:
         """Return what the checkpoint says of its weights, as far as :func:`describe_trained` needs it."""
         digest = self.contents.get("digest")
@@ -83,6 +96,7 @@ class TrainedNetwork:
             self.row.architecture.name,
             source=f"mvkit train, recipe {self.recipe}, digest {digest or 'unknown'}, step {self.step}",
             citation=(PAPER,),
+            checkpoint=self.describe_checkpoint(),
             training_run={
                 "format": FORMAT,
                 "version": VERSION,
@@ -93,7 +107,7 @@ class TrainedNetwork:
                 "seed": self.seed,
                 "layers": list(self.layers),
                 "preprocessing": self.preprocess.as_dict(),
-                "progress": {"step": self.step},
+                "progress": {"step": self.step, "epochs": self.epochs},
             },
         )
 
@@ -112,23 +126,45 @@ def is_place(name: str | os.PathLike[str]) -> bool:
 
 
 def trained_file(place: str | os.PathLike[str]) -> Path:
-    """Return the checkpoint at a place: the file, or ``last.pt`` of a run folder.
+    """Return the checkpoint at a place: the file, or that of a run folder which its recipe says to score.
 
     Raises
     ------
     UsageError
         If there is none.
+    CheckpointError
+        If ``last.pt`` of the folder, which holds the recipe, cannot be read.
     """
     path = Path(place).expanduser()
     if path.is_dir():
         if not (path / LAST).is_file():
             raise UsageError(f"{path}: no {LAST} in this folder; is it the folder of a training run?")
-        return path / LAST
+        return path / _scored_checkpoint(path)
     if not path.is_file():
         raise UsageError(
             f"{path}: no such file; give a checkpoint of mvkit train, a run folder, or a model's name"
         )
     return path
+
+
+def _scored_checkpoint(folder: Path) -> str:
+    """Return the name of the checkpoint that stands for a run: ``checkpoint.score`` of its recipe."""
+    contents = read_checkpoint(folder / LAST, remedy=ANOTHER)
+    if not isinstance(contents, Mapping) or not is_trained(contents):
+        return LAST
+    try:
+        chosen = json.loads(contents["recipe"])["checkpoint"]["score"]
+    except (KeyError, TypeError, ValueError):
+        # Checkpoints of before recipes said so.
+        return LAST
+    if chosen != "best":
+        return LAST
+    if not (folder / BEST).is_file():
+        raise UsageError(
+            f"{folder}: its recipe scores {BEST} (checkpoint.score: best), which is not there yet\n"
+            f"name another checkpoint: {folder / LAST}"
+        )
+    return BEST
 
 
 def is_trained(contents: object) -> bool:
@@ -174,6 +210,7 @@ def describe_trained(contents: object, path: Path) -> TrainedNetwork:
             path=path,
             recipe=str(json.loads(contents["recipe"])["name"]),
             step=int(contents["progress"]["step"]),
+            epochs=int(contents["progress"].get("epochs", 0)),
             row=row,
             architecture=with_classes(row.architecture, None if classes is None else int(classes)),
             seed=int(contents["seed"]),

@@ -30,6 +30,7 @@ class ObjectiveClass(Protocol):
 
     n_inputs: int
     scores_new_images: bool
+    trains_encoder: bool
 
     def __call__(self, settings: Any, surroundings: Surroundings, /) -> Objective:
         """Build the objective."""
@@ -55,6 +56,8 @@ class ObjectiveRow:
         The setting by which a view becomes several; None: it stays one.
     needs
         What a batch must hold besides views.
+    accuracies
+        Those of "top1" and "top5" (with more than five classes) that come with its loss.
     """
 
     settings: type[Settings]
@@ -64,6 +67,7 @@ class ObjectiveRow:
     n_views: int = 1
     expansion: Literal["rotations", "patches"] | None = None
     needs: Literal["label", "depth"] | None = None
+    accuracies: tuple[str, ...] = ()
 
 
 OBJECTIVES: Mapping[str, ObjectiveRow] = MappingProxyType(
@@ -83,13 +87,18 @@ OBJECTIVES: Mapping[str, ObjectiveRow] = MappingProxyType(
             said.VicReg, VicRegObjective, "Bardes et al. 2022, arXiv:2105.04906", n_views=2
         ),
         "rotnet": ObjectiveRow(
-            said.RotNet, RotNetObjective, "Gidaris et al. 2018, arXiv:1803.07728", expansion="rotations"
+            said.RotNet,
+            RotNetObjective,
+            "Gidaris et al. 2018, arXiv:1803.07728",
+            expansion="rotations",
+            accuracies=("top1",),
         ),
         "relative_location": ObjectiveRow(
             said.RelativeLocation,
             RelativeLocationObjective,
             "Doersch et al. 2015, arXiv:1505.05192",
             expansion="patches",
+            accuracies=("top1", "top5"),
         ),
         "autoencoder": ObjectiveRow(
             said.AutoEncoder, AutoEncoderObjective, "Nayebi, Kong et al. 2023, Methods", reads="decoded"
@@ -102,7 +111,11 @@ OBJECTIVES: Mapping[str, ObjectiveRow] = MappingProxyType(
             needs="depth",
         ),
         "cross_entropy": ObjectiveRow(
-            said.CrossEntropy, CrossEntropyObjective, "Nayebi, Kong et al. 2023, Methods", needs="label"
+            said.CrossEntropy,
+            CrossEntropyObjective,
+            "Nayebi, Kong et al. 2023, Methods",
+            needs="label",
+            accuracies=("top1", "top5"),
         ),
         "linear_readout": ObjectiveRow(
             said.LinearReadout,
@@ -110,6 +123,7 @@ OBJECTIVES: Mapping[str, ObjectiveRow] = MappingProxyType(
             "Nayebi, Kong et al. 2023, Methods",
             reads="layer",
             needs="label",
+            accuracies=("top1", "top5"),
         ),
     }
 )

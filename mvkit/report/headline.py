@@ -55,6 +55,7 @@ def headline(scores: Scores, *, table2: float | None = None) -> Headline:
     above = (
         f"{context.get('model', 'features')} on {describe_dataset(context)}: {_size(scores, table)}, "
         f"selection {describe_selection(context)}",
+        *_network(context),
         *protocol_lines(scores),
     )
     below = [_overall(scores)]
@@ -67,6 +68,12 @@ def headline(scores: Scores, *, table2: float | None = None) -> Headline:
         below += [f"skipped {area}: {why}" for area, why in skipped.items()]
     below += [*_unscored(scores, table), *_extreme(scores, table)]
     return Headline(above, tuple(below))
+
+
+def _network(context: Mapping[str, object]) -> tuple[str, ...]:
+    """Say which checkpoint was scored and how large its images were."""
+    network = context.get("network")
+    return (f"{context.get('model')}: {network}",) if network else ()
 
 
 def describe_dataset(context: Mapping[str, object]) -> str:

@@ -38,12 +38,13 @@ def run_page(run: ScoreRun, *, width: int) -> Iterator[str | RenderableType]:
         Columns of the terminal.
     """
     several = len(run.models) > 1
+    protocol = protocol_lines(run.scores)
     if several:
-        yield from (*protocol_lines(run.scores), "")
+        yield from (*protocol, "")
     for name, scores in run.models.items():
         words = headline(scores, table2=run.table2.get(name))
         # Of several models the protocol is the same, and stands above them all.
-        yield from words.above[:1] if several else words.above
+        yield from words.above[: -len(protocol)] if several else words.above
         yield ""
         yield from _tables(run, name, scores, narrow=width < _WIDE)
         yield from (*words.below, "")

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import torch
 
-from mvkit.errors import DataError, UsageError
+from mvkit.errors import DataError, RecipeError, UsageError
 from mvkit.images.loading import ImageSource
+from mvkit.images.settings import CentreCrop
 from mvkit.images.views import ViewMaker
 from mvkit.models.base import VisionModel
+from mvkit.models.preprocessing import Preprocessing
 from mvkit.models.trainable import build_for_training
 from mvkit.objectives.base import Objective
 from mvkit.objectives.building import build_objective
@@ -120,10 +122,14 @@ def build_networks(
         weights=start.weights or recipe.model.weights,
         home=start.home,
     )
+    preprocess = network_preprocessing(recipe)
+    if not OBJECTIVES[recipe.objective.name].build.trains_encoder:
+        _check_frozen(encoder, preprocess)
+    encoder.preprocess = preprocess
     objective = build_objective(
         recipe.objective,
         encoder=encoder,
-        input_px=input_px(recipe),
+        input_px=recipe.input_px,
         n_images=n_images,
         n_classes=n_classes,
         seed=seed,
@@ -131,10 +137,29 @@ def build_networks(
     return encoder, objective
 
 
-def input_px(recipe: TrainRecipe) -> int:
-    """Return the side of what the network sees in training."""
-    patch_px: int | None = getattr(recipe.views.expand, "patch_px", None)
-    return patch_px or recipe.views.size_px
+def network_preprocessing(recipe: TrainRecipe) -> Preprocessing:
+    """Return how images become the network's input after training: as the recipe's validation views."""
+    validation = recipe.validation
+    crop = validation.views[0].crop
+    if not isinstance(crop, CentreCrop) or crop.crop_px is None:  # refused with the recipe
+        raise RecipeError("validation.views: must be one centre crop with crop_px")
+    return Preprocessing(
+        resize_px=crop.resize_px,
+        crop_px=crop.crop_px,
+        input_px=validation.size_px,
+        mean=validation.mean,
+        std=validation.std,
+    )
+
+
+def _check_frozen(encoder: VisionModel, preprocess: Preprocessing) -> None:
+    """Refuse to read out a network that is never trained on images of another size than it was trained on."""
+    trained, shown = encoder.preprocess, preprocess
+    if trained.input_px != shown.input_px and not encoder.weights_id.startswith("random"):
+        raise UsageError(
+            f"{encoder.name} was trained at {trained.input_px} px, and this recipe, which does not train it, "
+            f"shows it {shown.input_px} px\ngive its own size: --set views.size_px={trained.input_px}"
+        )
 
 
 def assemble(
@@ -187,7 +212,6 @@ def assemble(
         train=sources.train,
         val=sources.val,
         validation_views=recipe.validation,
-        training_views=recipe.views,
         batch_size=recipe.train.batch_size,
         seed=seed,
         workers=place.workers,

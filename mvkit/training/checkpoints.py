@@ -20,9 +20,7 @@ from torch import Tensor
 from mvkit.atomic import remove_leftovers, replacing
 from mvkit.errors import CheckpointError
 from mvkit.models.checkpoint import read_checkpoint
-from mvkit.models.trained import FORMAT, LAST, VERSION
-
-BEST = "best.pt"
+from mvkit.models.trained import BEST, FORMAT, LAST, VERSION
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ import torch
 
 from mvkit.draws import hashed
 from mvkit.images.crops import output_px
+from mvkit.models.trained import BEST
 from mvkit.processes.world import is_first, rank, size
-from mvkit.training.checkpoints import BEST, Progress, checkpoint_name, write_checkpoint
+from mvkit.training.checkpoints import Progress, checkpoint_name, write_checkpoint
 from mvkit.training.evaluation.base import EvaluationContext
 from mvkit.training.interruption import Interruption
 from mvkit.training.log import RunLog

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from torch import nn, optim
 from torch.nn.modules.batchnorm import _NormBase
@@ -15,6 +17,10 @@ from mvkit.training.recipe import Optimiser as OptimiserSettings
 
 #: Entry of a parameter group: its rate as a multiple of the optimiser's.
 _FACTOR = "rate_factor"
+
+#: Names of parameters that the reference excluded from LARS's adaptation and decay, a rule of the software
+#: that its SimCLR was taken from (OpenSelfSup, configs/selfsup/simclr, ``paramwise_options``).
+_PUBLISHED_EXCLUSION = re.compile(r"(bn|gn)\d*\.(weight|bias)$|bias")
 
 #: Modules whose parameters are scales and shifts of a norm.
 _NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
@@ -35,10 +41,10 @@ def build_optimiser(settings: OptimiserSettings, modules: Sequence[nn.Module]) -
     FitError
         There is nothing to train.
     """
-    named = list(_trainable(modules))
-    if not named:
+    trained = list(_trainable(modules))
+    if not trained:
         raise FitError("neither the network nor the objective has parameters to train")
-    parameters = [parameter for parameter, _ in named]
+    parameters = [one.parameter for one in trained]
     if isinstance(settings, Sgd):
         return optim.SGD(
             parameters,
@@ -57,15 +63,13 @@ def build_optimiser(settings: OptimiserSettings, modules: Sequence[nn.Module]) -
             weight_decay=settings.weight_decay,
             fused=True,
         )
-    return _build_lars(settings, named)
+    return _build_lars(settings, trained)
 
 
-def _build_lars(settings: LarsSettings, named: Sequence[tuple[nn.Parameter, bool]]) -> Lars:
-    excluded = [parameter for parameter, is_exception in named if is_exception]
-    adapted = [parameter for parameter, is_exception in named if not is_exception]
-    if not settings.exclude_bias_and_norm:
-        excluded, adapted = [], [parameter for parameter, _ in named]
-    own_rate = settings.bias_and_norm_learning_rate
+def _build_lars(settings: LarsSettings, trained: Sequence[_Trained]) -> Lars:
+    excluded = [one.parameter for one in trained if _is_excluded(settings.exclude, one)]
+    adapted = [one.parameter for one in trained if not _is_excluded(settings.exclude, one)]
+    own_rate = settings.excluded_learning_rate
     factor = 1.0 if own_rate is None else own_rate / settings.learning_rate
     groups = [
         {"params": adapted, "weight_decay": settings.weight_decay, "adapt": True},
@@ -81,15 +85,29 @@ def _build_lars(settings: LarsSettings, named: Sequence[tuple[nn.Parameter, bool
     )
 
 
-def _trainable(modules: Sequence[nn.Module]) -> Iterator[tuple[nn.Parameter, bool]]:
-    """Yield every trainable parameter once, and whether it is a bias or (by module type) of a norm."""
+class _Trained(NamedTuple):
+    """A trainable parameter, its full name, and whether it belongs to a norm (by type of module)."""
+
+    parameter: nn.Parameter
+    name: str
+    is_of_norm: bool
+
+
+def _is_excluded(exclude: str, one: _Trained) -> bool:
+    if exclude == "published":
+        return bool(_PUBLISHED_EXCLUSION.search(one.name))
+    return exclude == "bias_and_norm" and (one.is_of_norm or one.name.rpartition(".")[2] == "bias")
+
+
+def _trainable(modules: Sequence[nn.Module]) -> Iterator[_Trained]:
+    """Yield every trainable parameter once."""
     seen: set[int] = set()
     for root in modules:
-        for module in root.modules():
+        for path, module in root.named_modules():
             for name, parameter in module.named_parameters(recurse=False):
                 if parameter.requires_grad and id(parameter) not in seen:
                     seen.add(id(parameter))
-                    yield parameter, name == "bias" or isinstance(module, _NORMS)
+                    yield _Trained(parameter, f"{path}.{name}", isinstance(module, _NORMS))
 
 
 def set_learning_rate(optimiser: optim.Optimizer, rate: float) -> None:

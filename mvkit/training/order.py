@@ -30,7 +30,8 @@ class Order:
     drop_last
         Whether the images that fill no whole batch are left out of an epoch.
     rank, size
-        This process and the number of processes; each has a contiguous part of every global batch.
+        This process and the number of processes; each has a contiguous part of every global batch, of equal
+        size, or, of a last batch that fills no whole one, as equal as can be.
     """
 
     n_images: int
@@ -41,7 +42,7 @@ class Order:
     size: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse what leaves an epoch without batches or cannot be shared evenly."""
+        """Refuse what leaves an epoch without batches or a process without images."""
         if self.batch_size % self.size:
             raise UsageError(
                 f"train.batch_size {self.batch_size} cannot be shared by {self.size} processes evenly\n"
@@ -52,10 +53,12 @@ class Order:
                 f"train.batch_size {self.batch_size} is more than the {self.n_images} images there are\n"
                 f"choose a smaller one: --set train.batch_size={max(self.n_images, 1)}"
             )
-        if not self.drop_last and (self.n_images % self.batch_size) % self.size:
+        rest = 0 if self.drop_last else self.n_images % self.batch_size
+        if 0 < rest < max(2, self.size):
+            needs = f"{self.size} processes need one each" if self.size > 2 else "batch norms need two"
             raise UsageError(
-                f"the last batch of {self.n_images % self.batch_size} images cannot be shared by "
-                f"{self.size} processes evenly\nleave it out: --set data.drop_last=true"
+                f"the last batch of an epoch has {rest} of the {self.n_images} images, and {needs}\n"
+                "leave it out: --set data.drop_last=true"
             )
 
     @property
@@ -83,5 +86,5 @@ class Order:
         return [self._part(batch) for batch in whole]
 
     def _part(self, batch: NDArray[np.int64]) -> NDArray[np.int64]:
-        rows = len(batch) // self.size
-        return batch[self.rank * rows : (self.rank + 1) * rows]
+        first, last = (len(batch) * rank // self.size for rank in (self.rank, self.rank + 1))
+        return batch[first:last]

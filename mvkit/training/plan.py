@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from mvkit.images.batch import Batch
-from mvkit.models.trained import LAST
+from mvkit.models.trained import BEST, LAST
 from mvkit.objectives.base import Objective
-from mvkit.training.assembly import Sources, Start, build_networks, check_images, input_px
-from mvkit.training.checkpoints import BEST, checkpoint_name
+from mvkit.training.assembly import Sources, Start, build_networks, check_images
+from mvkit.training.checkpoints import checkpoint_name
 from mvkit.training.identity import science_digest
 from mvkit.training.order import Order
 from mvkit.training.recipe import Adam, Lars, Sgd, TrainRecipe
@@ -251,7 +251,7 @@ def _activations(recipe: TrainRecipe, encoder: nn.Module, objective: Objective) 
 
 
 def _blank_batch(recipe: TrainRecipe, objective: Objective) -> Batch:
-    side = input_px(recipe)
+    side = recipe.input_px
     views = tuple(torch.zeros(_PROBE, 3, side, side) for _ in range(objective.n_inputs))
     labels = torch.zeros(_PROBE, dtype=torch.int64)
     return Batch(views, index=torch.arange(_PROBE), label=labels, target=views[0][:, :1])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from mvkit.config.problems import KeyedError
 from mvkit.config.settings import Count, NotNegative, Positive, Settings
-from mvkit.images.settings import VALIDATION, ViewsSettings
+from mvkit.images.settings import VALIDATION, Patches, ViewsSettings
 from mvkit.objectives.settings import ObjectiveSettings
 
 
@@ -24,7 +26,10 @@ class ModelSettings(Settings):
 
 
 class DataSettings(Settings):
-    """The images: the name of the prep recipe whose files are read (``mvkit prep NAME``)."""
+    """The images: the name of the prep recipe whose files are read (``mvkit prep NAME``).
+
+    ``drop_last``: the images that fill no whole batch are left out of an epoch (others each time).
+    """
 
     images: str = "imagenet_64"
     drop_last: bool = True
@@ -52,9 +57,12 @@ class Adam(Settings):
 class Lars(Settings):
     """Layer-wise adaptive rates (You et al. 2017).
 
-    Biases and the parameters of norms (by module type) are neither adapted
-    nor decayed when ``exclude_bias_and_norm``; ``bias_and_norm_learning_rate``
-    gives them a rate of their own, on the same schedule.
+    ``exclude`` says which parameters are neither adapted nor decayed:
+    "bias_and_norm": biases and the scales and shifts of norms, by type of module;
+    "published": by name as in the reference (biases, and what belongs to a ``bn``, ``bn0``, ``gn1`` ...),
+    so that of SimCLR only the head's norms are excluded, and the scales of the network's norms are adapted
+    and decayed wherever the network numbers its layers; "none": none.
+    ``excluded_learning_rate`` gives excluded parameters a rate of their own, on the same schedule.
     """
 
     name: Literal["lars"] = "lars"
@@ -64,8 +72,8 @@ class Lars(Settings):
     trust_coefficient: Positive = 0.001
     epsilon: NotNegative = 0.0
     nesterov: bool = False
-    exclude_bias_and_norm: bool = True
-    bias_and_norm_learning_rate: Positive | None = None
+    exclude: Literal["bias_and_norm", "published", "none"] = "bias_and_norm"
+    excluded_learning_rate: Positive | None = None
 
 
 Optimiser = Annotated[Sgd | Adam | Lars, Field(discriminator="name")]
@@ -88,10 +96,15 @@ class StepSchedule(_Warmup):
 
 
 class CosineSchedule(_Warmup):
-    """The rate follows half a cosine down to ``final_ratio`` times itself."""
+    """The rate follows half a cosine down to ``final_ratio`` times itself.
+
+    ``rate_at``: an epoch (or step) has the rate of the curve at its "beginning" (the first one the full rate)
+    or at its "end" (the last one the final rate; always so with a warm-up).
+    """
 
     name: Literal["cosine"] = "cosine"
     final_ratio: NotNegative = 0.0
+    rate_at: Literal["beginning", "end"] = "beginning"
 
 
 class ConstantSchedule(_Warmup):
@@ -117,15 +130,20 @@ class TrainSettings(Settings):
 
 
 class CheckpointSettings(Settings):
-    """When checkpoints are written.
+    """When checkpoints are written, and which one stands for the run.
 
     ``every_epochs``: a numbered one is kept; ``every_steps``: ``last.pt`` is
-    renewed, besides every epoch's end and an interruption. ``best.pt`` is that
-    with the best headline of the first item of ``evaluate`` (without any: the lowest training loss).
+    renewed, besides every epoch's end and an interruption. ``best_by``: the
+    evaluation's number that decides which epoch is ``best.pt``, for example
+    ``validation_loss.top1``; None: the main number of the first item of
+    ``evaluate`` (without any: the lowest training loss). ``score``: whether
+    the run's folder, given as a model, stands for ``last.pt`` or ``best.pt``.
     """
 
     every_epochs: Count | None = 10
     every_steps: Count | None = None
+    score: Literal["last", "best"] = "last"
+    best_by: str | None = None
 
 
 class BankNeighbours(Settings):
@@ -156,10 +174,15 @@ class LinearProbe(Settings):
 
 
 class ValidationLoss(Settings):
-    """The objective's own loss on the validation images."""
+    """The objective's own loss on the validation images.
+
+    ``views``: how they are shown; None: as ``validation`` says, or, where the objective needs other views
+    than those, as in training.
+    """
 
     name: Literal["validation_loss"] = "validation_loss"
     every_epochs: Count = 1
+    views: ViewsSettings | None = None
 
 
 class NeuralPredictivity(Settings):
@@ -179,6 +202,17 @@ Evaluation = Annotated[
 ]
 
 
+def evaluation_names(evaluate: Sequence[Evaluation]) -> list[str]:
+    """Name evaluations by kind, and by layer (or dataset) where a kind occurs more than once."""
+    kinds = Counter(settings.name for settings in evaluate)
+    return [
+        settings.name
+        if kinds[settings.name] == 1
+        else f"{settings.name}[{getattr(settings, 'layer', None) or getattr(settings, 'dataset', 'final')}]"
+        for settings in evaluate
+    ]
+
+
 class TrainRecipe(Settings):
     """Everything that decides what a training run computes."""
 
@@ -195,6 +229,22 @@ class TrainRecipe(Settings):
     train: TrainSettings
     checkpoint: CheckpointSettings = CheckpointSettings()
     evaluate: tuple[Evaluation, ...] = ()
+
+    @model_validator(mode="after")
+    def _validation_follows(self) -> TrainRecipe:
+        """Give validation views the size and normalisation of training views where they say none."""
+        as_trained = {"size_px": self.input_px, "mean": self.views.mean, "std": self.views.std}
+        given = self.validation.model_fields_set
+        missing = {key: value for key, value in as_trained.items() if key not in given}
+        # The recipe is frozen for everybody else.
+        object.__setattr__(self, "validation", self.validation.model_copy(update=missing))
+        return self
+
+    @property
+    def input_px(self) -> int:
+        """Side of what the network sees in training."""
+        expand = self.views.expand
+        return expand.patch_px if isinstance(expand, Patches) else self.views.size_px
 
     @model_validator(mode="after")
     def _sections_agree(self) -> TrainRecipe:

@@ -27,15 +27,17 @@ def learning_rate(schedule: Schedule, base: float, *, step: int, steps_per_epoch
     *end* of the epoch or step, so that the first one already learns and epoch
     ``W - 1`` has the full rate; the last one of a cosine then has its final
     rate (goldens README section 3, ``lars_and_schedule``). Without a warm-up
-    it is taken at the beginning, as published for SimSiam and MoCo (Chen & He
-    2021; He et al. 2020): the first epoch has the full rate. Up to ``W``:
+    it is taken at the beginning, as Chen & He (2021) and He et al. (2020) did:
+    the first epoch has the full rate; with ``rate_at: end``, as the reference
+    trained SimSiam and MoCo v2, at the end. Up to ``W``:
     ``ratio + (1 - ratio) x / W``; then a cosine over the remaining epochs
     (Loshchilov & Hutter 2017, eq. 5). Milestones count whole epochs.
     """
     warmup = schedule.warmup_epochs
     done = step // steps_per_epoch if schedule.unit == "epoch" else step
     per_epoch = 1 if schedule.unit == "epoch" else steps_per_epoch
-    time = (done + 1 if warmup else done) / per_epoch
+    at_end = warmup or (isinstance(schedule, CosineSchedule) and schedule.rate_at == "end")
+    time = (done + 1 if at_end else done) / per_epoch
     if warmup and time <= warmup:
         ratio = schedule.warmup_ratio
         return base * (ratio + (1 - ratio) * time / warmup)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -31,7 +30,7 @@ def snapshot(setup: TrainingSetup, progress: Progress) -> dict[str, Any]:
         "model": encoder.state_dict(),
         "architecture": recipe.model.architecture,
         "n_classes": setup.learner.n_classes,
-        "preprocessing": asdict(setup.learner.encoder.preprocess),
+        "preprocessing": setup.learner.encoder.preprocess.as_dict(),
         "layers": list(setup.learner.encoder.layers),
         "recipe": recipe_text(recipe),
         "digest": science_digest(recipe),
@@ -73,6 +72,12 @@ def check_same_run(document: Mapping[str, Any], setup: TrainingSetup, place: str
         Images or the weights from which training started differ.
     """
     advice = "choose another --out for a new run, or undo the change to go on with this one"
+    before = json.loads(document["recipe"]).get("checkpoint", {}).get("best_by")
+    best_by = setup.recipe.checkpoint.best_by
+    if document["progress"]["best"] is not None and before != best_by:
+        raise RecipeError(
+            f"{place}: its best.pt was chosen by checkpoint.best_by {before}, now {best_by}\n{advice}"
+        )
     if document["digest"] != science_digest(setup.recipe):
         changed = differences(json.loads(document["recipe"]), setup.recipe)
         # Defaults that a newer mvkit added or dropped can change the digest of an unchanged file.

@@ -60,6 +60,18 @@ class InputOptions:
         if self.given:
             raise UsageError(f"{why}: leave out {', '.join(self.given)}")
 
+    def only_size(self, why: str) -> None:
+        """Raise a UsageError if more than a size was given.
+
+        Parameters
+        ----------
+        why
+            What stands against it.
+        """
+        others = [option for option in self.given if option != "--input-size"]
+        if others:
+            raise UsageError(f"{why}: leave out {', '.join(others)}")
+
     def applied_to(self, declared: Preprocessing) -> Preprocessing:
         """Return preprocessing with the options in place of what was declared.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from mvkit.processes.gathering import total
 
 #: With fewer classes than this, "among the best five" says nothing.
-_CLASSES_FOR_TOP5 = 6
+CLASSES_FOR_TOP5 = 6
 
 
 class AccuracyCount:
@@ -28,7 +28,7 @@ class AccuracyCount:
     """
 
     def __init__(self, n_classes: int, device: torch.device, *, shared: bool = False) -> None:
-        self._ranks = (1, 5) if n_classes >= _CLASSES_FOR_TOP5 else (1,)
+        self._ranks = (1, 5) if n_classes >= CLASSES_FOR_TOP5 else (1,)
         self._shared = shared
         # First the number of answers, then how many were right at each rank.
         self.counts = torch.zeros(1 + len(self._ranks), dtype=torch.float64, device=device)

@@ -21,15 +21,15 @@ from torch import nn
 
 from mvkit.errors import CheckpointError
 from mvkit.images.batch import Batch
+from mvkit.images.settings import ViewsSettings
 from mvkit.objectives.base import Objective
 from mvkit.training.evaluation.modes import undisturbed
 
 Split = Literal["train", "val"]
-Views = Literal["validation", "training"]
 
 
 class EvaluationImages(Protocol):
-    """The images of a run, as evaluators see them: validation views, no randomness."""
+    """The images of a run, as evaluators see them: no randomness, draws of views are those of epoch 0."""
 
     @property
     def n_classes(self) -> int | None:
@@ -39,9 +39,11 @@ class EvaluationImages(Protocol):
         """Return the number of images; 0 where there is no such split."""
 
     def batches(
-        self, split: Split, indices: NDArray[np.int64], *, views: Views = "validation"
+        self, split: Split, indices: NDArray[np.int64], *, views: ViewsSettings | None = None
     ) -> AbstractContextManager[Iterator[Batch]]:
         """Iterate over this process's share of these images, in batches on the device of the run.
+
+        ``views``: how they are shown; None: in the recipe's validation views.
 
         All processes give the same indices and receive the same number of batches; the rows of
         all processes, in rank order, are those that one process would receive.
@@ -122,11 +124,14 @@ class EvaluatorSet:
     Parameters
     ----------
     evaluators
-        With names that differ. The first one decides which checkpoint is best.
+        With names that differ.
+    best_by
+        The metric that says which checkpoint is best, ``evaluator.metric``; None: the headline of the first.
     """
 
-    def __init__(self, evaluators: Sequence[Evaluator]) -> None:
+    def __init__(self, evaluators: Sequence[Evaluator], *, best_by: str | None = None) -> None:
         self.evaluators = tuple(evaluators)
+        self._best_by = best_by
 
     def __len__(self) -> int:
         """Return the number of evaluators."""
@@ -135,12 +140,18 @@ class EvaluatorSet:
     @property
     def headline(self) -> str | None:
         """Full name of the metric that says which checkpoint is best, e.g. ``linear_probe.top1``."""
-        return f"{self.evaluators[0].name}.{self.evaluators[0].headline}" if self.evaluators else None
+        if self._best_by is not None or not self.evaluators:
+            return self._best_by
+        return f"{self.evaluators[0].name}.{self.evaluators[0].headline}"
 
     @property
     def higher_is_better(self) -> bool:
-        """Whether larger values of ``headline`` are better."""
-        return not self.evaluators or self.evaluators[0].higher_is_better
+        """Whether larger values of ``headline`` are better: accuracies and predictivities, not losses."""
+        if self.headline is None:
+            return True
+        name, _, metric = self.headline.rpartition(".")
+        deciding = next(evaluator for evaluator in self.evaluators if evaluator.name == name)
+        return deciding.higher_is_better or metric.startswith("top")
 
     def observe(self, encoder: nn.Module, batch: Batch, *, step: int) -> None:
         """Show every evaluator a training batch, after the optimisation step."""

@@ -9,8 +9,10 @@ import torch
 from torch import nn
 
 from mvkit.errors import DataError, RecipeError
+from mvkit.images.settings import ViewsSettings
+from mvkit.training.evaluation.accuracy import CLASSES_FOR_TOP5
 from mvkit.training.evaluation.bank_neighbours import BankNeighboursEvaluator
-from mvkit.training.evaluation.base import EvaluationImages, Evaluator, EvaluatorSet, Views
+from mvkit.training.evaluation.base import EvaluationImages, Evaluator, EvaluatorSet
 from mvkit.training.evaluation.feature_neighbours import FeatureNeighboursEvaluator
 from mvkit.training.evaluation.layers import feature_width
 from mvkit.training.evaluation.linear_probe import LinearProbeEvaluator
@@ -23,6 +25,7 @@ from mvkit.training.recipe import (
     NeuralPredictivity,
     TrainRecipe,
     ValidationLoss,
+    evaluation_names,
 )
 
 #: Builds the evaluator of neural predictivity, which training itself knows nothing about.
@@ -74,7 +77,13 @@ def build_evaluators(
         evaluators.append(
             _build(settings, name, recipe=recipe, encoder=encoder, images=images, device=device)
         )
-    return EvaluatorSet(evaluators)
+    best_by = recipe.checkpoint.best_by
+    if best_by is not None and best_by.endswith(".top5") and (images.n_classes or 0) < CLASSES_FOR_TOP5:
+        raise DataError(
+            f"checkpoint.best_by: {best_by} needs {CLASSES_FOR_TOP5} classes or more, the images have "
+            f"{images.n_classes or 'none'}\ngive {best_by.removesuffix('5')}1"
+        )
+    return EvaluatorSet(evaluators, best_by=best_by)
 
 
 def _build(
@@ -91,25 +100,18 @@ def _build(
             return BankNeighboursEvaluator(settings, name=name, n_train=images.n_images("train"))
         case FeatureNeighbours():
             # Refuses a layer that the network does not have.
-            feature_width(encoder, settings.layer, input_px=_input_px(recipe))
+            feature_width(encoder, settings.layer, input_px=recipe.input_px)
             return FeatureNeighboursEvaluator(settings, name=name)
         case LinearProbe():
-            width = feature_width(encoder, settings.layer, input_px=_input_px(recipe))
+            width = feature_width(encoder, settings.layer, input_px=recipe.input_px)
             n_classes = images.n_classes or 0
             return LinearProbeEvaluator(settings, name=name, width=width, n_classes=n_classes, device=device)
         case ValidationLoss():
-            return ValidationLossEvaluator(settings, name=name, views=_views_for(recipe))
+            return ValidationLossEvaluator(settings, name=name, views=settings.views or _views_for(recipe))
 
 
 def _names(evaluate: tuple[Evaluation, ...]) -> list[str]:
-    """Name evaluators by kind, and by layer where a kind occurs more than once."""
-    kinds = Counter(settings.name for settings in evaluate)
-    names = [
-        settings.name
-        if kinds[settings.name] == 1
-        else f"{settings.name}[{getattr(settings, 'layer', None) or getattr(settings, 'dataset', 'final')}]"
-        for settings in evaluate
-    ]
+    names = evaluation_names(evaluate)
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise RecipeError(f"evaluate: {', '.join(twice)}: listed more than once")
@@ -129,13 +131,8 @@ def _check_images(settings: Evaluation, name: str, images: EvaluationImages) -> 
         )
 
 
-def _views_for(recipe: TrainRecipe) -> Views:
+def _views_for(recipe: TrainRecipe) -> ViewsSettings:
     """Choose validation views unless the objective needs more of them than they are."""
     same_number = len(recipe.validation.each()) == len(recipe.views.each())
-    return "validation" if same_number and recipe.validation.expand == recipe.views.expand else "training"
-
-
-def _input_px(recipe: TrainRecipe) -> int:
-    expand = recipe.views.expand
-    patch_px: int | None = getattr(expand, "patch_px", None)
-    return patch_px or recipe.views.size_px
+    suit = same_number and recipe.validation.expand == recipe.views.expand
+    return recipe.validation if suit else recipe.views

@@ -17,7 +17,7 @@ from mvkit.images.loading import ImageSource
 from mvkit.images.settings import ViewsSettings
 from mvkit.images.views import ViewMaker
 from mvkit.processes.world import rank, size
-from mvkit.training.evaluation.base import Split, Views
+from mvkit.training.evaluation.base import Split
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class RunImages:
     ----------
     train, val
         Where the images are; ``val`` may be missing.
-    validation_views, training_views
-        Ways to look at them. Draws of training views are always those of epoch 0.
+    validation_views
+        How they are shown unless an evaluation says otherwise.
     batch_size
         Images of all processes together.
     seed
@@ -43,7 +43,6 @@ class RunImages:
     train: ImageSource
     val: ImageSource | None
     validation_views: ViewsSettings
-    training_views: ViewsSettings
     batch_size: int
     seed: int
     workers: int
@@ -62,10 +61,10 @@ class RunImages:
 
     @contextmanager
     def batches(
-        self, split: Split, indices: NDArray[np.int64], *, views: Views = "validation"
+        self, split: Split, indices: NDArray[np.int64], *, views: ViewsSettings | None = None
     ) -> Iterator[Iterator[Batch]]:
         """Iterate over this process's share of these images, in batches on the device of the run."""
-        settings = self.training_views if views == "training" else self.validation_views
+        settings = views or self.validation_views
         crops = [(view.crop, output_px(view.crop, settings)) for view in settings.each()]
         maker = ViewMaker(settings, seed=self.seed, device=self.device)
         plan = shared_plan(indices, self.batch_size, n_processes=size(), process=rank())

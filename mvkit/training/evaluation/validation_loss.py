@@ -7,9 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
+from mvkit.images.settings import ViewsSettings
 from mvkit.processes.gathering import total
 from mvkit.processes.world import size
-from mvkit.training.evaluation.base import EvaluationContext, Evaluator, Views
+from mvkit.training.evaluation.base import EvaluationContext, Evaluator
 from mvkit.training.recipe import ValidationLoss
 
 
@@ -26,13 +27,13 @@ class ValidationLossEvaluator(Evaluator):
     name
         Name in the log.
     views
-        "validation", or "training" for objectives that compare several augmented views.
+        How the images are shown.
     """
 
     headline = "loss"
     higher_is_better = False
 
-    def __init__(self, settings: ValidationLoss, *, name: str, views: Views) -> None:
+    def __init__(self, settings: ValidationLoss, *, name: str, views: ViewsSettings) -> None:
         super().__init__(name=name, every_epochs=settings.every_epochs)
         self._views = views
 

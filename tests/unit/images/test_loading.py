@@ -11,6 +11,7 @@ from PIL import Image
 
 from mvkit.errors import DataError, MissingPackageError
 from mvkit.images import ffcv_file, loading
+from mvkit.images.crops import crop_boxes
 from mvkit.images.loading import open_images
 from mvkit.images.settings import CentreCrop, RandomResizedCrop
 
@@ -89,8 +90,12 @@ def test_depth_is_cropped_as_its_image(
         batch = next(batches)
     assert batch.depth is not None
     assert batch.depth.shape == (1, 1, 24, 24)
-    # The same crop of the same numbers; the image's are rounded to 8 bits after each of PIL's two passes.
-    np.testing.assert_allclose(batch.depth[0, 0] * 255, batch.crops[0][0, :, :, 1], atol=1.01)
+    # The same crop; the value of the nearest pixel, as in the reference.
+    sizes = (np.array([60]), np.array([80]))
+    ((top, left, height, width),) = crop_boxes(crops[0][0], 0, 1, np.array([0]), 0, *sizes).tolist()
+    rows = top + ((np.arange(24) + 0.5) * height / 24).astype(int)
+    columns = left + ((np.arange(24) + 0.5) * width / 24).astype(int)
+    np.testing.assert_allclose(batch.depth[0, 0] * 255, red[np.ix_(rows, columns)], atol=1e-4)
 
 
 def test_an_image_and_a_depth_of_other_size(tmp_path: Path, rng: np.random.Generator) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -84,14 +86,27 @@ def test_outside_of_the_image_is_black(photograph: Image.Image) -> None:
     np.testing.assert_array_equal(out[4:, :-2], np.asarray(image)[:36, 2:])
 
 
-def test_planes_of_numbers_are_resampled_without_rounding() -> None:
+@pytest.mark.parametrize(
+    "crop",
+    [
+        RandomResizedCrop(via_px=96),
+        RandomCrop(resize_px=480, crop_px=224),
+        RandomCrop(crop_px=56, pad_px=3),
+        CentreCrop(resize_px=64, crop_px=56),
+    ],
+    ids=lambda crop: f"{crop.name}-{crop.model_dump().get('resize_px')}",
+)
+def test_depth_is_that_of_the_nearest_pixel_as_pils(crop: Any) -> None:
     rng = np.random.default_rng(0)
-    depth = rng.uniform(0, 1, (60, 80)).astype(np.float32)
-    crop = RandomResizedCrop(via_px=96)
+    # Sizes that put no centre of a pixel exactly on the border of another, where rounding would decide.
+    depth = rng.uniform(0, 1, (61, 83)).astype(np.float32)
     boxes = _boxes(Image.fromarray(depth), crop, 5)
-    axes = crop_axes(crop, boxes, np.full(5, 60), np.full(5, 80))
+    axes = crop_axes(crop, boxes, np.full(5, 61), np.full(5, 83))
     out = np.empty((5, 1, 32, 32), np.float32)
-    crop_planes(depth.reshape(-1), np.full((5, 3), [0, 60, 80]), axes, np.arange(5), out)
+    crop_planes(depth.reshape(-1), np.full((5, 3), [0, 61, 83]), axes, np.arange(5), out)
     for row, box in zip(out, boxes.tolist(), strict=True):
-        expected = np.asarray(crop_image(Image.fromarray(depth), crop, tuple(box), 32))
-        np.testing.assert_allclose(row[0], expected, atol=2e-6)
+        nearest = Image.Resampling.NEAREST
+        expected = np.asarray(crop_image(Image.fromarray(depth), crop, tuple(box), 32, nearest))
+        np.testing.assert_array_equal(row[0], expected)
+        # Values are the stored ones (or the black outside), never mixed.
+        assert np.isin(row[0], [*depth.ravel(), 0]).all()

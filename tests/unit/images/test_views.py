@@ -232,6 +232,8 @@ def test_depth_is_standardised_where_the_settings_say_so() -> None:
     assert kept is not None and target is not None
     assert torch.equal(kept, depth)
     maps = depth.double().numpy()
-    expected = (maps - maps.mean((1, 2, 3), keepdims=True)) / maps.std((1, 2, 3), keepdims=True).clip(1 / 24)
+    # Unbiased, as in the reference.
+    deviations = maps.std((1, 2, 3), keepdims=True, ddof=1).clip(1 / 24)
+    expected = (maps - maps.mean((1, 2, 3), keepdims=True)) / deviations
     np.testing.assert_allclose(target.numpy(), expected, atol=1e-5)
     assert target[5].abs().max() < 1e-5, "an even map becomes zeros"

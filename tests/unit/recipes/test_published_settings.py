@@ -1,6 +1,10 @@
-"""Recipes against the published settings, typed again here from the issue that lists them."""
+"""Recipes against the reference's released configurations (training_settings.json)."""
 
 from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,29 +45,40 @@ ENDINGS = (
     "linear_readout",
 )
 
-#: Batch, epochs, optimiser, learning rate, weight decay, schedule, milestones, warm-up epochs, warm-up ratio.
-TRAINING = {
-    "ir": (256, 200, "sgd", 0.03, 5e-4, "step", (120, 160), 0, 0),
-    "mocov2": (512, 200, "sgd", 0.06, 5e-4, "cosine", None, 0, 0),
-    "simclr": (4096, 200, "lars", 4.8, 1e-6, "cosine", None, 10, 1e-4),
-    "simsiam": (512, 100, "sgd", 0.1, 1e-4, "cosine", None, 0, 0),
-    # Rates: 0.2 x batch / 256 (Zbontar et al. 2021, section 2.2; Bardes et al. 2022, section 4.2).
-    "barlow_twins": (2048, 1000, "lars", 0.2 * 2048 / 256, 1e-6, "cosine", None, 10, 0),
-    "vicreg": (2048, 1000, "lars", 0.2 * 2048 / 256, 1e-6, "cosine", None, 10, 0),
-    "rotnet": (192, 50, "sgd", 0.01, 5e-4, "step", (15, 30, 45), 0, 0),
-    "autoencoder": (256, 100, "sgd", 0.01, 5e-4, "step", (30, 60, 90), 0, 0),
-    "depth": (256, 50, "sgd", 1e-4, 1e-4, "step", (15, 30, 45), 0, 0),
-    # Warm-up ratio: the default of the reference's trainer.
-    "relative_location": (512, 70, "sgd", 0.2, 1e-4, "step", (30, 50), 5, 0.1),
-    "supervised": (256, 100, "sgd", 0.1, 5e-4, "step", (30, 60, 90), 0, 0),
-    "linear_readout": (256, 100, "sgd", 0.1, 1e-9, "step", (30, 60, 90), 0, 0),
+#: The reference's released configurations, one row a recipe; says where every value comes from.
+FACTS: dict[str, dict[str, Any]] = json.loads(
+    (Path(__file__).parent / "training_settings.json").read_text(encoding="utf-8")
+)["rows"]
+
+#: What the reference's trainers say beside the facts: optimiser, schedule, epochs and ratio of the warm-up, and
+#: when a cosine's rate is taken.
+KINDS = {
+    "mocov2": ("sgd", "cosine", 0, 0, "end"),
+    "simclr": ("lars", "cosine", 10, 1e-4, "beginning"),
+    "simsiam": ("sgd", "cosine", 0, 0, "end"),
+    "barlow_twins": ("lars", "cosine", 10, 0, "beginning"),
+    "vicreg": ("lars", "cosine", 10, 0, "beginning"),
+    "relative_location": ("sgd", "step", 5, 0.1, None),
 }
-#: Learning rates that differ from their objective's.
-LEARNING_RATES = {
-    "alexnet_ir": 0.003,
-    "alexnet_supervised": 0.01,
-    "vgg16_supervised": 0.01,
-    "six_stream_autoencoder": 0.001,
+STEPS = ("sgd", "step", 0, 0, None)
+#: Settings of runs whose configuration was not released, each with its source.
+SGD = {"momentum": 0.9, "nesterov": False}
+SUPERVISED = {"batch_size": 256, "epochs": 100, **SGD, "milestones": [30, 60, 90]}
+READOUT = {**SUPERVISED, "learning_rate": 0.1, "weight_decay": 1e-9}
+LARGE = {"batch_size": 2048, "epochs": 1000, **SGD, "weight_decay": 1e-6}
+UNRELEASED: dict[str, dict[str, Any]] = {
+    # As vgg16_supervised, the other network without batch norm.
+    "alexnet_supervised": {**SUPERVISED, "learning_rate": 0.01, "weight_decay": 5e-4},
+    # As resnet34_supervised and deeper ones.
+    "resnet18_supervised": {**SUPERVISED, "learning_rate": 0.1, "weight_decay": 1e-4},
+    # The reference's MouseNet configurations for CIFAR-10; mabuice/Mouse_CNN has .01 and 1e-4 on ImageNet.
+    **{f"{net}_supervised": {**SUPERVISED, "learning_rate": 0.01, "weight_decay": 5e-4} for net in MOUSENETS},
+    # As the stream networks'.
+    **{f"{net}_ir": FACTS["dual_stream_ir"] for net in MOUSENETS},
+    **{f"{net}_linear_readout": READOUT for net in MOUSENETS},
+    # Rates: 0.2 x batch / 256 (Zbontar et al. 2021, section 2.2; Bardes et al. 2022, section 4.2).
+    "alexnet_barlow_twins": {**LARGE, "learning_rate": 0.2 * 2048 / 256},
+    "alexnet_vicreg": {**LARGE, "learning_rate": 0.2 * 2048 / 256},
 }
 OBJECTIVES = {
     "ir": {
@@ -149,22 +164,69 @@ def test_table_2_has_48_rows_and_every_row_a_recipe():
     assert {name for name in packaged_recipes() if "/" not in name} == {*TABLE_2, *READOUTS, *OTHERS}
 
 
+def published(name: str) -> dict[str, Any]:
+    """What is known of a run: its released configuration, else the settings of another named source."""
+    return {**FACTS[name], **UNRELEASED.get(name, {})}
+
+
+def test_the_facts_name_every_recipe_and_what_was_not_released():
+    assert set(FACTS) == {*TABLE_2, *READOUTS}
+    assert {name for name, fact in FACTS.items() if fact["released_config"] is None} == set(UNRELEASED)
+
+
 @pytest.mark.parametrize("name", [*TABLE_2, *READOUTS])
 def test_training_as_published(name, recipe_named):
-    recipe = recipe_named(name)
-    batch, epochs, optimiser, rate, decay, schedule, milestones, warmup, ratio = TRAINING[ending_of(name)]
-    assert (recipe.train.batch_size, recipe.train.epochs, recipe.train.max_steps) == (batch, epochs, None)
+    recipe, fact = recipe_named(name), published(name)
+    optimiser, schedule, warmup, ratio, rate_at = KINDS.get(ending_of(name), STEPS)
+    assert recipe.train.max_steps is None
+    assert (recipe.train.batch_size, recipe.train.epochs) == (fact["batch_size"], fact["epochs"])
     assert recipe.optimiser.name == optimiser
-    assert recipe.optimiser.learning_rate == pytest.approx(LEARNING_RATES.get(name, rate), rel=1e-12)
-    assert recipe.optimiser.weight_decay == decay
-    assert recipe.optimiser.momentum == 0.9
-    assert recipe.optimiser.nesterov == (ending_of(name) == "rotnet")
+    assert recipe.optimiser.learning_rate == pytest.approx(fact["learning_rate"], rel=1e-12)
+    assert recipe.optimiser.weight_decay == fact["weight_decay"]
+    assert recipe.optimiser.momentum == fact["momentum"]
+    assert recipe.optimiser.nesterov == fact["nesterov"]
     assert recipe.schedule.name == schedule
-    assert getattr(recipe.schedule, "milestones", None) == milestones
-    assert getattr(recipe.schedule, "factor", 0.1) == 0.1
+    if schedule == "step":
+        assert list(recipe.schedule.milestones) == fact["milestones"]
+        assert recipe.schedule.factor == fact.get("factor", 0.1)
     assert (recipe.schedule.warmup_epochs, recipe.schedule.warmup_ratio) == (warmup, ratio)
+    assert getattr(recipe.schedule, "rate_at", None) == rate_at
     # Keys are shuffled between processes, so their norms must not see all of them.
     assert recipe.train.sync_norm == (ending_of(name) != "mocov2")
+    # Only MoCo v2's queue needs whole batches.
+    assert recipe.data.drop_last == (ending_of(name) == "mocov2")
+
+
+@pytest.mark.parametrize("name", [*TABLE_2, *READOUTS])
+def test_the_scored_checkpoint_is_the_published_one(name, recipe_named):
+    checkpoint = recipe_named(name).checkpoint
+    scored = {"best validation top-1": "best", "best": "best", "last epoch": "last", None: "last"}
+    assert checkpoint.score == scored[FACTS[name]["scored_checkpoint"]]
+    has_labels = ending_of(name) in ("supervised", "linear_readout")
+    assert (checkpoint.best_by == "validation_loss.top1") == has_labels
+
+
+@pytest.mark.parametrize("name", [*TABLE_2, *READOUTS])
+def test_the_notes_name_the_configuration_or_say_that_none_was_released(name, recipe_named):
+    notes = recipe_named(name).notes
+    config = FACTS[name]["released_config"]
+    assert (f"configs/{config}" if config else "No configuration of this") in notes
+    assert "no value was released" not in notes
+    changed = any("colour_jitter" in str(view.steps) for view in recipe_named(name).views.views)
+    assert ("Colour operations act on the 64 px view" in notes) == changed
+
+
+@pytest.mark.parametrize("name", [f"{net}_simclr" for net in (*STREAMS, "alexnet")])
+def test_simclr_excludes_by_name_as_published(name, recipe_named):
+    assert recipe_named(name).optimiser.exclude == "published"
+
+
+def test_relative_location_is_validated_on_colour_patches(recipe_named):
+    recipe = recipe_named("resnet18_relative_location")
+    (views,) = [item.views for item in recipe.evaluate if item.name == "validation_loss"]
+    assert [view.crop.model_dump() for view in views.views] == [recipe.views.views[0].crop.model_dump()]
+    assert views.views[0].steps == ()
+    assert (views.size_px, views.expand) == (recipe.views.size_px, recipe.views.expand)
 
 
 @pytest.mark.parametrize("name", TABLE_2)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from mvkit.errors import FitError
+from mvkit.objectives.heads import simclr_neck
 from mvkit.processes.norms import synchronise_norms
 from mvkit.training.lars import Lars
 from mvkit.training.optimisers import build_optimiser, set_learning_rate
@@ -41,14 +42,39 @@ def test_lars_excludes_by_kind_of_module(synchronised: bool) -> None:
 
 
 def test_lars_without_exceptions() -> None:
-    settings = LarsSettings(learning_rate=1.0, weight_decay=0.1, exclude_bias_and_norm=False)
+    settings = LarsSettings(learning_rate=1.0, weight_decay=0.1, exclude="none")
     (group,) = build_optimiser(settings, [Net()]).param_groups
     assert len(group["params"]) == 6 and group["adapt"]
 
 
+class Named(nn.Module):
+    """A network whose norms are numbered, as AlexNet's, and one whose norms are named, as a ResNet's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+        self.bn1 = nn.BatchNorm2d(4)
+        self.downsample = nn.Sequential(nn.Conv2d(4, 4, 1, bias=False), nn.BatchNorm2d(4))
+
+
+def test_lars_excludes_by_name_as_published() -> None:
+    net, head = Named(), simclr_neck(4, 5, 6)
+    settings = LarsSettings(learning_rate=1.0, weight_decay=0.1, exclude="published")
+    adapted, excluded = build_optimiser(settings, [net, head]).param_groups
+    # The pattern's ``bn`` has to stand in the name: scales of numbered norms are adapted and decayed.
+    expected = [*(net.features[i].weight for i in (0, 1)), *(net.downsample[i].weight for i in (0, 1))]
+    expected += [head.fc0.weight, head.fc1.weight]
+    assert [id(p) for p in adapted["params"]] == [id(p) for p in expected]
+    assert len(excluded["params"]) == 9
+    assert {id(net.features[1].bias), id(net.bn1.weight), id(head.bn0.weight)} <= {
+        id(p) for p in excluded["params"]
+    }
+    assert (excluded["adapt"], excluded["weight_decay"]) == (False, 0.0)
+
+
 def test_lars_gives_biases_and_norms_a_rate_of_their_own() -> None:
     net = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
-    settings = LarsSettings(learning_rate=1.6, bias_and_norm_learning_rate=0.4)
+    settings = LarsSettings(learning_rate=1.6, excluded_learning_rate=0.4)
     optimiser = build_optimiser(settings, [net])
     set_learning_rate(optimiser, 0.8)
     assert [group["lr"] for group in optimiser.param_groups] == [0.8, pytest.approx(0.2)]

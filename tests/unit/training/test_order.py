@@ -53,12 +53,23 @@ def test_processes_share_every_batch_in_rank_order(drop_last: bool) -> None:
         assert len(own) == len(other)
 
 
+def test_a_last_batch_is_shared_as_evenly_as_can_be() -> None:
+    whole = Order(28, 9, seed=1, drop_last=True).batches(4)
+    assert len(whole) == 3
+    whole = Order(25, 9, seed=1, drop_last=False).batches(4)
+    parts = [Order(25, 9, 1, drop_last=False, rank=rank, size=3).batches(4) for rank in range(3)]
+    assert [len(part[-1]) for part in parts] == [2, 2, 3]
+    for batch, *shares in zip(whole, *parts, strict=True):
+        assert np.array_equal(np.concatenate(shares), batch)
+
+
 @pytest.mark.parametrize(
     ("settings", "match"),
     [
         ({"batch_size": 5, "size": 2}, "cannot be shared by 2 processes"),
         ({"batch_size": 30}, "train.batch_size 30 is more than the 23 images"),
-        ({"batch_size": 4, "size": 2, "drop_last": False}, "data.drop_last=true"),
+        ({"batch_size": 20, "size": 4, "drop_last": False}, "last batch of an epoch has 3 of the 23 images"),
+        ({"batch_size": 11, "drop_last": False}, "data.drop_last=true"),
     ],
 )
 def test_what_cannot_be_ordered(settings: dict[str, int], match: str) -> None:

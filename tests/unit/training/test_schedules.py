@@ -28,6 +28,13 @@ def test_cosine_without_warm_up_begins_with_the_full_rate() -> None:
     assert found == pytest.approx([2 * 0.5 * (1 + math.cos(math.pi * epoch / 4)) for epoch in range(4)])
 
 
+def test_cosine_at_the_end_of_epochs_reaches_its_final_rate() -> None:
+    """The reference's SimSiam and MoCo v2: (epoch + 1) / epochs, so that the last epoch learns nothing."""
+    found = rates(CosineSchedule(rate_at="end"), epochs=4, steps=1)
+    assert found == pytest.approx([2 * 0.5 * (1 + math.cos(math.pi * epoch / 4)) for epoch in (1, 2, 3, 4)])
+    assert found[-1] == 0
+
+
 def test_cosine_per_step_down_to_a_remainder() -> None:
     found = rates(CosineSchedule(unit="step", final_ratio=0.5), epochs=2, steps=2)
     assert found[0] == 2.0
