@@ -184,6 +184,8 @@ def _show_plan(plan: TrainPlan, *, as_json: bool) -> None:
 
 
 def _show_report(report: TrainReport, *, as_json: bool) -> None:
+    from mvkit.models.trained import BEST
+
     fit = report.fit
     if as_json:
         print_json(report.to_json())
@@ -192,6 +194,9 @@ def _show_report(report: TrainReport, *, as_json: bool) -> None:
         for name, value in fit.metrics.items():
             print_line(f"  {name} {value:.4g}")
         print_line(f"wrote {fit.folder / 'last.pt'}")
+        if fit.scored == BEST and fit.best is not None:
+            chosen = f"best {fit.best_by}: {fit.best:.4g}"
+            print_line(f"as a model, {fit.folder} stands for {fit.folder / BEST} ({chosen})")
     if fit.interrupted:
         note("go on with the same command")
         raise typer.Exit(_INTERRUPTED)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
 from torch import nn
 
+from mvkit.errors import UsageError
 from mvkit.models.origin import WeightsOrigin
 from mvkit.models.preprocessing import IMAGENET_64, Preprocessing
 
@@ -54,6 +56,27 @@ class VisionModel(nn.Module):
         self.weights_id = NO_WEIGHTS
         self.origin = WeightsOrigin()
         self.input_was_px = None
+
+    @torch.no_grad()
+    def check_input_side(self, side_px: int) -> None:
+        """Show a blank image of this side, in eval mode.
+
+        Raises
+        ------
+        UsageError
+            If it is too small (or large) for the network.
+        """
+        modes = {module: module.training for module in self.modules()}
+        try:
+            self.eval()(torch.zeros(1, 3, side_px, side_px))
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise UsageError(
+                f"{self.name} cannot see images of {side_px} px: {reason[:120]}\nchoose another size"
+            ) from None
+        finally:
+            for module, training in modes.items():
+                module.training = training
 
     def describe(self) -> str:
         """Say in a line which checkpoint of a training run it is, if of one, and how large its input is."""

@@ -108,6 +108,7 @@ def _at_requested_size(model: VisionModel, options: InputOptions) -> VisionModel
     own = model.preprocess
     model.preprocess = options.applied_to(own)
     model.input_was_px = own.input_px
+    model.check_input_side(options.input_size)
     return model
 
 

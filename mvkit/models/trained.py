@@ -84,9 +84,11 @@ class TrainedNetwork:
         planned = recipe.get("train", {}).get("epochs")
         epoch = f"epoch {self.epochs}" + (f" of {planned}" if planned is not None else "")
         best, best_by = progress.get("best"), recipe.get("checkpoint", {}).get("best_by")
+        if best_by is None:
+            best_by = recipe["evaluate"][0]["name"] if recipe.get("evaluate") else "training loss"
         chosen = ""
         if self.path.name == BEST and isinstance(best, float):
-            chosen = f" (best {best_by or 'by the first evaluation'}: {best:.4g})"
+            chosen = f" (best {best_by}: {best:.4g})"
         return f"{self.path.name}, {epoch}{chosen}"
 
     def origin(self) -> WeightsOrigin:

@@ -125,6 +125,8 @@ def build_networks(
     preprocess = network_preprocessing(recipe)
     if not OBJECTIVES[recipe.objective.name].build.trains_encoder:
         _check_frozen(encoder, preprocess)
+    if recipe.input_px != encoder.preprocess.input_px:
+        encoder.check_input_side(recipe.input_px)
     encoder.preprocess = preprocess
     objective = build_objective(
         recipe.objective,

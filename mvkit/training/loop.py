@@ -12,7 +12,7 @@ import torch
 
 from mvkit.draws import hashed
 from mvkit.images.crops import output_px
-from mvkit.models.trained import BEST
+from mvkit.models.trained import BEST, LAST
 from mvkit.processes.world import is_first, rank, size
 from mvkit.training.checkpoints import Progress, checkpoint_name, write_checkpoint
 from mvkit.training.evaluation.base import EvaluationContext
@@ -109,6 +109,8 @@ class _Run:
             loss=self.meter.last,
             metrics=self.metrics,
             best=self.progress.best,
+            best_by=self.setup.evaluators.headline or "training loss",
+            scored=BEST if self.setup.recipe.checkpoint.score == "best" else LAST,
             seconds=time.perf_counter() - started,
         )
 

@@ -136,7 +136,7 @@ class CheckpointSettings(Settings):
     renewed, besides every epoch's end and an interruption. ``best_by``: the
     evaluation's number that decides which epoch is ``best.pt``, for example
     ``validation_loss.top1``; None: the main number of the first item of
-    ``evaluate`` (without any: the lowest training loss). ``score``: whether
+    ``evaluate`` (where that is empty: the lowest training loss). ``score``: whether
     the run's folder, given as a model, stands for ``last.pt`` or ``best.pt``.
     """
 
@@ -231,13 +231,19 @@ class TrainRecipe(Settings):
     evaluate: tuple[Evaluation, ...] = ()
 
     @model_validator(mode="after")
-    def _validation_follows(self) -> TrainRecipe:
-        """Give validation views the size and normalisation of training views where they say none."""
+    def _fill_in(self) -> TrainRecipe:
+        """Fill in what follows from other sections.
+
+        Validation views have the size and normalisation of training views where they say none; where nothing
+        is evaluated, the best epoch is that of the lowest training loss.
+        """
         as_trained = {"size_px": self.input_px, "mean": self.views.mean, "std": self.views.std}
         given = self.validation.model_fields_set
         missing = {key: value for key, value in as_trained.items() if key not in given}
         # The recipe is frozen for everybody else.
         object.__setattr__(self, "validation", self.validation.model_copy(update=missing))
+        if not self.evaluate:
+            object.__setattr__(self, "checkpoint", self.checkpoint.model_copy(update={"best_by": None}))
         return self
 
     @property

@@ -27,8 +27,11 @@ class FitReport:
         Of the last step; NaN if none was made.
     metrics
         Of the last evaluation.
-    best
-        Best value of the metric that decides; None before the first.
+    best, best_by
+        Best value so far of the metric that decides which checkpoint is the best (None before the first),
+        and its name.
+    scored
+        Name of the checkpoint that the folder stands for as a model.
     seconds
         Time it took.
     """
@@ -42,6 +45,8 @@ class FitReport:
     loss: float
     metrics: Mapping[str, float]
     best: float | None
+    best_by: str
+    scored: str
     seconds: float
 
 

@@ -86,6 +86,48 @@ def test_a_run_folder_means_its_last_checkpoint(write: Write, monkeypatch: pytes
         assert same(mvkit.load_model(place), model)
 
 
+def recipe_that_scores(which: str) -> str:
+    checkpoint = {"score": which, "best_by": "validation_loss.top1"}
+    return json.dumps({"name": "demo", "train": {"epochs": 3}, "checkpoint": checkpoint})
+
+
+def test_a_run_folder_is_the_checkpoint_that_its_recipe_scores(write: Write):
+    recipe, progress = recipe_that_scores("best"), {"step": 200, "epochs": 1, "best": 0.25}
+    best = write(recipe=recipe, progress=progress)
+    best = best.rename(best.with_name("best.pt"))
+    last = write(recipe=recipe, progress={"step": 600, "epochs": 3, "best": 0.25})
+    model = mvkit.load_model(last.parent)
+    assert model.weights_id == hashlib.sha256(best.read_bytes()).hexdigest()
+    assert model.describe() == "best.pt, epoch 1 of 3 (best validation_loss.top1: 0.25); images at 64 px"
+    assert mvkit.load_model(last).describe() == "last.pt, epoch 3 of 3; images at 64 px"
+    # A run that says the other one, and one of before recipes said anything.
+    for changes in ({"recipe": recipe_that_scores("last")}, {}):
+        write(**changes)
+        assert mvkit.load_model(last.parent).weights_id == hashlib.sha256(last.read_bytes()).hexdigest()
+
+
+def test_a_best_checkpoint_that_is_not_there_yet_is_not_replaced_by_another(write: Write):
+    last = write(recipe=recipe_that_scores("best"))
+    with pytest.raises(UsageError, match=r"scores best\.pt .* not there yet\nname another .*last\.pt"):
+        mvkit.load_model(last.parent)
+    assert mvkit.load_model(last).name == "demo@step400"
+
+
+def test_networks_see_images_of_the_size_asked_for(write: Write):
+    images = np.random.default_rng(0).integers(0, 256, (2, 80, 80), np.uint8)
+    for model in (
+        mvkit.load_model(write(), input_size=96),
+        mvkit.load_model(ENCODER, "random", input_size=96),
+    ):
+        assert model.preprocess(images).shape == (2, 3, 96, 96)
+        assert model.describe().endswith("images at 96 px on request; its own size is 64 px")
+        features = mvkit.extract(model, images, layers=["VISp"])
+        # Convolution 11/4 with padding 2, then pooling 3/2: 96 -> 23 -> 11.
+        assert features.shapes["VISp"] == (64, 11, 11)
+    with pytest.raises(UsageError, match="pixels is defined for its own size of images: leave"):
+        mvkit.load_model("pixels", input_size=96)
+
+
 def test_a_models_name_is_not_looked_for_among_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "pixels").mkdir()
     monkeypatch.chdir(tmp_path)

@@ -50,7 +50,7 @@ FACTS: dict[str, dict[str, Any]] = json.loads(
     (Path(__file__).parent / "training_settings.json").read_text(encoding="utf-8")
 )["rows"]
 
-#: What the reference's trainers say beside the facts: optimiser, schedule, epochs and ratio of the warm-up, and
+#: What the reference's trainers say beside the facts: optimiser, schedule, warm-up (epochs and ratio), and
 #: when a cosine's rate is taken.
 KINDS = {
     "mocov2": ("sgd", "cosine", 0, 0, "end"),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from mvkit.config.recipes import load_recipe
+from mvkit.config.recipes import load_recipe, packaged_recipes
 from mvkit.errors import RecipeError
+from mvkit.models.preprocessing import IMAGENET_64
+from mvkit.training.assembly import network_preprocessing
 from mvkit.training.identity import differences, science, science_digest
 from mvkit.training.recipe import TrainRecipe
 from mvkit.training.run_folder import write_recipe
@@ -54,6 +57,47 @@ def problems(name: str, *overrides: str) -> list[str]:
             "dual_stream_simclr",
             ["train.epochs=10", "evaluate=[]"],
             ["schedule.warmup_epochs: must be below train.epochs (10), got 10"],
+        ),
+        (
+            "dual_stream_ir",
+            ["views.size_px=128", "validation.size_px=64"],
+            [
+                "validation.size_px: is 64, but the network is trained on 128 px (views.size_px); "
+                "it is scored at the size of its validation views, so both must be equal"
+            ],
+        ),
+        (
+            "resnet18_relative_location",
+            ["validation.size_px=255"],
+            [
+                "validation.size_px: is 255, but the network is trained on 64 px (views.expand.patch_px); "
+                "it is scored at the size of its validation views, so both must be equal"
+            ],
+        ),
+        (
+            "dual_stream_ir",
+            ["validation.std=[0.5, 0.5, 0.5]"],
+            [
+                "validation.std: is [0.5, 0.5, 0.5], but views.std is [0.229, 0.224, 0.225]; "
+                "both must be equal"
+            ],
+        ),
+        (
+            "dual_stream_ir",
+            ["validation.views[0].steps=[{name: flip}]"],
+            [
+                "validation.views: must be one view, a centre crop with crop_px and without steps: "
+                "it is the network's preprocessing"
+            ],
+        ),
+        (
+            "dual_stream_supervised",
+            ["checkpoint.best_by=validation_los.top1"],
+            [
+                "checkpoint.best_by: 'validation_los.top1' is not measured; did you mean "
+                "'validation_loss.top1'?; measured: validation_loss.top1, validation_loss.top5, "
+                "validation_loss.loss"
+            ],
         ),
         (
             "dual_stream_ir",
@@ -121,3 +165,22 @@ def test_the_written_recipe_is_the_same_recipe(name: str, tmp_path: Path) -> Non
     recipe = load_recipe(TrainRecipe, name, ["optimiser.learning_rate=1e-7", "notes='no: 3e-2'"])
     write_recipe(tmp_path, recipe)
     assert load_recipe(TrainRecipe, str(tmp_path / "recipe.yaml")) == recipe
+
+
+def test_validation_views_have_the_size_and_normalisation_of_training_unless_said(tmp_path: Path) -> None:
+    changes = ["views.size_px=128", "views.mean=[0.5, 0.5, 0.5]"]
+    recipe = load_recipe(TrainRecipe, "alexnet_ir", changes)
+    assert (recipe.validation.size_px, recipe.validation.mean) == (128, (0.5, 0.5, 0.5))
+    preprocess = network_preprocessing(recipe)
+    assert preprocess == replace(IMAGENET_64, input_px=128, mean=(0.5, 0.5, 0.5))
+    # The written recipe says it, and says the same again.
+    write_recipe(tmp_path, recipe)
+    assert load_recipe(TrainRecipe, str(tmp_path / "recipe.yaml"), []) == recipe
+    # Of relative location the network sees patches.
+    assert load_recipe(TrainRecipe, "resnet18_relative_location", []).validation.size_px == 64
+
+
+def test_every_packaged_recipe_is_scored_with_the_published_preprocessing() -> None:
+    for name in packaged_recipes():
+        if "/" not in name:
+            assert network_preprocessing(load_recipe(TrainRecipe, name, [])) == IMAGENET_64

@@ -58,19 +58,20 @@ def test_two_of_a_kind_are_told_apart_by_their_layers(encoder, images):
 
 
 def test_the_loss_takes_the_views_that_the_objective_compares(encoder, images):
-    chosen = [
-        build(of, encoder, images).evaluators[0]._views
-        for of in (
-            recipe({"name": "validation_loss"}),
-            recipe({"name": "validation_loss"}, objective="simclr", views=TWO_VIEWS),
-            recipe(
-                {"name": "validation_loss"},
-                objective="rotnet",
-                views={**ONE_VIEW, "expand": {"name": "rotations"}},
-            ),
-        )
+    rotated = {**ONE_VIEW, "expand": {"name": "rotations"}}
+    recipes = [
+        recipe({"name": "validation_loss"}),
+        recipe({"name": "validation_loss"}, objective="simclr", views=TWO_VIEWS),
+        recipe({"name": "validation_loss"}, objective="rotnet", views=rotated),
+        recipe(
+            {"name": "validation_loss", "views": {**rotated, "size_px": 48}},
+            objective="rotnet",
+            views=rotated,
+        ),
     ]
-    assert chosen == ["validation", "training", "training"]
+    chosen = [build(of, encoder, images).evaluators[0]._views for of in recipes]
+    simclr, rotnet = (one.views for one in recipes[1:3])
+    assert chosen == [recipes[0].validation, simclr, rotnet, recipes[3].evaluate[0].views]
 
 
 @pytest.mark.parametrize("kind", ["linear_probe", "feature_neighbours"])
