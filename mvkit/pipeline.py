@@ -57,7 +57,8 @@ def score(
     dataset
         A dataset, the name of one, or the path of a neural file (default selection of units).
     layers
-        Names or patterns; None means the model's published layers, or every layer of given features.
+        Names, patterns, or ``"published"`` for the list that the reference scored; None means the model's
+        default list (the same but for ``vgg16_ir``), or every layer of given features.
     areas
         Area acronyms, e.g. ``["VISp", "VISl"]``; None means all.
     mapping

@@ -25,6 +25,8 @@ class VisionModel(nn.Module):
         The name it was loaded under.
     layers
         Layers scored by default, from input to output.
+    published_layers
+        Layers that the reference scored, where they are not the default ones; else empty.
     preprocess
         Turns uint8 images into the model's input.
     weights_id
@@ -39,6 +41,7 @@ class VisionModel(nn.Module):
 
     name: str
     layers: tuple[str, ...]
+    published_layers: tuple[str, ...]
     preprocess: Preprocessing
     weights_id: str
     origin: WeightsOrigin
@@ -47,6 +50,7 @@ class VisionModel(nn.Module):
         super().__init__()
         self.name = type(self).__name__
         self.layers = ()
+        self.published_layers = ()
         self.preprocess = IMAGENET_64
         self.weights_id = NO_WEIGHTS
         self.origin = WeightsOrigin()

@@ -177,8 +177,11 @@ class Architecture:
         What the builder needs.
     layers
         Layers scored by default, from input to output.
+    published_layers
+        Layers that the reference scored, where they are not the default ones; else empty.
     """
 
     name: str
     blueprint: Blueprint
     layers: tuple[str, ...]
+    published_layers: tuple[str, ...] = ()
