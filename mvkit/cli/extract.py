@@ -48,7 +48,7 @@ def command(
             "-l",
             metavar="PATTERN",
             help="Layer names, globs (features.*), re:REGEX, or published: the list of the paper's code. "
-            "Default: the same list, but for vgg16_ir its five pools.",
+            "Default: the same list, but for vgg16_encoder its five pools.",
         ),
     ] = None,
     stimuli: Annotated[

@@ -89,7 +89,7 @@ def extract(
     layers
         Names or patterns (globs such as ``features.*``, regular expressions after ``re:``), or
         ``"published"`` for the list that the reference scored; None for the model's default list,
-        ``model.layers``, which is the same but for ``vgg16_ir``. A layer that runs several times gives
+        ``model.layers``, the same but for ``vgg16_encoder``. A layer that runs several times gives
         ``name[0]``, ``name[1]``, ...; a tuple or dict output gives ``name:0`` or ``name:key``.
     batch_size
         Images per forward pass; None: so many that a batch has about as many pixels whatever their size, see

@@ -1,7 +1,7 @@
 """The table of networks: every architecture of the reference as a row, free of torch.
 
-Names, layers and layer lists are those of the reference (Nayebi, Kong et al.
-2023, PLOS Comput. Biol. 19:e1011506, Methods). Inputs are 64 x 64 px.
+Names, layers and layer lists are those of the reference, the code published with
+Nayebi, Kong et al. 2023, PLOS Comput. Biol. 19:e1011506. Inputs are 64 x 64 px.
 """
 
 from __future__ import annotations

@@ -138,7 +138,7 @@ class MirrorNet:
 
 @dataclass(frozen=True)
 class ConnectomeNet:
-    """MouseNet of Shi et al.
+    """MouseNet of Shi et al. in the reference's variant: LGNv is without batch norm and ReLU.
 
     Attributes
     ----------
