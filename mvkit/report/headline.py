@@ -79,6 +79,8 @@ def describe_selection(context: Mapping[str, object]) -> str:
     if not isinstance(selection, Mapping):
         return "as given"
     name = str(selection.get("name", "custom"))
+    if name == "paper" and selection.get("applied", True):
+        return f"{name} (not checked against the paper's text)"
     return name if selection.get("applied", True) else f"{name} ({selection.get('note', 'not applied')})"
 
 

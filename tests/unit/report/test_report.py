@@ -94,7 +94,11 @@ def test_scores_that_cannot_be_correlations_are_pointed_out(scores_of: ScoresOf)
     ("context", "expected"),
     [
         ({"dataset": "simulated"}, "the SIMULATED dataset"),
-        ({"selection": {"name": "paper", "applied": True}}, "selection paper"),
+        (
+            {"selection": {"name": "paper", "applied": True}},
+            "selection paper (not checked against the paper's text)",
+        ),
+        ({"selection": {"name": "none", "applied": True}}, "selection none"),
         (
             {"selection": {"name": "code", "applied": False, "note": "not applied: why"}},
             "selection code (not applied: why)",
