@@ -92,22 +92,22 @@ OBJECTIVES: Mapping[str, ObjectiveRow] = MappingProxyType(
             expansion="patches",
         ),
         "autoencoder": ObjectiveRow(
-            said.AutoEncoder, AutoEncoderObjective, "Nayebi, Kong et al. 2023", reads="decoded"
+            said.AutoEncoder, AutoEncoderObjective, "Nayebi, Kong et al. 2023, Methods", reads="decoded"
         ),
         "depth_prediction": ObjectiveRow(
             said.DepthPrediction,
             DepthPredictionObjective,
-            "Nayebi, Kong et al. 2023",
+            "Nayebi, Kong et al. 2023, Methods",
             reads="decoded",
             needs="depth",
         ),
         "cross_entropy": ObjectiveRow(
-            said.CrossEntropy, CrossEntropyObjective, "Nayebi, Kong et al. 2023", needs="label"
+            said.CrossEntropy, CrossEntropyObjective, "Nayebi, Kong et al. 2023, Methods", needs="label"
         ),
         "linear_readout": ObjectiveRow(
             said.LinearReadout,
             LinearReadoutObjective,
-            "Nayebi, Kong et al. 2023",
+            "Nayebi, Kong et al. 2023, Methods",
             reads="layer",
             needs="label",
         ),
