@@ -57,7 +57,8 @@ def score(
     dataset
         A dataset, the name of one, or the path of a neural file (default selection of units).
     layers
-        Names or patterns; None means the model's published layers, or every layer of given features.
+        Names, patterns, or ``"published"`` for the list that the reference scored; None means the model's
+        default list (the same but for ``vgg16_encoder``), or every layer of given features.
     areas
         Area acronyms, e.g. ``["VISp", "VISl"]``; None means all.
     mapping
@@ -89,8 +90,8 @@ def score(
 
     Notes
     -----
-    Protocol of Nayebi, Kong et al. 2023, PLOS Comput Biol 19(10):e1011506, Methods,
-    "Neural response prediction".
+    Protocol of Nayebi, Kong et al. 2023, PLOS Comput Biol 19(10):e1011506, as the code published with it
+    computes it; numbers of splits and halvings as given to us, not checked against the paper's text.
     """
     from mvkit.neural import open_dataset
     from mvkit.score_layers import score_source
@@ -167,7 +168,8 @@ def ceiling(
 
     Notes
     -----
-    Nayebi, Kong et al. 2023, PLOS Comput Biol 19(10):e1011506, Methods, "Inter-animal consistency".
+    Inter-animal consistency of Nayebi, Kong et al. 2023, PLOS Comput Biol 19(10):e1011506, as the code
+    published with it computes it.
     """
     from mvkit.neural import open_dataset
     from mvkit.score_ceiling import measured_ceiling

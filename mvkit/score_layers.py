@@ -119,7 +119,7 @@ def open_layers(
     dataset
         Its stimuli are what the model sees.
     patterns
-        Names or patterns; None means the model's published layers, or every layer given.
+        Names, patterns or ``"published"``; None means the model's default list, or every layer given.
     settings
         The protocol.
     resources
@@ -200,6 +200,7 @@ def _of_model(
         "model": origin.model_name,
         "weights_id": origin.weights_id,
         "preprocessing": origin.preprocessing,
+        "weights_source": str(getattr(getattr(network, "origin", None), "source", "")),
     }
     if isinstance(network, VisionModel):
         about["network"] = network.describe()
@@ -258,8 +259,14 @@ def _pick_layers(
     import numpy as np
 
     from mvkit.features import match_layers
+    from mvkit.features.tapping import PUBLISHED
 
     patterns = [layers] if isinstance(layers, str) else layers
+    if patterns and PUBLISHED in patterns and PUBLISHED not in features:
+        raise UsageError(
+            f"layers '{PUBLISHED}' are a list of the model, and features that are given have none: name some "
+            "of their layers, leave layers out for all of them, or score the model"
+        )
     names = list(features) if patterns is None else match_layers(patterns, list(features))
     picked = {}
     for name in names:

@@ -13,7 +13,7 @@ from mvkit.resources import worker_number
 from mvkit.score_ceiling import fractions_by_choice, measured_ceiling, read_earlier, refuse_other_protocols
 from mvkit.score_dataset import choose_recordings, open_default
 from mvkit.score_layers import score_source
-from mvkit.score_models import load_models, value_in_paper
+from mvkit.score_models import compare_with_table2, load_models
 from mvkit.score_request import ScoreRequest as ScoreRequest
 from mvkit.score_request import selection_of, settings_of
 from mvkit.scoring.backends import running_on
@@ -140,7 +140,8 @@ def finish_run(
         models=measured.scores,
         earlier=measured.earlier,
         table2={
-            name: value_in_paper(name, request.weights, scores) for name, scores in measured.scores.items()
+            name: compare_with_table2(name, request.weights, scores)
+            for name, scores in measured.scores.items()
         },
         ceiling=ceiling,
         fractions={}

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from mvkit.config.recipes import load_recipe
-from mvkit.features import match_layers, tappable_layers
+from mvkit.features.tapping import layers_to_record
 from mvkit.models import VisionModel
 from mvkit.neural import NeuralDataset, open_dataset
 from mvkit.pipeline import score
@@ -120,7 +120,6 @@ def build_neural_evaluator(
         If a layer, an area, a dataset or the scoring recipe is unknown.
     """
     protocol = load_recipe(ScoreSettings, settings.recipe)
-    if settings.layers is not None:
-        match_layers(settings.layers, tappable_layers(encoder))
+    layers_to_record(encoder, settings.layers)
     dataset = open_dataset(settings.dataset, home=home)
     return NeuralEvaluator(settings, name=name, dataset=dataset, protocol=protocol, n_jobs=n_jobs)

@@ -47,7 +47,8 @@ def command(
             "--layers",
             "-l",
             metavar="PATTERN",
-            help="Layer names, globs (features.*) or re:REGEX; default: the published list.",
+            help="Layer names, globs (features.*), re:REGEX, or published: the list of the paper's code. "
+            "Default: the same list, but for vgg16_encoder its five pools.",
         ),
     ] = None,
     stimuli: Annotated[
@@ -223,12 +224,16 @@ def _layer_table(layers: tuple[LayerInfo, ...], n_images: int) -> Table:
     for title in ("shape", "features", f"MB for {n_images} images"):
         table.add_column(title, justify="right")
     table.add_column("published")
+    lists_differ = any(layer.is_default != layer.is_published for layer in layers)
+    if lists_differ:
+        table.add_column("default")
     for layer in layers:
         table.add_row(
             layer.name,
             " x ".join(map(str, layer.shape)) or "1",
             str(layer.n_features),
             f"{layer.n_bytes(n_images) / 1e6:.2f}",
-            "yes" if layer.is_default else "",
+            "yes" if layer.is_published else "",
+            *(["yes" if layer.is_default else ""] if lists_differ else []),
         )
     return table

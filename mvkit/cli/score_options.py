@@ -28,7 +28,8 @@ Layers = Annotated[
         "--layers",
         "-l",
         metavar="PATTERN",
-        help="Layer names or globs, for every model; default: the published list.",
+        help="Layer names or globs, for every model, or published: the list of the paper's code. "
+        "Default: the same list, but for vgg16_encoder its five pools.",
     ),
 ]
 Dataset = Annotated[
@@ -164,7 +165,12 @@ Against = Annotated[
 ]
 
 Selection = Annotated[
-    str, typer.Option(help="code (reliability 0.5), paper (0.3), or none.", rich_help_panel=_SELECTION)
+    str,
+    typer.Option(
+        help="code (reliability 0.5), paper (0.3, perhaps a misreading: not checked against the paper's "
+        "text), or none.",
+        rich_help_panel=_SELECTION,
+    ),
 ]
 MinReliability = Annotated[
     float | None,

@@ -87,9 +87,10 @@ def extract(
         uint8 array (n, height, width) or (n, height, width, 3); a dataset or its name; a folder of images;
         prepared float inputs. See :func:`mvkit.features.open_stimuli`.
     layers
-        Names or patterns (globs such as ``features.*``, regular expressions after ``re:``); None for the
-        model's published list, ``model.layers``. A layer that runs several times gives ``name[0]``,
-        ``name[1]``, ...; a tuple or dict output gives ``name:0`` or ``name:key``.
+        Names or patterns (globs such as ``features.*``, regular expressions after ``re:``), or
+        ``"published"`` for the list that the reference scored; None for the model's default list,
+        ``model.layers``, the same but for ``vgg16_encoder``. A layer that runs several times gives
+        ``name[0]``, ``name[1]``, ...; a tuple or dict output gives ``name:0`` or ``name:key``.
     batch_size
         Images per forward pass; None: so many that a batch has about as many pixels whatever their size, see
         :mod:`mvkit.features.batching`.

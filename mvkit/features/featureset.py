@@ -23,12 +23,15 @@ class LayerInfo:
     shape
         Shape for one image, before flattening.
     is_default
-        Whether the layer is in the model's published list.
+        Whether the layer is taken if none is asked for.
+    is_published
+        Whether the layer is in the model's published list, mostly the same.
     """
 
     name: str
     shape: tuple[int, ...]
     is_default: bool = False
+    is_published: bool = False
 
     @property
     def n_features(self) -> int:
@@ -46,7 +49,8 @@ class LayerInfo:
             "shape": list(self.shape),
             "n_features": self.n_features,
             "bytes_per_image": self.n_bytes(),
-            "published": self.is_default,
+            "default": self.is_default,
+            "published": self.is_published,
         }
 
 

@@ -27,7 +27,7 @@ from mvkit.features.modes import evaluating, floating_dtype, parse_device
 from mvkit.features.scratch import IN_MEMORY_BYTES, feature_room
 from mvkit.features.stimuli import ImagesDigest, Stimuli
 from mvkit.features.stored_layer import StoredLayer
-from mvkit.features.tapping import LayerTap, layers_to_record, published_layers
+from mvkit.features.tapping import LayerTap, default_layers, layers_to_record, published_layers
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class ForwardPass:
     stimuli
         The images.
     layers
-        Names or patterns; None for the published list.
+        Names, patterns or ``"published"``; None for the model's default list.
     batch_size
         Images per forward pass; None: as :mod:`mvkit.features.batching` says.
     device
@@ -126,9 +126,9 @@ class ForwardPass:
             values = self._first_batch()
             seconds = time.perf_counter() - began
             n_shown = min(self._size, len(self.stimuli.image_ids))
-            published = set(published_layers(self.model))
+            default, published = set(default_layers(self.model)), set(published_layers(self.model))
             infos = {
-                name: LayerInfo(name, tuple(value.shape[1:]), name in published)
+                name: LayerInfo(name, tuple(value.shape[1:]), name in default, name in published)
                 for name, value in values.items()
             }
             self._look = FirstLook(infos, n_shown, seconds)

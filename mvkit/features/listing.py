@@ -14,10 +14,16 @@ from mvkit.features.featureset import LayerInfo
 from mvkit.features.functions import CalledFunctions, watched_functions
 from mvkit.features.inputs import network_inputs
 from mvkit.features.modes import evaluating, floating_dtype, parse_device
-from mvkit.features.patterns import match_layers
 from mvkit.features.recording import record_calls
 from mvkit.features.stimuli import open_stimuli
-from mvkit.features.tapping import name_calls, problem_with, published_layers, tappable_layers
+from mvkit.features.tapping import (
+    default_layers,
+    layers_to_record,
+    name_calls,
+    problem_with,
+    published_layers,
+    tappable_layers,
+)
 from mvkit.models.foreign.wrappers import unwrapped
 
 
@@ -45,8 +51,8 @@ def list_layers(
     Returns
     -------
     tuple of LayerInfo
-        In the model's order; those of its published list have ``is_default``. Modules that never run, or
-        return nothing that has one row per image, are left out.
+        In the model's order; ``is_default`` and ``is_published`` say in which of its lists one is. Modules
+        that never run, or return nothing that has one row per image, are left out.
 
     Raises
     ------
@@ -99,12 +105,12 @@ def survey_layers(
     place = parse_device(device)
     paths = tappable_layers(model)
     if layers is not None:
-        paths = {name: paths[name] for name in match_layers(layers, paths)}
+        paths = {layer.name: paths[layer.name] for layer in layers_to_record(model, layers)}
     with evaluating(model, place):
         inputs = network_inputs(model, stimuli, stimuli.read(0, 1)).to(place, floating_dtype(model))
         with watched_functions(model, paths) as functions:
             calls = record_calls(model, inputs, dict.fromkeys(paths.values()))
-    published = set(published_layers(model))
+    default, published = set(default_layers(model)), set(published_layers(model))
     found, left_out = [], {}
     for name, path in paths.items():
         values = dict(name_calls(name, calls[path]))
@@ -113,7 +119,8 @@ def survey_layers(
         for full_name, value in values.items():
             problem = problem_with(value, 1)
             if problem is None:
-                found.append(LayerInfo(full_name, tuple(value.shape[1:]), is_default=name in published))
+                shape = tuple(value.shape[1:])
+                found.append(LayerInfo(full_name, shape, name in default, name in published))
             else:
                 left_out[full_name] = f"its output {problem}"
     return LayerSurvey(tuple(found), left_out, functions)

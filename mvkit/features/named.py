@@ -33,7 +33,7 @@ class ExtractRequest:
     model
         Name of a model, or the path of a checkpoint or folder of a training run.
     layers
-        Names or patterns; None for the published list.
+        Names, patterns or ``published``; None for the model's default list.
     stimuli
         Dataset, neural file or folder; None for the published stimuli if fetched, else the simulated ones.
     weights

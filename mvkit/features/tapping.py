@@ -22,6 +22,9 @@ logger = logging.getLogger(__name__)
 #: Layer name of a network's output.
 OUTPUT = "final"
 
+#: Stands for a model's published list wherever layers are asked for.
+PUBLISHED = "published"
+
 #: How many layers a message lists at most.
 _SHOWN = 24
 
@@ -43,24 +46,49 @@ def tappable_layers(model: nn.Module) -> dict[str, str]:
     return inner if OUTPUT in inner else {**inner, OUTPUT: ""}
 
 
-def published_layers(model: nn.Module) -> tuple[str, ...]:
+def default_layers(model: nn.Module) -> tuple[str, ...]:
     """Return the layers that a model declares to be scored; none if its ``layers`` is something else."""
-    layers: Any = getattr(model, "layers", None)
-    is_list = isinstance(layers, list | tuple) and all(isinstance(layer, str) for layer in layers)
-    return tuple(layers) if is_list else ()
+    return _declared_names(model, "layers")
+
+
+def published_layers(model: nn.Module) -> tuple[str, ...]:
+    """Return what ``published`` stands for: the layers that the reference scored, mostly the default ones."""
+    return _declared_names(model, "published_layers") or default_layers(model)
+
+
+def _declared_names(model: nn.Module, attribute: str) -> tuple[str, ...]:
+    names: Any = getattr(model, attribute, None)
+    is_list = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+    return tuple(names) if is_list else ()
 
 
 def layers_to_record(model: nn.Module, layers: str | Sequence[str] | None) -> tuple[WantedLayer, ...]:
     """Resolve the layers asked for, or those that the model declares if none are.
 
+    Parameters
+    ----------
+    model
+        The network.
+    layers
+        Names or patterns, see :func:`mvkit.features.patterns.wanted_layers`; among them ``"published"``
+        stands for :func:`published_layers` (a layer of that very name is ``"re:published"``). None for
+        :func:`default_layers`.
+
     Raises
     ------
     UsageError
-        If a pattern matches nothing, or there are neither layers asked for nor declared ones.
+        If a pattern matches nothing, or the model has no list of layers where one is needed.
     """
     names = tappable_layers(model)
-    chosen = published_layers(model) if layers is None else layers
-    if layers is None and not chosen:
+    asked = (layers,) if isinstance(layers, str) else layers
+    listed = default_layers(model) if asked is None else published_layers(model)
+    if asked is None:
+        chosen = listed
+    else:
+        chosen = tuple(
+            layer for pattern in asked for layer in (listed if pattern == PUBLISHED else (pattern,))
+        )
+    if not listed and (asked is None or PUBLISHED in asked):
         name = getattr(model, "name", "this network")
         known = list(names)
         half = _SHOWN // 2
@@ -128,10 +156,11 @@ class LayerTap:
         return values
 
     def _declared_calls(self) -> dict[str, int | None]:
-        # Published layers of mvkit's own models run once per pass (a test runs over all of them), so even the
+        # Listed layers of mvkit's own models run once per pass (a test runs over all of them), so even the
         # first pass can end early. Of other modules nothing is known before one pass has run to its end.
         runs_once = getattr(self._model, "layers_run_once", hasattr(self._model, "tap_points"))
-        once = set(published_layers(self._model)) if runs_once else set()
+        listed = (*default_layers(self._model), *published_layers(self._model))
+        once = set(listed) if runs_once else set()
         needed: dict[str, int | None] = {}
         for layer in self._wanted:
             path = self._paths[layer.name]
@@ -151,7 +180,7 @@ def tap(model: nn.Module, inputs: Tensor, layers: str | Sequence[str]) -> dict[s
     inputs
         Batch of inputs, (n_images, ...), as the network takes them.
     layers
-        Names or patterns, see :func:`mvkit.features.patterns.wanted_layers`.
+        Names or patterns, see :func:`layers_to_record`.
 
     Returns
     -------
@@ -164,7 +193,7 @@ def tap(model: nn.Module, inputs: Tensor, layers: str | Sequence[str]) -> dict[s
         If a pattern matches nothing or a layer cannot be recorded.
     """
     model = unwrapped(model)
-    return LayerTap(model, wanted_layers(layers, tappable_layers(model)))(inputs)
+    return LayerTap(model, layers_to_record(model, layers))(inputs)
 
 
 def problem_with(value: Tensor, n_images: int) -> str | None:

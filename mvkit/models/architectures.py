@@ -1,7 +1,7 @@
 """The table of networks: every architecture of the reference as a row, free of torch.
 
-Names, layers and layer lists are those of the reference (Nayebi, Kong et al.
-2023, PLOS Comput. Biol. 19:e1011506, Methods). Inputs are 64 x 64 px.
+Names, layers and layer lists are those of the reference, the code published with
+Nayebi, Kong et al. 2023, PLOS Comput. Biol. 19:e1011506. Inputs are 64 x 64 px.
 """
 
 from __future__ import annotations
@@ -69,6 +69,9 @@ _VGG16_FEATURES = tuple(layer for widths in _VGG16_BLOCKS for layer in _vgg_bloc
 _VGG16_HEADLESS = (Hidden(4096), Drop(), Hidden(4096))
 _VGG16_LAYERS = _layers(features=(4, 9, 16, 23, 30), classifier=(1, 4))
 _VGG16_BN_LAYERS = _layers(features=(6, 13, 23, 33, 43), classifier=(1, 4))
+# The reference scored vgg16_ir by the list of the VGG16 without batch norm, where it means the five pools.
+# With batch norms the same numbers are a batch norm, two ReLUs, the third pool and a convolution.
+_VGG16_BN_PUBLISHED = _VGG16_LAYERS
 _VGG16 = PlainNet(_VGG16_FEATURES, (*_VGG16_HEADLESS, Drop(), Readout()), pooled_px=7, weight_init="fan_out")
 
 # Blocks per stage and whether they are bottlenecks (He et al. 2016, table 1).
@@ -105,7 +108,7 @@ def _plain_rows() -> Iterator[Architecture]:
         yield Architecture(f"alexnet_{depth}_64x64", net, _ALEXNET_LAYERS[: _TRUNCATED_LAYERS[depth]])
     yield Architecture("vgg16_64x64_input", _VGG16, _VGG16_LAYERS)
     headless_vgg = replace(_VGG16, classifier=_VGG16_HEADLESS, norm_features=True)
-    yield Architecture("vgg16_ir_64x64", headless_vgg, _VGG16_BN_LAYERS)
+    yield Architecture("vgg16_ir_64x64", headless_vgg, _VGG16_BN_LAYERS, _VGG16_BN_PUBLISHED)
 
 
 def _residual_rows() -> Iterator[Architecture]:

@@ -27,6 +27,8 @@ class VisionModel(nn.Module):
         The name it was loaded under.
     layers
         Layers scored by default, from input to output.
+    published_layers
+        Layers that the reference scored, where they are not the default ones; else empty.
     preprocess
         Turns uint8 images into the model's input.
     weights_id
@@ -43,6 +45,7 @@ class VisionModel(nn.Module):
 
     name: str
     layers: tuple[str, ...]
+    published_layers: tuple[str, ...]
     preprocess: Preprocessing
     weights_id: str
     origin: WeightsOrigin
@@ -52,6 +55,7 @@ class VisionModel(nn.Module):
         super().__init__()
         self.name = type(self).__name__
         self.layers = ()
+        self.published_layers = ()
         self.preprocess = IMAGENET_64
         self.weights_id = NO_WEIGHTS
         self.origin = WeightsOrigin()

@@ -138,7 +138,7 @@ class MirrorNet:
 
 @dataclass(frozen=True)
 class ConnectomeNet:
-    """MouseNet of Shi et al.
+    """MouseNet of Shi et al. in the reference's variant: LGNv is without batch norm and ReLU.
 
     Attributes
     ----------
@@ -177,8 +177,11 @@ class Architecture:
         What the builder needs.
     layers
         Layers scored by default, from input to output.
+    published_layers
+        Layers that the reference scored, where they are not the default ones; else empty.
     """
 
     name: str
     blueprint: Blueprint
     layers: tuple[str, ...]
+    published_layers: tuple[str, ...] = ()

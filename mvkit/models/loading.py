@@ -178,6 +178,7 @@ def build_empty(architecture: Architecture) -> VisionModel:
 
 def _finish(model: VisionModel, row: ModelRow) -> VisionModel:
     model.name = row.name
+    model.published_layers = row.architecture.published_layers
     model.layers = row.architecture.layers
     model.preprocess = row.preprocess
     return model.eval()

@@ -1,4 +1,8 @@
-"""MouseNet of Shi et al.: areas and layers joined by convolutions with Gaussian connection masks."""
+"""MouseNet of Shi et al.: areas and layers joined by convolutions with Gaussian connection masks.
+
+The variant of the code published with Nayebi, Kong et al. 2023, not Shi et al.'s own: LGNv is a convolution
+without batch norm and ReLU.
+"""
 
 from __future__ import annotations
 

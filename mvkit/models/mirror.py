@@ -1,6 +1,6 @@
 """Autoencoder and hour-glass networks: a stream network and its mirror image.
 
-Source: Nayebi, Kong et al. 2023, Methods; golden section 2. Every connection
+Source: Nayebi, Kong et al. 2023, as in the reference; goldens section 2. Every connection
 of the encoder is mirrored, in reverse order and with its modules reversed:
 ReLU, a batch norm of its own, a transposed convolution back to the size of
 the encoder's input, and max unpooling with the encoder's indices.

@@ -1,4 +1,4 @@
-"""Stream networks: parallel pathways between VISp and the output areas (Nayebi, Kong et al. 2023, Fig 2A)."""
+"""Stream networks: parallel pathways between VISp and the output areas (Nayebi, Kong et al. 2023)."""
 
 from __future__ import annotations
 

@@ -70,6 +70,7 @@ def build_for_training(
     else:
         model = _with_trained_weights(row, weights)
     model.name = row.name
+    model.published_layers = row.architecture.published_layers
     model.layers = row.architecture.layers
     return model.train()
 

@@ -74,6 +74,7 @@ class TrainedNetwork:
     def finish(self, model: VisionModel, *, trained: bool) -> VisionModel:
         """Give a network of this architecture its name (``demo@step400``), layers and preprocessing."""
         model.name = f"{self.recipe}@{f'step{self.step}' if trained else 'start'}"
+        model.published_layers = self.architecture.published_layers
         model.layers = self.layers
         model.preprocess = self.preprocess
         return model.eval()

@@ -186,6 +186,8 @@ class _Conversion:
             "source": source.path.name,
             "source_sha256": sha256,
             "source_bytes": source.file_bytes,
+            # Unlike the file's, the same whether it is compressed or not.
+            "pickle_bytes": source.length,
             "source_dims": list(self.recording.dims),
             "source_dtype": str(self.recording.responses.dtype),
             "stored_as": "uint8 counts" if contents.holds_counts else str(encoder.dtype),

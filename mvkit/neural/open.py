@@ -54,7 +54,9 @@ def open_dataset(
         the path of a neural file.
     selection
         ``"code"`` (default): thresholds of the published code. ``"paper"``:
-        the paper's reliability threshold of 0.3. ``"none"``: every unit.
+        a reliability of 0.3 for every unit, perhaps a misreading of the median
+        criterion, see :data:`mvkit.neural.selection_settings.PRESETS`.
+        ``"none"``: every unit.
         Or :class:`SelectionSettings`. Thresholds on reliabilities need a
         file that has them (``mvkit fetch reliability FILE`` measures them);
         any other file is kept whole, and ``NeuralDataset.selection`` says so.

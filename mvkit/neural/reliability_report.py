@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mvkit.neural.layout import NeuralFileContents
 from mvkit.neural.recording import area_sort_key
 
-#: Units at or above these are counted: the paper's threshold and the published code's.
+#: Units at or above these are counted: the thresholds of the selections ``paper`` and ``code``.
 THRESHOLDS = (0.3, 0.5)
 
 

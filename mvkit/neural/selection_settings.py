@@ -65,8 +65,9 @@ class SelectionSettings(BaseModel):
 
 
 #: Named selections. ``code``: defaults of the published code. ``paper``: the same steps with
-#: the unit threshold that the paper's Methods state, a split-half reliability of at least 0.3,
-#: for both kinds of recording. ``none``: every unit, averaged over every time bin.
+#: a unit threshold of 0.3 for both kinds of recording, as given to us and not checked against the
+#: paper's text. It may be a misreading: the only 0.3 in the published code is the median criterion,
+#: which ``code`` has too. ``none``: every unit, averaged over every time bin.
 PRESETS = {
     "code": SelectionSettings(),
     "paper": SelectionSettings(min_reliability=0.3, min_mean_reliability=0.3),
@@ -81,7 +82,10 @@ PRESETS = {
 
 PRESET_SOURCES = {
     "code": f"defaults of the code published with {CITATION}",
-    "paper": f"{CITATION}, Methods: reliability of at least 0.3",
+    "paper": (
+        f"{CITATION}: reliability of at least 0.3 for every unit; not checked against the paper's text, and "
+        "perhaps a misreading of the median criterion"
+    ),
     "none": "every unit of the file",
     "custom": "settings given by the user",
 }

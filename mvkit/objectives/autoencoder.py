@@ -14,7 +14,7 @@ from mvkit.objectives.surroundings import Surroundings
 
 
 class AutoEncoderObjective(Objective):
-    """Half the mean squared error, plus weight * mean |code| (Nayebi, Kong et al. 2023, Methods)."""
+    """Half the mean squared error, plus weight * mean |code| (Nayebi, Kong et al. 2023)."""
 
     def __init__(self, settings: AutoEncoder, around: Surroundings) -> None:
         super().__init__(seed=around.seed)

@@ -1,6 +1,6 @@
 """Objectives as data: what a recipe says of a loss.
 
-Defaults are the paper's (Nayebi, Kong et al. 2023, Methods).
+Defaults are those of Nayebi, Kong et al. 2023, as given to us: not checked against the paper's text.
 """
 
 from __future__ import annotations

@@ -19,7 +19,9 @@ def run_document(run: ScoreRun, files: Sequence[Path] = ()) -> dict[str, Any]:
     One model's keys (``settings``, ``protocol``, ``digest``, ``context``, ``layers``, ``areas``,
     ``best_layers``, ``held_out_layers``, ``summary``, ``table2``, ``fractions``) stand at the top; several
     models have them in ``models``, each with its ``name``, and share ``settings``, ``protocol`` and
-    ``digest``. ``ceiling``, ``comparison`` and ``extrapolation`` are None where there are none.
+    ``digest``. ``table2`` is None for a model that the paper's Table 2 does not have; else it holds the
+    paper's ``value``, the median ``here``, whether they are ``comparable``, and the ``differences``.
+    ``ceiling``, ``comparison`` and ``extrapolation`` are None where there are none.
 
     Parameters
     ----------
@@ -32,7 +34,7 @@ def run_document(run: ScoreRun, files: Sequence[Path] = ()) -> dict[str, Any]:
         {
             "name": name,
             **scores.to_json(),
-            "table2": run.table2.get(name),
+            "table2": table2_document(run, name),
             "fractions": _records(run.fractions.get(name)),
         }
         for name, scores in run.models.items()
@@ -45,6 +47,12 @@ def run_document(run: ScoreRun, files: Sequence[Path] = ()) -> dict[str, Any]:
         "extrapolation": None if run.extrapolation is None else plain(run.extrapolation.to_json()),
         "files": [str(path) for path in files],
     }
+
+
+def table2_document(run: ScoreRun, name: str) -> dict[str, Any] | None:
+    """Return what is said of a model and the paper's Table 2 as plain JSON values, or None."""
+    compared = run.table2.get(name)
+    return None if compared is None else compared.to_json()
 
 
 def _records(frame: pd.DataFrame | None) -> list[dict[str, Any]] | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from mvkit.atomic import replacing, write_text
 from mvkit.jsonable import plain
+from mvkit.report.document import table2_document
 from mvkit.report.outcome import ScoreRun
 from mvkit.scoring.save import save_scores
 
@@ -43,7 +44,7 @@ def save_run(run: ScoreRun, out: Path) -> list[Path]:
         folder = out / folders[name] if several else out
         if name in run.fractions:
             files.append(_write_csv(folder / FRACTIONS_CSV, run.fractions[name]))
-        files += save_scores(scores, folder)
+        files += save_scores(scores, folder, also={"table2": table2_document(run, name)})
     if run.ceiling is not None:
         files += save_scores(run.ceiling, out / CEILING)
     if run.extrapolation is not None:

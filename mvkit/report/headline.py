@@ -14,6 +14,7 @@ from mvkit.scoring.results import ALL_AREAS
 if TYPE_CHECKING:
     import pandas
 
+    from mvkit.report.table2 import Table2Comparison
     from mvkit.scoring import Scores
 
 #: Reasons that are printed; the rest is in the table of units.
@@ -39,7 +40,7 @@ class Headline:
     below: tuple[str, ...]
 
 
-def headline(scores: Scores, *, table2: float | None = None) -> Headline:
+def headline(scores: Scores, *, table2: Table2Comparison | None = None) -> Headline:
     """Put a score run into words.
 
     Parameters
@@ -47,8 +48,7 @@ def headline(scores: Scores, *, table2: float | None = None) -> Headline:
     scores
         The scores.
     table2
-        The paper's Table 2 value of this model (median noise-corrected predictivity over all areas,
-        Neuropixels, the paper's selection), or None where the paper has none.
+        The paper's Table 2 value of this model and what differs from it, or None where the paper has none.
     """
     context = scores.context
     table = scores.table()
@@ -60,9 +60,7 @@ def headline(scores: Scores, *, table2: float | None = None) -> Headline:
     )
     below = [_overall(scores)]
     if table2 is not None:
-        below.append(
-            f"the paper's Table 2 has {table2:.3f}, {CHOICES['paper']}, on its own selection of units"
-        )
+        below.append(table2.line())
     skipped = context.get("skipped_areas")
     if isinstance(skipped, Mapping):
         below += [f"skipped {area}: {why}" for area, why in skipped.items()]
@@ -88,6 +86,8 @@ def describe_selection(context: Mapping[str, object]) -> str:
     if not isinstance(selection, Mapping):
         return "as given"
     name = str(selection.get("name", "custom"))
+    if name == "paper" and selection.get("applied", True):
+        return f"{name} (not checked against the paper's text)"
     return name if selection.get("applied", True) else f"{name} ({selection.get('note', 'not applied')})"
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
+    from mvkit.report.table2 import Table2Comparison
     from mvkit.scoring import Scores
     from mvkit.scoring.ceilings.extrapolation_result import Extrapolation
     from mvkit.scoring.statistics.comparison import Comparison
@@ -23,8 +24,8 @@ class ScoreRun:
     models
         Model as the user named it -> its scores, in the order given; at least one.
     table2
-        Model -> the paper's value for it and these weights, where the dataset and the map are the paper's;
-        else None.
+        Model -> the paper's value for it and what differs from how that was measured; None where the paper's
+        Table 2 has no such model.
     ceiling
         Consistency between animals, one "layer", or None if none was asked for.
     fractions
@@ -39,7 +40,7 @@ class ScoreRun:
     """
 
     models: Mapping[str, Scores]
-    table2: Mapping[str, float | None]
+    table2: Mapping[str, Table2Comparison | None]
     ceiling: Scores | None = None
     fractions: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     earlier: Mapping[str, Scores] = field(default_factory=dict)

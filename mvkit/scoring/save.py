@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ HELD_OUT_CSV = "held_out_layers.csv"
 SUMMARY_JSON = "summary.json"
 
 
-def save_scores(scores: Scores, out_dir: Path) -> list[Path]:
+def save_scores(scores: Scores, out_dir: Path, also: Mapping[str, object] | None = None) -> list[Path]:
     """Write scores to a directory, each file whole or not at all.
 
     ``scores.csv`` and ``scores.parquet`` hold one row per unit, ``folds.parquet`` the same rows' scores from
@@ -34,6 +35,15 @@ def save_scores(scores: Scores, out_dir: Path) -> list[Path]:
     ``held_out_layers.csv`` the layer per area by either choice, ``summary.json`` settings, protocol and its
     digest, seeds, versions and all three tables. ``summary.json`` is written last, so that its presence means
     the others are complete.
+
+    Parameters
+    ----------
+    scores
+        The scores.
+    out_dir
+        Folder, made if it does not exist.
+    also
+        Further entries of ``summary.json``, as plain JSON values.
 
     Returns
     -------
@@ -53,7 +63,8 @@ def save_scores(scores: Scores, out_dir: Path) -> list[Path]:
     for name, frame in {UNITS_PARQUET: table, FOLDS_PARQUET: _by_fold(scores)}.items():
         with replacing(out_dir / name) as temporary:
             frame.to_parquet(temporary, index=False)
-    write_text(out_dir / SUMMARY_JSON, json.dumps(scores.to_json(), indent=2, allow_nan=False) + "\n")
+    summary = {**scores.to_json(), **(also or {})}
+    write_text(out_dir / SUMMARY_JSON, json.dumps(summary, indent=2, allow_nan=False) + "\n")
     return [out_dir / name for name in (*frames, UNITS_PARQUET, FOLDS_PARQUET, SUMMARY_JSON)]
 
 

@@ -33,8 +33,8 @@ class ScoreSettings(BaseModel):
 
     The defaults are the protocol of the paper (Nayebi, Kong, Zhuang, Gardner, Norcia, Yamins,
     "Mouse visual cortex as a limited resource system that self-learns an ecologically-general
-    representation", methods, "Neural predictivity"): PLS with 25 components, half of the images
-    for training, 10 splits of the images, 100 halvings of the trials.
+    representation") as given to us, not checked against the paper's text: PLS with 25 components, half of
+    the images for training, 10 splits of the images, 100 halvings of the trials.
 
     Attributes
     ----------

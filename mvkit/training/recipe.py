@@ -186,7 +186,10 @@ class ValidationLoss(Settings):
 
 
 class NeuralPredictivity(Settings):
-    """Noise-corrected predictivity of layers (None: the model's list) on a neural file, quick protocol."""
+    """Noise-corrected predictivity on a neural file, quick protocol.
+
+    Layers: names, patterns or ``published``; None for the model's default list.
+    """
 
     name: Literal["neural_predictivity"] = "neural_predictivity"
     every_epochs: Count = 10

@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.realdata, pytest.mark.slow]
 
 
 def test_maps_between_animals_rank_as_in_the_paper(neural_file: Path) -> None:
-    """Held-out animals predicted from all others: PLS > ridge > one-to-one (paper, figure 1).
+    """Held-out animals predicted from all others: PLS > ridge > one-to-one, as we were told of the paper.
 
     An independent script found .42 to .51 per area and .48 overall with PLS on a superset of these animals.
     In the correlations themselves PLS is ahead of ridge; what is left after the correction for noise, which

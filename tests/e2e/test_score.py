@@ -183,3 +183,44 @@ def test_an_interrupted_run_exits_with_130(
     # A new installation compiles first, and says so.
     assert [line for line in errors.splitlines() if not line.startswith("compiling")] == ["interrupted"]
     assert not out.exists()
+
+
+def test_table_2_is_not_quoted_beside_simulated_recordings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["score", "dual_stream_ir", "--weights", "random", "--layers", "VISam", "--areas", "VISp", *QUICK]
+    out = tmp_path / "out"
+    assert run([*words, "--dataset", "simulated", "--out", str(out)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if "Table 2" in line] == [
+        "the paper's Table 2 (0.336) is not comparable: the SIMULATED dataset, selection code not applied, "
+        "areas VISp only and 3 more"
+    ]
+    summary = json.loads((out / "summary.json").read_text())
+    document = json_of([*words, "--dataset", "simulated"], capsys)
+    assert document["table2"] == summary["table2"]
+    assert (document["table2"]["value"], document["table2"]["comparable"]) == (0.3358, False)
+    assert document["table2"]["here"] == overall(document)
+    different = {part["of"]: (part["here"], part["paper"]) for part in document["table2"]["differences"]}
+    assert different["n_splits"] == (2, 10)
+    assert different["n_halves"] == (6, 100)
+    assert list(different) == ["dataset", "selection", "areas", "n_splits", "n_halves", "layers"]
+
+
+def test_published_layers_need_a_list(capsys: pytest.CaptureFixture[str]) -> None:
+    quick = ["--dataset", "simulated", "--areas", "VISp", *QUICK]
+    document = json_of(["score", "pixels", "--layers", "published", *quick], capsys)
+    assert document["layers"] == ["pixels"]
+    assert run(["score", "torchvision:alexnet", "--weights", "random", "--layers", "published", *quick]) == 2
+    assert "torchvision:alexnet has no published list of layers" in capsys.readouterr().err
+
+
+def test_each_animal_by_itself_is_the_rsa_of_the_published_code(capsys: pytest.CaptureFixture[str]) -> None:
+    rsa = ["score", "pixels", "--dataset", "simulated", "--areas", "VISp", "--halves", "6", "--jobs", "1"]
+    pooled = json_of([*rsa, "--recipe", "paper_rsa"], capsys)
+    each = json_of([*rsa, "--recipe", "paper_rsa", "--set", "population=animal"], capsys)
+    default = json_of([*rsa, "--map", "rsa"], capsys)
+    assert (pooled["settings"]["population"], pooled["best_layers"][0]["n_units"]) == ("pooled", 1)
+    assert each["best_layers"][0]["n_animals"] == 3
+    assert each["best_layers"] == default["best_layers"]
+    assert each["digest"] == default["digest"]

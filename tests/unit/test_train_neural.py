@@ -74,6 +74,17 @@ def test_medians_are_those_of_mvkit_score(encoder: VisionModel, recordings: Neur
     assert all(torch.equal(value, statistics[key]) for key, value in encoder.state_dict().items())
 
 
+def test_published_layers_are_scored_during_training(encoder: VisionModel, recordings: NeuralDataset):
+    encoder.published_layers = ("ventral",)
+    settings = NeuralPredictivity(dataset="simulated", layers=("published",), areas=("VISp",))
+    evaluator = build_neural_evaluator(settings, "neural", encoder=encoder, n_jobs=1)
+    measured = EvaluatorSet([evaluator]).evaluate(context(encoder))
+    start = mvkit.load_model("single_stream_encoder", weights="random", seed=3)
+    quick = ScoreSettings(n_splits=2, n_halves=20)
+    scores = mvkit.score(start, recordings, layers="ventral", areas="VISp", n_jobs=1, settings=quick)
+    assert measured["neural.VISp"] == scores.best_layers()["median"][0]
+
+
 def test_the_default_protocol_is_quick():
     settings = NeuralPredictivity()
     encoder = build_for_training("single_stream_encoder", n_classes=None, seed=3)

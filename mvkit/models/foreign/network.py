@@ -55,6 +55,8 @@ class ForeignModel(VisionModel):
         self.network = network
         self.name = name
         self.layers = layers
+        if isinstance(network, VisionModel):
+            self.published_layers = network.published_layers
         self.preprocess = cast(Preprocessing, preprocess)
         self.weights_id = state_digest(network)
         self.fixed_batch: int | None = None

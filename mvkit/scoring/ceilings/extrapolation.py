@@ -42,7 +42,7 @@ def extrapolate_ceiling(
     """Measure the consistency between animals with fewer source units or images, and fit curves to it.
 
     The paper extrapolates its ceilings with the numbers of units and of stimuli (supplementary figures S5 and
-    S6); the curves fitted here are mvkit's own choice, see
+    S6, not checked against the paper's text); the curves fitted here are mvkit's own choice, see
     :mod:`mvkit.scoring.ceilings.extrapolation_curves`.
 
     *Units*: every halving predicts from a random sub-sample of the source units of each size. *Stimuli*:

@@ -55,8 +55,8 @@ def measure_ceiling(
     """Score each recording from the other animals of its area, as if they were a model.
 
     Splits, mapping and noise correction are those of :func:`~mvkit.scoring.run.score_features`; the trials of
-    the source animals are halved too, and half h of the target is predicted from half h of the source (paper,
-    methods, "Inter-animal consistency"; goldens sections 4 and 6). ``settings.ceiling`` says what a source
+    the source animals are halved too, and half h of the target is predicted from half h of the source
+    (goldens sections 4 and 6). ``settings.ceiling`` says what a source
     is: ``"holdout"``, all other animals' units together, or ``"pairwise"``, every other animal by itself. A
     unit's score is then the mean over sources, splits and halvings, each of them counting equally.
 

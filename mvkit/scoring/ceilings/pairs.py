@@ -55,8 +55,8 @@ def score_pair(
     """Score one recording from the responses of other animals, which are as noisy as its own.
 
     The trials of both are halved. The prediction of half h is that of a map fitted on the training images
-    from half h of the source to half h of the target; the score is then the same as for a model (paper,
-    methods, "Inter-animal consistency"; goldens section 4).
+    from half h of the source to half h of the target; the score is then the same as for a model
+    (goldens section 4).
 
     Source units without a valid trial for some image in some half take no part. Units that do not vary over
     the training images of a half take part but cannot contribute to any map.

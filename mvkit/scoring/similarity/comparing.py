@@ -3,8 +3,8 @@
 Every measure turns a population into a vector over pairs of images, and two populations are as similar as
 the cosine of their vectors. A layer's vector is made once per split, a recording's twice per halving.
 
-Noise correction is the paper's for maps with similarities in the place of correlations (Nayebi, Kong et al.
-2023, methods, equations 1 and 2; goldens section 4, ``identity_rsa``)::
+Noise correction is the reference's for maps with similarities in the place of correlations (goldens section
+4, ``identity_rsa``; in Nayebi, Kong et al. 2023 equations 1 and 2, not checked against the paper's text)::
 
     score = r_cross / sqrt(SB(r_map) SB(r_target)),  SB(r) = 2 r / (1 + r)
 

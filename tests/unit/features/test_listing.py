@@ -18,6 +18,20 @@ def test_all_layers_are_listed_with_the_shape_extraction_gives(prepared, picture
         assert layer.n_features == features[layer.name].shape[1]
         assert layer.n_bytes(7) == features[layer.name].nbytes
     assert [layer.name for layer in listed if layer.is_default] == ["conv", "VISp2/3"]
+    assert [layer.name for layer in listed if layer.is_published] == ["conv", "VISp2/3"]
+
+
+def test_the_published_list_can_be_another_than_the_default(prepared):
+    prepared.published_layers = ("relu",)
+    listed = {layer.name: layer.to_json() for layer in list_layers(prepared)}
+    lists = {name: (layer["default"], layer["published"]) for name, layer in listed.items()}
+    assert lists == {
+        "conv": (True, False),
+        "relu": (False, True),
+        "VISp2/3": (True, False),
+        "final": (False, False),
+    }
+    assert [layer.name for layer in list_layers(prepared, layers="published")] == ["relu"]
 
 
 def test_one_image_makes_one_pass(prepared, pictures):

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import logging
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from mvkit.errors import UsageError
+from mvkit.features import extract
 from mvkit.features.patterns import wanted_layers
 from mvkit.features.recording import record_calls
-from mvkit.features.tapping import LayerTap, tap, tappable_layers
+from mvkit.features.tapping import LayerTap, layers_to_record, tap, tappable_layers
+from mvkit.models import load_model
+from mvkit.models.architectures import ARCHITECTURES
+from mvkit.models.trainable import build_for_training
 
 
 def hook_count(model: nn.Module) -> int:
@@ -207,3 +212,60 @@ def test_values_share_no_memory_with_the_network(inputs):
     value += 1
     assert not torch.equal(value, inputs)
     assert not value.requires_grad
+
+
+def test_published_stands_for_the_published_list_and_none_for_the_default_one(prepared, pictures):
+    # Of most models the two lists are one.
+    assert prepared.layers == ("VISp2/3", "conv")
+    assert [layer.name for layer in layers_to_record(prepared, "published")] == ["conv", "VISp2/3"]
+    prepared.published_layers = ("relu", "VISp2/3")
+    assert [layer.name for layer in layers_to_record(prepared, None)] == ["conv", "VISp2/3"]
+    assert [layer.name for layer in layers_to_record(prepared, ["published"])] == ["relu", "VISp2/3"]
+    assert [layer.name for layer in layers_to_record(prepared, ["fin*", "published"])] == [
+        "relu",
+        "VISp2/3",
+        "final",
+    ]
+    published = extract(prepared, pictures, layers="published")
+    named = extract(prepared, pictures, layers=["relu", "VISp2/3"])
+    assert list(published) == list(named)
+    for name in named:
+        np.testing.assert_array_equal(published[name], named[name])
+
+
+def test_published_layers_of_a_network_without_a_list_are_refused(chain, inputs):
+    with pytest.raises(UsageError, match="has no published list of layers"):
+        tap(chain, inputs, "published")
+
+
+def test_the_reference_taps_vgg16_ir_off_its_pools():
+    with torch.device("meta"):
+        model = load_model("vgg16_encoder", weights="random")
+        trained = build_for_training("vgg16_encoder", n_classes=None, seed=0)
+    kinds = {
+        layer.name: type(model.get_submodule(layer.name)).__name__
+        for layer in layers_to_record(model, "published")
+    }
+    assert kinds == {
+        "features.4": "BatchNorm2d",
+        "features.9": "ReLU",
+        "features.16": "ReLU",
+        "features.23": "MaxPool2d",
+        "features.30": "Conv2d",
+        "classifier.1": "ReLU",
+        "classifier.4": "ReLU",
+    }
+    assert layers_to_record(trained, "published") == layers_to_record(model, "published")
+    default = [layer.name for layer in layers_to_record(model, None)]
+    assert default == [
+        "features.6",
+        "features.13",
+        "features.23",
+        "features.33",
+        "features.43",
+        "classifier.1",
+        "classifier.4",
+    ]
+    assert all(type(model.get_submodule(name)).__name__ == "MaxPool2d" for name in default[:5])
+    others = [row.name for row in ARCHITECTURES.values() if row.published_layers]
+    assert others == ["vgg16_ir_64x64"]

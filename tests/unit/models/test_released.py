@@ -10,7 +10,7 @@ import pytest
 from mvkit.errors import UsageError
 from mvkit.models.architectures import ARCHITECTURES, BASELINES
 from mvkit.models.preprocessing import GREY_64, IMAGENET_64
-from mvkit.models.released import RELEASED, find_model, list_models, paper_value
+from mvkit.models.released import RELEASED, TABLE2, find_model, list_models, table2_row
 
 # The five files of the paper's repository (its README, "Available Pre-trained Models").
 PUBLISHED = [
@@ -70,14 +70,44 @@ def test_default_layers_are_tap_points_of_modules_that_exist(shapes_only, name):
     assert len(set(points.values())) == len(points), "two layer names stand for one module"
 
 
-def test_paper_values():
-    assert paper_value(find_model("alexnet_bn_ir"), "released") == 0.413
-    assert paper_value(find_model("alexnet_bn_ir"), "random") is None
-    assert paper_value(find_model("simplified_mousenet_single_stream"), "random") == 0.328
-    assert paper_value(find_model("dual_stream_ir"), "random") == 0.336
-    assert paper_value(find_model("six_stream_simclr"), "random") == 0.337
-    assert paper_value(find_model("simplified_mousenet_six_stream"), "random") is None
-    assert paper_value(find_model("pixels"), "released") is None
+def test_table_2_holds_the_papers_values():
+    # Paper, Table 2, Neuropixels / calcium, as issue 12 quotes it.
+    assert {
+        name: (row.percent["neuropixels"], row.percent.get("calcium")) for name, row in TABLE2.items()
+    } == {
+        "alexnet_bn_ir": (41.33, 31.60),
+        "dual_stream_ir": (40.07, 30.64),
+        "six_stream_simclr": (38.92, 29.19),
+        "shi_mousenet_ir": (35.96, 30.06),
+        "shi_mousenet_vispor5_ir": (36.89, 28.80),
+        "untrained single stream": (32.76, None),
+        "untrained dual stream": (33.58, None),
+        "untrained six stream": (33.74, None),
+        "VGG16 at 224 px": (26.03, 20.40),
+    }
+    assert TABLE2["alexnet_bn_ir"].value("calcium") == 0.316
+
+
+@pytest.mark.parametrize(
+    ("model", "weights", "name"),
+    [
+        ("alexnet_bn_ir", "released", "alexnet_bn_ir"),
+        ("alexnet_encoder", "random", "alexnet_bn_ir"),
+        ("simplified_mousenet_dual_stream_visp_3x3_ir", "released", "dual_stream_ir"),
+        ("dual_stream_ir", "random", "untrained dual stream"),
+        ("dual_stream_ir", "mine.pt", "dual_stream_ir"),
+        ("simplified_mousenet_single_stream", "random", "untrained single stream"),
+        ("six_stream_simclr", "random", "untrained six stream"),
+        # Without batch norm and with 1x1 edges: not the untrained network of the table.
+        ("simplified_mousenet_six_stream", "random", None),
+        ("alexnet_classifier", "random", None),
+        ("vgg16_classifier", "random", None),
+        ("pixels", "released", None),
+    ],
+)
+def test_models_have_the_row_of_their_weights(model, weights, name):
+    row = table2_row(find_model(model), weights)
+    assert (None if row is None else row.name) == name
 
 
 def test_tables_and_names_load_neither_torch_nor_numpy():

@@ -126,6 +126,9 @@ def test_compressed_files_are_told_by_content(
         require_same(opened(tmp_path / "out.h5"), made, has_time=True)
         assert report.source_sha256 == hashlib.sha256(packed.read_bytes()).hexdigest()
         assert report.source_bytes == packed.stat().st_size
+        provenance = json.loads(opened(tmp_path / "out.h5").attrs["provenance"])
+        assert provenance["source_bytes"] == packed.stat().st_size
+        assert provenance["pickle_bytes"] == made.path.stat().st_size
 
 
 def test_several_compressed_parts_are_read_as_one(

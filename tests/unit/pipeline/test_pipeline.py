@@ -12,6 +12,7 @@ from mvkit.errors import DataError, UsageError
 from mvkit.neural import Recording
 from mvkit.pipeline import merge_settings
 from mvkit.score_dataset import choose_recordings, default_dataset
+from mvkit.score_models import compare_with_table2
 from mvkit.scoring import ScoreSettings
 
 N_IMAGES = 30
@@ -65,6 +66,49 @@ def test_areas_and_layers_are_chosen(dataset: mvkit.NeuralDataset) -> None:
     np.testing.assert_array_equal(scores_of(result), part)
 
 
+def test_published_layers_are_those_of_the_models_list(dataset: mvkit.NeuralDataset) -> None:
+    model = mvkit.load_model("single_stream_encoder", weights="random")
+    model.published_layers = ("ventral",)
+    result = mvkit.score(model, dataset, layers="published", **QUICK)
+    assert result.layers == ("ventral",)
+    named = mvkit.score(model, dataset, layers="ventral", **QUICK)
+    np.testing.assert_array_equal(scores_of(result), scores_of(named))
+    # Features that are called so are still to be had.
+    arrays = {"published": np.random.default_rng(0).normal(size=(N_IMAGES, 20))}
+    assert mvkit.score(arrays, dataset, layers="published", **QUICK).layers == ("published",)
+
+
+def test_untrained_scores_by_the_papers_way_stand_beside_table_2() -> None:
+    rng = np.random.default_rng(5)
+    areas = ("VISp", "VISl", "VISal", "VISpm", "VISrl", "VISam")
+    recorded = mvkit.NeuralDataset(
+        name="neuropixels",
+        stimuli=rng.integers(0, 256, (N_IMAGES, 256, 256), dtype=np.uint8),
+        frame_ids=np.arange(N_IMAGES),
+        units_of_measure="spikes/s",
+        recordings=tuple(
+            Recording(
+                area=area,
+                specimen=number,
+                unit_ids=np.arange(2),
+                responses=rng.normal(rng.normal(size=(1, N_IMAGES, 2)), 0.3, (4, N_IMAGES, 2)).astype("f4"),
+            )
+            for number, area in enumerate(areas)
+        ),
+        provenance={"source_sha256": "0" * 64, "pickle_bytes": 9_800_000_000},
+        selection={"name": "code", "applied": True},
+    )
+    scores = mvkit.score(
+        mvkit.load_model("single_stream_encoder", weights="random"), recorded, n_components=3, n_jobs=1
+    )
+    found = compare_with_table2("single_stream_encoder", "random", scores)
+    assert found is not None
+    assert [difference.words for difference in found.differences] == ["3 components instead of 25"]
+    assert (found.row, found.value) == ("untrained single stream", 0.3276)
+    assert found.here == scores.best_layers().set_index("area")["median"]["all"]
+    assert scores.context["weights_source"] == "random, seed 0"
+
+
 def test_convolutional_features_are_flattened(dataset: mvkit.NeuralDataset) -> None:
     maps = np.random.default_rng(0).normal(size=(N_IMAGES, 2, 3, 3))
     flat = {"conv": maps.reshape(N_IMAGES, -1)}
@@ -87,6 +131,7 @@ def test_the_context_says_what_was_scored(dataset: mvkit.NeuralDataset) -> None:
     [
         (({"x": np.zeros((7, 3))},), DataError, "30 images"),
         (({"x": np.zeros((N_IMAGES, 3))}, "y"), UsageError, "'y'"),
+        (({"x": np.zeros((N_IMAGES, 3))}, "published"), UsageError, "score the model"),
         (("pixels", None, ["VISq"]), UsageError, "unknown area"),
         (("pixels", None, "VISam"), DataError, "no specimen passes"),
         (("pixls",), UsageError, "did you mean 'pixels'"),

@@ -14,6 +14,7 @@ from mvkit.errors import UsageError
 from mvkit.report import ScoreRun, save_run, written_lines
 from mvkit.report.files import folder_names
 from mvkit.report.run_figures import check_figure
+from mvkit.report.table2 import Table2Comparison
 from mvkit.scoring import Scores, read_scores
 from mvkit.scoring.statistics.comparison import compare_models
 
@@ -44,8 +45,10 @@ def test_one_model_lies_in_the_folder_itself_and_several_in_their_own(
     )
     ceiling = scores_of({("holdout", "VISp"): [0.8, 0.8, 0.9, 0.9]}, {"dataset": "toy"})
     fractions = pd.DataFrame({"area": ["VISp"], "choice": ["paper"], "fraction": [0.3]})
+    table2 = Table2Comparison("net", "neuropixels", 0.413, 0.25)
     files = save_run(
-        ScoreRun({"net": scores}, {}, ceiling=ceiling, fractions={"net": fractions}), tmp_path / "one"
+        ScoreRun({"net": scores}, {"net": table2}, ceiling=ceiling, fractions={"net": fractions}),
+        tmp_path / "one",
     )
     assert all(file.is_file() for file in files)
     np.testing.assert_array_equal(read_scores(tmp_path / "one").columns["score"], scores.columns["score"])
@@ -53,6 +56,8 @@ def test_one_model_lies_in_the_folder_itself_and_several_in_their_own(
         read_scores(tmp_path / "one" / "ceiling").columns["score"], ceiling.columns["score"]
     )
     assert pd.read_csv(tmp_path / "one" / "fractions.csv")["fraction"].tolist() == [0.3]
+    summary = json.loads((tmp_path / "one" / "summary.json").read_text(encoding="utf-8"))
+    assert summary["table2"] == table2.to_json()
     models = {"net": scores, "runs/x": other}
     comparison = compare_models(models)
     files = save_run(ScoreRun(models, {}, comparison=comparison), tmp_path / "two")

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from mvkit.report import ScoreRun, run_document, run_page
+from mvkit.report.table2 import Table2Comparison
 from mvkit.scoring import Scores
 from mvkit.scoring.statistics.comparison import compare_models
 
@@ -164,17 +165,25 @@ def test_a_comparison_gives_a_verdict(scores_of: ScoresOf) -> None:
 
 def test_the_document_of_one_model_keeps_its_keys(scores_of: ScoresOf) -> None:
     scores = two_layers(scores_of)
-    one = run_document(ScoreRun({"net": scores}, {"net": 0.413}))
+    quoted = Table2Comparison("net", "calcium", 0.316, 0.43)
+    one = run_document(ScoreRun({"net": scores}, {"net": quoted}))
     assert {"settings", "context", "summary", "best_layers", "table2", "files", "digest", "protocol"} <= set(
         one
     )
-    assert one["table2"] == 0.413
+    assert one["table2"] == {
+        "row": "net",
+        "dataset": "calcium",
+        "value": 0.316,
+        "here": 0.43,
+        "comparable": True,
+        "differences": [],
+    }
     assert one["summary"] == scores.to_json()["summary"]
     assert "models" not in one
     models = {"net": scores, "other": two_layers(scores_of, shift=0.1)}
-    several = run_document(ScoreRun(models, {"net": 0.413}, comparison=compare_models(models)))
+    several = run_document(ScoreRun(models, {"net": quoted}, comparison=compare_models(models)))
     assert [model["name"] for model in several["models"]] == ["net", "other"]
-    assert [model["table2"] for model in several["models"]] == [0.413, None]
+    assert [model["table2"] for model in several["models"]] == [one["table2"], None]
     assert several["digest"] == scores.digest()
     assert several["comparison"]["models"] == ["net", "other"]
     assert several["ceiling"] is None

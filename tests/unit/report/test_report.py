@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from mvkit.report import Headline, headline, score_table
+from mvkit.report.table2 import Table2Comparison
 from mvkit.scoring import Scores
 
 ScoresOf = Callable[..., Scores]
@@ -61,11 +62,14 @@ def overall(words: Headline) -> str:
 
 
 def test_the_headline_pools_each_areas_best_layer(scores_of: ScoresOf) -> None:
-    words = headline(scores_of(VALUES, {"model": "net", "dataset": "neuropixels"}), table2=0.413)
+    table2 = Table2Comparison("net", "neuropixels", 0.413, 0.5)
+    words = headline(scores_of(VALUES, {"model": "net", "dataset": "neuropixels"}), table2=table2)
     pooled = [0.5, 0.6, 0.7, 0.3, 0.4, 0.5, 0.6]
     assert f"chosen on the test images (paper): median {np.median(pooled):.3f} [" in overall(words)
     assert "7 units, 2 animals" in overall(words)
-    assert any(line.startswith("the paper's Table 2 has 0.413") for line in words.below)
+    assert any(
+        line.startswith("the paper's Table 2 has 0.413 for net on neuropixels") for line in words.below
+    )
     assert words.above[0].startswith("net on neuropixels: 8 units, 2 animals")
 
 
@@ -90,7 +94,11 @@ def test_scores_that_cannot_be_correlations_are_pointed_out(scores_of: ScoresOf)
     ("context", "expected"),
     [
         ({"dataset": "simulated"}, "the SIMULATED dataset"),
-        ({"selection": {"name": "paper", "applied": True}}, "selection paper"),
+        (
+            {"selection": {"name": "paper", "applied": True}},
+            "selection paper (not checked against the paper's text)",
+        ),
+        ({"selection": {"name": "none", "applied": True}}, "selection none"),
         (
             {"selection": {"name": "code", "applied": False, "note": "not applied: why"}},
             "selection code (not applied: why)",
