@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -122,6 +124,64 @@ def test_random_weights_are_where_the_run_started(trained: Path, json_of: JsonOf
     # The classifier with 1,000 classes has the same areas: its read-out is drawn after them.
     named = ["single_stream_classifier", "--weights", "random", "--seed", "4"]
     assert by_area(start) == by_area(json_of("score", *named, *select))
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+SIMULATED = ["--dataset", "simulated", "--areas", "VISp", "--splits", "1", "--halves", "2", "--jobs", "1"]
+
+
+def commands_of(page: str) -> list[list[str]]:
+    blocks = re.findall(r"```sh\n(.*?)```", page, flags=re.DOTALL)
+    return [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
+
+
+def test_a_network_is_scored_at_the_size_it_was_trained_at(
+    demo_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The page's two lines of the resolution experiment, on two small batches and simulated recordings."""
+    monkeypatch.chdir(tmp_path)
+    train, score = commands_of(PAGE)[:2]
+    small = ["train.max_steps=2", "train.batch_size=4", "evaluate=[]", "objective.noise_samples=16"]
+    words = [f"--set={change}" for change in small]
+    assert run([*train[1:], "--images", str(demo_images), "--device", "cpu", *words]) == 0
+    capsys.readouterr()
+    assert run(["extract", score[2], "--list-layers", "--stimuli", "simulated", "--json"]) == 0
+    listing = json.loads(capsys.readouterr().out)
+    assert listing["network"] == "last.pt, epoch 1 of 200; images at 104 px"
+    shapes = {layer["name"]: layer["shape"] for layer in listing["layers"]}
+    # Convolution 11/4 with padding 2 and pooling 3/2: 104 -> 25 -> 12 (of 64 px: 7).
+    assert shapes["features.3"] == [64, 12, 12]
+    assert run([*score[1:], "--layers", "features.3", *SIMULATED]) == 0
+    assert "alexnet_ir@step2: last.pt, epoch 1 of 200; images at 104 px" in capsys.readouterr().out
+    preprocess = mvkit.load_model(score[2]).preprocess
+    assert (preprocess.resize_px, preprocess.crop_px, preprocess.input_px) == (256, 224, 104)
+
+
+def test_a_run_is_scored_by_its_best_epoch_where_the_recipe_says_so(
+    trained: Path, demo_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The rate grows a thousandfold after the first epochs, which spoils what was learned."""
+    run_folder = tmp_path / "spoilt"
+    changes = [
+        "train.epochs=3",
+        "schedule={name: step, milestones: [2], factor: 1000}",
+        "checkpoint={score: best, best_by: validation_loss.top1}",
+        "evaluate=[{name: validation_loss}]",
+    ]
+    words = ["--images", str(demo_images), "--out", str(run_folder), "--device", "cpu"]
+    assert (
+        run(["train", str(trained.parent / "tiny.yaml"), *words, *(f"--set={item}" for item in changes)]) == 0
+    )
+    log = [json.loads(line) for line in (run_folder / "log.jsonl").read_text().splitlines()]
+    top1 = [line["validation_loss.top1"] for line in log if line["kind"] == "evaluation"]
+    best = 1 + max(range(3), key=lambda epoch: top1[epoch])
+    assert best < 3
+    said = f"best validation_loss.top1: {top1[best - 1]:.4g}"
+    assert f"stands for {run_folder / 'best.pt'} ({said})" in capsys.readouterr().out
+    assert run(["score", str(run_folder), "--layers", "VISp", *SIMULATED]) == 0
+    assert f"best.pt, epoch {best} of 3 ({said}); images at 64 px" in capsys.readouterr().out
+    assert run(["score", str(run_folder / "last.pt"), "--layers", "VISp", *SIMULATED]) == 0
+    assert "last.pt, epoch 3 of 3; images at 64 px" in capsys.readouterr().out
 
 
 def test_every_evaluation_is_in_the_log(trained: Path) -> None:
