@@ -153,6 +153,10 @@ def test_a_network_is_scored_at_the_size_it_was_trained_at(
     assert shapes["features.3"] == [64, 12, 12]
     assert run([*score[1:], "--layers", "features.3", *SIMULATED]) == 0
     assert "alexnet_ir@step2: last.pt, epoch 1 of 200; images at 104 px" in capsys.readouterr().out
+    readout = ["train", "alexnet_linear_readout", "--weights", score[2], "--images", str(demo_images)]
+    assert run([*readout, "--device", "cpu"]) == 2
+    message = "was trained at 104 px, and this recipe, which does not train it, shows it 64 px"
+    assert message in capsys.readouterr().err
     preprocess = mvkit.load_model(score[2]).preprocess
     assert (preprocess.resize_px, preprocess.crop_px, preprocess.input_px) == (256, 224, 104)
 
