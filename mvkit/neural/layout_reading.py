@@ -259,7 +259,8 @@ def _stimuli(found: Variable) -> NDArray[np.uint8]:
     slack = min(abs(found.packing.scale) / 2, 0.25) if found.packing.is_scaled else 0.0
     if (np.abs(values - pixels) > slack).any() or (pixels < 0).any() or (pixels > 255).any():
         raise DataError(f"{found.where}: holds other values than grey levels 0 to 255 ({found.data.dtype})")
-    return pixels.astype(np.uint8)
+    grey: NDArray[np.uint8] = pixels.astype(np.uint8)
+    return grey
 
 
 def _units_of_measure(responses: Variable) -> str:

@@ -163,17 +163,20 @@ def _select_and_read(file: OpenNeuralFile, name: str, settings: SelectionSetting
         )
     averages = read_averages(file, kept)
     further = {key: column for key, column in contents.unit_columns.items() if key not in IDENTITY_COLUMNS}
-    recordings = [
-        Recording(
-            area=area,
-            specimen=specimen,
-            unit_ids=np.asarray(contents.unit_columns["unit_id"][part.units], dtype=np.int64),
-            responses=averages[area, specimen],
-            time_bins=part.time_bins,
-            units={key: column[part.units] for key, column in further.items() if key != "n_trials"},
-        )
-        for (area, specimen), part in kept.items()
-    ]
+    try:
+        recordings = [
+            Recording(
+                area=area,
+                specimen=specimen,
+                unit_ids=np.asarray(contents.unit_columns["unit_id"][part.units], dtype=np.int64),
+                responses=averages[area, specimen],
+                time_bins=part.time_bins,
+                units={key: column[part.units] for key, column in further.items() if key != "n_trials"},
+            )
+            for (area, specimen), part in kept.items()
+        ]
+    except DataError as error:
+        raise DataError(f"{file.path}: {error}") from error
     return NeuralDataset(
         name=contents.dataset,
         stimuli=contents.stimuli,
