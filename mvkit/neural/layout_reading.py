@@ -195,6 +195,8 @@ def _column(found: Variable, name: str) -> NDArray[Any]:
 
 
 def _numbers(found: Variable, *dims: str) -> NDArray[Any]:
+    if " since " in attribute_text(found.data, "units"):
+        raise DataError(f"{found.where}: attribute 'units' makes dates of it, expected numbers")
     values = found.read(*dims)
     if values.dtype.kind not in "iufb":
         raise DataError(f"{found.where}: holds text, expected numbers")
@@ -232,8 +234,6 @@ def _labels(found: Variable, dim: str) -> NDArray[np.int64]:
 def _times(found: Variable) -> NDArray[np.float64]:
     if not has_values(found.data):
         raise DataError(f"{found.where}: has no bin centres in seconds")
-    if " since " in attribute_text(found.data, "units"):
-        raise DataError(f"{found.where}: attribute 'units' makes dates of it, expected seconds after onset")
     values = _numbers(found, layout.TIME).astype(np.float64, copy=False)
     kind = attribute_text(found.data, "dtype")
     # As "units" a time word makes time differences of numbers, which mvkit avoids; others may not.

@@ -301,7 +301,7 @@ def _type_of(array: NDArray[Any]) -> str:
 def _specimen(value: object, label: str) -> int:
     what = f"{label}: specimen"
     array = np.asarray(value) if not isinstance(value, str | bytes) else np.empty(0)
-    if array.ndim or array.dtype.kind not in "iufO" or isinstance(value, bool | np.ma.core.MaskedConstant):
+    if array.ndim or not (array.dtype.kind in "iuf" or type(value) is int) or value is np.ma.masked:
         raise DataError(f"{what} must be a whole number, not {value!r}")
     if array.dtype.kind == "f" and not (np.isfinite(array) and array == np.trunc(array)):
         raise DataError(f"{what} must be a whole number, not {value!r}")
