@@ -286,7 +286,13 @@ def _feature_array(given: Any, what: str) -> NDArray[Any]:
     packing = packing_of(given, what) if is_packed and hasattr(given, "dtype") else None
     if np.ma.is_masked(given):
         raise DataError(f"{what}: some values are masked; fill them, or leave the layer out")
-    values = np.asarray(given)
+    if hasattr(given, "detach"):  # a tensor, perhaps with a gradient or on a GPU
+        given = given.detach().cpu()
+        given = given.float() if "bfloat16" in str(given.dtype) else given
+    try:
+        values = np.asarray(given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"{what}: no array can be made of {type(given).__name__} ({error})") from error
     if values.dtype.kind not in "iufb":
         raise DataError(f"{what}: {values.dtype} are no real numbers; give floats or integers")
     if packing is not None:
