@@ -256,8 +256,6 @@ def _content(values: NDArray[Any]) -> LayerIdentity:
 def _pick_layers(
     features: Mapping[str, NDArray[Any]], layers: Sequence[str] | str | None, *, n_images: int
 ) -> dict[str, NDArray[Any]]:
-    import numpy as np
-
     from mvkit.features import match_layers
     from mvkit.features.tapping import PUBLISHED
 
@@ -270,7 +268,7 @@ def _pick_layers(
     names = list(features) if patterns is None else match_layers(patterns, list(features))
     picked = {}
     for name in names:
-        values = np.asarray(features[name])
+        values = _feature_array(features[name], f"features of layer '{name}'")
         if values.ndim < 2 or len(values) != n_images:
             raise DataError(
                 f"features of layer '{name}': shape {values.shape}, but the dataset has {n_images} images: "
@@ -278,6 +276,38 @@ def _pick_layers(
             )
         picked[name] = values.reshape(n_images, -1)
     return picked
+
+
+def _feature_array(given: Any, what: str) -> NDArray[Any]:
+    """Return features as real numbers in the machine's byte order, decoded where attributes ask for it.
+
+    Raises
+    ------
+    DataError
+        If some are masked or missing, or they are no real numbers.
+    """
+    import numpy as np
+
+    from mvkit.neural.netcdf import PACKING_ATTRIBUTES, packing_of
+
+    # A variable of an open file (h5py, h5netcdf, undecoded xarray) says how its numbers are packed.
+    attributes = getattr(given, "attrs", None)
+    is_packed = attributes is not None and any(name in attributes for name in PACKING_ATTRIBUTES)
+    packing = packing_of(given, what) if is_packed and hasattr(given, "dtype") else None
+    if np.ma.is_masked(given):
+        raise DataError(f"{what}: some values are masked; fill them, or leave the layer out")
+    if hasattr(given, "detach"):  # a tensor, perhaps with a gradient or on a GPU
+        given = given.detach().cpu()
+        given = given.float() if "bfloat16" in str(given.dtype) else given
+    try:
+        values = np.asarray(given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"{what}: no array can be made of {type(given).__name__} ({error})") from error
+    if values.dtype.kind not in "iufb":
+        raise DataError(f"{what}: {values.dtype} are no real numbers; give floats or integers")
+    if packing is not None:
+        values = packing.decode(values)
+    return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
 def _opened(

@@ -30,6 +30,8 @@ from numpy.typing import NDArray
 
 from mvkit.errors import DataError
 from mvkit.features.featureset import FeatureOrigin, FeatureSet, ImageIds, LayerInfo
+from mvkit.neural.netcdf import PACKING_ATTRIBUTES, packing_of
+from mvkit.neural.recording import as_text, whole_numbers
 
 FORMAT_NAME = "mvkit-features"
 FORMAT_VERSION = 1
@@ -191,6 +193,7 @@ def read_hdf5(place: Path, *, lazy: bool = False) -> FeatureSet:
             expected = (len(origin.image_ids), int(np.prod(shapes[layer], dtype=np.int64)))
             if item.shape != expected or item.dtype != np.float32:
                 raise ValueError(f"layer '{layer}' is {item.dtype} {item.shape}, not float32 {expected}")
+            _check_plain(item, f"{place}: layer '{layer}'")
         arrays = StoredArrays(place, tuple(shapes))
         eager = None if lazy else {layer: item[:] for layer, item in zip(shapes, stored, strict=True)}
     return FeatureSet(arrays if eager is None else eager, shapes, origin)
@@ -254,13 +257,38 @@ def check_version(path: Path, version: int) -> None:
         )
 
 
+def _check_plain(dataset: Any, what: str) -> None:
+    """Refuse numbers that another program packed, or in which it marked some as missing.
+
+    Raises
+    ------
+    DataError
+        Naming the attributes that say so.
+    """
+    if not packing_of(dataset, what).is_plain:
+        named = ", ".join(f"'{name}'" for name in PACKING_ATTRIBUTES if name in dataset.attrs)
+        raise DataError(f"{what}: saved by another program with {named}, which is not read; extract it again")
+
+
+def image_ids_of(stored: NDArray[Any], what: str) -> ImageIds:
+    """Return ids as a file holds them: text, or whole numbers.
+
+    Raises
+    ------
+    DataError
+        If they are numbers that are not whole.
+    """
+    if stored.dtype.kind in "SUO":
+        return tuple(as_text(text, what) for text in stored.tolist())
+    return tuple(whole_numbers(stored, what).tolist())
+
+
 def _read_origin(file: Any) -> FeatureOrigin:
     raw = file[_IMAGE_IDS]
-    ids: ImageIds
-    if h5py.check_string_dtype(raw.dtype) is not None:
-        ids = tuple(str(text) for text in raw.asstr()[:])
-    else:
-        ids = tuple(int(number) for number in raw[:])
+    what = f"{file.filename}: image_ids"
+    if h5py.check_string_dtype(raw.dtype) is None:
+        _check_plain(raw, what)
+    ids = image_ids_of(raw[:], what)
     return FeatureOrigin(
         model_name=str(file.attrs["model"]),
         weights_id=str(file.attrs["weights_id"]),

@@ -25,7 +25,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.errors import DataError, UsageError
-from mvkit.features.feature_file import FORMAT_NAME, FORMAT_VERSION, NO_ROOM, LazyArrays, check_version
+from mvkit.features.feature_file import (
+    FORMAT_NAME,
+    FORMAT_VERSION,
+    NO_ROOM,
+    LazyArrays,
+    check_version,
+    image_ids_of,
+)
 from mvkit.features.featureset import FeatureOrigin, FeatureSet, ImageIds
 
 _IMAGE_IDS = "image_ids"
@@ -132,7 +139,8 @@ def read_npz(path: Path, *, lazy: bool = False) -> FeatureSet:
             raise ValueError("another program's metadata")
         check_version(path, int(described["mvkit_format_version"]))
         shapes = {str(layer["name"]): tuple(map(int, layer["shape"])) for layer in described["layers"]}
-        origin = _read_origin(described, _read_array(archive, _IMAGE_IDS))
+        ids = image_ids_of(_read_array(archive, _IMAGE_IDS), f"{path}: image_ids")
+        origin = _read_origin(described, ids)
         for layer, shape in shapes.items():
             _check_header(archive, layer, (len(origin.image_ids), int(np.prod(shape, dtype=np.int64))))
     arrays = ArchivedArrays(path, tuple(shapes))
@@ -161,8 +169,7 @@ def _describe(shapes: Mapping[str, tuple[int, ...]], origin: FeatureOrigin) -> d
     }
 
 
-def _read_origin(described: Mapping[str, Any], stored: NDArray[Any]) -> FeatureOrigin:
-    ids: ImageIds = tuple(stored.tolist())
+def _read_origin(described: Mapping[str, Any], ids: ImageIds) -> FeatureOrigin:
     return FeatureOrigin(
         model_name=str(described["model"]),
         weights_id=str(described["weights_id"]),

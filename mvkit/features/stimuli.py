@@ -161,6 +161,8 @@ def _from_neural_file(path: Path, name: str) -> Stimuli:
 def _checked_array(source: Any) -> NDArray[Any]:
     if hasattr(source, "detach"):  # a tensor, perhaps on a GPU or with a gradient
         source = source.detach().cpu()
+    if np.ma.is_masked(source):
+        raise UsageError("images have masked pixels; fill them, for a network sees every pixel")
     try:
         images = np.asarray(source)
     except (TypeError, ValueError) as error:

@@ -107,7 +107,9 @@ def read_averages(
         for key, part in wanted.items()
     }
     chunk = getattr(file.stored, "chunks", None) or layout.chunk_shape(file.contents)
-    rows, columns = chunk[0], chunk[-1]
+    # Of another library's thin chunks several are read at a time.
+    rows = chunk[0] * max(1, layout.CHUNK[layout.TRIALS] // chunk[0])
+    columns = chunk[-1] * max(1, layout.CHUNK[layout.UNITS] // chunk[-1])
     for first_unit in range(0, file.contents.n_units, columns):
         here = {
             key: (part, np.flatnonzero((part.units >= first_unit) & (part.units < first_unit + columns)))
@@ -123,15 +125,23 @@ def read_averages(
             for key, (part, places) in here.items():
                 last_trial = min(first_trial + rows, part.n_trials)
                 own = slab[: max(0, last_trial - first_trial)][..., part.units[places] - first_unit]
-                averages[key][first_trial:last_trial, :, places] = _averaged(own, part.time_bins, bins.start)
+                averages[key][first_trial:last_trial, :, places] = _averaged(
+                    file, own, part.time_bins, bins.start
+                )
     return averages
 
 
-def _averaged(stored: NDArray[Any], time_bins: tuple[int, ...] | None, first_bin: int) -> NDArray[Any]:
+def _averaged(
+    file: OpenNeuralFile, stored: NDArray[Any], time_bins: tuple[int, ...] | None, first_bin: int
+) -> NDArray[Any]:
     if time_bins is None:
-        return layout.decode(stored)
+        return file.decode(stored)
     chosen = stored[:, :, np.array(time_bins) - first_bin]
-    return average_counts_over_bins(chosen) if chosen.dtype == np.uint8 else average_over_bins(chosen)
+    return (
+        average_counts_over_bins(chosen)
+        if file.contents.holds_counts
+        else average_over_bins(file.decode(chosen))
+    )
 
 
 def _bin_range(parts: list[Wanted]) -> slice:

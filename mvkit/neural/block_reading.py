@@ -17,7 +17,8 @@ def trial_counts(contents: NeuralFileContents) -> NDArray[np.int64]:
     """Return the trials recorded of each unit, int64 (n_units,); the file pads what is beyond them."""
     n_trials = len(contents.trials)
     column = contents.unit_columns.get("n_trials")
-    if column is None or column.dtype.kind not in "iuf":
+    # In another order of the trials, padding is no longer behind what was recorded.
+    if column is None or column.dtype.kind not in "iuf" or (np.diff(contents.trials) <= 0).any():
         return np.full(contents.n_units, n_trials, dtype=np.int64)
     known = np.where(np.isnan(column), n_trials, column)
     return np.clip(known, 0, n_trials).astype(np.int64)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mvkit.errors import DataError, UsageError
 from mvkit.naming import unknown_name
-from mvkit.neural.recording import Recording, area_sort_key, joined_column
+from mvkit.neural.recording import Recording, area_sort_key, joined_column, whole_numbers
 
 if TYPE_CHECKING:
     import pandas
@@ -63,6 +63,12 @@ class NeuralDataset:
             If stimuli are not uint8 (n_images, height, width), or a recording
             has another number of images, or two recordings share area and specimen.
         """
+        if np.ma.is_masked(self.stimuli):
+            raise DataError(f"dataset {self.name}: stimuli have masked pixels; fill them")
+        object.__setattr__(self, "stimuli", np.asarray(self.stimuli))
+        object.__setattr__(
+            self, "frame_ids", whole_numbers(self.frame_ids, f"dataset {self.name}: frame_ids")
+        )
         if self.stimuli.ndim != 3 or self.stimuli.dtype != np.uint8:
             raise DataError(
                 f"dataset {self.name}: stimuli must be uint8 (n_images, height, width), "

@@ -18,6 +18,10 @@ Counts carry ``scale_factor`` 100 (bins of 10 ms, so spikes/s) and
 described by ``units_of_measure``, never by ``units``: CF readers turn a
 variable whose ``units`` is a time word into time differences.
 
+This is what mvkit writes. What it reads may have been saved again by another
+library, with other types, packings and orders of dimensions:
+:mod:`mvkit.neural.netcdf`.
+
 Root attributes: ``mvkit_format``, ``mvkit_format_version``, ``dataset``,
 ``kind`` (``time_resolved`` or ``averaged``) and ``provenance`` (JSON).
 """
@@ -46,6 +50,9 @@ UNITS = "units"
 HEIGHT, WIDTH = "y", "x"
 RESPONSES = "responses"
 STIMULI = "stimuli"
+
+#: Names that no column of the units may have.
+OWN_NAMES = frozenset({TRIALS, FRAMES, TIME, UNITS, HEIGHT, WIDTH, RESPONSES, STIMULI})
 
 TIME_RESOLVED = "time_resolved"
 AVERAGED = "averaged"
@@ -141,7 +148,7 @@ def chunk_shape(contents: NeuralFileContents) -> tuple[int, ...]:
 
 
 def decode(stored: NDArray[Any]) -> NDArray[Any]:
-    """Turn stored responses into measured ones.
+    """Turn responses as mvkit stores them into measured ones.
 
     Parameters
     ----------

@@ -11,10 +11,6 @@ from mvkit.neural import layout
 from mvkit.neural.layout import NeuralFileContents
 
 _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]*")
-_TAKEN = frozenset(
-    {layout.TRIALS, layout.FRAMES, layout.TIME, layout.UNITS}
-    | {layout.HEIGHT, layout.WIDTH, layout.RESPONSES, layout.STIMULI}
-)
 
 
 def check_contents(contents: NeuralFileContents) -> None:
@@ -40,7 +36,7 @@ def check_contents(contents: NeuralFileContents) -> None:
             " use uint8 counts, float32 or float64"
         )
     for name, column in {**contents.unit_columns, **contents.reliabilities}.items():
-        if _PLAIN_NAME.fullmatch(name) is None or name in _TAKEN:
+        if _PLAIN_NAME.fullmatch(name) is None or name in layout.OWN_NAMES:
             raise DataError(
                 f"{contents.dataset}: unit column {name!r} cannot be stored under that name;"
                 " use letters, digits, '_', '.' and '-', and none of the names of the file itself"

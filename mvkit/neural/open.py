@@ -12,9 +12,10 @@ from mvkit import paths
 from mvkit.errors import DataError, UsageError
 from mvkit.naming import suggest
 from mvkit.neural.averaging import Wanted, read_averages
+from mvkit.neural.block_reading import trial_counts
 from mvkit.neural.dataset import NeuralDataset
 from mvkit.neural.layout import NeuralFileContents
-from mvkit.neural.layout_reading import OpenNeuralFile, reading
+from mvkit.neural.layout_reading import IDENTITY_COLUMNS, OpenNeuralFile, reading
 from mvkit.neural.recording import Recording
 from mvkit.neural.reliability_columns import MEASURING_COMMAND, RELIABILITY, RELIABILITY_PER_BIN
 from mvkit.neural.selection import AreaSelection, SpecimenChoice, UnitFacts, select_units
@@ -28,7 +29,6 @@ from mvkit.neural.selection_settings import (
 DATASETS = ("neuropixels", "calcium", "simulated")
 #: Names of the p value of running modulation: Neuropixels, calcium.
 RUN_P_COLUMNS = ("run_pval_ns", "p_run_mod_ns")
-_IDENTITY_COLUMNS = ("unit_id", "specimen_id", "visual_area")
 _PICKLE_ENDINGS = (".pkl", ".pkl.gz", ".pkl.xz", ".pickle")
 _FILE_ENDINGS = (".h5", ".hdf5", ".nc", ".nc4")
 
@@ -164,18 +164,21 @@ def _select_and_read(file: OpenNeuralFile, name: str, settings: SelectionSetting
             "loosen it (selection 'paper' or 'none', or other thresholds)"
         )
     averages = read_averages(file, kept)
-    further = {key: column for key, column in contents.unit_columns.items() if key not in _IDENTITY_COLUMNS}
-    recordings = [
-        Recording(
-            area=area,
-            specimen=specimen,
-            unit_ids=np.asarray(contents.unit_columns["unit_id"][part.units], dtype=np.int64),
-            responses=averages[area, specimen],
-            time_bins=part.time_bins,
-            units={key: column[part.units] for key, column in further.items() if key != "n_trials"},
-        )
-        for (area, specimen), part in kept.items()
-    ]
+    further = {key: column for key, column in contents.unit_columns.items() if key not in IDENTITY_COLUMNS}
+    try:
+        recordings = [
+            Recording(
+                area=area,
+                specimen=specimen,
+                unit_ids=np.asarray(contents.unit_columns["unit_id"][part.units], dtype=np.int64),
+                responses=averages[area, specimen],
+                time_bins=part.time_bins,
+                units={key: column[part.units] for key, column in further.items() if key != "n_trials"},
+            )
+            for (area, specimen), part in kept.items()
+        ]
+    except DataError as error:
+        raise DataError(f"{file.path}: {error}") from error
     return NeuralDataset(
         name=contents.dataset,
         stimuli=contents.stimuli,
@@ -192,7 +195,7 @@ def _identified_units(file: OpenNeuralFile) -> NDArray[np.int64]:
     """Return the positions of units whose id, specimen and area are known."""
     columns = file.contents.unit_columns
     known = np.ones(file.contents.n_units, dtype=bool)
-    for name in _IDENTITY_COLUMNS:
+    for name in IDENTITY_COLUMNS:
         if name not in columns:
             raise DataError(f"{file.path}: unit column '{name}' is missing from the neural file")
         column = columns[name]
@@ -215,8 +218,7 @@ def _why_not_applicable(facts: UnitFacts, settings: SelectionSettings) -> str:
 
 def _wanted(contents: NeuralFileContents, choice: SpecimenChoice, identified: NDArray[np.int64]) -> Wanted:
     units = identified[choice.units]
-    counts = contents.unit_columns.get("n_trials")
-    n_trials = len(contents.trials) if counts is None else int(np.max(counts[units]))
+    n_trials = int(trial_counts(contents)[units].max())
     return Wanted(units=units, time_bins=choice.time_bins, n_trials=n_trials)
 
 

@@ -90,6 +90,11 @@ def copy_with_reliabilities(
         except (OSError, RuntimeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise DataError(f"{target}: not written ({reason}); is the disk full?") from error
+        except (KeyError, ValueError) as error:
+            raise DataError(
+                f"{target}: not written: {source} has no netCDF-4 dimensions 'units' and time ({error}); "
+                "write it with mvkit.neural.write_neural_file or xarray"
+            ) from error
 
 
 def _add(path: Path, contents: NeuralFileContents, values: StoredReliabilities) -> None:
@@ -109,8 +114,9 @@ def _add(path: Path, contents: NeuralFileContents, values: StoredReliabilities) 
             for name, column in zip(names, (values.mean, values.std), strict=True):
                 netcdf.create_variable(name, dims, dtype=np.dtype(np.float64), data=column)
             attributes = netcdf.variables[layout.RESPONSES].attrs
-            listed = str(attributes["coordinates"]).split()
-            attributes["coordinates"] = " ".join(dict.fromkeys([*listed, *names]))
+            # xarray may have listed some elsewhere; the order is kept, for columns are read in it.
+            listed = [*contents.unit_columns, *contents.reliabilities, *names]
+            attributes["coordinates"] = " ".join(dict.fromkeys(listed))
             provenance = {**contents.provenance, PROVENANCE_KEY: dict(values.record)}
             netcdf.attrs["provenance"] = json.dumps(provenance, default=str)
     finally:

@@ -18,6 +18,12 @@ whose passing bins are all isolated is averaged over the first of them, since
 the rule as stated ("longest run") gives exactly that, and is listed in
 :attr:`AreaSelection.single_bin`.
 
+Without a time axis the published code also lists the specimens of which no
+unit passes, and areas that have no others, with empty arrays. Nothing can be
+scored with them, so here they are in :attr:`AreaSelection.without_units` and
+``dropped``, never in ``passing`` or ``kept``; they count in the percentiles of
+step 3 as they do there, which asks for at least one unit.
+
 Arrays only: nothing here opens a file.
 """
 
@@ -81,9 +87,11 @@ class AreaSelection:
     ----------
     passing
         Specimens with kept units that passed step 2, ascending; before step 3.
+    without_units
+        Specimens of which no unit was kept in step 1, ascending.
     unit_counts
         Counts of kept units that the percentiles of step 3 are taken of.
-        Without a time axis, specimens with no kept unit count too.
+        Without a time axis, specimens with no kept unit count too (as 0).
     kept
         The specimens of ``passing`` that have enough units.
     dropped
@@ -93,6 +101,7 @@ class AreaSelection:
     """
 
     passing: tuple[SpecimenChoice, ...]
+    without_units: tuple[int, ...]
     unit_counts: tuple[int, ...]
     kept: tuple[SpecimenChoice, ...]
     dropped: Mapping[int, str]
@@ -242,6 +251,7 @@ def _select_area(
     window: tuple[int, ...] | None,
 ) -> AreaSelection:
     passing: list[SpecimenChoice] = []
+    without_units: list[int] = []
     counts: list[int] = []
     dropped: dict[int, str] = {}
     single_bin: list[int] = []
@@ -250,6 +260,7 @@ def _select_area(
         if facts.time_s is None:
             counts.append(len(units))
         if not len(units):
+            without_units.append(specimen)
             dropped[specimen] = "no unit passes"
             continue
         responsive = _responsive_bins(facts, settings.min_median_reliability, units)
@@ -270,6 +281,7 @@ def _select_area(
             dropped[choice.specimen] = f"{len(choice.units)} kept units, {needed} are needed"
     return AreaSelection(
         passing=tuple(passing),
+        without_units=tuple(without_units),
         unit_counts=tuple(counts),
         kept=tuple(choice for choice in passing if choice.specimen not in dropped),
         dropped=dict(sorted(dropped.items())),

@@ -14,7 +14,15 @@ from mvkit.atomic import replacing
 from mvkit.errors import DataError
 from mvkit.neural import layout
 from mvkit.neural.layout import NeuralFileContents
-from mvkit.neural.recording import Recording, area_sort_key, joined_column
+from mvkit.neural.recording import (
+    Recording,
+    area_sort_key,
+    as_text,
+    joined_column,
+    plain_array,
+    some,
+    whole_numbers,
+)
 
 _OWN_COLUMNS = ("unit_id", "specimen_id", "visual_area", "n_trials")
 
@@ -110,6 +118,7 @@ def describe(
     images = _checked_stimuli(stimuli)
     if not recordings:
         raise DataError("no recordings to write")
+    units_of_measure = as_text(units_of_measure, "units_of_measure")
     if not units_of_measure.strip():
         raise DataError("units_of_measure is empty; say what the values are, for example 'spikes/s'")
     for recording in recordings:
@@ -118,7 +127,7 @@ def describe(
     _check_no_two_alike(ordered)
     wide = any(recording.responses.dtype == np.float64 for recording in ordered)
     contents = NeuralFileContents(
-        dataset=name,
+        dataset=as_text(name, "name"),
         stimuli=images,
         trials=np.arange(max(recording.n_trials for recording in ordered), dtype=np.int64),
         frame_ids=_checked_frame_ids(frame_ids, len(images)),
@@ -153,7 +162,9 @@ def unit_blocks(
 
 
 def _checked_stimuli(stimuli: ArrayLike) -> NDArray[np.uint8]:
-    images = np.asarray(stimuli)
+    images = plain_array(stimuli, "stimuli")
+    if images.dtype.kind == "f" and np.ma.is_masked(stimuli):
+        raise DataError("stimuli have masked pixels; fill them, for every image was shown whole")
     if images.dtype != np.uint8 or images.ndim != 3 or 0 in images.shape:
         raise DataError(
             f"stimuli must be uint8 (n_images, height, width), grey, not {images.dtype} {images.shape}"
@@ -164,10 +175,10 @@ def _checked_stimuli(stimuli: ArrayLike) -> NDArray[np.uint8]:
 def _checked_frame_ids(frame_ids: ArrayLike | None, n_images: int) -> NDArray[np.int64]:
     if frame_ids is None:
         return np.arange(n_images, dtype=np.int64)
-    ids = np.asarray(frame_ids)
-    if ids.shape != (n_images,) or ids.dtype.kind not in "iu" or len(np.unique(ids)) != n_images:
+    ids = whole_numbers(frame_ids, "frame_ids")
+    if ids.shape != (n_images,) or len(np.unique(ids)) != n_images:
         raise DataError(f"frame_ids must be {n_images} different whole numbers, one per stimulus")
-    return ids.astype(np.int64)
+    return ids
 
 
 def _check_recording(recording: Recording, n_images: int) -> None:
@@ -178,15 +189,12 @@ def _check_recording(recording: Recording, n_images: int) -> None:
         raise DataError(f"{label}: values are empty: shape {recording.responses.shape}")
     if recording.n_images != n_images:
         raise DataError(f"{label}: values have {recording.n_images} images (second axis), stimuli {n_images}")
-    ids, counts = np.unique(recording.unit_ids, return_counts=True)
-    if (counts > 1).any():
-        raise DataError(f"{label}: unit_ids: {_some(ids[counts > 1])} occurs more than once")
     if np.isinf(recording.responses).any():
         raise DataError(f"{label}: values hold infinity; mark missing presentations with NaN")
     silent = np.isnan(recording.responses).all(axis=(0, 1))
     if silent.any():
         raise DataError(
-            f"{label}: values of unit {_some(recording.unit_ids[silent])} are all NaN; leave it out"
+            f"{label}: values of unit {some(recording.unit_ids[silent])} are all NaN; leave it out"
         )
     for name, column in recording.units.items():
         if name in _OWN_COLUMNS:
@@ -201,10 +209,6 @@ def _check_no_two_alike(ordered: Sequence[Recording]) -> None:
         if (recording.area, recording.specimen) in seen:
             raise DataError(f"{recording.label}: given twice; join the units of one specimen and area")
         seen.add((recording.area, recording.specimen))
-
-
-def _some(values: NDArray[np.generic]) -> str:
-    return ", ".join(str(value) for value in values[:3]) + (", ..." if len(values) > 3 else "")
 
 
 def _unit_columns(ordered: Sequence[Recording]) -> dict[str, NDArray[np.generic]]:

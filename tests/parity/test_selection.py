@@ -1,7 +1,12 @@
-"""Selection against the reference: exact units, specimens and bins; averages within 1e-12."""
+"""Selection against the reference: exact units, specimens and bins; averages within 1e-12.
+
+Without a time axis the reference also lists specimens, and areas, of which no unit passes, with empty
+arrays. Here they are ``without_units`` and never ``passing``; the comparison asks for just that.
+"""
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 
@@ -65,7 +70,10 @@ def facts_of(arrays: dict[str, np.ndarray], kind: str) -> UnitFacts:
 def test_every_recorded_selection(
     inputs: dict[str, dict[str, np.ndarray]], outputs: dict[str, dict[str, np.ndarray]], kind: str
 ) -> None:
-    arrays, golden = inputs[kind], outputs[kind]
+    check_selections(inputs[kind], outputs[kind], kind)
+
+
+def check_selections(arrays: dict[str, np.ndarray], golden: dict[str, np.ndarray], kind: str) -> None:
     facts = facts_of(arrays, kind)
     checked = set()
     for setting in sorted({key.split("|")[0] for key in golden if not key.endswith("|error")}):
@@ -73,6 +81,9 @@ def test_every_recorded_selection(
         for area, selection in selections.items():
             if not selection.passing and f"{setting}|{area}|specimens" not in golden:
                 continue
+            listed = golden[f"{setting}|{area}|specimens"].tolist()
+            empty = empty_specimens(golden, f"{setting}|{area}")
+            assert set(empty) <= set(selection.without_units), (setting, area)
             found = {
                 **specimens_and_counts(selection),
                 **per_specimen(selection, arrays, kind),
@@ -80,15 +91,31 @@ def test_every_recorded_selection(
             for name, value in found.items():
                 key = f"{setting}|{area}|{name}"
                 assert key in golden, key
-                if name.endswith("resp"):
+                if name == "specimens":
+                    assert value == [specimen for specimen in listed if specimen not in empty], key
+                elif name.endswith("resp"):
                     np.testing.assert_allclose(
                         value, golden[key], rtol=TOLERANCE, atol=TOLERANCE, err_msg=key
                     )
                 else:
                     np.testing.assert_array_equal(value, golden[key], err_msg=key)
                 checked.add(key)
+            for key in golden:
+                if any(key.startswith(f"{setting}|{area}|{specimen}|") for specimen in empty):
+                    assert golden[key].size == 0, key
+                    checked.add(key)
     expected = {key for key in golden if "|spec_map|" not in key and not key.endswith("|error")}
     assert checked == expected
+
+
+def empty_specimens(golden: dict[str, np.ndarray], prefix: str) -> list[int]:
+    """Specimens that the reference lists without any unit."""
+    no_units = np.empty(0)
+    return [
+        specimen
+        for specimen in golden.get(f"{prefix}|specimens", no_units).tolist()
+        if golden.get(f"{prefix}|{specimen}|unit_ids", no_units).size == 0
+    ]
 
 
 def specimens_and_counts(selection: AreaSelection) -> dict[str, object]:
@@ -118,11 +145,14 @@ def per_specimen(selection: AreaSelection, arrays: dict[str, np.ndarray], kind: 
 def test_every_recorded_specimen_map(
     inputs: dict[str, dict[str, np.ndarray]], outputs: dict[str, dict[str, np.ndarray]], kind: str
 ) -> None:
-    golden = outputs[kind]
-    keys = [key for key in golden if "|spec_map|" in key]
+    keys = check_specimen_maps(inputs[kind], outputs[kind], kind)
     assert keys
+
+
+def check_specimen_maps(arrays: dict[str, np.ndarray], golden: dict[str, np.ndarray], kind: str) -> list[str]:
+    keys = [key for key in golden if "|spec_map|" in key]
     selections = {
-        setting: select_units(facts_of(inputs[kind], kind), settings_of(setting, kind))
+        setting: select_units(facts_of(arrays, kind), settings_of(setting, kind))
         for setting in {key.split("|")[0] for key in keys}
     }
     for key in keys:
@@ -135,7 +165,26 @@ def test_every_recorded_specimen_map(
         value = getattr(found, name)
         if name == "pairs":
             value = np.array(value, dtype=np.int64).reshape(-1, 2)
-        np.testing.assert_array_equal(value, golden[key], err_msg=key)
+        expected = scorable(golden, key, empty_specimens(golden, f"{setting}|{area}"))
+        np.testing.assert_array_equal(value, expected, err_msg=key)
+    return keys
+
+
+def scorable(golden: dict[str, np.ndarray], key: str, empty: list[int]) -> np.ndarray:
+    """What the reference recorded of a map, without the specimens that have no unit."""
+    recorded = golden[key]
+    start, name = key.rsplit("|", 1)
+    if name == "specimens":
+        return recorded[~np.isin(recorded, empty)]
+    if name == "pairs":
+        pairs = recorded.reshape(-1, 2)
+        return pairs[~np.isin(pairs, empty).any(axis=1)]
+    mapped = golden[f"{start}|specimens"].tolist()
+    if recorded == -1 or not set(empty) & set(mapped):
+        return recorded
+    setting, area = key.split("|")[0], key.split("|")[4]
+    counts = [len(golden[f"{setting}|{area}|{specimen}|unit_ids"]) for specimen in set(mapped) - set(empty)]
+    return np.array(min(counts, default=np.inf), dtype=np.float64)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -172,3 +221,59 @@ def test_isolated_or_missing_bins_do_not_stop_the_selection(
         else:
             assert [choice.time_bins for choice in selection.kept] == [bins]
             assert selection.single_bin == (7,)
+
+
+def reference_goldens(arrays: dict[str, np.ndarray], setting: str) -> dict[str, np.ndarray]:
+    """What the reference records without a time axis, specimens without units included, in plain loops."""
+    threshold, run_p = {"default": (0.75, 0.05), "thr05_p02": (0.5, 0.2)}[setting]
+    passes = (arrays["reliability_mean"] >= threshold) & ~(arrays["p_run_mod_ns"] <= run_p)
+    golden: dict[str, np.ndarray] = {}
+    for area in np.unique(arrays["visual_area"]).tolist():
+        here = arrays["visual_area"] == area
+        own = {
+            specimen: np.flatnonzero(passes & here & (arrays["specimen_id"] == specimen))
+            for specimen in np.unique(arrays["specimen_id"][here]).tolist()
+        }
+        counts = [len(units) for units in own.values()]
+        prefix = f"{setting}|{area}"
+        golden[f"{prefix}|specimens"] = np.array(list(own))
+        golden[f"{prefix}|median_units"] = np.array(np.median(counts))
+        golden[f"{prefix}|q3_units"] = np.array(np.percentile(counts, 75))
+        for specimen, units in own.items():
+            golden[f"{prefix}|{specimen}|unit_ids"] = arrays["cell_specimen_id"][units]
+            golden[f"{prefix}|{specimen}|resp"] = arrays["responses"][..., units]
+        enough = [specimen for specimen in own if len(own[specimen]) >= np.ceil(np.percentile(counts, 75))]
+        for equalize in (True, False):
+            start = f"{setting}|spec_map|equalize{equalize}|threshNone|{area}"
+            golden[f"{start}|specimens"] = np.array(enough)
+            golden[f"{start}|pairs"] = np.array(list(itertools.combinations(enough, 2)), dtype=np.int64)
+            smallest = min(len(own[specimen]) for specimen in enough)
+            golden[f"{start}|num_source_units"] = np.array(float(smallest) if equalize else -1.0)
+    return golden
+
+
+def test_specimens_and_areas_without_units_are_compared_too(
+    inputs: dict[str, dict[str, np.ndarray]], outputs: dict[str, dict[str, np.ndarray]]
+) -> None:
+    """The recorded inputs, with one specimen and one area none of whose units passes."""
+    arrays = {name: values.copy() for name, values in inputs["calcium"].items()}
+    golden = outputs["calcium"]
+    for setting in ("default", "thr05_p02"):
+        again = reference_goldens(arrays, setting)
+        for key, value in again.items():  # the loops above do what the reference did
+            if key in golden and not empty_specimens(again, "|".join(key.split("|")[:2])):
+                np.testing.assert_array_equal(value.ravel(), golden[key].ravel(), err_msg=key)
+    first, last = sorted(np.unique(arrays["visual_area"]).tolist())[:2]
+    specimen = arrays["specimen_id"][arrays["visual_area"] == first][0]
+    failing = (arrays["visual_area"] == last) | (arrays["specimen_id"] == specimen)
+    arrays["reliability_mean"][failing] = 0.1
+    made = {**reference_goldens(arrays, "default"), **reference_goldens(arrays, "thr05_p02")}
+    assert empty_specimens(made, f"default|{first}") == [specimen]
+    assert len(empty_specimens(made, f"default|{last}")) > 1
+    check_selections(arrays, made, "calcium")
+    assert check_specimen_maps(arrays, made, "calcium")
+    selections = select_units(facts_of(arrays, "calcium"), SelectionSettings())
+    assert selections[last].kept == selections[last].passing == ()
+    assert specimen in selections[first].without_units
+    assert selections[first].dropped[specimen] == "no unit passes"
+    assert 0 in selections[first].unit_counts

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -151,3 +152,18 @@ def test_linear_readout(loss_golden: Make, fit: Make, close: Make, batch_of: Mak
     fitting.finish(fitting.objective.criterion((logits,), batch), features=values)
     if pooled:
         fitting.check_state("after:")
+
+
+def test_accuracies_are_compared_in_float32(tmp_path: Path, fit: Make, golden_at: Make) -> None:
+    """One of three right is another number in float32, in which the reference computes, than in float64."""
+    logits = torch.eye(6, dtype=torch.float64)[[0, 1, 1]]
+    classes = torch.tensor([0, 2, 3])
+    loss = Loss(mean_cross_entropy(logits, classes), accuracies(logits, classes))
+    recorded = {"out:loss": loss.total, "out:acc1": np.float32(1) / np.float32(3), "out:acc5": np.float64(1)}
+    np.savez(tmp_path / "thirds.npz", **recorded)
+    fitting = fit(golden_at(tmp_path / "thirds.npz"), nn.Identity(), said.RotNet(), width=6)
+    assert float(recorded["out:acc1"]) != 1 / 3
+    fitting.check_loss(loss)
+    fitting.check_loss(Loss(loss.total, {"top1": torch.tensor(1 / 3, dtype=torch.float64), "top5": 1.0}))
+    with pytest.raises(AssertionError, match="acc1"):
+        fitting.check_loss(Loss(loss.total, {"top1": torch.tensor(1 / 3 + 1e-6), "top5": 1.0}))

@@ -155,3 +155,33 @@ def test_missing_or_contradicting_parts_are_refused(feature_file, spoil):
         spoil(file)
     with pytest.raises(DataError, match=r"features\.h5: damaged"):
         read_features(feature_file)
+
+
+@pytest.mark.parametrize(
+    ("where", "attribute", "value"),
+    [
+        ("layers/VISp2%2F3", "_FillValue", np.float32(-9999)),
+        ("layers/VISp2%2F3", "scale_factor", 0.5),
+        ("image_ids", "missing_value", -1),
+        ("image_ids", "add_offset", 7),
+    ],
+)
+def test_numbers_packed_by_another_program_are_refused_by_attribute(feature_file, where, attribute, value):
+    with h5py.File(feature_file, "r+") as file:
+        file[where].attrs[attribute] = value
+    with pytest.raises(DataError, match=f"saved by another program with '{attribute}'"):
+        read_features(feature_file)
+
+
+def test_image_ids_of_other_types_are_whole_numbers_or_refused(feature_file):
+    expected = read_features(feature_file).origin.image_ids
+    for ids in (np.array(expected, dtype="f8"), np.array(expected, dtype=">i2")):
+        with h5py.File(feature_file, "r+") as file:
+            del file["image_ids"]
+            file["image_ids"] = ids
+        assert read_features(feature_file).origin.image_ids == expected
+    with h5py.File(feature_file, "r+") as file:
+        del file["image_ids"]
+        file["image_ids"] = np.array(expected) + 0.5
+    with pytest.raises(DataError, match="image_ids must be whole numbers"):
+        read_features(feature_file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -176,6 +177,152 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         write(path, recording(), broken(unit_ids=[3, 3]))
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["mine.h5"]
+
+
+def both(values: object, **changes: object) -> list[Recording]:
+    """The same recording from each constructor."""
+    given = {"area": "VISp", "specimen": 8, "unit_ids": np.arange(2), **changes}
+    return [Recording(responses=values, **given), Recording.from_arrays(values, **given)]
+
+
+FLOATS = np.random.RandomState(5).uniform(0.5, 9, (3, 6, 2))
+
+
+@pytest.mark.parametrize(
+    ("values", "stored"),
+    [
+        (FLOATS.astype(np.float32), np.float32),
+        (FLOATS.astype(np.float32).tolist(), np.float32),
+        (FLOATS.astype(">f4"), np.float32),
+        (FLOATS.astype(np.float32).astype(np.float64), np.float32),
+        (FLOATS.astype(np.float16), np.float32),
+        (FLOATS, np.float64),
+        (FLOATS.astype(">f8"), np.float64),
+        (np.asfortranarray(FLOATS), np.float64),
+        ((FLOATS * 9).astype(np.int64) + 2**24, np.float64),
+        ((FLOATS * 9).astype(">u2"), np.float32),
+    ],
+)
+def test_values_come_back_as_given(tmp_path: Path, values: object, stored: type) -> None:
+    import h5py
+
+    for made in both(values):
+        assert made.responses.dtype == stored
+        assert made.responses.dtype.isnative
+        np.testing.assert_array_equal(made.responses, np.asarray(values))
+        path = write(tmp_path / "a.h5", made)
+        with h5py.File(path) as file:
+            assert file["responses"].dtype == stored
+            np.testing.assert_array_equal(file["responses"][...], np.asarray(values))
+
+
+def test_what_is_masked_is_missing() -> None:
+    mask = np.zeros((3, 6, 2), dtype=bool)
+    mask[1, 2] = True
+    for dtype in ("f4", "f8", ">f8", "i4", "u1"):
+        values = np.ma.array(np.full((3, 6, 2), 7, dtype=dtype), mask=mask, fill_value=99)
+        for given in (values, list(values)):
+            for made in both(given):
+                np.testing.assert_array_equal(made.responses, np.where(mask, np.nan, 7.0))
+    columns = {
+        "depth": np.ma.array([1, 2], mask=[True, False]),
+        "layer": np.ma.array(["L4", "L5"], mask=[False, True]),
+        "cre": [b"Slc17a7", None],
+        "snr": np.array([1.5, None], dtype=object),
+    }
+    for made in both(FLOATS, units=columns):
+        np.testing.assert_array_equal(made.units["depth"], [np.nan, 2])
+        assert made.units["layer"].tolist() == ["L4", ""]
+        assert made.units["cre"].tolist() == ["Slc17a7", ""]
+        np.testing.assert_array_equal(made.units["snr"], [1.5, np.nan])
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        [5, 3],
+        (5, 3),
+        np.array([5, 3], dtype=np.uint64),
+        np.array([5, 3], dtype=">i4"),
+        np.array([5.0, 3.0]),
+        np.array([5, 3], dtype=object),
+        np.ma.array([5, 3], mask=False),
+    ],
+)
+def test_whole_numbers_of_every_kind_are_ids(ids: object) -> None:
+    for made in both(FLOATS, unit_ids=ids, specimen=np.float64(7), area=b"VISp"):
+        assert (made.unit_ids.dtype, made.unit_ids.tolist()) == (np.dtype(np.int64), [5, 3])
+        assert (type(made.specimen), made.specimen) == (int, 7)
+        assert (type(made.area), made.area, made.label) == (str, "VISp", "recording VISp/7")
+
+
+REFUSED = [
+    ({"unit_ids": [1.2, 1.4]}, r"VISp/8: unit_ids must be whole numbers, not float64 \(1.2, 1.4\)"),
+    ({"unit_ids": [1.0, np.nan]}, "VISp/8: unit_ids must be whole numbers; 1 are missing"),
+    ({"unit_ids": np.ma.array([1, 2], mask=[0, 1])}, "VISp/8: unit_ids must be whole numbers; 1 are missing"),
+    ({"unit_ids": np.array([2**63 + 1, 2], dtype="u8")}, "VISp/8: unit_ids are too large"),
+    ({"unit_ids": [2**70, 2]}, "VISp/8: unit_ids are too large"),
+    ({"unit_ids": np.array([950911932, 2], "f4")}, "VISp/8: unit_ids .* float32 cannot hold all of them"),
+    ({"unit_ids": [2.0**60, 2.0]}, "VISp/8: unit_ids .* float64 cannot hold all of them"),
+    ({"unit_ids": ["a", "b"]}, "VISp/8: unit_ids must be whole numbers, not text"),
+    ({"unit_ids": [True, False]}, "VISp/8: unit_ids must be whole numbers, not bool"),
+    ({"unit_ids": [3, 3]}, "VISp/8: unit_ids: 3 occurs more than once"),
+    ({"unit_ids": [1, 2, 3]}, r"VISp/8: unit_ids has shape \(3,\)"),
+    ({"specimen": 1.9}, "VISp/1.9: specimen must be a whole number, not 1.9"),
+    ({"specimen": "mouse_A"}, "VISp/mouse_A: specimen must be a whole number, not 'mouse_A'"),
+    ({"specimen": np.nan}, "VISp/nan: specimen must be a whole number"),
+    ({"specimen": None}, "VISp/None: specimen must be a whole number, not None"),
+    ({"specimen": True}, "VISp/True: specimen must be a whole number"),
+    ({"specimen": 2**63}, "specimen are too large"),
+    ({"area": 3}, "3/8: area must be text, not 3"),
+    ({"area": b"\xff"}, "area is not UTF-8"),
+    ({"values": FLOATS.astype(bool)}, "VISp/8: (values|responses) must be numbers, not bool"),
+    ({"values": FLOATS.astype(complex)}, "VISp/8: (values|responses) must be numbers, not complex128"),
+    ({"values": FLOATS.astype(object)}, "VISp/8: (values|responses) must be numbers, not object"),
+    ({"values": FLOATS.astype(str)}, "VISp/8: (values|responses) must be numbers, not text"),
+    ({"values": [[[1.0, 2.0], [3.0]]]}, "VISp/8: (values|responses) cannot be made an array"),
+    ({"values": np.full((3, 6, 2), 2**53 + 1)}, "VISp/8: responses of type int64 are beyond what float64"),
+    ({"units": {"x": np.array([1, "a"], dtype=object)}}, "VISp/8: column 'x' mixes numbers"),
+    ({"units": {"x": [1, 2, 3]}}, "VISp/8: column 'x' has shape"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), REFUSED)
+@pytest.mark.parametrize("make", [Recording, Recording.from_arrays])
+def test_both_constructors_refuse_what_would_be_changed(
+    make: Callable[..., Recording], changes: dict[str, object], message: str
+) -> None:
+    given = {"area": "VISp", "specimen": 8, "unit_ids": np.arange(2), "values": FLOATS, **changes}
+    name = "values" if make == Recording.from_arrays else "responses"
+    given[name] = given.pop("values")
+    with pytest.raises(DataError, match=message):
+        make(**given)
+
+
+def test_large_numbers_are_not_rounded_beside_missing_ones(tmp_path: Path) -> None:
+    large = recording("VISl", 1, units={"session": [2**60 + 1, 2, 3]})
+    path = write(tmp_path / "a.h5", large)
+    assert open_dataset(path).unit_table()["session"].tolist() == [2**60 + 1, 2, 3]
+    with pytest.raises(
+        DataError, match=r"column 'session': whole numbers of recording VISl/1 are beyond 2\*\*53"
+    ):
+        write(tmp_path / "b.h5", large, recording(first_id=9))
+
+
+def test_masked_stimuli_and_bytes_beside_recordings(tmp_path: Path) -> None:
+    masked = np.ma.array(STIMULI, mask=np.zeros(STIMULI.shape, dtype=bool))
+    path = write(
+        tmp_path / "a.h5", recording(), stimuli=masked, units_of_measure=b"dF/F", frame_ids=np.arange(6.0)
+    )
+    data = open_dataset(path)
+    assert data.units_of_measure == "dF/F"
+    assert data.frame_ids.tolist() == list(range(6))
+    np.testing.assert_array_equal(data.stimuli, STIMULI)
+    masked.mask[0, 0, 0] = True
+    with pytest.raises(DataError, match="stimuli have masked pixels"):
+        write(tmp_path / "b.h5", recording(), stimuli=masked)
+    with pytest.raises(DataError, match="frame_ids must be whole numbers"):
+        write(tmp_path / "b.h5", recording(), frame_ids=np.arange(6) / 2)
 
 
 @pytest.mark.realdata

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import mvkit
-from mvkit.errors import UsageError
+from mvkit.errors import DataError, MvkitError, UsageError
 from mvkit.features.tapping import LayerTap
 from mvkit.neural import NeuralDataset, Recording
 from mvkit.resources import Resources
@@ -176,6 +177,45 @@ def test_given_features_are_found_by_their_content(dataset: NeuralDataset, tmp_p
     changed = scored(features, dataset, tmp_path, layers=("x", "y"))
     assert len(files_of(tmp_path)) == len(kept) + 3, "coordinates and two scores of one layer"
     np.testing.assert_array_equal(changed[10:], first[10:])
+
+
+def test_given_features_mean_what_they_say(dataset: NeuralDataset, tmp_path: Path) -> None:
+    """Byte order, type and packing change no score; masked, complex and other values are refused."""
+    values = np.round(np.random.default_rng(3).normal(size=(N_IMAGES, 9)), 2)
+
+    def scores(given: object) -> np.ndarray:
+        found = mvkit.score({"layer": given}, dataset, cache=False, n_jobs=1, **QUICK)
+        return found.columns["score"]
+
+    expected = scores(values)
+    path = tmp_path / "features.h5"
+    with h5py.File(path, "w") as file:
+        file["layer"] = np.rint(values * 100).astype(np.int16)
+        file["layer"].attrs.update(scale_factor=0.01, _FillValue=np.int16(-9999))
+        np.testing.assert_allclose(scores(file["layer"]), expected, rtol=1e-6)
+        file["layer"][0, 0] = -9999
+        with pytest.raises(MvkitError, match="layer 'layer'"):
+            scores(file["layer"])
+        file["layer"].attrs["scale_factor"] = "a lot"
+        with pytest.raises(DataError, match="'layer': attribute 'scale_factor' is no number"):
+            scores(file["layer"])
+    for given in (
+        values.astype(">f8"),
+        values.tolist(),
+        np.ma.array(values, mask=False),
+        torch.tensor(values, requires_grad=True),
+    ):
+        np.testing.assert_array_equal(scores(given), expected)
+    mask = np.zeros(values.shape, dtype=bool)
+    mask[2, 3] = True
+    for given, message in (
+        (np.ma.array(values, mask=mask), "features of layer 'layer': some values are masked"),
+        (values + 0j, "features of layer 'layer': complex128 are no real numbers"),
+        (values.astype(str), "are no real numbers"),
+        ([[1.0], [2.0, 3.0]], "no array can be made of list"),
+    ):
+        with pytest.raises(DataError, match=message):
+            scores(given)
 
 
 def test_resources_stand_for_the_other_options(dataset: NeuralDataset) -> None:
