@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from mvkit.errors import UsageError
+from mvkit.models.foreign.weights import refuse_meta
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ def evaluating(model: nn.Module, device: torch.device) -> Iterator[None]:
     Raises
     ------
     UsageError
-        If the network is spread over several devices.
+        If the network is spread over several devices, or has no values yet.
     """
     modes = {module: module.training for module in model.modules()}
     home = _device_of(model)
@@ -93,6 +94,8 @@ def floating_dtype(model: nn.Module) -> torch.dtype:
 
 def _device_of(model: nn.Module) -> torch.device | None:
     devices = {tensor.device for tensor in [*model.parameters(), *model.buffers()]}
+    if torch.device("meta") in devices:
+        refuse_meta(model, str(getattr(model, "name", type(model).__name__)))
     if len(devices) > 1:
         raise UsageError(
             f"the network lies on several devices ({', '.join(sorted(map(str, devices)))}): "

@@ -114,6 +114,15 @@ def fit_state(
     return {key: _cast(key, inside[key], value, path) for key, value in expected.items()}
 
 
+def plain_keys(
+    weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], wrappers: Collection[str]
+) -> dict[str, str]:
+    """Return the keys under the prefix that :func:`fit_state` chooses -> the same without it and wrappers."""
+    plain = {key: ".".join(part for part in key.split(".") if part not in wrappers) for key in weights}
+    prefix = _best_prefix(plain.values(), expected)
+    return {key: short[len(prefix) :] for key, short in plain.items() if short.startswith(prefix)}
+
+
 def _without_wrappers(weights: Mapping[str, Tensor], wrappers: Collection[str]) -> dict[str, Tensor]:
     return {
         ".".join(part for part in key.split(".") if part not in wrappers): value
@@ -142,7 +151,8 @@ def _listing(kind: str, keys: list[str]) -> str:
 
 
 def _cast(key: str, found: Tensor, wanted: Tensor, path: Path) -> Tensor:
-    if found.is_floating_point() and not bool(torch.isfinite(found).all()):
+    values = found if found.layout == torch.strided else found.to_dense()
+    if found.is_floating_point() and not bool(torch.isfinite(values).all()):
         raise CheckpointError(f"{path}: '{key}' holds values that are not finite; the training run diverged")
     if found.is_floating_point() != wanted.is_floating_point() or found.is_complex():
         raise CheckpointError(f"{path}: '{key}' is {found.dtype}; needed: {wanted.dtype}")

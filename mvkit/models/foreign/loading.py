@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,21 @@ from torch import nn
 from mvkit.errors import UsageError
 from mvkit.models.foreign.archives import load_exported, load_torchscript
 from mvkit.models.foreign.factories import make_network
-from mvkit.models.foreign.libraries import build_timm, build_torchvision
+from mvkit.models.foreign.libraries import (
+    FileWeights,
+    build_timm,
+    build_torchvision,
+    is_timm_network,
+    timm_input,
+)
 from mvkit.models.foreign.names import ForeignName
 from mvkit.models.foreign.network import ForeignModel
 from mvkit.models.foreign.options import IMAGENET_224, InputOptions
-from mvkit.models.foreign.preparing import UserPreprocessing
-from mvkit.models.foreign.weights import fill_foreign
+from mvkit.models.foreign.preparing import UserPreprocessing, as_preprocessing
+from mvkit.models.foreign.weights import fill_foreign, refuse_meta
 from mvkit.models.preprocessing import Preprocessing
+
+logger = logging.getLogger(__name__)
 
 #: What a weights argument says that is no file: mvkit's default, and random weights.
 _OWN = "released"
@@ -63,11 +72,7 @@ def load_foreign(
     if name.kind in _LIBRARIES:
         model = _of_library(name, weights, seed, options)
     elif name.kind in ("file", "module"):
-        network, declared = make_network(name, seed)
-        if weights not in (_OWN, _RANDOM):
-            fill_foreign(network, Path(weights).expanduser(), name.shown)
-        preprocess = _user_preprocess(declared, name, options)
-        model = ForeignModel(network, name.shown, declared_layers(declared) or (), preprocess)
+        model = _of_user(name, weights, seed, options)
     else:
         model = _of_archive(name, weights, options)
     return model.eval()
@@ -81,6 +86,17 @@ def declared_layers(module: object) -> tuple[str, ...] | None:
     return tuple(layers)
 
 
+def _of_user(
+    name: ForeignName, weights: str | os.PathLike[str], seed: int | None, options: InputOptions
+) -> ForeignModel:
+    network, declared = make_network(name, seed)
+    if weights not in (_OWN, _RANDOM):
+        fill_foreign(network, Path(weights).expanduser(), name.shown)
+    refuse_meta(network, name.shown)
+    preprocess = _user_preprocess(network, declared, name, options)
+    return ForeignModel(network, name.shown, declared_layers(declared) or (), preprocess)
+
+
 def _of_library(
     name: ForeignName, weights: str | os.PathLike[str], seed: int | None, options: InputOptions
 ) -> ForeignModel:
@@ -89,12 +105,8 @@ def _of_library(
             f"{name.shown}: say which weights: --weights random, --weights DEFAULT (the library's pretrained "
             "ones, which it downloads), or --weights FILE; in Python load_model(name, weights=...)"
         )
-    from_file = is_file_name(weights)
-    chosen = _RANDOM if from_file else str(weights)
-    network, declared = _LIBRARIES[name.kind](name.inside, chosen, seed)
-    if from_file:
-        fill_foreign(network, Path(weights).expanduser(), name.shown)
-    return ForeignModel(network, name.shown, (), options.applied_to(declared))
+    network, declared = _LIBRARIES[name.kind](name.inside, _file_or_name(weights), seed)
+    return ForeignModel(network, name.shown, (), _changed(declared, name, options))
 
 
 def _of_archive(name: ForeignName, weights: str | os.PathLike[str], options: InputOptions) -> ForeignModel:
@@ -105,10 +117,20 @@ def _of_archive(name: ForeignName, weights: str | os.PathLike[str], options: Inp
         network = load_torchscript(name.path)
     else:
         network, fixed_batch = load_exported(name.path)
-    model = ForeignModel(network, name.shown, (), options.applied_to(IMAGENET_224))
+    model = ForeignModel(network, name.shown, (), _undeclared(name, options))
     model.fixed_batch = fixed_batch
     model.modules_can_be_tapped = name.kind != "torchscript"
     return model
+
+
+def _file_or_name(weights: str | os.PathLike[str]) -> str | FileWeights:
+    """Read what stands for a library's weights: their name, FILE, or ENTRY=FILE."""
+    path = Path(weights).expanduser()
+    if isinstance(weights, str) and not path.is_file():
+        entry, equals, file = weights.partition("=")
+        if equals and os.sep not in entry and is_file_name(file):
+            return FileWeights(Path(file).expanduser(), entry)
+    return FileWeights(path) if is_file_name(weights) else str(weights)
 
 
 def is_file_name(weights: str | os.PathLike[str]) -> bool:
@@ -120,15 +142,38 @@ def is_file_name(weights: str | os.PathLike[str]) -> bool:
 
 
 def _user_preprocess(
-    declared: Any, name: ForeignName, options: InputOptions
+    network: nn.Module, declared: Any, name: ForeignName, options: InputOptions
 ) -> Preprocessing | UserPreprocessing:
+    """Return what a user's network declares: its ``.preprocess``, or timm's data configuration."""
     own = getattr(declared, "preprocess", None)
-    if own is None:
-        return options.applied_to(IMAGENET_224)
-    if isinstance(own, Preprocessing):
-        return options.applied_to(own)
-    if not callable(own) or isinstance(own, nn.Module):
-        # Something else that happens to have the name.
-        return options.applied_to(IMAGENET_224)
+    if own is not None:
+        return _changed(as_preprocessing(own, name.shown), name, options)
+    if is_timm_network(network):
+        return _changed(timm_input(network, name.shown), name, options)
+    return _undeclared(name, options)
+
+
+def _changed(
+    declared: Preprocessing | UserPreprocessing, name: ForeignName, options: InputOptions
+) -> Preprocessing | UserPreprocessing:
+    if isinstance(declared, Preprocessing):
+        return options.applied_to(declared)
     options.refuse_any(f"{name.shown} brings a .preprocess function of its own")
-    return UserPreprocessing(own, name.shown)
+    return declared
+
+
+def _undeclared(name: ForeignName, options: InputOptions) -> Preprocessing:
+    """Return the usual preprocessing where a network declares none, and say so."""
+    chosen = options.applied_to(IMAGENET_224)
+    if not {"--input-size", "--mean", "--std"} <= set(options.given):
+        logger.warning(
+            "%s declares no preprocessing: images as for ImageNet (resize %s, crop %s, mean %s, std %s); "
+            "--input-size, --mean, --std%s change it",
+            name.shown,
+            chosen.resize_px,
+            chosen.crop_px,
+            ",".join(f"{value:g}" for value in chosen.mean),
+            ",".join(f"{value:g}" for value in chosen.std),
+            ", .preprocess" if name.kind in ("file", "module") else "",
+        )
+    return chosen
