@@ -101,6 +101,19 @@ def fit_state(
         )
     if len(inside) < len(plain):
         _log.info("%s: %d keys that are not the network's left aside", path, len(plain) - len(inside))
+    return check_values(inside, expected, path)
+
+
+def check_values(
+    inside: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path
+) -> dict[str, Tensor]:
+    """Return the weights that a model expects in its dtypes, with a remark if they had others in the file.
+
+    Raises
+    ------
+    CheckpointError
+        If values are not finite, or of a kind that cannot be converted.
+    """
     converted = [key for key, value in expected.items() if inside[key].dtype != value.dtype]
     if converted:
         _log.warning(

@@ -38,10 +38,10 @@ def weights_digest(model: nn.Module) -> str | None:
     Returns
     -------
     str or None
-        None if the content of a tensor cannot be read (on the "meta" device, or weights of quantised
-        modules, which are no parameters).
+        None if the content of a tensor cannot be read (sparse, or on the "meta" device), or modules hold
+        quantised weights, which are no parameters.
     """
-    if any(_is_packed(value) for module in model.modules() for value in vars(module).values()):
+    if is_quantised(model):
         return None
     sha256 = hashlib.sha256()
     # Shared tensors appear under each of their names, and are read once.
@@ -59,10 +59,8 @@ def weights_digest(model: nn.Module) -> str | None:
 
 def tensor_bytes(value: Tensor) -> memoryview | None:
     """Return the content of a tensor, C order; None if it has none that can be read."""
-    if value.is_meta:
+    if value.layout != torch.strided or value.is_meta or value.is_quantized:
         return None
-    if value.layout != torch.strided or value.is_quantized:
-        return memoryview(b"".join(_contents(value)))
     plain = value.detach().resolve_conj().resolve_neg().cpu().contiguous().reshape(-1)
     content: memoryview = plain.view(torch.uint8).numpy().data
     return content if plain.numel() else memoryview(b"")
@@ -93,8 +91,11 @@ def _contents(value: Tensor) -> Iterator[bytes | memoryview]:
         yield tensor_bytes(part) or b""
 
 
-def _is_packed(value: object) -> bool:
-    return isinstance(value, torch.ScriptObject)
+def is_quantised(model: nn.Module) -> bool:
+    """Tell whether modules keep weights in torch's packed form, outside parameters and buffers."""
+    return any(
+        isinstance(value, torch.ScriptObject) for module in model.modules() for value in vars(module).values()
+    )
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -30,12 +30,14 @@ from mvkit.models.foreign.preparing import (
 )
 from mvkit.models.foreign.weights import (
     AUXILIARY_HEADS,
+    all_finite,
     fill_with,
+    log_heads_aside,
     raw_state,
     read_state,
 )
 from mvkit.models.foreign.wrappers import WRAPPER_PARTS
-from mvkit.models.matching import plain_keys
+from mvkit.models.matching import check_values, plain_keys
 from mvkit.models.preprocessing import Preprocessing
 from mvkit.naming import suggest
 from mvkit.paths import is_offline
@@ -149,7 +151,7 @@ class _TorchvisionModel:
         valid = ["random", *(["DEFAULT"] if self._default else []), *(row.name for row in self.entries)]
         raise UsageError(
             f"{self.shown} has no weights '{name}'{suggest(name, valid)}\n"
-            f"valid: {', '.join(dict.fromkeys(valid))}, or a file"
+            f"valid: {', '.join(dict.fromkeys(valid))}, or a file (FILE, ENTRY=FILE)"
         )
 
     def bare(self, seed: int | None = None) -> nn.Module:
@@ -160,7 +162,7 @@ class _TorchvisionModel:
             return seeded(lambda: self._builder(weights=None, **options), seed)
 
     def build(self, entry: Any, state: Mapping[str, Any] | None = None) -> nn.Module:
-        """Build it as the library does for an entry of weights; with a state dict in place of the download."""
+        """Build it as the library does for an entry of weights; with a state in place of the download."""
         options = {"quantize": True} if "unquantized" in entry.meta else {}
         with _quiet(), _state_for(entry, state):
             return seeded(lambda: self._builder(weights=entry, **options), None)
@@ -181,7 +183,7 @@ class _TorchvisionModel:
         if kind in ("VideoClassification", "OpticalFlow"):
             what = "clips of video" if kind == "VideoClassification" else "pairs of images"
             raise UsageError(
-                f"{self.shown} takes {what} (its weights declare {kind}), which mvkit does not make of pictures\n"
+                f"{self.shown} takes {what} (its weights declare {kind}), not pictures\n"
                 "wrap it in a function of your own that does, with .preprocess: FILE.py:FUNCTION"
             )
         return UserPreprocessing(steps, f"{self.shown} ({entry.name})")
@@ -210,22 +212,27 @@ class _TorchvisionModel:
             self._fill_bare(network, found, path)
             return network, self.input_of_new(network)
         if weights.entry is not None:
-            return self._of_entry(self.entry(weights.entry), found, path)
+            return self._of_entry(self.entry(weights.entry), found, path, is_published=False)
         published = next((row for row in self.entries if _is_published_as(row.url, path)), None)
         if published is not None:
-            return self._of_entry(published, found, path)
+            return self._of_entry(published, found, path, is_published=True)
         return self._of_unknown(found, path)
 
-    def _of_entry(self, entry: Any, found: Mapping[str, Tensor], path: Path) -> Made:
-        declared = self.input_of(entry)
+    def _of_entry(self, entry: Any, found: Mapping[str, Tensor], path: Path, *, is_published: bool) -> Made:
+        declared, state = self.input_of(entry), self._named_as_here(found, path, entry)
         try:
-            return self.build(entry, self._named_as_here(found, path, entry)), declared
+            network = self.build(entry, state)
         except (RuntimeError, KeyError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise CheckpointError(
                 f"{path}: does not fit '{self.shown}' as {entry.name} ({reason[:300]})\n"
                 "is it a checkpoint of another architecture?"
             ) from error
+        # Published ones may hold NaN in layers that nobody uses (VGG16's features).
+        if not is_published:
+            filled = network.state_dict()
+            check_values(state, {key: filled[key] for key in filled if _is_plain(state.get(key))}, path)
+        return network, declared
 
     def _of_unknown(self, found: Mapping[str, Tensor], path: Path) -> Made:
         """Build it for a file that is of no known entry, if all entries that it fits say the same."""
@@ -236,7 +243,7 @@ class _TorchvisionModel:
                 fitting[entry.name] = _settings(network), self.input_of(entry)
         bare = self.bare()
         try:
-            self._fill_bare(bare, found, path)
+            self._fill_bare(bare, found, path, quiet=True)
         except CheckpointError:
             if not fitting:
                 raise
@@ -267,11 +274,13 @@ class _TorchvisionModel:
             self.shown,
         )
         if first == _NO_ENTRY:
+            log_heads_aside(bare, found, path)
             return bare, fitting[first][1]
-        return self._of_entry(self.entry(first), found, path)
+        # Their values were looked at when the bare network was filled.
+        return self._of_entry(self.entry(first), found, path, is_published=_NO_ENTRY in fitting)
 
     def _try_entry(self, entry: Any, found: Mapping[str, Tensor], path: Path) -> nn.Module | None:
-        """Build it for an entry with the state of a file, on "meta" where that works; None if it does not fit."""
+        """Build it for an entry with the state of a file, on "meta" if possible; None if it does not fit."""
         state = self._named_as_here(found, path, entry)
         for device in ("meta", "cpu"):
             try:
@@ -302,12 +311,18 @@ class _TorchvisionModel:
     def _own_state(self) -> Mapping[str, Tensor]:
         return {key: value for key, value in self.bare().state_dict().items() if isinstance(value, Tensor)}
 
-    def _fill_bare(self, network: nn.Module, found: Mapping[str, Tensor], path: Path) -> None:
+    def _fill_bare(
+        self, network: nn.Module, found: Mapping[str, Tensor], path: Path, *, quiet: bool = False
+    ) -> None:
         """Fill a network without an entry's settings; heads that the file lacks are taken off."""
         for head in AUXILIARY_HEADS:
             if getattr(network, head, None) is not None and not any(f"{head}." in key for key in found):
                 setattr(network, head, None)
-        fill_with(network, found, path, self.shown)
+        fill_with(network, found, path, self.shown, quiet=quiet)
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, Tensor) and not value.is_quantized
 
 
 #: What evaluation computes besides weights: (module, attribute, value).
@@ -444,7 +459,18 @@ def timm_input(network: nn.Module, shown: str) -> ForeignPreprocessing:
         If it has what cannot be used.
     """
     resolve: Any = importlib.import_module("timm.data").resolve_model_data_config
-    return read_timm(resolve(network), shown)
+    config = resolve(network)
+    first = getattr(network, "pretrained_cfg", {}).get("first_conv")
+    layer = dict(network.named_modules()).get(first) if isinstance(first, str) else None
+    channels = getattr(layer, "in_channels", config["input_size"][0])
+    # Networks that fold pixels into channels first take a multiple.
+    if channels % config["input_size"][0]:
+        raise UsageError(
+            f"{shown}: timm's data configuration has input_size {tuple(config['input_size'])}, but the layer "
+            f"'{first}' takes {channels} channel(s)\nmake the network in a function of your own with "
+            ".preprocess (FILE.py:FUNCTION)"
+        )
+    return read_timm(config, shown)
 
 
 def is_timm_network(network: nn.Module) -> bool:
@@ -468,6 +494,8 @@ def _timm_of_file(name: str, path: Path, seed: int | None) -> nn.Module:
     try:
         fill_with(network, found, path, f"timm:{name}")
     except CheckpointError as error:
+        if not all_finite(found):
+            raise
         try:
             return make(pretrained=True, pretrained_cfg_overlay={"state_dict": dict(found), "source": ""})
         except Exception:  # noqa: BLE001 - what does not fit is said by mvkit's own matching

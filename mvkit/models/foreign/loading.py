@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,13 +113,13 @@ def _of_library(
 def _of_archive(name: ForeignName, weights: str | os.PathLike[str], options: InputOptions) -> ForeignModel:
     if weights != _OWN:
         raise UsageError(f"{name.shown} has weights of its own: leave out --weights {weights}")
-    fixed_batch = None
+    shape: tuple[int | None, ...] = (None,) * 4
     if name.kind == "torchscript":
         network = load_torchscript(name.path)
     else:
-        network, fixed_batch = load_exported(name.path)
-    model = ForeignModel(network, name.shown, (), _undeclared(name, options))
-    model.fixed_batch = fixed_batch
+        network, shape = load_exported(name.path)
+    model = ForeignModel(network, name.shown, (), _undeclared(name, options, shape))
+    model.fixed_batch = shape[0]
     model.modules_can_be_tapped = name.kind != "torchscript"
     return model
 
@@ -162,16 +163,28 @@ def _changed(
     return declared
 
 
-def _undeclared(name: ForeignName, options: InputOptions) -> Preprocessing:
-    """Return the usual preprocessing where a network declares none, and say so."""
-    chosen = options.applied_to(IMAGENET_224)
+def _undeclared(
+    name: ForeignName, options: InputOptions, shape: tuple[int | None, ...] = (None,) * 4
+) -> Preprocessing:
+    """Return the usual preprocessing where a network declares at most the shape of its input, and say so."""
+    _, channels, height, width = shape
+    usual = replace(IMAGENET_224, channels=1) if channels == 1 else IMAGENET_224
+    if height is not None and width is not None and (height, width) != (usual.crop_px, usual.crop_px):
+        # The same part of the image as at 224 px.
+        resized = round(height * 256 / 224), round(width * 256 / 224)
+        usual = (
+            replace(usual, resize_px=resized[0], crop_px=height)
+            if height == width
+            else replace(usual, resize_px=None, crop_px=None, resize_hw=resized, crop_hw=(height, width))
+        )
+    chosen = options.applied_to(usual)
     if not {"--input-size", "--mean", "--std"} <= set(options.given):
         logger.warning(
             "%s declares no preprocessing: images as for ImageNet (resize %s, crop %s, mean %s, std %s); "
             "--input-size, --mean, --std%s change it",
             name.shown,
-            chosen.resize_px,
-            chosen.crop_px,
+            chosen.resize_px or getattr(chosen, "resize_hw", None),
+            chosen.crop_px or getattr(chosen, "crop_hw", None),
             ",".join(f"{value:g}" for value in chosen.mean),
             ",".join(f"{value:g}" for value in chosen.std),
             ", .preprocess" if name.kind in ("file", "module") else "",

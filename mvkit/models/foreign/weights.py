@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ def fill_foreign(network: nn.Module, path: Path, model_name: str) -> None:
     """Fill a network's parameters and buffers from a file, whatever wrappers it was saved under.
 
     Old names of keys are understood where the network's own library understands them. Heads of torchvision's
-    that only training uses are left aside if the network has none.
+    that only training uses are left aside, with a remark, if the network has none.
 
     Parameters
     ----------
@@ -56,10 +56,14 @@ def fill_foreign(network: nn.Module, path: Path, model_name: str) -> None:
     fill_with(network, read_state(path), path, model_name)
 
 
-def fill_with(network: nn.Module, found: Mapping[str, Tensor], path: Path, model_name: str) -> None:
+def fill_with(
+    network: nn.Module, found: Mapping[str, Tensor], path: Path, model_name: str, *, quiet: bool = False
+) -> None:
     """Fill a network from the state dict of :func:`read_state`; as :func:`fill_foreign`."""
     _materialise(network, model_name)
-    found = rename_old(without_auxiliary(network, found, path))
+    if not quiet:
+        log_heads_aside(network, found, path)
+    found = _rename_old(_without_heads(network, found))
     state = network.state_dict()
     if any(not isinstance(value, Tensor) or value.is_quantized for value in state.values()):
         _fill_by_torch(network, path, model_name)
@@ -113,25 +117,40 @@ def refuse_meta(network: nn.Module, model_name: str) -> None:
         )
 
 
-def without_auxiliary(network: nn.Module, found: Mapping[str, Tensor], path: Path) -> Mapping[str, Tensor]:
-    """Leave aside heads of torchvision's that only training uses if the network has none, with a remark."""
-    names = {part for key in network.state_dict() for part in key.split(".")}
-    heads = [head for head in AUXILIARY_HEADS if head not in names]
-    aside = dict.fromkeys(heads, 0)
-    kept = _like(found)
-    for key, value in found.items():
-        head = next((head for head in heads if head in key.split(".")[:-1]), None)
-        if head is None:
-            kept[key] = value
-        else:
-            aside[head] += 1
-    told = ", ".join(f"{head} ({count} entries)" for head, count in aside.items() if count)
-    if told:
+def all_finite(state: Mapping[str, Tensor]) -> bool:
+    """Tell whether a state dict holds neither NaN nor infinity."""
+    return all(
+        bool(torch.isfinite(value).all())
+        for value in state.values()
+        if value.is_floating_point() and value.layout == torch.strided
+    )
+
+
+def log_heads_aside(network: nn.Module, found: Mapping[str, Tensor], path: Path) -> None:
+    """Say which heads of torchvision's that only training uses are in a file and not in a network."""
+    heads = _missing_heads(network)
+    aside = [head for key in found if (head := _head_of(key, heads))]
+    if aside:
+        told = ", ".join(f"{head} ({aside.count(head)} entries)" for head in dict.fromkeys(aside))
         logger.warning("%s: left aside %s, which the network has not and only training uses", path, told)
+
+
+def _without_heads(network: nn.Module, found: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    heads, kept = _missing_heads(network), _like(found)
+    kept.update({key: value for key, value in found.items() if not _head_of(key, heads)})
     return kept
 
 
-def rename_old(found: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+def _missing_heads(network: nn.Module) -> list[str]:
+    parts = {part for key in network.state_dict() for part in key.split(".")}
+    return [head for head in AUXILIARY_HEADS if head not in parts]
+
+
+def _head_of(key: str, heads: Sequence[str]) -> str | None:
+    return next((head for head in heads if head in key.split(".")[:-1]), None)
+
+
+def _rename_old(found: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Return a state dict with today's names for those of DenseNets before torch 0.4."""
     renamed = _like(found)
     for key, value in found.items():
@@ -198,7 +217,7 @@ def _loads(network: nn.Module, keys: Mapping[str, str], found: Mapping[str, Tens
     """Let torch load entries of a file (by their names in the network) and tell whether all fit."""
     state = _like(found)
     state.update({plain: found[key] for key, plain in keys.items()})
-    if any(value.is_floating_point() and not bool(torch.isfinite(value).all()) for value in state.values()):
+    if not all_finite(state):
         return False
     try:
         misfits = network.load_state_dict(state, strict=False)
