@@ -94,7 +94,11 @@ def _contents(value: Tensor) -> Iterator[bytes | memoryview]:
 def is_quantised(model: nn.Module) -> bool:
     """Tell whether modules keep weights in torch's packed form, outside parameters and buffers."""
     return any(
-        isinstance(value, torch.ScriptObject) for module in model.modules() for value in vars(module).values()
+        isinstance(value, torch.ScriptObject)
+        for module in model.modules()
+        # TorchScript's modules are such an object themselves.
+        if not isinstance(module, torch.jit.ScriptModule)
+        for value in vars(module).values()
     )
 
 

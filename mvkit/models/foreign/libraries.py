@@ -366,7 +366,7 @@ def _tell_input(declared: Preprocessing | UserPreprocessing) -> str:
 def _is_published_as(url: str, path: Path) -> bool:
     """Tell whether a file is the published one, by its sha256: digits in the name, or of the content."""
     stem = Path(url).stem
-    digits = re.search(r"[-_]([0-9a-f]{8})$", stem)
+    digits = re.search(r"[-_]([0-9a-f]{8,64})$", stem)
     if path.name == Path(url).name or digits is None:
         return path.name == Path(url).name
     return digits[1] in re.split(r"[^0-9a-z]+", path.stem.lower()) or _sha256(path).startswith(digits[1])
