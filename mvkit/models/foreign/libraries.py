@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mvkit.errors import CheckpointError, FetchError, MissingPackageError, UsageError
+from mvkit.errors import CheckpointError, FetchError, MissingPackageError, MvkitError, UsageError
 from mvkit.models.foreign.network import seeded
 from mvkit.models.foreign.options import IMAGENET_224, InputOptions
 from mvkit.models.foreign.preparing import (
@@ -222,7 +222,7 @@ class _TorchvisionModel:
         declared, state = self.input_of(entry), self._named_as_here(found, path, entry)
         try:
             network = self.build(entry, state)
-        except (RuntimeError, KeyError, ValueError) as error:
+        except Exception as error:
             reason = " ".join(str(error).split())
             raise CheckpointError(
                 f"{path}: does not fit '{self.shown}' as {entry.name} ({reason[:300]})\n"
@@ -543,8 +543,10 @@ def _downloading(model: str, advice: str, *, is_here: bool) -> Iterator[None]:
         )
     try:
         yield
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())
+    except MvkitError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise FetchError(
             f"{model}: pretrained weights cannot be had ({reason[:200]})\nwithout the network: {advice}"
         ) from error
