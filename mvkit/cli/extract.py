@@ -80,7 +80,10 @@ def command(
         ),
     ] = None,
     weights: Annotated[
-        str, typer.Option(help="released, random, DEFAULT (torchvision, timm), or the path of a checkpoint.")
+        str,
+        typer.Option(
+            help="released, random, DEFAULT (torchvision, timm), the path of a checkpoint, or ENTRY=PATH."
+        ),
     ] = "released",
     seed: Annotated[
         int | None,

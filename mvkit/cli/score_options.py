@@ -54,7 +54,10 @@ DryRun = Annotated[
     ),
 ]
 Weights = Annotated[
-    str, typer.Option(help="released, random, DEFAULT (torchvision, timm), or the path of a checkpoint.")
+    str,
+    typer.Option(
+        help="released, random, DEFAULT (torchvision, timm), the path of a checkpoint, or ENTRY=PATH."
+    ),
 ]
 Seed = Annotated[
     int | None,

@@ -81,8 +81,9 @@ def extract(
     ----------
     model
         A model of :func:`mvkit.load_model` (or what that takes: a name, the path of a training run's
-        checkpoint), or any ``nn.Module``. One without ``.preprocess`` takes only
-        images that are prepared already: a float array or tensor (n, channels, height, width).
+        checkpoint), or any ``nn.Module``. One without ``.preprocess`` (mvkit's, a preset of torchvision's, or
+        a callable from one PIL image to a float tensor) takes only images that are prepared already: a float
+        array or tensor (n, channels, height, width).
     images
         uint8 array (n, height, width) or (n, height, width, 3); a dataset or its name; a folder of images;
         prepared float inputs. See :func:`mvkit.features.open_stimuli`.

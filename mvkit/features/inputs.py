@@ -15,6 +15,7 @@ import mvkit
 from mvkit.errors import DataError, UsageError
 from mvkit.features.featureset import FeatureOrigin
 from mvkit.features.stimuli import Stimuli
+from mvkit.models.foreign.preparing import as_preprocessing
 from mvkit.models.state import state_digest
 
 
@@ -24,7 +25,9 @@ def network_inputs(model: nn.Module, stimuli: Stimuli, pictures: Sequence[NDArra
     Parameters
     ----------
     model
-        The network; its ``preprocess`` is applied, image by image where sizes differ.
+        The network; its ``preprocess`` is applied, image by image where sizes differ: mvkit's own
+        preprocessing, a preset of torchvision's, or a function of one PIL image (see
+        :class:`mvkit.models.foreign.preparing.UserPreprocessing`).
     stimuli
         Where the pictures come from.
     pictures
@@ -33,7 +36,7 @@ def network_inputs(model: nn.Module, stimuli: Stimuli, pictures: Sequence[NDArra
     Raises
     ------
     UsageError
-        If the network has no ``preprocess`` and the pictures are not prepared.
+        If the network has no ``preprocess`` and the pictures are not prepared, or it is something else.
     DataError
         If prepared inputs hold NaN or infinity.
     """
@@ -48,18 +51,26 @@ def network_inputs(model: nn.Module, stimuli: Stimuli, pictures: Sequence[NDArra
             f"{type(model).__name__} has no .preprocess, so mvkit cannot make its inputs of pictures\n"
             "give images that are prepared already: a float array or tensor (n, 3, height, width)"
         )
+    prepare = as_preprocessing(preprocess, _name(model))
     if len({picture.shape for picture in pictures}) == 1:
-        return _as_tensor(preprocess(np.stack(pictures)))
-    return torch.cat([_as_tensor(preprocess(picture[np.newaxis])) for picture in pictures])
+        return prepare(np.stack(pictures))
+    inputs = [prepare(picture[np.newaxis]) for picture in pictures]
+    shapes = list(dict.fromkeys(tuple(one.shape[1:]) for one in inputs))
+    if len(shapes) > 1:
+        raise UsageError(
+            f"{_name(model)}: its preprocessing gives images of several sizes inputs of several shapes "
+            f"({shapes[0]}, {shapes[1]})\ngive images of one size, or --input-size PX (in Python input_size=)"
+        )
+    return torch.cat(inputs)
 
 
 def describe_origin(model: nn.Module, stimuli: Stimuli, stimuli_digest: str) -> FeatureOrigin:
     """Gather what identifies a run: network, weights, preprocessing, images, versions."""
     weights_id = getattr(model, "weights_id", None)
     return FeatureOrigin(
-        model_name=str(getattr(model, "name", type(model).__name__)),
+        model_name=_name(model),
         weights_id=str(weights_id) if weights_id else state_digest(model),
-        preprocessing={} if stimuli.is_prepared else _describe(getattr(model, "preprocess", None)),
+        preprocessing={} if stimuli.is_prepared else _describe(model),
         stimuli=stimuli.name,
         stimuli_digest=stimuli_digest,
         image_ids=stimuli.image_ids,
@@ -67,14 +78,12 @@ def describe_origin(model: nn.Module, stimuli: Stimuli, stimuli_digest: str) -> 
     )
 
 
-def _describe(preprocess: Any) -> dict[str, object]:
-    as_dict = getattr(preprocess, "as_dict", None)
-    if callable(as_dict):
-        # As JSON gives it back, so that features in memory and from a file say the same.
-        described: dict[str, object] = json.loads(json.dumps(as_dict()))
-        return described
-    return {"function": getattr(preprocess, "__qualname__", type(preprocess).__name__)}
+def _describe(model: nn.Module) -> dict[str, object]:
+    prepare = as_preprocessing(getattr(model, "preprocess", None), _name(model))
+    # As JSON gives it back, so that features in memory and from a file say the same.
+    described: dict[str, object] = json.loads(json.dumps(prepare.as_dict()))
+    return described
 
 
-def _as_tensor(inputs: Any) -> Tensor:
-    return inputs if isinstance(inputs, Tensor) else torch.as_tensor(np.asarray(inputs))
+def _name(model: nn.Module) -> str:
+    return str(getattr(model, "name", type(model).__name__))

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 from mvkit.errors import UsageError
+from mvkit.models.foreign.weights import refuse_meta
+from mvkit.models.state import is_quantised
 
 logger = logging.getLogger(__name__)
 
@@ -24,10 +26,13 @@ def evaluating(model: nn.Module, device: torch.device) -> Iterator[None]:
     Raises
     ------
     UsageError
-        If the network is spread over several devices.
+        If the network is spread over several devices, has no values yet, or is quantised and the device no
+        CPU.
     """
     modes = {module: module.training for module in model.modules()}
     home = _device_of(model)
+    if device.type != "cpu" and is_quantised(model):
+        raise UsageError(f"quantised networks run on the CPU only, not on {device}: leave out --device")
     try:
         model.eval()
         if home is not None and home != device:
@@ -98,6 +103,8 @@ def _device_of(model: nn.Module) -> torch.device | None:
             f"the network lies on several devices ({', '.join(sorted(map(str, devices)))}): "
             "move it to one of them"
         )
+    if torch.device("meta") in devices:
+        refuse_meta(model, str(getattr(model, "name", type(model).__name__)))
     return devices.pop() if devices else None
 
 

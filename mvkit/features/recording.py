@@ -127,4 +127,9 @@ def _uncompiled(model: nn.Module) -> AbstractContextManager[object]:
 
 
 def _copy(value: Tensor) -> Tensor:
-    return value.detach().to("cpu", copy=True)
+    value = value.detach()
+    if value.is_quantized:
+        return value.dequantize().cpu()
+    if value.layout != torch.strided:
+        return value.to_dense().cpu()
+    return value.to("cpu", copy=True)

@@ -41,7 +41,10 @@ def tappable_layers(model: nn.Module) -> dict[str, str]:
         return dict(own())
     containers = (nn.ModuleList, nn.ModuleDict)
     inner = {
-        path: path for path, module in model.named_modules() if path and not isinstance(module, containers)
+        path: path
+        for path, module in model.named_modules()
+        # Transforms of pictures are no part of the forward pass, even where they are modules.
+        if path and not isinstance(module, containers) and path.partition(".")[0] != "preprocess"
     }
     return inner if OUTPUT in inner else {**inner, OUTPUT: ""}
 

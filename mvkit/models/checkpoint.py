@@ -15,6 +15,7 @@ import re
 import struct
 import warnings
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -30,7 +31,7 @@ from mvkit.models.safetensors_file import SUFFIX, looks_like_safetensors
 from mvkit.models.weights_file import read_weights_file
 
 #: Where the weights lie in a checkpoint, the first one found; otherwise the checkpoint is the state dict.
-_CONTAINERS = ("model_state_dict", "state_dict", "model")
+CONTAINERS = ("model_state_dict", "state_dict", "model")
 _FETCH_AGAIN = "if it is a published one, fetch it again: mvkit fetch checkpoints --force"
 _ZIP_MAGIC = b"PK\x03\x04"
 _NUMPY_KINDS = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?", "U", "S")
@@ -135,7 +136,7 @@ def find_weights(checkpoint: object, path: Path) -> Mapping[str, Tensor]:
         If there is none.
     """
     if isinstance(checkpoint, Mapping):
-        for container in _CONTAINERS:
+        for container in CONTAINERS:
             inner = checkpoint.get(container)
             if isinstance(inner, Mapping) and _tensors(inner):
                 return _tensors(inner)
@@ -145,13 +146,18 @@ def find_weights(checkpoint: object, path: Path) -> Mapping[str, Tensor]:
     else:
         found = f"a {type(checkpoint).__name__}"
     raise CheckpointError(
-        f"{path}: no weights inside; looked for {', '.join(map(repr, _CONTAINERS))} or a plain state dict, "
+        f"{path}: no weights inside; looked for {', '.join(map(repr, CONTAINERS))} or a plain state dict, "
         f"found {found}"
     )
 
 
-def _tensors(mapping: Mapping[Any, Any]) -> dict[str, Tensor]:
-    return {str(key): value for key, value in mapping.items() if isinstance(value, Tensor)}
+def _tensors(mapping: Mapping[Any, Any]) -> OrderedDict[str, Tensor]:
+    state = OrderedDict((str(key), value) for key, value in mapping.items() if isinstance(value, Tensor))
+    metadata = getattr(mapping, "_metadata", None)
+    if isinstance(metadata, Mapping):
+        # Versions of modules, by which they know older names of their entries.
+        state._metadata = metadata  # type: ignore[attr-defined]
+    return state
 
 
 def _first_bytes(path: Path, remedy: str) -> bytes:

@@ -60,8 +60,9 @@ def load_model(
         checkpoints`` put it (of a trained checkpoint: its own weights); "random": as drawn
         for a new network; otherwise the path of a checkpoint. Baselines have none; for them
         both words mean the same. torchvision and timm: "random", "DEFAULT" (what the library
-        downloads) or a file, also ``.safetensors``; a user's function: a file, or else as the
-        function makes it.
+        downloads), an entry of torchvision's weights, or a file, also ``.safetensors``
+        (``ENTRY=FILE`` where it is not plain which entry's preprocessing belongs to it); a user's
+        function: a file, or else as the function makes it.
     seed
         Of random weights; None: 0, or of a trained checkpoint the seed its run started from.
         Neither the seed nor the drawing touches torch's global generator.

@@ -101,6 +101,19 @@ def fit_state(
         )
     if len(inside) < len(plain):
         _log.info("%s: %d keys that are not the network's left aside", path, len(plain) - len(inside))
+    return check_values(inside, expected, path)
+
+
+def check_values(
+    inside: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path
+) -> dict[str, Tensor]:
+    """Return the weights that a model expects in its dtypes, with a remark if they had others in the file.
+
+    Raises
+    ------
+    CheckpointError
+        If values are not finite, or of a kind that cannot be converted.
+    """
     converted = [key for key, value in expected.items() if inside[key].dtype != value.dtype]
     if converted:
         _log.warning(
@@ -112,6 +125,15 @@ def fit_state(
             expected[converted[0]].dtype,
         )
     return {key: _cast(key, inside[key], value, path) for key, value in expected.items()}
+
+
+def plain_keys(
+    weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], wrappers: Collection[str]
+) -> dict[str, str]:
+    """Return the keys under the prefix that :func:`fit_state` chooses -> the same without it and wrappers."""
+    plain = {key: ".".join(part for part in key.split(".") if part not in wrappers) for key in weights}
+    prefix = _best_prefix(plain.values(), expected)
+    return {key: short[len(prefix) :] for key, short in plain.items() if short.startswith(prefix)}
 
 
 def _without_wrappers(weights: Mapping[str, Tensor], wrappers: Collection[str]) -> dict[str, Tensor]:
@@ -142,7 +164,8 @@ def _listing(kind: str, keys: list[str]) -> str:
 
 
 def _cast(key: str, found: Tensor, wanted: Tensor, path: Path) -> Tensor:
-    if found.is_floating_point() and not bool(torch.isfinite(found).all()):
+    values = found if found.layout == torch.strided else found.to_dense()
+    if found.is_floating_point() and not bool(torch.isfinite(values).all()):
         raise CheckpointError(f"{path}: '{key}' holds values that are not finite; the training run diverged")
     if found.is_floating_point() != wanted.is_floating_point() or found.is_complex():
         raise CheckpointError(f"{path}: '{key}' is {found.dtype}; needed: {wanted.dtype}")

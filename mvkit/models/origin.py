@@ -61,8 +61,11 @@ def random_origin(architecture: str, seed: int) -> WeightsOrigin:
 
 def foreign_origin(name: str, weights: str | os.PathLike[str], seed: int) -> WeightsOrigin:
     """Describe the weights of a model from elsewhere, called ``name``."""
+    entry, equals, file = os.fspath(weights).partition("=")
     if Path(weights).is_file():
         source = f"file {Path(weights).name}"
+    elif equals and Path(file).is_file():
+        source = f"file {Path(file).name}, settings of {entry}"
     elif weights == "random":
         source = f"random, seed {seed}"
     else:

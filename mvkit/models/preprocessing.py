@@ -104,7 +104,7 @@ class Preprocessing:
         import numpy as np
         import torch
 
-        _check_images(images)
+        check_images(images)
         prepared = [self._prepare(image) for image in images]
         side = self.input_px or self.crop_px or 0
         stacked = np.stack(prepared) if prepared else np.empty((0, side, side, 3), np.uint8)
@@ -137,7 +137,14 @@ class Preprocessing:
         return resize_shortest(image, side_px, Image.Resampling.BILINEAR)
 
 
-def _check_images(images: NDArray[np.uint8]) -> None:
+def check_images(images: NDArray[np.uint8]) -> None:
+    """Refuse arrays that are no pictures.
+
+    Raises
+    ------
+    DataError
+        If the array is not uint8 or of another shape than :class:`Preprocessing` takes.
+    """
     shape, dtype = images.shape, images.dtype
     grey = len(shape) == 3
     colour = len(shape) == 4 and shape[3] == 3

@@ -178,3 +178,29 @@ def test_what_is_wrong_is_said_without_a_traceback(
     printed = capsys.readouterr()
     assert said in printed.err
     assert "Traceback" not in printed.err and printed.out == ""
+
+
+def test_a_file_and_its_entry_give_the_same_features(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchvision finds it (DEFAULT), a user names it, or says which entry another file is like."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    place = tmp_path / "hub" / "checkpoints" / "googlenet-1378be20.pth"
+    place.parent.mkdir(parents=True)
+    torch.manual_seed(0)
+    torch.save(torchvision.models.googlenet(weights=None, init_weights=False).state_dict(), place)
+    other = tmp_path / "mine.pth"
+    other.write_bytes(place.read_bytes())
+    words = ["extract", "torchvision:googlenet", "--layers", "conv1", "--input-size", "32", "-s", "simulated"]
+    found = []
+    for index, weights in enumerate(("DEFAULT", str(place), f"IMAGENET1K_V1={other}", f"none={other}")):
+        out = tmp_path / f"{index}.h5"
+        assert run([*words, "--weights", weights, "--out", str(out)]) == 0
+        found.append(np.asarray(read_features(out)["conv1"]))
+    for same in found[1:3]:
+        np.testing.assert_array_equal(same, found[0])
+    # Without transform_input the network gets other values.
+    assert np.abs(found[3] - found[0]).max() > 0.1
+    capsys.readouterr()
+    assert run([*words, "--weights", str(other), "--out", str(tmp_path / "none.h5")]) == 2
+    assert "transform_input=True" in capsys.readouterr().err

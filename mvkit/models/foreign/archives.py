@@ -46,13 +46,14 @@ def load_torchscript(path: Path) -> nn.Module:
     return loaded
 
 
-def load_exported(path: Path) -> tuple[nn.Module, int | None]:
+def load_exported(path: Path) -> tuple[nn.Module, tuple[int | None, ...]]:
     """Load an exported program with the modules that it was made of; all of them can be recorded.
 
     Returns
     -------
-    network, fixed_batch
-        The modules, and the only number of images that the program takes at a time; None if it takes any.
+    network, shape
+        The modules, and the only shape of the input that the program takes (images at a time, channels,
+        height, width), with None for what may vary.
 
     Raises
     ------
@@ -84,8 +85,7 @@ def load_exported(path: Path) -> tuple[nn.Module, int | None]:
             )
         with UserCode(f"{path}: its modules cannot be restored"):
             network: nn.Module = torch.export.unflatten(program)
-    batch = shapes[0][0]
-    return network, batch if isinstance(batch, int) else None
+    return network, tuple(length if isinstance(length, int) else None for length in shapes[0])
 
 
 @contextmanager

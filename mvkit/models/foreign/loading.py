@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,21 @@ from torch import nn
 from mvkit.errors import UsageError
 from mvkit.models.foreign.archives import load_exported, load_torchscript
 from mvkit.models.foreign.factories import make_network
-from mvkit.models.foreign.libraries import build_timm, build_torchvision
+from mvkit.models.foreign.libraries import (
+    FileWeights,
+    build_timm,
+    build_torchvision,
+    is_timm_network,
+    timm_input,
+)
 from mvkit.models.foreign.names import ForeignName
 from mvkit.models.foreign.network import ForeignModel
 from mvkit.models.foreign.options import IMAGENET_224, InputOptions
-from mvkit.models.foreign.preparing import UserPreprocessing
-from mvkit.models.foreign.weights import fill_foreign
+from mvkit.models.foreign.preparing import UserPreprocessing, as_preprocessing
+from mvkit.models.foreign.weights import fill_foreign, refuse_meta
 from mvkit.models.preprocessing import Preprocessing
+
+logger = logging.getLogger(__name__)
 
 #: What a weights argument says that is no file: mvkit's default, and random weights.
 _OWN = "released"
@@ -63,11 +73,7 @@ def load_foreign(
     if name.kind in _LIBRARIES:
         model = _of_library(name, weights, seed, options)
     elif name.kind in ("file", "module"):
-        network, declared = make_network(name, seed)
-        if weights not in (_OWN, _RANDOM):
-            fill_foreign(network, Path(weights).expanduser(), name.shown)
-        preprocess = _user_preprocess(declared, name, options)
-        model = ForeignModel(network, name.shown, declared_layers(declared) or (), preprocess)
+        model = _of_user(name, weights, seed, options)
     else:
         model = _of_archive(name, weights, options)
     return model.eval()
@@ -81,6 +87,17 @@ def declared_layers(module: object) -> tuple[str, ...] | None:
     return tuple(layers)
 
 
+def _of_user(
+    name: ForeignName, weights: str | os.PathLike[str], seed: int | None, options: InputOptions
+) -> ForeignModel:
+    network, declared = make_network(name, seed)
+    if weights not in (_OWN, _RANDOM):
+        fill_foreign(network, Path(weights).expanduser(), name.shown)
+    refuse_meta(network, name.shown)
+    preprocess = _user_preprocess(network, declared, name, options)
+    return ForeignModel(network, name.shown, declared_layers(declared) or (), preprocess)
+
+
 def _of_library(
     name: ForeignName, weights: str | os.PathLike[str], seed: int | None, options: InputOptions
 ) -> ForeignModel:
@@ -89,26 +106,32 @@ def _of_library(
             f"{name.shown}: say which weights: --weights random, --weights DEFAULT (the library's pretrained "
             "ones, which it downloads), or --weights FILE; in Python load_model(name, weights=...)"
         )
-    from_file = is_file_name(weights)
-    chosen = _RANDOM if from_file else str(weights)
-    network, declared = _LIBRARIES[name.kind](name.inside, chosen, seed)
-    if from_file:
-        fill_foreign(network, Path(weights).expanduser(), name.shown)
-    return ForeignModel(network, name.shown, (), options.applied_to(declared))
+    network, declared = _LIBRARIES[name.kind](name.inside, _file_or_name(weights), seed)
+    return ForeignModel(network, name.shown, (), _changed(declared, name, options))
 
 
 def _of_archive(name: ForeignName, weights: str | os.PathLike[str], options: InputOptions) -> ForeignModel:
     if weights != _OWN:
         raise UsageError(f"{name.shown} has weights of its own: leave out --weights {weights}")
-    fixed_batch = None
+    shape: tuple[int | None, ...] = (None,) * 4
     if name.kind == "torchscript":
         network = load_torchscript(name.path)
     else:
-        network, fixed_batch = load_exported(name.path)
-    model = ForeignModel(network, name.shown, (), options.applied_to(IMAGENET_224))
-    model.fixed_batch = fixed_batch
+        network, shape = load_exported(name.path)
+    model = ForeignModel(network, name.shown, (), _undeclared(name, options, shape))
+    model.fixed_batch = shape[0]
     model.modules_can_be_tapped = name.kind != "torchscript"
     return model
+
+
+def _file_or_name(weights: str | os.PathLike[str]) -> str | FileWeights:
+    """Read what stands for a library's weights: their name, FILE, or ENTRY=FILE."""
+    path = Path(weights).expanduser()
+    if isinstance(weights, str) and not path.is_file():
+        entry, equals, file = weights.partition("=")
+        if equals and os.sep not in entry and is_file_name(file):
+            return FileWeights(Path(file).expanduser(), entry)
+    return FileWeights(path) if is_file_name(weights) else str(weights)
 
 
 def is_file_name(weights: str | os.PathLike[str]) -> bool:
@@ -120,15 +143,50 @@ def is_file_name(weights: str | os.PathLike[str]) -> bool:
 
 
 def _user_preprocess(
-    declared: Any, name: ForeignName, options: InputOptions
+    network: nn.Module, declared: Any, name: ForeignName, options: InputOptions
 ) -> Preprocessing | UserPreprocessing:
+    """Return what a user's network declares: its ``.preprocess``, or timm's data configuration."""
     own = getattr(declared, "preprocess", None)
-    if own is None:
-        return options.applied_to(IMAGENET_224)
-    if isinstance(own, Preprocessing):
-        return options.applied_to(own)
-    if not callable(own) or isinstance(own, nn.Module):
-        # Something else that happens to have the name.
-        return options.applied_to(IMAGENET_224)
+    if own is not None:
+        return _changed(as_preprocessing(own, name.shown), name, options)
+    if is_timm_network(network):
+        return _changed(timm_input(network, name.shown), name, options)
+    return _undeclared(name, options)
+
+
+def _changed(
+    declared: Preprocessing | UserPreprocessing, name: ForeignName, options: InputOptions
+) -> Preprocessing | UserPreprocessing:
+    if isinstance(declared, Preprocessing):
+        return options.applied_to(declared)
     options.refuse_any(f"{name.shown} brings a .preprocess function of its own")
-    return UserPreprocessing(own, name.shown)
+    return declared
+
+
+def _undeclared(
+    name: ForeignName, options: InputOptions, shape: tuple[int | None, ...] = (None,) * 4
+) -> Preprocessing:
+    """Return the usual preprocessing where a network declares at most the shape of its input, and say so."""
+    _, channels, height, width = shape
+    usual = replace(IMAGENET_224, channels=1) if channels == 1 else IMAGENET_224
+    if height is not None and width is not None and (height, width) != (usual.crop_px, usual.crop_px):
+        # The same part of the image as at 224 px.
+        resized = round(height * 256 / 224), round(width * 256 / 224)
+        usual = (
+            replace(usual, resize_px=resized[0], crop_px=height)
+            if height == width
+            else replace(usual, resize_px=None, crop_px=None, resize_hw=resized, crop_hw=(height, width))
+        )
+    chosen = options.applied_to(usual)
+    if not {"--input-size", "--mean", "--std"} <= set(options.given):
+        logger.warning(
+            "%s declares no preprocessing: images as for ImageNet (resize %s, crop %s, mean %s, std %s); "
+            "--input-size, --mean, --std%s change it",
+            name.shown,
+            chosen.resize_px or getattr(chosen, "resize_hw", None),
+            chosen.crop_px or getattr(chosen, "crop_hw", None),
+            ",".join(f"{value:g}" for value in chosen.mean),
+            ",".join(f"{value:g}" for value in chosen.std),
+            ", .preprocess" if name.kind in ("file", "module") else "",
+        )
+    return chosen

@@ -78,8 +78,14 @@ class ForeignModel(VisionModel):
         prefix = f"{_INNER}."
         if isinstance(self.network, VisionModel):
             return {name: f"{prefix}{path}".rstrip(".") for name, path in self.network.tap_points().items()}
-        inner = {path.removeprefix(prefix): path for path in self.module_paths() if path.startswith(prefix)}
+        own = {path.removeprefix(prefix): path for path in self.module_paths() if path.startswith(prefix)}
+        # Transforms of pictures are no part of the forward pass, even where they are modules.
+        inner = {name: path for name, path in own.items() if not _is_preprocess(name)}
         return inner if FINAL in inner else {**inner, FINAL: ""}
+
+
+def _is_preprocess(name: str) -> bool:
+    return name.partition(".")[0] == "preprocess"
 
 
 def seeded(make: Callable[[], nn.Module], seed: int | None) -> nn.Module:

@@ -96,6 +96,12 @@ class InputOptions:
 def _resized(declared: Preprocessing, side_px: int) -> Preprocessing:
     if type(side_px) is not int or side_px < 1:
         raise UsageError(f"input size must be a whole number of pixels, 1 or more, got {side_px!r}")
+    if isinstance(declared, ForeignPreprocessing) and declared.crop_hw is not None:
+        height, width = declared.crop_hw
+        raise UsageError(
+            f"--input-size {side_px} is one side, but the network takes images of {height} x {width} px "
+            "(height x width): leave it out"
+        )
     if declared.input_px is not None:
         return replace(declared, input_px=side_px)
     if declared.resize_px is None or declared.crop_px is None:

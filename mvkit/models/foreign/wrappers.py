@@ -8,7 +8,7 @@ from typing import cast
 from torch import nn
 
 #: Path components that wrappers add.
-WRAPPER_PARTS = ("_orig_mod", "module")
+WRAPPER_PARTS: tuple[str, ...] = ("_orig_mod", "module")
 
 _COMPILED = "_orig_mod"
 _PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)

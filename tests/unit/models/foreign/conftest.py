@@ -72,6 +72,114 @@ def preparing():
     return net
 
 
+class Linear(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 4, 4)
+
+    def forward(self, x):
+        return self.conv(x).flatten(1)
+
+
+HALF, QUARTER = (0.5,) * 3, (0.25,) * 3
+
+
+def declared(preprocess):
+    torch.manual_seed(0)
+    net = Linear()
+    net.preprocess = preprocess
+    return net
+
+
+def as_mvkits():
+    from mvkit.models import Preprocessing
+
+    return declared(Preprocessing(16, 16, None, HALF, QUARTER))
+
+
+def as_preset():
+    from torchvision.transforms._presets import ImageClassification
+
+    return declared(ImageClassification(crop_size=16, resize_size=16, mean=HALF, std=QUARTER))
+
+
+def as_v1():
+    from torchvision import transforms as T
+
+    return declared(T.Compose([T.Resize(16), T.CenterCrop(16), T.ToTensor(), T.Normalize(HALF, QUARTER)]))
+
+
+def as_v2():
+    from torchvision.transforms import v2
+
+    steps = [v2.ToImage(), v2.Resize(16), v2.CenterCrop(16), v2.ToDtype(torch.float32, scale=True)]
+    return declared(v2.Compose([*steps, v2.Normalize(HALF, QUARTER)]))
+
+
+def as_a_function():
+    steps = as_v1().preprocess
+    return declared(lambda picture: steps(picture)[None].numpy())
+
+
+def as_timms():
+    import timm
+
+    return timm.create_model("resnet10t", pretrained_cfg_overlay={"input_size": (3, 48, 32)})
+
+
+def as_timms_grey():
+    import timm
+
+    return timm.create_model("resnet10t", in_chans=1)
+
+
+def preprocess_is(what):
+    from torchvision import models
+    from torchvision.transforms import v2
+
+    return {
+        "entry": models.ResNet18_Weights.DEFAULT,
+        "class": models.ResNet18_Weights.DEFAULT.transforms,
+        "steps": [v2.ToImage()],
+        "layer": nn.Conv2d(3, 3, 1),
+        "bytes": v2.Compose([v2.ToImage(), v2.Resize(16)]),
+        "pictures": v2.Resize(16),
+        "failing": lambda picture: picture.no_such_thing,
+    }[what]
+
+
+class Sparse(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.eye(48).to_sparse(), requires_grad=False)
+        self.pool = nn.AdaptiveAvgPool2d(4)
+
+    def forward(self, x):
+        return torch.sparse.mm(self.w, self.pool(x).flatten(1).T).T
+
+
+def on_meta():
+    with torch.device("meta"):
+        return Net()
+
+
+def lost_on_meta():
+    net = on_meta()
+    net.register_buffer("grid", torch.ones(2, device="meta"), persistent=False)
+    return net
+
+
+def quantised():
+    torch.backends.quantized.engine = "fbgemm"
+    torch.manual_seed(0)
+    ends = torch.ao.quantization.QuantStub(), torch.ao.quantization.DeQuantStub()
+    net = nn.Sequential(ends[0], nn.Conv2d(3, 4, 4, 4), nn.ReLU(), ends[1]).eval()
+    net.qconfig = torch.ao.quantization.get_default_qconfig("fbgemm")
+    torch.ao.quantization.prepare(net, inplace=True)
+    net(torch.rand(2, 3, 16, 16))
+    return torch.ao.quantization.convert(net, inplace=True)
+
+
 def fails():
     return [][1]
 

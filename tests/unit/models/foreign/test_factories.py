@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
+from PIL import Image
 from torch import nn
+from torchvision.transforms._presets import ImageClassification
 
 import mvkit
-from mvkit.errors import UsageError, UserCodeError
+from mvkit.errors import CheckpointError, UsageError, UserCodeError
+from mvkit.models.code_identity import preprocessing_digest
 from mvkit.models.foreign.network import ForeignModel
 from mvkit.models.foreign.options import IMAGENET_224
 from mvkit.models.preprocessing import Preprocessing
+from mvkit.models.state import weights_digest
 
 Write = Callable[[str, str], Path]
 
@@ -163,3 +170,125 @@ def test_a_forward_pass_that_fails_is_located(user_file: Write) -> None:
 def test_a_missing_module_is_a_wrong_name(name: str) -> None:
     with pytest.raises(UsageError, match="torchvision:NAME"):
         mvkit.load_model(name)
+
+
+def some_pictures() -> np.ndarray:
+    """Colour pictures that are not square."""
+    return np.random.default_rng(5).integers(0, 256, (3, 40, 52, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("factory", ["as_mvkits", "as_preset", "as_v1", "as_v2", "as_a_function"])
+@pytest.mark.parametrize("colour", [True, False])
+def test_a_networks_own_preprocessing_gives_what_it_gives_for_pil_images(
+    nets: Path, factory: str, colour: bool
+) -> None:
+    model = mvkit.load_model(f"{nets}:{factory}")
+    assert not any("preprocess" in layer for layer in model.tap_points())
+    images = some_pictures() if colour else some_pictures()[..., 0]
+    network: Any = model.get_submodule("network")
+    # Transforms of tensors (v2 after ToImage) differ from those of PIL images by a grey level.
+    preset = ImageClassification(crop_size=16, resize_size=16, mean=(0.5,) * 3, std=(0.25,) * 3)
+    steps = network.preprocess if factory in ("as_v1", "as_v2") else preset
+    inputs = torch.stack([steps(Image.fromarray(image).convert("RGB")) for image in images])
+    with torch.no_grad():
+        expected = network(inputs).numpy()
+    features = mvkit.extract(model, images, layers="final")
+    np.testing.assert_allclose(features["final"], expected, atol=1e-6)
+    # Given as it is, a network is treated alike.
+    again = mvkit.extract(network, images, layers="final")
+    np.testing.assert_array_equal(again["final"], features["final"])
+    used = features.origin.preprocessing
+    assert used.get("resize_px") == 16 if factory in ("as_mvkits", "as_preset") else used["function"]
+    if factory in ("as_v1", "as_v2"):
+        assert "Normalize(mean=" in str(used["steps"])
+    assert preprocessing_digest(model.preprocess) is not None
+
+
+def test_digests_tell_composed_transforms_apart(nets: Path, user_file: Write) -> None:
+    text = nets.read_text()
+    first = mvkit.load_model(f"{nets}:as_v2")
+    same = mvkit.load_model(f"{user_file('copy/nets.py', text)}:as_v2")
+    other = mvkit.load_model(f"{user_file('nets2.py', text.replace('v2.Resize(16)', 'v2.Resize(17)'))}:as_v2")
+    digests = [preprocessing_digest(model.preprocess) for model in (first, same, other)]
+    assert digests[0] == digests[1] != digests[2]
+
+
+@pytest.mark.parametrize("what", ["entry", "class", "steps", "layer", "bytes", "pictures", "failing"])
+def test_a_preprocess_that_is_none_is_refused(nets: Path, what: str) -> None:
+    nets.write_text(f"{nets.read_text()}\ndef odd():\n    return declared(preprocess_is({what!r}))\n")
+    with pytest.raises((UsageError, UserCodeError), match=r"\.preprocess must be") as caught:
+        mvkit.extract(mvkit.load_model(f"{nets}:odd"), some_pictures(), layers="final")
+    message = str(caught.value).splitlines()
+    assert len(message) == 2 and message[0].startswith("nets.py:odd: .preprocess")
+
+
+def test_options_beside_a_function_are_refused_and_change_a_preset(nets: Path) -> None:
+    with pytest.raises(UsageError, match=r"nets\.py:as_v2 brings a \.preprocess.*--input-size, --grey"):
+        mvkit.load_model(f"{nets}:as_v2", input_size=8, grey=True)
+    changed = mvkit.load_model(f"{nets}:as_preset", input_size=8, mean=0.1).preprocess
+    assert (changed.resize_px, changed.crop_px, changed.mean) == (8, 8, (0.1,) * 3)
+
+
+def test_a_network_of_timms_brings_its_configuration(nets: Path) -> None:
+    model = mvkit.load_model(f"{nets}:as_timms")
+    config = timm.data.resolve_model_data_config(model.get_submodule("network"))
+    oracle = timm.data.create_transform(**config, is_training=False)
+    picture = some_pictures()[0]
+    prepared = model.preprocess(picture[None])[0]
+    assert prepared.shape == (3, 48, 32)
+    torch.testing.assert_close(prepared, oracle(Image.fromarray(picture)), rtol=0, atol=1e-6)
+    with pytest.raises(UsageError, match="48 x 32 px"):
+        mvkit.load_model(f"{nets}:as_timms", input_size=32)
+    with pytest.raises(UsageError, match=r"input_size \(3, 176, 176\), but .* takes 1 channel"):
+        mvkit.load_model(f"{nets}:as_timms_grey")
+
+
+def test_what_is_used_where_nothing_is_declared_is_said(nets: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        mvkit.load_model(f"{nets}:make", input_size=64)
+    assert "nets.py:make declares no preprocessing" in caplog.text
+    assert "resize 73, crop 64, mean 0.485,0.456,0.406" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        mvkit.load_model(f"{nets}:make", input_size=64, mean=0.5, std=0.5)
+        mvkit.load_model(f"{nets}:declaring")
+    assert caplog.text == ""
+
+
+def test_a_network_on_meta_needs_weights(nets: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"device 'meta', without values: stem\.weight.*\n.*--weights FILE"):
+        mvkit.load_model(f"{nets}:on_meta")
+    source = mvkit.load_model(f"{nets}:make", seed=9)
+    torch.save(source.get_submodule("network").state_dict(), tmp_path / "weights.pt")
+    filled = mvkit.load_model(f"{nets}:on_meta", tmp_path / "weights.pt", input_size=16)
+    assert filled.weights_id == source.weights_id
+    assert np.isfinite(mvkit.extract(filled, some_pictures(), layers="stem")["stem"]).all()
+    with pytest.raises(CheckpointError, match="buffers grid lie on the device 'meta'"):
+        mvkit.load_model(f"{nets}:lost_on_meta", tmp_path / "weights.pt")
+    with pytest.raises(UsageError, match="device 'meta'"):
+        mvkit.extract(nn.Conv2d(3, 1, 1, device="meta"), torch.rand(1, 3, 4, 4), layers="final")
+
+
+def test_a_sparse_parameter_is_looked_at(nets: Path, user_file: Write) -> None:
+    model = mvkit.load_model(f"{nets}:Sparse", input_size=16)
+    features = mvkit.extract(model, some_pictures(), layers="final")
+    pooled = nn.AdaptiveAvgPool2d(4)(model.preprocess(some_pictures())).flatten(1)
+    np.testing.assert_allclose(features["final"], pooled.numpy(), atol=1e-6)
+    text = nets.read_text().replace("torch.eye(48)", "2 * torch.eye(48)")
+    other = mvkit.load_model(f"{user_file('other.py', text)}:Sparse", input_size=16)
+    assert model.weights_id != other.weights_id
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_quantised_network_gives_values_and_not_their_codes(nets: Path) -> None:
+    model = mvkit.load_model(f"{nets}:quantised", input_size=16)
+    features = mvkit.extract(model, some_pictures(), layers=["1", "final"])
+    with torch.no_grad():
+        network: Any = model.get_submodule("network")
+        inputs = model.preprocess(some_pictures())
+        expected = network[1](network[0](inputs)).dequantize().flatten(1)
+        output = network(inputs).flatten(1)
+    np.testing.assert_array_equal(features["1"], expected.numpy())
+    np.testing.assert_array_equal(features["final"], output.numpy())
+    # Its weights are no parameters: nothing that is kept could tell that they changed.
+    assert weights_digest(model) is None

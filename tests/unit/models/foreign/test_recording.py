@@ -126,6 +126,23 @@ def test_exported_programs(
         mvkit.load_model(str(tmp_path / "net.pt2"), weights="random")
 
 
+@pytest.mark.parametrize("shape", [(1, 3, 24, 24), (1, 3, 20, 36), (2, 1, 12, 12)])
+def test_images_get_the_size_that_an_exported_program_takes(
+    images: np.ndarray, tmp_path: Path, shape: tuple[int, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    network = nn.Conv2d(shape[1], 2, 4, 4).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.export.save(torch.export.export(network, (torch.zeros(shape),)), tmp_path / "net.pt2")
+    model = mvkit.load_model(tmp_path / "net.pt2")
+    assert "net.pt2 declares no preprocessing" in caplog.text
+    prepared = model.preprocess(images)
+    assert prepared.shape[1:] == shape[1:]
+    with torch.no_grad():
+        expected = network(prepared).flatten(1).numpy()
+    np.testing.assert_allclose(mvkit.extract(model, images, "final")["final"], expected, atol=1e-6)
+
+
 @pytest.mark.parametrize("how", ["script", "trace"])
 def test_of_torchscript_only_the_output_is_recorded(images: np.ndarray, tmp_path: Path, how: str) -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.Flatten()).eval()
