@@ -1,12 +1,12 @@
 r"""Folders and names of files as other programs leave them.
 
-A folder is visited once, however many links lead to it, and a link that leads up to a folder around it is not
-followed. A name that is there without what it names (a link to nothing, a pipe, a device) is listed with what is
-wrong with it, so that it is refused or reported, never passed over.
+A folder is visited once, however many links lead to it, and a link that leads up to a folder around it is
+not followed. A name that is there without what it names (a link to nothing, a pipe, a device) is listed with
+what is wrong with it, so that it is refused or reported, never passed over.
 
-On disk names are bytes. As text, in files that mvkit writes and in what it prints, bytes that are no UTF-8 and
-control characters are written ``\xNN``, and a backslash that would read like one of these ``\x5c``: every name has
-one text, and no two have the same. Ordinary names are their own text.
+On disk names are bytes. As text, in files that mvkit writes and in what it prints, bytes that are no UTF-8
+and control characters are written ``\xNN``, and a backslash that would read like one of these ``\x5c``: every
+name has one text, and no two have the same. Ordinary names are their own text.
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ class ListedFile:
 
 
 def name_text(name: str | os.PathLike[str]) -> str:
-    r"""Return a name or path as one line of text that can be encoded: other names have other texts.
+    r"""Return a name or path as one line of text that can be encoded; another name has another text.
 
-    Bytes that are no UTF-8, control characters and line ends become ``\xNN`` for each of their bytes, a backslash
-    in front of ``xNN`` becomes ``\x5c``; all else stays.
+    Bytes that are no UTF-8, control characters and line ends become ``\xNN`` for each of their bytes, a
+    backslash in front of ``xNN`` becomes ``\x5c``; all else stays.
     """
     raw = _READS_AS_ESCAPE.sub(rb"\\x5c", _as_bytes(name))
     return _CONTROL.sub(_escaped, raw.decode("utf-8", "backslashreplace"))
@@ -82,11 +82,11 @@ def list_files(
     levels: int | None = None,
     claimed: dict[FolderId, Path] | None = None,
 ) -> list[ListedFile]:
-    """Return the files in a folder whose names end in one of some suffixes, sorted by the bytes of their paths.
+    """Return the files in a folder whose names end in one of some suffixes, sorted by the bytes of paths.
 
-    Hidden files and folders, and :data:`SYSTEM_FOLDERS`, are passed over. A folder to which two paths lead is
-    visited once, by the one without links if there is such a one. Links to nothing count if they are named like
-    such a file or, as they may stand for a folder, like no file at all.
+    Hidden files and folders, and :data:`SYSTEM_FOLDERS`, are passed over. A folder to which two paths lead
+    is visited once, by the one without links if there is such a one. Links to nothing count if they are
+    named like such a file or, as they may stand for a folder, like no file at all.
 
     Parameters
     ----------
@@ -116,8 +116,8 @@ def list_files(
         seen.add(identity)
         if claimed is not None and identity in claimed:
             raise DataError(
-                f"{claimed[identity]} and {place} are the same folder: its files would belong to two classes\n"
-                "remove one of the links"
+                f"{claimed[identity]} and {place} are the same folder, which would belong to two classes\n"
+                "remove one of them (a link leads there)"
             )
         inner = []
         for entry in _entries(place):
@@ -159,15 +159,15 @@ def list_folders(folder: Path) -> tuple[list[Path], list[ListedFile]]:
 
 def is_listed(name: str, suffixes: Container[str]) -> bool:
     """Tell whether a name ends in one of some suffixes, whatever their case."""
-    return os.path.splitext(name)[1].lower() in suffixes
+    return Path(name).suffix.lower() in suffixes
 
 
 def may_be_missing_folder(entry: os.DirEntry[str]) -> bool:
-    """Tell whether an entry is a link to nothing that is named like no file, so that a folder may be missing."""
-    if not entry.is_symlink() or os.path.exists(entry.path):
+    """Tell whether an entry is a link to nothing and named like no file: a folder may be missing."""
+    path = Path(entry.path)
+    if not entry.is_symlink() or path.exists():
         return False
-    is_file = _FILE_SUFFIX.fullmatch(os.path.splitext(entry.name)[1]) is not None
-    return not is_file and _ANNEX not in _target(entry.path)
+    return _FILE_SUFFIX.fullmatch(path.suffix) is None and _ANNEX not in _target(path)
 
 
 def look_at(path: Path) -> ListedFile:
@@ -200,7 +200,7 @@ def check_link(path: Path) -> None:
 
 
 def unfetched(content: bytes) -> str | None:
-    """Return what is wrong with a file that only names a content which was not fetched; None for all others."""
+    """Return what is wrong with a file that only names a content that was not fetched; None for others."""
     for beginning, command in _POINTERS.items():
         if content.startswith(beginning):
             return f"its content was not fetched; run {command}"
@@ -217,9 +217,9 @@ def _absence(path: Path, error: OSError) -> str:
     return f"a link that cannot be followed ({name_text(target)}: {error.strerror or error})"
 
 
-def _target(path: str | Path) -> str:
+def _target(path: Path) -> str:
     try:
-        return os.readlink(path)
+        return str(path.readlink())
     except OSError:
         return ""
 
@@ -245,9 +245,9 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _identity(folder: str | Path) -> FolderId:
+def _identity(folder: Path) -> FolderId:
     try:
-        status = os.stat(folder)
+        status = folder.stat()
     except OSError:
         return os.path.realpath(folder)
     # Some network file systems number nothing.
@@ -256,7 +256,7 @@ def _identity(folder: str | Path) -> FolderId:
 
 def _leads_up(link: os.DirEntry[str], place: Path) -> bool:
     """Tell whether a link leads to a folder that it lies in, by the path to it or by where it really is."""
-    target = _identity(link.path)
+    target = _identity(Path(link.path))
     around = {above for start in (place.absolute(), place.resolve()) for above in (start, *start.parents)}
     return any(_identity(above) == target for above in around)
 

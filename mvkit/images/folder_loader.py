@@ -62,7 +62,9 @@ class FolderSource(PlannedSource):
         self.classes = source.classes
         self.has_depth = source.has_depth
         self.digest = source.listing_digest()
-        self.description = f"{printable(str(place))}: {source.n_images} {source.split} images (files, {source.kind})"
+        self.description = (
+            f"{printable(str(place))}: {source.n_images} {source.split} images (files, {source.kind})"
+        )
 
     def _filling(self, index: NDArray[np.int64], requests: Sequence[CropRequest]) -> BatchFilling:
         return _Filling(self._files, index, requests)

@@ -48,9 +48,7 @@ def _open_split(root: Path, split: str) -> SplitSource:
     if not listed:
         raise DataError(f"{images}: no images in this folder")
     maps = [look_at(depths / file.path.name) for file in listed]
-    files = tuple(
-        described(root, (_paired(file, depth) for file, depth in zip(listed, maps, strict=True)))
-    )
+    files = tuple(described(root, (_paired(file, depth) for file, depth in zip(listed, maps, strict=True))))
     there = tuple(described(root, (depth for depth in maps if not depth.problem)))
 
     def items() -> Iterator[Item]:
@@ -75,5 +73,7 @@ def _paired(image: ListedFile, depth: ListedFile) -> ListedFile:
     """Return an image, with what is wrong with its depth map if nothing is wrong with itself."""
     if image.problem or not depth.problem:
         return image
-    reason = "is missing" if not depth.path.is_symlink() and not depth.path.exists() else f"is {depth.problem}"
+    reason = (
+        "is missing" if not depth.path.is_symlink() and not depth.path.exists() else f"is {depth.problem}"
+    )
     return replace(image, problem=f"its depth map {name_text(depth.path)} {reason}")
