@@ -12,10 +12,10 @@ from mvkit.errors import printable
 
 
 def plain(value: object) -> Any:
-    r"""Turn a value into what JSON knows: numpy scalars and arrays, tuples and mappings too; NaN becomes None.
+    r"""Turn a value into what JSON knows: numpy scalars and arrays, tuples, mappings; NaN becomes None.
 
-    Anything else, such as a path, becomes its text; bytes of names that are no UTF-8 become ``\xNN``. Needs no
-    numpy itself.
+    Anything else, such as a path, becomes its text; bytes of names that are no UTF-8 become ``\xNN``. Needs
+    no numpy itself.
     """
     if hasattr(value, "tolist"):
         # A numpy scalar gives a number, an array nested lists.

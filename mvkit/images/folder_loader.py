@@ -99,8 +99,8 @@ def _refuse_absent(source: SplitSource, place: Path) -> None:
     shown = "".join(f"\n  {name}: {reason}" for name, reason in absent[:_MOST_LISTED])
     more = f"\n  ... and {len(absent) - _MOST_LISTED} more" if len(absent) > _MOST_LISTED else ""
     raise DataError(
-        f"{place}: {len(absent)} of {source.n_images} images of {source.split} are named but not there; restore "
-        f"or remove them, or prepare the others with mvkit prep --on-error skip:{shown}{more}"
+        f"{place}: {len(absent)} of {source.n_images} images of {source.split} are named but not there; "
+        f"restore or remove them, or prepare the others with mvkit prep --on-error skip:{shown}{more}"
     )
 
 

@@ -73,7 +73,6 @@ def _paired(image: ListedFile, depth: ListedFile) -> ListedFile:
     """Return an image, with what is wrong with its depth map if nothing is wrong with itself."""
     if image.problem or not depth.problem:
         return image
-    reason = (
-        "is missing" if not depth.path.is_symlink() and not depth.path.exists() else f"is {depth.problem}"
-    )
+    is_there = depth.path.is_symlink() or depth.path.exists()
+    reason = f"is {depth.problem}" if is_there else "is missing"
     return replace(image, problem=f"its depth map {name_text(depth.path)} {reason}")
