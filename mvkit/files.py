@@ -16,6 +16,7 @@ import re
 import stat
 from collections import deque
 from collections.abc import Container, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -116,8 +117,8 @@ def list_files(
         seen.add(identity)
         if claimed is not None and identity in claimed:
             raise DataError(
-                f"{claimed[identity]} and {place} are the same folder, which would belong to two classes\n"
-                "remove one of them (a link leads there)"
+                f"{claimed[identity]} and {place} are the same folder: its files would be in two classes\n"
+                "remove one of the two names"
             )
         inner = []
         for entry in _entries(place):
@@ -197,6 +198,18 @@ def check_link(path: Path) -> None:
     """
     if path.is_symlink() and not path.exists():
         raise DataError(f"{path}: {look_at(path).problem}\nrestore what it leads to, or remove it")
+
+
+@contextmanager
+def opening_as_text(path: Path, mode: str = "rb") -> Iterator[str]:
+    """Yield a path for libraries that take text only: the file's own, or that of its open descriptor."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with path.open(mode) as file:
+            yield f"/dev/fd/{file.fileno()}"
+    else:
+        yield str(path)
 
 
 def unfetched(content: bytes) -> str | None:

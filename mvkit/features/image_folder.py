@@ -57,7 +57,7 @@ class FolderStimuli:
         if problems:
             shown = [f"{path}: cannot be read as an image: {why}" for path, why in problems.items()]
             more = [f"... and {len(shown) - _MOST_LISTED} more"] if len(shown) > _MOST_LISTED else []
-            raise DataError("\n".join([*shown[:_MOST_LISTED], *more, "restore or remove what is not there"]))
+            raise DataError("\n".join([*shown[:_MOST_LISTED], *more, "restore or remove them"]))
         files = [file.path for file in listed]
         if not files:
             raise DataError(
