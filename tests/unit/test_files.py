@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mvkit import atomic
 from mvkit.errors import DataError, printable
 from mvkit.files import check_link, list_files, list_folders, look_at, name_text, opening_as_text, unfetched
 
@@ -172,3 +173,16 @@ def test_files_that_stand_for_others() -> None:
     assert unfetched(b"/annex/objects/SHA256E-s9--ab.png\n") is not None
     assert unfetched(b"version https://git-lfs.github.com/spec/v1\noid") is not None
     assert unfetched(b"\x89PNG") is None
+
+
+def test_leftovers_of_a_name_are_removed_and_no_others(tmp_path: Path) -> None:
+    names = {"a[1]*.tmp-1-x.h5": False, "a1b.tmp-1-x.h5": True, "a[1]*.h5": True}
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    atomic.remove_leftovers(tmp_path / "a[1]*.h5")
+    assert {name: (tmp_path / name).exists() for name in names} == names
+
+
+def test_text_of_any_name_is_written(tmp_path: Path) -> None:
+    atomic.write_text(tmp_path / "list.txt", os.fsdecode(b"caf\xe9 \xc3\xbc"))
+    assert (tmp_path / "list.txt").read_bytes() == rb"caf\xe9 " + "ü".encode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -163,3 +164,12 @@ def test_a_forward_pass_that_fails_is_located(user_file: Write) -> None:
 def test_a_missing_module_is_a_wrong_name(name: str) -> None:
     with pytest.raises(UsageError, match="torchvision:NAME"):
         mvkit.load_model(name)
+
+
+def test_the_file_may_have_any_name(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"n\xe9t.py")
+    path.write_text(
+        "import torch\n\n\ndef make():\n    return torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3))\n"
+    )
+    model = mvkit.load_model(f"{path}:make", input_size=32)
+    assert [tuple(value.shape) for value in model.state_dict().values()] == [(2, 3, 3, 3), (2,)]
