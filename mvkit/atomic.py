@@ -7,13 +7,14 @@ never a half-written one under the final name.
 
 from __future__ import annotations
 
+import glob
 import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mvkit.errors import UsageError
+from mvkit.errors import UsageError, printable
 
 
 def refuse_existing(target: Path, *, overwrite: bool, example: str) -> None:
@@ -70,14 +71,14 @@ def move_durably(source: Path, target: Path) -> None:
 
 
 def write_text(target: Path, text: str) -> None:
-    """Write UTF-8 text to ``target`` atomically."""
+    r"""Write UTF-8 text to ``target`` atomically; bytes of names that are none are written ``\xNN``."""
     with replacing(target) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(printable(text), encoding="utf-8")
 
 
 def remove_leftovers(target: Path) -> None:
     """Remove what killed processes left of ``target``; only the holder of its lock may do so."""
-    for leftover in target.parent.glob(f"{target.stem}.tmp-*{target.suffix}"):
+    for leftover in target.parent.glob(f"{glob.escape(target.stem)}.tmp-*{glob.escape(target.suffix)}"):
         leftover.unlink(missing_ok=True)
 
 

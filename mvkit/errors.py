@@ -20,10 +20,24 @@ command line catches these; library code lets them pass.
 from __future__ import annotations
 
 
+def printable(text: str) -> str:
+    r"""Return text that every stream and file can take: bytes of names that are no UTF-8 become ``\xNN``."""
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 class MvkitError(Exception):
-    """Base of every error that mvkit raises deliberately."""
+    """Base of every error that mvkit raises deliberately.
+
+    Messages name files, and names of files are bytes: what of them is no text is escaped.
+    """
 
     exit_code = 1
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*(printable(one) if isinstance(one, str) else one for one in arguments))
 
 
 class UsageError(MvkitError):

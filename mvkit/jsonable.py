@@ -8,11 +8,14 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from mvkit.errors import printable
+
 
 def plain(value: object) -> Any:
-    """Turn a value into what JSON knows: numpy scalars and arrays, tuples and mappings too; NaN becomes None.
+    r"""Turn a value into what JSON knows: numpy scalars and arrays, tuples, mappings; NaN becomes None.
 
-    Anything else, such as a path, becomes its text. Needs no numpy itself.
+    Anything else, such as a path, becomes its text; bytes of names that are no UTF-8 become ``\xNN``. Needs
+    no numpy itself.
     """
     if hasattr(value, "tolist"):
         # A numpy scalar gives a number, an array nested lists.
@@ -20,12 +23,14 @@ def plain(value: object) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
-        return {str(name): plain(item) for name, item in value.items()}
+        return {printable(str(name)): plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
-    if value is None or isinstance(value, str | bool | int | float):
+    if isinstance(value, str):
+        return printable(value)
+    if value is None or isinstance(value, bool | int | float):
         return value
-    return str(value)
+    return printable(str(value))
 
 
 def shortened(value: object, longest: int) -> str:

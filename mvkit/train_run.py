@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mvkit.errors import DataError
+from mvkit.files import check_link
 
 if TYPE_CHECKING:
     from mvkit.models.base import VisionModel
@@ -226,14 +228,15 @@ def open_sources(request: TrainRequest, recipe: TrainRecipe) -> Sources:
     place = request.images if request.images is not None else images_dir(name, request.home)
     prepare = f"mvkit prep {name} --images DIR"
     if not place.is_dir():
+        check_link(place)
         if request.images is not None:
             raise DataError(f"{place}: no such folder (--images)\nprepare the images first: {prepare}")
         raise DataError(
             f"{place} is missing: the images of recipe '{recipe.name}' are not on this machine\n"
             f"run: {prepare} (or train on a folder of images directly: --images DIR)"
         )
-    # Whether there are any, not whether they are whole: damaged ones are an error.
-    has_val = any(found for pattern in _VALIDATION for found in place.glob(pattern))
+    # Whether there are any, not whether they are whole: damaged ones, and links to nothing, are an error.
+    has_val = any(os.path.lexists(place / name) for name in _VALIDATION)
     return Sources(open_images(place, "train"), open_images(place, "val") if has_val else None)
 
 

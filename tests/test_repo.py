@@ -49,6 +49,7 @@ STAGES = (
         "compiling",
         "resources",
         "memory",
+        "files",
     ),
     ("config", "filters", "fetch", "store"),
     ("neural", "images", "processes"),

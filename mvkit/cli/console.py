@@ -6,10 +6,11 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
+from mvkit.errors import printable
 from mvkit.jsonable import plain
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
@@ -29,19 +30,31 @@ def print_json(document: Mapping[str, object]) -> None:
 
 def print_line(text: str) -> None:
     """Print a result line on stdout."""
-    sys.stdout.write(text + "\n")
+    _write(sys.stdout, text + "\n")
 
 
 def note(text: str) -> None:
     """Print a remark for the person watching, on stderr."""
-    sys.stderr.write(text + "\n")
+    _write(sys.stderr, text + "\n")
 
 
 def print_renderable(renderable: object) -> None:
-    """Print a rich table or text on stdout; NO_COLOR and pipes are honoured by rich."""
+    """Print a rich table or text on stdout; NO_COLOR and pipes are honoured by rich.
+
+    Brackets and colons in names are no markup.
+    """
     from rich.console import Console
 
-    Console(width=print_width()).print(renderable)
+    console = Console(width=print_width(), markup=False, emoji=False)
+    with console.capture() as captured:
+        console.print(renderable)
+    _write(sys.stdout, captured.get())
+
+
+def _write(stream: TextIO, text: str) -> None:
+    """Write text; characters that the stream's encoding does not know are escaped."""
+    encoding = stream.encoding or "utf-8"
+    stream.write(printable(text).encode(encoding, "backslashreplace").decode(encoding))
 
 
 def print_width() -> int:
@@ -95,7 +108,13 @@ def progress_bar(label: str, *, bytes_: bool = False, unit: str | None = None) -
 
     counts = [DownloadColumn(), TransferSpeedColumn()] if bytes_ else [MofNCompleteColumn()]
     rate = [] if unit is None else [_RateColumn(unit)]
-    columns = [TextColumn("{task.description}"), BarColumn(), *counts, *rate, TimeRemainingColumn()]
+    columns = [
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        *counts,
+        *rate,
+        TimeRemainingColumn(),
+    ]
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(label, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total or None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from io import TextIOWrapper
 from typing import Annotated, Any
 
 import typer
@@ -57,6 +58,10 @@ def _root(
 
 def main() -> None:
     """Run the command line and exit with 0, 1 (failure), 2 (usage) or 130 (interrupted)."""
+    for stream in (sys.stdout, sys.stderr):
+        # What a terminal's encoding does not know is escaped, whoever prints it, and never an error.
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     code = run(sys.argv[1:])
     if "torch.distributed" in sys.modules:
         from mvkit.processes.membership import end_program

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import mvkit
-from mvkit.errors import DataError, UsageError
-from mvkit.features.featureset import FeatureOrigin
+from mvkit.errors import DataError, UsageError, printable
+from mvkit.features.featureset import FeatureOrigin, ImageIds
 from mvkit.features.stimuli import Stimuli
+from mvkit.files import name_text
 from mvkit.models.foreign.preparing import as_preprocessing
 from mvkit.models.state import state_digest
 
@@ -68,14 +69,21 @@ def describe_origin(model: nn.Module, stimuli: Stimuli, stimuli_digest: str) -> 
     """Gather what identifies a run: network, weights, preprocessing, images, versions."""
     weights_id = getattr(model, "weights_id", None)
     return FeatureOrigin(
-        model_name=_name(model),
+        model_name=printable(_name(model)),
         weights_id=str(weights_id) if weights_id else state_digest(model),
         preprocessing={} if stimuli.is_prepared else _describe(model),
-        stimuli=stimuli.name,
+        stimuli=printable(stimuli.name),
         stimuli_digest=stimuli_digest,
-        image_ids=stimuli.image_ids,
+        image_ids=_storable(stimuli.image_ids),
         versions={"mvkit": mvkit.__version__, "torch": str(torch.__version__), "numpy": np.__version__},
     )
+
+
+def _storable(ids: ImageIds) -> ImageIds:
+    """Return ids that a file can hold: names of files, given as the system has them, as text."""
+    if not any(isinstance(one, str) and printable(one) != one for one in ids):
+        return ids
+    return tuple(name_text(one) if isinstance(one, str) else str(one) for one in ids)
 
 
 def _describe(model: nn.Module) -> dict[str, object]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from mvkit.errors import DataError
+from mvkit.files import look_at, unfetched
 
 #: Modes of one number per pixel and the greatest value of each (PIL reads 16-bit PNGs as "I" or "I;16").
 _GREATEST = {"L": 255, "I;16": 65535, "I;16L": 65535, "I;16B": 65535, "I": 65535}
@@ -54,9 +56,29 @@ def read_depth(path: str) -> Image.Image:
 
 
 def _opened(file: str | BinaryIO, name: str) -> Image.Image:
+    if isinstance(file, str) and (problem := look_at(Path(file)).problem):
+        # A pipe, for one, would never end.
+        raise DataError(f"{name}: cannot be read as an image: {problem}\nrestore or remove it")
     try:
         with Image.open(file) as image:
             image.load()
             return image
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{name}: cannot be read as an image: {error}\nrestore or remove it") from error
+        raise DataError(
+            f"{name}: cannot be read as an image: {reason_of(file, error)}\nrestore or remove it"
+        ) from error
+
+
+def reason_of(file: str | BinaryIO, error: Exception) -> str:
+    """Say what is wrong with an image file that Pillow does not read, without the file's name."""
+    if isinstance(error, UnidentifiedImageError):
+        if isinstance(file, str) and (problem := unfetched(_beginning(file))):
+            return problem
+        # Pillow's message repeats the name, or names an object in memory.
+        return "not an image of a kind that Pillow knows"
+    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+
+
+def _beginning(path: str) -> bytes:
+    with Path(path).open("rb") as file:
+        return file.read(64)

@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mvkit.errors import DataError
+from mvkit.errors import DataError, printable
 from mvkit.images.crops import crop_boxes
 from mvkit.images.decoding import read_depth, read_rgb
 from mvkit.images.filling import BatchFilling, PlannedSource
 from mvkit.images.pil_crops import Box, crop_image
 from mvkit.images.requests import CropRequest
 from mvkit.images.sources.base import SplitSource
+
+#: Images that an error names.
+_MOST_LISTED: Final = 5
 
 
 @dataclass(frozen=True)
@@ -43,16 +46,25 @@ class ImageFiles:
 
 
 class FolderSource(PlannedSource):
-    """Images in files, decoded with PIL by threads (PIL releases the interpreter's lock)."""
+    """Images in files, decoded with PIL by threads (PIL releases the interpreter's lock).
+
+    Raises
+    ------
+    DataError
+        If images are named but not there.
+    """
 
     def __init__(self, source: SplitSource, place: Path) -> None:
+        _refuse_absent(source, place)
         self.kind: Literal["beton", "folder"] = "folder"
         self._files = _listed(source)
         self.n_images = source.n_images
         self.classes = source.classes
         self.has_depth = source.has_depth
         self.digest = source.listing_digest()
-        self.description = f"{place}: {source.n_images} {source.split} images (files, {source.kind})"
+        self.description = (
+            f"{printable(str(place))}: {source.n_images} {source.split} images (files, {source.kind})"
+        )
 
     def _filling(self, index: NDArray[np.int64], requests: Sequence[CropRequest]) -> BatchFilling:
         return _Filling(self._files, index, requests)
@@ -79,6 +91,18 @@ class _Filling(BatchFilling):
                 one = self._requests[0]
                 cropped = crop_image(depth, one.crop, boxes[0], one.side_px, Image.Resampling.NEAREST)
                 self._depth[row, 0] = np.asarray(cropped)
+
+
+def _refuse_absent(source: SplitSource, place: Path) -> None:
+    absent = source.absent
+    if not absent:
+        return
+    shown = "".join(f"\n  {name}: {reason}" for name, reason in absent[:_MOST_LISTED])
+    more = f"\n  ... and {len(absent) - _MOST_LISTED} more" if len(absent) > _MOST_LISTED else ""
+    raise DataError(
+        f"{place}: {len(absent)} of {source.n_images} images of {source.split} are named but not there; "
+        f"restore or remove them, or prepare the others with mvkit prep --on-error skip:{shown}{more}"
+    )
 
 
 def _listed(source: SplitSource) -> ImageFiles:

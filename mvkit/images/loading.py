@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.errors import DataError, MissingPackageError
+from mvkit.files import check_link
 from mvkit.images.ffcv_loader import BetonSource
 from mvkit.images.folder_loader import FolderSource
 from mvkit.images.prefetch import BatchStream
@@ -100,11 +101,12 @@ def open_images(place: Path, split: Split) -> ImageSource:
     Raises
     ------
     DataError
-        If there are no images for this split, or the beton is not whole.
+        If there are no images for this split, some are named but not there, or the beton is not whole.
     MissingPackageError
         If there is only a beton and FFCV is not installed.
     """
     beton = place / f"{split}.beton"
+    check_link(beton)
     if not beton.exists():
         return _open_files(place, split)
     try:

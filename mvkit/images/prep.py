@@ -112,8 +112,9 @@ def prepare(
     workers
         Processes that read and encode; the files do not depend on it.
     on_error
-        ``fail``: unreadable images end the run before anything is final; ``skip``: they are left out and
-        listed in the sidecar.
+        ``fail``: unreadable images end the run before anything is final, and before any is read where a
+        name is there without a file (a link to nothing); ``skip``: they are left out and listed in the
+        sidecar.
     force
         Whether files of another recipe or of other images are replaced.
     progress
@@ -141,6 +142,8 @@ def prepare(
         # Only now: another process may have finished while this one waited.
         todo = _still_to_do(settings, sources, targets)
         if todo:
+            if on_error == "fail":
+                _refuse_absent(todo)
             load_ffcv()
             planned = plan_splits(settings, tuple(one.source for one in todo), images, out)
             _refuse(todo, planned, force=force)
@@ -189,6 +192,14 @@ def _refuse(todo: list[_Todo], planned: PrepPlan, *, force: bool) -> None:
             f"about {needed / 1e9:.1f} GB are needed, but only {free / 1e9:.1f} GB are free at "
             f"{planned.out}; free some, give another --out, or store less (--set short_side_px=...)"
         )
+
+
+def _refuse_absent(todo: list[_Todo]) -> None:
+    """Refuse images that are named but not there: known at once, while reading all others takes hours."""
+    for one in todo:
+        absent = tuple(Unreadable(name, reason) for name, reason in one.source.absent)
+        if absent:
+            raise _unreadable(one, absent, "fail")
 
 
 def _counting(todo: list[_Todo], progress: Progress) -> Callable[[], None]:

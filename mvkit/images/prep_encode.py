@@ -20,6 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from mvkit.errors import printable
+from mvkit.files import name_text, unfetched
 from mvkit.images import beton
 from mvkit.images.sources.base import Item
 
@@ -113,6 +115,8 @@ class _UnfitError(Exception):
 
 def encode(item: Item, how: Encoding) -> Encoded | Unreadable:
     """Read an image, make it smaller if asked, and return what is stored; never raises for a bad image."""
+    if item.problem:
+        return Unreadable(item.name, item.problem)
     with warnings.catch_warnings():
         # Odd EXIF blocks and palettes are common in ImageNet and change nothing. Bombs stay errors.
         warnings.simplefilter("ignore")
@@ -185,9 +189,11 @@ def _content(path: Path, what: str) -> bytes:
     try:
         content = path.read_bytes()
     except FileNotFoundError as error:
-        raise _UnfitError(f"its {what} {path} is missing") from error
+        raise _UnfitError(f"its {what} {name_text(path)} is missing") from error
     if not content:
         raise _UnfitError(f"its {what} is an empty file")
+    if problem := unfetched(content):
+        raise _UnfitError(problem)
     return content
 
 
@@ -212,7 +218,7 @@ def _depth(
     ):
         pixels = pixels.astype(np.uint16)
     if pixels.ndim != 2 or pixels.dtype not in (np.uint8, np.uint16):
-        raise _UnfitError(f"its depth map {path} has not one channel of 8 or 16 bits")
+        raise _UnfitError(f"its depth map {name_text(path)} has not one channel of 8 or 16 bits")
     if pixels.shape != source_size:
         raise _UnfitError(
             f"its depth map has {pixels.shape[1]} x {pixels.shape[0]} px, "
@@ -229,4 +235,6 @@ def _depth(
 
 
 def _in_one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    # The system's errors repeat the file's name.
+    text = error.strerror if isinstance(error, OSError) and error.filename and error.strerror else str(error)
+    return printable(" ".join(text.split())) or type(error).__name__

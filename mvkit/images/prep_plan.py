@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from mvkit.errors import DataError
+from mvkit.files import check_link
 from mvkit.images.beton_check import check_complete
 from mvkit.images.prep_crops import CropReport, report_crops
 from mvkit.images.prep_encode import Encoded, Unreadable, encode
@@ -46,7 +47,7 @@ class SplitPlan:
     state
         ``new``, ``done``, ``different`` or ``damaged``: what lies at ``path`` now.
     unreadable
-        Images of the sample that cannot be read.
+        Images of the sample that cannot be read, and all that are named but not there.
     """
 
     path: Path
@@ -110,6 +111,7 @@ def open_source(settings: PrepSettings, images: Path) -> tuple[SplitSource, ...]
         If the folder is missing or its layout is not the recipe's.
     """
     if not images.is_dir():
+        check_link(images)
         raise DataError(f"{images}: no such folder of images")
     return _SOURCES[settings.source](images)
 
@@ -148,6 +150,8 @@ def plan_splits(
         sample = [encode(item, settings.encoding) for item in _spread(source)]
         read = [image for image in sample if isinstance(image, Encoded)]
         good.extend(read)
+        absent = [Unreadable(name, reason) for name, reason in source.absent]
+        unreadable = dict.fromkeys([*absent, *(image for image in sample if isinstance(image, Unreadable))])
         per_image = np.mean([len(image.content) + len(image.depth or b"") for image in read]) if read else 0
         splits.append(
             SplitPlan(
@@ -158,7 +162,7 @@ def plan_splits(
                 source_bytes=source.n_bytes,
                 estimated_bytes=_file_bytes(float(per_image), source.n_images, settings.encoding.page_bytes),
                 state=state_of(beton_path(out, source.split), settings, source),
-                unreadable=tuple(image for image in sample if isinstance(image, Unreadable)),
+                unreadable=tuple(unreadable),
             )
         )
     return PrepPlan(

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from mvkit.errors import CheckpointError
+from mvkit.files import opening_as_text
 from mvkit.models.base import VisionModel
 from mvkit.models.matching import fit_state
 from mvkit.models.safetensors_file import SUFFIX, looks_like_safetensors
@@ -106,12 +107,16 @@ def read_checkpoint(path: Path, *, remedy: str = _FETCH_AGAIN) -> object:
     if looks_like_safetensors(first) or path.suffix == SUFFIX:
         return read_weights_file(path, remedy=remedy)
     try:
-        with torch.serialization.safe_globals(_numpy_globals()), warnings.catch_warnings():
+        with (
+            opening_as_text(path) as name,
+            torch.serialization.safe_globals(_numpy_globals()),
+            warnings.catch_warnings(),
+        ):
             # torch warns of pickle protocols other than its own; what it cannot read it refuses anyway.
             warnings.simplefilter("ignore")
             # Mapping the file keeps the memory bank and optimiser state, which are not needed, out of memory.
             return torch.load(
-                path, map_location="cpu", weights_only=True, mmap=first.startswith(_ZIP_MAGIC) or None
+                name, map_location="cpu", weights_only=True, mmap=first.startswith(_ZIP_MAGIC) or None
             )
     except _UNREADABLE as error:
         refused = _refused_global(error)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import mvkit
 from mvkit.atomic import refuse_existing, replacing
-from mvkit.errors import CheckpointError, UsageError
+from mvkit.errors import CheckpointError, UsageError, printable
 from mvkit.models.foreign.network import ForeignModel
 from mvkit.models.foreign.wrappers import unwrapped
 from mvkit.models.loading import load_model
@@ -145,7 +145,7 @@ def describe_weights(model: nn.Module) -> dict[str, str]:
         "licence": known.licence,
         "training_run": json.dumps(run) if known.training_run else "",
     }
-    return {key: texts[key] for key in sorted(texts) if texts[key]}
+    return {key: printable(texts[key]) for key in sorted(texts) if texts[key]}
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:

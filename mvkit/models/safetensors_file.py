@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mvkit.errors import CheckpointError
+from mvkit.files import opening_as_text
 
 SUFFIX = ".safetensors"
 
@@ -92,7 +93,7 @@ def _reading(path: Path, remedy: str, read: Callable[[Any], _Found]) -> _Found:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
+        with opening_as_text(path) as name, safe_open(name, framework="pt", device="cpu") as file:
             return read(file)
     except _UNREADABLE as error:
         reason = " ".join(str(error).split()) or type(error).__name__

@@ -61,8 +61,9 @@ def save_scores(scores: Scores, out_dir: Path, also: Mapping[str, object] | None
         with replacing(out_dir / name) as temporary:
             frame.to_csv(temporary, index=False)
     for name, frame in {UNITS_PARQUET: table, FOLDS_PARQUET: _by_fold(scores)}.items():
-        with replacing(out_dir / name) as temporary:
-            frame.to_parquet(temporary, index=False)
+        # Opened here: pyarrow cannot open a folder whose name is no UTF-8.
+        with replacing(out_dir / name) as temporary, temporary.open("wb") as file:
+            frame.to_parquet(file, index=False)
     summary = {**scores.to_json(), **(also or {})}
     write_text(out_dir / SUMMARY_JSON, json.dumps(summary, indent=2, allow_nan=False) + "\n")
     return [out_dir / name for name in (*frames, UNITS_PARQUET, FOLDS_PARQUET, SUMMARY_JSON)]
@@ -94,7 +95,7 @@ def read_scores(out_dir: Path) -> Scores:
         settings = ScoreSettings(**summary["settings"])
         layers, areas = tuple(summary["layers"]), tuple(summary["areas"])
         context, is_old = summary["context"], "protocol" not in summary
-        table = pd.read_parquet(out_dir / UNITS_PARQUET)
+        table = _read_parquet(out_dir / UNITS_PARQUET)
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise DataError(f"{out_dir}: damaged scores ({error})") from error
     return Scores(
@@ -112,12 +113,17 @@ def read_scores(out_dir: Path) -> Scores:
     )
 
 
-def _read_by_fold(out_dir: Path, n_rows: int) -> NDArray[np.float64]:
+def _read_parquet(path: Path) -> pd.DataFrame:
     import pandas as pd
 
+    with path.open("rb") as file:
+        return pd.read_parquet(file)
+
+
+def _read_by_fold(out_dir: Path, n_rows: int) -> NDArray[np.float64]:
     _require(out_dir, FOLDS_PARQUET)
     try:
-        table = pd.read_parquet(out_dir / FOLDS_PARQUET)
+        table = _read_parquet(out_dir / FOLDS_PARQUET)
     except (ValueError, OSError) as error:
         raise DataError(f"{out_dir}: damaged scores ({FOLDS_PARQUET}: {error})") from error
     if table.shape[1] and len(table) != n_rows:

@@ -273,9 +273,10 @@ def _inside(folder: Path) -> list[Path]:
 
 
 def _size(path: Path) -> int:
+    """Return the bytes of a file or of all files in a folder; what links lead to elsewhere is not in it."""
     try:
         if path.is_dir():
-            return sum(_size(inner) for inner in path.iterdir())
+            return 0 if path.is_symlink() else sum(_size(inner) for inner in path.iterdir())
         return path.stat().st_size
     except OSError:
         return 0

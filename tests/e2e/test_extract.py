@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -195,3 +196,23 @@ def test_exported_weights_give_the_same_features(tmp_path, folder, capsys):
     target.write_bytes(before[:-9])
     code, said = refused([*network, "--weights", str(target), *out, "--force"], capsys)
     assert (code, "not a readable safetensors file" in said, said.count("\n")) == (1, True, 2)
+
+
+def test_names_that_are_no_text_on_a_terminal_of_ascii(folder: Path) -> None:
+    place = folder.parent / os.fsdecode(b"st\xef\xc3\xbcm")
+    folder.rename(place)
+    (place / "image0.png").rename(place / os.fsdecode(b"caf\xe9.png"))
+    (place / "image1.png").rename(place / "é\U0001f400.png")
+    words = ["extract", "pixels", "--stimuli", place, "--layers", "*", "--out", place / "f.h5"]
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", "from mvkit.cli.main import main; main()", *map(os.fsencode, words)],
+        capture_output=True,
+        check=False,
+        env={**os.environ, **ascii_only},
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.isascii()
+    features = read_features(place / "f.h5")
+    assert features.image_ids == (r"caf\xe9.png", "image2.png", "é\U0001f400.png")
+    assert features.origin.stimuli == r"st\xefüm"

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.errors import DataError, UsageError
+from mvkit.files import list_files
 
 #: Kind of session in which the images of Brain Observatory 1.1 were shown.
 SESSION_TYPE = "brain_observatory_1.1"
@@ -40,6 +41,8 @@ _METRIC_KEYS = {
 def nwb_files(folder: Path, *, called: str) -> tuple[Path, ...]:
     """Return the NWB files in a folder and in the folders of it, by name, but those of field potentials.
 
+    Files of which only a name is there (a link to nothing) are among them: to read one is an error.
+
     Raises
     ------
     UsageError
@@ -47,8 +50,8 @@ def nwb_files(folder: Path, *, called: str) -> tuple[Path, ...]:
     """
     if not folder.is_dir():
         raise UsageError(f"--sessions-from {folder}: no such folder")
-    found = sorted({*folder.glob("*.nwb"), *folder.glob("*/*.nwb")})
-    files = tuple(file for file in found if _LFP_NAME.fullmatch(file.stem) is None and file.is_file())
+    found = [file.path for file in list_files(folder, {".nwb"}, levels=1)]
+    files = tuple(file for file in found if _LFP_NAME.fullmatch(file.stem) is None)
     if not files:
         raise UsageError(f"--sessions-from {folder}: no {called} (.nwb) in it or in the folders of it")
     return files

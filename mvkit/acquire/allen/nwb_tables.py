@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.errors import DataError
+from mvkit.files import look_at
 
 # Spike times of neighbouring units share chunks: keep the last few instead of unpacking them again.
 _CHUNK_CACHE_BYTES = 16 << 20
@@ -28,8 +29,8 @@ def opening(path: Path) -> Iterator[Any]:
     """
     import h5py
 
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
+    if problem := look_at(path).problem:
+        raise DataError(f"{path}: {problem}")
     try:
         with h5py.File(path, "r", rdcc_nbytes=_CHUNK_CACHE_BYTES) as file:
             yield file

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from mvkit.acquire.allen.session import SessionRecording, SessionRequest
+from mvkit.files import look_at
 
 ALLENSDK, H5PY = "allensdk", "h5py"
 READERS = (ALLENSDK, H5PY)
@@ -77,10 +78,12 @@ def file_source(session_id: int, path: Path, tables: Iterable[Path]) -> SessionS
     session_id
         Its number.
     path
-        Its file.
+        Its file; where only its name is there, reading it is an error, leaving it out is none.
     tables
         Files beside it that add to what is read; those that are not there are left out.
     """
+    if problem := look_at(path).problem:
+        return SessionSource(session_id, path, identity={"problem": problem})
     told = [{"name": table.name, **_version(table)} for table in tables if table.is_file()]
     version = _version(path)
     return SessionSource(session_id, path, size=version["bytes"], identity={**version, "tables": told})

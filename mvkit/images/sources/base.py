@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mvkit.files import ListedFile, name_text
 
 #: Suffixes of files that are taken for images; others are passed over.
 SUFFIXES: Final = frozenset(
@@ -26,7 +29,8 @@ class Item:
     Attributes
     ----------
     name
-        What to call it in messages: the path as seen from the source's folder.
+        What to call it in messages and records: the path as seen from the source's folder, as text
+        (:func:`mvkit.files.name_text`).
     label
         Position of its class; -1 without labels.
     path
@@ -35,6 +39,8 @@ class Item:
         uint8 (height, width, 3), for sources that keep many images in a file.
     depth_path
         File of the depth map, for paired sources.
+    problem
+        Why there is nothing to read; empty where there is.
     """
 
     name: str
@@ -42,15 +48,29 @@ class Item:
     path: Path | None = None
     pixels: NDArray[np.uint8] | None = None
     depth_path: Path | None = None
+    problem: str = ""
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file of a source: its name seen from the source's folder, size, and the class of its images."""
+    """A file of a source.
+
+    Attributes
+    ----------
+    name
+        Path seen from the source's folder, as the system has it.
+    n_bytes
+        Size.
+    label
+        Class of its images.
+    problem
+        Why its images cannot be read, as far as that is known without opening it; empty otherwise.
+    """
 
     name: str
     n_bytes: int
     label: int = -1
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,7 +84,7 @@ class SplitSource:
     split
         ``train`` or ``val``.
     classes
-        Names in the order of the labels, or None without labels.
+        Names in the order of the labels, as text, or None without labels.
     has_depth
         Whether every image has a depth map.
     n_images
@@ -88,37 +108,21 @@ class SplitSource:
         """Size of all files together."""
         return sum(file.n_bytes for file in self.files)
 
+    @property
+    def absent(self) -> tuple[tuple[str, str], ...]:
+        """Images that are named but not there: name, as text, and reason."""
+        return tuple((name_text(file.name), file.problem) for file in self.files if file.problem)
+
     def listing_digest(self) -> str:
         """Return a sha256 over the names and sizes of all files: changes when a file comes, goes or grows."""
         summary = hashlib.sha256(f"{self.kind} {self.split}\n".encode())
         for file in self.files:
-            summary.update(f"{file.n_bytes} {file.label} {file.name}\n".encode("utf-8", "surrogateescape"))
+            # Names by their bytes, whatever the system's encoding.
+            summary.update(f"{file.n_bytes} {file.label} ".encode() + os.fsencode(file.name) + b"\n")
         return summary.hexdigest()
 
 
-def image_files(folder: Path, *, deep: bool) -> list[Path]:
-    """Return the image files in a folder, sorted by path; hidden files and folders are passed over.
-
-    Parameters
-    ----------
-    folder
-        Where to look.
-    deep
-        Whether to look into folders inside it as well.
-    """
-    found: list[Path] = []
-    for entry in sorted(folder.iterdir()):
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            if deep:
-                found.extend(image_files(entry, deep=True))
-        elif entry.suffix.lower() in SUFFIXES:
-            found.append(entry)
-    return found
-
-
-def described(root: Path, paths: Iterable[Path], label: int = -1) -> Iterator[SourceFile]:
+def described(root: Path, files: Iterable[ListedFile], label: int = -1) -> Iterator[SourceFile]:
     """Describe files as seen from ``root``."""
-    for path in paths:
-        yield SourceFile(path.relative_to(root).as_posix(), path.stat().st_size, label)
+    for file in files:
+        yield SourceFile(file.path.relative_to(root).as_posix(), file.n_bytes, label, file.problem)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.errors import DataError
+from mvkit.files import check_link, look_at
 from mvkit.images.sources.base import TRAIN, VAL, Item, SourceFile, SplitSource, described
 from mvkit.images.sources.inert_pickle import array_of, load_pickle, texts
 
@@ -38,6 +39,8 @@ def open_splits(root: Path) -> tuple[SplitSource, ...]:
     splits = []
     for split, names in _BATCHES.items():
         missing = [name for name in names if not (folder / name).is_file()]
+        for name in missing:
+            check_link(folder / name)
         if missing:
             raise DataError(f"{folder}: {', '.join(missing)} missing; unpack CIFAR-10's python version there")
         splits.append(_open_split(folder, split, names))
@@ -46,7 +49,7 @@ def open_splits(root: Path) -> tuple[SplitSource, ...]:
 
 def _open_split(folder: Path, split: str, names: tuple[str, ...]) -> SplitSource:
     classes = _class_names(folder)
-    files: list[SourceFile] = list(described(folder, [folder / name for name in names]))
+    files: list[SourceFile] = list(described(folder, [look_at(folder / name) for name in names]))
     n_images = sum(len(read_batch(folder / name, len(classes))[1]) for name in names)
 
     def items() -> Iterator[Item]:

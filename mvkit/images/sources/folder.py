@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from mvkit.errors import DataError
+from mvkit.files import FolderId, check_link, list_files, list_folders, name_text
 from mvkit.images.sources.base import (
     SPLITS,
     SUFFIXES,
@@ -15,7 +16,6 @@ from mvkit.images.sources.base import (
     SourceFile,
     SplitSource,
     described,
-    image_files,
 )
 
 KIND: Final = "folder"
@@ -27,14 +27,18 @@ def open_splits(root: Path) -> tuple[SplitSource, ...]:
     Classes are the names of the folders in ``train``, sorted; ``val`` may lack
     some of them but has no others. A split whose images lie directly in it has
     no labels. A folder with neither ``train`` nor ``val`` is one split,
-    ``train``.
+    ``train``. Folders inside a class belong to it, whatever links lead to
+    them, and each counts once; links that lead up to a folder around them are
+    not followed. Links to nothing are listed as images that cannot be read.
 
     Raises
     ------
     DataError
-        If there are no images, if labelled and unlabelled ones are mixed, a class is empty, or ``val`` has
-        classes that ``train`` has not.
+        If there are no images, if labelled and unlabelled ones are mixed, a class is empty, a folder is in
+        two classes, a split is a link to nothing, or ``val`` has classes that ``train`` has not.
     """
+    for name in SPLITS:
+        check_link(root / name)
     present = [name for name in SPLITS if (root / name).is_dir()]
     if not present:
         return (_open_split(root, root, TRAIN, None),)
@@ -50,32 +54,33 @@ def open_splits(root: Path) -> tuple[SplitSource, ...]:
 
 
 def _open_split(root: Path, folder: Path, split: str, known: tuple[str, ...] | None) -> SplitSource:
-    loose = image_files(folder, deep=False)
-    class_folders = sorted(
-        entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")
-    )
+    loose = list_files(folder, SUFFIXES, levels=0)
+    class_folders, missing = list_folders(folder)
     if loose and class_folders:
         raise DataError(
-            f"{folder}: has images of its own ({loose[0].name}) and folders ({class_folders[0].name}); "
+            f"{folder}: has images of its own ({loose[0].path.name}) and folders ({class_folders[0].name}); "
             "keep either images without labels or one folder per class"
         )
     if loose:
-        return _source(root, split, None, tuple(described(root, loose)))
+        return _source(root, split, None, tuple(described(root, [*loose, *missing])))
     if not class_folders:
+        if missing:
+            check_link(missing[0].path)
         raise DataError(
             f"{folder}: no images and no class folders (looked for {', '.join(sorted(SUFFIXES))})"
         )
-    names = tuple(entry.name for entry in class_folders)
+    names = tuple(name_text(entry.name) for entry in class_folders)
     classes = known if known is not None else names
     unknown = sorted(set(names) - set(classes))
     if unknown:
         raise DataError(f"{folder}: class '{unknown[0]}' ({len(unknown)} in all) is not in train")
-    files: list[SourceFile] = []
-    for entry in class_folders:
-        paths = image_files(entry, deep=True)
-        if not paths:
+    files: list[SourceFile] = list(described(root, missing))
+    claimed: dict[FolderId, Path] = {}
+    for entry, name in zip(class_folders, names, strict=True):
+        listed = list_files(entry, SUFFIXES, claimed=claimed)
+        if not listed:
             raise DataError(f"{entry}: a class without images; remove the folder or fill it")
-        files.extend(described(root, paths, classes.index(entry.name)))
+        files.extend(described(root, listed, classes.index(name)))
     return _source(root, split, classes, tuple(files))
 
 
@@ -84,7 +89,7 @@ def _source(
 ) -> SplitSource:
     def items() -> Iterator[Item]:
         for file in files:
-            yield Item(file.name, file.label, path=root / file.name)
+            yield Item(name_text(file.name), file.label, path=root / file.name, problem=file.problem)
 
     return SplitSource(
         kind=KIND,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from mvkit.errors import DataError
-from mvkit.images.sources.base import SPLITS, Item, SourceFile, SplitSource, described, image_files
+from mvkit.files import ListedFile, check_link, list_files, look_at, name_text
+from mvkit.images.sources.base import SPLITS, SUFFIXES, Item, SourceFile, SplitSource, described
 
 KIND: Final = "paired_depth"
 _FOLDER = "data"
@@ -16,13 +18,16 @@ _FOLDER = "data"
 def open_splits(root: Path) -> tuple[SplitSource, ...]:
     """List the pairs of a folder; an image and its depth map have the same file name.
 
-    A missing depth map is found when the pair is read, and reported as an unreadable image.
+    An image whose depth map is missing is listed as one that cannot be read.
 
     Raises
     ------
     DataError
         If there is no split with images and depth maps.
     """
+    for name in SPLITS:
+        check_link(root / name)
+        check_link(root / name / _FOLDER)
     splits = tuple(_open_split(root, name) for name in SPLITS if (root / name / _FOLDER).is_dir())
     if not splits:
         raise DataError(
@@ -35,19 +40,22 @@ def _open_split(root: Path, split: str) -> SplitSource:
     images = root / split / _FOLDER
     depths = root / f"{split}_depth" / _FOLDER
     if not depths.is_dir():
+        check_link(depths)
         raise DataError(
             f"{depths}: no such folder; every image of {images} needs a depth map of its name there"
         )
-    paths = image_files(images, deep=False)
-    if not paths:
+    listed = list_files(images, SUFFIXES, levels=0)
+    if not listed:
         raise DataError(f"{images}: no images in this folder")
-    files = tuple(described(root, paths))
-    there = tuple(described(root, (depths / path.name for path in paths if (depths / path.name).exists())))
+    maps = [look_at(depths / file.path.name) for file in listed]
+    files = tuple(described(root, (_paired(file, depth) for file, depth in zip(listed, maps, strict=True))))
+    there = tuple(described(root, (depth for depth in maps if not depth.problem)))
 
     def items() -> Iterator[Item]:
         for file in files:
             path = root / file.name
-            yield Item(file.name, -1, path=path, depth_path=depths / path.name)
+            depth_path = depths / path.name
+            yield Item(name_text(file.name), -1, path=path, depth_path=depth_path, problem=file.problem)
 
     every: tuple[SourceFile, ...] = files + there
     return SplitSource(
@@ -59,3 +67,12 @@ def _open_split(root: Path, split: str) -> SplitSource:
         files=every,
         open_items=items,
     )
+
+
+def _paired(image: ListedFile, depth: ListedFile) -> ListedFile:
+    """Return an image, with what is wrong with its depth map if nothing is wrong with itself."""
+    if image.problem or not depth.problem:
+        return image
+    is_there = depth.path.is_symlink() or depth.path.exists()
+    reason = f"is {depth.problem}" if is_there else "is missing"
+    return replace(image, problem=f"its depth map {name_text(depth.path)} {reason}")

@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -81,7 +82,7 @@ def _import_file(name: ForeignName) -> ModuleType:
     if not path.is_file():
         raise UsageError(f"{path}: no such file")
     # A name of its own: a file `timm.py` must not become the module `timm` of others, nor be taken for it.
-    mark = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
+    mark = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:12]
     spec = importlib.util.spec_from_file_location(f"mvkit_user_{mark}_{path.stem}", path.resolve())
     if spec is None or spec.loader is None:
         raise UsageError(f"{path}: is not a Python file")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import typer
 
-from mvkit.cli import main
+from mvkit.cli import console, main
 from mvkit.errors import DataError, RecipeError, UsageError
 
 
@@ -89,3 +93,40 @@ def test_main_exits_with_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit) as caught:
         main.main()
     assert caught.value.code == 2
+
+
+NAME = os.fsdecode(b"caf\xe9[/x]:rat:\xc3\xbc")
+
+
+def _printed(encoding: str, monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> str:
+    """What a terminal of an encoding gets."""
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(sys, "stderr", stream)
+    act()
+    stream.flush()
+    return stream.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "expected"), [("utf-8", r"caf\xe9[/x]:rat:ü"), ("ascii", r"caf\xe9[/x]:rat:\xfc")]
+)
+def test_any_name_can_be_printed(encoding: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rich.table import Table
+
+    table = Table(title=NAME)
+    table.add_column("file")
+    table.add_row(NAME)
+    for act in (lambda: console.print_line(NAME), lambda: console.note(NAME)):
+        assert _printed(encoding, monkeypatch, act) == expected + "\n"
+    shown = _printed(encoding, monkeypatch, lambda: console.print_renderable(table))
+    assert shown.count(expected) == 2
+    printed = _printed(encoding, monkeypatch, lambda: console.print_json({NAME: Path(NAME)}))
+    assert json.loads(printed) == {r"caf\xe9[/x]:rat:ü": r"caf\xe9[/x]:rat:ü"}
+
+
+def test_errors_name_files_of_any_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    for error in (DataError(f"{NAME}: bad"), FileNotFoundError(2, "No such file or directory", NAME)):
+        monkeypatch.setattr(main, "app", app_raising(error))
+        shown = _printed("ascii", monkeypatch, lambda: main.run([]))
+        assert shown.startswith(r"error: caf\xe9[/x]:rat:\xfc: ")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from mvkit.errors import DataError
-from mvkit.features import extract, open_stimuli
+from mvkit.features import extract, extract_to_file, open_stimuli, read_features
+from mvkit.features.stimuli import ArrayStimuli
 
 
 @pytest.fixture()
@@ -83,3 +86,57 @@ def test_a_folder_without_images_is_refused(tmp_path):
     (tmp_path / "readme.txt").write_text("")
     with pytest.raises(DataError, match="no images directly inside"):
         open_stimuli(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["h5", "npz"])
+def test_names_are_bytes_and_written_as_text(tmp_path, prepared, pictures, suffix):
+    texts = {
+        b"caf\xe9.png": r"caf\xe9.png",
+        rb"caf\xe9.png": r"caf\x5cxe9.png",
+        b"tab\t.png": r"tab\x09.png",
+        "café.png".encode(): "café.png",
+        "cafe\u0301.png".encode(): "cafe\u0301.png",
+        b"A.PNG": "A.PNG",
+    }
+    folder = tmp_path / os.fsdecode(b"st\xefm")
+    folder.mkdir()
+    for index, name in enumerate(texts):
+        Image.fromarray(pictures[index]).save(tmp_path / "x.png")
+        (tmp_path / "x.png").rename(folder / os.fsdecode(name))
+    extract_to_file(prepared, folder, tmp_path / f"f.{suffix}")
+    features = read_features(tmp_path / f"f.{suffix}")
+    assert features.origin.stimuli == r"st\xefm"
+    assert sorted(features.image_ids) == sorted(texts.values())
+    together, rows = extract(prepared, pictures), list(texts.values())
+    for row, name in enumerate(features.image_ids):
+        expected = together["conv"][rows.index(name)]
+        np.testing.assert_allclose(features["conv"][row], expected, rtol=0, atol=1e-6)
+
+
+def test_ids_that_are_no_text_are_written_as_text(tmp_path, prepared, pictures):
+    stimuli = ArrayStimuli(pictures[:2], ("caf\udce9", "b"), name="st\udcef")
+    extract_to_file(prepared, stimuli, tmp_path / "f.h5")
+    assert read_features(tmp_path / "f.h5").image_ids == (r"caf\xe9", "b")
+
+
+def test_names_without_files_are_refused_before_the_network_runs(folder):
+    (folder / "gone.png").symlink_to(".git/annex/objects/K/K.png")
+    (folder / "trials.tsv").symlink_to(".git/annex/objects/K/t.tsv")
+    (folder / "empty.png").write_bytes(b"")
+    os.mkfifo(folder / "pipe.png")
+    (folder / "linked.png").symlink_to("sub.png")
+    with pytest.raises(DataError) as error:
+        open_stimuli(folder)
+    assert str(error.value).replace(f"{folder}/", "").splitlines() == [
+        "empty.png: cannot be read as an image: an empty file",
+        "gone.png: cannot be read as an image: a link to nothing (.git/annex/objects/K/K.png); "
+        "its content was not fetched; run datalad get (or git annex get)",
+        "pipe.png: cannot be read as an image: a pipe, not a file",
+        "restore or remove them",
+    ]
+
+
+def test_a_content_that_was_not_fetched_is_told(folder, prepared):
+    (folder / "scene3.png").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    with pytest.raises(DataError, match=r"scene3\.png: .*its content was not fetched; run git lfs pull"):
+        extract(prepared, folder)

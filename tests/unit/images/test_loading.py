@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 
@@ -138,3 +139,31 @@ def test_without_ffcv_files_are_read_instead(
     _save(tmp_path / "train" / "a.png", rng.integers(0, 256, (40, 50, 3), np.uint8))
     assert open_images(tmp_path, "train").kind == "folder"
     assert ffcv_file  # imported without FFCV
+
+
+def test_names_without_files_are_refused_when_images_are_opened(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    for name in ("train/a/0.png", "train/b/0.png"):
+        _save(tmp_path / name, rng.integers(0, 256, (40, 40, 3), dtype=np.uint8))
+    os.mkfifo(tmp_path / "train/a/pipe.png")
+    (tmp_path / "train/b/gone.png").symlink_to("nowhere.png")
+    with pytest.raises(DataError) as error:
+        open_images(tmp_path, "train")
+    assert "2 of 4 images of train are named but not there" in str(error.value)
+    assert "train/a/pipe.png: a pipe, not a file" in str(error.value)
+    assert "train/b/gone.png: a link to nothing (nowhere.png)" in str(error.value)
+    (tmp_path / "val.beton").symlink_to("/unmounted/val.beton")
+    with pytest.raises(DataError, match=r"val\.beton: a link to nothing"):
+        open_images(tmp_path, "val")
+
+
+def test_names_that_are_no_text(tmp_path: Path, rng: np.random.Generator) -> None:
+    root = tmp_path / os.fsdecode(b"im\xe9")
+    pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    _save(root / os.fsdecode(b"train/\xe9a/caf\xe9.png"), pixels)
+    source = open_images(root, "train")
+    assert source.classes == (r"\xe9a",)
+    assert source.description.endswith(r"im\xe9: 1 train images (files, folder)")
+    with source.batches([np.array([0])], [(WHOLE, 32)], seed=0, epoch=0, workers=0) as batches:
+        np.testing.assert_array_equal(next(batches).crops[0][0], pixels)

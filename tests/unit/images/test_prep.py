@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -200,3 +201,46 @@ def test_plan_estimates_what_is_written(make_folder: Callable[..., Path], tmp_pa
     for split, written in zip(planned.splits, report.splits, strict=True):
         assert split.estimated_bytes == pytest.approx(written.sidecar.n_bytes, rel=0.05)
     assert [split.state for split in plan(SMALL, root, out).splits] == ["done", "done"]
+
+
+def test_names_without_files_are_refused_before_reading_or_listed(
+    make_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, out = make_folder(), tmp_path / "out"
+    (root / "train/class_0/gone.png").symlink_to("../../.git/annex/objects/K/K.png")
+    os.mkfifo(root / "train/class_1/pipe.png")
+    (root / "val/class_2").symlink_to("/unmounted/class_2")
+    (root / os.fsdecode(b"train/class_1/caf\xe9.png")).write_bytes(b"no picture")
+    (planned, _) = plan(SMALL, root, out).splits
+    with monkeypatch.context() as patched:
+        patched.setattr("mvkit.images.prep.plan_splits", lambda *words: pytest.fail("images were read"))
+        with pytest.raises(DataError, match="2 of 9 images of train") as error:
+            prepare(SMALL, root, out)
+    reasons = {
+        "train/class_0/gone.png": "a link to nothing (../../.git/annex/objects/K/K.png); its content was not "
+        "fetched; run datalad get (or git annex get)",
+        "train/class_1/pipe.png": "a pipe, not a file",
+    }
+    assert all(f"  {name}: {reason}" in str(error.value) for name, reason in reasons.items())
+    assert _files(out) == []
+    report = prepare(SMALL, root, out, on_error="skip")
+    written = json.loads((out / "train.json").read_bytes())
+    bad = {r"train/class_1/caf\xe9.png": "not an image of a kind that Pillow knows"}
+    assert {one["path"]: one["reason"] for one in written["failures"]} == {**reasons, **bad}
+    assert {one.name: one.reason for one in planned.unreadable} == {**reasons, **bad}
+    assert written["counts"] == [3, 3]
+    assert [one.path for one in report.splits[1].sidecar.failures] == ["val/class_2"]
+    assert json.dumps(report.to_json()).isascii()
+    # Nothing has changed: nothing to do.
+    assert all(one.was_there for one in prepare(SMALL, root, out, on_error="skip").splits)
+
+
+def test_classes_and_folders_may_have_any_name(make_folder: Callable[..., Path], tmp_path: Path) -> None:
+    root = make_folder(name=os.fsdecode(b"im\xe9"))
+    for split in ("train", "val"):
+        (root / split / "class_1").rename(root / split / os.fsdecode(b"\xe9a"))
+    out = tmp_path / os.fsdecode(b"o\xe9")
+    report = prepare(SMALL, root, out)
+    assert report.splits[0].sidecar.classes == ("class_0", r"\xe9a")
+    assert report.splits[0].sidecar.counts == (3, 3)
+    assert verify_beton(out / "train.beton").n_images == 6

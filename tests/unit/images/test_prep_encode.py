@@ -149,3 +149,17 @@ def test_depth_that_does_not_fit_is_refused(tmp_path: Path) -> None:
             picture.save(tmp_path / "depth.png")
         result = encode(item, RAW)
         assert isinstance(result, Unreadable) and reason in result.reason
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"/annex/objects/SHA256E-s9--a.png\n", "datalad get"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs"),
+    ],
+)
+def test_contents_that_were_not_fetched_are_told(tmp_path: Path, content: bytes, words: str) -> None:
+    (tmp_path / "a.png").write_bytes(content)
+    result = encode(Item("a", 0, path=tmp_path / "a.png"), RAW)
+    assert isinstance(result, Unreadable)
+    assert words in result.reason

@@ -212,3 +212,13 @@ def test_other_zip_archives_are_refused(tmp_path):
 def test_files_without_weights_say_what_they_hold(tiny, save, contents, found):
     with pytest.raises(CheckpointError, match=f"no weights inside.*found {found}"):
         read_weights(tiny, save(contents))
+
+
+def test_names_of_files_are_bytes(tiny, weights, tmp_path):
+    folder = tmp_path / os.fsdecode(b"run\xe9")
+    folder.mkdir()
+    torch.save(weights, tmp_path / "last.pt")
+    (tmp_path / "last.pt").rename(folder / "last.pt")
+    read = read_checkpoint(folder / "last.pt")
+    assert list(read) == list(weights)
+    assert all(torch.equal(read[key], weights[key]) for key in weights)

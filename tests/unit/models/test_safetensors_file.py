@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from pathlib import Path
 
@@ -120,3 +121,9 @@ def test_places_without_a_file_are_named(tmp_path):
         read_safetensors(tmp_path / "none.safetensors")
     with pytest.raises(CheckpointError, match="cannot be read"):
         read_metadata(tmp_path)
+
+
+def test_names_of_files_are_bytes(written):
+    path = written(GOOD, os.fsdecode(b"caf\xe9.safetensors"))
+    assert read_safetensors(path)["weight"].tolist() == [[1.5, -2.0], [0.25, 3.0]]
+    assert read_metadata(path) == {"model": "tiny", "note": "ü"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -166,3 +167,11 @@ def test_missing_and_damaged_folders_are_named(scores: Scores, tmp_path: Path) -
     pd.DataFrame({"fold_0": [0.5]}).to_parquet(tmp_path / "folds.parquet")
     with pytest.raises(DataError, match=r"scores\.parquet has 12 rows, folds\.parquet 1"):
         read_scores(tmp_path)
+
+
+def test_folders_of_any_name(scores: Scores, tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9[1]*")
+    save_scores(scores, folder)
+    again = read_scores(folder)
+    np.testing.assert_array_equal(again.columns["score"], scores.columns["score"])
+    np.testing.assert_array_equal(again.by_fold, scores.by_fold)

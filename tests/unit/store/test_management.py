@@ -196,3 +196,9 @@ def test_pruning_while_others_read_and_write_is_no_error(
 
     assert all(found.result() > 0 for found in working)
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_links_in_a_ceiling_lead_nowhere(store: Store, ceilings: Path) -> None:
+    for name in ("up", "up_again"):
+        (ceilings / "abc" / name).symlink_to("..")
+    assert cache_info(store.folder, ceilings=ceilings).kinds["ceilings"].n_bytes == 300

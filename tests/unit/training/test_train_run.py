@@ -207,3 +207,14 @@ def test_the_estimated_checkpoint_is_about_as_large_as_the_file(
     estimated = plan_training(request_).files["last.pt"]
     # Names, recipe and versions come on top.
     assert estimated < (tmp_path / "run" / "last.pt").stat().st_size < estimated + 40_000
+
+
+def test_a_validation_folder_that_is_a_link_to_nothing_is_refused(
+    request_: TrainRequest, coloured_images: Path, tmp_path: Path
+) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "train").symlink_to(coloured_images / "train")
+    (images / "val").symlink_to("/unmounted/val")
+    with pytest.raises(DataError, match=r"val: a link to nothing \(/unmounted/val\)"):
+        run_training(replace(request_, images=images))

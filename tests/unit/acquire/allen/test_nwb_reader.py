@@ -231,3 +231,18 @@ def test_a_file_named_after_another_session_is_refused(allen_files: Path, tmp_pa
     shutil.copy(tmp_path / "session_7102/session_7102.nwb", tmp_path / "session_7101/session_7101.nwb")
     with pytest.raises(DataError, match="it is session 7102, not 7101"):
         read(tmp_path, 7101)
+
+
+def test_folders_are_visited_once_and_links_to_nothing_count(allen_files: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    (folder / "session_7103").mkdir(parents=True)
+    shutil.copy(allen_files / "session_7103/session_7103.nwb", folder / "session_7103/session_7103.nwb")
+    (folder / "._session_7103.nwb").write_bytes(b"left by macOS")
+    (folder / "latest").symlink_to("session_7103")
+    (folder / "here").symlink_to(".")
+    (folder / "session_7104.nwb").symlink_to(".git/annex/objects/K/K.nwb")
+    sources = NwbReader(folder).sessions()
+    assert [one.session_id for one in sources] == [7103, 7104]
+    assert sources[0].path == folder / "session_7103/session_7103.nwb"
+    with pytest.raises(DataError, match=r"session_7104\.nwb: a link to nothing .*datalad get"):
+        NwbReader(folder).read(sources[1], SessionRequest())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -76,3 +78,94 @@ def test_listing_digest_follows_names_and_sizes(make_folder: Callable[..., Path]
     first.rename(first.with_name("renamed.png"))
     renamed = open_splits(root)[0].listing_digest()
     assert len({before, grown, renamed}) == 3
+
+
+def _labels(root: Path, split: int = 0) -> dict[str, int]:
+    return {item.name: item.label for item in open_splits(root)[split].open_items()}
+
+
+@pytest.mark.parametrize(
+    "links",
+    [
+        {"train/a/self": "."},
+        {"train/a/up": ".."},
+        {"train/a/s1": ".", "train/a/s2": "."},
+        {
+            "train/a/u1": "..",
+            "train/b/u2": "..",
+            "train/a/root": "../..",
+            "train/self": ".",
+            "train/up": "..",
+        },
+    ],
+)
+def test_links_in_circles_add_nothing(tmp_path: Path, links: dict[str, str]) -> None:
+    for number in range(3):
+        for place in ("train/a", "train/b", "val/a", "val/b"):
+            _touch(tmp_path / place / f"{number}.png")
+    before = [source.listing_digest() for source in open_splits(tmp_path)]
+    for name, target in links.items():
+        (tmp_path / name).symlink_to(target)
+    assert [source.listing_digest() for source in open_splits(tmp_path)] == before
+    expected = {f"train/{name}/{number}.png": "ab".index(name) for name in "ab" for number in range(3)}
+    assert _labels(tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "target"), [("train/a/x", "../b"), ("train/c", "a"), ("train/c/x", "../a/in")]
+)
+def test_a_folder_in_two_classes_is_refused(tmp_path: Path, name: str, target: str) -> None:
+    for image in ("train/a/0.png", "train/a/in/0.png", "train/b/0.png"):
+        _touch(tmp_path / image)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).symlink_to(target)
+    with pytest.raises(DataError, match="are the same folder: its files would be in two classes") as error:
+        open_splits(tmp_path)
+    assert str(tmp_path / name) in str(error.value)
+
+
+def test_classes_may_be_links_and_splits_may_be_one(tmp_path: Path) -> None:
+    for image in ("store/cats/0.png", "store/dogs/0.png"):
+        _touch(tmp_path / image)
+    (tmp_path / "store/cats/up").symlink_to("..")
+    root = tmp_path / "root"
+    (root / "train").mkdir(parents=True)
+    (root / "train/a").symlink_to(tmp_path / "store/cats")
+    (root / "train/b").symlink_to(tmp_path / "store/dogs")
+    (root / "val").symlink_to("train")
+    assert _labels(root) == {"train/a/0.png": 0, "train/b/0.png": 1}
+    assert _labels(root, 1) == {"val/a/0.png": 0, "val/b/0.png": 1}
+
+
+def test_links_to_nothing_are_images_without_a_file(tmp_path: Path) -> None:
+    _touch(tmp_path / "train/a/0.png")
+    (tmp_path / "train/a/1.png").symlink_to("gone.png")
+    (tmp_path / "train/b").symlink_to("/unmounted/b")
+    (source,) = open_splits(tmp_path)
+    assert (source.classes, source.n_images) == (("a",), 3)
+    expected = {
+        "train/b": "a link to nothing (/unmounted/b)",
+        "train/a/1.png": "a link to nothing (gone.png)",
+    }
+    assert dict(source.absent) == expected
+    assert {item.name: item.problem for item in source.open_items()} == {**expected, "train/a/0.png": ""}
+    (tmp_path / "val").symlink_to("/unmounted/val")
+    with pytest.raises(DataError, match=r"val: a link to nothing \(/unmounted/val\)"):
+        open_splits(tmp_path)
+
+
+def test_names_are_bytes(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        _touch(tmp_path / split / os.fsdecode(b"caf\xe9") / "0.png")
+        _touch(tmp_path / split / r"caf\xe9" / "0.png")
+        _touch(tmp_path / split / "b" / os.fsdecode(b"\xe9\n.png"))
+    train, val = open_splits(tmp_path)
+    assert train.classes == val.classes == ("b", r"caf\x5cxe9", r"caf\xe9")
+    names = [r"train/b/\xe9\x0a.png", r"train/caf\x5cxe9/0.png", r"train/caf\xe9/0.png"]
+    assert [(item.name, item.label) for item in train.open_items()] == list(zip(names, range(3), strict=True))
+    assert all(item.path is not None and item.path.is_file() for item in train.open_items())
+    digest = hashlib.sha256(b"folder train\n")
+    for label, name in enumerate([b"b/\xe9\n.png", rb"caf\xe9/0.png", b"caf\xe9/0.png"]):
+        size = (tmp_path / os.fsdecode(b"train/" + name)).stat().st_size
+        digest.update(f"{size} {label} ".encode() + b"train/" + name + b"\n")
+    assert train.listing_digest() == digest.hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -292,3 +293,12 @@ def test_a_quantised_network_gives_values_and_not_their_codes(nets: Path) -> Non
     np.testing.assert_array_equal(features["final"], output.numpy())
     # Its weights are no parameters: nothing that is kept could tell that they changed.
     assert weights_digest(model) is None
+
+
+def test_the_file_may_have_any_name(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"n\xe9t.py")
+    path.write_text(
+        "import torch\n\n\ndef make():\n    return torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3))\n"
+    )
+    model = mvkit.load_model(f"{path}:make", input_size=32)
+    assert [tuple(value.shape) for value in model.state_dict().values()] == [(2, 3, 3, 3), (2,)]

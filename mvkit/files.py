@@ -1,0 +1,286 @@
+r"""Folders and names of files as other programs leave them.
+
+A folder is visited once, however many links lead to it, and a link that leads up to a folder around it is
+not followed. A name that is there without what it names (a link to nothing, a pipe, a device) is listed with
+what is wrong with it, so that it is refused or reported, never passed over.
+
+On disk names are bytes. As text, in files that mvkit writes and in what it prints, bytes that are no UTF-8
+and control characters are written ``\xNN``, and a backslash that would read like one of these ``\x5c``: every
+name has one text, and no two have the same. Ordinary names are their own text.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections import deque
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from mvkit.errors import DataError
+
+#: Folders that systems and archives leave; what is in them is no user's.
+SYSTEM_FOLDERS: Final = frozenset(
+    {"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"}
+)
+_READS_AS_ESCAPE: Final = re.compile(rb"\\(?=x[0-9a-f]{2})")
+_CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_FILE_SUFFIX: Final = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,4}")
+#: In the target of every link that git-annex makes.
+_ANNEX: Final = "annex/objects/"
+#: How files begin that git-annex and Git LFS leave in place of a content that was not fetched.
+_POINTERS: Final = {
+    b"/annex/objects/": "datalad get (or git annex get)",
+    b"version https://git-lfs.github.com/": "git lfs pull",
+}
+
+#: What tells a folder from others.
+FolderId = tuple[int, int] | str
+
+
+@dataclass(frozen=True)
+class ListedFile:
+    """A file of a folder.
+
+    Attributes
+    ----------
+    path
+        As it was reached from the folder.
+    n_bytes
+        Its size.
+    problem
+        Why there is nothing to read; empty where there is.
+    """
+
+    path: Path
+    n_bytes: int
+    problem: str = ""
+
+
+def name_text(name: str | os.PathLike[str]) -> str:
+    r"""Return a name or path as one line of text that can be encoded; another name has another text.
+
+    Bytes that are no UTF-8, control characters and line ends become ``\xNN`` for each of their bytes, a
+    backslash in front of ``xNN`` becomes ``\x5c``; all else stays.
+    """
+    raw = _READS_AS_ESCAPE.sub(rb"\\x5c", _as_bytes(name))
+    return _CONTROL.sub(_escaped, raw.decode("utf-8", "backslashreplace"))
+
+
+def sort_key(name: str | os.PathLike[str]) -> bytes:
+    """Return what to sort paths by: the bytes of one folder's or file's name after the other's."""
+    return _as_bytes(name).replace(b"/", b"\0")
+
+
+def list_files(
+    folder: Path,
+    suffixes: Container[str],
+    *,
+    levels: int | None = None,
+    claimed: dict[FolderId, Path] | None = None,
+) -> list[ListedFile]:
+    """Return the files in a folder whose names end in one of some suffixes, sorted by the bytes of paths.
+
+    Hidden files and folders, and :data:`SYSTEM_FOLDERS`, are passed over. A folder to which two paths lead
+    is visited once, by the one without links if there is such a one. Links to nothing count if they are
+    named like such a file or, as they may stand for a folder, like no file at all.
+
+    Parameters
+    ----------
+    folder
+        Where to look.
+    suffixes
+        In lower case, with the dot; upper case in names counts too.
+    levels
+        How deep to look: 0 is the folder itself, None everything in it.
+    claimed
+        Folders that belong to something else, such as another class, which must not be in this one as well;
+        those that are visited are added.
+
+    Raises
+    ------
+    DataError
+        If a folder cannot be listed, or one that is claimed is in this one.
+    """
+    found: list[ListedFile] = []
+    seen: set[FolderId] = set()
+    waiting = deque([(folder, 0)])
+    while waiting:
+        place, level = waiting.popleft()
+        identity = _identity(place)
+        if identity in seen:
+            continue
+        seen.add(identity)
+        if claimed is not None and identity in claimed:
+            raise DataError(
+                f"{claimed[identity]} and {place} are the same folder: its files would be in two classes\n"
+                "remove one of the two names"
+            )
+        inner = []
+        for entry in _entries(place):
+            if _is_folder(entry):
+                if levels is None or level < levels:
+                    inner.append(entry)
+            elif is_listed(entry.name, suffixes) or (
+                (levels is None or level < levels) and may_be_missing_folder(entry)
+            ):
+                found.append(look_at(Path(entry.path)))
+        for entry in inner:
+            if entry.is_symlink():
+                # Behind all folders that are there without links.
+                if not _leads_up(entry, place):
+                    waiting.append((Path(entry.path), level + 1))
+            else:
+                waiting.appendleft((Path(entry.path), level + 1))
+        if claimed is not None:
+            claimed[identity] = place
+    return sorted(found, key=lambda file: sort_key(file.path))
+
+
+def list_folders(folder: Path) -> tuple[list[Path], list[ListedFile]]:
+    """Return the folders directly in a folder, sorted by name, and links that may stand for missing ones.
+
+    Hidden folders, :data:`SYSTEM_FOLDERS`, and links that lead up to a folder around them are passed over.
+
+    Raises
+    ------
+    DataError
+        If the folder cannot be listed.
+    """
+    entries = list(_entries(folder))
+    inner = [entry for entry in entries if _is_folder(entry)]
+    folders = [Path(entry.path) for entry in inner if not (entry.is_symlink() and _leads_up(entry, folder))]
+    missing = [look_at(Path(entry.path)) for entry in entries if may_be_missing_folder(entry)]
+    return sorted(folders, key=sort_key), sorted(missing, key=lambda file: sort_key(file.path))
+
+
+def is_listed(name: str, suffixes: Container[str]) -> bool:
+    """Tell whether a name ends in one of some suffixes, whatever their case."""
+    return Path(name).suffix.lower() in suffixes
+
+
+def may_be_missing_folder(entry: os.DirEntry[str]) -> bool:
+    """Tell whether an entry is a link to nothing and named like no file: a folder may be missing."""
+    path = Path(entry.path)
+    if not entry.is_symlink() or path.exists():
+        return False
+    return _FILE_SUFFIX.fullmatch(path.suffix) is None and _ANNEX not in _target(path)
+
+
+def look_at(path: Path) -> ListedFile:
+    """Return a file's size, or what is wrong with it; opens nothing, so that no pipe can hold it up."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        return ListedFile(path, 0, _absence(path, error))
+    kinds = {
+        stat.S_IFDIR: "a folder",
+        stat.S_IFIFO: "a pipe",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+    }
+    kind = kinds.get(stat.S_IFMT(status.st_mode))
+    return ListedFile(path, 0, f"{kind}, not a file") if kind else ListedFile(path, status.st_size)
+
+
+def check_link(path: Path) -> None:
+    """Refuse a link to nothing; whether there is anything else is for the caller to find out.
+
+    Raises
+    ------
+    DataError
+        Names link and target.
+    """
+    if path.is_symlink() and not path.exists():
+        raise DataError(f"{path}: {look_at(path).problem}\nrestore what it leads to, or remove it")
+
+
+@contextmanager
+def opening_as_text(path: Path, mode: str = "rb") -> Iterator[str]:
+    """Yield a path for libraries that take text only: the file's own, or that of its open descriptor."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with path.open(mode) as file:
+            yield f"/dev/fd/{file.fileno()}"
+    else:
+        yield str(path)
+
+
+def unfetched(content: bytes) -> str | None:
+    """Return what is wrong with a file that only names a content that was not fetched; None for others."""
+    for beginning, command in _POINTERS.items():
+        if content.startswith(beginning):
+            return f"its content was not fetched; run {command}"
+    return None
+
+
+def _absence(path: Path, error: OSError) -> str:
+    if not path.is_symlink():
+        return "no such file" if isinstance(error, FileNotFoundError) else error.strerror or str(error)
+    target = _target(path)
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        advice = f"; {unfetched(b'/annex/objects/')}" if _ANNEX in target else ""
+        return f"a link to nothing ({name_text(target)}){advice}"
+    return f"a link that cannot be followed ({name_text(target)}: {error.strerror or error})"
+
+
+def _target(path: Path) -> str:
+    try:
+        return str(path.readlink())
+    except OSError:
+        return ""
+
+
+def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """Yield what is in a folder, but what is hidden or a system's."""
+    try:
+        with os.scandir(folder) as entries:
+            inside = list(entries)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be listed ({error.strerror or error})") from error
+    yield from sorted(
+        (one for one in inside if not one.name.startswith(".") and one.name not in SYSTEM_FOLDERS),
+        key=lambda one: sort_key(one.name),
+    )
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        # A link in a circle; looked at as a file.
+        return False
+
+
+def _identity(folder: Path) -> FolderId:
+    try:
+        status = folder.stat()
+    except OSError:
+        return os.path.realpath(folder)
+    # Some network file systems number nothing.
+    return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(folder)
+
+
+def _leads_up(link: os.DirEntry[str], place: Path) -> bool:
+    """Tell whether a link leads to a folder that it lies in, by the path to it or by where it really is."""
+    target = _identity(Path(link.path))
+    around = {above for start in (place.absolute(), place.resolve()) for above in (start, *start.parents)}
+    return any(_identity(above) == target for above in around)
+
+
+def _as_bytes(name: str | os.PathLike[str]) -> bytes:
+    try:
+        return os.fsencode(name)
+    except UnicodeEncodeError:
+        # Not a name of this system's: a text, or one of another encoding.
+        return os.fspath(name).encode("utf-8", "surrogatepass")
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in found.group().encode())
