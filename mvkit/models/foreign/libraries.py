@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mvkit.errors import CheckpointError, FetchError, MissingPackageError, MvkitError, UsageError
+from mvkit.errors import CheckpointError, FetchError, MissingPackageError, MvkitError, UsageError, printable
 from mvkit.models.foreign.network import seeded
 from mvkit.models.foreign.options import IMAGENET_224, InputOptions
 from mvkit.models.foreign.preparing import (
@@ -268,7 +268,7 @@ class _TorchvisionModel:
             )
         logger.warning(
             "%s: not one of torchvision's files; built, and images prepared (%s), as for %s of %s",
-            path,
+            printable(str(path)),
             _tell_input(fitting[first][1]),
             "new weights" if first == _NO_ENTRY else first,
             self.shown,
@@ -519,7 +519,7 @@ def _tag_of_file(name: str, path: Path) -> str:
         default: Any = get_cfg(name)
         logger.warning(
             "%s: images are prepared as for timm's %s.%s; of other weights say the tag: timm:%s.TAG",
-            path,
+            printable(str(path)),
             name,
             getattr(default, "tag", "") or "default",
             name,

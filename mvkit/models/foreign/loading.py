@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from mvkit.errors import UsageError
+from mvkit.errors import UsageError, printable
 from mvkit.models.foreign.archives import load_exported, load_torchscript
 from mvkit.models.foreign.factories import make_network
 from mvkit.models.foreign.libraries import (
@@ -182,7 +182,7 @@ def _undeclared(
         logger.warning(
             "%s declares no preprocessing: images as for ImageNet (resize %s, crop %s, mean %s, std %s); "
             "--input-size, --mean, --std%s change it",
-            name.shown,
+            printable(name.shown),
             chosen.resize_px or getattr(chosen, "resize_hw", None),
             chosen.crop_px or getattr(chosen, "crop_hw", None),
             ",".join(f"{value:g}" for value in chosen.mean),

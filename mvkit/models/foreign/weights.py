@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mvkit.errors import CheckpointError, UsageError
+from mvkit.errors import CheckpointError, UsageError, printable
 from mvkit.models.checkpoint import CONTAINERS, find_weights, read_checkpoint
 from mvkit.models.foreign.wrappers import WRAPPER_PARTS, without_wrappers
 from mvkit.models.matching import fit_state, plain_keys
@@ -132,7 +132,8 @@ def log_heads_aside(network: nn.Module, found: Mapping[str, Tensor], path: Path)
     aside = [head for key in found if (head := _head_of(key, heads))]
     if aside:
         told = ", ".join(f"{head} ({aside.count(head)} entries)" for head in dict.fromkeys(aside))
-        logger.warning("%s: left aside %s, which the network has not and only training uses", path, told)
+        where = printable(str(path))
+        logger.warning("%s: left aside %s, which the network has not and only training uses", where, told)
 
 
 def _without_heads(network: nn.Module, found: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

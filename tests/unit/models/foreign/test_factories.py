@@ -295,10 +295,11 @@ def test_a_quantised_network_gives_values_and_not_their_codes(nets: Path) -> Non
     assert weights_digest(model) is None
 
 
-def test_the_file_may_have_any_name(tmp_path: Path) -> None:
+def test_the_file_may_have_any_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / os.fsdecode(b"n\xe9t.py")
     path.write_text(
         "import torch\n\n\ndef make():\n    return torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3))\n"
     )
     model = mvkit.load_model(f"{path}:make", input_size=32)
     assert [tuple(value.shape) for value in model.state_dict().values()] == [(2, 3, 3, 3), (2,)]
+    assert "n\\xe9t.py:make declares no preprocessing" in caplog.text
