@@ -7,6 +7,8 @@ reader looks at first, is written last.
 
 from __future__ import annotations
 
+import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -15,7 +17,45 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.images import beton
-from mvkit.images.prep_encode import Encoded
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """An image as it is stored.
+
+    Attributes
+    ----------
+    name, label
+        Of the item.
+    mode
+        :data:`beton.RAW_MODE` or :data:`beton.JPEG_MODE`.
+    height, width
+        As stored, in px.
+    source_height, source_width
+        As found, in px.
+    content
+        The image's bytes.
+    depth
+        The depth map's bytes (:func:`beton.pack_depth`), or None.
+    sha256
+        Of the files' content.
+    """
+
+    name: str
+    label: int
+    mode: int
+    height: int
+    width: int
+    source_height: int
+    source_width: int
+    content: bytes
+    depth: bytes | None
+    sha256: bytes
+
+    @property
+    def crc(self) -> int:
+        """Checksum over image and depth map, to compare with what can be read back."""
+        return zlib.crc32(self.depth or b"", zlib.crc32(self.content))
 
 
 class BetonWriter:

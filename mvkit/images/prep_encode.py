@@ -23,6 +23,7 @@ from PIL import Image, UnidentifiedImageError
 from mvkit.errors import printable
 from mvkit.files import name_text, unfetched
 from mvkit.images import beton
+from mvkit.images.beton_write import Encoded
 from mvkit.images.sources.base import Item
 
 _FILTERS = {
@@ -60,45 +61,6 @@ class Encoding:
     jpeg_quality: int
     resampling: Literal["box", "bilinear", "bicubic", "lanczos"]
     page_bytes: int
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """An image as it is stored.
-
-    Attributes
-    ----------
-    name, label
-        Of the item.
-    mode
-        :data:`beton.RAW_MODE` or :data:`beton.JPEG_MODE`.
-    height, width
-        As stored, in px.
-    source_height, source_width
-        As found, in px.
-    content
-        The image's bytes.
-    depth
-        The depth map's bytes (:func:`beton.pack_depth`), or None.
-    sha256
-        Of the files' content.
-    """
-
-    name: str
-    label: int
-    mode: int
-    height: int
-    width: int
-    source_height: int
-    source_width: int
-    content: bytes
-    depth: bytes | None
-    sha256: bytes
-
-    @property
-    def crc(self) -> int:
-        """Checksum over image and depth map, to compare with what can be read back."""
-        return zlib.crc32(self.depth or b"", zlib.crc32(self.content))
 
 
 @dataclass(frozen=True)

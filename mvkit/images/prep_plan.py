@@ -14,8 +14,9 @@ import numpy as np
 from mvkit.errors import DataError
 from mvkit.files import check_link
 from mvkit.images.beton_check import check_complete
+from mvkit.images.beton_write import Encoded
 from mvkit.images.prep_crops import CropReport, report_crops
-from mvkit.images.prep_encode import Encoded, Unreadable, encode
+from mvkit.images.prep_encode import Unreadable, encode
 from mvkit.images.prep_settings import PrepSettings
 from mvkit.images.sources import cifar10, folder, paired_depth
 from mvkit.images.sources.base import SplitSource

@@ -18,9 +18,9 @@ from mvkit.images import beton
 from mvkit.images.beton_check import Structure, read_structure
 from mvkit.images.beton_sidecar import Failure, Origin, Sidecar, Stored
 from mvkit.images.beton_verify import compare_with_checksums, compare_with_ffcv, digest_of
-from mvkit.images.beton_write import BetonWriter
+from mvkit.images.beton_write import BetonWriter, Encoded
 from mvkit.images.prep_crops import report_crops
-from mvkit.images.prep_encode import Encoded, Unreadable
+from mvkit.images.prep_encode import Unreadable
 from mvkit.images.prep_settings import PrepSettings
 from mvkit.images.prep_workers import encode_all
 from mvkit.images.sources.base import SplitSource

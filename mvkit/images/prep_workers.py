@@ -21,7 +21,8 @@ from itertools import islice
 from typing import Final
 
 from mvkit.errors import DataError
-from mvkit.images.prep_encode import Encoded, Encoding, Unreadable, encode
+from mvkit.images.beton_write import Encoded
+from mvkit.images.prep_encode import Encoding, Unreadable, encode
 from mvkit.images.sources.base import Item
 
 #: Images that a worker gets at once, and chunks per worker that may wait for the writer.

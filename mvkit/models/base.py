@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 from torch import nn
 
 from mvkit.errors import UsageError
-from mvkit.models.origin import WeightsOrigin
 from mvkit.models.preprocessing import IMAGENET_64, Preprocessing
 
 #: Name under which a model's output can be tapped.
@@ -16,6 +17,35 @@ FINAL = "final"
 
 #: Identity of a model without weights.
 NO_WEIGHTS = "none"
+
+
+@dataclass(frozen=True)
+class WeightsOrigin:
+    """Where weights come from; what is not known is empty.
+
+    Attributes
+    ----------
+    architecture
+        The architecture's long name.
+    source
+        Address of the published file, the training run with its recipe's digest, the seed they were drawn
+        with, or the name of the file they were read from.
+    citation
+        Papers to cite.
+    licence
+        Terms under which the weights may be passed on, where they are not the user's own.
+    training_run
+        What a checkpoint of ``mvkit train`` says of its network; empty for other weights.
+    checkpoint
+        Which checkpoint of a training run they are, in words: file, epoch, and by what it is the best.
+    """
+
+    architecture: str = ""
+    source: str = ""
+    citation: tuple[str, ...] = ()
+    licence: str = ""
+    training_run: Mapping[str, object] = field(default_factory=dict)
+    checkpoint: str = ""
 
 
 class VisionModel(nn.Module):

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 import mvkit
 from mvkit.atomic import refuse_existing, replacing
 from mvkit.errors import CheckpointError, UsageError, printable
+from mvkit.models.base import WeightsOrigin
 from mvkit.models.foreign.network import ForeignModel
 from mvkit.models.foreign.wrappers import unwrapped
 from mvkit.models.loading import load_model
-from mvkit.models.origin import WeightsOrigin
 from mvkit.models.safetensors_file import SUFFIX
 from mvkit.models.state import state_digest
 from mvkit.models.weights_file import FORMAT_NAME, FORMAT_VERSION

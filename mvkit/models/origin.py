@@ -3,43 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from mvkit.models.base import WeightsOrigin
 from mvkit.models.released import PAPER, ModelRow
 
 #: Of published weights; neither their files nor the paper state one.
 UNSTATED_LICENCE = "not stated with the published files: ask their authors before passing them on"
-
-
-@dataclass(frozen=True)
-class WeightsOrigin:
-    """Where weights come from; what is not known is empty.
-
-    Attributes
-    ----------
-    architecture
-        The architecture's long name.
-    source
-        Address of the published file, the training run with its recipe's digest, the seed they were drawn
-        with, or the name of the file they were read from.
-    citation
-        Papers to cite.
-    licence
-        Terms under which the weights may be passed on, where they are not the user's own.
-    training_run
-        What a checkpoint of ``mvkit train`` says of its network; empty for other weights.
-    checkpoint
-        Which checkpoint of a training run they are, in words: file, epoch, and by what it is the best.
-    """
-
-    architecture: str = ""
-    source: str = ""
-    citation: tuple[str, ...] = ()
-    licence: str = ""
-    training_run: Mapping[str, object] = field(default_factory=dict)
-    checkpoint: str = ""
 
 
 def released_origin(row: ModelRow) -> WeightsOrigin:

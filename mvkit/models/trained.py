@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from mvkit.errors import CheckpointError, UsageError
-from mvkit.models.base import VisionModel
+from mvkit.models.base import VisionModel, WeightsOrigin
 from mvkit.models.blueprints import Architecture
 from mvkit.models.checkpoint import read_checkpoint
-from mvkit.models.origin import WeightsOrigin
 from mvkit.models.preprocessing import Preprocessing
 from mvkit.models.readouts import with_classes
 from mvkit.models.released import PAPER, ModelRow, find_model, is_model

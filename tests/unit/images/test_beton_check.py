@@ -15,8 +15,7 @@ from mvkit.images import beton
 from mvkit.images.beton_check import check_complete, read_structure
 from mvkit.images.beton_sidecar import Origin, Sidecar, Stored, sidecar_path, write_sidecar
 from mvkit.images.beton_verify import digest_of, verify_beton
-from mvkit.images.beton_write import BetonWriter
-from mvkit.images.prep_encode import Encoded
+from mvkit.images.beton_write import BetonWriter, Encoded
 
 PAGE = 1 << 16
 N_IMAGES = 6

@@ -15,7 +15,8 @@ from PIL import Image
 from torchvision.transforms import functional
 
 from mvkit.images import beton
-from mvkit.images.prep_encode import Encoded, Encoding, Unreadable, encode, stored_size
+from mvkit.images.beton_write import Encoded
+from mvkit.images.prep_encode import Encoding, Unreadable, encode, stored_size
 from mvkit.images.sources.base import Item
 
 RAW = Encoding(None, "raw", 95, "bilinear", 1 << 21)
