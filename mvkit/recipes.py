@@ -403,7 +403,13 @@ def parse_yaml(text: str, name: str) -> tuple[dict[str, object], dict[KeyPath, i
 
 def parse_scalar(text: str, name: str = "--set") -> object:
     """Read one value as a recipe would (``--set key=VALUE``)."""
-    return parse_yaml(f"value: {text}", name)[0]["value"]
+    try:
+        document, _ = parse_yaml(f"value: {text}", name)
+    except RecipeError as error:
+        raise RecipeError(str(error).replace(f"{name}:1: ", f"{name}: ", 1)) from error
+    if len(document) > 1:
+        raise RecipeError(f"{name}: more than one value")
+    return document["value"]
 
 
 def _value_of(node: yaml.Node, path: KeyPath, lines: dict[KeyPath, int], name: str) -> Any:
