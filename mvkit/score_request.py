@@ -85,7 +85,7 @@ def settings_of(request: ScoreRequest) -> ScoreSettings:
 
 
 def _protocol(request: ScoreRequest) -> ScoreSettings:
-    from mvkit.config.recipes import load_recipe
+    from mvkit.recipes import load_recipe
     from mvkit.scoring import ScoreSettings
 
     base = load_recipe(ScoreSettings, _recipe(request.recipe), request.overrides)
@@ -95,7 +95,7 @@ def _protocol(request: ScoreRequest) -> ScoreSettings:
 
 def _recipe(name: str | None) -> str | None:
     """Return the name of a scoring recipe in full: ``honest`` is ``score/honest``."""
-    from mvkit.config.recipes import packaged_recipes
+    from mvkit.recipes import packaged_recipes
 
     if name is None or Path(name).is_file() or "/" in name or Path(name).suffix:
         return name

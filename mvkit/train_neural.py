@@ -10,13 +10,13 @@ from pathlib import Path
 
 import torch
 
-from mvkit.config.recipes import load_recipe
 from mvkit.features.tapping import layers_to_record
 from mvkit.models import VisionModel
 from mvkit.neural import NeuralDataset, open_dataset
 from mvkit.pipeline import score
 from mvkit.processes.gathering import total
 from mvkit.processes.world import is_first
+from mvkit.recipes import load_recipe
 from mvkit.score_dataset import choose_recordings
 from mvkit.scoring import ScoreSettings
 from mvkit.scoring.results import ALL_AREAS

@@ -201,7 +201,7 @@ def resolve_recipe(request: TrainRequest) -> TrainRecipe:
     RecipeError
         With a line for every problem.
     """
-    from mvkit.config.recipes import load_recipe
+    from mvkit.recipes import load_recipe
     from mvkit.training.recipe import TrainRecipe
 
     return load_recipe(TrainRecipe, request.recipe, request.overrides)

@@ -51,7 +51,7 @@ STAGES = (
         "memory",
         "files",
     ),
-    ("config", "filters", "fetch", "store"),
+    ("recipes", "filters", "fetch", "store"),
     ("neural", "images", "processes"),
     ("models",),
     ("objectives",),
@@ -73,9 +73,9 @@ FORBIDDEN = {
     "training": {"mvkit.neural"},
     "scoring": {"torch", "torchvision", "mvkit.models", "mvkit.features"},
     "report": {"torch", "mvkit.models", "mvkit.features"},
-    "config": {"torch"},
+    "recipes": {"torch"},
     "fetch": {"torch", "h5py", "numpy"},
-    "store": {"torch", "h5py", "mvkit.fetch", "mvkit.config"},
+    "store": {"torch", "h5py", "mvkit.fetch", "mvkit.recipes"},
 }
 
 #: Libraries that make `mvkit --help` slow; the command line imports them inside commands.
@@ -187,7 +187,7 @@ def test_no_absolute_paths_in_tracked_text() -> None:
 
 
 def test_every_recipe_loads() -> None:
-    from mvkit.config.recipes import load_recipe, packaged_recipes
+    from mvkit.recipes import load_recipe, packaged_recipes
     from mvkit.scoring import ScoreSettings
 
     recipes = {name: path for name, path in packaged_recipes().items() if name.startswith("score/")}

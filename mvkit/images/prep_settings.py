@@ -10,11 +10,10 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, field_validator
 
-from mvkit.config.recipes import load_recipe, packaged_recipes
-from mvkit.config.settings import Settings
 from mvkit.images.prep_encode import Encoding
 from mvkit.images.settings import Pixels
 from mvkit.naming import unknown_name
+from mvkit.recipes import Settings, load_recipe, packaged_recipes
 
 #: Keys that tell a reader something and change no byte of the file.
 _REMARKS: Final = frozenset({"name", "notes", "gb_per_million_images", "measured"})

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mvkit.config.settings import Count, NotNegative, Positive, Settings
+from mvkit.recipes import Count, NotNegative, Positive, Settings
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 

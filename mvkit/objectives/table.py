@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
-from mvkit.config.settings import Settings
 from mvkit.objectives import settings as said
 from mvkit.objectives.autoencoder import AutoEncoderObjective
 from mvkit.objectives.barlow_twins import BarlowTwinsObjective
@@ -23,6 +22,7 @@ from mvkit.objectives.simclr import SimClrObjective
 from mvkit.objectives.simsiam import SimSiamObjective
 from mvkit.objectives.surroundings import Surroundings
 from mvkit.objectives.vicreg import VicRegObjective
+from mvkit.recipes import Settings
 
 
 class ObjectiveClass(Protocol):

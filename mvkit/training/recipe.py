@@ -6,12 +6,22 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from mvkit.config.problems import KeyedError
-from mvkit.config.settings import Count, NotNegative, Positive, Settings
 from mvkit.images.settings import VALIDATION, Patches, ViewsSettings
 from mvkit.objectives.settings import ObjectiveSettings
+from mvkit.recipes import Count, KeyedError, NotNegative, Positive, Settings
+
+
+def _join_topics(value: object) -> object:
+    """Write remarks by topic as one text: ``{network: ..., settings: ...}``."""
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        return value
+    return " ".join(f"{topic[:1].upper()}{topic[1:]}: {text.rstrip('.')}." for topic, text in value.items())
+
+
+#: A text, or remarks by topic, which are laid over those of a base one by one.
+Remarks = Annotated[str, BeforeValidator(_join_topics)]
 
 
 class ModelSettings(Settings):
@@ -220,8 +230,8 @@ class TrainRecipe(Settings):
     """Everything that decides what a training run computes."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
-    source: str
-    notes: str = ""
+    source: Remarks
+    notes: Remarks = ""
     model: ModelSettings
     data: DataSettings = DataSettings()
     views: ViewsSettings

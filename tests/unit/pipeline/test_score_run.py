@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from mvkit import score_request, score_run
-from mvkit.config.recipes import load_recipe, packaged_recipes
 from mvkit.errors import MvkitError, RecipeError, UsageError
+from mvkit.recipes import load_recipe, packaged_recipes
 from mvkit.score_request import ScoreRequest
 from mvkit.score_run import run_score
 from mvkit.scoring import ScoreSettings

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from mvkit.config.recipes import load_recipe
 from mvkit.images.batch import RawBatch
+from mvkit.recipes import load_recipe
 from mvkit.training.recipe import TrainRecipe
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mvkit.config.recipes import packaged_recipes
+from mvkit.recipes import packaged_recipes
 
 STREAMS = ("single_stream", "dual_stream", "six_stream")
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")

@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from mvkit.config.recipes import packaged_recipes
-from mvkit.config.strict_yaml import read_yaml
 from mvkit.images.settings import VALIDATION
 from mvkit.images.views import ViewMaker
 from mvkit.models.building import build
 from mvkit.models.readouts import has_readout
 from mvkit.models.released import find_model
 from mvkit.objectives.table import row_of
+from mvkit.recipes import packaged_recipes
 from mvkit.training.assembly import Start, build_networks
 from mvkit.training.consistency import contradictions
 from mvkit.training.evaluation.build import build_evaluators
@@ -36,22 +35,6 @@ SMALLER = {
     "vicreg": ("widths=[32, 32]",),
     "relative_location": ("hidden=32",),
 }
-#: Sections in the order in which every recipe has them.
-ORDER = (
-    "name",
-    "source",
-    "notes",
-    "model",
-    "data",
-    "views",
-    "validation",
-    "objective",
-    "optimiser",
-    "schedule",
-    "train",
-    "checkpoint",
-    "evaluate",
-)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -59,10 +42,9 @@ def test_recipe_is_called_like_its_file_and_complete(name, recipe_named):
     recipe = recipe_named(name)
     assert recipe.name == name
     assert recipe.source and recipe.notes
-    document, _ = read_yaml(packaged_recipes()[name])
-    assert tuple(document) == ORDER
-    first_line = packaged_recipes()[name].read_text(encoding="utf-8").splitlines()[0]
+    first_line, second_line = packaged_recipes()[name].read_text(encoding="utf-8").splitlines()[:2]
     assert first_line.endswith(f"mvkit train {name}")
+    assert second_line.startswith("base: ")
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mvkit.config.recipes import find_recipe, packaged_recipes
-from mvkit.config.strict_yaml import read_yaml
 from mvkit.objectives.table import OBJECTIVES
+from mvkit.recipes import load_recipe, packaged_recipes
 from mvkit.train_run import Machine, TrainRequest, run_training
+from mvkit.training.recipe import TrainRecipe
 
 #: Every step sees all images: nothing but learning moves the loss, and the gentle random crops.
 N_IMAGES = 8
@@ -43,10 +43,9 @@ def recipes() -> Mapping[str, str]:
     """Name of a packaged recipe for every objective."""
     found: dict[str, str] = {}
     for network in NETWORKS:
-        for name, path in packaged_recipes().items():
+        for name in packaged_recipes():
             if name.startswith(f"{network}_"):
-                objective = read_yaml(path)[0]["objective"]
-                found.setdefault(objective["name"], name)  # type: ignore[index]
+                found.setdefault(load_recipe(TrainRecipe, name).objective.name, name)
     return found
 
 
@@ -80,11 +79,10 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _gentle_crops(recipe: str) -> list[str]:
     """Keep random crops large, and do not enlarge them to 224 px in between, which takes long."""
-    document = read_yaml(find_recipe(recipe))[0]
     return [
         f"views.views[{number}].crop={{name: random_resized, scale: [0.8, 1.0], via_px: null}}"
-        for number, view in enumerate(document["views"]["views"])  # type: ignore[index]
-        if view["crop"]["name"] == "random_resized"
+        for number, view in enumerate(load_recipe(TrainRecipe, recipe).views.views)
+        if view.crop.name == "random_resized"
     ]
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from mvkit.config.recipes import load_recipe, packaged_recipes
 from mvkit.errors import RecipeError
 from mvkit.models.preprocessing import IMAGENET_64
+from mvkit.recipes import load_recipe, packaged_recipes
 from mvkit.training.assembly import network_preprocessing
 from mvkit.training.identity import differences, science, science_digest
-from mvkit.training.recipe import TrainRecipe
+from mvkit.training.recipe import Adam, StepSchedule, TrainRecipe
 from mvkit.training.run_folder import write_recipe
 
 
@@ -184,3 +184,55 @@ def test_every_packaged_recipe_is_scored_with_the_published_preprocessing() -> N
     for name in packaged_recipes():
         if "/" not in name:
             assert network_preprocessing(load_recipe(TrainRecipe, name, [])) == IMAGENET_64
+
+
+def test_a_users_recipe_over_a_packaged_one(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "base: alexnet_ir\n"
+        "optimiser: {name: adamw, learning_rate: 1e-4}\n"
+        "schedule: {milestones: [10]}\n"
+        "notes: {rate: found by trying, own: for a poster.}\n"
+    )
+    published, mine = load_recipe(TrainRecipe, "alexnet_ir"), load_recipe(TrainRecipe, str(path))
+    assert mine.name == "mine"
+    assert mine.model_dump(exclude={"name", "notes", "optimiser", "schedule"}) == published.model_dump(
+        exclude={"name", "notes", "optimiser", "schedule"}
+    )
+    # Another optimiser: nothing is left of the base's momentum. The same schedule: the factor is.
+    assert mine.optimiser == Adam(name="adamw", learning_rate=1e-4)
+    assert mine.schedule == StepSchedule(milestones=(10,), factor=0.1)
+    assert mine.notes.endswith("Rate: found by trying. Own: for a poster.")
+    assert "Settings: configs/ir/alexnet_bn_ir.json, folder" in mine.notes
+    assert "Chosen: 0.003" not in mine.notes
+
+
+def test_a_network_of_ones_own_over_a_base(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("base: base/simclr.yaml\nmodel: {architecture: resnet18_encoder}\n")
+    expected = load_recipe(TrainRecipe, "alexnet_simclr", ["model.architecture=resnet18_encoder"])
+    assert science(load_recipe(TrainRecipe, str(path))) == science(expected)
+
+
+def test_contradictions_name_the_base_that_has_the_key(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("base: alexnet_ir\ntrain: {epochs: 150}\n")
+    lines = packaged_recipes()["alexnet_ir"].parent.joinpath("base/ir.yaml").read_text().splitlines()
+    line = next(number for number, text in enumerate(lines, 1) if "milestones" in text)
+    assert problems(str(path)) == [
+        f"recipes/base/ir.yaml:{line}: schedule.milestones: must be below train.epochs (150), got [160]; "
+        "for a trial run set train.max_steps"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("notes", "problem"),
+    [
+        ("{rate: 0.1}", "Input should be a valid string, got {'rate': 0.1}"),
+        ("[a]", "Input should be a valid string, got ['a']"),
+    ],
+)
+def test_notes_are_a_text_or_texts_by_topic(notes: str, problem: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"base: demo\nnotes: {notes}\n")
+    assert problems(str(path)) == [f"{path}:2: notes: {problem}"]

@@ -1,0 +1,450 @@
+"""Recipes: strict YAML files that say what to compute, never where or on what machine.
+
+A recipe may name another one as its ``base``, and ``--set key=value`` changes keys of the result. All that is
+wrong with it is reported at once, each problem with the file and line, or the ``--set``, that gave the key.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from mvkit.errors import RecipeError
+from mvkit.naming import suggest
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+
+Model = TypeVar("Model", bound=BaseModel)
+
+#: Path of a key, list positions as digits: ``("evaluate", "0", "name")``.
+KeyPath = tuple[str, ...]
+#: Where keys were given: ``file:line``, or ``--set key=value``.
+KeyLocations = dict[KeyPath, str]
+
+#: The key that names a recipe's base; the folder of packaged recipes that are only bases.
+_BASE, _BASES = "base", "base/"
+#: The key by which a group says of which kind it is (``optimiser: {name: sgd}``).
+_KIND = "name"
+#: Values and depth of a recipe at most; aliases make more of a few bytes.
+_MOST_VALUES, _DEEPEST = 10_000, 32
+#: Characters of an input that a message shows.
+_LONGEST = 80
+
+
+class Settings(BaseModel):
+    """A group of settings: frozen, unknown keys, NaN and infinity refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class KeyedError(ValueError):
+    """Raised by a model's own validator: several problems, each with its key.
+
+    Parameters
+    ----------
+    problems
+        (key as written in messages, e.g. ``schedule.milestones``; what is wrong with it).
+    """
+
+    def __init__(self, problems: Sequence[tuple[str, str]]) -> None:
+        super().__init__("; ".join(f"{key}: {text}" for key, text in problems))
+        self.problems = tuple(problems)
+
+
+def load_recipe(model: type[Model], source: str | None, overrides: Sequence[str] = ()) -> Model:
+    """Read a recipe with its bases, and apply overrides.
+
+    Parameters
+    ----------
+    model
+        Pydantic model that the recipe must satisfy (frozen, ``extra="forbid"``). Where it requires a ``name``
+        and neither the recipe nor a base gives one, it is the file's.
+    source
+        Path of a recipe, name of a packaged one (``score/paper``), or None for the defaults.
+    overrides
+        ``"key.sub=value"`` items as given to ``--set``; values are read as YAML 1.2.
+
+    Raises
+    ------
+    RecipeError
+        With one line for every problem found.
+    """
+    document: dict[str, object] = {}
+    given: KeyLocations = {}
+    changed: KeyLocations = {}
+    if source is not None:
+        path = find_recipe(source)
+        document, given = _resolve(path)
+        if _KIND in model.model_fields and model.model_fields[_KIND].is_required():
+            document.setdefault(_KIND, path.stem)
+    for override in overrides:
+        key, text = _apply(override, document), f"--set {override}"
+        for table in (given, changed):
+            _forget(key, table)
+        given[key] = text
+        changed |= {key[:length]: text for length in range(1, len(key))}
+    try:
+        # As JSON and strictly: a list is a tuple there, but the text "no" is no False and "3" no number.
+        return model.model_validate_json(json.dumps(document), strict=True)
+    except ValidationError as error:
+        lines = []
+        for details in _causes(error.errors()):
+            for key, text in _problems(details, model):
+                where = _location(key, given, changed) or (_shown(path) if source is not None else "defaults")
+                lines.append(f"{where}: {_written(key)}: {text}" if key else f"{where}: {text}")
+        raise RecipeError("\n".join(lines)) from error
+
+
+def find_recipe(source: str) -> Path:
+    """Return the file of a recipe given by path or by packaged name.
+
+    Raises
+    ------
+    RecipeError
+        Neither a file nor a packaged recipe; lists the packaged names.
+    """
+    packaged = packaged_recipes()
+    path = _find(source, Path(), packaged)
+    if path is None:
+        raise RecipeError(
+            f"recipe {_short(source)} is neither a file nor a packaged recipe{suggest(source, packaged)}\n"
+            f"packaged: {', '.join(packaged) or 'none'}"
+        )
+    return path
+
+
+def _find(source: str, folder: Path, packaged: Mapping[str, Path]) -> Path | None:
+    """Return the file in a folder, or the packaged recipe, that a path or name means; None: there is none."""
+    try:
+        if (folder / source).is_file():
+            return Path(os.path.normpath(folder / source))
+    except OSError:
+        # A name that no file could have, such as one of 300 characters.
+        return None
+    return packaged.get(source.removesuffix(".yaml"))
+
+
+def packaged_recipes() -> dict[str, Path]:
+    """Return the recipes that come with mvkit, by name (``score/paper``); not those that are only bases."""
+    return {name: path for name, path in _packaged().items() if not name.startswith(_BASES)}
+
+
+def _packaged() -> dict[str, Path]:
+    folder = _packaged_folder()
+    return {str(path.relative_to(folder).with_suffix("")): path for path in sorted(folder.rglob("*.yaml"))}
+
+
+def _packaged_folder() -> Path:
+    package = Path(str(resources.files("mvkit")))
+    # A wheel has it inside the package, a checkout beside it.
+    inside = package / "packaged_recipes"
+    return inside if inside.is_dir() else package.parent / "recipes"
+
+
+def _shown(path: Path) -> str:
+    """Return a recipe's path as messages show it: of a packaged one the path in the repository."""
+    folder = _packaged_folder()
+    return f"recipes/{path.relative_to(folder)}" if folder in path.parents else str(path)
+
+
+def _resolve(path: Path, above: tuple[Path, ...] = ()) -> tuple[dict[str, object], KeyLocations]:
+    """Read a recipe and lay it over its base; ``above`` are the recipes whose base it is itself."""
+    document, lines = read_yaml(path)
+    given = {key: f"{_shown(path)}:{line}" for key, line in lines.items()}
+    if _BASE not in document:
+        return document, given
+    base, where = document.pop(_BASE), f"{given.pop((_BASE,))}: {_BASE}"
+    above = (*above, path.resolve())
+    packaged = _packaged()
+    if not isinstance(base, str):
+        raise RecipeError(f"{where}: names one recipe, a file or a packaged one, got {_short(base)}")
+    base_path = _find(base, path.parent, packaged)
+    if base_path is None:
+        bases = [name for name in packaged if name.startswith(_BASES)]
+        raise RecipeError(
+            f"{where}: {_short(base)} is neither a file (relative to {_shown(path)}) nor a packaged recipe"
+            f"{suggest(base, packaged)}\npackaged: every recipe that can be run, and {', '.join(bases)}"
+        )
+    if base_path.resolve() in above:
+        raise RecipeError(f"{where}: {_short(base)} leads back to a recipe of which it is the base")
+    under, base_given = _resolve(base_path, above)
+    _lay_over(under, document, base_given)
+    return under, base_given | given
+
+
+def _lay_over(
+    under: dict[str, object], over: Mapping[str, object], given: KeyLocations, around: KeyPath = ()
+) -> None:
+    """Change a base as the recipe over it says: groups key by key; lists, values and other kinds replace."""
+    for key, value in over.items():
+        path, old = (*around, key), under.get(key)
+        if isinstance(old, dict) and isinstance(value, dict) and not _kinds_differ(old, value):
+            _lay_over(old, value, given, path)
+        else:
+            under[key] = value
+            _forget(path, given)
+
+
+def _kinds_differ(old: Mapping[str, object], new: Mapping[str, object]) -> bool:
+    return _KIND in old and _KIND in new and old[_KIND] != new[_KIND]
+
+
+def _forget(key: KeyPath, locations: KeyLocations) -> None:
+    """Forget where a key and all beneath it were given."""
+    for gone in [other for other in locations if other[: len(key)] == key]:
+        del locations[gone]
+
+
+def _location(key: KeyPath, given: KeyLocations, changed: KeyLocations) -> str | None:
+    """Return where a key, or the innermost group around it, was given, or changed by an override."""
+    for length in range(len(key), 0, -1):
+        group = key[:length]
+        # An override made or changed part of the group; of an outer one, only if no file has it.
+        if group in changed and (length == len(key) or group not in given):
+            return changed[group]
+        if group in given:
+            return given[group]
+    return None
+
+
+def _apply(override: str, document: dict[str, object]) -> KeyPath:
+    """Carry out ``group.key=value`` or ``list[0].key=value``, making missing groups; return the key."""
+    text, equals, value = override.partition("=")
+    path = _parts(text)
+    if not equals or not all(path):
+        raise RecipeError(f"--set {override}: write it as key=value, for instance n_splits=5")
+    if path[0] == _BASE:
+        raise RecipeError(f"--set {override}: a recipe's base is named in its file only")
+    group: Any = document
+    for depth, part in enumerate(path):
+        outer = _written(path[:depth])
+        key: int | str = part
+        if isinstance(group, list):
+            if not part.isdecimal() or int(part) >= len(group):
+                raise RecipeError(
+                    f"--set {override}: '{outer}' is a list of {len(group)} items; "
+                    f"write {outer}[0] for the first, or give the whole list: {outer}=[...]"
+                )
+            key = int(part)
+        elif not isinstance(group, dict):
+            raise RecipeError(f"--set {override}: '{outer}' is a value, not a group of keys")
+        if depth == len(path) - 1:
+            group[key] = parse_scalar(value, f"--set {override}")
+        # A group given as null (`schedule:` with nothing after it) is as good as one left out.
+        elif isinstance(group, dict) and group.get(part) is None:
+            group[key] = {}
+        group = group[key]
+    return path
+
+
+def _written(key: KeyPath) -> str:
+    """Return a key path as it is written: ``views.views[0].steps[1].name``."""
+    return "".join(f"[{part}]" if part.isdecimal() else f".{part}" for part in key).removeprefix(".")
+
+
+def _parts(key: str) -> KeyPath:
+    """Return the path that a written key means; ``a[0].b`` and ``a.0.b`` are the same."""
+    return tuple(re.sub(r"\[(\d+)\]", r".\1", key.strip()).split("."))
+
+
+def _causes(errors: list[ErrorDetails]) -> list[ErrorDetails]:
+    """Leave out that a list is too short because an item of it, reported by itself, is invalid."""
+    keys = [details["loc"] for details in errors]
+    return [
+        details
+        for details, key in zip(errors, keys, strict=True)
+        if details["type"] != "too_short"
+        or not any(other[: len(key)] == key for other in keys if other != key)
+    ]
+
+
+def _problems(details: ErrorDetails, model: type[BaseModel]) -> Iterator[tuple[KeyPath, str]]:
+    """Give the keys, and what is wrong with them, that an error of pydantic means."""
+    key, models = _follow(model, details)
+    kind, context = details["type"], details.get("ctx", {})
+    own = context.get("error")
+    if isinstance(own, KeyedError):
+        yield from ((key + _parts(inner), text) for inner, text in own.problems)
+    elif kind in ("union_tag_invalid", "union_tag_not_found"):
+        kinds = [name for member in models for name in _kinds(member)]
+        tag = str(context.get("tag", ""))
+        wrong = f"unknown name '{tag}'{suggest(tag, kinds)}" if "tag" in context else "Field required"
+        yield (*key, _KIND), f"{wrong}; valid: {', '.join(kinds)}"
+    elif kind == "extra_forbidden":
+        valid = [name for member in models for name in member.model_fields]
+        valid += [_BASE] if len(key) == 1 else []
+        yield key, f"unknown key{suggest(key[-1], valid)}"
+    else:
+        # What pydantic adds about the input is left out; the input itself is shown instead.
+        text = re.sub(r"(, got .*|, unable to parse .*)$", "", details["msg"].removeprefix("Value error, "))
+        if kind != "missing":
+            text += f", got {_short(details['input'])}"
+        if kind == "literal_error" and isinstance(details["input"], str):
+            text += suggest(details["input"], re.findall(r"'([^']*)'", context["expected"]))
+        yield key, text
+
+
+def _follow(model: type[BaseModel], details: ErrorDetails) -> tuple[KeyPath, list[type[BaseModel]]]:
+    """Return the key that an error's location means, and the models of the innermost group.
+
+    Inside unions pydantic puts the chosen member into the location (``objective.simclr.temperatur``), which
+    nobody wrote: a part is a key if it is a field, an item of a list, or the unknown key of the error.
+    """
+    key: list[str] = []
+    models: list[type[BaseModel]] = [model]
+    for depth, part in enumerate(details["loc"], start=1):
+        fields = models[0].model_fields if len(models) == 1 else {}
+        if isinstance(part, int):
+            key.append(str(part))
+        elif part in fields:
+            key.append(part)
+            models = _models_in(fields[part].annotation)
+        elif details["type"] == "extra_forbidden" and depth == len(details["loc"]):
+            key.append(part)
+        else:
+            models = [member for member in models if part in (member.__name__, *_kinds(member))]
+    return tuple(key), models
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for inner in get_args(annotation) for model in _models_in(inner)]
+
+
+def _kinds(model: type[BaseModel]) -> tuple[str, ...]:
+    """Return the values that the ``name`` of a member of a union may have."""
+    field = model.model_fields.get(_KIND)
+    return get_args(field.annotation) if field and get_origin(field.annotation) is Literal else ()
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+
+
+# YAML as recipes need it: scalars of YAML 1.2's core schema (yaml.org/spec/1.2.2, section 10.3), where PyYAML
+# follows YAML 1.1, in which `no` is false and `3e-2` is text; no key twice; the line of every key.
+
+_TAG = "tag:yaml.org,2002:"
+_SCALARS: dict[str, tuple[str, Callable[[str], object]]] = {
+    f"{_TAG}null": (r"(?:~|null|Null|NULL|)$", lambda text: None),
+    f"{_TAG}bool": (r"(?:true|True|TRUE|false|False|FALSE)$", lambda text: text.lower() == "true"),
+    f"{_TAG}int": (
+        r"(?:[-+]?[0-9]+|0o[0-7]{1,21}|0x[0-9a-fA-F]{1,16})$",
+        lambda text: int(text, 0 if text[:2] in ("0o", "0x") else 10),
+    ),
+    f"{_TAG}float": (
+        r"(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$",
+        lambda text: float(re.sub(r"\.(?=[inIN])", "", text)),
+    ),
+    f"{_TAG}str": (r"(?!)", str),
+}
+
+
+class _Core12Loader(yaml.SafeLoader):
+    """A loader with YAML 1.2 scalars; the resolver table is its own."""
+
+
+_Core12Loader.yaml_implicit_resolvers = {}
+for _tag, (_pattern, _) in _SCALARS.items():
+    _Core12Loader.add_implicit_resolver(_tag, re.compile(_pattern), None)
+
+
+def read_yaml(path: Path) -> tuple[dict[str, object], dict[KeyPath, int]]:
+    """Read a recipe file as it stands, without its bases.
+
+    Returns
+    -------
+    document
+        The mapping as plain Python values.
+    lines
+        The 1-based line of every key and item of a list, by its path.
+
+    Raises
+    ------
+    RecipeError
+        The file is missing, is no YAML, holds a key twice, or is no mapping.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{_shown(path)}: cannot be read as a recipe ({error})") from error
+    return parse_yaml(text, _shown(path))
+
+
+def parse_yaml(text: str, name: str) -> tuple[dict[str, object], dict[KeyPath, int]]:
+    """Parse recipe text; ``name`` stands for the file in messages. See :func:`read_yaml`."""
+    lines: dict[KeyPath, int] = {}
+    try:
+        node = _Core12Loader(text).get_single_node()
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 0
+        raise RecipeError(f"{name}:{line}: not valid YAML: {error.problem}") from error
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{name}: not valid YAML: {str(error).splitlines()[0]}") from error
+    except RecursionError as error:
+        raise RecipeError(f"{name}: lists or groups are nested too deeply") from error
+    if not isinstance(node, yaml.MappingNode):
+        raise RecipeError(f"{name}: a recipe is a mapping of keys to values")
+    return _value_of(node, (), lines, name), lines
+
+
+def parse_scalar(text: str, name: str = "--set") -> object:
+    """Read one value as a recipe would (``--set key=VALUE``)."""
+    try:
+        document, _ = parse_yaml(f"value: {text}", name)
+    except RecipeError as error:
+        raise RecipeError(str(error).replace(f"{name}:1: ", f"{name}: ", 1)) from error
+    if len(document) > 1:
+        raise RecipeError(f"{name}: more than one value")
+    return document["value"]
+
+
+def _value_of(node: yaml.Node, path: KeyPath, lines: dict[KeyPath, int], name: str) -> Any:
+    """Return the plain value of a node, and note the line of every key and of every item of a list."""
+    line = node.start_mark.line + 1
+    if len(path) > _DEEPEST:
+        raise RecipeError(f"{name}:{line}: {_written(path[:3])}: is nested too deeply, or an alias of itself")
+    if len(lines) > _MOST_VALUES:
+        raise RecipeError(f"{name}:{line}: more than {_MOST_VALUES:,} values; are there aliases of aliases?")
+    if node.tag not in (f"{_TAG}map", f"{_TAG}seq", *_SCALARS):
+        raise RecipeError(
+            f"{name}:{line}: {_written(path)}: not valid YAML for a recipe: a value of {node.tag}"
+        )
+    if isinstance(node, yaml.SequenceNode):
+        items = []
+        for position, item in enumerate(node.value):
+            lines[*path, str(position)] = item.start_mark.line + 1
+            items.append(_value_of(item, (*path, str(position)), lines, name))
+        return items
+    if isinstance(node, yaml.MappingNode):
+        group = {}
+        for key_node, value_node in node.value:
+            line, key = key_node.start_mark.line + 1, (*path, str(key_node.value))
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise RecipeError(f"{name}:{line}: not valid YAML for a recipe: a key must be a word")
+            if key in lines:
+                raise RecipeError(f"{name}:{line}: {'.'.join(key)}: given twice (first on line {lines[key]})")
+            if key_node.value == "<<":
+                raise RecipeError(
+                    f"{name}:{line}: <<: not in YAML 1.2; `base: FILE` takes over a recipe's keys"
+                )
+            lines[key] = line
+            group[key_node.value] = _value_of(value_node, key, lines, name)
+        return group
+    try:
+        return _SCALARS[node.tag][1](node.value)
+    except (KeyError, ValueError) as error:
+        raise RecipeError(f"{name}:{line}: {_written(path)}: cannot read {_short(node.value)}") from error
