@@ -269,7 +269,7 @@ def estimate_page(estimate: ResourceEstimate) -> Iterator[str | RenderableType]:
     workers = _count(estimate.n_workers, "worker process", "es")
     yield (
         f"{estimate.dataset}: {estimate.n_images} images, {estimate.n_recordings} recordings, "
-        f"{estimate.n_units} units; {settings.mapping}, {settings.n_splits} image splits, "
+        f"{estimate.n_units} units; {settings.mapping}, {_count(settings.n_splits, 'image split')}, "
         f"{settings.n_halves} halvings, {'a dask cluster' if estimate.n_workers == -1 else workers}"
     )
     for model in estimate.models:

@@ -211,8 +211,11 @@ def _print_shard(report: ShardReport, finish: str, *, as_json: bool) -> None:
         f"shard {report.shard}: {report.n_pairs_of_shard} of {report.n_pairs} pairs of layer and recording "
         f"are scored into the cache{before}"
     )
-    done = "every pair is" if report.n_cached == report.n_pairs else f"{report.n_cached} pairs are"
-    print_line(f"{done} in the cache now; when all shards are done, finish with: {finish}")
+    if report.n_cached == report.n_pairs:
+        print_line(f"every pair of the run is in the cache now; finish with: {finish}")
+    else:
+        state = f"{report.n_cached} of {report.n_pairs} pairs of the run are in the cache now"
+        print_line(f"{state}; when all shards are done, finish with: {finish}")
 
 
 def _without_shard(words: Sequence[str]) -> str:
