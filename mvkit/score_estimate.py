@@ -208,7 +208,8 @@ def _estimate_model(
         for layer, info in opened.infos.items()
     )
     todo = [layer for layer in layers if layer.n_cached < len(compared)]
-    needed = todo  # layers whose features are needed: not where coordinates are enough and cached
+    # Features are needed of these, but not where coordinates are enough and cached.
+    needed = todo
     if MAPPINGS[settings.mapping].from_coordinates and opened.store and opened.identities:
         coordinates = KeptCoordinates(opened.store, opened.identities)
         needed = [layer for layer in todo if coordinates.read(layer.name) is None]

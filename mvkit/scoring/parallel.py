@@ -171,8 +171,8 @@ def _run_on_cluster(
 ) -> Iterator[tuple[int, Result]]:
     """Submit jobs by the client itself.
 
-    joblib's own submission would take more jobs at a time than asked for, and drop results without an error
-    when the scheduler dies.
+    joblib's dask backend takes no notice of ``n_jobs``, sends the layers of a job anew with every job, and
+    does everything in this process where the cluster has one core.
     """
     from distributed import as_completed
 
