@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _TOLD = Path("/proc/meminfo")
+_PROCESS = Path("/proc/self/status")
 #: Limits of the groups of processes this one belongs to (control groups): containers, batch jobs.
 _GROUPS, _GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
@@ -36,6 +37,16 @@ def available_memory() -> int | None:
     """Bytes that can be had without pushing anything else out of memory; None where nobody tells."""
     told = [free for free in (_of_machine(), _of_group()) if free is not None]
     return min(told) if told else None
+
+
+def resident_memory() -> int:
+    """Bytes that this process takes; 0 where the system does not say."""
+    try:
+        lines = _PROCESS.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return 0
+    resident = next((line.split() for line in lines if line.startswith("VmRSS:")), None)
+    return 0 if resident is None else int(resident[1]) * 1024
 
 
 def _of_machine() -> int | None:

@@ -95,13 +95,13 @@ def score(
     """
     from mvkit.neural import open_dataset
     from mvkit.score_layers import score_source
-    from mvkit.scoring.backends import running_on
+    from mvkit.scoring.parallel import dask_cluster
 
     resources = _resources(n_jobs, device, settings)
     resolved = _settings_with(mapping, settings)
     opened = open_dataset(dataset, home=resources.home) if isinstance(dataset, str | Path) else dataset
     recordings = choose_recordings(opened, areas)
-    with running_on(resources):
+    with dask_cluster(resources.dask):
         return score_source(
             features_or_model, opened, recordings, resolved, resources, layers=layers, progress=progress
         )

@@ -14,7 +14,7 @@ class Resources:
     Attributes
     ----------
     n_jobs
-        Worker processes; None: one per core (of the cluster, with ``"dask"``).
+        Worker processes; None: one per core (of the cluster, with ``dask``).
     device
         Where features are taken and their inner products formed: "cpu", "cuda", "cuda:1", ...
     batch_size
@@ -28,9 +28,8 @@ class Resources:
         Whether kept features and scores are used, and new ones kept.
     keep_features
         Whether whole features are kept in the cache, and not only their inner products.
-    backend, scheduler
-        Where jobs run: in local processes (``"local"``), or on the cluster (``"dask"``) whose scheduler has
-        that address.
+    dask
+        Address of the scheduler of the dask cluster on which jobs run; None: in processes of this machine.
     """
 
     n_jobs: int | None = None
@@ -40,13 +39,12 @@ class Resources:
     scratch: Path | None = None
     cache: bool = True
     keep_features: bool = False
-    backend: str = "local"
-    scheduler: str | None = None
+    dask: str | None = None
 
 
 def worker_number(resources: Resources) -> int:
     """Return the worker processes of a run: by default one per core, of this machine or the cluster (-1)."""
-    return resources.n_jobs or (available_cores() if resources.backend == "local" else -1)
+    return resources.n_jobs or (available_cores() if resources.dask is None else -1)
 
 
 def available_cores() -> int:

@@ -1,33 +1,144 @@
-"""What a scoring run would need: memory, disk and time, measured here before anything long starts."""
+"""What a scoring run needs of this machine, found out before it starts: layers, fits, memory and disk."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from mvkit.paths import ceilings_dir
-from mvkit.report.estimate import CeilingNeeds, LayerNeeds, RunEstimate
+from mvkit.fetch.disk import free_bytes
+from mvkit.fetch.sizes import readable
+from mvkit.jsonable import plain
+from mvkit.memory import available_memory, resident_memory
+from mvkit.paths import ceilings_dir, scratch_dir
 from mvkit.resources import available_cores, worker_number
-from mvkit.score_machine import THIS_MACHINE, FirstImages, Machine
-from mvkit.score_needs import Plan, Seen, model_needs
-from mvkit.score_run import open_run
+from mvkit.score_layers import OpenedLayers, open_layers
+from mvkit.score_request import ScoreRequest
+from mvkit.score_run import Remark, open_run
 
 if TYPE_CHECKING:
-    from mvkit.features.stimuli import Stimuli
-    from mvkit.models import VisionModel
-    from mvkit.score_request import ScoreRequest
+    from rich.console import RenderableType
+    from rich.table import Table
+
+    from mvkit.scoring import ScoreSettings
     from mvkit.scoring.recordings import RecordingLike
-    from mvkit.scoring.speed import Speed
+
+#: Float64 blocks at a time while a layer is prepared: its features, their deviations, a factorisation.
+_BLOCKS = 3
+#: Maps that hold all features of a layer in float64, in every worker process.
+_WHOLE = ("lasso", "elasticnet")
+_FLOAT64 = 8
 
 
-def estimate_run(
-    request: ScoreRequest, *, remark: Callable[[str], None], machine: Machine | None = None
-) -> RunEstimate:
-    """Tell what a scoring run would need, in a few seconds and without keeping anything.
+@dataclass(frozen=True)
+class LayerEstimate:
+    """A layer: shape for one image, bytes of the features of all, recordings whose scores are cached."""
 
-    A few images go through each network and a few fits are made, so that times are those of this machine as
-    it is now. What is kept from earlier runs counts as done.
+    name: str
+    shape: tuple[int, ...]
+    n_features: int
+    n_bytes: int
+    n_cached: int
+
+
+@dataclass(frozen=True)
+class ModelEstimate:
+    """What scoring a model needs.
+
+    Attributes
+    ----------
+    name, layers
+        As the user named it; in order.
+    n_fits
+        Fits (comparisons, for rsa and cka) that are left to make.
+    features, features_on_disk
+        Bytes of the features of all images: in memory, or in the scratch folder; the other is 0.
+    batch
+        Bytes of the layers of one batch of images, twice: as the network gives them and as rows.
+    blocks
+        Bytes of float64 blocks and Gram matrices of the layers that are prepared at a time.
+    whole
+        Bytes of features in float64 that a map needs whole, in all worker processes together; else 0.
+    """
+
+    name: str
+    layers: tuple[LayerEstimate, ...]
+    n_fits: int
+    features: int
+    features_on_disk: int
+    batch: int
+    blocks: int
+    whole: int
+
+    @property
+    def memory(self) -> int:
+        """The most bytes of memory that are needed at a time beside those in use."""
+        return self.features + max(self.batch, self.blocks, self.whole)
+
+    @property
+    def n_cached(self) -> int:
+        """Pairs of layer and recording whose scores are cached."""
+        return sum(layer.n_cached for layer in self.layers)
+
+
+@dataclass(frozen=True)
+class ResourceEstimate:
+    """What a scoring run needs, and what this machine has.
+
+    Attributes
+    ----------
+    dataset, n_images, n_recordings, n_units
+        The recordings, or pooled populations, that layers are compared with.
+    settings
+        The protocol.
+    n_workers
+        Fits at a time; -1: one per core of the dask cluster.
+    ceiling_is_cached
+        None if no ceiling between animals is asked for.
+    memory_in_use
+        Bytes that this process takes now that models and recordings are open.
+    memory_available
+        Bytes that can be had beside them; None where the system does not say.
+    scratch, disk_free
+        Folder of features that do not stay in memory, and the bytes free on its disk.
+    models
+        In the order given.
+    """
+
+    dataset: str
+    n_images: int
+    n_recordings: int
+    n_units: int
+    settings: ScoreSettings
+    n_workers: int
+    ceiling_is_cached: bool | None
+    memory_in_use: int
+    memory_available: int | None
+    scratch: Path
+    disk_free: int
+    models: tuple[ModelEstimate, ...] = ()
+
+    @property
+    def error(self) -> str:
+        """Why the run cannot be done here, with numbers, or ""."""
+        errors = {model.name: _error(self, model) for model in self.models}
+        return "\n".join(f"{name}: {error}" for name, error in errors.items() if error)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values; bytes are numbers."""
+        models = [
+            {**asdict(model), "memory": model.memory, "n_cached": model.n_cached} for model in self.models
+        ]
+        settings = self.settings.model_dump(mode="json")
+        document: dict[str, Any] = plain({**vars(self), "settings": settings, "models": models})
+        return {**document, "fits": not self.error, "error": self.error}
+
+
+def estimate_run(request: ScoreRequest, *, remark: Remark) -> ResourceEstimate:
+    """Estimate what a scoring run needs: a first batch goes through each network, and nothing is written.
+
+    Scores, coordinates and ceilings that are cached count as done.
 
     Parameters
     ----------
@@ -35,137 +146,183 @@ def estimate_run(
         As for :func:`mvkit.score_run.run_score`; what that refuses before work starts is refused here too.
     remark
         Called with notes for the user.
-    machine
-        What measures; None: this machine.
 
     Raises
     ------
     UsageError, RecipeError, CheckpointError, DataError
         As :func:`mvkit.score_run.run_score`.
     """
+    from mvkit.scoring.ceilings.cache import is_kept
     from mvkit.scoring.checks import check_recordings
     from mvkit.scoring.pairs import populations
-    from mvkit.scoring.protocol import splits_of
 
-    machine = machine or THIS_MACHINE
-    began = machine.clock()
     run = open_run(request, remark=remark)
-    opening_s, started_bytes = machine.clock() - began, machine.resident()
-    n_images = check_recordings(run.recorded.recordings, run.settings)
-    processes = worker_number(request.resources)
-    plan = Plan(
-        request=request,
-        run=run,
-        compared=populations(run.recorded.recordings, run.settings),
+    resources, settings = request.resources, run.settings
+    n_images = check_recordings(run.recordings, settings)
+    compared = populations(run.recordings, settings)
+    scratch = resources.scratch or scratch_dir(resources.home)
+    ceiling_is_cached = None
+    if settings.ceiling != "none":
+        ceilings = ceilings_dir(resources.home)
+        ceiling_is_cached = resources.cache and is_kept(run.recordings, settings, ceilings)
+    estimate = ResourceEstimate(
+        dataset=run.dataset.name,
         n_images=n_images,
-        n_splits=len(splits_of(n_images, run.settings)),
-        # Of a cluster (-1) nothing is known here.
-        processes=processes if processes > 0 else available_cores(),
-        cores=available_cores(),
-        started_bytes=started_bytes,
-        machine=machine,
+        n_recordings=len(compared),
+        n_units=sum(len(recording.unit_ids) for recording in compared),
+        settings=settings,
+        n_workers=worker_number(resources),
+        ceiling_is_cached=ceiling_is_cached,
+        memory_in_use=resident_memory(),
+        memory_available=available_memory(),
+        scratch=scratch,
+        disk_free=free_bytes(scratch),
     )
-    seen = {name: _seen(plan, model) for name, model in run.models.items()}
-    speed = _speed(plan, seen)
-    return RunEstimate(
-        dataset=run.recorded.dataset.name,
-        n_images=n_images,
-        n_recordings=len(plan.compared),
-        n_units=sum(recording.responses.shape[2] for recording in plan.compared),
-        settings=run.settings.model_dump(mode="json"),
-        n_workers=plan.processes,
-        opening_s=opening_s,
-        models=tuple(model_needs(plan, name, found, speed) for name, found in seen.items()),
-        ceiling=_ceiling(plan),
-        extrapolate=request.extrapolate,
-    )
+    models = []
+    for name, model in run.models.items():
+        opened = open_layers(model, run.dataset, request.layers, settings, resources)
+        models.append(_estimate_model(name, opened, compared, estimate))
+    return replace(estimate, models=tuple(models))
 
 
-def _seen(plan: Plan, model: VisionModel) -> Seen:
-    """Look at a model: its layers, what is kept of them, and how long an image takes."""
-    from mvkit.features.forward_pass import ForwardPass
+def _estimate_model(
+    name: str, opened: OpenedLayers, compared: Sequence[RecordingLike], estimate: ResourceEstimate
+) -> ModelEstimate:
     from mvkit.features.scratch import IN_MEMORY_BYTES
-    from mvkit.features.stimuli import open_stimuli
-    from mvkit.models.foreign.wrappers import unwrapped
-
-    resources, network = plan.request.resources, unwrapped(model)
-    stimuli = open_stimuli(plan.run.recorded.dataset)
-
-    def journey(images: Stimuli) -> ForwardPass:
-        return ForwardPass(
-            network,
-            images,
-            plan.request.layers,
-            batch_size=resources.batch_size,
-            device=resources.device,
-        )
-
-    layers = {
-        name: LayerNeeds(name, info.shape, info.n_features, info.n_bytes(plan.n_images))
-        for name, info in journey(FirstImages(stimuli, 1)).look().layers.items()
-    }
-    missing, unopened = _missing(plan, model, tuple(layers))
-    opened = tuple(layer for name, layer in layers.items() if missing[name] and name not in unopened)
-    n_compared = len(plan.compared)
-    return Seen(
-        layers=tuple(
-            replace(layer, n_kept=n_compared - len(missing[name])) for name, layer in layers.items()
-        ),
-        missing=missing,
-        opened=opened,
-        image_s=plan.machine.image_s(journey, stimuli) if opened else 0.0,
-        batch_size=min(journey(stimuli).images_per_batch, plan.n_images),
-        in_memory=sum(layer.n_bytes for layer in opened) <= IN_MEMORY_BYTES,
-    )
-
-
-def _missing(
-    plan: Plan, model: VisionModel, names: Sequence[str]
-) -> tuple[dict[str, tuple[RecordingLike, ...]], frozenset[str]]:
-    """Return what each layer is still to be compared with, and layers whose coordinates are kept."""
-    from mvkit.score_layers import open_layers
+    from mvkit.scoring.feature_blocks import BLOCK_FEATURES
     from mvkit.scoring.kept_coordinates import KeptCoordinates
     from mvkit.scoring.mappings import MAPPINGS
+    from mvkit.scoring.maps.sparse import sparse_bytes
+    from mvkit.scoring.protocol import splits_of
 
-    resources, settings = plan.request.resources, plan.run.settings
-    everything = dict.fromkeys(names, tuple(plan.compared))
-    if not resources.cache:
-        return everything, frozenset()
-    found = open_layers(model, plan.run.recorded.dataset, plan.request.layers, settings, resources)
-    kept = found.kept_scores(settings)
-    if kept is None or found.store is None or not found.identities:
-        return everything, frozenset()
-    missing = {
-        name: tuple(recording for recording in plan.compared if kept.read(name, recording) is None)
-        for name in names
-    }
-    if not MAPPINGS[settings.mapping].from_coordinates:
-        return missing, frozenset()
-    coordinates = KeptCoordinates(found.store, found.identities)
-    unopened = [name for name in names if missing[name] and coordinates.read(name) is not None]
-    return missing, frozenset(unopened)
+    settings, n_images = estimate.settings, estimate.n_images
+    cache = opened.kept_scores(settings)
+    layers = tuple(
+        LayerEstimate(
+            name=layer,
+            shape=info.shape,
+            n_features=info.n_features,
+            n_bytes=info.n_bytes(n_images),
+            n_cached=0 if cache is None else sum(cache.read(layer, one) is not None for one in compared),
+        )
+        for layer, info in opened.infos.items()
+    )
+    todo = [layer for layer in layers if layer.n_cached < len(compared)]
+    # Features are needed of these, but not where coordinates are enough and cached.
+    needed = todo
+    if MAPPINGS[settings.mapping].from_coordinates and opened.store and opened.identities:
+        coordinates = KeptCoordinates(opened.store, opened.identities)
+        needed = [layer for layer in todo if coordinates.read(layer.name) is None]
+    features = sum(layer.n_bytes for layer in needed)
+    available = estimate.memory_available
+    in_memory = features <= (IN_MEMORY_BYTES if available is None else min(IN_MEMORY_BYTES, available // 2))
+    n_splits = len(splits_of(n_images, settings))
+    widest = max((layer.n_features for layer in todo), default=0)
+    n_cores = available_cores()
+    n_threads = min(n_cores if estimate.n_workers == -1 else estimate.n_workers, n_cores, len(todo))
+    block = _BLOCKS * n_images * min(widest, BLOCK_FEATURES) * _FLOAT64
+    # Of every layer its coordinates, and a training and a test part for every split.
+    prepared = len(todo) * n_images**2 * _FLOAT64 * (1 + n_splits / 2)
+    # Workers of a cluster (-1) have memory of their own.
+    n_whole = max(0, estimate.n_workers) if settings.mapping in _WHOLE else 0
+    return ModelEstimate(
+        name=name,
+        layers=layers,
+        # Either half of every halving.
+        n_fits=2 * sum(len(compared) - layer.n_cached for layer in todo) * n_splits * settings.n_halves,
+        features=features if in_memory else 0,
+        features_on_disk=0 if in_memory else features,
+        batch=2 * min(opened.images_per_batch, n_images) * features // n_images,
+        blocks=n_threads * block + int(prepared),
+        whole=n_whole * sparse_bytes(n_images, widest),
+    )
 
 
-def _speed(plan: Plan, seen: Mapping[str, Seen]) -> Speed | None:
-    """Measure how long fits take, if there are any left to be made."""
-    widths = [
-        layer.n_features for found in seen.values() for layer in found.layers if found.missing[layer.name]
-    ]
-    if not widths:
-        return None
-    images = plan.run.recorded.dataset.stimuli
-    return plan.machine.speed(images, plan.compared, widths, plan.run.settings)
+def _error(estimate: ResourceEstimate, model: ModelEstimate) -> str:
+    available = estimate.memory_available
+    if available is not None and model.whole > available:
+        widest = max(model.layers, key=lambda layer: layer.n_features)
+        return (
+            f"{estimate.settings.mapping} holds all features of a layer in float64: {readable(model.whole)} "
+            f"for {widest.n_features} features of layer '{widest.name}' in {estimate.n_workers} processes, "
+            f"and {readable(available)} are available\n"
+            "use --map ridge, give fewer --jobs, or leave wide layers out (--layers)"
+        )
+    if available is not None and model.memory > available:
+        return (
+            f"{readable(estimate.memory_in_use + model.memory)} of memory are needed, of which "
+            f"{readable(estimate.memory_in_use)} are in use already, and {readable(available)} more are "
+            "available\n"
+            "score fewer layers at a time (--layers), or give fewer --jobs or a smaller --batch-size"
+        )
+    if model.features_on_disk > estimate.disk_free:
+        return (
+            f"{estimate.scratch}: features take {readable(model.features_on_disk)}, and "
+            f"{readable(estimate.disk_free)} are free\n"
+            "give a folder on another disk with --scratch, or score fewer layers at a time (--layers)"
+        )
+    return ""
 
 
-def _ceiling(plan: Plan) -> CeilingNeeds | None:
-    from mvkit.scoring.ceilings.cache import is_kept
+def estimate_page(estimate: ResourceEstimate) -> Iterator[str | RenderableType]:
+    """Yield the lines and tables of an estimate in the order of printing; text is to be printed as a line."""
+    settings = estimate.settings
+    workers = _count(estimate.n_workers, "worker process", "es")
+    yield (
+        f"{estimate.dataset}: {estimate.n_images} images, {estimate.n_recordings} recordings, "
+        f"{estimate.n_units} units; {settings.mapping}, {_count(settings.n_splits, 'image split')}, "
+        f"{settings.n_halves} halvings, {'a dask cluster' if estimate.n_workers == -1 else workers}"
+    )
+    for model in estimate.models:
+        n_bytes = sum(layer.n_bytes for layer in model.layers)
+        n_pairs = len(model.layers) * estimate.n_recordings
+        where = "in memory"
+        if model.features_on_disk:
+            where = f"in {estimate.scratch} while they are needed ({readable(estimate.disk_free)} free)"
+        elif model.n_cached == n_pairs:
+            where = "not needed: every score is cached"
+        yield ""
+        yield f"{model.name}: {_count(len(model.layers), 'layer')}, features {readable(n_bytes)}, {where}"
+        yield _layer_table(model.layers, estimate.n_recordings)
+        if model.n_cached:
+            yield f"cached: {model.n_cached} of {n_pairs} pairs of layer and recording"
+        yield _memory_line(estimate, model)
+        yield f"fits: {model.n_fits}"
+    yield ""
+    if estimate.ceiling_is_cached is not None:
+        state = "cached" if estimate.ceiling_is_cached else "not cached, to be measured too"
+        yield f"ceiling between animals ({settings.ceiling}): {state}"
+    yield f"whole run: {sum(model.n_fits for model in estimate.models)} fits"
+    if not estimate.error:
+        yield "nothing was scored; the same command without --dry-run does it"
 
-    settings, resources = plan.run.settings, plan.request.resources
-    if settings.ceiling == "none":
-        return None
-    recordings = plan.run.recorded.recordings
-    if resources.cache and is_kept(recordings, settings, ceilings_dir(resources.home)):
-        return CeilingNeeds(settings.ceiling, is_kept=True, seconds=0.0)
-    sample = plan.machine.ceiling_s(recordings, settings)
-    seconds = sample * plan.n_splits * settings.n_halves / plan.at_a_time
-    return CeilingNeeds(settings.ceiling, is_kept=False, seconds=seconds)
+
+def _layer_table(layers: Sequence[LayerEstimate], n_recordings: int) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    has_cached = any(layer.n_cached for layer in layers)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("layer")
+    for column in ("shape", "features", "bytes", *(("cached",) if has_cached else ())):
+        table.add_column(column, justify="right", no_wrap=True)
+    for layer in layers:
+        cells = [" x ".join(map(str, layer.shape)), str(layer.n_features), readable(layer.n_bytes)]
+        cells += [f"{layer.n_cached} of {n_recordings}"] if has_cached else []
+        table.add_row(Text(layer.name), *cells)
+    return table
+
+
+def _memory_line(estimate: ResourceEstimate, model: ModelEstimate) -> str:
+    available = estimate.memory_available
+    more = "" if available is None else f"; {readable(available)} more are available"
+    largest = max((model.batch, "a batch"), (model.blocks, "blocks"), (model.whole, "float64 features"))
+    return (
+        f"memory: peak about {readable(estimate.memory_in_use + model.memory)} "
+        f"({readable(estimate.memory_in_use)} libraries, weights and recordings, "
+        f"{readable(model.features)} features, {readable(largest[0])} {largest[1]}){more}"
+    )
+
+
+def _count(number: int, noun: str, plural: str = "s") -> str:
+    return f"{number} {noun}{'' if number == 1 else plural}"

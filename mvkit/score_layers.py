@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
+    from mvkit.features import LayerInfo
     from mvkit.features.identity import LayerIdentity
     from mvkit.neural import NeuralDataset, Recording
     from mvkit.scoring import Scores, ScoreSettings
@@ -43,12 +44,16 @@ class OpenedLayers:
         Layer -> under what its results are kept; None: nothing can be.
     store
         Where results are kept, or None.
+    infos, images_per_batch
+        Layer -> its shape, and images of a batch; empty and 0 for features that are given.
     """
 
     source: LayerSource
     about: Mapping[str, object]
     identities: Mapping[str, LayerIdentity] | None = None
     store: Store | None = None
+    infos: Mapping[str, LayerInfo] = field(default_factory=dict)
+    images_per_batch: int = 0
 
     def kept_scores(self, settings: ScoreSettings) -> KeptScores | None:
         """Return where scores by these settings are kept, or None."""
@@ -107,8 +112,6 @@ def open_layers(
     patterns: Sequence[str] | str | None,
     settings: ScoreSettings,
     resources: Resources,
-    *,
-    identify: bool = False,
 ) -> OpenedLayers:
     """Find out which layers a model has, or take features that are given.
 
@@ -124,8 +127,6 @@ def open_layers(
         The protocol.
     resources
         Device, cache and the like.
-    identify
-        Tell layers apart even where nothing is kept in mvkit's cache.
 
     Raises
     ------
@@ -138,16 +139,15 @@ def open_layers(
 
     from mvkit.models import load_model
 
-    identify = identify or resources.cache
     if isinstance(source, str | Path):
         source = load_model(source, home=resources.home)
     if isinstance(source, Mapping):
-        return _given(source, dataset, patterns, settings, resources, identify=identify)
+        return _given(source, dataset, patterns, settings, resources)
     if not isinstance(source, nn.Module):
         raise UsageError(
             f"cannot score a {type(source).__name__}: give a model, a name, features, or a mapping of arrays"
         )
-    return _of_model(source, dataset, patterns, settings, resources, identify=identify)
+    return _of_model(source, dataset, patterns, settings, resources)
 
 
 def _store(resources: Resources) -> Store | None:
@@ -160,8 +160,6 @@ def _of_model(
     patterns: Sequence[str] | str | None,
     settings: ScoreSettings,
     resources: Resources,
-    *,
-    identify: bool,
 ) -> OpenedLayers:
     from mvkit.features.forward_pass import ForwardPass
     from mvkit.features.identity import layer_identities
@@ -182,7 +180,7 @@ def _of_model(
     )
     names = tuple(journey.look().layers)
     # Empty where it cannot be told what the network does.
-    identities = (layer_identities(journey) or None) if identify else None
+    identities = (layer_identities(journey) or None) if resources.cache else None
     origin = describe_origin(network, journey.stimuli, "")
 
     scratch = resources.scratch or scratch_dir(resources.home)
@@ -204,7 +202,8 @@ def _of_model(
     }
     if isinstance(network, VisionModel):
         about["network"] = network.describe()
-    return _opened(source, about, identities, settings, store)
+    opened = _opened(source, about, identities, settings, store)
+    return replace(opened, infos=journey.look().layers, images_per_batch=journey.images_per_batch)
 
 
 def _products(device: str) -> InnerProducts | None:
@@ -223,8 +222,6 @@ def _given(
     patterns: Sequence[str] | str | None,
     settings: ScoreSettings,
     resources: Resources,
-    *,
-    identify: bool,
 ) -> OpenedLayers:
     from mvkit.features import FeatureSet
     from mvkit.scoring.pairs import LayerSource
@@ -238,7 +235,7 @@ def _given(
     def chosen(wanted: Sequence[str]) -> Iterator[Mapping[str, NDArray[Any]]]:
         yield {name: arrays[name] for name in wanted}
 
-    identities = {name: _content(values) for name, values in arrays.items()} if identify else None
+    identities = {name: _content(values) for name, values in arrays.items()} if resources.cache else None
     return _opened(LayerSource(tuple(arrays), chosen), about, identities, settings, _store(resources))
 
 

@@ -80,7 +80,7 @@ def run(arguments: list[str]) -> int:
     """
     as_json = "--json" in arguments
     try:
-        code = app(arguments, prog_name="mvkit", standalone_mode=False)
+        code = app(arguments, prog_name="mvkit", standalone_mode=False, obj=tuple(arguments))
     except MvkitError as error:
         return _report(error, as_json=as_json)
     except (KeyboardInterrupt, typer.Abort):

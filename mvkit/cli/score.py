@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from textwrap import fill
+from typing import TYPE_CHECKING
+
+import typer
 
 from mvkit.cli import score_options as option
 from mvkit.cli.console import (
@@ -19,12 +24,20 @@ from mvkit.cli.console import (
     progress_bar,
 )
 from mvkit.cli.input_options import Grey, InputSize, Mean, Std, input_options
+from mvkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from mvkit.score_request import ScoreRequest
+    from mvkit.score_run import ShardReport
 
 #: For terminals; in files and pipes a sentence stays one line, which can be searched for.
 _wrapped = partial(fill, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def command(
+    context: typer.Context,
     models: option.Models = None,
     layers: option.Layers = None,
     dataset: option.Dataset = None,
@@ -62,10 +75,8 @@ def command(
     scratch: option.Scratch = None,
     no_cache: option.NoCache = False,
     keep_features: option.KeepFeatures = False,
-    backend: option.Backend = "local",
-    scheduler: option.Scheduler = None,
+    dask: option.Dask = None,
     shard: option.ShardPart = None,
-    merge: option.Merge = None,
     input_size: InputSize = None,
     mean: Mean = None,
     std: Std = None,
@@ -75,15 +86,16 @@ def command(
 ) -> None:
     """Score how well models' layers predict mouse neurons, corrected for noise; compare several models."""
     from mvkit.cli.lists import split_commas
-    from mvkit.cli.score_dry_run import tell_needs
     from mvkit.report import run_document, run_page, save_run, written_lines
     from mvkit.report.run_figures import check_figure, draw_run
     from mvkit.resources import Resources
-    from mvkit.score_merge import merge_shards
     from mvkit.score_request import ScoreRequest
-    from mvkit.score_run import run_score
-    from mvkit.score_shards import run_shard, shard_wanted
+    from mvkit.score_run import parse_shard, run_score, run_shard
 
+    part = None if shard is None else parse_shard(shard)
+    if part is not None:
+        whole = {"--dry-run": dry_run, "--no-cache": no_cache, "--out": out, "--figure": figure}
+        _check_alone(f"--shard {part}", {**whole, "--against": against})
     if figure is not None:
         check_figure(figure)
     request = ScoreRequest(
@@ -130,33 +142,88 @@ def command(
             scratch=scratch,
             cache=not no_cache,
             keep_features=keep_features,
-            backend=backend,
-            scheduler=scheduler,
+            dask=dask,
         ),
     )
     if dry_run:
-        tell_needs(request, parts=shard or merge, as_json=as_json)
+        print_estimate(request, as_json=as_json)
         return
-    if shard is not None:
-        wanted, folder = shard_wanted(shard, out=out, merge=merge, figure=figure)
-        report = run_shard(request, wanted, folder, remark=note, progress=progress_bar)
-        if as_json:
-            print_json(report.to_json())
-        for line in () if as_json else report.lines():
-            print_line(line)
+    if part is not None:
+        report = run_shard(request, part, remark=note, progress=progress_bar)
+        _print_shard(report, _without_shard(context.obj or ()), as_json=as_json)
         return
-    if merge is not None:
-        run = merge_shards(request, merge, remark=note, progress=progress_bar)
-        out = out or merge
-    else:
-        run = run_score(request, remark=note, progress=progress_bar)
+    run = run_score(request, remark=note, progress=progress_bar)
     files = save_run(run, out) if out is not None else []
     files += draw_run(run, figure) if figure is not None else []
     if as_json:
         print_json(run_document(run, files))
         return
-    for part in (*run_page(run, width=print_width()), *written_lines(files)):
+    _print_parts((*run_page(run, width=print_width()), *written_lines(files)))
+
+
+def print_estimate(request: ScoreRequest, *, as_json: bool) -> None:
+    """Print what a run needs; leave with exit code 1 if it does not fit this machine.
+
+    Parameters
+    ----------
+    request
+        The run.
+    as_json
+        Whether to print one JSON document.
+    """
+    from mvkit.score_estimate import estimate_page, estimate_run
+
+    estimate = estimate_run(request, remark=note)
+    if as_json:
+        print_json(estimate.to_json())
+    else:
+        _print_parts(estimate_page(estimate))
+    if estimate.error:
+        note(f"error: {estimate.error}")
+        raise typer.Exit(1)
+
+
+def _print_parts(parts: Iterable[str | RenderableType]) -> None:
+    for part in parts:
         if isinstance(part, str):
             print_line(_wrapped(part, print_width()) if sys.stdout.isatty() else part)
         else:
             print_renderable(part)
+
+
+def _check_alone(name: str, others: dict[str, object]) -> None:
+    """Refuse options that a shard has no use for."""
+    given = [option for option, value in others.items() if value]
+    if given:
+        raise UsageError(
+            f"{name}: leave {', '.join(given)} out: a shard only scores its part into the cache\n"
+            "when all shards are done, the same command without --shard finds the scores there and finishes, "
+            "with --out, --figure and --against"
+        )
+
+
+def _print_shard(report: ShardReport, finish: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json({**report.to_json(), "finish": finish})
+        return
+    before = f", {report.n_cached_before} of them before" if report.n_cached_before else ""
+    print_line(
+        f"shard {report.shard}: {report.n_pairs_of_shard} of {report.n_pairs} pairs of layer and recording "
+        f"are scored into the cache{before}"
+    )
+    if report.n_cached == report.n_pairs:
+        print_line(f"every pair of the run is in the cache now; finish with: {finish}")
+    else:
+        state = f"{report.n_cached} of {report.n_pairs} pairs of the run are in the cache now"
+        print_line(f"{state}; when all shards are done, finish with: {finish}")
+
+
+def _without_shard(words: Sequence[str]) -> str:
+    """Return a command line without ``--shard I/N``, as it can be given to a shell."""
+    rest, others = iter(words), []
+    for word in rest:
+        if word == "--shard":
+            next(rest)
+        elif not word.startswith("--shard="):
+            others.append(word)
+    return shlex.join(["mvkit", *others])

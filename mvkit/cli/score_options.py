@@ -50,7 +50,8 @@ Figure = Annotated[
 DryRun = Annotated[
     bool,
     typer.Option(
-        "--dry-run", help="Only say what the run would need: memory, disk, time; exit 1 if it does not fit."
+        "--dry-run",
+        help="Only say what the run needs: layers, fits, memory, disk; exit 1 if it does not fit.",
     ),
 ]
 Weights = Annotated[
@@ -232,28 +233,20 @@ KeepFeatures = Annotated[
         "--keep-features", help="Keep whole features in the cache, not only scores.", rich_help_panel=_MACHINE
     ),
 ]
-Backend = Annotated[str, typer.Option(metavar="local|dask", help="Where fits run.", rich_help_panel=_MACHINE)]
-Scheduler = Annotated[
+Dask = Annotated[
     str | None,
     typer.Option(
-        metavar="ADDRESS", help="Scheduler of the dask cluster: tcp://HOST:8786.", rich_help_panel=_MACHINE
+        metavar="ADDRESS",
+        help="Run the fits on the dask cluster of this scheduler: tcp://HOST:8786.",
+        rich_help_panel=_SWEEPS,
     ),
 ]
-
 ShardPart = Annotated[
     str | None,
     typer.Option(
         "--shard",
         metavar="I/N",
-        help="Do part I of N only and put it into --out; then --merge.",
-        rich_help_panel=_SWEEPS,
-    ),
-]
-Merge = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="DIR",
-        help="Put the shards in this folder together; results go there too, or to --out.",
+        help="Score part I of N into the cache only; the same command without --shard then finishes.",
         rich_help_panel=_SWEEPS,
     ),
 ]

@@ -7,7 +7,6 @@ else is done. The others follow. No image goes through twice.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,13 +48,10 @@ class FirstLook:
         Layer -> its shape for one image, in the model's order; under final names (``name[0]``, ``name:key``).
     n_images
         How many images were shown: a full batch, unless there are fewer.
-    seconds
-        How long they took together, with their preparation.
     """
 
     layers: Mapping[str, LayerInfo]
     n_images: int
-    seconds: float
 
 
 class ForwardPass:
@@ -122,16 +118,14 @@ class ForwardPass:
             If images cannot be read.
         """
         if self._look is None:
-            began = time.perf_counter()
             values = self._first_batch()
-            seconds = time.perf_counter() - began
             n_shown = min(self._size, len(self.stimuli.image_ids))
             default, published = set(default_layers(self.model)), set(published_layers(self.model))
             infos = {
                 name: LayerInfo(name, tuple(value.shape[1:]), name in default, name in published)
                 for name, value in values.items()
             }
-            self._look = FirstLook(infos, n_shown, seconds)
+            self._look = FirstLook(infos, n_shown)
             self._pending = self._flat(values)
         return self._look
 

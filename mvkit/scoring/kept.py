@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -144,31 +144,3 @@ def read_kept(store: Store, key: str) -> Kept | None:
         name: values.astype(object) if values.dtype.kind == "U" else values for name, values in arrays.items()
     }
     return Kept(UnitScores(columns, by_fold), probe)
-
-
-class FirstOf:
-    """Several places: read from the first that has it, and kept in all.
-
-    Parameters
-    ----------
-    places
-        In the order in which they are asked.
-    """
-
-    def __init__(self, places: Sequence[KeptScores]) -> None:
-        self._places = places
-
-    def read(self, layer: str, recording: RecordingLike) -> UnitScores | None:
-        """Return what a place has, and keep it in those before it."""
-        for index, place in enumerate(self._places):
-            found = place.read(layer, recording)
-            if found is not None:
-                for earlier in self._places[:index]:
-                    earlier.write(layer, recording, found)
-                return found
-        return None
-
-    def write(self, layer: str, recording: RecordingLike, found: UnitScores) -> None:
-        """Keep what was measured in every place."""
-        for place in self._places:
-            place.write(layer, recording, found)

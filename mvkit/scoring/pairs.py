@@ -14,8 +14,8 @@ from threadpoolctl import threadpool_limits
 from mvkit.scoring.inner_products import InnerProducts
 from mvkit.scoring.kept import KeptScores
 from mvkit.scoring.mappings import MAPPINGS
+from mvkit.scoring.parallel import run_jobs, worker_count
 from mvkit.scoring.preparing import prepare_layers
-from mvkit.scoring.processes import as_finished, worker_count
 from mvkit.scoring.protocol import ImageSplit, halving_weights, splits_of
 from mvkit.scoring.recordings import RecordingLike
 from mvkit.scoring.reduction import LayerCoordinates
@@ -182,14 +182,14 @@ def _results(jobs: Sequence[_Job], work: _Work, n_jobs: int) -> Iterator[tuple[_
         layers = [work.layers[layer] for layer in job.layers]
         return responses, work.weights[responses.shape[0]], work.splits, layers, work.settings
 
-    found = as_finished(
+    results = run_jobs(
         _score_specimen,
         (arguments(job) for job in jobs),
         n_jobs=n_jobs,
         warm_up=MAPPINGS[work.settings.mapping].warm_up,
     )
-    for number, units in found:
-        yield jobs[number], units
+    for index, units in results:
+        yield jobs[index], units
 
 
 def _score_specimen(

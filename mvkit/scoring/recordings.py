@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-class Units(Protocol):
-    """Whose scores they are."""
+class RecordingLike(Protocol):
+    """What scoring needs of a recording (:class:`mvkit.neural.Recording` has it)."""
 
     @property
     def area(self) -> str:
@@ -22,10 +22,6 @@ class Units(Protocol):
     @property
     def unit_ids(self) -> NDArray[np.int64]:
         """int64 (n_units,)."""
-
-
-class RecordingLike(Units, Protocol):
-    """What scoring needs of a recording (:class:`mvkit.neural.Recording` has it)."""
 
     @property
     def responses(self) -> NDArray[np.float32]:

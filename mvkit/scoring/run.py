@@ -14,7 +14,7 @@ from mvkit.scoring.identity import result_context
 from mvkit.scoring.kept import KeptScores
 from mvkit.scoring.mappings import MAPPINGS
 from mvkit.scoring.pairs import LayerSource, Pair, Progress, measure_pairs, populations
-from mvkit.scoring.recordings import RecordingLike, Units
+from mvkit.scoring.recordings import RecordingLike
 from mvkit.scoring.results import POPULATION, Scores
 from mvkit.scoring.settings import DEFAULT_SETTINGS, ScoreSettings
 from mvkit.scoring.unit_columns import Column, UnitScores
@@ -120,7 +120,16 @@ def score_layers(
     compared = populations(recordings, settings)
     pairs = [(name, place) for name in source.names for place in range(len(compared))]
     measured = measure_pairs(source, compared, settings, pairs, n_jobs=n_jobs, progress=progress, kept=kept)
-    return assemble_scores(source.names, compared, measured, settings, result_context(context, recordings))
+    per_unit = MAPPINGS[settings.mapping].per_unit
+    columns, by_fold = _assemble(source.names, compared, measured, per_unit=per_unit)
+    return Scores(
+        columns=columns,
+        by_fold=by_fold,
+        layers=tuple(source.names),
+        areas=tuple(dict.fromkeys(recording.area for recording in compared)),
+        settings=settings,
+        context=result_context(context, recordings),
+    )
 
 
 def _check(names: Sequence[str], recordings: Sequence[RecordingLike], settings: ScoreSettings) -> int:
@@ -130,39 +139,9 @@ def _check(names: Sequence[str], recordings: Sequence[RecordingLike], settings: 
     return check_recordings(recordings, settings)
 
 
-def assemble_scores(
-    names: Sequence[str],
-    recordings: Sequence[Units],
-    measured: Mapping[Pair, UnitScores],
-    settings: ScoreSettings,
-    context: Mapping[str, object],
-) -> Scores:
-    """Put the scores of all layers and specimens together.
-
-    Parameters
-    ----------
-    names, recordings
-        Layers, and areas, animals and units in the order of the rows.
-    measured
-        Every pair of a layer and the place of a recording.
-    settings, context
-        As :class:`~mvkit.scoring.results.Scores` keeps them.
-    """
-    per_unit = MAPPINGS[settings.mapping].per_unit
-    columns, by_fold = _assemble(names, recordings, measured, per_unit=per_unit)
-    return Scores(
-        columns=columns,
-        by_fold=by_fold,
-        layers=tuple(names),
-        areas=tuple(dict.fromkeys(recording.area for recording in recordings)),
-        settings=settings,
-        context=context,
-    )
-
-
 def _assemble(
     names: Sequence[str],
-    recordings: Sequence[Units],
+    recordings: Sequence[RecordingLike],
     measured: Mapping[Pair, UnitScores],
     *,
     per_unit: bool,

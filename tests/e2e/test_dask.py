@@ -20,8 +20,7 @@ from mvkit.cli.main import run
 from mvkit.errors import DataError, WorkerError
 from mvkit.resources import Resources
 from mvkit.scoring import Scores
-from mvkit.scoring.backends import running_on
-from mvkit.scoring.processes import active_client, as_finished, worker_count
+from mvkit.scoring.parallel import active_client, dask_cluster, run_jobs, worker_count
 
 pytest.importorskip("distributed")
 pytestmark = pytest.mark.slow
@@ -70,7 +69,7 @@ class Cluster:
     @property
     def resources(self) -> Resources:
         """Where a run on this cluster is said to be."""
-        return Resources(cache=False, backend="dask", scheduler=self.address)
+        return Resources(cache=False, dask=self.address)
 
 
 def wait_until(moment: Callable[[], bool]) -> None:
@@ -116,7 +115,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 def test_a_run_on_a_cluster_writes_the_same_files(cluster: Cluster, tmp_path: Path) -> None:
     words = ["score", "gabor", *QUICK, "--ceiling", "pairwise"]
     assert run([*words, "--jobs", "1", "--out", str(tmp_path / "here")]) == 0
-    there = ["--backend", "dask", "--scheduler", cluster.address, "--out", str(tmp_path / "there")]
+    there = ["--dask", cluster.address, "--out", str(tmp_path / "there")]
     assert run([*words, *there]) == 0
     files = sorted(path.relative_to(tmp_path / "here") for path in tmp_path.glob("here/**/*.*"))
     assert {str(file) for file in files} >= {
@@ -136,25 +135,25 @@ def test_a_run_on_a_cluster_writes_the_same_files(cluster: Cluster, tmp_path: Pa
 def test_jobs_are_done_by_workers_even_one_at_a_time(cluster: Cluster) -> None:
     expected = {worker.pid for worker in cluster.workers}
     warmed: list[bool] = []
-    with running_on(cluster.resources):
+    with dask_cluster(cluster.address):
         outer = active_client()
-        with running_on(cluster.resources):
+        with dask_cluster(cluster.address):
             assert active_client() is outer
         assert active_client() is outer
         assert (worker_count(-1), worker_count(1), worker_count(7)) == (2, 1, 2)
         for n_jobs in (1, -1):
-            found = as_finished(os.getpid, [()] * 4, n_jobs=n_jobs, warm_up=lambda: warmed.append(True))
+            found = run_jobs(os.getpid, [()] * 4, n_jobs=n_jobs, warm_up=lambda: warmed.append(True))
             assert {process for _, process in found} <= expected
     assert not warmed, "the workers compile, not this process"
-    assert list(as_finished(os.getpid, [()], n_jobs=1, warm_up=list)) == [(0, os.getpid())]
+    assert list(run_jobs(os.getpid, [()], n_jobs=1, warm_up=list)) == [(0, os.getpid())]
 
 
 def test_results_keep_their_numbers_and_large_arguments_their_values(cluster: Cluster) -> None:
     large = [np.full((100, 100), float(number)) for number in range(3)]
     jobs = [([large[place % 3], np.full((1, 100), float(place))],) for place in range(9)]
-    with running_on(cluster.resources):
+    with dask_cluster(cluster.address):
         for n_jobs in (1, 2, -1):
-            found = dict(as_finished(np.vstack, jobs, n_jobs=n_jobs, warm_up=list))
+            found = dict(run_jobs(np.vstack, jobs, n_jobs=n_jobs, warm_up=list))
             assert sorted(found) == list(range(9))
             for number, (parts,) in enumerate(jobs):
                 np.testing.assert_array_equal(found[number], np.vstack(parts))
@@ -164,8 +163,8 @@ def test_an_error_of_a_job_is_the_error_of_the_run(cluster: Cluster) -> None:
     from mvkit.features.stored_layer import StoredLayer
 
     gone = StoredLayer(Path("nowhere") / "layer", (3, 4))
-    with running_on(cluster.resources), pytest.raises(DataError, match="nowhere/layer: features cannot"):
-        list(as_finished(gone.columns, [(0, 2)], n_jobs=-1, warm_up=list))
+    with dask_cluster(cluster.address), pytest.raises(DataError, match="nowhere/layer: features cannot"):
+        list(run_jobs(gone.columns, [(0, 2)], n_jobs=-1, warm_up=list))
 
 
 def scored(
@@ -197,7 +196,7 @@ def test_a_killed_worker_changes_nothing(new_cluster: Cluster) -> None:
             assert new_cluster.workers[0].wait(PATIENCE_S) == -signal.SIGKILL
         calls.append(total - done)
 
-    with running_on(new_cluster.resources):
+    with dask_cluster(new_cluster.address):
         there = scored(layers, new_cluster.resources, kill_one)
     assert calls[0] > 0 == calls[-1], "it was killed while there was work left"
     for name, column in here.columns.items():
@@ -217,25 +216,25 @@ def test_a_scheduler_that_dies_is_an_error_of_two_lines(
         yield (PATIENCE_S,)
 
     lost = "the connection to the dask scheduler was lost"
-    with pytest.raises(WorkerError, match=lost) as caught, running_on(new_cluster.resources):
-        list(as_finished(time.sleep, jobs(), n_jobs=-1, warm_up=list))
+    with pytest.raises(WorkerError, match=lost) as caught, dask_cluster(new_cluster.address):
+        list(run_jobs(time.sleep, jobs(), n_jobs=-1, warm_up=list))
     assert len(str(caught.value).splitlines()) == 2
     assert "Traceback" not in capfd.readouterr().err
 
 
 def test_a_cluster_without_workers_is_refused(new_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mvkit.scoring.backends._WORKERS_S", 0.2)
+    monkeypatch.setattr("mvkit.scoring.parallel._WORKERS_S", 0.2)
     with (
         pytest.raises(WorkerError, match="no workers\nstart some with 'dask worker tcp://"),
-        running_on(new_cluster.resources),
+        dask_cluster(new_cluster.address),
     ):
         pytest.fail("was not refused")
 
 
 def test_workers_with_other_versions_are_refused(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mvkit.scoring.backends._version_here", lambda package: "0.0.1")
+    monkeypatch.setattr("mvkit.scoring.parallel._version_here", lambda package: "0.0.1")
     with (
         pytest.raises(WorkerError, match=r"mvkit is .* on this worker, and 0\.0\.1 here"),
-        running_on(cluster.resources),
+        dask_cluster(cluster.address),
     ):
         pytest.fail("was not refused")

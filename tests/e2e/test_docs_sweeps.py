@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "sweeps.md").read_text(encoding="utf-8")
 SCRIPT = DOCS / "sweep.sbatch"
-SETTINGS = "--dataset simulated --areas VISp --splits 1 --halves 2"
+SETTINGS = "gabor pixels --dataset simulated --areas VISp --splits 1 --halves 2"
 
 
 @pytest.fixture(scope="module")
@@ -41,30 +41,39 @@ def same_scores(one: Path, other: Path, models: list[str]) -> None:
             assert (one / model / name).read_bytes() == (other / model / name).read_bytes(), (model, name)
 
 
-@pytest.mark.parametrize("other", ["again", "merged"])
-def test_repeated_and_merged_runs_give_the_bytes_of_the_first(folder: Path, other: str) -> None:
+@pytest.mark.parametrize("other", ["again", "sharded"])
+def test_repeated_and_sharded_runs_give_the_bytes_of_the_first(folder: Path, other: str) -> None:
     same_scores(folder / "first", folder / other, ["gabor", "pixels"])
     first, second = (folder / name / "comparison.csv" for name in ("first", other))
     assert first.read_bytes() == second.read_bytes()
 
 
-def test_the_script_for_slurm_scores_every_part(
+def test_the_script_for_slurm_scores_every_shard(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     subprocess.run(["bash", "-n", str(SCRIPT)], check=True)
-    header = SCRIPT.read_text().split("set -euo")[0]
-    assert "#SBATCH --array=1-8" in header
-    merge = re.search(r'--wrap "(mvkit score --merge \w+)"', header)
-    assert merge is not None and merge[0] in PAGE
-    commands = [words_of_part(number, tmp_path) for number in ("1", "2")] + [shlex.split(merge[1])[1:]]
-    assert commands[0][-4:] == ["--shard", "1/2", "--out", "sweep"]
+    script = SCRIPT.read_text(encoding="utf-8")
+    assert "#SBATCH --array=1-8\n" in script
+    assert "SHARDS:-8" in script
+    monkeypatch.setenv("MVKIT_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
-    for words in commands:
+    for index in ("1", "2"):
+        words = words_of_task(index, tmp_path)
+        assert words[-2:] == ["--shard", f"{index}/2"]
         assert run(words) == 0, words
+    finish = re.search(r'--wrap "mvkit (score \$SETTINGS --out sweep)"', PAGE)
+    assert finish is not None
+    monkeypatch.setattr("mvkit.scoring.pairs._score_specimen", lambda *arguments: pytest.fail("all cached"))
+    assert run(shlex.split(finish[1].replace("$SETTINGS", SETTINGS))) == 0
     same_scores(folder / "first", tmp_path / "sweep", ["gabor", "pixels"])
 
 
-def words_of_part(number: str, folder: Path) -> list[str]:
+def test_the_code_for_dask_jobqueue_compiles() -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    compile(code, "docs/sweeps.md", "exec")
+
+
+def words_of_task(index: str, folder: Path) -> list[str]:
     """What the script gives to mvkit in a task of an array, told by a stand-in that starts faster."""
     stand_in = folder / "bin" / "mvkit"
     stand_in.parent.mkdir(exist_ok=True)
@@ -72,9 +81,8 @@ def words_of_part(number: str, folder: Path) -> list[str]:
     stand_in.chmod(0o755)
     environment = {
         "PATH": f"{stand_in.parent}{os.pathsep}{os.environ['PATH']}",
-        "SLURM_ARRAY_TASK_ID": number,
-        "PARTS": "2",
-        "MODELS": "gabor pixels",
+        "SLURM_ARRAY_TASK_ID": index,
+        "SHARDS": "2",
         "SETTINGS": SETTINGS,
     }
     done = subprocess.run(["bash", str(SCRIPT)], check=True, env=environment, capture_output=True, text=True)

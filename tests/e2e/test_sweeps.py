@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
+import shlex
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +13,8 @@ import pytest
 
 from mvkit.cli.main import run
 from mvkit.neural import Recording, write_neural_file
-from mvkit.score_shards import parse_shard, shards_of_pairs
-from mvkit.store.entries import Store
+from mvkit.score_run import Shard, parse_shard, shards_of_pairs
+from mvkit.scoring import pairs
 
 N_IMAGES = 30
 QUICK = ["--splits", "2", "--halves", "4", "--set", "n_components=3", "--jobs", "1"]
@@ -44,11 +44,11 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Return every file of a folder but those of shards."""
+    """Return every file of a folder."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and "parts" not in path.parts and not path.name.startswith("run-")
+        if path.is_file()
     }
 
 
@@ -94,204 +94,182 @@ def test_killed_runs_go_on_where_they_stopped_and_give_the_same_files(
 
 
 @pytest.fixture
-def whole(recorded: Path, tmp_path: Path) -> list[str]:
-    """Words of a run of two models with a ceiling, whose files lie in ``whole``."""
-    words = ["score", "pixels", "gabor", "--dataset", str(recorded), *QUICK, "--ceiling", "holdout"]
-    fine(*words, "--out", tmp_path / "whole", "--no-cache")
-    return words
+def jobs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Number of layers of each job that was done, of one recording each."""
+    done: list[int] = []
+    measure = pairs._score_specimen
+    monkeypatch.setattr(
+        pairs, "_score_specimen", lambda *arguments: done.append(len(arguments[3])) or measure(*arguments)
+    )
+    return done
+
+
+@pytest.fixture
+def words(recorded: Path) -> list[str]:
+    """A run of two models with a ceiling and its extrapolation."""
+    whole = ["score", "pixels", "gabor", "--dataset", str(recorded), *QUICK, "--splits", "1", "--halves", "2"]
+    return [*whole, "--areas", "VISp", "--ceiling", "holdout", "--extrapolate", "units"]
+
+
+@pytest.mark.slow
+def test_shards_in_processes_of_their_own_leave_nothing_to_score(
+    words: list[str], tmp_path: Path, mvkit_process: Start, jobs: list[int]
+) -> None:
+    fine(*words, "--out", tmp_path / "whole", "--home", tmp_path / "empty")
+    home = tmp_path / "home"
+    shards = [mvkit_process(*words, "--shard", f"{index}/2", "--home", str(home)) for index in (1, 2)]
+    for process in shards:
+        printed, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+        assert "3 of 6 pairs of layer and recording are scored into the cache\n" in printed
+    assert n_kept(home / "cache") == 6
+    assert not (home / "ceilings").exists(), "the ceiling is measured once, by the command that finishes"
+    jobs.clear()
+    fine(*words, "--out", tmp_path / "sharded", "--home", home)
+    assert jobs == []
+    expected = contents(tmp_path / "whole")
+    assert contents(tmp_path / "sharded") == expected
+    assert {"ceiling/scores.parquet", "gabor/fractions.csv", "comparison.csv"} <= set(expected)
+    assert any("extrapolation" in name for name in expected)
+
+
+@pytest.mark.slow
+def test_a_killed_shard_goes_on_where_it_stopped(
+    recorded: Path,
+    tmp_path: Path,
+    mvkit_process: Start,
+    wait_until: Callable[..., None],
+    jobs: list[int],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    home = tmp_path / "home"
+    shard = ["score", "pixels", "--dataset", str(recorded), *QUICK, "--halves", "120", "--shard", "1/1"]
+    process = mvkit_process(*shard, "--home", str(home))
+    wait_until(lambda: n_kept(home / "cache") >= 1, process)
+    process.kill()
+    process.communicate(timeout=30)
+    there = n_kept(home / "cache")
+    assert 1 <= there < 6
+    capsys.readouterr()
+    fine(*shard, "--home", home, "--json")
+    report = json.loads(capsys.readouterr().out)
+    assert (report["n_pairs"], report["n_pairs_of_shard"], report["n_cached_before"]) == (6, 6, there)
+    assert sum(jobs) == 6 - there
+    assert report["n_cached"] == n_kept(home / "cache") == 6
 
 
 @pytest.mark.parametrize("order", [(3, 1, 2), (2, 3, 1)])
-def test_shards_in_any_order_give_the_files_of_one_process(
-    order: tuple[int, ...], whole: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_shards_in_any_order_say_what_they_did_and_how_to_finish(
+    order: tuple[int, ...],
+    recorded: Path,
+    tmp_path: Path,
+    jobs: list[int],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    out = tmp_path / "shards"
+    words = ["score", "pixels", "gabor", "--dataset", str(recorded), *QUICK]
+    fine(*words, "--out", tmp_path / "whole", "--home", tmp_path / "empty")
+    home = ["--home", str(tmp_path / "a home")]
     capsys.readouterr()
-    for done, number in enumerate(order, start=1):
-        fine(*whole, "--shard", f"{number}/3", "--out", out)
-        printed = capsys.readouterr().out.splitlines()
-        assert printed[0] == f"shard {number}/3: 4 of 12 pairs of layer and recording"
+    jobs.clear()
+    for done, index in enumerate(order, start=1):
+        part = ["--shard", f"{index}/3"] if done % 2 else [f"--shard={index}/3"]
+        fine(*words[:3], *part, *words[3:], *home)
+        first, second = capsys.readouterr().out.splitlines()
+        assert first == f"shard {index}/3: 4 of 12 pairs of layer and recording are scored into the cache"
+        finish = shlex.join(["mvkit", *words, *home])
+        state = "every pair of the run is in the cache now;"
         if done < 3:
-            assert printed[1] == (
-                f"{12 - 4 * done} of 12 pairs are still missing; when all shards are done: "
-                f"mvkit score --merge {out}"
-            )
-            assert run(["score", "--merge", str(out)]) == 1
-            errors = capsys.readouterr().err
-            assert f"{12 - 4 * done} of 12 pairs of layer and recording are missing" in errors
-            missing = [f"--shard {other}/3" for other in sorted(order[done:])]
-            assert f"run again: {', '.join(missing)}\n" in errors
-    assert printed[1] == f"every shard is done; put them together: mvkit score --merge {out}"
-    assert contents(out) == {}, "shards write no report"
-    fine("score", "--merge", out)
+            state = f"{4 * done} of 12 pairs of the run are in the cache now; when all shards are done,"
+        assert second == f"{state} finish with: {finish}"
+        assert sum(jobs) == 4 * done
+    fine(*shlex.split(second.split("mvkit ")[1]), "--out", tmp_path / "sharded")
     assert "pixels minus gabor" in capsys.readouterr().out
-    expected = contents(tmp_path / "whole")
-    assert contents(out) == expected
-    assert {"ceiling/scores.parquet", "gabor/fractions.csv", "comparison.csv"} <= set(expected)
-    fine("score", "--merge", out, "--out", tmp_path / "elsewhere", "--figure", tmp_path / "f.svg", "--json")
-    assert json.loads(capsys.readouterr().out)["comparison"]["models"] == ["pixels", "gabor"]
-    assert contents(tmp_path / "elsewhere") == expected
-    assert "<svg" in (tmp_path / "f.svg").read_text()[:500]
+    assert sum(jobs) == 12
+    assert contents(tmp_path / "sharded") == contents(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("mapping", ["one-to-one", "rsa"])
 def test_shards_of_other_mappings_and_more_shards_than_pairs(
-    mapping: str, recorded: Path, tmp_path: Path
+    mapping: str, recorded: Path, tmp_path: Path, jobs: list[int]
 ) -> None:
     words = ["score", "gabor", "--dataset", recorded, *QUICK, "--map", mapping, "--areas", "VISl"]
     words += ["--set", "population=pooled"] if mapping == "rsa" else []
-    fine(*words, "--out", tmp_path / "whole")
-    for number in range(1, 6):
-        fine(*words, "--shard", f"{number}/5", "--out", tmp_path / "shards", "--no-cache")
-    fine("score", "--merge", tmp_path / "shards")
-    assert contents(tmp_path / "shards") == contents(tmp_path / "whole")
+    fine(*words, "--out", tmp_path / "whole", "--no-cache")
+    jobs.clear()
+    home = ["--home", tmp_path / "home"]
+    for index in range(1, 6):
+        fine(*words, "--shard", f"{index}/5", *home)
+    n_pairs = 1 if mapping == "rsa" else 3
+    assert sum(jobs) == n_pairs
+    fine(*words, "--out", tmp_path / "sharded", *home)
+    assert sum(jobs) == n_pairs
+    assert contents(tmp_path / "sharded") == contents(tmp_path / "whole")
 
 
-def test_a_shard_does_not_do_again_what_is_there(
+def test_a_shard_does_only_what_the_cache_has_not(
+    recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], jobs: list[int]
+) -> None:
+    words = ["score", "pixels", "--dataset", recorded, *QUICK, "--home", tmp_path / "home"]
+    fine(*words, "--shard", "1/2", "--json")
+    first = json.loads(capsys.readouterr().out)
+    assert first["finish"] == shlex.join(["mvkit", *map(str, words), "--json"])
+    counts = ["n_pairs", "n_pairs_of_shard", "n_cached_before", "n_cached"]
+    assert [first[name] for name in counts] == [6, 3, 0, 3]
+    next(path for path in (tmp_path / "home" / "cache" / "scores").rglob("*") if path.is_file()).unlink()
+    jobs.clear()
+    fine(*words, "--shard", "1/2", "--json")
+    again = json.loads(capsys.readouterr().out)
+    assert [again[name] for name in counts] == [6, 3, 2, 3]
+    assert jobs == [1]
+    fine(*words, "--shard", "1/2")
+    assert "are scored into the cache, 3 of them before\n" in capsys.readouterr().out
+    assert jobs == [1]
+    # A command with other settings finds nothing of it.
+    fine(*words, "--halves", "5", "--shard", "2/2", "--json")
+    assert json.loads(capsys.readouterr().out)["n_cached"] == 3
+    assert sum(jobs) == 4
+
+
+def test_a_shard_whose_scores_cannot_be_cached_fails(
     recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mvkit.scoring import pairs
-
-    out = tmp_path / "shards"
-    words = ["score", "pixels", "--dataset", recorded, *QUICK, "--out", out, "--no-cache", "--json"]
-    fine(*words, "--shard", "1/2")
-    first = json.loads(capsys.readouterr().out)
-    assert (first["pairs"], first["pairs_of_shard"], first["pairs_before"]) == (6, 3, 0)
-    assert first["pairs_missing"] == 3
-    kept = sorted(path for path in (out / "parts").rglob("*") if path.is_file())
-    kept[0].unlink()
-    jobs = []
-    measure = pairs._score_specimen
-    monkeypatch.setattr(
-        pairs, "_score_specimen", lambda *arguments: jobs.append(len(arguments[3])) or measure(*arguments)
-    )
-    fine(*words, "--shard", "1/2")
-    again = json.loads(capsys.readouterr().out)
-    assert (again["pairs_before"], again["pairs_missing"]) == (2, 3)
-    assert jobs == [1]
-
-
-def test_shards_use_and_fill_the_cache(
-    recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from mvkit.scoring import pairs
-
-    words = ["score", "pixels", "--dataset", recorded, *QUICK]
-    fine(*words, "--shard", "1/2", "--out", tmp_path / "shards")
-    fine(*words, "--out", tmp_path / "whole")
-    monkeypatch.setattr(pairs, "_score_specimen", lambda *arguments: pytest.fail("all of it is kept"))
-    fine(*words, "--shard", "2/2", "--out", tmp_path / "shards")
-    fine("score", "--merge", tmp_path / "shards")
-    assert contents(tmp_path / "shards") == contents(tmp_path / "whole")
-
-
-def test_what_does_not_belong_together_is_refused(
-    recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "shards"
-    words = ["score", "pixels", "--dataset", recorded, *QUICK, "--out", out]
-    fine(*words, "--shard", "1/2")
-    for changes, message in (
-        (["--halves", "5"], "n_halves: 4 there, 5 here"),
-        (["--areas", "VISp"], "areas: None there, VISp here"),
-        (["gabor"], "models: pixels there, pixels, gabor here"),
-        (["--ceiling", "holdout"], "ceiling: none there, holdout here"),
-    ):
-        assert run([str(word) for word in [*words, "--shard", "2/2", *changes]]) == 2
-        errors = capsys.readouterr().err
-        assert "holds shards of another run" in errors
-        assert message in errors
-    fine(*words, "--shard", "2/2")
-    for changes in (["gabor"], ["--halves", "4"], ["--areas", "VISp"]):
-        assert run(["score", "--merge", str(out), *changes]) == 2
-        assert "those of the shards (pixels)" in capsys.readouterr().err
-    fine("score", "pixels", "--merge", out)
-    (manifest,) = out.glob("run-*.json")
-    other = json.loads(manifest.read_text())
-    other["settings"]["halves_seed"] = 9
-    (out / "run-0.json").write_text(json.dumps(other))
-    capsys.readouterr()
-    assert run(["score", "--merge", str(out)]) == 2
-    assert "halves_seed: 9 there, 0 here" in capsys.readouterr().err
-
-
-def test_shards_that_disagree_about_a_layer_are_refused(
-    recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "shards"
-    words = ["score", "pixels", "--dataset", recorded, *QUICK, "--shard", "1/1", "--out", out]
-    fine(*words)
-    store = Store(out / "parts")
-    (manifest,) = out.glob("run-*.json")
-    (layer,) = json.loads(manifest.read_text())["layers"]
-    entry = store.read("scores", layer["keys"][2])
-    assert entry is not None
-    arrays = {**entry.arrays, "probe": entry.arrays["probe"] * (1 + 1e-8)}
-    store.write("scores", layer["keys"][2], arrays, entry.about)
-    fine("score", "--merge", out)
-    arrays["probe"] = entry.arrays["probe"] * 1.1
-    store.write("scores", layer["keys"][2], arrays, entry.about)
-    capsys.readouterr()
-    assert run(["score", "--merge", str(out)]) == 1
-    assert "layer 'pixels' of pixels: shards disagree" in capsys.readouterr().err
-    document = json.loads(manifest.read_text())
-    document["layers"][0]["probe"][2] += 1.0
-    manifest.write_text(json.dumps(document))
-    assert run([str(word) for word in words]) == 1
-    assert "layer 'pixels' of pixels: shards disagree" in capsys.readouterr().err
-    manifest.write_text("{")
-    assert run(["score", "--merge", str(out)]) == 1
-    assert "damaged" in capsys.readouterr().err
+    words = ["score", "pixels", "--dataset", str(recorded), *QUICK, "--home", str(tmp_path), "--shard", "1/2"]
+    (tmp_path / "cache").write_text("not a folder")
+    assert run(words) == 1
+    assert "the scores of 3 of 3 pairs could not be written there" in capsys.readouterr().err
+    monkeypatch.setattr("mvkit.score_layers.OpenedLayers.kept_scores", lambda self, settings: None)
+    assert run(words) == 2
+    assert "pixels: its scores cannot be cached, so it cannot be scored in shards" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "message"),
+    ("words", "message"),
     [
-        (["pixels", "--shard", "2/1", "--out", "x"], 2, "i from 1 to n"),
-        (["pixels", "--shard", "0/3", "--out", "x"], 2, "for example 2/8"),
-        (["pixels", "--shard", "half", "--out", "x"], 2, "for example 2/8"),
-        (["pixels", "--shard", "1/2"], 2, "--out DIR"),
-        (["pixels", "--shard", "1/2", "--out", "x", "--figure", "f.svg"], 2, "give it with --merge"),
-        (["pixels", "--shard", "1/2", "--out", "x", "--merge", "x"], 2, "then merge"),
-        (["--merge", "nowhere"], 1, "no shards here"),
-        (["pixls", "--shard", "1/2", "--out", "x"], 2, "did you mean 'pixels'"),
-        (["--shard", "1/2", "--out", "x"], 2, "MODEL"),
+        (["pixels", "--shard", "2/1"], "i from 1 to n"),
+        (["pixels", "--shard", "0/3"], "for example 2/8"),
+        (["pixels", "--shard", "half"], "for example 2/8"),
+        (["pixels", "--shard", "1/2", "--out", "x"], "--shard 1/2: leave --out out"),
+        (["pixels", "--shard", "1/2", "--figure", "f.svg"], "leave --figure out"),
+        (["pixels", "--shard", "1/2", "--no-cache"], "leave --no-cache out"),
+        (["pixels", "--shard", "1/2", "--against", "x", "--out", "y"], "leave --out, --against out"),
+        (["pixels", "--shard", "1/2", "--dry-run"], "leave --dry-run out"),
+        (["pixls", "--shard", "1/2"], "did you mean 'pixels'"),
+        (["--shard", "1/2"], "MODEL"),
     ],
 )
 def test_wrong_options_are_refused(
     words: list[str],
-    code: int,
     message: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert run(["score", *words]) == code
+    assert run(["score", *words]) == 2
     printed = capsys.readouterr()
     assert message in printed.err
     assert printed.out == ""
     assert list(tmp_path.iterdir()) == []
-
-
-def test_other_responses_at_the_merge_are_refused(
-    recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = tmp_path / "recorded.h5"
-    shutil.copy(recorded, file)
-    words = ["score", "pixels", "--dataset", file, *QUICK, "--ceiling", "pairwise", "--map", "ridge"]
-    fine(*words, "--shard", "1/1", "--out", tmp_path / "shards")
-    stimuli = np.zeros((N_IMAGES, 64, 64), np.uint8)
-    rng = np.random.default_rng(0)
-    others = [
-        Recording("VISp", specimen, np.arange(4), rng.normal(size=(8, N_IMAGES, 4)).astype(np.float32))
-        for specimen in (1, 2)
-    ]
-    file.unlink()
-    write_neural_file(file, recordings=others, stimuli=stimuli, units_of_measure="spikes/s")
-    capsys.readouterr()
-    assert run(["score", "--merge", str(tmp_path / "shards")]) == 1
-    assert "other responses than the shards scored" in capsys.readouterr().err
 
 
 def test_pairs_are_divided_in_contiguous_parts_of_equal_weight() -> None:
@@ -306,4 +284,4 @@ def test_pairs_are_divided_in_contiguous_parts_of_equal_weight() -> None:
         assert max(abs(part - sum(weights) / count) for part in parts) <= max(weights)
     assert shards_of_pairs([1, 1, 1, 1], 2) == [1, 1, 2, 2]
     assert shards_of_pairs([3, 1, 1, 1], 2) == [1, 2, 2, 2]
-    assert (parse_shard("2/8").number, parse_shard("8/8").count) == (2, 8)
+    assert parse_shard("2/8") == Shard(2, 8)

@@ -23,7 +23,7 @@ from mvkit.scoring.checks import check_recordings
 from mvkit.scoring.identity import recordings_digest
 from mvkit.scoring.mappings import MAPPINGS
 from mvkit.scoring.pairs import Progress
-from mvkit.scoring.processes import by_place
+from mvkit.scoring.parallel import run_jobs_by_index
 from mvkit.scoring.recordings import RecordingLike
 from mvkit.scoring.results import ALL_AREAS, POPULATION
 from mvkit.scoring.settings import ScoreSettings
@@ -195,7 +195,7 @@ def _measured(
     """Score every target at the sizes of its area, the most work first; keys are positions."""
     order = [place for place, target in enumerate(targets) if plans[target.area].sizes]
     order.sort(key=lambda place: -sum(part.size for source in targets[place].sources for part in source))
-    return by_place(
+    return run_jobs_by_index(
         consistency_at_sizes,
         order,
         lambda place: (targets[place], plans[targets[place].area].sizes, over, settings),

@@ -18,7 +18,7 @@ from mvkit.scoring.checks import check_recordings
 from mvkit.scoring.identity import result_context
 from mvkit.scoring.mappings import MAPPINGS
 from mvkit.scoring.pairs import Progress
-from mvkit.scoring.processes import by_place
+from mvkit.scoring.parallel import run_jobs_by_index
 from mvkit.scoring.protocol import ImageSplit, splits_of
 from mvkit.scoring.recordings import RecordingLike
 from mvkit.scoring.results import Scores
@@ -171,7 +171,7 @@ def _scored(
 
     order = sorted(range(len(pairs)), key=cost, reverse=True)
     warm_up = MAPPINGS[settings.mapping].warm_up
-    return by_place(_score_job, order, arguments, n_jobs=n_jobs, warm_up=warm_up, progress=progress)
+    return run_jobs_by_index(_score_job, order, arguments, n_jobs=n_jobs, warm_up=warm_up, progress=progress)
 
 
 def _score_job(

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +11,15 @@ import numpy as np
 import pytest
 
 import mvkit
-from mvkit import score_run
+from mvkit import score_estimate, score_run
 from mvkit.cli.main import run
 from mvkit.errors import UsageError
 from mvkit.models.foreign.options import InputOptions
 from mvkit.neural import Recording
-from mvkit.report.estimate import RunEstimate
-from mvkit.report.estimate_page import duration, estimate_page
 from mvkit.resources import Resources
-from mvkit.score_estimate import estimate_run
-from mvkit.score_machine import THIS_MACHINE, Machine
+from mvkit.score_estimate import ResourceEstimate, estimate_page, estimate_run
 from mvkit.score_request import ScoreRequest
 from mvkit.score_run import run_score
-from mvkit.scoring.speed import Speed
 
 N_IMAGES, N_UNITS = 12, (5, 7)
 GB = 10**9
@@ -43,17 +38,6 @@ def make_larger():
 #: By hand: 64 px in strides of 4 are 16 x 16, of 4 channels; and 10 of the last layer.
 WIDTHS = {"0": 4 * 16 * 16, "3": 10}
 
-#: Powers of two, so that sums of them are exact.
-SPEED = Speed(feature_s=2.0**-20, wide_feature_s=2.0**-21, split_s=0.25, halving_s=0.5, unit_s=0.125)
-MACHINE = Machine(
-    available=lambda: 4 * GB,
-    resident=lambda: GB,
-    free_disk=lambda folder: 8 * GB,
-    image_s=lambda journey, stimuli: 0.5,
-    speed=lambda images, recordings, widths, settings: SPEED,
-    ceiling_s=lambda recordings, settings: 2.0,
-    clock=lambda: 0.0,
-)
 QUICK: dict[str, Any] = {"n_splits": 2, "n_halves": 3, "mapping": "ridge"}
 
 
@@ -105,8 +89,21 @@ def asked(
     )
 
 
-def estimated(request: ScoreRequest, machine: Machine = MACHINE) -> RunEstimate:
-    return estimate_run(request, remark=lambda text: None, machine=machine)
+def estimated(request: ScoreRequest) -> ResourceEstimate:
+    return estimate_run(request, remark=lambda text: None)
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Sets what the machine has, in bytes; 4 GB of memory and 8 GB of disk to begin with."""
+
+    def set_machine(*, available: int | None = 4 * GB, free: int = 8 * GB) -> None:
+        monkeypatch.setattr(score_estimate, "available_memory", lambda: available)
+        monkeypatch.setattr(score_estimate, "resident_memory", lambda: GB)
+        monkeypatch.setattr(score_estimate, "free_bytes", lambda folder: free)
+
+    set_machine()
+    return set_machine
 
 
 def test_widths_bytes_and_fits_are_those_of_the_network(network: str) -> None:
@@ -115,117 +112,119 @@ def test_widths_bytes_and_fits_are_those_of_the_network(network: str) -> None:
     assert {layer.name: layer.n_features for layer in model.layers} == WIDTHS
     assert [layer.shape for layer in model.layers] == [(4, 16, 16), (10,)]
     assert [layer.n_bytes for layer in model.layers] == [4 * 12 * 1024, 4 * 12 * 10]
-    assert model.n_bytes == 4 * 12 * 1034
     assert (estimate.n_images, estimate.n_recordings, estimate.n_units) == (12, 2, 12)
     # Layers, animals, splits, halvings, halves.
     assert model.n_fits == 2 * 2 * 2 * 3 * 2
-    assert (model.n_pairs, model.n_kept) == (4, 0)
-
-
-def test_seconds_are_those_of_the_parts(network: str) -> None:
-    (model,) = estimated(asked(network)).models
-    assert model.seconds.forward == 12 * 0.5
-    assert model.seconds.preparing == 1034 * 2.0**-20 + 2 * 2 * 0.25
-    per_layer = (0.5 + 5 * 0.125) + (0.5 + 7 * 0.125)
-    assert model.seconds.fits == 2 * per_layer * 2 * 3
-    estimate = estimated(asked(network))
-    assert estimate.seconds == model.seconds.total
-    assert f"whole run: about {duration(model.seconds.total)}" in page_of(estimate)
+    assert model.n_cached == 0
+    assert "whole run: 48 fits" in page_of(estimate)
 
 
 @pytest.mark.parametrize("field", ["n_halves", "n_splits"])
-def test_twice_the_halvings_or_splits_take_twice_as_long(network: str, field: str) -> None:
-    once = estimated(asked(network)).models[0].seconds
+def test_twice_the_halvings_or_splits_are_twice_the_fits(network: str, field: str) -> None:
     changed: dict[str, Any] = {field: 2 * QUICK[field]}
-    twice = estimated(asked(network, **changed)).models[0].seconds
-    assert twice.fits == 2 * once.fits
-    assert twice.forward == once.forward
+    assert estimated(asked(network, **changed)).models[0].n_fits == 2 * 48
 
 
-def test_worker_processes_share_fits(network: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("machine")
+def test_worker_processes_prepare_layers_at_a_time(network: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mvkit.score_estimate.available_cores", lambda: 4)
-    alone = estimated(asked(network)).models[0].seconds
-    # More processes than cores take as long as one for each core; -1 is a cluster's.
-    for wanted, processes, used in ((2, 2, 2), (64, 64, 4), (-1, 4, 4)):
-        several = estimated(asked(network, resources=Resources(n_jobs=wanted, cache=False)))
-        assert several.n_workers == processes
-        assert several.models[0].seconds.fits == alone.fits / used
-        assert several.models[0].seconds.forward == alone.forward
+    # Coordinates, and a training and a test part of each of two splits, of both layers.
+    prepared = 2 * 12**2 * 8 * 2
+    for n_jobs, n_workers, at_a_time in ((1, 1, 1), (2, 2, 2), (64, 64, 2), (-1, -1, 2)):
+        estimate = estimated(asked(network, resources=Resources(n_jobs=n_jobs, cache=False)))
+        assert estimate.n_workers == n_workers
+        assert estimate.models[0].blocks == at_a_time * 3 * 12 * 1024 * 8 + prepared
 
 
-def test_memory_is_refused_with_numbers_where_it_is_short(network: str) -> None:
+def test_a_cluster_is_not_connected_to(network: str) -> None:
+    estimate = estimated(asked(network, resources=Resources(cache=False, dask="tcp://nowhere:1")))
+    assert estimate.n_workers == -1
+    assert "3 halvings, a dask cluster" in page_of(estimate)
+
+
+def test_memory_is_refused_with_numbers_where_it_is_short(network: str, machine: Callable[..., None]) -> None:
     estimate = estimated(asked(network))
-    memory = estimate.models[0].memory
-    assert estimate.fits
-    assert memory.started == GB
-    assert memory.features == 4 * 12 * 1034
+    (model,) = estimate.models
+    assert not estimate.error
+    assert estimate.memory_in_use == GB
+    assert model.features == 4 * 12 * 1034
     # All images are one batch, which is there twice.
-    assert memory.batch == 2 * memory.features
-    extra = memory.peak - memory.started
-    assert extra == memory.features + max(memory.batch, memory.blocks)
-    enough = replace(MACHINE, available=lambda: extra)
-    assert estimated(asked(network), enough).fits
-    short = estimated(asked(network), replace(MACHINE, available=lambda: extra - 1))
-    assert not short.fits
-    assert "1.0 GB are in use already" in short.refusal
-    assert estimated(asked(network), replace(MACHINE, available=lambda: None)).fits
+    assert model.batch == 2 * model.features
+    assert model.memory == model.features + max(model.batch, model.blocks)
+    assert estimate.to_json()["models"][0]["memory"] == model.memory
+    machine(available=model.memory)
+    assert not estimated(asked(network)).error
+    machine(available=model.memory - 1)
+    short = estimated(asked(network))
+    assert "1.0 GB are in use already" in short.error
+    assert short.to_json()["fits"] is False
+    machine(available=None)
+    assert not estimated(asked(network)).error
 
 
-def test_features_beyond_the_budget_go_to_disk(network: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_beyond_the_budget_go_to_disk(
+    network: str, machine: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("mvkit.features.scratch.IN_MEMORY_BYTES", 4 * 12 * 1034)
-    assert estimated(asked(network)).models[0].disk.needed == 0
+    assert estimated(asked(network)).models[0].features_on_disk == 0
     monkeypatch.setattr("mvkit.features.scratch.IN_MEMORY_BYTES", 4 * 12 * 1034 - 1)
     resources = Resources(n_jobs=1, cache=False, scratch=Path("elsewhere"))
     estimate = estimated(asked(network, resources=resources))
     (model,) = estimate.models
-    assert (model.memory.features, model.disk.needed, model.disk.free) == (0, 4 * 12 * 1034, 8 * GB)
+    assert (model.features, model.features_on_disk, estimate.disk_free) == (0, 4 * 12 * 1034, 8 * GB)
     assert "in elsewhere while they are needed (8.0 GB free)" in page_of(estimate)
-    full = replace(MACHINE, free_disk=lambda folder: 49631)
-    short = estimated(asked(network, resources=resources), full)
-    assert short.refusal.startswith(f"{network}: elsewhere: features take 49.6 kB")
+    machine(free=49631)
+    short = estimated(asked(network, resources=resources))
+    assert short.error.startswith(f"{network}: elsewhere: features take 49.6 kB")
+
+
+def test_features_go_to_disk_where_they_would_take_half_of_the_memory(
+    network: str, machine: Callable[..., None]
+) -> None:
+    machine(available=2 * 4 * 12 * 1034)
+    assert estimated(asked(network)).models[0].features_on_disk == 0
+    machine(available=2 * 4 * 12 * 1034 - 1)
+    assert estimated(asked(network)).models[0].features_on_disk == 4 * 12 * 1034
 
 
 @pytest.mark.parametrize("mapping", ["lasso", "elasticnet"])
-def test_maps_that_need_whole_layers_say_so(network: str, mapping: str) -> None:
+def test_maps_that_need_whole_layers_say_so(network: str, mapping: str, machine: Callable[..., None]) -> None:
     request = asked(network, mapping=mapping)
-    whole = estimated(request).models[0].memory.whole
+    whole = estimated(request).models[0].whole
     # Training and test images, and scikit-learn's copy of them.
     assert whole == 2 * 12 * 1024 * 8
-    short = estimated(request, replace(MACHINE, available=lambda: whole - 1))
-    assert not short.fits
-    assert f"{mapping} holds all features" in short.refusal
-    assert "1024 features of layer '0'" in short.refusal
     several = asked(network, mapping=mapping, resources=Resources(n_jobs=3, cache=False))
-    assert estimated(several).models[0].memory.whole == 3 * whole
-    assert estimated(asked(network)).models[0].memory.whole == 0
+    assert estimated(several).models[0].whole == 3 * whole
+    assert estimated(asked(network)).models[0].whole == 0
+    there = asked(network, mapping=mapping, resources=Resources(cache=False, dask="tcp://nowhere:1"))
+    assert estimated(there).models[0].whole == 0, "the cluster's workers have memory of their own"
+    machine(available=whole - 1)
+    short = estimated(request).error
+    assert f"{mapping} holds all features" in short
+    assert "1024 features of layer '0'" in short
 
 
-def test_ceiling_counts_until_it_is_kept(network: str, tmp_path: Path) -> None:
-    resources = Resources(n_jobs=1, home=tmp_path / "home")
-    request = asked(network, resources=resources, ceiling="holdout")
-    new = estimated(request).ceiling
-    assert new is not None
-    assert (new.kind, new.is_kept, new.seconds) == ("holdout", False, 2.0 * 2 * 3)
+def test_scores_and_ceilings_that_are_cached_count_as_done(network: str, tmp_path: Path) -> None:
+    request = asked(network, resources=Resources(n_jobs=1, home=tmp_path / "home"), ceiling="holdout")
+    new = estimated(request)
+    assert new.ceiling_is_cached is False
+    assert "ceiling between animals (holdout): not cached" in page_of(new)
     run_score(request, remark=lambda text: None)
-    kept = estimated(request)
-    assert kept.ceiling is not None
-    assert (kept.ceiling.is_kept, kept.ceiling.seconds) == (True, 0.0)
-    assert kept.models[0].n_kept == kept.models[0].n_pairs == 4
-    assert kept.seconds == 0.0
-    assert kept.models[0].n_fits == 0
-    assert "not needed: every score is kept" in page_of(kept)
-    uncached = asked(network, ceiling="holdout")
-    assert estimated(uncached).models[0].n_kept == 0
+    cached = estimated(request)
+    assert cached.ceiling_is_cached is True
+    assert [layer.n_cached for layer in cached.models[0].layers] == [2, 2]
+    assert cached.models[0].n_fits == 0
+    assert "not needed: every score is cached" in page_of(cached)
+    uncached = estimated(asked(network, ceiling="holdout"))
+    assert (uncached.models[0].n_cached, uncached.ceiling_is_cached) == (0, False)
+    assert estimated(asked(network)).ceiling_is_cached is None
 
 
-def test_kept_coordinates_need_no_images(network: str, tmp_path: Path) -> None:
+def test_cached_coordinates_need_no_features(network: str, tmp_path: Path) -> None:
     resources = Resources(n_jobs=1, home=tmp_path / "home")
     run_score(asked(network, resources=resources), remark=lambda text: None)
     (model,) = estimated(asked(network, resources=resources, n_halves=6)).models
-    assert model.n_kept == 0
-    assert model.seconds.forward == 0.0
-    assert model.memory.features == 0
-    assert model.seconds.preparing == 2 * 2 * 0.25
+    assert (model.n_cached, model.features, model.batch) == (0, 0, 0)
     assert model.n_fits == 2 * 2 * 2 * 6 * 2
 
 
@@ -241,7 +240,7 @@ def test_several_models_add_up_and_nothing_is_written(network: str, tmp_path: Pa
         (network, 4 * 16 * 16),
         (other, 6 * 16 * 16),
     ]
-    assert both.seconds == sum(model.seconds.total for model in both.models)
+    assert f"whole run: {2 * 24} fits" in page_of(both)
     assert not home.exists()
 
 
@@ -252,14 +251,13 @@ def test_what_a_run_refuses_is_refused(network: str) -> None:
         estimated(asked(network, network))
 
 
-def test_this_machine_tells_of_itself(network: str) -> None:
-    estimate = estimated(asked(network), THIS_MACHINE)
-    assert estimate.seconds > 0.0
-    assert estimate.models[0].memory.started > 10**7
-    assert estimate.models[0].disk.free > 0
+def test_this_machine_has_memory_and_disk(network: str) -> None:
+    estimate = estimated(asked(network))
+    assert estimate.memory_in_use > 10**7
+    assert estimate.disk_free > 0
 
 
-def page_of(estimate: RunEstimate) -> str:
+def page_of(estimate: ResourceEstimate) -> str:
     return "\n".join(part for part in estimate_page(estimate) if isinstance(part, str))
 
 
@@ -277,25 +275,24 @@ def test_the_command_prints_lines_or_one_document(
     printed = capsys.readouterr().out
     assert "2 layers, features 49.6 kB, in memory" in printed
     assert "4 x 16 x 16" in printed
-    assert "for 48 fits" in printed
+    assert "fits: 48" in printed
     assert run([*command(network, "--json", "--home", str(home))]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert document["models"][0]["n_bytes"] == 4 * 12 * 1034
+    assert document["models"][0]["features"] == 4 * 12 * 1034
     assert [layer["n_features"] for layer in document["models"][0]["layers"]] == [1024, 10]
     assert document["fits"] is True
-    assert document["models"][0]["memory"]["peak"] > 0
+    assert document["models"][0]["memory"] > 0
     assert not home.exists()
     assert not (tmp_path / "out").exists()
 
 
 def test_the_command_fails_where_the_run_would(
-    network: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    network: str, machine: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tight = replace(MACHINE, available=lambda: 1000)
-    monkeypatch.setattr("mvkit.score_estimate.THIS_MACHINE", tight)
+    machine(available=1000)
     assert run(list(command(network, "--json", "--no-cache"))) == 1
     printed = capsys.readouterr()
     assert json.loads(printed.out)["fits"] is False
     assert "1.0 kB more are available" in printed.err
-    assert run(list(command(network, "--shard", "1/2", "--out", "x"))) == 2
-    assert "--dry-run is about a whole run" in capsys.readouterr().err
+    assert run(list(command(network, "--shard", "1/2"))) == 2
+    assert "--shard 1/2: leave --dry-run out" in capsys.readouterr().err

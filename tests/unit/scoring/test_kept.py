@@ -14,7 +14,7 @@ import pytest
 
 from mvkit.scoring import Scores, ScoreSettings, pairs, score_features
 from mvkit.scoring import kept as kept_module
-from mvkit.scoring.kept import KIND, FirstOf, StoredScores
+from mvkit.scoring.kept import KIND, StoredScores
 from mvkit.scoring.mappings import MAPPINGS
 from mvkit.scoring.pairs import LayerSource
 from mvkit.scoring.run import score_layers
@@ -273,21 +273,6 @@ def test_damaged_entries_are_measured_again(
     assert "column:score" in caplog.text
     done.clear()
     assert same(scored(features, recordings, tmp_path), fresh)
-    assert done == []
-
-
-def test_what_one_place_has_is_put_into_those_before_it(
-    features: dict[str, Any], recordings: list[Any], tmp_path: Path, done: list[tuple[int, int]]
-) -> None:
-    near, far = (StoredScores(Store(tmp_path / name), IDENTITIES, SETTINGS) for name in ("near", "far"))
-    fresh = scored(features, recordings[:2], tmp_path / "far")
-    done.clear()
-    found = score_layers(source_of(features), recordings, SETTINGS, kept=FirstOf([near, far]))
-    assert sum(layers for layers, _ in done) == 3
-    done.clear()
-    assert same(scored(features, recordings, tmp_path / "near"), found)
-    assert same(scored(features, recordings, tmp_path / "far"), found)
-    assert same(scored(features, recordings[:2], tmp_path / "near"), fresh)
     assert done == []
 
 
