@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from mvkit.errors import UsageError
 from mvkit.jsonable import plain
@@ -36,7 +37,7 @@ def test_wrong_sets_of_models_are_refused(names: list[str], message: str) -> Non
 
 
 def test_a_run_and_its_checkpoint_are_one_model(tmp_path: Path) -> None:
-    (tmp_path / "last.pt").write_bytes(b"x")
+    torch.save({"progress": {}}, tmp_path / "last.pt")
     with pytest.raises(UsageError, match="is the same model as"):
         load_models([str(tmp_path), str(tmp_path / "last.pt")])
 
