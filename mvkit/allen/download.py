@@ -216,7 +216,9 @@ def ask_allensdk(
         with process:
             try:
                 for line in process.stdout or ():
-                    row = json.loads(line)
+                    row = _row(line)
+                    if row is None:
+                        continue
                     if "progress" in row:
                         progress(row["progress"])
                     elif "error" in row:
@@ -237,6 +239,15 @@ def ask_allensdk(
     if not is_complete:
         raise FetchError(f"{about}: AllenSDK failed: {_last_line(log, process.returncode)}")
     return rows
+
+
+def _row(line: str) -> dict[str, Any] | None:
+    """Return the object of a line; None for one that a library wrote, or that a kill cut short."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None
 
 
 def _offered(row: Mapping[str, Any], planned: PlannedFile | None) -> SessionSource:

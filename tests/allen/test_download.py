@@ -57,6 +57,7 @@ def test_a_process_that_is_killed_is_said_to_be(script: Callable[[str], Any]) ->
     ("lines", "words"),
     [
         ("print('{\"session_id\": 1}')", "session 5: AllenSDK failed: exit code 0"),
+        ("print('{\"done\": true', end='')", "session 5: AllenSDK failed: exit code 0"),
         ("raise MemoryError('too much')", "session 5: AllenSDK failed: MemoryError: too much"),
         ('print(\'{"error": "the server is away"}\')', "the server is away\nwhat was fetched is kept"),
     ],
