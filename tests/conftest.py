@@ -83,7 +83,7 @@ def faulty() -> ModuleType:
 @pytest.fixture(scope="session")
 def allen_python() -> Any:
     """An interpreter that has AllenSDK: this one, or one found beside."""
-    from mvkit.acquire.allen.environment import find_allen_python
+    from mvkit.allen.environment import find_allen_python
     from mvkit.errors import MissingPackageError
 
     try:

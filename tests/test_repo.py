@@ -25,6 +25,7 @@ COMPOSING = (
     "score_layers",
     "score_estimate",
     "acquire",
+    "allen",
     "measure_reliability",
     "train_neural",
     "train_run",
@@ -220,4 +221,4 @@ def test_one_module_imports_allensdk() -> None:
         for path in SOURCES
         if any(name.split(".")[0] == "allensdk" for name in imports_of(parse(path)))
     ]
-    assert importing == ["acquire/allen/sdk_names.py"]
+    assert importing == ["allen/sdk.py"]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,10 +18,28 @@ from mvkit.cli.console import (
     print_renderable,
     progress_bar,
 )
-from mvkit.cli.fetch_sessions import sessions_wanted
 
 if TYPE_CHECKING:
     from mvkit.acquire import FetchReport, FetchRequest, PlanReport, VerifyReport
+    from mvkit.allen.request import SessionRequest
+
+_PUBLISHED, _ALLENSDK, _CALCIUM = "published", "allensdk", "calcium"
+#: Options about sessions, and how the library calls them.
+_SESSION_OPTIONS = {
+    "--sessions-from": "folder",
+    "--sessions": "sessions",
+    "--exclude-sessions": "exclude",
+    "--areas": "areas",
+    "--stimulus": "stimulus",
+    "--bin-ms": "bin_ms",
+    "--window-ms": "window_ms",
+    "--isi-violations": "max_isi_violations",
+    "--amplitude-cutoff": "max_amplitude_cutoff",
+    "--presence-ratio": "min_presence_ratio",
+}
+_SPIKE_OPTIONS = ("--bin-ms", "--window-ms", "--isi-violations", "--amplitude-cutoff", "--presence-ratio")
+_NUMBERS = ("--sessions", "--exclude-sessions")
+_LISTS = (*_NUMBERS, "--areas")
 
 app = typer.Typer(
     help="Download published checkpoints and recordings.\n\n"
@@ -69,7 +88,6 @@ def neural(
     home: HomeOption = None,
     as_json: JsonOption = False,
     sessions_from: options.SessionsFrom = None,
-    reader: options.Reader = None,
     sessions: options.Sessions = None,
     exclude_sessions: options.ExcludeSessions = None,
     areas: options.Areas = None,
@@ -87,7 +105,6 @@ def neural(
     --sessions-from and all options after it are about.
     """
     from mvkit.acquire import fetch_neural, plan_neural, verify_neural
-    from mvkit.acquire.allen import fetch_sessions, plan_sessions
 
     _refuse_both(dry_run=dry_run, verify=verify)
     request = _request(home, force=force, offline=offline, keep_raw=keep_raw)
@@ -96,13 +113,12 @@ def neural(
         return
     if dataset is None:
         raise typer.BadParameter("name one: neuropixels, calcium, simulated or all", param_hint="--dataset")
-    wanted = sessions_wanted(
+    sessions_request = _session_request(
         source,
         dataset,
         {
             "--from": from_file,
             "--sessions-from": sessions_from,
-            "--reader": reader,
             "--sessions": sessions,
             "--exclude-sessions": exclude_sessions,
             "--areas": areas,
@@ -115,11 +131,16 @@ def neural(
             "--reliability": reliability,
         },
     )
-    if wanted is not None:
+    if sessions_request is not None:
+        from mvkit.allen.fetch import fetch_sessions, plan_sessions
+        from mvkit.measure_reliability import measure_reliability
+
+        measured = reliability is not False
         if dry_run:
-            _show_plan(plan_sessions(wanted, request), as_json=as_json)
+            _show_plan(plan_sessions(sessions_request, request, reliability=measured), as_json=as_json)
         else:
-            _show_files(fetch_sessions(wanted, request), as_json=as_json)
+            measure = measure_reliability if measured else None
+            _show_files(fetch_sessions(sessions_request, request, measure=measure), as_json=as_json)
     elif dry_run:
         _show_plan(plan_neural(dataset, request, source=from_file), as_json=as_json)
     else:
@@ -163,6 +184,87 @@ def reliability(
     else:
         print_renderable(reliability_table(report))
         print_line(reliability_words(report))
+
+
+@app.command()
+def allensdk(
+    into: Annotated[
+        Path | None, typer.Option("--into", metavar="DIR", help="Make it here (default: HOME/allensdk).")
+    ] = None,
+    extras: Annotated[
+        list[str] | None,
+        typer.Option("--with", metavar="PACKAGE", help="Install this, too; repeatable."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Make it again if it is there.")] = False,
+    offline: options.Offline = False,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make an environment with AllenSDK, for --source allensdk (needs Python 3.11, PyPI, and 1.5 GB).
+
+    mvkit finds it in HOME/allensdk; another one that has AllenSDK 2.16 is named by MVKIT_ALLEN_PYTHON.
+    """
+    from mvkit.allen.environment import install_allensdk
+    from mvkit.fetch import Feedback
+
+    installed = install_allensdk(
+        into,
+        home=Path(home) if home else None,
+        extras=tuple(extras or ()),
+        force=force,
+        offline=offline,
+        feedback=Feedback(remark=note),
+    )
+    if as_json:
+        print_json(installed.to_json())
+    else:
+        print_line(f"AllenSDK {installed.version} ({installed.status}): {installed.folder}")
+
+
+def _session_request(source: str, dataset: str, given: Mapping[str, Any]) -> SessionRequest | None:
+    """Return the request that the options describe; None if the source is not AllenSDK.
+
+    ``given`` has the options by name, None for one that was not given.
+    """
+    from mvkit.errors import UsageError
+    from mvkit.naming import unknown_name
+
+    names = [name for name, value in given.items() if value is not None]
+    if source not in (_PUBLISHED, _ALLENSDK):
+        raise unknown_name("source", source, (_PUBLISHED, _ALLENSDK))
+    if source == _PUBLISHED:
+        others = [name for name in names if name != "--from"]
+        if others:
+            raise UsageError(f"{', '.join(others)}: only for recording sessions: add --source {_ALLENSDK}")
+        return None
+    if "--from" in names:
+        raise UsageError("--from is for published pickles; session files are named by --sessions-from DIR")
+    about_spikes = [name for name in _SPIKE_OPTIONS if name in names]
+    if dataset == _CALCIUM and about_spikes:
+        raise UsageError(f"{', '.join(about_spikes)}: only for spikes, not for --dataset {_CALCIUM}")
+    from mvkit.allen.request import SessionRequest
+
+    values: dict[str, Any] = {
+        keyword: _split(name, given[name]) if name in _LISTS else given[name]
+        for name, keyword in _SESSION_OPTIONS.items()
+        if name in names
+    }
+    return SessionRequest(dataset=dataset, **values)
+
+
+def _split(option: str, words: list[str]) -> tuple[Any, ...]:
+    """Return the parts of words like ``1,2``; each once, in order."""
+    from mvkit.errors import UsageError
+
+    parts = [part.strip() for word in words for part in word.split(",") if part.strip()]
+    if not parts:
+        raise UsageError(f"{option}: names nothing")
+    if option in _NUMBERS:
+        for part in parts:
+            if not part.isdecimal():
+                raise UsageError(f"{option}: '{part}' is no number of a session")
+        return tuple(dict.fromkeys(int(part) for part in parts))
+    return tuple(dict.fromkeys(parts))
 
 
 def _refuse_both(*, dry_run: bool, verify: bool) -> None:

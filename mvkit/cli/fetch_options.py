@@ -43,16 +43,7 @@ SessionsFrom = Annotated[
     typer.Option(
         "--sessions-from",
         metavar="DIR",
-        help="Read session files (.nwb) that are there already; default: download them through AllenSDK.",
-        rich_help_panel=_SESSIONS,
-    ),
-]
-Reader = Annotated[
-    str | None,
-    typer.Option(
-        "--reader",
-        metavar="allensdk|h5py",
-        help="What reads session files; h5py needs no AllenSDK and gives the same. Default: allensdk.",
+        help="Read session files (.nwb) that are there already; default: download those that AllenSDK lists.",
         rich_help_panel=_SESSIONS,
     ),
 ]

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mvkit.cli import extract, fetch, fetch_allensdk, prep, score, train
+from mvkit.cli import extract, fetch, prep, score, train
 from mvkit.cli.console import note, print_json
 from mvkit.errors import MvkitError
 
@@ -29,7 +29,6 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
 )
-fetch.app.command("allensdk")(fetch_allensdk.command)
 app.add_typer(fetch.app, name="fetch")
 app.command("prep", short_help="Write images as fast-loading beton files.")(prep.command)
 app.command("train", short_help="Train a network by a recipe.")(train.command)

@@ -25,21 +25,21 @@ def allen_files() -> Path:
 
 
 @pytest.fixture(scope="session")
-def sdk() -> ModuleType:
-    """The module that uses AllenSDK, in the environment that has it."""
+def oracle() -> ModuleType:
+    """The module that reads with AllenSDK, in the environment that has it."""
     if importlib.util.find_spec("allensdk") is None:
         pytest.skip("AllenSDK is not installed in this environment: `make test-allen` runs this test")
     import warnings
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from mvkit.acquire.allen import sdk as module
+        import oracle as module
 
     return module
 
 
 @pytest.fixture(scope="session")
-def full_folder(sdk: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def full_folder(oracle: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of one session with all 118 scenes, 50 presentations each, written now."""
     import warnings
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -16,30 +15,17 @@ import pytest
 from ophys_files import LENGTH, Experiment, draw_experiment, expected_responses, write_ophys_folder
 from warehouse import OphysWarehouse, running
 
-from mvkit.acquire.allen import environment
-from mvkit.acquire.allen.environment import AllenPython
-from mvkit.acquire.allen.imaging_request import ImagingRequest
-from mvkit.acquire.allen.ophys_bridge import AllenOphysCacheReader, AllenOphysFolderReader, allen_ophys_reader
-from mvkit.acquire.allen.ophys_reader import OphysReader
-from mvkit.acquire.allen.readers import SessionSource
-from mvkit.acquire.allen.session import SessionRecording
 from mvkit.acquire.reports import FetchRequest
+from mvkit.allen import environment
+from mvkit.allen.calcium import CalciumReader
+from mvkit.allen.download import DownloadingReader, ask_allensdk
+from mvkit.allen.environment import AllenPython
+from mvkit.allen.request import SessionRequest
+from mvkit.allen.session import SessionRecording, SessionSource
 from mvkit.errors import DataError, FetchError
 from mvkit.fetch import DownloadSettings, RetrySettings
 
-REQUEST = ImagingRequest()
-
-
-@pytest.fixture(scope="module")
-def sdk_ophys() -> ModuleType:
-    """The module that uses AllenSDK, in the environment that has it."""
-    if importlib.util.find_spec("allensdk") is None:
-        pytest.skip("AllenSDK is not installed in this environment: `make test-allen` runs this test")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from mvkit.acquire.allen import sdk_ophys as module
-
-    return module
+REQUEST = SessionRequest("calcium")
 
 
 def without_trace(experiment: Experiment) -> Experiment:
@@ -103,31 +89,33 @@ def assert_measured(recording: SessionRecording, experiment: Experiment) -> None
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_h5py_measures_what_arithmetic_gives(tmp_path: Path, experiment: Experiment) -> None:
-    reader = OphysReader(write_ophys_folder(tmp_path, [experiment]), REQUEST)
+    reader = CalciumReader(write_ophys_folder(tmp_path, [experiment]), REQUEST)
     (source,) = reader.sessions()
     assert_measured(reader.read(source, REQUEST), experiment)
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_allensdk_measures_the_same(sdk_ophys: ModuleType, tmp_path: Path, experiment: Experiment) -> None:
-    reader = OphysReader(write_ophys_folder(tmp_path, [experiment]), REQUEST)
+def test_allensdk_measures_the_same(oracle: ModuleType, tmp_path: Path, experiment: Experiment) -> None:
+    reader = CalciumReader(write_ophys_folder(tmp_path, [experiment]), REQUEST)
     (source,) = reader.sessions()
     assert source.path is not None
     one = reader.read(source, REQUEST)
-    other = sdk_ophys.read_file(source.path, tmp_path, REQUEST, source.session_id)
+    other = oracle.read_experiment(source.path, tmp_path, REQUEST)
     assert_measured(other, experiment)
     np.testing.assert_array_equal(one.responses, other.responses)
     assert list(one.unit_columns) == list(other.unit_columns)
+    for name, column in one.unit_columns.items():
+        np.testing.assert_array_equal(column, other.unit_columns[name], err_msg=name)
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_it_is_what_allensdk_calls_mean_sweep_response(
-    sdk_ophys: ModuleType, tmp_path: Path, experiment: Experiment
+    oracle: ModuleType, tmp_path: Path, experiment: Experiment
 ) -> None:
     from allensdk.brain_observatory.natural_scenes import NaturalScenes
     from allensdk.core.brain_observatory_nwb_data_set import BrainObservatoryNwbDataSet
 
-    reader = OphysReader(write_ophys_folder(tmp_path, [experiment]), REQUEST)
+    reader = CalciumReader(write_ophys_folder(tmp_path, [experiment]), REQUEST)
     (source,) = reader.sessions()
     recording = reader.read(source, REQUEST)
     with warnings.catch_warnings():
@@ -143,12 +131,14 @@ def test_it_is_what_allensdk_calls_mean_sweep_response(
         np.testing.assert_allclose(own, made, rtol=1e-13, atol=1e-12)
 
 
-def test_other_files_and_areas_are_told(sdk_ophys: ModuleType, tmp_path: Path) -> None:
+def test_other_files_and_areas_are_told(oracle: ModuleType, tmp_path: Path) -> None:
     experiment = draw_experiment(501, area="VISl")
     path = write_ophys_folder(tmp_path, [experiment]) / "ophys_experiment_data" / "501.nwb"
     with pytest.raises(DataError, match="it is experiment 501, not 502"):
-        sdk_ophys.read_file(path, tmp_path, REQUEST, 502)
-    assert sdk_ophys.read_file(path, tmp_path, ImagingRequest(areas=("VISp",)), 501).n_units == 0
+        CalciumReader(tmp_path, REQUEST).read(SessionSource(502, path), REQUEST)
+    elsewhere = SessionRequest("calcium", areas=("VISp",))
+    assert oracle.read_experiment(path, tmp_path, elsewhere).n_units == 0
+    assert CalciumReader(tmp_path, REQUEST).read(SessionSource(501, path), elsewhere).n_units == 0
 
 
 @pytest.fixture
@@ -178,10 +168,9 @@ def test_the_cache_is_filled_from_a_server_and_read(
     served: OphysWarehouse, allen_python: AllenPython, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(environment.INTERPRETER_VARIABLE, str(allen_python.path))
-    request = ImagingRequest(areas=("VISp",))
+    request = SessionRequest("calcium", areas=("VISp",))
     home = tmp_path / "home"
-    reader = allen_ophys_reader(None, request, fetching(home))
-    assert isinstance(reader, AllenOphysCacheReader)
+    reader = DownloadingReader(request, fetching(home))
     sources = reader.sessions()
     nwb = served.folder / "ophys_experiment_data" / "504.nwb"
     assert [(one.session_id, one.path) for one in sources] == [(501, None), (504, None)]
@@ -195,7 +184,7 @@ def test_the_cache_is_filled_from_a_server_and_read(
     assert sum("504.nwb" in asked for asked in served.asked) == 2
 
     asked = len(served.asked)
-    again = allen_ophys_reader(None, request, fetching(home, offline=True))
+    again = DownloadingReader(request, fetching(home, offline=True))
     assert [one.path for one in again.sessions()] == [None, cached]
     np.testing.assert_array_equal(again.read(sources[1], request).responses, recording.responses)
     with pytest.raises(FetchError, match="the network is forbidden"):
@@ -203,55 +192,38 @@ def test_the_cache_is_filled_from_a_server_and_read(
     assert len(served.asked) == asked
 
 
-def test_a_folder_is_read_in_the_other_environment(
-    allen_python: AllenPython, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(environment.INTERPRETER_VARIABLE, str(allen_python.path))
-    folder = write_ophys_folder(tmp_path, [draw_experiment(501), draw_experiment(502, area="VISl")])
-    reader = allen_ophys_reader(folder, ImagingRequest(areas=("VISl",)), FetchRequest())
-    assert isinstance(reader, AllenOphysFolderReader)
-    (source,) = reader.sessions()
-    recording = reader.read(source, REQUEST)
-    assert_measured(recording, draw_experiment(502, area="VISl"))
-    assert recording.provenance["versions"]["allensdk"] == environment.ALLENSDK_VERSION
-
-
 def test_a_prepared_folder_is_read_as_allensdks_cache(
-    served: OphysWarehouse, sdk_ophys: ModuleType, tmp_path: Path
+    served: OphysWarehouse, allen_python: AllenPython, oracle: ModuleType, tmp_path: Path
 ) -> None:
     # Its tables come from the server, once; its files lie there already.
-    shutil.copytree(served.folder / "ophys_experiment_data", tmp_path / "cache" / "ophys_experiment_data")
-    address = ("http", served.url.removeprefix("http://"))
+    cache = tmp_path / "cache"
+    shutil.copytree(served.folder / "ophys_experiment_data", cache / "ophys_experiment_data")
+    options = ["--cache", str(cache), "--address", served.url]
+    task = ["experiments", "--stimulus", "natural_scenes", "--areas", "VISp,VISl"]
     for _ in range(2):
-        rows = sdk_ophys.list_cached(
-            tmp_path / "cache", address, stimulus="natural_scenes", areas=["VISp", "VISl"]
-        )
+        rows = ask_allensdk(allen_python, [*options, *task], about="experiments")
         assert [row["session_id"] for row in rows] == [501, 502, 504]
         assert len(served.asked) == 2
     assert rows[0]["url"] == f"{served.url}/api/v2/well_known_file_download/ophys_experiment_data/501.nwb"
-    recording = sdk_ophys.read_cached(tmp_path / "cache", REQUEST, 502, address)
+    recording = oracle.read_cached_experiment(cache, REQUEST, 502)
     assert_measured(recording, draw_experiment(502, seed=2, area="VISl"))
-    # The folder of the cache is also one that h5py reads.
-    reader = OphysReader(tmp_path / "cache", REQUEST)
+    # The folder of the cache is also one that is read from disk.
+    reader = CalciumReader(cache, REQUEST)
     assert [one.session_id for one in reader.sessions()] == [501, 502, 504]
     np.testing.assert_array_equal(reader.read(reader.sessions()[1], REQUEST).responses, recording.responses)
 
 
 def test_a_warehouse_that_does_not_answer_is_told(
-    served: OphysWarehouse, sdk_ophys: ModuleType, tmp_path: Path
+    served: OphysWarehouse, allen_python: AllenPython, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mvkit.acquire.allen import worker
-
+    monkeypatch.setenv(environment.INTERPRETER_VARIABLE, str(allen_python.path))
     served.broken = "down for maintenance"
-    task = {"task": "list_ophys", "cache": str(tmp_path), "stimulus": "natural_scenes", "areas": ["VISp"]}
-    address = ["http", served.url.removeprefix("http://")]
+    reader = DownloadingReader(REQUEST, fetching(tmp_path / "home"))
     with pytest.raises(FetchError, match=r"HTTPError.*503"):
-        worker.perform({**task, "address": address})
-    assert {path.name for path in tmp_path.glob("*.json")} <= {"manifest.json"}
+        reader.sessions()
+    assert {path.name for path in reader.cache.glob("*.json")} <= {"manifest.json"}
 
 
-def test_what_is_not_there_is_told(sdk_ophys: ModuleType, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="not downloaded yet"):
-        sdk_ophys.read_cached(tmp_path, REQUEST, 501)
+def test_what_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no file"):
-        OphysReader(tmp_path, REQUEST).read(SessionSource(501), REQUEST)
+        CalciumReader(tmp_path, REQUEST).read(SessionSource(501), REQUEST)

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from mvkit.acquire.allen import environment, installing
-from mvkit.acquire.allen.installing import find_base_python, install_allensdk
+from mvkit.allen import environment
+from mvkit.allen.environment import find_base_python, install_allensdk
 from mvkit.errors import FetchError, MissingPackageError
 from mvkit.fetch import Feedback
 
@@ -50,8 +50,8 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for path in source.rglob("*"):
             if path.is_file():
                 file.write(path, path.relative_to(source).as_posix())
-    monkeypatch.setattr(installing, "REQUIREMENTS", (str(wheel),))
-    monkeypatch.setattr(installing, "_IMPORT_PROBE", "import allensdk")
+    monkeypatch.setattr(environment, "REQUIREMENTS", (str(wheel),))
+    monkeypatch.setattr(environment, "_IMPORT_ALLENSDK", "import allensdk")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     return tmp_path / "home" / "allensdk"
 
@@ -96,7 +96,7 @@ def test_two_at_once_wait_for_each_other(small: Path) -> None:
 
 
 def test_what_pip_says_is_told(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(installing, "REQUIREMENTS", ("allensdk==2.16.2",))
+    monkeypatch.setattr(environment, "REQUIREMENTS", ("allensdk==2.16.2",))
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
     with pytest.raises(
         FetchError, match=r"pip could not install AllenSDK: ERROR: .*allensdk==2\.16\.2"
@@ -107,7 +107,7 @@ def test_what_pip_says_is_told(small: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_an_installation_that_does_not_import_is_none(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(installing, "_IMPORT_PROBE", "import no_such_module_of_mvkit")
+    monkeypatch.setattr(environment, "_IMPORT_ALLENSDK", "import no_such_module_of_mvkit")
     with pytest.raises(FetchError, match="does not import: ModuleNotFoundError"):
         install_allensdk(small)
     assert not environment.is_finished(small)
@@ -119,7 +119,7 @@ def test_without_a_network_nothing_is_begun(small: Path, monkeypatch: pytest.Mon
         monkeypatch.setenv("MVKIT_OFFLINE", "1")
     with pytest.raises(FetchError, match="the network is forbidden") as told:
         install_allensdk(small, offline=by == "option")
-    assert "--reader h5py" in str(told.value)
+    assert "--sessions-from DIR" in str(told.value)
     assert not small.exists()
 
 
@@ -140,7 +140,7 @@ def test_a_newer_python_looks_for_the_one_that_is_needed(
     needed = tmp_path / "python3.11"
     needed.write_text("#!/bin/sh\necho 3 11\n")
     needed.chmod(0o755)
-    monkeypatch.setattr(installing.sys, "executable", str(newer))
+    monkeypatch.setattr(environment.sys, "executable", str(newer))
     monkeypatch.setenv("PATH", str(tmp_path))
     assert find_base_python() == needed
     needed.unlink()
@@ -153,9 +153,9 @@ def test_the_constraints_are_those_of_the_extra() -> None:
 
     text = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
     extra = tomllib.loads(text)["project"]["optional-dependencies"]["allen"]
-    lines = installing.CONSTRAINTS.read_text(encoding="utf-8").splitlines()
+    lines = environment.CONSTRAINTS.read_text(encoding="utf-8").splitlines()
     assert sorted(extra) == sorted(
-        [installing.REQUIREMENTS[0], *[one for one in lines if one[:1] not in "#"]]
+        [environment.REQUIREMENTS[0], *[one for one in lines if one[:1] not in "#"]]
     )
 
 
@@ -163,8 +163,8 @@ def test_the_command_tells_where_it_is(small: Path) -> None:
     pytest.importorskip("typer", reason="the AllenSDK environment has no command line")
     install_allensdk(small)
     code = (
-        "import sys; from mvkit.acquire.allen import installing; "
-        f"installing.REQUIREMENTS = {installing.REQUIREMENTS!r}; "
+        "import sys; from mvkit.allen import environment; "
+        f"environment.REQUIREMENTS = {environment.REQUIREMENTS!r}; "
         "from mvkit.cli.main import run; "
         f"sys.exit(run(['fetch', 'allensdk', '--into', {str(small)!r}, '--json']))"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -22,11 +23,10 @@ from sessions import (
     scene_templates,
 )
 
-from mvkit.acquire.allen.folder import SessionFolder
-from mvkit.acquire.allen.nwb_reader import NwbReader
-from mvkit.acquire.allen.readers import SessionSource
-from mvkit.acquire.allen.request import SessionRequest
-from mvkit.acquire.allen.session import SessionRecording, load_session, save_session
+from mvkit.allen.folder import SessionFolder
+from mvkit.allen.neuropixels import NeuropixelsReader
+from mvkit.allen.request import SessionRequest
+from mvkit.allen.session import SessionRecording, SessionSource
 from mvkit.errors import DataError
 
 MADE = (7101, 7102, 7103)
@@ -35,16 +35,16 @@ METRICS = ("isi_violations", "amplitude_cutoff", "presence_ratio", "snr")
 
 def read_with_h5py(folder: Path, session_id: int, request: SessionRequest) -> SessionRecording:
     """Read one session of a folder with h5py."""
-    reader = NwbReader(folder)
+    reader = NeuropixelsReader(folder)
     return reader.read(next(one for one in reader.sessions() if one.session_id == session_id), request)
 
 
 def read_with_allensdk(
-    sdk: ModuleType, folder: Path, session_id: int, request: SessionRequest
+    oracle: ModuleType, folder: Path, session_id: int, request: SessionRequest
 ) -> SessionRecording:
     """Read one session of a folder with AllenSDK, in this process."""
     path = folder / f"session_{session_id}" / f"session_{session_id}.nwb"
-    recording = sdk.read_file(path, folder, request, session_id)
+    recording = oracle.read_session(path, folder, request)
     assert isinstance(recording, SessionRecording)
     return recording
 
@@ -91,9 +91,9 @@ def test_h5py_reads_the_truth(allen_files: Path, session_id: int) -> None:
 
 @pytest.mark.parametrize("session_id", MADE)
 def test_allensdk_reads_the_truth_and_what_h5py_reads(
-    sdk: ModuleType, allen_files: Path, session_id: int
+    oracle: ModuleType, allen_files: Path, session_id: int
 ) -> None:
-    recording = read_with_allensdk(sdk, allen_files, session_id, SessionRequest())
+    recording = read_with_allensdk(oracle, allen_files, session_id, SessionRequest())
     assert_truth(recording, allen_files)
     assert_same(recording, read_with_h5py(allen_files, session_id, SessionRequest()))
 
@@ -122,19 +122,21 @@ REQUESTS = [
 
 
 @pytest.mark.parametrize("request_", REQUESTS, ids=lambda one: f"{one.digest[:6]}")
-def test_other_requests_equal_arithmetic(sdk: ModuleType, tmp_path: Path, request_: SessionRequest) -> None:
+def test_other_requests_equal_arithmetic(
+    oracle: ModuleType, tmp_path: Path, request_: SessionRequest
+) -> None:
     session = draw_session(7301, units_per_area={"VISp": 3, "VISam": 2}, seed=4, n_frames=4, n_trials=9)
     write_sessions(tmp_path, [session], 4)
     limits = {
-        "isi_violations": request_.isi_violations,
-        "amplitude_cutoff": request_.amplitude_cutoff,
-        "presence_ratio": request_.presence_ratio,
+        "isi_violations": request_.max_isi_violations,
+        "amplitude_cutoff": request_.max_amplitude_cutoff,
+        "presence_ratio": request_.min_presence_ratio,
     }
     units = kept_units(session, request_.areas, limits)
     frames, present, counts = expected_counts(
         session, units, bin_ms=request_.bin_ms, window_ms=request_.window_ms
     )
-    recording = read_with_allensdk(sdk, tmp_path, 7301, request_)
+    recording = read_with_allensdk(oracle, tmp_path, 7301, request_)
     assert [unit.unit_id for unit in units] == recording.unit_columns["unit_id"].tolist()
     np.testing.assert_array_equal(recording.frame_ids, frames)
     np.testing.assert_array_equal(recording.present, present)
@@ -162,12 +164,12 @@ def edge_session() -> Session:
 
 
 @pytest.mark.parametrize("reader", ["allensdk", "h5py"])
-def test_edges_of_bins_by_hand(sdk: ModuleType, tmp_path: Path, reader: str) -> None:
+def test_edges_of_bins_by_hand(oracle: ModuleType, tmp_path: Path, reader: str) -> None:
     write_sessions(tmp_path, [edge_session()], 2)
     if reader == "h5py":
         recording = read_with_h5py(tmp_path, 7400, SessionRequest())
     else:
-        recording = read_with_allensdk(sdk, tmp_path, 7400, SessionRequest())
+        recording = read_with_allensdk(oracle, tmp_path, 7400, SessionRequest())
     assert recording.responses.shape == (3, 2, 25, 4)
     assert recording.present.tolist() == [[True, True], [True, True], [True, False]]
     on_edges, silent, beside, burst = np.moveaxis(recording.responses.astype(int), -1, 0)
@@ -182,13 +184,13 @@ def test_edges_of_bins_by_hand(sdk: ModuleType, tmp_path: Path, reader: str) -> 
     assert recording.responses[2, 1].sum() == 0
 
 
-def test_all_scenes_fifty_times(sdk: ModuleType, full_folder: Path) -> None:
+def test_all_scenes_fifty_times(oracle: ModuleType, full_folder: Path) -> None:
     from conftest import full_session
 
     session = full_session()
     units = kept_units(session, SessionRequest().areas, DEFAULT_LIMITS)
     frames, present, counts = expected_counts(session, units)
-    recording = read_with_allensdk(sdk, full_folder, 7200, SessionRequest())
+    recording = read_with_allensdk(oracle, full_folder, 7200, SessionRequest())
     assert recording.responses.shape == (50, 118, 25, len(units))
     np.testing.assert_array_equal(recording.frame_ids, np.arange(118))
     assert present.sum() == 118 * 50 - 3 - (recording.present.shape[0] * 118 - 3 - recording.present.sum())
@@ -198,14 +200,14 @@ def test_all_scenes_fifty_times(sdk: ModuleType, full_folder: Path) -> None:
     assert_same(recording, read_with_h5py(full_folder, 7200, SessionRequest()))
 
 
-def test_a_session_without_the_areas_is_read_with_no_units(sdk: ModuleType, allen_files: Path) -> None:
+def test_a_session_without_the_areas_is_read_with_no_units(oracle: ModuleType, allen_files: Path) -> None:
     request = SessionRequest(areas=("VISpor",))
-    recording = read_with_allensdk(sdk, allen_files, 7102, request)
+    recording = read_with_allensdk(oracle, allen_files, 7102, request)
     assert recording.responses.shape == (50, 12, 25, 0)
     assert_same(recording, read_with_h5py(allen_files, 7102, request))
 
 
-def test_images_in_the_file_serve_where_no_folder_has_them(sdk: ModuleType, tmp_path: Path) -> None:
+def test_images_in_the_file_serve_where_no_folder_has_them(oracle: ModuleType, tmp_path: Path) -> None:
     from nwb_files import write_session
 
     images = scene_templates(2)
@@ -213,7 +215,7 @@ def test_images_in_the_file_serve_where_no_folder_has_them(sdk: ModuleType, tmp_
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         write_session(edge_session(), path, images)
-    recording = read_with_allensdk(sdk, tmp_path, 7400, SessionRequest())
+    recording = read_with_allensdk(oracle, tmp_path, 7400, SessionRequest())
     np.testing.assert_array_equal(recording.stimuli, images)
     # No table of sessions: the animal is what the file calls it, and nothing is known of selectivity.
     assert recording.specimen_id == edge_session().subject_id
@@ -221,18 +223,28 @@ def test_images_in_the_file_serve_where_no_folder_has_them(sdk: ModuleType, tmp_
     assert_same(recording, read_with_h5py(tmp_path, 7400, SessionRequest()))
 
 
-def test_sessions_travel_unchanged(sdk: ModuleType, allen_files: Path, tmp_path: Path) -> None:
-    recording = read_with_allensdk(sdk, allen_files, 7103, SessionRequest())
-    save_session(recording, tmp_path / "session.npz")
-    assert_same(load_session(tmp_path / "session.npz"), recording)
+def test_a_project_cache_is_read_as_allensdk_reads_it(
+    oracle: ModuleType, allen_files: Path, tmp_path: Path
+) -> None:
+    # The table of channels corrects areas: of some units, and of some to none.
+    cache = Path(shutil.copytree(allen_files, tmp_path / "cache"))
+    rows = (cache / "channels.csv").read_text().splitlines()
+    areas = ["VISp", "VISl", "LGd", "CA1", ""]
+    corrected = [f"{row.rpartition(',')[0]},{areas[number % 5]}" for number, row in enumerate(rows[1:])]
+    (cache / "channels.csv").write_text("\n".join([rows[0], *corrected, ""]))
+    request = SessionRequest(areas=("VISp", "LGd"))
+    for session_id in MADE:
+        recording = oracle.read_cached_session(cache, request, session_id)
+        assert_same(recording, read_with_h5py(cache, session_id, request))
+        before = read_with_h5py(allen_files, session_id, request)
+        assert set(recording.unit_columns["visual_area"]) == {"VISp", "LGd"}
+        assert recording.unit_columns["unit_id"].tolist() != before.unit_columns["unit_id"].tolist()
 
 
-def test_another_session_is_refused(sdk: ModuleType, allen_files: Path) -> None:
+def test_another_session_is_refused(allen_files: Path) -> None:
     path = allen_files / "session_7101" / "session_7101.nwb"
     with pytest.raises(DataError, match="it is session 7101, not 7102"):
-        sdk.read_file(path, allen_files, SessionRequest(), 7102)
-    with pytest.raises(DataError, match="7101"):
-        NwbReader(allen_files).read(SessionSource(7102, path), SessionRequest())
+        NeuropixelsReader(allen_files).read(SessionSource(7102, path), SessionRequest())
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int32, np.float32])

@@ -6,16 +6,20 @@ import json
 import shutil
 import signal
 import subprocess
-import time
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mvkit.acquire.allen.environment import INTERPRETER_VARIABLE, AllenPython
+from mvkit.allen.environment import INTERPRETER_VARIABLE, AllenPython
 from mvkit.cli.main import run
 from mvkit.neural import reading
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "allen"))
+
+from warehouse import running
 
 FILES = Path(__file__).parent.parent / "allen" / "files"
 Process = Callable[..., "subprocess.Popen[str]"]
@@ -23,13 +27,13 @@ Process = Callable[..., "subprocess.Popen[str]"]
 #: Code run before the command: reading session 7102 takes for ever.
 STUCK = """
 import time
-from mvkit.acquire.allen.nwb_reader import NwbReader
-read = NwbReader.read
+from mvkit.allen.neuropixels import NeuropixelsReader
+read = NeuropixelsReader.read
 def slow(self, source, request):
     if source.session_id == 7102:
         time.sleep(600)
     return read(self, source, request)
-NwbReader.read = slow
+NeuropixelsReader.read = slow
 """
 #: ... writing what was read of session 7102 stops half-way, with half of the file on disk.
 HALF_WRITTEN = """
@@ -57,10 +61,10 @@ Manifest.record = lambda *words: time.sleep(600)
 """
 
 
-def words(home: Path, folder: Path = FILES, *, reader: str = "h5py") -> list[str]:
+def words(home: Path, folder: Path = FILES) -> list[str]:
     return [
         *("fetch", "neural", "--dataset", "neuropixels", "--source", "allensdk"),
-        *("--sessions-from", str(folder), "--reader", reader, "--home", str(home)),
+        *("--sessions-from", str(folder), "--home", str(home)),
     ]
 
 
@@ -152,7 +156,7 @@ def test_runs_killed_at_any_time_lose_nothing(
 
 
 @pytest.mark.slow
-def test_runs_killed_while_allensdk_reads_lose_nothing(
+def test_a_run_killed_between_downloads_loses_nothing(
     unharmed: Path,
     tmp_path: Path,
     mvkit_process: Process,
@@ -163,20 +167,24 @@ def test_runs_killed_while_allensdk_reads_lose_nothing(
     allen_python: AllenPython,
 ) -> None:
     monkeypatch.setenv(INTERPRETER_VARIABLE, str(allen_python.path))
-    command = words(tmp_path, reader="allensdk")
-    for expected in ({"7101"}, {"7101", "7102"}):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    command = [word for word in words(tmp_path) if word not in ("--sessions-from", str(FILES))]
+    # Tables and images are there: AllenSDK is asked for the sessions only.
+    cache = tmp_path / "allensdk-cache" / "neuropixels"
+    shutil.copytree(FILES, cache, ignore=shutil.ignore_patterns("*.nwb", "truth_*"))
+    (cache / "natural_scene_templates" / "complete").touch()
+    with running(FILES) as warehouse:
+        monkeypatch.setenv("MVKIT_ALLEN_URL", warehouse.url)
         process = mvkit_process(*command)
-        wait_until(lambda expected=expected: staged(tmp_path) == expected, process)
-        # AllenSDK starts on the next session, and is in the middle of it.
-        time.sleep(1)
+        wait_until(lambda: staged(tmp_path) == {"7101"}, process)
         process.send_signal(signal.SIGKILL)
         process.wait(timeout=30)
-        assert staged(tmp_path) == expected
-    capfd.readouterr()
-    assert run([*command, "--json"]) == 0
+        capfd.readouterr()
+        assert run([*command, "--json"]) == 0
     statuses = [one["status"] for one in json.loads(capfd.readouterr().out)["files"]]
-    assert statuses == ["already there", "already there", "read", "assembled"]
-    # What the other reader makes without accidents.
+    assert statuses == ["already there", "read", "read", "assembled"]
+    assert sum("session_7101.nwb" in asked for asked in warehouse.asked) == 1
+    # What is made of the same files on disk.
     assert same_arrays(tmp_path / "neural" / "neuropixels.h5", unharmed)
 
 
@@ -238,10 +246,9 @@ def test_a_dry_run_tells_sessions_bytes_and_disk(tmp_path: Path, capfd: pytest.C
     ("wrong", "told"),
     [
         (["--source", "allen"], "did you mean 'allensdk'"),
-        (["--source", "published"], "--sessions-from, --reader: only for recording sessions"),
+        (["--source", "published"], "--sessions-from: only for recording sessions"),
         (["--areas", "VISpp"], "did you mean 'VISp'"),
         (["--stimulus", "natural_scene"], "did you mean 'natural_scenes'"),
-        (["--reader", "h5"], "did you mean 'h5py'"),
         (["--window-ms", "0", "245"], "not a whole number of bins"),
         (["--bin-ms", "0"], "above 0"),
         (["--sessions", "7109"], "no session 7109; did you mean '7103'"),

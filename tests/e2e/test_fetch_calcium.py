@@ -24,13 +24,13 @@ Process = Callable[..., "subprocess.Popen[str]"]
 #: Code run before the command: reading experiment 802 takes for ever.
 STUCK = """
 import time
-from mvkit.acquire.allen.ophys_reader import OphysReader
-read = OphysReader.read
+from mvkit.allen.calcium import CalciumReader
+read = CalciumReader.read
 def slow(self, source, request):
     if source.session_id == 802:
         time.sleep(600)
     return read(self, source, request)
-OphysReader.read = slow
+CalciumReader.read = slow
 """
 
 
@@ -48,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def words(home: Path, folder: Path) -> list[str]:
     return [
         *("fetch", "neural", "--dataset", "calcium", "--source", "allensdk"),
-        *("--sessions-from", str(folder), "--reader", "h5py", "--home", str(home)),
+        *("--sessions-from", str(folder), "--home", str(home)),
     ]
 
 

@@ -1,0 +1,1 @@
+"""Recordings of the Allen Brain Observatory, session by session, made into neural files."""

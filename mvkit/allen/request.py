@@ -1,0 +1,172 @@
+"""What is requested of the Allen Brain Observatory: which sessions, and what is taken from each."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mvkit.errors import UsageError
+from mvkit.naming import unknown_name
+from mvkit.neural.recording import AREA_ORDER, area_sort_key
+
+NEUROPIXELS, CALCIUM = "neuropixels", "calcium"
+#: Stimuli that are still images, each shown many times: one so far.
+STIMULI = ("natural_scenes",)
+#: Width of a bin whose spike counts are stored as counts, as in the published data.
+COUNT_BIN_MS = 10.0
+#: Structures in which the Neuropixels recordings have units, as AllenSDK names them.
+AREAS = (
+    *AREA_ORDER,
+    *("VIS", "VISa", "VISli", "VISmma", "VISmmp", "VISpl", "VISpor"),
+    *("LGd", "LGv", "LP", "IGL", "IntG", "LD", "LT", "MGd", "MGm", "MGv", "PF", "PIL", "PO", "POL", "PP"),
+    *("RT", "SGN", "TH", "VL", "VPL", "VPM", "Eth", "ZI"),
+    *("CA1", "CA2", "CA3", "DG", "HPF", "POST", "PRE", "ProS", "SUB"),
+    *("APN", "MB", "MRN", "NOT", "OP", "PPT", "RPF", "SCig", "SCiw", "SCop", "SCsg", "SCzo"),
+    *("BMAa", "COAa", "COApm", "CP", "OLF", "grey"),
+)
+
+_LIMITS = ("max_isi_violations", "max_amplitude_cutoff", "min_presence_ratio")
+_SPIKES_ONLY = ("bin_ms", "window_ms", *_LIMITS)
+# Staged sessions of another version are read again.
+_VERSION = 1
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class SessionRequest:
+    """Which sessions, and what is taken from each.
+
+    Attributes
+    ----------
+    dataset
+        ``neuropixels`` or ``calcium``.
+    folder
+        Session files that are on disk; None downloads them.
+    sessions, exclude
+        Sessions to take, all if empty, and sessions to leave out.
+    stimulus
+        Its name in the session's tables.
+    areas
+        Acronyms, for example ``VISp``.
+    bin_ms
+        Width of a time bin in ms.
+    window_ms
+        First and last edge of the time bins, in ms after the onset of a presentation.
+    max_isi_violations, max_amplitude_cutoff, min_presence_ratio
+        Limits on the quality of units; the defaults are AllenSDK's. A unit whose metric is not known is left
+        out.
+
+    Raises
+    ------
+    UsageError
+        For an unknown dataset, stimulus or area, a width that is not positive, a window that is not a whole
+        number of bins, a limit that is NaN, or anything about spikes where cells were imaged.
+    """
+
+    dataset: str = NEUROPIXELS
+    folder: Path | None = None
+    sessions: tuple[int, ...] = ()
+    exclude: tuple[int, ...] = ()
+    stimulus: str = "natural_scenes"
+    areas: tuple[str, ...] = AREA_ORDER
+    bin_ms: float = COUNT_BIN_MS
+    window_ms: tuple[float, float] = (0.0, 250.0)
+    max_isi_violations: float = 0.5
+    max_amplitude_cutoff: float = 0.1
+    min_presence_ratio: float = 0.95
+
+    def __post_init__(self) -> None:
+        """Check what cannot be meant."""
+        if self.dataset not in (NEUROPIXELS, CALCIUM):
+            raise unknown_name("dataset of the Allen Brain Observatory", self.dataset, (NEUROPIXELS, CALCIUM))
+        if self.stimulus not in STIMULI:
+            raise unknown_name("stimulus", self.stimulus, STIMULI)
+        if not self.areas or len(set(self.areas)) < len(self.areas):
+            raise UsageError(f"areas: {', '.join(self.areas) or 'none'}: name at least one, and each once")
+        for area in self.areas:
+            if area not in AREAS:
+                raise unknown_name("area", area, AREAS)
+        start, stop = self.window_ms
+        if not (math.isfinite(self.bin_ms) and self.bin_ms > 0):
+            raise UsageError(f"bin width {self.bin_ms:g} ms: must be above 0")
+        if not (math.isfinite(start) and math.isfinite(stop) and start < stop):
+            raise UsageError(f"window {start:g} to {stop:g} ms: the end must come after the start")
+        bins = (stop - start) / self.bin_ms
+        if abs(bins - round(bins)) > _ROUNDING * max(1.0, bins):
+            raise UsageError(
+                f"window {start:g} to {stop:g} ms: not a whole number of bins of {self.bin_ms:g} ms"
+            )
+        for name in _LIMITS:
+            if math.isnan(getattr(self, name)):
+                raise UsageError(f"{name}: NaN is no limit; give a number, or inf for none")
+        changed = [name for name in _SPIKES_ONLY if getattr(self, name) != getattr(SessionRequest, name)]
+        if self.dataset == CALCIUM and changed:
+            raise UsageError(f"calcium: {', '.join(changed)}: only for spikes (neuropixels)")
+
+    @property
+    def n_bins(self) -> int:
+        """Number of time bins."""
+        start, stop = self.window_ms
+        return round((stop - start) / self.bin_ms)
+
+    @property
+    def edges_s(self) -> NDArray[np.float64]:
+        """Edges of the time bins, float64 (n_bins + 1,), in seconds after onset.
+
+        Divided by 1000 last, so that edges of whole milliseconds are the doubles nearest to them.
+        """
+        edges: NDArray[np.float64] = (self.window_ms[0] + np.arange(self.n_bins + 1) * self.bin_ms) / 1000
+        return edges
+
+    @property
+    def centres_s(self) -> NDArray[np.float64]:
+        """Centres of the time bins, float64 (n_bins,), in seconds after onset, computed as AllenSDK does."""
+        edges = self.edges_s
+        centres: NDArray[np.float64] = edges[:-1] + np.diff(edges) / 2
+        return centres
+
+    @property
+    def holds_counts(self) -> bool:
+        """Whether responses are stored as counts; in bins of another width they are rates."""
+        return self.dataset == NEUROPIXELS and self.bin_ms == COUNT_BIN_MS
+
+    @property
+    def method(self) -> dict[str, object]:
+        """How responses are measured, for the provenance."""
+        if self.dataset == NEUROPIXELS:
+            return {"counting": "bins closed at both ends, as AllenSDK's presentationwise_spike_counts"}
+        return {
+            "averaging": "mean of 100 * (F / F0 - 1) from onset over twice the length of a presentation; F "
+            "corrected for neuropil, F0 its mean over the four lengths before onset, as AllenSDK's "
+            "NaturalScenes.mean_sweep_response",
+            "scale": "per cent",
+        }
+
+    def to_json(self) -> dict[str, object]:
+        """Return what is taken from a session as plain data, equal for requests that take the same."""
+        taken: dict[str, object] = {
+            "stimulus": self.stimulus,
+            "areas": sorted(self.areas, key=area_sort_key),
+        }
+        if self.dataset == CALCIUM:
+            return {**taken, "measure": "mean_sweep_response"}
+        limits = {name: float(getattr(self, name)) for name in _LIMITS}
+        return {
+            **taken,
+            "bin_ms": float(self.bin_ms),
+            "window_ms": [float(edge) for edge in self.window_ms],
+            # JSON has no infinity.
+            **{name: limit if math.isfinite(limit) else str(limit) for name, limit in limits.items()},
+        }
+
+    @property
+    def digest(self) -> str:
+        """Short name of what :meth:`to_json` returns."""
+        text = json.dumps({**self.to_json(), "version": _VERSION}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
