@@ -100,7 +100,7 @@ def learner(
     start = Start(weights="random")
     encoder, objective = build_networks(recipe, n_images=N_BANK, n_classes=N_CLASSES, start=start)
     # Every device draws its own dropout.
-    for module in encoder.modules():
+    for module in (*encoder.modules(), *objective.modules()):
         if isinstance(module, nn.Dropout):
             module.p = 0.0
     encoder.to(device)
