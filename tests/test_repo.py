@@ -48,7 +48,8 @@ STAGES = (
         "files",
     ),
     ("recipes", "filters", "fetch", "store"),
-    ("neural", "images", "processes"),
+    ("neural", "processes"),
+    ("images",),
     ("models",),
     ("objectives",),
     ("training",),
@@ -63,7 +64,7 @@ RANK = {name: rank for rank, names in enumerate(STAGES) for name in names}
 #: What a stage must never import, whatever its rank.
 FORBIDDEN = {
     "neural": {"torch", "torchvision", "mvkit.models"},
-    "images": {"mvkit.neural", "mvkit.processes"},
+    "images": {"mvkit.processes"},
     "models": {"mvkit.neural", "mvkit.images"},
     "objectives": {"mvkit.neural"},
     "training": {"mvkit.neural"},
