@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mvkit.features.stimuli import Stimuli
     from mvkit.models import VisionModel
     from mvkit.score_request import ScoreRequest
-    from mvkit.scoring.recordings import RecordingLike
+    from mvkit.scoring.settings import RecordingLike
     from mvkit.scoring.speed import Speed
 
 

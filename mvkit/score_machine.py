@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from mvkit.features.featureset import ImageIds
     from mvkit.features.forward_pass import ForwardPass
     from mvkit.features.stimuli import Stimuli
-    from mvkit.scoring.recordings import RecordingLike
-    from mvkit.scoring.settings import ScoreSettings
+    from mvkit.scoring.settings import RecordingLike, ScoreSettings
     from mvkit.scoring.speed import Speed
 
 #: Seconds that images shown for their time may take, about.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mvkit.score_machine import Machine
     from mvkit.score_request import ScoreRequest
     from mvkit.score_run import OpenedRun
-    from mvkit.scoring.recordings import RecordingLike
+    from mvkit.scoring.settings import RecordingLike
     from mvkit.scoring.speed import Speed
 
 #: Float64 blocks at a time while a layer is made ready: its features, their deviations, a factorisation.

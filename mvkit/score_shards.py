@@ -19,7 +19,7 @@ from mvkit.scoring.backends import running_on
 
 if TYPE_CHECKING:
     from mvkit.scoring.kept import KeptScores, StoredScores
-    from mvkit.scoring.recordings import RecordingLike
+    from mvkit.scoring.settings import RecordingLike
     from mvkit.store.entries import Store
 
 

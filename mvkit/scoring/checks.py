@@ -8,8 +8,7 @@ import numpy as np
 
 from mvkit.errors import DataError, FitError, UsageError
 from mvkit.scoring.mappings import MAPPINGS
-from mvkit.scoring.recordings import RecordingLike
-from mvkit.scoring.settings import ScoreSettings
+from mvkit.scoring.settings import RecordingLike, ScoreSettings
 
 
 def check_recordings(recordings: Sequence[RecordingLike], settings: ScoreSettings) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mvkit.scoring.recordings import RecordingLike
+from mvkit.scoring.settings import RecordingLike
 from mvkit.versions import installed_versions
 
 

@@ -17,9 +17,8 @@ from mvkit.scoring.mappings import MAPPINGS
 from mvkit.scoring.preparing import prepare_layers
 from mvkit.scoring.processes import as_finished, worker_count
 from mvkit.scoring.protocol import ImageSplit, halving_weights, splits_of
-from mvkit.scoring.recordings import RecordingLike
 from mvkit.scoring.reduction import LayerCoordinates
-from mvkit.scoring.settings import ScoreSettings
+from mvkit.scoring.settings import RecordingLike, ScoreSettings
 from mvkit.scoring.similarity.pooling import pooled
 from mvkit.scoring.unit_columns import UnitScores, unit_scores
 

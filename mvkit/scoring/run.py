@@ -14,9 +14,8 @@ from mvkit.scoring.identity import result_context
 from mvkit.scoring.kept import KeptScores
 from mvkit.scoring.mappings import MAPPINGS
 from mvkit.scoring.pairs import LayerSource, Pair, Progress, measure_pairs, populations
-from mvkit.scoring.recordings import RecordingLike, Units
 from mvkit.scoring.results import POPULATION, Scores
-from mvkit.scoring.settings import DEFAULT_SETTINGS, ScoreSettings
+from mvkit.scoring.settings import DEFAULT_SETTINGS, RecordingLike, ScoreSettings, Units
 from mvkit.scoring.unit_columns import Column, UnitScores
 
 

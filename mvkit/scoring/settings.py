@@ -1,9 +1,11 @@
-"""Settings of a scoring run."""
+"""Settings of a scoring run, and what it needs of a recording."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from mvkit.errors import UsageError
@@ -192,3 +194,27 @@ def resolve_settings(**options: Any) -> ScoreSettings:
             for fault in error.errors()
         )
         raise UsageError(f"wrong scoring option: {faults}") from None
+
+
+class Units(Protocol):
+    """Whose scores they are."""
+
+    @property
+    def area(self) -> str:
+        """Visual area."""
+
+    @property
+    def specimen(self) -> int:
+        """Animal."""
+
+    @property
+    def unit_ids(self) -> NDArray[np.int64]:
+        """int64 (n_units,)."""
+
+
+class RecordingLike(Units, Protocol):
+    """What scoring needs of a recording (:class:`mvkit.neural.Recording` has it)."""
+
+    @property
+    def responses(self) -> NDArray[np.float32]:
+        """(n_trials, n_images, n_units), NaN = missing."""

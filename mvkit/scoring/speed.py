@@ -15,10 +15,9 @@ from mvkit.scoring.feature_blocks import BLOCK_FEATURES
 from mvkit.scoring.inner_products import InnerProducts, inner_products
 from mvkit.scoring.mappings import MAPPINGS
 from mvkit.scoring.protocol import halving_weights, splits_of
-from mvkit.scoring.recordings import RecordingLike
 from mvkit.scoring.reduction import layer_coordinates
 from mvkit.scoring.rows import MapRow, SimilarityRow
-from mvkit.scoring.settings import ScoreSettings
+from mvkit.scoring.settings import RecordingLike, ScoreSettings
 
 Clock = Callable[[], float]
 

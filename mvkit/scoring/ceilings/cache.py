@@ -17,10 +17,9 @@ from mvkit.jsonable import digest_of
 from mvkit.scoring.ceilings.measure import measure_ceiling
 from mvkit.scoring.identity import recordings_digest
 from mvkit.scoring.pairs import Progress
-from mvkit.scoring.recordings import RecordingLike
 from mvkit.scoring.results import Scores
 from mvkit.scoring.save import read_scores, save_scores
-from mvkit.scoring.settings import REPORTING, ScoreSettings
+from mvkit.scoring.settings import REPORTING, RecordingLike, ScoreSettings
 from mvkit.store.entries import mark_used
 
 log = logging.getLogger(__name__)

@@ -9,9 +9,8 @@ import numpy as np
 
 from mvkit.scoring.ceilings.pairs import PairScores, joined_halvings, nothing_scored
 from mvkit.scoring.mappings import MAPPINGS
-from mvkit.scoring.recordings import RecordingLike
 from mvkit.scoring.results import POPULATION
-from mvkit.scoring.settings import ScoreSettings
+from mvkit.scoring.settings import RecordingLike, ScoreSettings
 from mvkit.scoring.unit_columns import Column, UnitScores, unit_scores
 
 ALONE = "no other animal in this area"

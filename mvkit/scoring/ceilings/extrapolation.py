@@ -24,9 +24,8 @@ from mvkit.scoring.identity import recordings_digest
 from mvkit.scoring.mappings import MAPPINGS
 from mvkit.scoring.pairs import Progress
 from mvkit.scoring.processes import by_place
-from mvkit.scoring.recordings import RecordingLike
 from mvkit.scoring.results import ALL_AREAS, POPULATION
-from mvkit.scoring.settings import ScoreSettings
+from mvkit.scoring.settings import RecordingLike, ScoreSettings
 
 
 def extrapolate_ceiling(

@@ -20,9 +20,8 @@ from mvkit.scoring.mappings import MAPPINGS
 from mvkit.scoring.pairs import Progress
 from mvkit.scoring.processes import by_place
 from mvkit.scoring.protocol import ImageSplit, splits_of
-from mvkit.scoring.recordings import RecordingLike
 from mvkit.scoring.results import Scores
-from mvkit.scoring.settings import ScoreSettings
+from mvkit.scoring.settings import RecordingLike, ScoreSettings
 
 
 @dataclass(frozen=True)

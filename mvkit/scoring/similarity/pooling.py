@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mvkit.scoring.recordings import RecordingLike
+from mvkit.scoring.settings import RecordingLike
 
 #: ``specimen`` of a pseudo-population.
 POOLED_SPECIMEN = 0
