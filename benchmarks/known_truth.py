@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from mvkit.neural.simulated_population import SimulatedPopulation, noise_deviation
-from mvkit.scoring.correction import noise_corrected, reasons_for_gaps
+from mvkit.scoring.correlation import noise_corrected, reasons_for_gaps
 from mvkit.scoring.halvings import HalvingScores
 from mvkit.scoring.mappings import MAPPINGS
 from mvkit.scoring.protocol import ImageSplit, halving_weights, splits_of

@@ -9,10 +9,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mvkit.scoring.correction import noise_corrected, reasons_for_gaps
+from mvkit.scoring.correlation import Drop, noise_corrected, reasons_for_gaps
 from mvkit.scoring.halves import half_means
 from mvkit.scoring.protocol import ImageSplit
-from mvkit.scoring.reasons import Drop
 from mvkit.scoring.settings import ScoreSettings
 from mvkit.scoring.targets import correlate_predictions, targets_of_split
 
@@ -46,7 +45,7 @@ class HalvingScores:
     scores
         float64, same shape: corrected for noise; NaN = dropped.
     drops
-        uint8, same shape: :class:`~mvkit.scoring.reasons.Drop`.
+        uint8, same shape: :class:`~mvkit.scoring.correlation.Drop`.
     missing_image
         int64 (n_units,): first image without a valid trial in one half of some halving, or -1.
     """

@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from mvkit.errors import UsageError
 from mvkit.naming import unknown_name
-from mvkit.scoring.correction import whole_reliability
-from mvkit.scoring.correlation import centred, correlate, correlate_by, spearman_brown
+from mvkit.scoring.correlation import centred, correlate, correlate_by, spearman_brown, whole_reliability
 from mvkit.scoring.halves import half_means
 from mvkit.scoring.halvings import halving_groups
 from mvkit.scoring.protocol import halves_of, halving_weights, trial_orders, trial_orders_in_sequence
@@ -30,7 +29,7 @@ def response_reliability(responses: NDArray[np.floating], settings: ScoreSetting
     settings
         ``halving``, ``synchronous``, ``n_halves``, ``halves_seed`` and ``correlation`` are used. Halves are
         corrected to all trials by Spearman and Brown's formula; resamplings as large as all trials are not
-        (:func:`~mvkit.scoring.correction.whole_reliability`).
+        (:func:`~mvkit.scoring.correlation.whole_reliability`).
 
     Returns
     -------

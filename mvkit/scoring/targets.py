@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mvkit.scoring.correlation import centred, correlate_by, spread
+from mvkit.scoring.correlation import Drop, centred, correlate_by, spread
 from mvkit.scoring.pls_components import ZERO_TARGET
 from mvkit.scoring.protocol import ImageSplit
-from mvkit.scoring.reasons import Drop
 from mvkit.scoring.settings import ScoreSettings
 
 

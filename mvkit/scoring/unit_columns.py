@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mvkit.scoring.correction import noise_corrected, whole_reliability
+from mvkit.scoring.correlation import Drop, explain, noise_corrected, whole_reliability
 from mvkit.scoring.halvings import HalvingScores
-from mvkit.scoring.reasons import Drop, explain
 from mvkit.scoring.settings import ScoreSettings
 
 Column = NDArray[np.generic]

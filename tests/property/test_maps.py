@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from sklearn.linear_model import ElasticNet, Lasso, Ridge, RidgeCV
 
 from mvkit.scoring import ScoreSettings
+from mvkit.scoring.correlation import Drop
 from mvkit.scoring.mappings import MAPPINGS
 from mvkit.scoring.maps import best_source
 from mvkit.scoring.maps.ridge import choose_penalties
 from mvkit.scoring.maps.sources import distinct_sources
 from mvkit.scoring.protocol import ImageSplit, halving_weights, splits_of
-from mvkit.scoring.reasons import Drop
 from mvkit.scoring.reduction import layer_coordinates, split_coordinates
 from mvkit.scoring.targets import training_targets
 

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.errors import UsageError
+from mvkit.scoring.correlation import Drop
 from mvkit.scoring.protocol import ImageSplit
-from mvkit.scoring.reasons import Drop
 from mvkit.scoring.settings import ScoreSettings
 
 
@@ -64,7 +64,7 @@ class PopulationHalves:
     first, second
         float64 (n_halves, n_entries), of length 1: the two halves of each halving; NaN if undefined.
     drops
-        uint8 (n_halves,): why, see :class:`~mvkit.scoring.reasons.Drop`.
+        uint8 (n_halves,): why, see :class:`~mvkit.scoring.correlation.Drop`.
     """
 
     first: NDArray[np.float64]

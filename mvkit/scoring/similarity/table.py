@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from mvkit.scoring.reasons import Drop
+from mvkit.scoring.correlation import Drop
 from mvkit.scoring.rows import SimilarityRow
 from mvkit.scoring.similarity import cka, rsa
 from mvkit.scoring.similarity.comparing import between, compare, describe

@@ -12,11 +12,10 @@ from scipy.stats import pearsonr
 from sklearn.cross_decomposition import PLSRegression
 
 from mvkit.scoring import halvings
-from mvkit.scoring.correction import noise_corrected
+from mvkit.scoring.correlation import Drop, noise_corrected
 from mvkit.scoring.halvings import HalvingScores
 from mvkit.scoring.mappings import MAPPINGS
 from mvkit.scoring.protocol import halves_of, image_splits, trial_orders
-from mvkit.scoring.reasons import Drop
 from mvkit.scoring.reduction import layer_coordinates, split_coordinates
 from mvkit.scoring.settings import ScoreSettings
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mvkit.scoring.reasons import Drop, explain
+from mvkit.scoring.correlation import Drop, explain
 
 
 @pytest.mark.parametrize(

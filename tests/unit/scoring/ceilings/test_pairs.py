@@ -14,9 +14,9 @@ from sklearn.linear_model import Ridge
 import mvkit.scoring.halvings
 from mvkit.scoring.ceilings.draws import PairDraws, PairSize, draw_pair
 from mvkit.scoring.ceilings.pairs import joined_halvings, score_pair
+from mvkit.scoring.correlation import Drop
 from mvkit.scoring.maps import sparse
 from mvkit.scoring.protocol import splits_of
-from mvkit.scoring.reasons import Drop
 from mvkit.scoring.settings import ScoreSettings
 
 Simulate = Callable[..., list[Any]]

@@ -10,12 +10,12 @@ import pytest
 from scipy.stats import pearsonr
 
 from mvkit.scoring import ScoreSettings
+from mvkit.scoring.correlation import Drop
 from mvkit.scoring.mappings import MAPPINGS
 from mvkit.scoring.maps.best_source import best_sources, near_zero
 from mvkit.scoring.maps.screening import unit_rows
 from mvkit.scoring.maps.sources import Sources
 from mvkit.scoring.protocol import ImageSplit, halving_weights, splits_of
-from mvkit.scoring.reasons import Drop
 
 
 def test_features_that_differ_less_than_float32_can_tell_are_told_apart() -> None:

@@ -10,10 +10,10 @@ import pytest
 
 from mvkit.errors import UsageError
 from mvkit.scoring import ScoreSettings, halvings, score_features
+from mvkit.scoring.correlation import Drop
 from mvkit.scoring.halves import half_means
 from mvkit.scoring.mappings import MAPPINGS
 from mvkit.scoring.protocol import halves_of, halving_weights, splits_of, trial_orders
-from mvkit.scoring.reasons import Drop
 from mvkit.scoring.results import POPULATION
 from mvkit.scoring.rows import SimilarityRow
 from mvkit.scoring.similarity.pooling import pooled
