@@ -12,11 +12,9 @@ from threadpoolctl import threadpool_limits
 
 from mvkit.neural.simulated_population import SimulatedPopulation, noise_deviation
 from mvkit.scoring.correlation import noise_corrected, reasons_for_gaps
-from mvkit.scoring.halvings import HalvingScores
 from mvkit.scoring.mappings import MAPPINGS
-from mvkit.scoring.protocol import ImageSplit, halving_weights, splits_of
+from mvkit.scoring.protocol import HalvingScores, ImageSplit, halving_weights, splits_of, training_targets
 from mvkit.scoring.settings import ScoreSettings
-from mvkit.scoring.targets import training_targets
 from mvkit.scoring.unit_columns import unit_scores
 
 Array = NDArray[np.float64]

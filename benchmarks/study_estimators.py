@@ -20,7 +20,7 @@ from known_truth import (
 )
 
 from mvkit.neural.simulated_population import SimulatedPopulation, simulate_population
-from mvkit.scoring.halvings import HalvingScores
+from mvkit.scoring.protocol import HalvingScores
 from mvkit.scoring.settings import ScoreSettings
 
 COMBINATIONS = tuple((estimator, correction) for correction in CORRECTIONS for estimator in ESTIMATORS)

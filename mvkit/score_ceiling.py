@@ -135,7 +135,7 @@ def refuse_other_protocols(
     import numpy as np
 
     from mvkit.scoring import Scores
-    from mvkit.scoring.identity import recordings_digest
+    from mvkit.scoring.protocol import recordings_digest
     from mvkit.scoring.statistics.same_protocol import protocol_differences
 
     if not earlier:

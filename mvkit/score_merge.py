@@ -94,7 +94,7 @@ def _refuse_missing(missing: Sequence[int], n_pairs: int, n_shards: int, folder:
 
 def _recorded(asked: ScoreRequest, manifest: Manifest, remark: Remark) -> Recorded:
     """Open the recordings that the shards scored."""
-    from mvkit.scoring.identity import recordings_digest
+    from mvkit.scoring.protocol import recordings_digest
 
     home = asked.resources.home
     dataset = open_default(asked.dataset, selection=selection_of(asked), home=home, remark=remark)

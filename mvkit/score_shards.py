@@ -241,8 +241,8 @@ def _manifest(
     compared: Sequence[RecordingLike],
     n_shards: int,
 ) -> Manifest:
-    from mvkit.scoring.identity import result_context
     from mvkit.scoring.kept import sources_digest
+    from mvkit.scoring.protocol import result_context
 
     contexts = {
         name: result_context(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 import mvkit
 from mvkit.jsonable import digest_of
-from mvkit.scoring.identity import recordings_digest
+from mvkit.scoring.protocol import recordings_digest
 from mvkit.scoring.settings import RecordingLike, ScoreSettings
 from mvkit.scoring.unit_columns import UnitScores
 from mvkit.store.entries import Store

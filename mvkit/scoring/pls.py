@@ -11,10 +11,9 @@ from mvkit.errors import FitError
 from mvkit.scoring.gram import gram_coordinates
 from mvkit.scoring.pls_direction import Rule, krylov_space
 from mvkit.scoring.pls_kernel import fit_batch
-from mvkit.scoring.protocol import ImageSplit
+from mvkit.scoring.protocol import ImageSplit, training_targets
 from mvkit.scoring.reduction import LayerCoordinates, SplitCoordinates, layer_coordinates, split_coordinates
 from mvkit.scoring.settings import DEFAULT_SETTINGS, ScoreSettings
-from mvkit.scoring.targets import training_targets
 from mvkit.scoring.vectors import aligned_zeros, padded
 
 
@@ -38,7 +37,7 @@ def predict_test_images(
     Parameters
     ----------
     targets
-        float64 (n_fits, n_train, n_units) as from :func:`~mvkit.scoring.targets.training_targets`.
+        float64 (n_fits, n_train, n_units) as from :func:`~mvkit.scoring.protocol.training_targets`.
     coordinates
         Features of the split; they must allow a fit (``reason`` empty).
     settings

@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 
 from mvkit.scoring.compiled import expanded_part
 from mvkit.scoring.pls_direction import Rule
+from mvkit.scoring.protocol import ZERO_TARGET
 from mvkit.scoring.vectors import add_rows, dot, row_products
 
 Array = NDArray[np.float64]
 
 EPSILON = float(np.finfo(np.float64).eps)
-# A target column is constant, for scikit-learn, if no entry exceeds this.
-ZERO_TARGET = 10 * EPSILON
 # A target column that keeps more than this share of its variance is surely not constant.
 SURELY_LEFT = 1e-10
 # A squared length this small, relative to the first one, is rounding error: nothing is left to explain.

@@ -10,9 +10,14 @@ from numpy.typing import NDArray
 from mvkit.errors import UsageError
 from mvkit.naming import unknown_name
 from mvkit.scoring.correlation import centred, correlate, correlate_by, spearman_brown, whole_reliability
-from mvkit.scoring.halves import half_means
-from mvkit.scoring.halvings import halving_groups
-from mvkit.scoring.protocol import halves_of, halving_weights, trial_orders, trial_orders_in_sequence
+from mvkit.scoring.protocol import (
+    half_means,
+    halves_of,
+    halving_groups,
+    halving_weights,
+    trial_orders,
+    trial_orders_in_sequence,
+)
 from mvkit.scoring.settings import ScoreSettings
 
 Draws = Literal["per_trial_seed", "per_unit_seed0"]

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.scoring.correlation import centred, correlate, spearman_brown
-from mvkit.scoring.halves import half_means
+from mvkit.scoring.protocol import half_means
 
 # Half-means of this many bytes stay in a core's cache between the steps they go through.
 _CACHED_BYTES = 8 * 2**20

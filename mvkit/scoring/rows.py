@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.scoring.feature_blocks import Features as Features
-from mvkit.scoring.halvings import HalvingScores, Predict, PreparedSplit, score_halvings
-from mvkit.scoring.protocol import ImageSplit
+from mvkit.scoring.protocol import HalvingScores, ImageSplit, Predict, PreparedSplit, score_halvings
 from mvkit.scoring.reduction import LayerCoordinates
 from mvkit.scoring.settings import ScoreSettings
 
@@ -45,7 +44,7 @@ class MapRow:
     predict
         ``(targets (n_fits, n_train, n_units), prepared split, settings)`` -> (n_fits, n_test, n_units); each
         unit's predictions up to an additive constant. ``targets`` are centred; columns of zeros take no part
-        (see :func:`~mvkit.scoring.targets.training_targets`).
+        (see :func:`~mvkit.scoring.protocol.training_targets`).
     n_train_needed
         Fewest training images that settings need.
     warm_up
@@ -89,7 +88,7 @@ class MapRow:
         layers: Sequence[Any],
         settings: ScoreSettings,
     ) -> list[HalvingScores]:
-        """Score one specimen, see :func:`~mvkit.scoring.halvings.score_halvings`."""
+        """Score one specimen, see :func:`~mvkit.scoring.protocol.score_halvings`."""
         return score_halvings(responses, weights, splits, layers, self.predict, settings)
 
     def reason(self, prepared: Any) -> str:
@@ -114,7 +113,7 @@ class SimilarityRow:
     between
         ``(source means, target means, splits, settings)`` -> :class:`HalvingScores` of two populations that
         are both noisy; means are float64 (n_halves, 2, n_images, n_units) as from
-        :func:`~mvkit.scoring.halves.half_means`.
+        :func:`~mvkit.scoring.protocol.half_means`.
     warm_up
         Compiles what needs compiling, or loads it from disk.
     from_coordinates

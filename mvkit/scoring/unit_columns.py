@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.scoring.correlation import Drop, explain, noise_corrected, whole_reliability
-from mvkit.scoring.halvings import HalvingScores
+from mvkit.scoring.protocol import HalvingScores
 from mvkit.scoring.settings import ScoreSettings
 
 Column = NDArray[np.generic]

@@ -16,12 +16,16 @@ import pytest
 from sklearn.cross_decomposition import PLSRegression
 
 from mvkit.scoring.correlation import Drop
-from mvkit.scoring.halvings import HalvingScores
 from mvkit.scoring.mappings import MAPPINGS
 from mvkit.scoring.pls import pls_predict
-from mvkit.scoring.protocol import ImageSplit, halves_of, trial_orders_in_sequence
+from mvkit.scoring.protocol import (
+    HalvingScores,
+    ImageSplit,
+    halves_of,
+    training_targets,
+    trial_orders_in_sequence,
+)
 from mvkit.scoring.settings import ScoreSettings
-from mvkit.scoring.targets import training_targets
 
 #: Names of the goldens' maps, here and there.
 NAMES = {"pls": "pls", "corr": "one-to-one", "ridge": "ridge"}

@@ -13,10 +13,8 @@ import numpy as np
 import pytest
 
 from mvkit.scoring.correlation import spearman_brown
-from mvkit.scoring.halves import half_means
-from mvkit.scoring.halvings import HalvingScores
 from mvkit.scoring.mappings import MAPPINGS
-from mvkit.scoring.protocol import ImageSplit, halves_of, splits_of
+from mvkit.scoring.protocol import HalvingScores, ImageSplit, half_means, halves_of, splits_of
 from mvkit.scoring.settings import ScoreSettings
 
 TOLERANCE = 1e-9

@@ -20,9 +20,8 @@ from mvkit.scoring.mappings import MAPPINGS
 from mvkit.scoring.maps import best_source
 from mvkit.scoring.maps.ridge import choose_penalties
 from mvkit.scoring.maps.sources import distinct_sources
-from mvkit.scoring.protocol import ImageSplit, halving_weights, splits_of
+from mvkit.scoring.protocol import ImageSplit, halving_weights, splits_of, training_targets
 from mvkit.scoring.reduction import layer_coordinates, split_coordinates
-from mvkit.scoring.targets import training_targets
 
 FEW = settings(max_examples=20, deadline=None)
 SEEDS = st.integers(0, 2**32 - 1)

@@ -13,9 +13,7 @@ from rsatoolbox.rdm import calc_rdm, compare
 
 from mvkit.scoring import ScoreSettings, score_features
 from mvkit.scoring.correlation import Drop
-from mvkit.scoring.halves import half_means
-from mvkit.scoring.halvings import HalvingScores
-from mvkit.scoring.protocol import halves_of, splits_of, trial_orders
+from mvkit.scoring.protocol import HalvingScores, half_means, halves_of, splits_of, trial_orders
 from mvkit.scoring.similarity.table import SIMILARITIES
 
 SEEDS = st.integers(0, 2**32 - 1)

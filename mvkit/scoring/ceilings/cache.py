@@ -15,8 +15,8 @@ from mvkit.atomic import write_text
 from mvkit.errors import DataError
 from mvkit.jsonable import digest_of
 from mvkit.scoring.ceilings.measure import measure_ceiling
-from mvkit.scoring.identity import recordings_digest
 from mvkit.scoring.pairs import Progress
+from mvkit.scoring.protocol import recordings_digest
 from mvkit.scoring.results import Scores
 from mvkit.scoring.save import read_scores, save_scores
 from mvkit.scoring.settings import REPORTING, RecordingLike, ScoreSettings

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mvkit.scoring.protocol import draw_halving
 from mvkit.scoring.settings import ScoreSettings
-from mvkit.scoring.trial_sets import draw_halving
 
 #: Order of the source units, or None, and the weights of the target's and the source's trials.
 _Row = tuple[NDArray[np.int64] | None, NDArray[np.int32], NDArray[np.int32]]
@@ -22,7 +22,7 @@ class PairDraws:
     ----------
     target, source
         (n_rows, 2, n_trials of each[, n_images]): how often each trial counts in each set, see
-        :func:`~mvkit.scoring.halves.half_means`.
+        :func:`~mvkit.scoring.protocol.half_means`.
     units
         int64 (n_rows, n_source_units): order of the source units, of which the first ``n_kept`` that can be
         used predict; None = all of them predict.

@@ -13,8 +13,7 @@ from threadpoolctl import threadpool_limits
 from mvkit.scoring.ceilings.draws import PairDraws, PairSize, draw_pair
 from mvkit.scoring.ceilings.pairs import joined_halvings, score_pair
 from mvkit.scoring.ceilings.sources import pooled_responses
-from mvkit.scoring.halvings import HalvingScores
-from mvkit.scoring.protocol import splits_of
+from mvkit.scoring.protocol import HalvingScores, splits_of
 from mvkit.scoring.settings import ScoreSettings
 from mvkit.scoring.unit_columns import estimate
 

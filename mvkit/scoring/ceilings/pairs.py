@@ -11,19 +11,21 @@ from numpy.typing import NDArray
 from mvkit.scoring.ceilings.draws import PairDraws
 from mvkit.scoring.ceilings.sources import predicting_units, source_features
 from mvkit.scoring.correlation import Drop
-from mvkit.scoring.halves import half_means
-from mvkit.scoring.halvings import (
+from mvkit.scoring.mappings import MAPPINGS
+from mvkit.scoring.protocol import (
     HalvingScores,
+    ImageSplit,
+    Targets,
+    correlate_predictions,
     finished,
+    half_means,
     halving_groups,
     note_missing,
+    targets_of_split,
     without_prediction,
 )
-from mvkit.scoring.mappings import MAPPINGS
-from mvkit.scoring.protocol import ImageSplit
 from mvkit.scoring.rows import MapRow, SimilarityRow
 from mvkit.scoring.settings import ScoreSettings
-from mvkit.scoring.targets import Targets, correlate_predictions, targets_of_split
 
 
 @dataclass(frozen=True)

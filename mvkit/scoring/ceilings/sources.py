@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mvkit.scoring.halves import half_means
-from mvkit.scoring.halvings import halving_groups
+from mvkit.scoring.protocol import half_means, halving_groups
 
 
 def pooled_responses(animals: Sequence[NDArray[np.floating]]) -> NDArray[np.floating]:
@@ -48,7 +47,7 @@ def predicting_units(responses: NDArray[np.floating], weights: NDArray[np.generi
     responses
         (n_trials, n_images, n_units), NaN = missing.
     weights
-        (n_halves, 2, n_trials[, n_images]) as for :func:`~mvkit.scoring.halves.half_means`.
+        (n_halves, 2, n_trials[, n_images]) as for :func:`~mvkit.scoring.protocol.half_means`.
 
     Returns
     -------

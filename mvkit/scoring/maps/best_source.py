@@ -43,7 +43,7 @@ def predict_one_to_one(
     Parameters
     ----------
     targets
-        float64 (n_fits, n_train, n_units) as from :func:`~mvkit.scoring.targets.training_targets`.
+        float64 (n_fits, n_train, n_units) as from :func:`~mvkit.scoring.protocol.training_targets`.
     prepared
         Features and split.
     settings

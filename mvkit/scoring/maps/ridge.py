@@ -52,7 +52,7 @@ def predict_ridge(
     Parameters
     ----------
     targets
-        float64 (n_fits, n_train, n_units) as from :func:`~mvkit.scoring.targets.training_targets`.
+        float64 (n_fits, n_train, n_units) as from :func:`~mvkit.scoring.protocol.training_targets`.
     coordinates
         Features of the split; they must vary (``reason`` empty).
     settings

@@ -31,9 +31,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mvkit.scoring.halves import half_means
-from mvkit.scoring.halvings import HalvingScores, finished, halving_groups, note_missing
-from mvkit.scoring.protocol import ImageSplit
+from mvkit.scoring.protocol import (
+    HalvingScores,
+    ImageSplit,
+    finished,
+    half_means,
+    halving_groups,
+    note_missing,
+)
 from mvkit.scoring.rows import LayerInput
 from mvkit.scoring.settings import ScoreSettings
 from mvkit.scoring.similarity.measure import Measure, check_images, cosines, population_halves, unit_length
@@ -114,7 +119,7 @@ def compare(
     responses
         (n_trials, n_images, n_units), NaN = missing.
     weights
-        (n_halves, 2, n_trials[, n_images]): the halvings, see :func:`~mvkit.scoring.halves.half_means`.
+        (n_halves, 2, n_trials[, n_images]): the halvings, see :func:`~mvkit.scoring.protocol.half_means`.
     splits
         The image splits; their test images are looked at.
     layers
@@ -164,7 +169,7 @@ def between(
     measure
         The similarity.
     source_means, target_means
-        float64 (n_halves, 2, n_images, n_units) as from :func:`~mvkit.scoring.halves.half_means`, with the
+        float64 (n_halves, 2, n_images, n_units) as from :func:`~mvkit.scoring.protocol.half_means`, with the
         same halvings and images but any numbers of units. Units with NaN are left out as in :func:`compare`.
     splits
         The image splits; their test images are looked at.

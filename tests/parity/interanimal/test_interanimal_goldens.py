@@ -17,8 +17,7 @@ from mvkit.scoring.ceilings.draws import draw_pair
 from mvkit.scoring.ceilings.measure import measure_ceiling, pairs_of
 from mvkit.scoring.ceilings.pairs import score_pair
 from mvkit.scoring.ceilings.sources import pooled_responses
-from mvkit.scoring.halvings import HalvingScores
-from mvkit.scoring.protocol import splits_of
+from mvkit.scoring.protocol import HalvingScores, splits_of
 from mvkit.scoring.settings import ScoreSettings
 
 FILE = "interanimal/interanimal.npz"

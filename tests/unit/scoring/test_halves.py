@@ -6,8 +6,7 @@ import warnings
 
 import numpy as np
 
-from mvkit.scoring.halves import half_means
-from mvkit.scoring.protocol import halves_of, trial_orders
+from mvkit.scoring.protocol import half_means, halves_of, trial_orders
 
 
 def test_means_ignore_missing_trials() -> None:

@@ -11,11 +11,10 @@ import pytest
 from scipy.stats import pearsonr
 from sklearn.cross_decomposition import PLSRegression
 
-from mvkit.scoring import halvings
+from mvkit.scoring import protocol
 from mvkit.scoring.correlation import Drop, noise_corrected
-from mvkit.scoring.halvings import HalvingScores
 from mvkit.scoring.mappings import MAPPINGS
-from mvkit.scoring.protocol import halves_of, image_splits, trial_orders
+from mvkit.scoring.protocol import HalvingScores, halves_of, image_splits, trial_orders
 from mvkit.scoring.reduction import layer_coordinates, split_coordinates
 from mvkit.scoring.settings import ScoreSettings
 
@@ -68,7 +67,7 @@ def test_against_a_plain_loop(noisy_linear: Simulate, n_trials: int) -> None:
 def test_groups_of_halvings_change_nothing(noisy_linear: Simulate, monkeypatch: pytest.MonkeyPatch) -> None:
     features, responses = noisy_linear()
     whole = score(features, responses)
-    monkeypatch.setattr(halvings, "GROUP_BYTES", 1)
+    monkeypatch.setattr(protocol, "GROUP_BYTES", 1)
     np.testing.assert_array_equal(score(features, responses).scores, whole.scores)
 
 

@@ -11,8 +11,7 @@ from sklearn.cross_decomposition import PLSRegression
 
 from mvkit.errors import FitError
 from mvkit.scoring import ScoreSettings, pls_predict
-from mvkit.scoring.protocol import ImageSplit, image_splits
-from mvkit.scoring.targets import training_targets
+from mvkit.scoring.protocol import ImageSplit, image_splits, training_targets
 
 SPLIT = image_splits(118, n_splits=1, train_fraction=0.5)[0]
 

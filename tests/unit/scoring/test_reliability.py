@@ -84,7 +84,7 @@ def test_groups_of_halvings_make_no_difference(monkeypatch: pytest.MonkeyPatch) 
     responses = np.random.default_rng(4).poisson(3.0, (9, 30, 6)).astype(float)
     settings = ScoreSettings(n_halves=7, halving="bootstrap")
     whole = response_reliability(responses, settings)
-    monkeypatch.setattr("mvkit.scoring.halvings.GROUP_BYTES", 2 * 8 * 30 * 6 * 2)
+    monkeypatch.setattr("mvkit.scoring.protocol.GROUP_BYTES", 2 * 8 * 30 * 6 * 2)
     np.testing.assert_allclose(response_reliability(responses, settings), whole, rtol=0, atol=1e-14)
 
 

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from mvkit.scoring import ScoreSettings, response_reliability
-from mvkit.scoring.protocol import halves_of, halving_weights, trial_orders
+from mvkit.scoring.protocol import DRAWS, draw_halving, halves_of, halving_weights, trial_orders
 from mvkit.scoring.settings import Halving
-from mvkit.scoring.trial_sets import DRAWS, draw_halving
 
 HALVINGS = get_args(Halving)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mvkit.scoring.halvings import HalvingScores, finished
+from mvkit.scoring.protocol import HalvingScores, finished
 from mvkit.scoring.settings import ScoreSettings
 from mvkit.scoring.unit_columns import estimate, unit_scores
 

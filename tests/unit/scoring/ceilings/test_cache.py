@@ -14,7 +14,7 @@ import pytest
 
 import mvkit.scoring.ceilings.cache as cache_module
 from mvkit.scoring.ceilings.cache import cached_ceiling, ceiling_key
-from mvkit.scoring.identity import recordings_digest
+from mvkit.scoring.protocol import recordings_digest
 from mvkit.scoring.results import Scores
 from mvkit.scoring.settings import ScoreSettings
 

@@ -10,7 +10,7 @@ import pytest
 
 from mvkit.scoring.ceilings.condensing import Sourced, condensed
 from mvkit.scoring.ceilings.pairs import PairScores, nothing_scored
-from mvkit.scoring.halvings import HalvingScores, finished
+from mvkit.scoring.protocol import HalvingScores, finished
 from mvkit.scoring.settings import ScoreSettings
 
 SETTINGS = ScoreSettings(ceiling="pairwise", correction="none")

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from mvkit.scoring.ceilings.draws import PairSize, draw_pair
-from mvkit.scoring.protocol import halving_weights
+from mvkit.scoring.protocol import draw_halving, halving_weights
 from mvkit.scoring.settings import ScoreSettings
-from mvkit.scoring.trial_sets import draw_halving
 
 HALVINGS = ["split-half", "bootstrap", "bootstrap-full-mean", "subsample-half", "subsample-half-replacement"]
 

@@ -11,7 +11,7 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.cross_decomposition import PLSRegression
 from sklearn.linear_model import Ridge
 
-import mvkit.scoring.halvings
+import mvkit.scoring.protocol
 from mvkit.scoring.ceilings.draws import PairDraws, PairSize, draw_pair
 from mvkit.scoring.ceilings.pairs import joined_halvings, score_pair
 from mvkit.scoring.correlation import Drop
@@ -198,7 +198,7 @@ def test_results_do_not_depend_on_the_grouping_of_halvings(
         {"mapping": mapping, "n_components": 3, "n_splits": 2, "n_halves": 5}
     )
     at_once = scored(target, source, settings).halvings
-    monkeypatch.setattr(mvkit.scoring.halvings, "GROUP_BYTES", 1)
+    monkeypatch.setattr(mvkit.scoring.protocol, "GROUP_BYTES", 1)
     one_by_one = scored(target, source, settings).halvings
     for part in ("r_cross", "r_map", "r_target", "scores", "drops"):
         np.testing.assert_array_equal(getattr(at_once, part), getattr(one_by_one, part))

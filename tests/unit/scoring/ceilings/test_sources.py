@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mvkit.scoring.ceilings.sources import pooled_responses, predicting_units
-from mvkit.scoring.halves import half_means
-from mvkit.scoring.protocol import halves_of, trial_orders
+from mvkit.scoring.protocol import half_means, halves_of, trial_orders
 
 
 def test_animals_side_by_side_with_gaps_where_trials_are_fewer() -> None:

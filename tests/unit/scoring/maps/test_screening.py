@@ -8,11 +8,16 @@ import numpy as np
 import pytest
 
 from mvkit.scoring import ScoreSettings
-from mvkit.scoring.halves import half_means
 from mvkit.scoring.mappings import MAPPINGS
 from mvkit.scoring.maps.screening import screen_halves, screening_error, unit_rows
-from mvkit.scoring.protocol import halves_of, halving_weights, image_splits, trial_orders
-from mvkit.scoring.targets import training_targets
+from mvkit.scoring.protocol import (
+    half_means,
+    halves_of,
+    halving_weights,
+    image_splits,
+    training_targets,
+    trial_orders,
+)
 
 SPLIT = image_splits(40, n_splits=1, train_fraction=0.5)[0]
 

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 
 from mvkit.errors import UsageError
-from mvkit.scoring import ScoreSettings, halvings, score_features
+from mvkit.scoring import ScoreSettings, protocol, score_features
 from mvkit.scoring.correlation import Drop
-from mvkit.scoring.halves import half_means
 from mvkit.scoring.mappings import MAPPINGS
-from mvkit.scoring.protocol import halves_of, halving_weights, splits_of, trial_orders
+from mvkit.scoring.protocol import half_means, halves_of, halving_weights, splits_of, trial_orders
 from mvkit.scoring.results import POPULATION
 from mvkit.scoring.rows import SimilarityRow
 from mvkit.scoring.similarity.pooling import pooled
@@ -125,7 +124,7 @@ def test_groups_of_halvings_change_no_bit(name: str, monkeypatch: pytest.MonkeyP
     whole = MAPPINGS[name].score(responses, weights, splits, [layer], options)[0]
     means = half_means(responses, weights)
     pair = MAPPINGS[name].between(means, means[..., :5], splits, options)
-    monkeypatch.setattr(halvings, "GROUP_BYTES", 2 * 8 * 24 * 24 * 2)
+    monkeypatch.setattr(protocol, "GROUP_BYTES", 2 * 8 * 24 * 24 * 2)
     again = MAPPINGS[name].score(responses, weights, splits, [layer], options)[0]
     pair_again = MAPPINGS[name].between(means, means[..., :5], splits, options)
     for part in ("r_cross", "r_map", "r_target", "scores", "drops", "missing_image"):

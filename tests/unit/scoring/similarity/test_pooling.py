@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mvkit.scoring.halves import half_means
-from mvkit.scoring.protocol import halves_of, trial_orders
+from mvkit.scoring.protocol import half_means, halves_of, trial_orders
 from mvkit.scoring.similarity.pooling import POOLED_SPECIMEN, pooled
 
 RNG = np.random.default_rng(0)
