@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mvkit.features.identity import LayerIdentity
     from mvkit.neural import NeuralDataset, Recording
     from mvkit.scoring import Scores, ScoreSettings
-    from mvkit.scoring.inner_products import InnerProducts
+    from mvkit.scoring.gram import InnerProducts
     from mvkit.scoring.kept import KeptScores
     from mvkit.scoring.pairs import LayerSource
 

@@ -124,7 +124,7 @@ def _seconds(plan: Plan, found: Seen, speed: Speed) -> Seconds:
 
 
 def _memory(plan: Plan, found: Seen) -> MemoryNeeds:
-    from mvkit.scoring.feature_blocks import BLOCK_FEATURES
+    from mvkit.scoring.gram import BLOCK_FEATURES
     from mvkit.scoring.maps.sparse import sparse_bytes
 
     todo = [layer for layer in found.layers if found.missing[layer.name]]

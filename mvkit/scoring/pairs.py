@@ -11,13 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from mvkit.scoring.inner_products import InnerProducts
+from mvkit.scoring.gram import InnerProducts, LayerCoordinates
 from mvkit.scoring.kept import KeptScores
 from mvkit.scoring.mappings import MAPPINGS
 from mvkit.scoring.preparing import prepare_layers
 from mvkit.scoring.processes import as_finished, worker_count
 from mvkit.scoring.protocol import ImageSplit, halving_weights, splits_of
-from mvkit.scoring.reduction import LayerCoordinates
 from mvkit.scoring.settings import RecordingLike, ScoreSettings
 from mvkit.scoring.similarity.pooling import pooled
 from mvkit.scoring.unit_columns import UnitScores, unit_scores
@@ -39,7 +38,7 @@ class LayerSource:
         Every layer, in order.
     open
         Names -> context manager that gives layer -> (n_images, n_features), in memory or on disk, or
-        :class:`~mvkit.scoring.reduction.LayerCoordinates` where the mapping works from them.
+        :class:`~mvkit.scoring.gram.LayerCoordinates` where the mapping works from them.
     inner
         Forms inner products of features, on a device say; None: numpy does.
     keep

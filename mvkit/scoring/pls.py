@@ -8,11 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.errors import FitError
-from mvkit.scoring.gram import gram_coordinates
+from mvkit.scoring.gram import (
+    LayerCoordinates,
+    SplitCoordinates,
+    gram_coordinates,
+    layer_coordinates,
+    split_coordinates,
+)
 from mvkit.scoring.pls_direction import Rule, krylov_space
 from mvkit.scoring.pls_kernel import fit_batch
 from mvkit.scoring.protocol import ImageSplit, training_targets
-from mvkit.scoring.reduction import LayerCoordinates, SplitCoordinates, layer_coordinates, split_coordinates
 from mvkit.scoring.settings import DEFAULT_SETTINGS, ScoreSettings
 from mvkit.scoring.vectors import aligned_zeros, padded
 

@@ -9,10 +9,9 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-from mvkit.scoring.inner_products import InnerProducts, inner_products
+from mvkit.scoring.gram import InnerProducts, LayerCoordinates, inner_products, layer_coordinates
 from mvkit.scoring.processes import worker_count
 from mvkit.scoring.protocol import ImageSplit
-from mvkit.scoring.reduction import LayerCoordinates, layer_coordinates
 from mvkit.scoring.rows import LayerInput, MapRow, SimilarityRow
 from mvkit.scoring.settings import ScoreSettings
 

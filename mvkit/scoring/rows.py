@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mvkit.scoring.feature_blocks import Features as Features
+from mvkit.scoring.gram import Features as Features
+from mvkit.scoring.gram import LayerCoordinates
 from mvkit.scoring.protocol import HalvingScores, ImageSplit, Predict, PreparedSplit, score_halvings
-from mvkit.scoring.reduction import LayerCoordinates
 from mvkit.scoring.settings import ScoreSettings
 
 #: Features, or for a row with ``from_coordinates`` their coordinates.
@@ -54,7 +54,7 @@ class MapRow:
         each split, at less cost, for features that serve one fit per split only: those of another animal.
         None: there is no cheaper way.
     from_coordinates
-        Whether :class:`~mvkit.scoring.reduction.LayerCoordinates` can stand in for the features of a layer.
+        Whether :class:`~mvkit.scoring.gram.LayerCoordinates` can stand in for the features of a layer.
     """
 
     title: str
@@ -117,7 +117,7 @@ class SimilarityRow:
     warm_up
         Compiles what needs compiling, or loads it from disk.
     from_coordinates
-        Whether :class:`~mvkit.scoring.reduction.LayerCoordinates` can stand in for the features of a layer.
+        Whether :class:`~mvkit.scoring.gram.LayerCoordinates` can stand in for the features of a layer.
     """
 
     title: str

@@ -11,11 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from mvkit.scoring.feature_blocks import BLOCK_FEATURES
-from mvkit.scoring.inner_products import InnerProducts, inner_products
+from mvkit.scoring.gram import BLOCK_FEATURES, InnerProducts, inner_products, layer_coordinates
 from mvkit.scoring.mappings import MAPPINGS
 from mvkit.scoring.protocol import halving_weights, splits_of
-from mvkit.scoring.reduction import layer_coordinates
 from mvkit.scoring.rows import MapRow, SimilarityRow
 from mvkit.scoring.settings import RecordingLike, ScoreSettings
 

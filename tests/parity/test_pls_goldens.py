@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from mvkit.scoring.correlation import Drop
+from mvkit.scoring.gram import layer_coordinates, split_coordinates
 from mvkit.scoring.mappings import MAPPINGS
 from mvkit.scoring.pls import pls_predict
 from mvkit.scoring.protocol import HalvingScores, ImageSplit, halves_of, image_splits, trial_orders
-from mvkit.scoring.reduction import layer_coordinates, split_coordinates
 from mvkit.scoring.settings import ScoreSettings
 
 PLS_TOLERANCE = 1e-6

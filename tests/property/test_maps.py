@@ -16,12 +16,12 @@ from sklearn.linear_model import ElasticNet, Lasso, Ridge, RidgeCV
 
 from mvkit.scoring import ScoreSettings
 from mvkit.scoring.correlation import Drop
+from mvkit.scoring.gram import layer_coordinates, split_coordinates
 from mvkit.scoring.mappings import MAPPINGS
 from mvkit.scoring.maps import best_source
 from mvkit.scoring.maps.ridge import choose_penalties
 from mvkit.scoring.maps.sources import distinct_sources
 from mvkit.scoring.protocol import ImageSplit, halving_weights, splits_of, training_targets
-from mvkit.scoring.reduction import layer_coordinates, split_coordinates
 
 FEW = settings(max_examples=20, deadline=None)
 SEEDS = st.integers(0, 2**32 - 1)

@@ -7,7 +7,7 @@ from hashlib import blake2b
 import numpy as np
 from numpy.typing import NDArray
 
-from mvkit.scoring.feature_blocks import Features, check_features, feature_blocks
+from mvkit.scoring.gram import Features, check_features, feature_blocks
 
 # Two columns that differ share a digest of so many bytes with a probability of 2^-128: among the 3.2 million
 # features of VGG's widest layers any two do with about 10^-26, which no one will see.

@@ -1,6 +1,6 @@
 """Ridge maps from features to responses, in the row space of the training images.
 
-With the centred training features ``X = U'DV'`` (:class:`~mvkit.scoring.reduction.SplitCoordinates`: ``U``
+With the centred training features ``X = U'DV'`` (:class:`~mvkit.scoring.gram.SplitCoordinates`: ``U``
 is ``basis``, ``D`` is ``scale``, ``Z`` are the test images in coordinates ``V``) and centred responses ``y``,
 ridge regression with an intercept that is not penalised predicts (Hastie, Tibshirani & Friedman, "The
 Elements of Statistical Learning", equations 3.44 to 3.47)
@@ -18,9 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.scoring.compiled import compiled
-from mvkit.scoring.gram import gram_coordinates
+from mvkit.scoring.gram import LayerCoordinates, SplitCoordinates, gram_coordinates, split_coordinates
 from mvkit.scoring.protocol import ImageSplit
-from mvkit.scoring.reduction import LayerCoordinates, SplitCoordinates, split_coordinates
 from mvkit.scoring.settings import ScoreSettings
 
 # Matrices of this many bytes, one per penalty, are applied to a fit's responses at once.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mvkit.scoring.feature_blocks import (
+from mvkit.scoring.gram import (
     BLOCK_FEATURES,
     Features,
     check_features,

@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.scoring.correlation import CONSTANT, centred, clear_rounding
+from mvkit.scoring.gram import LayerCoordinates, layer_coordinates
 from mvkit.scoring.protocol import ImageSplit
-from mvkit.scoring.reduction import LayerCoordinates, layer_coordinates
 from mvkit.scoring.rows import LayerInput
 from mvkit.scoring.settings import ScoreSettings
 

@@ -42,7 +42,7 @@ class Measure:
     undefined
         The reason if a population has no vector although it has enough units.
     from_coordinates
-        Whether :class:`~mvkit.scoring.reduction.LayerCoordinates` can stand in for the features of a layer.
+        Whether :class:`~mvkit.scoring.gram.LayerCoordinates` can stand in for the features of a layer.
     """
 
     population_matrices: Callable[[NDArray[np.float64], NDArray[np.bool_]], NDArray[np.float64]]

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.scoring.correlation import CONSTANT, clear_rounding
-from mvkit.scoring.feature_blocks import Features, feature_blocks
+from mvkit.scoring.gram import Features, feature_blocks
 from mvkit.scoring.protocol import ImageSplit
 from mvkit.scoring.settings import ScoreSettings
 

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from mvkit.errors import DataError
-from mvkit.scoring.gram import gram_coordinates
+from mvkit.scoring.gram import SplitCoordinates, gram_coordinates, layer_coordinates, split_coordinates
 from mvkit.scoring.protocol import image_splits
-from mvkit.scoring.reduction import SplitCoordinates, layer_coordinates, split_coordinates
 
 SPLITS = image_splits(30, n_splits=3, train_fraction=0.5)
 

@@ -13,9 +13,9 @@ from sklearn.cross_decomposition import PLSRegression
 
 from mvkit.scoring import protocol
 from mvkit.scoring.correlation import Drop, noise_corrected
+from mvkit.scoring.gram import layer_coordinates, split_coordinates
 from mvkit.scoring.mappings import MAPPINGS
 from mvkit.scoring.protocol import HalvingScores, halves_of, image_splits, trial_orders
-from mvkit.scoring.reduction import layer_coordinates, split_coordinates
 from mvkit.scoring.settings import ScoreSettings
 
 Simulate = Callable[..., tuple[Any, Any]]

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from mvkit.errors import DataError
-from mvkit.scoring import feature_blocks
+from mvkit.scoring import gram
+from mvkit.scoring.gram import layer_coordinates, split_coordinates
 from mvkit.scoring.protocol import image_splits
-from mvkit.scoring.reduction import layer_coordinates, split_coordinates
 
 SPLIT = image_splits(30, n_splits=1, train_fraction=0.5)[0]
 
@@ -16,7 +16,7 @@ SPLIT = image_splits(30, n_splits=1, train_fraction=0.5)[0]
 @pytest.mark.parametrize("n_features", [4, 30, 31, 500])
 @pytest.mark.parametrize("block", [7, 64, 8192])
 def test_inner_products_are_kept(n_features: int, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feature_blocks, "BLOCK_FEATURES", block)
+    monkeypatch.setattr(gram, "BLOCK_FEATURES", block)
     features = np.random.default_rng(0).standard_normal((30, n_features)).astype(np.float32)
     layer = layer_coordinates("a", features)
     assert layer.coordinates.shape == (30, min(30, n_features))

@@ -10,9 +10,9 @@ import pytest
 
 from mvkit.errors import DataError, FitError, UsageError
 from mvkit.scoring import Scores, ScoreSettings, score_features
+from mvkit.scoring.gram import layer_coordinates, split_coordinates
 from mvkit.scoring.mappings import MAPPINGS
 from mvkit.scoring.protocol import halves_of, image_splits, trial_orders
-from mvkit.scoring.reduction import layer_coordinates, split_coordinates
 
 SETTINGS = ScoreSettings(n_splits=2, n_halves=4, n_components=8)
 

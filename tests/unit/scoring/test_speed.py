@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mvkit.neural import Recording
-from mvkit.scoring.feature_blocks import BLOCK_FEATURES
+from mvkit.scoring.gram import BLOCK_FEATURES
 from mvkit.scoring.settings import resolve_settings
 from mvkit.scoring.speed import Speed, measure_speed, sample_features
 

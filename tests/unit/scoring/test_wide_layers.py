@@ -14,13 +14,11 @@ from numpy.typing import NDArray
 
 from mvkit.errors import DataError, UsageError
 from mvkit.features.stored_layer import StoredLayer
-from mvkit.scoring import ScoreSettings, reduction, score_features
-from mvkit.scoring.feature_blocks import BLOCK_FEATURES
-from mvkit.scoring.inner_products import inner_products
+from mvkit.scoring import ScoreSettings, gram, score_features
+from mvkit.scoring.gram import BLOCK_FEATURES, LayerCoordinates, inner_products, layer_coordinates
 from mvkit.scoring.mappings import MAPPINGS
 from mvkit.scoring.preparing import prepare_layers
 from mvkit.scoring.protocol import splits_of
-from mvkit.scoring.reduction import LayerCoordinates, layer_coordinates
 
 N_IMAGES = 60
 WIDTH = BLOCK_FEATURES + 900
@@ -95,16 +93,16 @@ def test_scores_from_inner_products_are_those_from_features(
     tuning = 8 * directions[:, : N_IMAGES - 1] @ rng.standard_normal((N_IMAGES - 1, 5))
     animal = recording((tuning + 0.3 * rng.standard_normal((8, N_IMAGES, 5))).astype(np.float32))
     careful: list[str] = []
-    from_features = reduction._from_features
+    from_features = gram._from_features
 
     def counted(name: str, values: Any) -> LayerCoordinates:
         careful.append(name)
         return from_features(name, values)
 
-    monkeypatch.setattr(reduction, "_from_features", counted)
+    monkeypatch.setattr(gram, "_from_features", counted)
     fast = {name: score_features(features, [animal], make_settings(name)) for name in PROTOCOLS}
     assert ("a" in careful) is not CASES[case]
-    monkeypatch.setattr(reduction, "stand_clear", lambda *_, **__: False)
+    monkeypatch.setattr(gram, "stand_clear", lambda *_, **__: False)
     for name, found in fast.items():
         exact = score_features(features, [animal], make_settings(name))
         scores = [np.asarray(result.columns["score"], dtype=np.float64) for result in (found, exact)]
@@ -120,7 +118,7 @@ def make_settings(protocol: str) -> ScoreSettings:
 def test_a_constant_wide_layer_has_no_direction() -> None:
     layer = layer_coordinates("a", np.full((N_IMAGES, WIDTH), 0.1, dtype=np.float32))
     split = splits_of(N_IMAGES, ScoreSettings(mapping="pls"))[0]
-    assert reduction.split_coordinates(layer, split, 5).reason.startswith("constant features")
+    assert gram.split_coordinates(layer, split, 5).reason.startswith("constant features")
 
 
 def on_disk(folder: Path, name: str, values: Array) -> StoredLayer:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mvkit.errors import DataError, FitError
 from mvkit.features.stored_layer import StoredLayer
 from mvkit.scoring import ScoreSettings
-from mvkit.scoring.feature_blocks import BLOCK_FEATURES
+from mvkit.scoring.gram import BLOCK_FEATURES
 from mvkit.scoring.mappings import MAPPINGS
 from mvkit.scoring.maps import sparse
 from mvkit.scoring.maps.sources import CONSTANT, Sources, distinct_sources, layer_sources, prepare_sources

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mvkit.scoring import feature_blocks
+from mvkit.scoring import gram
 from mvkit.scoring.mappings import MAPPINGS
 from mvkit.scoring.protocol import ImageSplit, image_splits, splits_of
 from mvkit.scoring.settings import ScoreSettings
@@ -20,7 +20,7 @@ ALL = [ImageSplit(np.empty(0, dtype=np.int64), np.arange(20))]
 def test_layers_are_centred_over_the_test_images(
     block: int, n_features: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feature_blocks, "BLOCK_FEATURES", block)
+    monkeypatch.setattr(gram, "BLOCK_FEATURES", block)
     features = (1e4 + RNG.standard_normal((20, n_features))).astype(np.float32)
     splits = [*ALL, *image_splits(20, n_splits=2, train_fraction=0.4)]
     for found, split in zip(layer_grams("a", features, splits), splits, strict=True):

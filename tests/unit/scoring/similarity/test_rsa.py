@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mvkit.errors import DataError
-from mvkit.scoring import feature_blocks
+from mvkit.scoring import gram
 from mvkit.scoring.protocol import ImageSplit, image_splits
 from mvkit.scoring.settings import ScoreSettings
 from mvkit.scoring.similarity.rsa import layer_rdms, population_rdms, rdm_vectors, why_undefined
@@ -48,7 +48,7 @@ def test_an_image_to_which_all_units_respond_alike(value: float) -> None:
 @pytest.mark.parametrize("block", [7, 64, 8192])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int16])
 def test_layers_in_blocks(block: int, dtype: type, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feature_blocks, "BLOCK_FEATURES", block)
+    monkeypatch.setattr(gram, "BLOCK_FEATURES", block)
     features = (1000.0 + 30.0 * RNG.standard_normal((20, 300))).astype(dtype)
     splits = [*ALL, *image_splits(20, n_splits=2, train_fraction=0.5)]
     exact = 1.0 - np.corrcoef(features.astype(np.float64))
