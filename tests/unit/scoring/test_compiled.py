@@ -2,23 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from mvkit.scoring.compiled import edition
-from mvkit.scoring.vectors import ALIGNMENT, LANES, add_rows, aligned_zeros, dot, padded, row_products
-
-
-def test_edition_follows_the_content_of_every_file(tmp_path: Path) -> None:
-    first, second = tmp_path / "a.py", tmp_path / "b.py"
-    first.write_text("x = 1")
-    second.write_text("y = 1")
-    before = edition(str(first), str(second))
-    assert edition(str(first), str(second)) == before > 0
-    second.write_text("y = 2")
-    assert edition(str(first), str(second)) != before
+from mvkit.scoring.pls import ALIGNMENT, LANES, add_rows, aligned_zeros, dot, padded, row_products
 
 
 @pytest.mark.parametrize("size", [1, LANES - 1, LANES, LANES + 1, 58])
