@@ -14,13 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import ElasticNet, Lasso, Ridge, RidgeCV
 
-from mvkit.scoring import ScoreSettings
+from mvkit.scoring import ScoreSettings, one_to_one
 from mvkit.scoring.correlation import Drop
 from mvkit.scoring.gram import layer_coordinates, split_coordinates
 from mvkit.scoring.mappings import MAPPINGS
-from mvkit.scoring.maps import best_source
 from mvkit.scoring.maps.ridge import choose_penalties
-from mvkit.scoring.maps.sources import distinct_sources
+from mvkit.scoring.one_to_one import distinct_sources
 from mvkit.scoring.protocol import ImageSplit, halving_weights, splits_of, training_targets
 
 FEW = settings(max_examples=20, deadline=None)
@@ -203,7 +202,7 @@ def brute_force(train: Any, responses: Any) -> list[int]:
             if (feature == feature[0]).all():
                 continue
             r = (deviations @ centred) / np.sqrt((deviations @ deviations) * (centred @ centred))
-            if r > best + best_source.TIE:
+            if r > best + one_to_one.TIE:
                 best, winner = float(r), position
         chosen.append(winner)
     return chosen
@@ -214,8 +213,8 @@ def brute_force(train: Any, responses: Any) -> list[int]:
 def test_one_to_one_takes_what_brute_force_takes(problem: Problem, blocks: tuple[int, int]) -> None:
     train, test, responses = problem.parts()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(best_source, "BLOCK_SOURCES", blocks[0])
-        patch.setattr(best_source, "BLOCK_TARGETS", blocks[1])
+        patch.setattr(one_to_one, "BLOCK_SOURCES", blocks[0])
+        patch.setattr(one_to_one, "BLOCK_TARGETS", blocks[1])
         found = problem.predict(mapping="one-to-one")
     expected = test[:, brute_force(train, responses)]
     assert_predictions(found, expected, problem.usable, tolerance=1e-12)

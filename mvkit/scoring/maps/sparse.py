@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from mvkit.errors import FitError
 from mvkit.memory import available_memory
 from mvkit.scoring.gram import BLOCK_FEATURES, Features, check_features
-from mvkit.scoring.maps.sources import Sources, SourceSplit, layer_sources
+from mvkit.scoring.one_to_one import Sources, SourceSplit, layer_sources
 from mvkit.scoring.settings import ScoreSettings
 
 # Rounds of coordinate descent: ten times scikit-learn's own limit.

@@ -12,9 +12,7 @@ from scipy.stats import pearsonr
 from mvkit.scoring import ScoreSettings
 from mvkit.scoring.correlation import Drop
 from mvkit.scoring.mappings import MAPPINGS
-from mvkit.scoring.maps.best_source import best_sources, near_zero
-from mvkit.scoring.maps.screening import unit_rows
-from mvkit.scoring.maps.sources import Sources
+from mvkit.scoring.one_to_one import Sources, best_sources, near_zero, unit_rows
 from mvkit.scoring.protocol import ImageSplit, halving_weights, splits_of
 
 

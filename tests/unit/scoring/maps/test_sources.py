@@ -16,7 +16,7 @@ from mvkit.scoring import ScoreSettings
 from mvkit.scoring.gram import BLOCK_FEATURES
 from mvkit.scoring.mappings import MAPPINGS
 from mvkit.scoring.maps import sparse
-from mvkit.scoring.maps.sources import CONSTANT, Sources, distinct_sources, layer_sources, prepare_sources
+from mvkit.scoring.one_to_one import CONSTANT, Sources, distinct_sources, layer_sources, prepare_sources
 from mvkit.scoring.protocol import ImageSplit
 
 WIDTH = 2 * BLOCK_FEATURES + 10
