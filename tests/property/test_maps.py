@@ -18,9 +18,9 @@ from mvkit.scoring import ScoreSettings, one_to_one
 from mvkit.scoring.correlation import Drop
 from mvkit.scoring.gram import layer_coordinates, split_coordinates
 from mvkit.scoring.mappings import MAPPINGS
-from mvkit.scoring.maps.ridge import choose_penalties
 from mvkit.scoring.one_to_one import distinct_sources
 from mvkit.scoring.protocol import ImageSplit, halving_weights, splits_of, training_targets
+from mvkit.scoring.ridge import choose_penalties
 
 FEW = settings(max_examples=20, deadline=None)
 SEEDS = st.integers(0, 2**32 - 1)

@@ -1,7 +1,7 @@
 """Ridge maps from features to responses, in the row space of the training images.
 
-With the centred training features ``X = U'DV'`` (:class:`~mvkit.scoring.gram.SplitCoordinates`: ``U``
-is ``basis``, ``D`` is ``scale``, ``Z`` are the test images in coordinates ``V``) and centred responses ``y``,
+With the centred training features ``X = U'DV'`` (:class:`~mvkit.scoring.gram.SplitCoordinates`: ``U`` is
+``basis``, ``D`` is ``scale``, ``Z`` are the test images in coordinates ``V``) and centred responses ``y``,
 ridge regression with an intercept that is not penalised predicts (Hastie, Tibshirani & Friedman, "The
 Elements of Statistical Learning", equations 3.44 to 3.47)
 
