@@ -125,7 +125,7 @@ def _seconds(plan: Plan, found: Seen, speed: Speed) -> Seconds:
 
 def _memory(plan: Plan, found: Seen) -> MemoryNeeds:
     from mvkit.scoring.gram import BLOCK_FEATURES
-    from mvkit.scoring.maps.sparse import sparse_bytes
+    from mvkit.scoring.sparse import sparse_bytes
 
     todo = [layer for layer in found.layers if found.missing[layer.name]]
     widest = max((layer.n_features for layer in todo), default=0)

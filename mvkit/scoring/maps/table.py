@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from mvkit.scoring.gram import LayerCoordinates, layer_coordinates
-from mvkit.scoring.maps.sparse import predict_elastic_net, predict_lasso, sparse_sources
 from mvkit.scoring.one_to_one import distinct_sources, predict_one_to_one, prepare_search, prepare_sources
 from mvkit.scoring.pls import predict_test_images, prepare_kernel, prepare_pls, prepare_pls_source
 from mvkit.scoring.ridge import predict_ridge, prepare_ridge, prepare_ridge_source, prepare_squares
 from mvkit.scoring.rows import LayerInput, MapRow
 from mvkit.scoring.settings import ScoreSettings
+from mvkit.scoring.sparse import predict_elastic_net, predict_lasso, sparse_sources
 
 
 def _coordinates(name: str, features: LayerInput, settings: ScoreSettings) -> LayerCoordinates:

@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 
 from mvkit.errors import DataError, FitError
 from mvkit.features.stored_layer import StoredLayer
-from mvkit.scoring import ScoreSettings
+from mvkit.scoring import ScoreSettings, sparse
 from mvkit.scoring.gram import BLOCK_FEATURES
 from mvkit.scoring.mappings import MAPPINGS
-from mvkit.scoring.maps import sparse
 from mvkit.scoring.one_to_one import CONSTANT, Sources, distinct_sources, layer_sources, prepare_sources
 from mvkit.scoring.protocol import ImageSplit
 

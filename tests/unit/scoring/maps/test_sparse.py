@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mvkit.scoring import ScoreSettings, score_features
+from mvkit.scoring import ScoreSettings, score_features, sparse
 from mvkit.scoring.mappings import MAPPINGS
-from mvkit.scoring.maps import sparse
 from mvkit.scoring.protocol import ImageSplit
 
 
