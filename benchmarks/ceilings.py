@@ -35,7 +35,7 @@ from mvkit.scoring.ceilings.draws import PairDraws, PairSize, draw_pair
 from mvkit.scoring.ceilings.measure import measure_ceiling, pairs_of
 from mvkit.scoring.ceilings.pairs import score_pair
 from mvkit.scoring.ceilings.sources import pooled_responses
-from mvkit.scoring.mappings import MAPPINGS
+from mvkit.scoring.maps import MAPPINGS
 from mvkit.scoring.protocol import ImageSplit, image_splits
 from mvkit.scoring.settings import ScoreSettings
 

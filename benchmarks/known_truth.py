@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from mvkit.neural.simulated_population import SimulatedPopulation, noise_deviation
 from mvkit.scoring.correlation import noise_corrected, reasons_for_gaps
-from mvkit.scoring.mappings import MAPPINGS
+from mvkit.scoring.maps import MAPPINGS
 from mvkit.scoring.protocol import HalvingScores, ImageSplit, halving_weights, splits_of, training_targets
 from mvkit.scoring.settings import ScoreSettings
 from mvkit.scoring.unit_columns import unit_scores

@@ -125,7 +125,7 @@ def _missing(
     """Return what each layer is still to be compared with, and layers whose coordinates are kept."""
     from mvkit.score_layers import open_layers
     from mvkit.scoring.kept_coordinates import KeptCoordinates
-    from mvkit.scoring.mappings import MAPPINGS
+    from mvkit.scoring.maps import MAPPINGS
 
     resources, settings = plan.request.resources, plan.run.settings
     everything = dict.fromkeys(names, tuple(plan.compared))

@@ -318,7 +318,7 @@ def _opened(
     store: Store | None,
 ) -> OpenedLayers:
     from mvkit.scoring.kept_coordinates import KeptCoordinates, with_kept_coordinates
-    from mvkit.scoring.mappings import MAPPINGS
+    from mvkit.scoring.maps import MAPPINGS
 
     if MAPPINGS[settings.mapping].from_coordinates and store is not None and identities is not None:
         source = with_kept_coordinates(source, KeptCoordinates(store, identities))

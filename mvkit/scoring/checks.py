@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mvkit.errors import DataError, FitError, UsageError
-from mvkit.scoring.mappings import MAPPINGS
+from mvkit.scoring.maps import MAPPINGS
 from mvkit.scoring.settings import RecordingLike, ScoreSettings
 
 

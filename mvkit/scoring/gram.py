@@ -131,7 +131,7 @@ def check_features(name: str, features: Any) -> Features:
 class InnerProducts(Protocol):
     """How inner products between images are formed: here with numpy, or elsewhere.
 
-    A device takes its place in :func:`~mvkit.scoring.preparing.prepare_layers`. It is called from several
+    A device takes its place in :func:`~mvkit.scoring.maps.prepare_layers`. It is called from several
     threads at a time.
     """
 
@@ -190,6 +190,10 @@ class LayerCoordinates:
     coordinates: NDArray[np.float64]
     n_features: int
     noise: float
+
+
+#: Features, or for a mapping with ``from_coordinates`` their coordinates.
+LayerInput = Features | LayerCoordinates
 
 
 @dataclass(frozen=True)

@@ -364,7 +364,7 @@ def bring_to_unit_length(rows: NDArray[np.float64]) -> None:
             row[image] /= length
 
 
-CONSTANT_FEATURES = "constant features: the layer does not vary over the training images"
+CONSTANT = "constant features: the layer does not vary over the training images"
 
 
 @dataclass(frozen=True)
@@ -441,7 +441,7 @@ class SourceSplit:
     reason: str = ""
 
 
-def layer_sources(name: str, features: Features, settings: ScoreSettings) -> Sources:
+def layer_sources(name: str, features: Features) -> Sources:
     """Look at every feature of a layer.
 
     Raises
@@ -454,7 +454,7 @@ def layer_sources(name: str, features: Features, settings: ScoreSettings) -> Sou
     return Sources(check_features(name, features))
 
 
-def distinct_sources(name: str, features: Features, settings: ScoreSettings) -> Sources:
+def distinct_sources(name: str, features: Features) -> Sources:
     """Look at the first one of equal features only.
 
     Pooling that enlarges a map repeats its features many times over (goldens section 2, "AlexNet variants"),
@@ -468,13 +468,13 @@ def distinct_sources(name: str, features: Features, settings: ScoreSettings) -> 
     return Sources(check_features(name, features), first_of_equal(name, features))
 
 
-def prepare_sources(sources: Sources, split: ImageSplit, settings: ScoreSettings) -> SourceSplit:
+def prepare_sources(sources: Sources, split: ImageSplit) -> SourceSplit:
     """Pair a layer with a split; a layer that does not vary over the training images cannot be mapped."""
     # A layer that varies is not read much further than to its first block.
     varies = any(
         bool((values != values[:, :1]).any()) for _, values in sources.blocks(split.train, BLOCK_FEATURES)
     )
-    return SourceSplit(sources, split, "" if varies else CONSTANT_FEATURES)
+    return SourceSplit(sources, split, "" if varies else CONSTANT)
 
 
 # Two columns that differ share a digest of so many bytes with a probability of 2^-128: among the 3.2 million

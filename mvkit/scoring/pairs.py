@@ -13,12 +13,11 @@ from threadpoolctl import threadpool_limits
 
 from mvkit.scoring.gram import InnerProducts, LayerCoordinates
 from mvkit.scoring.kept import KeptScores
-from mvkit.scoring.mappings import MAPPINGS
-from mvkit.scoring.preparing import prepare_layers
+from mvkit.scoring.maps import MAPPINGS, prepare_layers
 from mvkit.scoring.processes import as_finished, worker_count
 from mvkit.scoring.protocol import ImageSplit, halving_weights, splits_of
 from mvkit.scoring.settings import RecordingLike, ScoreSettings
-from mvkit.scoring.similarity.pooling import pooled
+from mvkit.scoring.similarity import pooled
 from mvkit.scoring.unit_columns import UnitScores, unit_scores
 
 Progress = Callable[[int, int], None]

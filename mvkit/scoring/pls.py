@@ -29,7 +29,6 @@ that begin at a cache line.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -38,9 +37,7 @@ from numpy.typing import NDArray
 from mvkit.errors import FitError
 from mvkit.scoring.compiled import compiled, compiled_part, expanded_part
 from mvkit.scoring.gram import (
-    LayerCoordinates,
     SplitCoordinates,
-    gram_coordinates,
     layer_coordinates,
     split_coordinates,
 )
@@ -48,18 +45,6 @@ from mvkit.scoring.protocol import ZERO_TARGET, ImageSplit, training_targets
 from mvkit.scoring.settings import DEFAULT_SETTINGS, ScoreSettings
 
 Array = NDArray[np.float64]
-
-
-def prepare_pls(layer: LayerCoordinates, split: ImageSplit, settings: ScoreSettings) -> SplitCoordinates:
-    """Make a layer ready for the PLS fits of one split."""
-    return split_coordinates(layer, split, settings.n_components)
-
-
-def prepare_pls_source(
-    name: str, features: NDArray[np.floating], splits: Sequence[ImageSplit], settings: ScoreSettings
-) -> tuple[SplitCoordinates, ...]:
-    """Make features that serve one PLS fit per split ready for every split."""
-    return gram_coordinates(name, features, splits, settings.n_components)
 
 
 def predict_test_images(

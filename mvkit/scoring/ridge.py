@@ -12,32 +12,17 @@ Elements of Statistical Learning", equations 3.44 to 3.47)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.scoring.compiled import compiled
-from mvkit.scoring.gram import LayerCoordinates, SplitCoordinates, gram_coordinates, split_coordinates
-from mvkit.scoring.protocol import ImageSplit
+from mvkit.scoring.gram import SplitCoordinates
 from mvkit.scoring.settings import ScoreSettings
 
 # Matrices of this many bytes, one per penalty, are applied to a fit's responses at once.
 STACK_BYTES = 64 * 2**20
 # A triangle is multiplied in this many bands of rows.
 TRIANGLE_STEPS = 4
-
-
-def prepare_ridge(layer: LayerCoordinates, split: ImageSplit, settings: ScoreSettings) -> SplitCoordinates:
-    """Make a layer ready for the ridge fits of one split; one feature is enough."""
-    return split_coordinates(layer, split, n_components=1)
-
-
-def prepare_ridge_source(
-    name: str, features: NDArray[np.floating], splits: Sequence[ImageSplit], settings: ScoreSettings
-) -> tuple[SplitCoordinates, ...]:
-    """Make features that serve one fit per split ready for every split."""
-    return gram_coordinates(name, features, splits, n_components=1)
 
 
 def predict_ridge(

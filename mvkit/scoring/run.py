@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from mvkit.errors import DataError, UsageError
 from mvkit.scoring.checks import check_recordings
 from mvkit.scoring.kept import KeptScores
-from mvkit.scoring.mappings import MAPPINGS
+from mvkit.scoring.maps import MAPPINGS
 from mvkit.scoring.pairs import LayerSource, Pair, Progress, measure_pairs, populations
 from mvkit.scoring.protocol import result_context
 from mvkit.scoring.results import POPULATION, Scores

@@ -41,7 +41,7 @@ class ScoreSettings(BaseModel):
     Attributes
     ----------
     mapping
-        How features are compared with responses, see :mod:`mvkit.scoring.mappings`. Maps predict every unit:
+        How features are compared with responses, see :mod:`mvkit.scoring.maps`. Maps predict every unit:
         ``"pls"`` (partial least squares, PLS2, centred, not scaled), ``"ridge"``, ``"one-to-one"`` (the
         best-correlated feature), ``"lasso"``, ``"elasticnet"``. Similarities give one number for a
         population: ``"rsa"``, ``"cka"``.

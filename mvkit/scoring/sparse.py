@@ -39,7 +39,7 @@ def sparse_sources(name: str, features: Features, settings: ScoreSettings) -> So
             f"{n_features} features of {n_images} images, and {available / 1e9:.1f} GB are available: "
             "use --map ridge, or leave wide layers out (--layers)"
         )
-    return layer_sources(name, features, settings)
+    return layer_sources(name, features)
 
 
 def sparse_bytes(n_images: int, n_features: int) -> int:

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from mvkit.scoring.gram import BLOCK_FEATURES, InnerProducts, inner_products, layer_coordinates
-from mvkit.scoring.mappings import MAPPINGS
+from mvkit.scoring.maps import MAPPINGS, Map
 from mvkit.scoring.protocol import halving_weights, splits_of
-from mvkit.scoring.rows import MapRow, SimilarityRow
 from mvkit.scoring.settings import RecordingLike, ScoreSettings
+from mvkit.scoring.similarity import Similarity
 
 Clock = Callable[[], float]
 
@@ -91,7 +91,7 @@ def measure_speed(
         Tells seconds.
     """
     mapping = MAPPINGS[settings.mapping]
-    takes_all = isinstance(mapping, MapRow) and not mapping.from_coordinates
+    takes_all = isinstance(mapping, Map) and not mapping.from_coordinates
     splits = splits_of(len(images), settings)[:1]
     width = min(max(widths), _SAMPLED_FEATURES if takes_all else BLOCK_FEATURES)
     mapping.warm_up()
@@ -142,7 +142,7 @@ def sample_features(images: NDArray[Any], n_features: int) -> NDArray[np.float32
 class _Sample:
     """Fits that are timed."""
 
-    mapping: MapRow | SimilarityRow
+    mapping: Map[Any, Any] | Similarity
     ready: Any
     responses: NDArray[np.float32]
     splits: Sequence[Any]

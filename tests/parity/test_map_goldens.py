@@ -16,7 +16,7 @@ import pytest
 from sklearn.cross_decomposition import PLSRegression
 
 from mvkit.scoring.correlation import Drop
-from mvkit.scoring.mappings import MAPPINGS
+from mvkit.scoring.maps import MAPPINGS
 from mvkit.scoring.pls import pls_predict
 from mvkit.scoring.protocol import (
     HalvingScores,

@@ -15,7 +15,7 @@ import pytest
 
 from mvkit.scoring.correlation import Drop
 from mvkit.scoring.gram import layer_coordinates, split_coordinates
-from mvkit.scoring.mappings import MAPPINGS
+from mvkit.scoring.maps import MAPPINGS
 from mvkit.scoring.pls import pls_predict
 from mvkit.scoring.protocol import HalvingScores, ImageSplit, halves_of, image_splits, trial_orders
 from mvkit.scoring.settings import ScoreSettings

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mvkit.scoring.correlation import spearman_brown
-from mvkit.scoring.mappings import MAPPINGS
+from mvkit.scoring.maps import MAPPINGS
 from mvkit.scoring.protocol import HalvingScores, ImageSplit, half_means, halves_of, splits_of
 from mvkit.scoring.settings import ScoreSettings
 

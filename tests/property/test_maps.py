@@ -17,7 +17,7 @@ from sklearn.linear_model import ElasticNet, Lasso, Ridge, RidgeCV
 from mvkit.scoring import ScoreSettings, one_to_one
 from mvkit.scoring.correlation import Drop
 from mvkit.scoring.gram import layer_coordinates, split_coordinates
-from mvkit.scoring.mappings import MAPPINGS
+from mvkit.scoring.maps import MAPPINGS
 from mvkit.scoring.one_to_one import distinct_sources
 from mvkit.scoring.protocol import ImageSplit, halving_weights, splits_of, training_targets
 from mvkit.scoring.ridge import choose_penalties
@@ -247,7 +247,7 @@ def test_the_first_of_equal_features_is_taken(seed: int, n_same: int) -> None:
 @FEW
 @given(problem=problems)
 def test_equal_features_are_kept_once(problem: Problem) -> None:
-    kept = distinct_sources("layer", problem.features, ScoreSettings()).kept
+    kept = distinct_sources("layer", problem.features).kept
     firsts = [
         position
         for position, column in enumerate(problem.features.T)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mvkit.scoring import ScoreSettings, pls_predict, score_features
 from mvkit.scoring.gram import layer_coordinates, split_coordinates
-from mvkit.scoring.mappings import MAPPINGS
+from mvkit.scoring.maps import MAPPINGS
 from mvkit.scoring.protocol import ImageSplit, halves_of, image_splits, trial_orders
 
 SEEDS = st.integers(0, 2**32 - 1)

@@ -14,7 +14,7 @@ from rsatoolbox.rdm import calc_rdm, compare
 from mvkit.scoring import ScoreSettings, score_features
 from mvkit.scoring.correlation import Drop
 from mvkit.scoring.protocol import HalvingScores, half_means, halves_of, splits_of, trial_orders
-from mvkit.scoring.similarity.table import SIMILARITIES
+from mvkit.scoring.similarity import SIMILARITIES
 
 SEEDS = st.integers(0, 2**32 - 1)
 FEW = settings(max_examples=20, deadline=None)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mvkit.scoring.ceilings.pairs import PairScores, joined_halvings, nothing_scored
-from mvkit.scoring.mappings import MAPPINGS
+from mvkit.scoring.maps import MAPPINGS
 from mvkit.scoring.results import POPULATION
 from mvkit.scoring.settings import RecordingLike, ScoreSettings
 from mvkit.scoring.unit_columns import Column, UnitScores, unit_scores

@@ -20,7 +20,7 @@ from mvkit.scoring.ceilings.extrapolation_targets import Over, Target, consisten
 from mvkit.scoring.ceilings.measure import pairs_of
 from mvkit.scoring.ceilings.sources import pooled_responses, predicting_units
 from mvkit.scoring.checks import check_recordings
-from mvkit.scoring.mappings import MAPPINGS
+from mvkit.scoring.maps import MAPPINGS
 from mvkit.scoring.pairs import Progress
 from mvkit.scoring.processes import by_place
 from mvkit.scoring.protocol import recordings_digest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from mvkit.scoring.ceilings.draws import PairDraws
 from mvkit.scoring.ceilings.sources import predicting_units, source_features
 from mvkit.scoring.correlation import Drop
-from mvkit.scoring.mappings import MAPPINGS
+from mvkit.scoring.maps import MAPPINGS, Map
 from mvkit.scoring.protocol import (
     HalvingScores,
     ImageSplit,
@@ -24,8 +25,8 @@ from mvkit.scoring.protocol import (
     targets_of_split,
     without_prediction,
 )
-from mvkit.scoring.rows import MapRow, SimilarityRow
 from mvkit.scoring.settings import ScoreSettings
+from mvkit.scoring.similarity import Similarity
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def score_pair(
         source = source[:, :, usable]
     work = _PairWork(target, source, draws, _chosen(draws, usable), splits, settings)
     n_source_units = usable.size if work.chosen is None else work.chosen.shape[1]
-    if isinstance(row, SimilarityRow):
+    if isinstance(row, Similarity):
         return PairScores(_compared(row, work), n_source_units, "")
     halvings, reason = _mapped(row, work)
     return PairScores(halvings, n_source_units, reason)
@@ -122,7 +123,7 @@ def nothing_scored(shape: tuple[int, ...], settings: ScoreSettings) -> HalvingSc
     return finished((gap, gap, gap), np.zeros(shape, dtype=np.uint8), np.full(shape[2], -1), settings)
 
 
-def _mapped(row: MapRow, work: _PairWork) -> tuple[HalvingScores, str]:
+def _mapped(row: Map[Any, Any], work: _PairWork) -> tuple[HalvingScores, str]:
     """Fit a map per half, halving and split; also return why not one could be fitted, or ""."""
     n_rows, n_units = work.draws.target.shape[0], work.target.shape[2]
     shape = (len(work.splits), n_rows, n_units)
@@ -157,7 +158,7 @@ def _mapped(row: MapRow, work: _PairWork) -> tuple[HalvingScores, str]:
 
 
 def _predict(
-    row: MapRow,
+    row: Map[Any, Any],
     features: NDArray[np.float64],
     targets: Sequence[Targets],
     fit: int,
@@ -173,7 +174,7 @@ def _predict(
     return [part.reason for part in prepared]
 
 
-def _compared(row: SimilarityRow, work: _PairWork) -> HalvingScores:
+def _compared(row: Similarity, work: _PairWork) -> HalvingScores:
     """Compare the two populations in every halving."""
     n_images, n_source_units = work.source.shape[1:]
     size = n_images * (2 * n_source_units + work.target.shape[2])

@@ -14,7 +14,7 @@ from sklearn.cross_decomposition import PLSRegression
 from mvkit.scoring import protocol
 from mvkit.scoring.correlation import Drop, noise_corrected
 from mvkit.scoring.gram import layer_coordinates, split_coordinates
-from mvkit.scoring.mappings import MAPPINGS
+from mvkit.scoring.maps import MAPPINGS
 from mvkit.scoring.protocol import HalvingScores, halves_of, image_splits, trial_orders
 from mvkit.scoring.settings import ScoreSettings
 

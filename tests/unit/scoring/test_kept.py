@@ -15,7 +15,7 @@ import pytest
 from mvkit.scoring import Scores, ScoreSettings, pairs, score_features
 from mvkit.scoring import kept as kept_module
 from mvkit.scoring.kept import KIND, FirstOf, StoredScores
-from mvkit.scoring.mappings import MAPPINGS
+from mvkit.scoring.maps import MAPPINGS
 from mvkit.scoring.pairs import LayerSource
 from mvkit.scoring.run import score_layers
 from mvkit.store.entries import Store

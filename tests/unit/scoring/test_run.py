@@ -11,7 +11,7 @@ import pytest
 from mvkit.errors import DataError, FitError, UsageError
 from mvkit.scoring import Scores, ScoreSettings, score_features
 from mvkit.scoring.gram import layer_coordinates, split_coordinates
-from mvkit.scoring.mappings import MAPPINGS
+from mvkit.scoring.maps import MAPPINGS
 from mvkit.scoring.protocol import halves_of, image_splits, trial_orders
 
 SETTINGS = ScoreSettings(n_splits=2, n_halves=4, n_components=8)

@@ -16,8 +16,7 @@ from mvkit.errors import DataError, UsageError
 from mvkit.features.stored_layer import StoredLayer
 from mvkit.scoring import ScoreSettings, gram, score_features
 from mvkit.scoring.gram import BLOCK_FEATURES, LayerCoordinates, inner_products, layer_coordinates
-from mvkit.scoring.mappings import MAPPINGS
-from mvkit.scoring.preparing import prepare_layers
+from mvkit.scoring.maps import MAPPINGS, prepare_layers
 from mvkit.scoring.protocol import splits_of
 
 N_IMAGES = 60

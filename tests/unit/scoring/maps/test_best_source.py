@@ -11,7 +11,7 @@ from scipy.stats import pearsonr
 
 from mvkit.scoring import ScoreSettings
 from mvkit.scoring.correlation import Drop
-from mvkit.scoring.mappings import MAPPINGS
+from mvkit.scoring.maps import MAPPINGS
 from mvkit.scoring.one_to_one import Sources, best_sources, near_zero, unit_rows
 from mvkit.scoring.protocol import ImageSplit, halving_weights, splits_of
 

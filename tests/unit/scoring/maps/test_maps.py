@@ -10,8 +10,7 @@ import pytest
 
 from mvkit.errors import DataError
 from mvkit.scoring import ScoreSettings, score_features
-from mvkit.scoring.mappings import MAPPINGS
-from mvkit.scoring.maps.table import MAPS
+from mvkit.scoring.maps import MAPPINGS, MAPS
 
 OTHERS = sorted(set(MAPS) - {"pls"})
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mvkit.scoring import ScoreSettings
-from mvkit.scoring.mappings import MAPPINGS
+from mvkit.scoring.maps import MAPPINGS
 from mvkit.scoring.one_to_one import screen_halves, screening_error, unit_rows
 from mvkit.scoring.protocol import (
     half_means,

@@ -14,7 +14,7 @@ from mvkit.errors import DataError, FitError
 from mvkit.features.stored_layer import StoredLayer
 from mvkit.scoring import ScoreSettings, sparse
 from mvkit.scoring.gram import BLOCK_FEATURES
-from mvkit.scoring.mappings import MAPPINGS
+from mvkit.scoring.maps import MAPPINGS
 from mvkit.scoring.one_to_one import CONSTANT, Sources, distinct_sources, layer_sources, prepare_sources
 from mvkit.scoring.protocol import ImageSplit
 
@@ -37,20 +37,20 @@ def test_the_first_of_equal_features_is_kept_across_blocks(dtype: str) -> None:
     seen: dict[bytes, int] = {}
     for position, column in enumerate(features.T):
         seen.setdefault(column.tobytes(), position)
-    kept = distinct_sources("a", features, ScoreSettings()).kept
+    kept = distinct_sources("a", features).kept
     np.testing.assert_array_equal(kept, sorted(seen.values()))
 
 
 def test_nothing_is_copied_and_little_is_sent_to_workers(tmp_path: Path) -> None:
     features = np.random.default_rng(0).standard_normal((9, WIDTH)).astype(np.float32)
     for sources in (
-        layer_sources("a", features, ScoreSettings()),
-        distinct_sources("a", features, ScoreSettings()),
+        layer_sources("a", features),
+        distinct_sources("a", features),
     ):
         assert sources.features is features and sources.kept is None
     path = tmp_path / "a.f4"
     features.tofile(path)
-    stored = distinct_sources("a", StoredLayer(path, features.shape), ScoreSettings())
+    stored = distinct_sources("a", StoredLayer(path, features.shape))
     assert len(pickle.dumps(stored)) < 1000
 
 
@@ -74,12 +74,11 @@ def test_blocks_and_single_features_hold_the_values_of_the_layer(stored: bool, t
 
 def test_a_layer_that_varies_only_at_its_end_varies() -> None:
     features = np.full((9, WIDTH), 0.1)
-    settings = ScoreSettings()
-    assert prepare_sources(Sources(features), SPLIT, settings).reason == CONSTANT
+    assert prepare_sources(Sources(features), SPLIT).reason == CONSTANT
     features[7, 3] = 1.0  # over test images only
-    assert prepare_sources(Sources(features), SPLIT, settings).reason == CONSTANT
+    assert prepare_sources(Sources(features), SPLIT).reason == CONSTANT
     features[2, -1] = 1.0
-    assert prepare_sources(Sources(features), SPLIT, settings).reason == ""
+    assert prepare_sources(Sources(features), SPLIT).reason == ""
 
 
 @pytest.mark.parametrize("mapping", ["one-to-one", "lasso", "elasticnet"])

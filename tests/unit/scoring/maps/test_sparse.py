@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mvkit.scoring import ScoreSettings, score_features, sparse
-from mvkit.scoring.mappings import MAPPINGS
+from mvkit.scoring.maps import MAPPINGS
 from mvkit.scoring.protocol import ImageSplit
 
 

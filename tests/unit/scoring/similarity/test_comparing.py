@@ -11,15 +11,13 @@ import pytest
 from mvkit.errors import UsageError
 from mvkit.scoring import ScoreSettings, protocol, score_features
 from mvkit.scoring.correlation import Drop
-from mvkit.scoring.mappings import MAPPINGS
+from mvkit.scoring.maps import MAPPINGS
 from mvkit.scoring.protocol import half_means, halves_of, halving_weights, splits_of, trial_orders
 from mvkit.scoring.results import POPULATION
-from mvkit.scoring.rows import SimilarityRow
-from mvkit.scoring.similarity.pooling import pooled
-from mvkit.scoring.similarity.table import SIMILARITIES
+from mvkit.scoring.similarity import SIMILARITIES, Similarity, pooled
 
 SETTINGS = {name: ScoreSettings(mapping=name, n_halves=6, n_splits=2) for name in SIMILARITIES}
-ROWS: list[SimilarityRow] = list(SIMILARITIES.values())
+ROWS: list[Similarity] = list(SIMILARITIES.values())
 
 
 def rdm(patterns: Any) -> Any:
@@ -163,7 +161,7 @@ def test_reasons_of_populations(recording: Callable[..., Any]) -> None:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=list(SIMILARITIES))
-def test_reasons_between_populations(row: SimilarityRow) -> None:
+def test_reasons_between_populations(row: Similarity) -> None:
     options = SETTINGS["rsa" if row.title == "RSA" else "cka"]
     splits = splits_of(24, options)
     means = half_means(draw()[1], halves_of(trial_orders(7, n_halves=2)))

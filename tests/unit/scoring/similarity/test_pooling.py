@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mvkit.scoring.protocol import half_means, halves_of, trial_orders
-from mvkit.scoring.similarity.pooling import POOLED_SPECIMEN, pooled
+from mvkit.scoring.similarity import POOLED_SPECIMEN, pooled
 
 RNG = np.random.default_rng(0)
 

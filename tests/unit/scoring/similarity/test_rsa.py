@@ -9,7 +9,7 @@ from mvkit.errors import DataError
 from mvkit.scoring import gram
 from mvkit.scoring.protocol import ImageSplit, image_splits
 from mvkit.scoring.settings import ScoreSettings
-from mvkit.scoring.similarity.rsa import layer_rdms, population_rdms, rdm_vectors, why_undefined
+from mvkit.scoring.similarity import RSA, layer_rdms, population_rdms, rdm_vectors
 
 RNG = np.random.default_rng(0)
 ALL = [ImageSplit(np.empty(0, dtype=np.int64), np.arange(20))]
@@ -59,13 +59,13 @@ def test_layers_in_blocks(block: int, dtype: type, monkeypatch: pytest.MonkeyPat
 def test_why_layers_have_no_dissimilarities() -> None:
     features = RNG.standard_normal((20, 30))
     one = layer_rdms("one feature", features[:, :1], ALL)[0]
-    assert why_undefined(one) == "undefined dissimilarities: no image has two different features"
+    assert RSA().why_undefined(one) == "undefined dissimilarities: no image has two different features"
     features[[2, 5]] = 0.3  # whose mean over 30 features is not 0.3 in float64
     two = layer_rdms("silent", features, ALL)[0]
-    assert why_undefined(two) == "undefined dissimilarities: 2 images have no two different features"
+    assert RSA().why_undefined(two) == "undefined dissimilarities: 2 images have no two different features"
     equal = layer_rdms("one-hot", np.eye(20), ALL)[0]
     assert not rdm_vectors(equal[None], ScoreSettings(mapping="rsa")).any()
-    assert why_undefined(equal) == "all dissimilarities are equal"
+    assert RSA().why_undefined(equal) == "all dissimilarities are equal"
 
 
 @pytest.mark.parametrize("features", [np.ones(20), np.full((20, 2), np.nan), np.full((20, 2), "a")])
