@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.jsonable import digest_of, plain
+from mvkit.scoring.intervals import METHOD, described, draws_of
 from mvkit.scoring.settings import ScoreSettings
-from mvkit.scoring.statistics.describing import described
-from mvkit.scoring.statistics.intervals import METHOD, draws_of
 from mvkit.scoring.statistics.layer_choice import HELD_OUT, PAPER, ChosenUnits, choose_layer, unit_grid
-from mvkit.scoring.unit_columns import Column
 
 if TYPE_CHECKING:
     import pandas as pd
+
+Column = NDArray[np.generic]
 
 ALL_AREAS = "all"
 BEST_PER_AREA = "(best layer of each area)"
@@ -88,7 +88,7 @@ class Scores:
         Columns: ``layer``, ``area`` (``"all"`` = the units of every area pooled), ``median`` of the scores,
         ``sem`` (standard deviation over units with ddof 1, over the square root of their number), ``low`` and
         ``high`` (confidence interval of the median over animals and units, see
-        :func:`~mvkit.scoring.statistics.intervals.median_interval`), ``n_units`` and ``n_animals`` that the
+        :func:`~mvkit.scoring.intervals.median_interval`), ``n_units`` and ``n_animals`` that the
         median is over, ``n_nan`` units without a score, ``reason`` for an interval that is NaN, or "".
         """
         return self._summary.copy()

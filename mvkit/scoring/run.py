@@ -14,9 +14,9 @@ from mvkit.scoring.kept import KeptScores
 from mvkit.scoring.maps import MAPPINGS
 from mvkit.scoring.pairs import LayerSource, Pair, Progress, measure_pairs, populations
 from mvkit.scoring.protocol import result_context
-from mvkit.scoring.results import POPULATION, Scores
+from mvkit.scoring.results import POPULATION, Column, Scores
 from mvkit.scoring.settings import DEFAULT_SETTINGS, RecordingLike, ScoreSettings, Units
-from mvkit.scoring.unit_columns import Column, UnitScores
+from mvkit.scoring.unit_columns import UnitScores
 
 
 def score_features(

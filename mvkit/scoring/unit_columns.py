@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from mvkit.scoring.correlation import Drop, explain, noise_corrected, whole_reliability
 from mvkit.scoring.protocol import HalvingScores
+from mvkit.scoring.results import Column
 from mvkit.scoring.settings import ScoreSettings
-
-Column = NDArray[np.generic]
 
 #: Splits of the images: all, and the two sets between which a layer is chosen and scored.
 EVERY, EVEN, ODD = slice(None), slice(0, None, 2), slice(1, None, 2)

@@ -9,9 +9,9 @@ import numpy as np
 
 from mvkit.scoring.ceilings.pairs import PairScores, joined_halvings, nothing_scored
 from mvkit.scoring.maps import MAPPINGS
-from mvkit.scoring.results import POPULATION
+from mvkit.scoring.results import POPULATION, Column
 from mvkit.scoring.settings import RecordingLike, ScoreSettings
-from mvkit.scoring.unit_columns import Column, UnitScores, unit_scores
+from mvkit.scoring.unit_columns import UnitScores, unit_scores
 
 ALONE = "no other animal in this area"
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mvkit.scoring.intervals import Statistic, statistic_interval
 from mvkit.scoring.settings import ScoreSettings
-from mvkit.scoring.statistics.intervals import Statistic, statistic_interval
 
 Array = NDArray[np.float64]
 

@@ -19,9 +19,8 @@ from mvkit.scoring.ceilings.extrapolation_curves import (
     fit_log_linear,
     fit_saturating,
 )
+from mvkit.scoring.intervals import Statistic, median_interval, resampled_column_medians, statistic_interval
 from mvkit.scoring.settings import ScoreSettings
-from mvkit.scoring.statistics.hierarchy import resampled_column_medians
-from mvkit.scoring.statistics.intervals import Statistic, median_interval, statistic_interval
 
 Array = NDArray[np.float64]
 Row = dict[str, object]

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from mvkit.jsonable import plain
 from mvkit.scoring.ceilings.extrapolation_fits import FittedArea, fit_area
 from mvkit.scoring.ceilings.extrapolation_targets import Over
+from mvkit.scoring.intervals import median_interval
 from mvkit.scoring.settings import ScoreSettings
-from mvkit.scoring.statistics.intervals import median_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,7 +97,7 @@ class Extrapolation:
         """Return one row per area and size.
 
         Columns: ``area``; ``size``; ``median`` over the units that have a score at every size; ``low``,
-        ``high`` (interval of :func:`~mvkit.scoring.statistics.intervals.median_interval`); ``n_units``,
+        ``high`` (interval of :func:`~mvkit.scoring.intervals.median_interval`); ``n_units``,
         ``n_animals``; ``n_nan`` units left out; ``reason`` why a number is missing, or "".
         """
         import pandas as pd

@@ -12,8 +12,7 @@ import numpy as np
 
 from mvkit.errors import UsageError
 from mvkit.jsonable import plain
-from mvkit.scoring.statistics.holm import holm
-from mvkit.scoring.statistics.intervals import (
+from mvkit.scoring.intervals import (
     METHOD,
     NO_UNITS,
     Interval,
@@ -21,6 +20,7 @@ from mvkit.scoring.statistics.intervals import (
     median_interval,
     p_value,
 )
+from mvkit.scoring.statistics.holm import holm
 from mvkit.scoring.statistics.layer_choice import ChosenUnits
 from mvkit.scoring.statistics.pairing import paired_units
 from mvkit.scoring.statistics.same_protocol import require_same_protocol
@@ -144,8 +144,8 @@ def compare_models(
 
     Units are matched by area, specimen and unit id, each with the score from the layer chosen for its area.
     Interval and test of the median difference treat animals as the sample: see
-    :func:`~mvkit.scoring.statistics.intervals.median_interval` and
-    :func:`~mvkit.scoring.statistics.intervals.p_value`. p values are corrected by Holm for the pairs of an
+    :func:`~mvkit.scoring.intervals.median_interval` and
+    :func:`~mvkit.scoring.intervals.p_value`. p values are corrected by Holm for the pairs of an
     area. Areas are not corrected for one another: each is a question of its own, and the answer over all
     areas has a row of its own.
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.errors import UsageError
-from mvkit.scoring.statistics.intervals import NO_UNITS, Statistic, statistic_interval
+from mvkit.scoring.intervals import NO_UNITS, Statistic, statistic_interval
 from mvkit.scoring.statistics.pairing import PairedUnits, paired_units
 from mvkit.scoring.statistics.same_protocol import require_same_protocol
 
@@ -49,7 +49,7 @@ def fraction_of_ceiling(scores: Scores, ceiling: Scores, *, choice: str | None =
     DataFrame
         Per area of the scores, and ``"all"`` for the units of all areas pooled: ``area``, ``choice``,
         ``fraction``, ``low``, ``high`` (hierarchical bootstrap with shared draws, see
-        :func:`~mvkit.scoring.statistics.intervals.statistic_interval`), ``n_units`` and ``n_animals`` that
+        :func:`~mvkit.scoring.intervals.statistic_interval`), ``n_units`` and ``n_animals`` that
         have a score and a ceiling, ``reason`` for NaN, or "".
 
     Raises

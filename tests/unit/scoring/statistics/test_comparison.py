@@ -12,9 +12,9 @@ from scipy import stats
 
 from mvkit.errors import DataError, UsageError
 from mvkit.scoring import Scores, ScoreSettings
+from mvkit.scoring.intervals import median_interval, p_value
 from mvkit.scoring.statistics.comparison import PairDifference, compare_models
 from mvkit.scoring.statistics.holm import holm
-from mvkit.scoring.statistics.intervals import median_interval, p_value
 from mvkit.scoring.statistics.sentences import sentence, short
 
 NAN = math.nan

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from mvkit.errors import DataError
-from mvkit.scoring.statistics.hierarchy import (
+from mvkit.scoring.intervals import (
     Draws,
     medians_of_counts,
     resampled_column_medians,

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from mvkit.scoring import ScoreSettings
-from mvkit.scoring.statistics.between_animals import standard_error
-from mvkit.scoring.statistics.intervals import (
+from mvkit.scoring.intervals import (
     MEDIAN,
     NO_UNITS,
     ONE_ANIMAL,
     draws_of,
     median_interval,
     p_value,
+    standard_error,
     statistic_interval,
 )
 
