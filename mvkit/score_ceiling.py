@@ -72,8 +72,8 @@ def fractions_by_choice(scores: Scores, ceiling: Scores) -> DataFrame:
     """
     import pandas
 
+    from mvkit.scoring.layer_choice import CHOICES
     from mvkit.scoring.statistics.fractions import fraction_of_ceiling
-    from mvkit.scoring.statistics.layer_choice import CHOICES
 
     return pandas.concat(
         [fraction_of_ceiling(scores, ceiling, choice=choice) for choice in CHOICES], ignore_index=True

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from mvkit.jsonable import digest_of, plain
 from mvkit.scoring.intervals import METHOD, described, draws_of
+from mvkit.scoring.layer_choice import HELD_OUT, PAPER, ChosenUnits, choose_layer, unit_grid
 from mvkit.scoring.settings import ScoreSettings
-from mvkit.scoring.statistics.layer_choice import HELD_OUT, PAPER, ChosenUnits, choose_layer, unit_grid
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -20,8 +20,8 @@ from mvkit.scoring.intervals import (
     median_interval,
     p_value,
 )
+from mvkit.scoring.layer_choice import ChosenUnits
 from mvkit.scoring.statistics.holm import holm
-from mvkit.scoring.statistics.layer_choice import ChosenUnits
 from mvkit.scoring.statistics.pairing import paired_units
 from mvkit.scoring.statistics.same_protocol import require_same_protocol
 from mvkit.scoring.statistics.sentences import sentence

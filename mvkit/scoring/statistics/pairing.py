@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.errors import DataError
-from mvkit.scoring.statistics.layer_choice import ChosenUnits
+from mvkit.scoring.layer_choice import ChosenUnits
 
 
 @dataclass(frozen=True)

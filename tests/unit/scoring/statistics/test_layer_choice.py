@@ -10,7 +10,7 @@ import pytest
 
 from mvkit.errors import DataError, UsageError
 from mvkit.scoring import Scores, ScoreSettings
-from mvkit.scoring.statistics.layer_choice import ONE_SPLIT, highest_median, unit_grid
+from mvkit.scoring.layer_choice import ONE_SPLIT, highest_median, unit_grid
 
 NAN = math.nan
 UNITS = [("VISp", 1, 10), ("VISp", 1, 11), ("VISp", 2, 10), ("VISl", 2, 10), ("VISl", 3, 4)]
