@@ -17,8 +17,7 @@ from mvkit.jsonable import digest_of
 from mvkit.scoring.ceilings.measure import measure_ceiling
 from mvkit.scoring.pairs import Progress
 from mvkit.scoring.protocol import recordings_digest
-from mvkit.scoring.results import Scores
-from mvkit.scoring.save import read_scores, save_scores
+from mvkit.scoring.results import Scores, read_scores, save_scores
 from mvkit.scoring.settings import REPORTING, RecordingLike, ScoreSettings
 from mvkit.store.entries import mark_used
 
