@@ -132,7 +132,7 @@ def finish_run(
     request: ScoreRequest, measured: MeasuredRun, *, remark: Remark, progress: ProgressBar = no_bar
 ) -> ScoreRun:
     """Add ceiling, fractions and comparison to scores."""
-    from mvkit.scoring.statistics.comparison import compare_models
+    from mvkit.scoring.comparison import compare_models
 
     ceiling = _ceiling(request, measured, remark, progress)
     compared = {**measured.scores, **measured.earlier}

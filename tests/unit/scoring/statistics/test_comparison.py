@@ -12,10 +12,8 @@ from scipy import stats
 
 from mvkit.errors import DataError, UsageError
 from mvkit.scoring import Scores, ScoreSettings
+from mvkit.scoring.comparison import PairDifference, compare_models, holm, sentence, short
 from mvkit.scoring.intervals import median_interval, p_value
-from mvkit.scoring.statistics.comparison import PairDifference, compare_models
-from mvkit.scoring.statistics.holm import holm
-from mvkit.scoring.statistics.sentences import sentence, short
 
 NAN = math.nan
 UNITS = [("VISp", 1, 10), ("VISp", 1, 11), ("VISp", 2, 10), ("VISl", 2, 10), ("VISl", 3, 10)]

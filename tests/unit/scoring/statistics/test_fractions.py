@@ -11,8 +11,8 @@ from scipy import stats
 
 from mvkit.errors import UsageError
 from mvkit.scoring import Scores, ScoreSettings
+from mvkit.scoring.comparison import NO_CEILING, RATIO, fraction_of_ceiling
 from mvkit.scoring.intervals import ONE_ANIMAL, statistic_interval
-from mvkit.scoring.statistics.fractions import NO_CEILING, RATIO, fraction_of_ceiling
 
 NAN = math.nan
 UNITS = [("VISp", 1, 10), ("VISp", 1, 11), ("VISp", 2, 10), ("VISl", 2, 10), ("VISl", 2, 11)]
