@@ -14,8 +14,8 @@ from mvkit.neural.simulated_population import SimulatedPopulation, noise_deviati
 from mvkit.scoring.correlation import noise_corrected, reasons_for_gaps
 from mvkit.scoring.maps import MAPPINGS
 from mvkit.scoring.protocol import HalvingScores, ImageSplit, halving_weights, splits_of, training_targets
+from mvkit.scoring.run import unit_scores
 from mvkit.scoring.settings import ScoreSettings
-from mvkit.scoring.unit_columns import unit_scores
 
 Array = NDArray[np.float64]
 ESTIMATORS = ("mean-of-corrected", "corrected-mean")

@@ -43,9 +43,8 @@ def estimate_run(
     UsageError, RecipeError, CheckpointError, DataError
         As :func:`mvkit.score_run.run_score`.
     """
-    from mvkit.scoring.checks import check_recordings
-    from mvkit.scoring.pairs import populations
     from mvkit.scoring.protocol import splits_of
+    from mvkit.scoring.run import check_recordings, populations
 
     machine = machine or THIS_MACHINE
     began = machine.clock()

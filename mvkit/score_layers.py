@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from mvkit.neural import NeuralDataset, Recording
     from mvkit.scoring import Scores, ScoreSettings
     from mvkit.scoring.gram import InnerProducts
-    from mvkit.scoring.kept import KeptScores
-    from mvkit.scoring.pairs import LayerSource
+    from mvkit.scoring.run import KeptScores, LayerSource
 
 
 @dataclass(frozen=True)
@@ -170,7 +169,7 @@ def _of_model(
     from mvkit.models.base import VisionModel
     from mvkit.models.foreign.wrappers import unwrapped
     from mvkit.score_features import KeptFeatures
-    from mvkit.scoring.pairs import LayerSource
+    from mvkit.scoring.run import LayerSource
 
     network = unwrapped(model)
     journey = ForwardPass(
@@ -227,7 +226,7 @@ def _given(
     identify: bool,
 ) -> OpenedLayers:
     from mvkit.features import FeatureSet
-    from mvkit.scoring.pairs import LayerSource
+    from mvkit.scoring.run import LayerSource
 
     about: dict[str, object] = {"model": getattr(features, "model_name", "features")}
     if isinstance(features, FeatureSet):

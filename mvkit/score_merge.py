@@ -18,8 +18,7 @@ from mvkit.scoring.backends import running_on
 
 if TYPE_CHECKING:
     from mvkit.scoring import Scores, ScoreSettings
-    from mvkit.scoring.pairs import Pair
-    from mvkit.scoring.unit_columns import UnitScores
+    from mvkit.scoring.run import Pair, UnitScores
 
 
 def merge_shards(

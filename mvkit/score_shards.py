@@ -18,7 +18,8 @@ from mvkit.score_run import OpenedRun, ProgressBar, Remark, no_bar, open_run
 from mvkit.scoring.backends import running_on
 
 if TYPE_CHECKING:
-    from mvkit.scoring.kept import KeptScores, StoredScores
+    from mvkit.scoring.kept import StoredScores
+    from mvkit.scoring.run import KeptScores
     from mvkit.scoring.settings import RecordingLike
     from mvkit.store.entries import Store
 
@@ -175,9 +176,8 @@ def run_shard(
 def _done(
     request: ScoreRequest, shard: Shard, folder: Path, remark: Remark, progress: ProgressBar
 ) -> ShardReport:
-    from mvkit.scoring.checks import check_recordings
     from mvkit.scoring.kept import FirstOf, StoredScores
-    from mvkit.scoring.pairs import measure_pairs, populations
+    from mvkit.scoring.run import check_recordings, measure_pairs, populations
 
     run = open_run(request, remark=remark)
     check_recordings(run.recorded.recordings, run.settings)

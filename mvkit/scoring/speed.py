@@ -80,7 +80,7 @@ def measure_speed(
         (n_images, ...): pixels stand for features, since how often iterations go round depends on how
         features vary.
     recordings
-        As :func:`~mvkit.scoring.pairs.populations` returns them.
+        As :func:`~mvkit.scoring.run.populations` returns them.
     widths
         Of the layers that are to be scored.
     settings

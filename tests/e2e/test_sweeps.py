@@ -150,7 +150,7 @@ def test_shards_of_other_mappings_and_more_shards_than_pairs(
 def test_a_shard_does_not_do_again_what_is_there(
     recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mvkit.scoring import pairs
+    from mvkit.scoring import run
 
     out = tmp_path / "shards"
     words = ["score", "pixels", "--dataset", recorded, *QUICK, "--out", out, "--no-cache", "--json"]
@@ -161,9 +161,9 @@ def test_a_shard_does_not_do_again_what_is_there(
     kept = sorted(path for path in (out / "parts").rglob("*") if path.is_file())
     kept[0].unlink()
     jobs = []
-    measure = pairs._score_specimen
+    measure = run._score_specimen
     monkeypatch.setattr(
-        pairs, "_score_specimen", lambda *arguments: jobs.append(len(arguments[3])) or measure(*arguments)
+        run, "_score_specimen", lambda *arguments: jobs.append(len(arguments[3])) or measure(*arguments)
     )
     fine(*words, "--shard", "1/2")
     again = json.loads(capsys.readouterr().out)
@@ -174,12 +174,12 @@ def test_a_shard_does_not_do_again_what_is_there(
 def test_shards_use_and_fill_the_cache(
     recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mvkit.scoring import pairs
+    from mvkit.scoring import run
 
     words = ["score", "pixels", "--dataset", recorded, *QUICK]
     fine(*words, "--shard", "1/2", "--out", tmp_path / "shards")
     fine(*words, "--out", tmp_path / "whole")
-    monkeypatch.setattr(pairs, "_score_specimen", lambda *arguments: pytest.fail("all of it is kept"))
+    monkeypatch.setattr(run, "_score_specimen", lambda *arguments: pytest.fail("all of it is kept"))
     fine(*words, "--shard", "2/2", "--out", tmp_path / "shards")
     fine("score", "--merge", tmp_path / "shards")
     assert contents(tmp_path / "shards") == contents(tmp_path / "whole")

@@ -15,9 +15,9 @@ from mvkit.atomic import write_text
 from mvkit.errors import DataError
 from mvkit.jsonable import digest_of
 from mvkit.scoring.ceilings.measure import measure_ceiling
-from mvkit.scoring.pairs import Progress
 from mvkit.scoring.protocol import recordings_digest
 from mvkit.scoring.results import Scores, read_scores, save_scores
+from mvkit.scoring.run import Progress
 from mvkit.scoring.settings import REPORTING, RecordingLike, ScoreSettings
 from mvkit.store.entries import mark_used
 

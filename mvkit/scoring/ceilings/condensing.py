@@ -10,8 +10,8 @@ import numpy as np
 from mvkit.scoring.ceilings.pairs import PairScores, joined_halvings, nothing_scored
 from mvkit.scoring.maps import MAPPINGS
 from mvkit.scoring.results import POPULATION, Column
+from mvkit.scoring.run import UnitScores, unit_scores
 from mvkit.scoring.settings import RecordingLike, ScoreSettings
-from mvkit.scoring.unit_columns import UnitScores, unit_scores
 
 ALONE = "no other animal in this area"
 

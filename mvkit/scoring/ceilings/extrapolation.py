@@ -19,12 +19,11 @@ from mvkit.scoring.ceilings.extrapolation_sizes import fewest_units, image_fault
 from mvkit.scoring.ceilings.extrapolation_targets import Over, Target, consistency_at_sizes, trial_draws
 from mvkit.scoring.ceilings.measure import pairs_of
 from mvkit.scoring.ceilings.sources import pooled_responses, predicting_units
-from mvkit.scoring.checks import check_recordings
 from mvkit.scoring.maps import MAPPINGS
-from mvkit.scoring.pairs import Progress
 from mvkit.scoring.processes import by_place
 from mvkit.scoring.protocol import recordings_digest
 from mvkit.scoring.results import ALL_AREAS, POPULATION
+from mvkit.scoring.run import Progress, check_recordings
 from mvkit.scoring.settings import RecordingLike, ScoreSettings
 
 

@@ -14,8 +14,8 @@ from mvkit.scoring.ceilings.draws import PairDraws, PairSize, draw_pair
 from mvkit.scoring.ceilings.pairs import joined_halvings, score_pair
 from mvkit.scoring.ceilings.sources import pooled_responses
 from mvkit.scoring.protocol import HalvingScores, splits_of
+from mvkit.scoring.run import estimate
 from mvkit.scoring.settings import ScoreSettings
-from mvkit.scoring.unit_columns import estimate
 
 Over = Literal["units", "stimuli"]
 

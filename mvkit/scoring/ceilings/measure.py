@@ -14,12 +14,11 @@ from mvkit.scoring.ceilings.condensing import Sourced, condensed
 from mvkit.scoring.ceilings.draws import PairSize, draw_pair
 from mvkit.scoring.ceilings.pairs import PairScores, score_pair
 from mvkit.scoring.ceilings.sources import pooled_responses
-from mvkit.scoring.checks import check_recordings
 from mvkit.scoring.maps import MAPPINGS
-from mvkit.scoring.pairs import Progress
 from mvkit.scoring.processes import by_place
 from mvkit.scoring.protocol import ImageSplit, result_context, splits_of
 from mvkit.scoring.results import Scores
+from mvkit.scoring.run import Progress, check_recordings
 from mvkit.scoring.settings import RecordingLike, ScoreSettings
 
 

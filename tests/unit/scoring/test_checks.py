@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mvkit.errors import DataError, FitError, UsageError
-from mvkit.scoring.checks import check_recordings
+from mvkit.scoring.run import check_recordings
 from mvkit.scoring.settings import ScoreSettings
 
 SETTINGS = ScoreSettings(n_components=3)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from mvkit.scoring.protocol import HalvingScores, finished
+from mvkit.scoring.run import estimate, unit_scores
 from mvkit.scoring.settings import ScoreSettings
-from mvkit.scoring.unit_columns import estimate, unit_scores
 
 #: (split, halving): three splits with two halvings each, one unit. One reliability is negative.
 R_CROSS = [[0.3, 0.4], [0.2, 0.5], [0.1, 0.6]]
