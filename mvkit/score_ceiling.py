@@ -54,7 +54,7 @@ def measured_ceiling(
     was_kept
         Whether it had been measured before.
     """
-    from mvkit.scoring.ceilings.cache import cached_ceiling
+    from mvkit.scoring.ceiling_cache import cached_ceiling
     from mvkit.scoring.ceilings.measure import measure_ceiling
 
     n_jobs, context = worker_number(resources), dataset_context(dataset)

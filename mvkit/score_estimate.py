@@ -157,7 +157,7 @@ def _speed(plan: Plan, seen: Mapping[str, Seen]) -> Speed | None:
 
 
 def _ceiling(plan: Plan) -> CeilingNeeds | None:
-    from mvkit.scoring.ceilings.cache import is_kept
+    from mvkit.scoring.ceiling_cache import is_kept
 
     settings, resources = plan.run.settings, plan.request.resources
     if settings.ceiling == "none":
