@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mvkit.models import VisionModel
     from mvkit.neural import NeuralDataset, Recording
     from mvkit.scoring import Scores, ScoreSettings
-    from mvkit.scoring.ceilings.extrapolation_result import Extrapolation
+    from mvkit.scoring.extrapolation import Extrapolation
 
 Remark = Callable[[str], None]
 
@@ -178,7 +178,7 @@ def _extrapolation(
 ) -> Extrapolation | None:
     if request.extrapolate is None or measured.recorded is None:
         return None
-    from mvkit.scoring.ceilings.extrapolation import extrapolate_ceiling
+    from mvkit.scoring.extrapolation import extrapolate_ceiling
 
     over: Literal["units", "stimuli"] = "units" if request.extrapolate == "units" else "stimuli"
     with progress(f"ceiling over the number of {over}") as bar:

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
     from mvkit.report.table2 import Table2Comparison
     from mvkit.scoring import Scores
-    from mvkit.scoring.ceilings.extrapolation_result import Extrapolation
     from mvkit.scoring.comparison import Comparison
+    from mvkit.scoring.extrapolation import Extrapolation
 
 
 @dataclass(frozen=True)

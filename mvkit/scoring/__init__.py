@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from mvkit.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from mvkit.scoring.ceilings.extrapolation import extrapolate_ceiling
     from mvkit.scoring.ceilings.measure import measure_ceiling
     from mvkit.scoring.comparison import compare_models, fraction_of_ceiling
+    from mvkit.scoring.extrapolation import extrapolate_ceiling
     from mvkit.scoring.pls import pls_predict
     from mvkit.scoring.reliability import response_reliability, split_half_reliability
     from mvkit.scoring.results import Scores, read_scores, save_scores
@@ -27,7 +27,7 @@ _HOMES = {
     "ScoreSettings": "mvkit.scoring.settings",
     "Scores": "mvkit.scoring.results",
     "compare_models": "mvkit.scoring.comparison",
-    "extrapolate_ceiling": "mvkit.scoring.ceilings.extrapolation",
+    "extrapolate_ceiling": "mvkit.scoring.extrapolation",
     "fraction_of_ceiling": "mvkit.scoring.comparison",
     "measure_ceiling": "mvkit.scoring.ceilings.measure",
     "pls_predict": "mvkit.scoring.pls",

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from mvkit.errors import FitError, UsageError
-from mvkit.scoring.ceilings.extrapolation import extrapolate_ceiling
-from mvkit.scoring.ceilings.extrapolation_fits import fit_area
 from mvkit.scoring.ceilings.measure import measure_ceiling
+from mvkit.scoring.extrapolation import extrapolate_ceiling, fit_area
 from mvkit.scoring.settings import ScoreSettings
 
 #: Corrected to all trials by nothing, so that the truth is what source units without noise would reach.

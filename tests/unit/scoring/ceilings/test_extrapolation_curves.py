@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import curve_fit
 
 from mvkit.errors import UsageError
-from mvkit.scoring.ceilings.extrapolation_curves import (
+from mvkit.scoring.extrapolation import (
     HIGHEST_EXPONENT,
     LOWEST_EXPONENT,
     fit_log_linear,

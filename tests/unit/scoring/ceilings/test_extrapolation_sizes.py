@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mvkit.scoring.ceilings.extrapolation_sizes import image_fault, image_sizes, spaced, unit_sizes
+from mvkit.scoring.extrapolation import image_fault, image_sizes, spaced, unit_sizes
 from mvkit.scoring.settings import ScoreSettings
 
 RIDGE = ScoreSettings(mapping="ridge")
