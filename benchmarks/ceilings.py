@@ -31,10 +31,15 @@ from sklearn.cross_decomposition import PLSRegression
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
-from mvkit.scoring.ceilings.draws import PairDraws, PairSize, draw_pair
-from mvkit.scoring.ceilings.measure import measure_ceiling, pairs_of
-from mvkit.scoring.ceilings.pairs import score_pair
-from mvkit.scoring.ceilings.sources import pooled_responses
+from mvkit.scoring.ceilings import (
+    PairDraws,
+    PairSize,
+    draw_pair,
+    measure_ceiling,
+    pairs_of,
+    pooled_responses,
+    score_pair,
+)
 from mvkit.scoring.maps import MAPPINGS
 from mvkit.scoring.protocol import ImageSplit, image_splits
 from mvkit.scoring.settings import ScoreSettings

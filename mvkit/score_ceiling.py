@@ -50,12 +50,12 @@ def measured_ceiling(
     Returns
     -------
     ceiling
-        See :func:`mvkit.scoring.ceilings.measure.measure_ceiling`.
+        See :func:`mvkit.scoring.ceilings.measure_ceiling`.
     was_kept
         Whether it had been measured before.
     """
     from mvkit.scoring.ceiling_cache import cached_ceiling
-    from mvkit.scoring.ceilings.measure import measure_ceiling
+    from mvkit.scoring.ceilings import measure_ceiling
 
     n_jobs, context = worker_number(resources), dataset_context(dataset)
     if not resources.cache:

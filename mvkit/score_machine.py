@@ -100,7 +100,7 @@ def _speed(
 
 def _ceiling_seconds(recordings: Sequence[RecordingLike], settings: ScoreSettings) -> float:
     """Measure a whole ceiling, from one split and one halving."""
-    from mvkit.scoring.ceilings.measure import measure_ceiling
+    from mvkit.scoring.ceilings import measure_ceiling
     from mvkit.scoring.maps import MAPPINGS
 
     MAPPINGS[settings.mapping].warm_up()

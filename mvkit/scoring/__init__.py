@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from mvkit.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from mvkit.scoring.ceilings.measure import measure_ceiling
+    from mvkit.scoring.ceilings import measure_ceiling
     from mvkit.scoring.comparison import compare_models, fraction_of_ceiling
     from mvkit.scoring.extrapolation import extrapolate_ceiling
     from mvkit.scoring.pls import pls_predict
@@ -29,7 +29,7 @@ _HOMES = {
     "compare_models": "mvkit.scoring.comparison",
     "extrapolate_ceiling": "mvkit.scoring.extrapolation",
     "fraction_of_ceiling": "mvkit.scoring.comparison",
-    "measure_ceiling": "mvkit.scoring.ceilings.measure",
+    "measure_ceiling": "mvkit.scoring.ceilings",
     "pls_predict": "mvkit.scoring.pls",
     "read_scores": "mvkit.scoring.results",
     "resolve_settings": "mvkit.scoring.settings",

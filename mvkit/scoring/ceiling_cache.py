@@ -14,7 +14,7 @@ from pathlib import Path
 from mvkit.atomic import write_text
 from mvkit.errors import DataError
 from mvkit.jsonable import digest_of
-from mvkit.scoring.ceilings.measure import measure_ceiling
+from mvkit.scoring.ceilings import measure_ceiling
 from mvkit.scoring.protocol import recordings_digest
 from mvkit.scoring.results import Scores, read_scores, save_scores
 from mvkit.scoring.run import Progress
@@ -50,7 +50,7 @@ def cached_ceiling(
     Parameters
     ----------
     recordings, settings, n_jobs, progress, context
-        As for :func:`~mvkit.scoring.ceilings.measure.measure_ceiling`.
+        As for :func:`~mvkit.scoring.ceilings.measure_ceiling`.
     folder
         Folder of ceilings; each gets a folder of its own in it.
 
@@ -64,7 +64,7 @@ def cached_ceiling(
     Raises
     ------
     UsageError, DataError, FitError
-        As :func:`~mvkit.scoring.ceilings.measure.measure_ceiling`.
+        As :func:`~mvkit.scoring.ceilings.measure_ceiling`.
     """
     place = folder / ceiling_key(recordings_digest(recordings), settings)
     kept = _read(place)

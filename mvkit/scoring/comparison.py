@@ -275,7 +275,7 @@ def fraction_of_ceiling(scores: Scores, ceiling: Scores, *, choice: str | None =
         Scores of a model.
     ceiling
         Consistency between animals of the same protocol, with one layer
-        (:func:`mvkit.scoring.ceilings.measure.measure_ceiling`).
+        (:func:`mvkit.scoring.ceilings.measure_ceiling`).
     choice
         Which layers of the model: ``"paper"`` or ``"held-out"``; None means ``settings.layer_choice``.
 

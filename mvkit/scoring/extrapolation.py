@@ -15,11 +15,17 @@ from threadpoolctl import threadpool_limits
 from mvkit.errors import UsageError
 from mvkit.jsonable import plain
 from mvkit.naming import unknown_name
-from mvkit.scoring.ceilings.condensing import ALONE
-from mvkit.scoring.ceilings.draws import PairDraws, PairSize, draw_pair
-from mvkit.scoring.ceilings.measure import pairs_of
-from mvkit.scoring.ceilings.pairs import joined_halvings, score_pair
-from mvkit.scoring.ceilings.sources import pooled_responses, predicting_units
+from mvkit.scoring.ceilings import (
+    ALONE,
+    PairDraws,
+    PairSize,
+    draw_pair,
+    joined_halvings,
+    pairs_of,
+    pooled_responses,
+    predicting_units,
+    score_pair,
+)
 from mvkit.scoring.intervals import Statistic, median_interval, resampled_column_medians, statistic_interval
 from mvkit.scoring.maps import MAPPINGS
 from mvkit.scoring.processes import by_place

@@ -16,7 +16,7 @@ from sklearn.linear_model import Ridge
 
 from mvkit.neural.simulated_population import SimulatedPopulation, noise_deviation, simulate_population
 from mvkit.scoring import ScoreSettings, score_features
-from mvkit.scoring.ceilings.measure import measure_ceiling
+from mvkit.scoring.ceilings import measure_ceiling
 from mvkit.scoring.intervals import median_interval
 from mvkit.scoring.maps import MAPPINGS
 from mvkit.scoring.protocol import splits_of, training_targets

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mvkit.scoring.ceilings.draws import PairSize
-from mvkit.scoring.ceilings.sources import pooled_responses
+from mvkit.scoring.ceilings import PairSize, pooled_responses
 
 # Name in the goldens -> settings and tolerance; pls is followed by its number of components.
 MAPS: dict[str, tuple[dict[str, Any], float]] = {

@@ -13,10 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mvkit.scoring.ceilings.draws import draw_pair
-from mvkit.scoring.ceilings.measure import measure_ceiling, pairs_of
-from mvkit.scoring.ceilings.pairs import score_pair
-from mvkit.scoring.ceilings.sources import pooled_responses
+from mvkit.scoring.ceilings import draw_pair, measure_ceiling, pairs_of, pooled_responses, score_pair
 from mvkit.scoring.protocol import HalvingScores, splits_of
 from mvkit.scoring.settings import ScoreSettings
 

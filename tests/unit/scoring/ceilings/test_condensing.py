@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mvkit.scoring.ceilings.condensing import Sourced, condensed
-from mvkit.scoring.ceilings.pairs import PairScores, nothing_scored
+from mvkit.scoring.ceilings import PairScores, Sourced, condensed, nothing_scored
 from mvkit.scoring.protocol import HalvingScores, finished
 from mvkit.scoring.settings import ScoreSettings
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mvkit.scoring.ceilings.draws import PairSize, draw_pair
+from mvkit.scoring.ceilings import PairSize, draw_pair
 from mvkit.scoring.protocol import draw_halving, halving_weights
 from mvkit.scoring.settings import ScoreSettings
 

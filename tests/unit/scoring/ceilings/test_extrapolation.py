@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mvkit.errors import FitError, UsageError
-from mvkit.scoring.ceilings.measure import measure_ceiling
+from mvkit.scoring.ceilings import measure_ceiling
 from mvkit.scoring.extrapolation import extrapolate_ceiling, fit_area
 from mvkit.scoring.settings import ScoreSettings
 

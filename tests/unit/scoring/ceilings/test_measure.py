@@ -9,10 +9,15 @@ import numpy as np
 import pytest
 
 from mvkit.errors import DataError, FitError, UsageError
-from mvkit.scoring.ceilings.draws import PairSize, draw_pair
-from mvkit.scoring.ceilings.measure import Pair, measure_ceiling, pairs_of
-from mvkit.scoring.ceilings.pairs import score_pair
-from mvkit.scoring.ceilings.sources import pooled_responses
+from mvkit.scoring.ceilings import (
+    Pair,
+    PairSize,
+    draw_pair,
+    measure_ceiling,
+    pairs_of,
+    pooled_responses,
+    score_pair,
+)
 from mvkit.scoring.protocol import splits_of
 from mvkit.scoring.results import Scores
 from mvkit.scoring.settings import ScoreSettings

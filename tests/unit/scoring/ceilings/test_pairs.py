@@ -13,8 +13,7 @@ from sklearn.linear_model import Ridge
 
 import mvkit.scoring.protocol
 from mvkit.scoring import sparse
-from mvkit.scoring.ceilings.draws import PairDraws, PairSize, draw_pair
-from mvkit.scoring.ceilings.pairs import joined_halvings, score_pair
+from mvkit.scoring.ceilings import PairDraws, PairSize, draw_pair, joined_halvings, score_pair
 from mvkit.scoring.correlation import Drop
 from mvkit.scoring.protocol import splits_of
 from mvkit.scoring.settings import ScoreSettings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mvkit.scoring.ceilings.sources import pooled_responses, predicting_units
+from mvkit.scoring.ceilings import pooled_responses, predicting_units
 from mvkit.scoring.protocol import half_means, halves_of, trial_orders
 
 
