@@ -12,8 +12,7 @@ import pytest
 from mvkit.scoring import ScoreSettings, response_reliability, split_half_reliability
 from mvkit.scoring.correlation import whole_reliability
 from mvkit.scoring.protocol import draw_halving, halving_weights, trial_orders, trial_orders_in_sequence
-from mvkit.scoring.reliability import correlate_all_sets, correlate_sets
-from mvkit.scoring.reliability_moments import split_half_moments
+from mvkit.scoring.reliability import correlate_all_sets, correlate_sets, split_half_moments
 
 TOLERANCE = 1e-9
 

@@ -7,7 +7,7 @@ import pytest
 
 from mvkit.scoring import split_half_reliability
 from mvkit.scoring.protocol import halves_of, trial_orders_in_sequence
-from mvkit.scoring.reliability_moments import split_half_moments
+from mvkit.scoring.reliability import split_half_moments
 
 
 def members(n_trials: int, n_halves: int, seed: int = 0) -> np.ndarray:
