@@ -100,6 +100,10 @@ class Map(ABC, Generic[Layer, Split]):
         """Return the fewest training images that settings need."""
         return 2
 
+    def n_features_needed(self, settings: ScoreSettings) -> int:
+        """Return the fewest features that a layer can have."""
+        return 1
+
     def warm_up(self) -> None:
         """Compile what needs compiling, or load it from disk."""
 
@@ -152,10 +156,6 @@ class CoordinatesMap(Map[LayerCoordinates, SplitCoordinates]):
     ) -> tuple[SplitCoordinates, ...]:
         """Form the Gram matrix of another animal's responses once for all splits."""
         return gram_coordinates(name, features, splits, self.n_features_needed(settings))
-
-    def n_features_needed(self, settings: ScoreSettings) -> int:
-        """Return the fewest features that a layer can have."""
-        return 1
 
 
 class PLS(CoordinatesMap):

@@ -127,6 +127,10 @@ class Similarity(ABC):
         """Return the fewest training images that settings need."""
         return 2
 
+    def n_features_needed(self, settings: ScoreSettings) -> int:
+        """Return the fewest features that a layer can have."""
+        return 1
+
     def warm_up(self) -> None:  # noqa: B027
         """Compile nothing: there is nothing to compile."""
 
