@@ -37,7 +37,7 @@ from mvkit.scoring.ceilings import (
     draw_pair,
     measure_ceiling,
     pairs_of,
-    pooled_responses,
+    pool_responses,
     score_pair,
 )
 from mvkit.scoring.maps import MAPPINGS
@@ -104,7 +104,7 @@ def compare(recordings: list[Simulated], *, n_halves: int, n_sklearn: int) -> tu
     cost = np.array([len(recordings[pair.target].unit_ids) + pair.n_kept for pair in pairs])
     pair = pairs[int(np.abs(cost - cost.mean()).argmin())]
     target = recordings[pair.target].responses
-    source = pooled_responses([recordings[index].responses for index in pair.sources])
+    source = pool_responses([recordings[index].responses for index in pair.sources])
     split = image_splits(N_IMAGES, n_splits=1, train_fraction=0.5)[0]
     draws = draw_pair(PairSize(N_TRIALS, N_TRIALS, N_IMAGES, source.shape[2], pair.n_kept), settings)
     times = []

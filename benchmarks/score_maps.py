@@ -28,7 +28,7 @@ from sklearn.linear_model import ElasticNet, Lasso, Ridge, RidgeCV
 from threadpoolctl import threadpool_limits
 
 from mvkit.scoring.maps import MAPPINGS, Map
-from mvkit.scoring.protocol import halving_weights, splits_of, trial_orders
+from mvkit.scoring.protocol import split_half_weights, splits_of, trial_orders
 from mvkit.scoring.settings import RIDGE_GRID, ScoreSettings
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -142,7 +142,7 @@ def with_mvkit(features: Array, responses: Array, settings: ScoreSettings) -> tu
     """Score as ``mvkit score`` does; seconds of CPU time and (n_splits, n_halves, n_units)."""
     row = MAPPINGS[settings.mapping]
     splits = splits_of(N_IMAGES, settings)
-    weights = halving_weights(responses.shape[0], N_IMAGES, settings)
+    weights = split_half_weights(responses.shape[0], N_IMAGES, settings)
     begin = time.process_time()
     prepared = row.prepare("features", features, splits, settings)
     scores = row.score(responses, weights, splits, [prepared], settings)[0].scores

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mvkit.features.identity import LayerIdentity
     from mvkit.neural import NeuralDataset, Recording
     from mvkit.scoring import Scores, ScoreSettings
-    from mvkit.scoring.gram import InnerProducts
+    from mvkit.scoring.gram import GramMatrix
     from mvkit.scoring.run import KeptScores, LayerSource
 
 
@@ -206,7 +206,7 @@ def _of_model(
     return _opened(source, about, identities, settings, store)
 
 
-def _products(device: str) -> InnerProducts | None:
+def _products(device: str) -> GramMatrix | None:
     """Return what forms inner products on a device; numpy does where it is the processor."""
     import torch
 

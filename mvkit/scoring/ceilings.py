@@ -18,16 +18,16 @@ from mvkit.scoring.correlation import Drop
 from mvkit.scoring.maps import MAPPINGS, Map
 from mvkit.scoring.processes import by_place
 from mvkit.scoring.protocol import (
-    HalvingScores,
     ImageSplit,
+    SplitHalfScores,
     Targets,
+    correct_split_halves,
     correlate_predictions,
-    draw_halving,
-    finished,
+    draw_split_half,
     half_means,
-    halving_groups,
     note_missing,
     result_context,
+    split_half_groups,
     splits_of,
     targets_of_split,
     without_prediction,
@@ -116,13 +116,13 @@ def measure_ceiling(
     n_images = check_recordings(recordings, settings)
     splits = splits_of(n_images, settings)
     pairs = pairs_of(recordings, settings)
-    found = _scored(recordings, pairs, splits, settings, n_jobs=n_jobs, progress=progress)
-    by_target: dict[int, list[Sourced]] = {}
+    found = _score_pairs(recordings, pairs, splits, settings, n_jobs=n_jobs, progress=progress)
+    by_target: dict[int, list[SourceScores]] = {}
     for place, pair in enumerate(pairs):
         animals = [recordings[index].specimen for index in pair.sources]
-        by_target.setdefault(pair.target, []).append(Sourced(tuple(animals), found[place]))
+        by_target.setdefault(pair.target, []).append(SourceScores(tuple(animals), found[place]))
     rows = [
-        condensed(recording, by_target.get(index, []), len(splits), settings)
+        aggregate_sources(recording, by_target.get(index, []), len(splits), settings)
         for index, recording in enumerate(recordings)
     ]
     return Scores(
@@ -161,7 +161,7 @@ def pairs_of(recordings: Sequence[RecordingLike], settings: ScoreSettings) -> li
     ]
 
 
-def _scored(
+def _score_pairs(
     recordings: Sequence[RecordingLike],
     pairs: Sequence[Pair],
     splits: Sequence[ImageSplit],
@@ -195,7 +195,7 @@ def _score_job(
     settings: ScoreSettings,
 ) -> PairScores:
     """Score one pair, always on one BLAS thread, so that every worker count gives the same bits."""
-    source = pooled_responses(sources)
+    source = pool_responses(sources)
     size = PairSize(target.shape[0], source.shape[0], target.shape[1], source.shape[2], n_kept)
     with threadpool_limits(limits=1):
         return score_pair(target, source, draw_pair(size, settings), splits, settings)
@@ -205,15 +205,15 @@ ALONE = "no other animal in this area"
 
 
 @dataclass(frozen=True)
-class Sourced:
+class SourceScores:
     """What one source gives for a target: the source's animals, and the scores from them."""
 
     animals: tuple[int, ...]
     scores: PairScores
 
 
-def condensed(
-    target: RecordingLike, sources: Sequence[Sourced], n_splits: int, settings: ScoreSettings
+def aggregate_sources(
+    target: RecordingLike, sources: Sequence[SourceScores], n_splits: int, settings: ScoreSettings
 ) -> UnitScores:
     """Condense all sources of a target to one row per unit, every split and halving of each counting equally.
 
@@ -232,11 +232,11 @@ def condensed(
     without = "; ".join(f"source {_names(source.animals)}: {source.scores.reason}" for source in unused)
     n_rows = unit_ids.size
     if used:
-        halvings = joined_halvings([source.scores.halvings for source in used])
+        halvings = concatenate_split_halves([source.scores.halvings for source in used])
         measured = unit_scores(halvings, "", settings)
     else:
         # One halving that is NaN stands for none, of which there would be no mean; it is not counted.
-        nothing = nothing_scored((n_splits, 1, n_rows), settings)
+        nothing = no_scores((n_splits, 1, n_rows), settings)
         measured = unit_scores(nothing, without or ALONE, settings)
     columns: dict[str, Column] = {
         "layer": np.full(n_rows, settings.ceiling, dtype=object),
@@ -277,7 +277,7 @@ class PairScores:
         Why nothing can be predicted from this source, or "".
     """
 
-    halvings: HalvingScores
+    halvings: SplitHalfScores
     n_source_units: int
     reason: str
 
@@ -313,14 +313,14 @@ def score_pair(
     usable = predicting_units(source, draws.source)
     if usable.size == 0:
         shape = (len(splits), draws.target.shape[0], target.shape[2] if row.per_unit else 1)
-        return PairScores(nothing_scored(shape, settings), 0, "no source unit is known for every image")
+        return PairScores(no_scores(shape, settings), 0, "no source unit is known for every image")
     if usable.size < source.shape[2]:
         source = source[:, :, usable]
-    work = _PairWork(target, source, draws, _chosen(draws, usable), splits, settings)
+    work = _PairWork(target, source, draws, _choose_units(draws, usable), splits, settings)
     n_source_units = usable.size if work.chosen is None else work.chosen.shape[1]
     if isinstance(row, Similarity):
-        return PairScores(_compared(row, work), n_source_units, "")
-    halvings, reason = _mapped(row, work)
+        return PairScores(_score_similarity(row, work), n_source_units, "")
+    halvings, reason = _score_map(row, work)
     return PairScores(halvings, n_source_units, reason)
 
 
@@ -341,7 +341,7 @@ class _PairWork:
         )
 
 
-def _chosen(draws: PairDraws, usable: NDArray[np.int64]) -> NDArray[np.int64] | None:
+def _choose_units(draws: PairDraws, usable: NDArray[np.int64]) -> NDArray[np.int64] | None:
     """Positions among the usable units of those drawn in each row, in the order drawn."""
     if draws.units is None:
         return None
@@ -351,13 +351,15 @@ def _chosen(draws: PairDraws, usable: NDArray[np.int64]) -> NDArray[np.int64] | 
     return np.stack([order[order >= 0][: draws.n_kept] for order in ordered])
 
 
-def nothing_scored(shape: tuple[int, ...], settings: ScoreSettings) -> HalvingScores:
+def no_scores(shape: tuple[int, ...], settings: ScoreSettings) -> SplitHalfScores:
     """Scores that are all NaN; ``shape`` is (n_splits, n_halves, n_units)."""
     gap = np.full(shape, np.nan)
-    return finished((gap, gap, gap), np.zeros(shape, dtype=np.uint8), np.full(shape[2], -1), settings)
+    return correct_split_halves(
+        (gap, gap, gap), np.zeros(shape, dtype=np.uint8), np.full(shape[2], -1), settings
+    )
 
 
-def _mapped(row: Map[Any, Any], work: _PairWork) -> tuple[HalvingScores, str]:
+def _score_map(row: Map[Any, Any], work: _PairWork) -> tuple[SplitHalfScores, str]:
     """Fit a map per half, halving and split; also return why not one could be fitted, or ""."""
     n_rows, n_units = work.draws.target.shape[0], work.target.shape[2]
     shape = (len(work.splits), n_rows, n_units)
@@ -366,7 +368,7 @@ def _mapped(row: Map[Any, Any], work: _PairWork) -> tuple[HalvingScores, str]:
     missing_image = np.full(n_units, -1, dtype=np.int64)
     reasons: list[str] = []
     size = work.target.shape[1] * (work.source.shape[2] + (1 + len(work.splits)) * n_units)
-    for group in halving_groups(n_rows, size):
+    for group in split_half_groups(n_rows, size):
         source_means, target_means = work.means(group)
         note_missing(target_means, missing_image)
         targets = [targets_of_split(target_means, split, work.settings) for split in work.splits]
@@ -387,7 +389,7 @@ def _mapped(row: Map[Any, Any], work: _PairWork) -> tuple[HalvingScores, str]:
             fitted = np.array([not of_fit[index] for of_fit in failed])
             lost = without_prediction(predictions[index], parts[1]) & (fitted[0::2] & fitted[1::2])[:, None]
             drops[index, group] = np.where(lost & (of_split.drops == 0), Drop.NOT_CONVERGED, of_split.drops)
-    halvings = finished((r_cross, r_map, r_target), drops, missing_image, work.settings)
+    halvings = correct_split_halves((r_cross, r_map, r_target), drops, missing_image, work.settings)
     return halvings, reasons[0] if all(reasons) else ""
 
 
@@ -408,20 +410,20 @@ def _predict(
     return [part.reason for part in prepared]
 
 
-def _compared(row: Similarity, work: _PairWork) -> HalvingScores:
+def _score_similarity(row: Similarity, work: _PairWork) -> SplitHalfScores:
     """Compare the two populations in every halving."""
     n_images, n_source_units = work.source.shape[1:]
     size = n_images * (2 * n_source_units + work.target.shape[2])
     found = []
-    for group in halving_groups(work.draws.target.shape[0], size):
+    for group in split_half_groups(work.draws.target.shape[0], size):
         source_means, target_means = work.means(group)
         if work.chosen is not None:
             source_means = np.take_along_axis(source_means, work.chosen[group, None, None, :], axis=3)
         found.append(row.between(source_means, target_means, work.splits, work.settings))
-    return joined_halvings(found)
+    return concatenate_split_halves(found)
 
 
-def joined_halvings(parts: Sequence[HalvingScores]) -> HalvingScores:
+def concatenate_split_halves(parts: Sequence[SplitHalfScores]) -> SplitHalfScores:
     """Put the halvings of equal units one after another."""
     missing = np.stack([part.missing_image for part in parts])
     first = np.where(missing < 0, np.iinfo(np.int64).max, missing).min(axis=0)
@@ -431,10 +433,10 @@ def joined_halvings(parts: Sequence[HalvingScores]) -> HalvingScores:
     )
     drops = np.concatenate([part.drops for part in parts], axis=1)
     missing_image = np.where(missing.max(axis=0) < 0, -1, first)
-    return HalvingScores(r_cross, r_map, r_target, scores, drops, missing_image)
+    return SplitHalfScores(r_cross, r_map, r_target, scores, drops, missing_image)
 
 
-def pooled_responses(animals: Sequence[NDArray[np.floating]]) -> NDArray[np.floating]:
+def pool_responses(animals: Sequence[NDArray[np.floating]]) -> NDArray[np.floating]:
     """Put the units of several animals side by side.
 
     Parameters
@@ -480,7 +482,7 @@ def predicting_units(responses: NDArray[np.floating], weights: NDArray[np.generi
     """
     patterns, of_unit = _gaps(responses)
     complete = np.ones(patterns.shape[2], dtype=np.bool_)
-    for group in halving_groups(weights.shape[0], patterns[0].size):
+    for group in split_half_groups(weights.shape[0], patterns[0].size):
         complete &= ~np.isnan(half_means(patterns, weights[group])).any(axis=(0, 1, 2))
     return np.flatnonzero(complete[of_unit]).astype(np.int64)
 
@@ -570,26 +572,26 @@ def draw_pair(size: PairSize, settings: ScoreSettings) -> PairDraws:
     if size.n_kept >= size.n_source_units:
         for halving in range(settings.n_halves):
             rows.append((None, *_trials(_generator(settings, halving), size, settings)))
-        return _joined(rows, size)
+        return _concatenate_rows(rows, size)
     if settings.n_subsamples > settings.n_halves:
         for subsample in range(settings.n_subsamples):
             generator = _generator(settings, subsample)
-            units = _shuffled(generator, size.n_source_units)
+            units = _shuffle(generator, size.n_source_units)
             rows += [(units, *_trials(generator, size, settings)) for _ in range(settings.n_halves)]
     else:
         for halving in range(settings.n_halves):
             generator = _generator(settings, halving)
             for _ in range(settings.n_subsamples):
-                units = _shuffled(generator, size.n_source_units)
+                units = _shuffle(generator, size.n_source_units)
                 rows.append((units, *_trials(generator, size, settings)))
-    return _joined(rows, size)
+    return _concatenate_rows(rows, size)
 
 
 def _generator(settings: ScoreSettings, number: int) -> np.random.RandomState:
     return np.random.RandomState(settings.halves_seed + number)
 
 
-def _shuffled(generator: np.random.RandomState, n: int) -> NDArray[np.int64]:
+def _shuffle(generator: np.random.RandomState, n: int) -> NDArray[np.int64]:
     order = np.arange(n, dtype=np.int64)
     generator.shuffle(order)
     return order
@@ -600,12 +602,12 @@ def _trials(
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     n_images = None if settings.synchronous else size.n_images
     return (
-        draw_halving(generator, size.n_target_trials, settings.halving, n_images=n_images),
-        draw_halving(generator, size.n_source_trials, settings.halving, n_images=n_images),
+        draw_split_half(generator, size.n_target_trials, settings.halving, n_images=n_images),
+        draw_split_half(generator, size.n_source_trials, settings.halving, n_images=n_images),
     )
 
 
-def _joined(rows: list[_Row], size: PairSize) -> PairDraws:
+def _concatenate_rows(rows: list[_Row], size: PairSize) -> PairDraws:
     units = [order for order, _, _ in rows if order is not None]
     return PairDraws(
         target=np.stack([weights for _, weights, _ in rows]),

@@ -424,7 +424,7 @@ def require_same_protocol(first: tuple[str, Scores], second: tuple[str, Scores])
     differences = protocol_differences(first[1], second[1])
     if differences:
         fields = "; ".join(
-            f"{name}: {_shown(left)} and {_shown(right)}" for name, (left, right) in differences.items()
+            f"{name}: {_shorten(left)} and {_shorten(right)}" for name, (left, right) in differences.items()
         )
         raise UsageError(
             f"{first[0]} and {second[0]} are of different protocols and cannot be compared: {fields}\n"
@@ -442,7 +442,7 @@ def _flat(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _shown(value: Any) -> str:
+def _shorten(value: Any) -> str:
     text = value if value == _ABSENT else json.dumps(value)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 

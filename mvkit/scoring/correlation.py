@@ -22,7 +22,7 @@ def whole_reliability(correlation: NDArray[np.float64], settings: ScoreSettings)
     return correlation if settings.halving in FULL_SIZE else spearman_brown(correlation)
 
 
-def noise_corrected(
+def correct_for_noise(
     r_cross: NDArray[np.float64],
     r_map: NDArray[np.float64],
     r_target: NDArray[np.float64],
@@ -70,7 +70,7 @@ def reasons_for_gaps(
     Parameters
     ----------
     scores
-        What :func:`noise_corrected` returned for ``parts`` (r_cross, r_map, r_target).
+        What :func:`correct_for_noise` returned for ``parts`` (r_cross, r_map, r_target).
     parts
         Its arguments.
     drops

@@ -28,10 +28,10 @@ from mvkit.scoring.ceilings import (
     ALONE,
     PairDraws,
     PairSize,
+    concatenate_split_halves,
     draw_pair,
-    joined_halvings,
     pairs_of,
-    pooled_responses,
+    pool_responses,
     predicting_units,
     score_pair,
 )
@@ -44,7 +44,7 @@ from mvkit.scoring.intervals import (
 )
 from mvkit.scoring.maps import MAPPINGS
 from mvkit.scoring.processes import by_place
-from mvkit.scoring.protocol import HalvingScores, recordings_digest, splits_of
+from mvkit.scoring.protocol import SplitHalfScores, recordings_digest, splits_of
 from mvkit.scoring.results import ALL_AREAS, POPULATION
 from mvkit.scoring.run import Progress, check_recordings, estimate
 from mvkit.scoring.settings import RecordingLike, ScoreSettings
@@ -74,7 +74,7 @@ MISFIT = 0.01
 # Start points of a fit, how near to a bound one may lie, and where it stops (scipy's ftol, xtol and gtol).
 _N_HALVES, _N_EXPONENTS = 49, 9
 _INSIDE = 0.98
-_TOLERANCE = 1e-10
+_TOLERANCE = 1e-14
 _N_EVALUATIONS = 500
 # Step of the medians for derivatives of a fitted value.
 _STEP = 1e-4
@@ -352,7 +352,7 @@ def _unit_plans(
     for index, of_target in sources.items():
         target = recordings[index]
         for animals in of_target:
-            source = pooled_responses(animals)
+            source = pool_responses(animals)
             n_usable = predicting_units(source, trial_draws(target.responses, source, settings).source).size
             available[target.area] = min(n_usable, available.get(target.area, n_usable))
     chosen = unit_sizes(available, settings, n_points)
@@ -489,11 +489,13 @@ def consistency_at_sizes(
         float64 (n_sizes, n_units), NaN = no score.
     """
     at_size = _with_units if over == "units" else _with_images
-    pools = [pooled_responses(source) for source in sources]
+    pools = [pool_responses(source) for source in sources]
     with threadpool_limits(limits=1):
         # Halvings with several sources count alike, as in the ceiling.
         scores = [
-            estimate(joined_halvings([at_size(target, pool, size, settings) for pool in pools]), settings)
+            estimate(
+                concatenate_split_halves([at_size(target, pool, size, settings) for pool in pools]), settings
+            )
             for size in sizes
         ]
     return np.stack(scores)
@@ -506,7 +508,7 @@ def trial_draws(target: Responses, source: Responses, settings: ScoreSettings) -
     return draw_pair(size, settings)
 
 
-def _with_units(target: Responses, source: Responses, size: int, settings: ScoreSettings) -> HalvingScores:
+def _with_units(target: Responses, source: Responses, size: int, settings: ScoreSettings) -> SplitHalfScores:
     draws = trial_draws(target, source, settings)
     splits = splits_of(target.shape[1], settings)
     n_rows, n_source_units = draws.target.shape[0], source.shape[2]
@@ -516,7 +518,7 @@ def _with_units(target: Responses, source: Responses, size: int, settings: Score
     return score_pair(target, source, draws, splits, settings).halvings
 
 
-def _with_images(target: Responses, source: Responses, size: int, settings: ScoreSettings) -> HalvingScores:
+def _with_images(target: Responses, source: Responses, size: int, settings: ScoreSettings) -> SplitHalfScores:
     draws = trial_draws(target, source, settings)
     n_rows, n_images = draws.target.shape[0], target.shape[1]
     n_draws = 1 if size >= n_images else min(settings.n_subsamples, n_rows)
@@ -531,7 +533,7 @@ def _with_images(target: Responses, source: Responses, size: int, settings: Scor
         part = PairDraws(of_target, of_source, None, draws.n_kept)
         pair = score_pair(target[:, images], source[:, images], part, splits, settings)
         parts.append(pair.halvings)
-    return joined_halvings(parts)
+    return concatenate_split_halves(parts)
 
 
 def _permutation(seeds: tuple[int, int, int], n: int) -> NDArray[np.int64]:

@@ -128,7 +128,7 @@ def check_features(name: str, features: Any) -> Features:
     return values
 
 
-class InnerProducts(Protocol):
+class GramMatrix(Protocol):
     """How inner products between images are formed: here with numpy, or elsewhere.
 
     A device takes its place in :func:`~mvkit.scoring.maps.prepare_layers`. It is called from several
@@ -139,13 +139,13 @@ class InnerProducts(Protocol):
         """Return ``block @ block.T``, float64 (n_images, n_images), of a block (n_images, n_features)."""
 
 
-def inner_products(block: NDArray[np.float64], /) -> NDArray[np.float64]:
+def gram_matrix(block: NDArray[np.float64], /) -> NDArray[np.float64]:
     """Return ``block @ block.T``, of which numpy has BLAS compute one triangle only."""
     products: NDArray[np.float64] = block @ block.T
     return products
 
 
-def stand_clear(eigenvalues: NDArray[np.floating], *, clear: float, noise: float) -> bool:
+def is_well_conditioned(eigenvalues: NDArray[np.floating], *, clear: float, noise: float) -> bool:
     """Tell whether rounding errors leave the smallest direction of inner products alone.
 
     Parameters
@@ -220,9 +220,7 @@ class SplitCoordinates:
     reason: str = ""
 
 
-def layer_coordinates(
-    name: str, features: Features, inner: InnerProducts = inner_products
-) -> LayerCoordinates:
+def layer_coordinates(name: str, features: Features, inner: GramMatrix = gram_matrix) -> LayerCoordinates:
     """Rotate a layer's features into at most ``n_images`` coordinates.
 
     Features in memory and on disk give the same coordinates, to the last bit.
@@ -253,7 +251,7 @@ def rounding_noise(largest: float, n_images: int, n_features: int) -> float:
     return float(np.finfo(np.float64).eps * largest * spread / 2)
 
 
-def _layer_from_gram(name: str, features: Features, inner: InnerProducts) -> LayerCoordinates | None:
+def _layer_from_gram(name: str, features: Features, inner: GramMatrix) -> LayerCoordinates | None:
     """Take coordinates from a layer's inner products, or None if rounding errors would show."""
     n_images, n_features = features.shape
     products = np.zeros((n_images, n_images))
@@ -266,7 +264,7 @@ def _layer_from_gram(name: str, features: Features, inner: InnerProducts) -> Lay
     products -= products.mean(axis=1, keepdims=True)
     noise = rounding_noise(largest, n_images, n_features)
     eigenvalues = np.linalg.eigvalsh(products)[:0:-1]
-    if not stand_clear(eigenvalues, clear=CLEAR, noise=noise):
+    if not is_well_conditioned(eigenvalues, clear=CLEAR, noise=noise):
         return None
     # A common shift of all images fills the direction of the mean, which the inner products lack, with an
     # eigenvalue of middling size; it is taken out again.
@@ -380,7 +378,7 @@ def gram_coordinates(
     if not np.isfinite(values).all():
         raise DataError(f"{name}: responses to predict from must be finite")
     deviations = values - values.mean(axis=0)
-    inner = inner_products(deviations)
+    inner = gram_matrix(deviations)
     noise = rounding_noise(float(np.abs(values).max()), n_images, n_units)
     layer: LayerCoordinates | None = None
     found = []
@@ -409,7 +407,7 @@ def _split_from_gram(
     mean = train.mean(axis=0)
     values, vectors = np.linalg.eigh(train - mean)
     values, vectors = values[::-1][:rank], vectors[:, ::-1][:, :rank]
-    if not stand_clear(values, clear=CLEAR_OF_SOURCE, noise=noise):
+    if not is_well_conditioned(values, clear=CLEAR_OF_SOURCE, noise=noise):
         return None
     scale = np.sqrt(values)
     return SplitCoordinates(

@@ -190,7 +190,7 @@ def p_value(centre: float, interval: Interval, settings: ScoreSettings) -> float
     return float(2.0 * stdtr(interval.n_animals - 1, -abs(centre) / side * quantile))
 
 
-def described(
+def describe_median(
     scores: NDArray[np.float64],
     specimens: NDArray[np.int64],
     settings: ScoreSettings,
@@ -279,10 +279,10 @@ def standard_error(
     if not within.max() > _NEGLIGIBLE * spread:
         # Animals differ and their units do not: all variances are equal.
         return math.sqrt(spread * float(share**2 @ np.ones_like(share)))
-    return math.sqrt(_averaged_variance(values, within, share))
+    return math.sqrt(_average_variance(values, within, share))
 
 
-def _averaged_variance(
+def _average_variance(
     values: NDArray[np.float64], within: NDArray[np.float64], share: NDArray[np.float64]
 ) -> float:
     """Average the variance over tau by the restricted likelihood of a normal model."""
@@ -352,7 +352,7 @@ def without_area_levels(
     weights = np.sqrt(counts)[:, None]
     fitted = np.linalg.lstsq(design * weights, medians * weights, rcond=None)[0]
     levels = fitted[n_animals:]
-    joined = _joined(cell_animals, cell_areas, n_areas)
+    joined = _connect_areas(cell_animals, cell_areas, n_areas)
     units = np.bincount(areas, minlength=n_areas).astype(np.float64)
     for group in np.unique(joined):
         members = joined == group
@@ -361,7 +361,7 @@ def without_area_levels(
     return adjusted
 
 
-def _joined(animals: NDArray[np.int64], areas: NDArray[np.int64], n_areas: int) -> NDArray[np.int64]:
+def _connect_areas(animals: NDArray[np.int64], areas: NDArray[np.int64], n_areas: int) -> NDArray[np.int64]:
     """Number areas so that those that animals join, directly or in a chain, share a number."""
     group = np.arange(n_areas)
     for animal in np.unique(animals):

@@ -18,12 +18,12 @@ from threadpoolctl import threadpool_limits
 
 from mvkit.scoring.gram import (
     Features,
-    InnerProducts,
+    GramMatrix,
     LayerCoordinates,
     LayerInput,
     SplitCoordinates,
     gram_coordinates,
-    inner_products,
+    gram_matrix,
     layer_coordinates,
     split_coordinates,
 )
@@ -37,7 +37,7 @@ from mvkit.scoring.one_to_one import (
 )
 from mvkit.scoring.pls import predict_test_images, prepare_kernel
 from mvkit.scoring.processes import worker_count
-from mvkit.scoring.protocol import HalvingScores, ImageSplit, PreparedSplit, score_halvings
+from mvkit.scoring.protocol import ImageSplit, PreparedSplit, SplitHalfScores, score_split_halves
 from mvkit.scoring.ridge import predict_ridge, prepare_squares
 from mvkit.scoring.settings import ScoreSettings
 from mvkit.scoring.similarity import SIMILARITIES, Similarity
@@ -127,9 +127,9 @@ class Map(ABC, Generic[Layer, Split]):
         splits: Sequence[ImageSplit],
         layers: Sequence[Sequence[Split]],
         settings: ScoreSettings,
-    ) -> list[HalvingScores]:
-        """Score one specimen, see :func:`~mvkit.scoring.protocol.score_halvings`."""
-        return score_halvings(responses, weights, splits, layers, self.predict, settings)
+    ) -> list[SplitHalfScores]:
+        """Score one specimen, see :func:`~mvkit.scoring.protocol.score_split_halves`."""
+        return score_split_halves(responses, weights, splits, layers, self.predict, settings)
 
     def reason(self, prepared: Sequence[Split]) -> str:
         """Say why a prepared layer cannot be mapped on some split, or ""."""
@@ -269,7 +269,7 @@ def prepare_layers(
     settings: ScoreSettings,
     *,
     n_jobs: int = 1,
-    inner: InnerProducts | None = None,
+    inner: GramMatrix | None = None,
     keep: Callable[[LayerCoordinates], None] | None = None,
 ) -> dict[str, Any]:
     """Prepare layers with one of :data:`MAPPINGS`, several at a time.
@@ -311,7 +311,7 @@ def prepare_layers(
     def prepare(name: str) -> Any:
         given = features[name]
         if mapping.from_coordinates and not isinstance(given, LayerCoordinates):
-            given = layer_coordinates(name, given, inner or inner_products)
+            given = layer_coordinates(name, given, inner or gram_matrix)
             if keep is not None:
                 keep(given)
         return mapping.prepare(name, given, splits, settings)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.errors import UsageError
-from mvkit.scoring.correlation import Drop, centred, correlate_by, noise_corrected, reasons_for_gaps, spread
+from mvkit.scoring.correlation import Drop, centred, correct_for_noise, correlate_by, reasons_for_gaps, spread
 from mvkit.scoring.settings import Halving, RecordingLike, ScoreSettings
 from mvkit.versions import installed_versions
 
@@ -129,7 +129,7 @@ def halves_of(orders: NDArray[np.int64]) -> NDArray[np.bool_]:
     return members
 
 
-def halving_weights(n_trials: int, n_images: int, settings: ScoreSettings) -> NDArray[np.int32]:
+def split_half_weights(n_trials: int, n_images: int, settings: ScoreSettings) -> NDArray[np.int32]:
     """Draw the two sets of trials of every halving that settings ask for.
 
     Halving ``b`` draws from ``RandomState(halves_seed + b)``, see :mod:`mvkit.scoring.protocol`.
@@ -148,7 +148,7 @@ def halving_weights(n_trials: int, n_images: int, settings: ScoreSettings) -> ND
     generator = np.random.RandomState(settings.halves_seed)
     for halving in range(settings.n_halves):
         generator.seed(settings.halves_seed + halving)  # as in trial_orders
-        weights[halving] = draw_halving(generator, n_trials, settings.halving, n_images=own_draws)
+        weights[halving] = draw_split_half(generator, n_trials, settings.halving, n_images=own_draws)
     return weights
 
 
@@ -198,7 +198,7 @@ DRAWS: Mapping[Halving, Draw] = MappingProxyType(
 )
 
 
-def draw_halving(
+def draw_split_half(
     generator: np.random.RandomState, n_trials: int, halving: Halving, *, n_images: int | None = None
 ) -> NDArray[np.int32]:
     """Draw the two sets of trials of one halving.
@@ -295,7 +295,7 @@ Predict = Callable[[NDArray[np.float64], Any, ScoreSettings], NDArray[np.float64
 
 
 @dataclass(frozen=True)
-class HalvingScores:
+class SplitHalfScores:
     """What each halving gives for one layer and one specimen.
 
     Attributes
@@ -320,14 +320,14 @@ class HalvingScores:
     missing_image: NDArray[np.int64]
 
 
-def score_halvings(
+def score_split_halves(
     responses: NDArray[np.floating],
     weights: NDArray[np.generic],
     splits: Sequence[ImageSplit],
     layers: Sequence[Sequence[PreparedSplit]],
     predict: Predict,
     settings: ScoreSettings,
-) -> list[HalvingScores]:
+) -> list[SplitHalfScores]:
     """Score one specimen against several layers with a map.
 
     Half responses and response reliabilities do not depend on the layer and are computed once.
@@ -355,7 +355,7 @@ def score_halvings(
     r_cross = np.full((len(layers), *shape), np.nan)
     r_map = np.full((len(layers), *shape), np.nan)
     unfitted = np.zeros((len(layers), *shape), dtype=np.bool_)
-    for group in halving_groups(weights.shape[0], responses[0].size):
+    for group in split_half_groups(weights.shape[0], responses[0].size):
         means = half_means(responses, weights[group])
         note_missing(means, missing_image)
         for index, split in enumerate(splits):
@@ -369,7 +369,7 @@ def score_halvings(
                     r_cross[layer, index, group], r_map[layer, index, group] = parts
                     unfitted[layer, index, group] = without_prediction(predictions, parts[1])
     return [
-        finished(
+        correct_split_halves(
             (r_cross[layer], r_map[layer], r_target),
             np.where(unfitted[layer] & (drops == 0), np.uint8(Drop.NOT_CONVERGED), drops),
             missing_image,
@@ -397,7 +397,7 @@ def without_prediction(
     return lost[0::2] | lost[1::2]
 
 
-def halving_groups(n_halves: int, size: int) -> Iterator[slice]:
+def split_half_groups(n_halves: int, size: int) -> Iterator[slice]:
     """Divide the halvings into groups of bounded memory, ``size`` being the entries of one mean response."""
     step = max(1, GROUP_BYTES // (2 * 8 * max(size, 1)))
     for begin in range(0, n_halves, step):
@@ -412,15 +412,15 @@ def note_missing(means: NDArray[np.float64], missing_image: NDArray[np.int64]) -
     missing_image[new] = first[new]
 
 
-def finished(
+def correct_split_halves(
     parts: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]],
     drops: NDArray[np.uint8],
     missing_image: NDArray[np.int64],
     settings: ScoreSettings,
-) -> HalvingScores:
+) -> SplitHalfScores:
     """Correct ``(r_cross, r_map, r_target)`` for noise and find out why what is NaN is NaN."""
-    scores = noise_corrected(*parts, settings)
-    return HalvingScores(*parts, scores, reasons_for_gaps(scores, parts, drops), missing_image)
+    scores = correct_for_noise(*parts, settings)
+    return SplitHalfScores(*parts, scores, reasons_for_gaps(scores, parts, drops), missing_image)
 
 
 # A target column is constant, for scikit-learn, if no entry exceeds this.

@@ -14,8 +14,8 @@ from mvkit.scoring.correlation import centred, correlate, correlate_by, spearman
 from mvkit.scoring.protocol import (
     half_means,
     halves_of,
-    halving_groups,
-    halving_weights,
+    split_half_groups,
+    split_half_weights,
     trial_orders,
     trial_orders_in_sequence,
 )
@@ -49,7 +49,7 @@ def response_reliability(responses: NDArray[np.floating], settings: ScoreSetting
     """
     n_trials, n_images, _ = responses.shape
     _require_two(n_trials)
-    weights = halving_weights(n_trials, n_images, settings)
+    weights = split_half_weights(n_trials, n_images, settings)
     return whole_reliability(correlate_sets(responses, weights, correlation=settings.correlation), settings)
 
 
@@ -73,7 +73,7 @@ def correlate_sets(
         float64 (n_halves, n_units).
     """
     result = np.empty((weights.shape[0], responses.shape[2]))
-    for group in halving_groups(weights.shape[0], responses[0].size):
+    for group in split_half_groups(weights.shape[0], responses[0].size):
         means = centred(half_means(responses, weights[group]), axis=2)
         result[group] = correlate_by(correlation, means[:, 0], means[:, 1])
     return result

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mvkit.atomic import replacing, write_text
 from mvkit.errors import DataError
 from mvkit.jsonable import digest_of, plain
-from mvkit.scoring.intervals import METHOD, described, draws_of
+from mvkit.scoring.intervals import METHOD, describe_median, draws_of
 from mvkit.scoring.layer_choice import HELD_OUT, PAPER, ChosenUnits, choose_layer, unit_grid
 from mvkit.scoring.settings import ScoreSettings
 
@@ -189,7 +189,7 @@ class Scores:
                 scores = self.columns["score"][chosen].astype(np.float64)
                 specimens = self.columns["specimen"][chosen].astype(np.int64)
                 areas = self.columns["area"][chosen] if area == ALL_AREAS else None
-                row = described(scores, specimens, self.settings, areas=areas, draws=draws)
+                row = describe_median(scores, specimens, self.settings, areas=areas, draws=draws)
                 rows.append({"layer": layer, "area": area, **row})
         return pd.DataFrame(rows)
 
@@ -207,7 +207,7 @@ class Scores:
         areas = self.chosen_units(choice)
         rows = []
         for area, units in areas.items():
-            row = described(units.score, units.specimen, self.settings, reason=units.reason)
+            row = describe_median(units.score, units.specimen, self.settings, reason=units.reason)
             rows.append({"area": area, "layer": units.layer, "choice": choice, **row})
         # An area without a layer has no part in the row of all areas.
         chosen = {area: units for area, units in areas.items() if units.layer}
@@ -215,7 +215,7 @@ class Scores:
         specimens = np.concatenate([np.empty(0, np.int64), *(units.specimen for units in chosen.values())])
         area_of = np.repeat(np.arange(len(chosen)), [len(units.score) for units in chosen.values()])
         reason = "" if chosen else next((units.reason for units in areas.values()), "")
-        row = described(scores, specimens, self.settings, areas=area_of, reason=reason)
+        row = describe_median(scores, specimens, self.settings, areas=area_of, reason=reason)
         rows.append({"area": ALL_AREAS, "layer": BEST_PER_AREA, "choice": choice, **row})
         return pd.DataFrame(rows)
 

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from mvkit.errors import DataError, FitError, UsageError
-from mvkit.scoring.correlation import Drop, explain, noise_corrected, whole_reliability
-from mvkit.scoring.gram import InnerProducts, LayerCoordinates
+from mvkit.scoring.correlation import Drop, correct_for_noise, explain, whole_reliability
+from mvkit.scoring.gram import GramMatrix, LayerCoordinates
 from mvkit.scoring.maps import MAPPINGS, prepare_layers
 from mvkit.scoring.processes import as_finished, worker_count
-from mvkit.scoring.protocol import HalvingScores, ImageSplit, halving_weights, result_context, splits_of
+from mvkit.scoring.protocol import ImageSplit, SplitHalfScores, result_context, split_half_weights, splits_of
 from mvkit.scoring.results import POPULATION, Column, Scores
 from mvkit.scoring.settings import DEFAULT_SETTINGS, RecordingLike, ScoreSettings, Units
-from mvkit.scoring.similarity import pooled
+from mvkit.scoring.similarity import pool_animals
 
 
 def score_features(
@@ -226,7 +226,7 @@ class LayerSource:
 
     names: tuple[str, ...]
     open: Callable[[Sequence[str]], AbstractContextManager[Mapping[str, Any]]]
-    inner: InnerProducts | None = None
+    inner: GramMatrix | None = None
     keep: Callable[[LayerCoordinates], None] | None = None
 
 
@@ -251,7 +251,7 @@ class _Job:
 
 def populations(recordings: Sequence[RecordingLike], settings: ScoreSettings) -> Sequence[RecordingLike]:
     """Return what layers are compared with: the recordings, or one pool per area."""
-    return pooled(recordings) if settings.pools_animals else recordings
+    return pool_animals(recordings) if settings.pools_animals else recordings
 
 
 def measure_pairs(
@@ -334,7 +334,7 @@ def _work(
         mapping, features, splits, settings, n_jobs=n_jobs, inner=source.inner, keep=source.keep
     )
     trial_counts = {recording.responses.shape[0] for recording in recordings}
-    weights = {n_trials: halving_weights(n_trials, n_images, settings) for n_trials in trial_counts}
+    weights = {n_trials: split_half_weights(n_trials, n_images, settings) for n_trials in trial_counts}
     return _Work(recordings, layers, splits, weights, settings)
 
 
@@ -421,7 +421,9 @@ def mean_ignoring_nan(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return mean
 
 
-def estimate(halvings: HalvingScores, settings: ScoreSettings, splits: slice = EVERY) -> NDArray[np.float64]:
+def estimate(
+    halvings: SplitHalfScores, settings: ScoreSettings, splits: slice = EVERY
+) -> NDArray[np.float64]:
     """Estimate scores from halvings of some splits: the mean of corrected values, or the corrected mean.
 
     The first drops halvings whose reliabilities cannot correct anything, which favours the luckier halvings
@@ -429,11 +431,11 @@ def estimate(halvings: HalvingScores, settings: ScoreSettings, splits: slice = E
     """
     if settings.estimator == "mean-of-corrected":
         return mean_ignoring_nan(halvings.scores[splits])
-    return noise_corrected(*_mean_parts(halvings, splits), settings)
+    return correct_for_noise(*_mean_parts(halvings, splits), settings)
 
 
 def _mean_parts(
-    halvings: HalvingScores, splits: slice
+    halvings: SplitHalfScores, splits: slice
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Average r_cross, r_map and r_target over the halvings in which all three are defined."""
     parts = (halvings.r_cross[splits], halvings.r_map[splits], halvings.r_target[splits])
@@ -443,13 +445,13 @@ def _mean_parts(
     return mean_ignoring_nan(parts[0]), mean_ignoring_nan(parts[1]), mean_ignoring_nan(parts[2])
 
 
-def _by_fold(halvings: HalvingScores, settings: ScoreSettings) -> NDArray[np.float64]:
+def _by_fold(halvings: SplitHalfScores, settings: ScoreSettings) -> NDArray[np.float64]:
     if len(halvings.scores) < 2:
         return np.empty((0, halvings.scores.shape[-1]))
     return np.stack([estimate(halvings, settings, splits) for splits in (EVEN, ODD)])
 
 
-def unit_scores(halvings: HalvingScores, layer_reason: str, settings: ScoreSettings) -> UnitScores:
+def unit_scores(halvings: SplitHalfScores, layer_reason: str, settings: ScoreSettings) -> UnitScores:
     """Condense the halvings of one layer and specimen.
 
     Parameters
@@ -491,7 +493,7 @@ def unit_scores(halvings: HalvingScores, layer_reason: str, settings: ScoreSetti
     return UnitScores(columns, _by_fold(halvings, settings))
 
 
-def _reasons_of_means(halvings: HalvingScores, why: Sequence[str]) -> list[str]:
+def _reasons_of_means(halvings: SplitHalfScores, why: Sequence[str]) -> list[str]:
     """Say why averages cannot be corrected; where there is nothing to average, ``why`` says it already."""
     _, r_map, r_target = _mean_parts(halvings, EVERY)
     causes = np.where(r_map > 0.0, "response", np.where(r_target > 0.0, "map", "map and response"))

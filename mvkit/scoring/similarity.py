@@ -13,8 +13,8 @@ Noise correction is the reference's for maps with similarities in the place of c
     r_map     1                 source half 1, source half 2
     r_target  half 1, half 2    target half 1, target half 2
 
-The population is the units of one animal, or the pooled pseudo-population of an area (:func:`pooled`); the
-formula is the same. Like the score of a map it compares halves but corrects to all trials: noise leaves a
+The population is the units of one animal, or the pooled pseudo-population of an area (:func:`pool_animals`);
+the formula is the same. Like the score of a map it compares halves but corrects to all trials: noise leaves a
 factor of about sqrt((1 + r_target) / 2) in the score of a layer. ``ScoreSettings.correlation`` has no part in
 it; RSA has its own kind of comparison, CKA none.
 
@@ -36,12 +36,12 @@ from mvkit.errors import UsageError
 from mvkit.scoring.correlation import CONSTANT, Drop, centred, clear_rounding
 from mvkit.scoring.gram import Features, LayerCoordinates, LayerInput, feature_blocks, layer_coordinates
 from mvkit.scoring.protocol import (
-    HalvingScores,
     ImageSplit,
-    finished,
+    SplitHalfScores,
+    correct_split_halves,
     half_means,
-    halving_groups,
     note_missing,
+    split_half_groups,
 )
 from mvkit.scoring.settings import RecordingLike, ScoreSettings
 
@@ -182,7 +182,7 @@ class Similarity(ABC):
         splits: Sequence[ImageSplit],
         layers: Sequence[LayerVectors],
         settings: ScoreSettings,
-    ) -> list[HalvingScores]:
+    ) -> list[SplitHalfScores]:
         """Compare the units of a recording, as one population, with several layers.
 
         A unit without a valid trial for some image of a split, in either half of a halving, is left out of
@@ -203,7 +203,7 @@ class Similarity(ABC):
 
         Returns
         -------
-        list of HalvingScores
+        list of SplitHalfScores
             Per layer, with one "unit": the population.
         """
         _, n_images, n_units = responses.shape
@@ -211,7 +211,7 @@ class Similarity(ABC):
         r_target, drops = np.empty(shape), np.zeros(shape, dtype=np.uint8)
         r_cross = np.empty((len(layers), *shape))
         missing = np.full(n_units, -1, dtype=np.int64)
-        for group in halving_groups(shape[1], n_images * max(n_units, n_images)):
+        for group in split_half_groups(shape[1], n_images * max(n_units, n_images)):
             means = half_means(responses, weights[group])
             note_missing(means, missing)
             for index, split in enumerate(splits):
@@ -225,7 +225,7 @@ class Similarity(ABC):
             exact = np.array([np.nan if np.isnan(vector).any() else 1.0 for vector in compared.vectors])
             r_map = np.broadcast_to(exact[:, None, None], shape).copy()
             parts = (r_cross[layer], r_map, r_target)
-            found.append(finished(parts, drops, _first_missing(missing), settings))
+            found.append(correct_split_halves(parts, drops, _first_missing(missing), settings))
         return found
 
     def between(
@@ -234,7 +234,7 @@ class Similarity(ABC):
         target_means: NDArray[np.float64],
         splits: Sequence[ImageSplit],
         settings: ScoreSettings,
-    ) -> HalvingScores:
+    ) -> SplitHalfScores:
         """Compare two populations that are both noisy.
 
         Parameters
@@ -250,7 +250,7 @@ class Similarity(ABC):
 
         Returns
         -------
-        HalvingScores
+        SplitHalfScores
             With one "unit". r_cross: source half 1, target half 2; r_map: source half 1, source half 2;
             r_target: target half 1, target half 2. The reason of a dropped halving is the target's, where
             both have one.
@@ -269,7 +269,7 @@ class Similarity(ABC):
         missing_target = np.full(n_units, -1, dtype=np.int64)
         note_missing(source_means, missing)
         note_missing(target_means, missing_target)
-        for group in halving_groups(n_halves, n_images * max(n_units, missing.size, n_images)):
+        for group in split_half_groups(n_halves, n_images * max(n_units, missing.size, n_images)):
             for index, split in enumerate(splits):
                 source = self._population_halves(source_means[group], split, settings)
                 target = self._population_halves(target_means[group], split, settings)
@@ -278,7 +278,7 @@ class Similarity(ABC):
                 r_target[index, group, 0] = target.reliability()
                 drops[index, group, 0] = np.where(target.drops > 0, target.drops, source.drops)
         first = _first_missing(np.concatenate([missing_target, missing]))
-        return finished((r_cross, r_map, r_target), drops, first, settings)
+        return correct_split_halves((r_cross, r_map, r_target), drops, first, settings)
 
     def _check_images(self, splits: Sequence[ImageSplit], settings: ScoreSettings) -> None:
         """Refuse splits that have too few images.
@@ -698,7 +698,7 @@ class PooledRecording:
     responses: NDArray[np.float32]
 
 
-def pooled(recordings: Sequence[RecordingLike]) -> list[PooledRecording]:
+def pool_animals(recordings: Sequence[RecordingLike]) -> list[PooledRecording]:
     """Pool the animals of every area.
 
     Trials are aligned by their position: trial ``t`` of the pool is trial ``t`` of every animal. An animal

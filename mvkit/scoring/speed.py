@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from mvkit.scoring.gram import BLOCK_FEATURES, InnerProducts, inner_products, layer_coordinates
+from mvkit.scoring.gram import BLOCK_FEATURES, GramMatrix, gram_matrix, layer_coordinates
 from mvkit.scoring.maps import MAPPINGS, Map
-from mvkit.scoring.protocol import halving_weights, splits_of
+from mvkit.scoring.protocol import split_half_weights, splits_of
 from mvkit.scoring.settings import RecordingLike, ScoreSettings
 from mvkit.scoring.similarity import Similarity
 
@@ -69,7 +69,7 @@ def measure_speed(
     widths: Sequence[int],
     settings: ScoreSettings,
     *,
-    inner: InnerProducts = inner_products,
+    inner: GramMatrix = gram_matrix,
     clock: Clock = time.perf_counter,
 ) -> Speed:
     """Make a layer of the images themselves ready and fit it to the recording with the most units.
@@ -173,7 +173,7 @@ class _Sample:
     def _halvings(self, n_units: int, n_halves: int) -> float:
         n_trials, n_images, _ = self.responses.shape
         settings = self.settings.model_copy(update={"n_halves": n_halves})
-        weights = halving_weights(n_trials, n_images, settings)
+        weights = split_half_weights(n_trials, n_images, settings)
         responses = np.ascontiguousarray(self.responses[:, :, :n_units])
         began = self.clock()
         self.mapping.score(responses, weights, self.splits, [self.ready], settings)

@@ -19,7 +19,7 @@ from mvkit.scoring.correlation import Drop
 from mvkit.scoring.gram import layer_coordinates, split_coordinates
 from mvkit.scoring.maps import MAPPINGS
 from mvkit.scoring.one_to_one import distinct_sources
-from mvkit.scoring.protocol import ImageSplit, halving_weights, splits_of, training_targets
+from mvkit.scoring.protocol import ImageSplit, split_half_weights, splits_of, training_targets
 from mvkit.scoring.ridge import choose_penalties
 
 FEW = settings(max_examples=20, deadline=None)
@@ -289,7 +289,7 @@ def test_halvings_score_alone_as_in_company(seed: int, mapping: str, alpha: Any,
     responses = features[:, :3] @ rng.standard_normal((3, 4)) + rng.standard_normal((6, N_IMAGES, 4))
     responses[1:, 5, 0] = np.nan
     options = ScoreSettings(mapping=mapping, ridge_alpha=alpha, penalty=0.1, n_splits=1, n_halves=6)
-    weights, splits = halving_weights(6, N_IMAGES, options), splits_of(N_IMAGES, options)
+    weights, splits = split_half_weights(6, N_IMAGES, options), splits_of(N_IMAGES, options)
     row = MAPPINGS[mapping]
     prepared = row.prepare("layer", features, splits, options)
     together = row.score(responses, weights, splits, [prepared], options)[0]

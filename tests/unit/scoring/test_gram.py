@@ -14,7 +14,7 @@ from mvkit.scoring.protocol import image_splits
 SPLITS = image_splits(30, n_splits=3, train_fraction=0.5)
 
 
-def inner_products(coordinates: SplitCoordinates) -> tuple[Any, Any]:
+def gram_matrix(coordinates: SplitCoordinates) -> tuple[Any, Any]:
     """What does not depend on the signs of directions: train x train and test x train."""
     train = coordinates.basis.T * coordinates.scale
     return train @ train.T, coordinates.test @ train.T
@@ -33,7 +33,7 @@ def test_equal_the_coordinates_of_a_layer(n_units: int, offset: float) -> None:
         np.testing.assert_allclose(
             coordinates.basis @ coordinates.basis.T, np.eye(coordinates.scale.size), atol=1e-9
         )
-        for ours, theirs in zip(inner_products(coordinates), inner_products(expected), strict=True):
+        for ours, theirs in zip(gram_matrix(coordinates), gram_matrix(expected), strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-9 * np.abs(theirs).max())
 
 

@@ -12,16 +12,16 @@ from scipy.stats import pearsonr
 from sklearn.cross_decomposition import PLSRegression
 
 from mvkit.scoring import protocol
-from mvkit.scoring.correlation import Drop, noise_corrected
+from mvkit.scoring.correlation import Drop, correct_for_noise
 from mvkit.scoring.gram import layer_coordinates, split_coordinates
 from mvkit.scoring.maps import MAPPINGS
-from mvkit.scoring.protocol import HalvingScores, halves_of, image_splits, trial_orders
+from mvkit.scoring.protocol import SplitHalfScores, halves_of, image_splits, trial_orders
 from mvkit.scoring.settings import ScoreSettings
 
 Simulate = Callable[..., tuple[Any, Any]]
 
 
-def score(features: Any, responses: Any, *, n_halves: int = 6, **options: Any) -> HalvingScores:
+def score(features: Any, responses: Any, *, n_halves: int = 6, **options: Any) -> SplitHalfScores:
     settings = ScoreSettings(n_splits=2, n_halves=n_halves, n_components=8, **options)
     splits = image_splits(responses.shape[1], n_splits=2, train_fraction=0.5)
     layer = layer_coordinates("a", features)
@@ -77,9 +77,9 @@ def test_noise_correction_and_negative_reliabilities() -> None:
     r_target = np.array([0.6, 0.6, -0.1, -0.1, 0.5, 0.5])
     first = 0.4 / np.sqrt((1.0 / 1.5) * (1.2 / 1.6))
     both = 0.4 / np.sqrt((-0.4 / 0.8) * (-0.2 / 0.9))
-    plain = noise_corrected(r_cross, r_map, r_target, ScoreSettings())
+    plain = correct_for_noise(r_cross, r_map, r_target, ScoreSettings())
     np.testing.assert_allclose(plain, [first, np.nan, np.nan, np.nan, np.nan, np.nan])
-    old = noise_corrected(r_cross, r_map, r_target, ScoreSettings(parity=True))
+    old = correct_for_noise(r_cross, r_map, r_target, ScoreSettings(parity=True))
     np.testing.assert_allclose(old, [first, np.nan, np.nan, both, np.inf, np.nan])
 
 

@@ -10,7 +10,7 @@ import scipy.stats
 
 from mvkit.errors import UsageError
 from mvkit.scoring import ScoreSettings, response_reliability, split_half_reliability
-from mvkit.scoring.protocol import halving_weights
+from mvkit.scoring.protocol import split_half_weights
 from mvkit.scoring.reliability import correlate_all_sets, correlate_sets
 
 
@@ -58,7 +58,7 @@ def test_rank_correlation_equals_scipy(halving: Any, synchronous: bool) -> None:
     settings = ScoreSettings(
         halving=halving, synchronous=synchronous, n_halves=6, correlation="spearman", halves_seed=1
     )
-    weights = halving_weights(8, 25, settings)
+    weights = split_half_weights(8, 25, settings)
     found = response_reliability(responses, settings)
     for drawn, row in zip(weights, found, strict=True):
         for unit in range(4):
@@ -90,7 +90,7 @@ def test_groups_of_halvings_make_no_difference(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_grid_compares_every_set_with_every_other() -> None:
     responses = np.random.default_rng(5).poisson(3.0, (8, 30, 3)).astype(float)
-    sets = halving_weights(8, 30, ScoreSettings(n_halves=3, halving="bootstrap"))
+    sets = split_half_weights(8, 30, ScoreSettings(n_halves=3, halving="bootstrap"))
     grid = correlate_all_sets(responses, sets[:, 0], sets[:2, 1])
     assert grid.shape == (2, 3, 3)
     for row in range(2):

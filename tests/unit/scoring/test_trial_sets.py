@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mvkit.scoring import ScoreSettings, response_reliability
-from mvkit.scoring.protocol import DRAWS, draw_halving, halves_of, halving_weights, trial_orders
+from mvkit.scoring.protocol import DRAWS, draw_split_half, halves_of, split_half_weights, trial_orders
 from mvkit.scoring.settings import Halving
 
 HALVINGS = get_args(Halving)
@@ -31,7 +31,7 @@ def test_every_way_that_settings_name_has_a_row() -> None:
 @pytest.mark.parametrize("n_images", [None, 6])
 def test_sizes_of_sets(halving: Halving, sizes: tuple[int, int], n_images: int | None) -> None:
     generator = np.random.RandomState(3)
-    weights = np.stack([draw_halving(generator, 9, halving, n_images=n_images) for _ in range(50)])
+    weights = np.stack([draw_split_half(generator, 9, halving, n_images=n_images) for _ in range(50)])
     assert (weights.sum(axis=2) == np.reshape(sizes, (1, 2, *[1] * (weights.ndim - 3)))).all()
     replaced = halving.startswith("bootstrap") or halving.endswith("replacement")
     assert (weights[:, 0].max() > 1) == replaced
@@ -44,21 +44,21 @@ def test_sizes_of_sets(halving: Halving, sizes: tuple[int, int], n_images: int |
 @pytest.mark.parametrize("synchronous", [True, False])
 def test_every_halving_has_its_own_seed(halving: Halving, synchronous: bool) -> None:
     settings = ScoreSettings(halving=halving, synchronous=synchronous, n_halves=4, halves_seed=11)
-    weights = halving_weights(8, 5, settings)
+    weights = split_half_weights(8, 5, settings)
     assert weights.shape == ((4, 2, 8) if synchronous else (4, 2, 8, 5))
     for index in range(4):
         generator = np.random.RandomState(11 + index)
-        drawn = draw_halving(generator, 8, halving, n_images=None if synchronous else 5)
+        drawn = draw_split_half(generator, 8, halving, n_images=None if synchronous else 5)
         np.testing.assert_array_equal(weights[index], drawn)
     if not synchronous:
         # The first image's draw is the one that would serve all images.
-        together = halving_weights(8, 5, settings.model_copy(update={"synchronous": True}))
+        together = split_half_weights(8, 5, settings.model_copy(update={"synchronous": True}))
         np.testing.assert_array_equal(weights[..., 0], together)
         assert (weights[..., 1:] != weights[..., :1]).any()
 
 
 def test_default_halvings_are_the_shuffled_halves() -> None:
-    weights = halving_weights(7, 3, ScoreSettings(n_halves=5, halves_seed=2))
+    weights = split_half_weights(7, 3, ScoreSettings(n_halves=5, halves_seed=2))
     np.testing.assert_array_equal(weights, halves_of(trial_orders(7, n_halves=5, seed=2)))
 
 
@@ -73,7 +73,7 @@ def shared(weights: np.ndarray, one: int, other: int) -> np.ndarray:
 @pytest.mark.parametrize("halving", HALVINGS)
 def test_noise_in_common_is_what_arithmetic_says(halving: Any) -> None:
     n, m = 20, 10
-    weights = halving_weights(n, 1, ScoreSettings(halving=halving, n_halves=4000))
+    weights = split_half_weights(n, 1, ScoreSettings(halving=halving, n_halves=4000))
 
     def resampled(size: int) -> float:
         return 1 / size + (1 - 1 / size) / n
@@ -99,7 +99,7 @@ def test_reliability_follows_from_the_noise_in_common(halving: Any, synchronous:
     signal = rng.standard_normal((n_images, n_units))
     responses = signal + np.sqrt(noise) * rng.standard_normal((n_trials, n_images, n_units))
     settings = ScoreSettings(halving=halving, synchronous=synchronous, n_halves=6)
-    weights = halving_weights(n_trials, n_images, settings)
+    weights = split_half_weights(n_trials, n_images, settings)
     first, second, common = (
         1 + noise * shared(weights, *pair).reshape(6, -1).mean(axis=1) for pair in ((0, 0), (1, 1), (0, 1))
     )

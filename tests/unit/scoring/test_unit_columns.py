@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mvkit.scoring.protocol import HalvingScores, finished
+from mvkit.scoring.protocol import SplitHalfScores, correct_split_halves
 from mvkit.scoring.run import estimate, unit_scores
 from mvkit.scoring.settings import ScoreSettings
 
@@ -15,9 +15,9 @@ R_MAP = [[0.5, 0.6], [0.4, 0.8], [0.7, 0.9]]
 R_TARGET = [[0.6, 0.5], [-0.1, 0.7], [0.5, 0.8]]
 
 
-def halvings(settings: ScoreSettings) -> HalvingScores:
+def halvings(settings: ScoreSettings) -> SplitHalfScores:
     parts = tuple(np.array(part)[:, :, None] for part in (R_CROSS, R_MAP, R_TARGET))
-    return finished(parts, np.zeros((3, 2, 1), np.uint8), np.array([-1]), settings)  # type: ignore[arg-type]
+    return correct_split_halves(parts, np.zeros((3, 2, 1), np.uint8), np.array([-1]), settings)  # type: ignore[arg-type]
 
 
 def published(cross: float, r_map: float, r_target: float) -> float:
@@ -55,7 +55,7 @@ def test_one_split_gives_no_folds() -> None:
     settings = ScoreSettings()
     whole = halvings(settings)
     fields = ("r_cross", "r_map", "r_target", "scores", "drops")
-    first = HalvingScores(*(getattr(whole, name)[:1] for name in fields), whole.missing_image)
+    first = SplitHalfScores(*(getattr(whole, name)[:1] for name in fields), whole.missing_image)
     assert unit_scores(first, "", settings).by_fold.shape == (0, 1)
     assert estimate(first, settings)[0] == pytest.approx(np.mean(whole.scores[0]))
 
@@ -72,7 +72,7 @@ def test_one_split_gives_no_folds() -> None:
 def test_a_corrected_mean_says_what_it_lacks(r_map: float, r_target: float, reason: str) -> None:
     settings = ScoreSettings(estimator="corrected-mean")
     parts = tuple(np.full((2, 3, 1), value) for value in (0.1, r_map, r_target))
-    whole = finished(parts, np.zeros((2, 3, 1), np.uint8), np.array([-1]), settings)  # type: ignore[arg-type]
+    whole = correct_split_halves(parts, np.zeros((2, 3, 1), np.uint8), np.array([-1]), settings)  # type: ignore[arg-type]
     found = unit_scores(whole, "", settings)
     assert np.isnan(found.columns["score"][0])  # type: ignore[call-overload]
     assert found.columns["reason"][0] == reason
@@ -82,7 +82,9 @@ def test_means_are_over_the_same_halvings() -> None:
     settings = ScoreSettings(estimator="corrected-mean", correction="attenuation")
     cross, r_map, r_target = (np.array(part)[:, :, None] for part in (R_CROSS, R_MAP, R_TARGET))
     cross[0, 1] = r_map[0, 1] = np.nan  # its response reliability is known, but stands for no score
-    whole = finished((cross, r_map, r_target), np.zeros((3, 2, 1), np.uint8), np.array([-1]), settings)
+    whole = correct_split_halves(
+        (cross, r_map, r_target), np.zeros((3, 2, 1), np.uint8), np.array([-1]), settings
+    )
     known = ~np.isnan(cross)
     means = [part[known].mean() for part in (cross, r_map, r_target)]
     expected = means[0] / np.sqrt(means[1] * means[2])

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mvkit.errors import DataError, UsageError
 from mvkit.features.stored_layer import StoredLayer
 from mvkit.scoring import ScoreSettings, gram, score_features
-from mvkit.scoring.gram import BLOCK_FEATURES, LayerCoordinates, inner_products, layer_coordinates
+from mvkit.scoring.gram import BLOCK_FEATURES, LayerCoordinates, gram_matrix, layer_coordinates
 from mvkit.scoring.maps import MAPPINGS, prepare_layers
 from mvkit.scoring.protocol import splits_of
 
@@ -101,7 +101,7 @@ def test_scores_from_inner_products_are_those_from_features(
     monkeypatch.setattr(gram, "_from_features", counted)
     fast = {name: score_features(features, [animal], make_settings(name)) for name in PROTOCOLS}
     assert ("a" in careful) is not CASES[case]
-    monkeypatch.setattr(gram, "stand_clear", lambda *_, **__: False)
+    monkeypatch.setattr(gram, "is_well_conditioned", lambda *_, **__: False)
     for name, found in fast.items():
         exact = score_features(features, [animal], make_settings(name))
         scores = [np.asarray(result.columns["score"], dtype=np.float64) for result in (found, exact)]
@@ -200,7 +200,7 @@ def test_coordinates_are_made_as_told_kept_and_taken_in_place_of_features(layers
     def inner(block: NDArray[np.float64], /) -> NDArray[np.float64]:
         with lock:
             asked.append(block.shape)
-        return inner_products(block)
+        return gram_matrix(block)
 
     def keep(layer: LayerCoordinates) -> None:
         kept[layer.name] = layer

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mvkit.scoring.ceilings import PairSize, draw_pair
-from mvkit.scoring.protocol import draw_halving, halving_weights
+from mvkit.scoring.protocol import draw_split_half, split_half_weights
 from mvkit.scoring.settings import ScoreSettings
 
 HALVINGS = ["split-half", "bootstrap", "bootstrap-full-mean", "subsample-half", "subsample-half-replacement"]
@@ -19,12 +19,12 @@ def test_the_target_is_halved_as_for_a_model(halving: str, synchronous: bool) ->
         {"halving": halving, "synchronous": synchronous, "n_halves": 4, "halves_seed": 3}
     )
     draws = draw_pair(PairSize(9, 7, 5, 6, 6), settings)
-    np.testing.assert_array_equal(draws.target, halving_weights(9, 5, settings))
+    np.testing.assert_array_equal(draws.target, split_half_weights(9, 5, settings))
     generator = np.random.RandomState(3 + 2)
     n_images = None if synchronous else 5
-    draw_halving(generator, 9, settings.halving, n_images=n_images)
+    draw_split_half(generator, 9, settings.halving, n_images=n_images)
     np.testing.assert_array_equal(
-        draws.source[2], draw_halving(generator, 7, settings.halving, n_images=n_images)
+        draws.source[2], draw_split_half(generator, 7, settings.halving, n_images=n_images)
     )
 
 

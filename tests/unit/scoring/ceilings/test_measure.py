@@ -15,7 +15,7 @@ from mvkit.scoring.ceilings import (
     draw_pair,
     measure_ceiling,
     pairs_of,
-    pooled_responses,
+    pool_responses,
     score_pair,
 )
 from mvkit.scoring.protocol import splits_of
@@ -43,7 +43,7 @@ def of_specimen(ceiling: Scores, area: str, specimen: int, column: str) -> Any:
 
 def expected_halvings(target: Any, sources: list[Any], settings: ScoreSettings, n_kept: int = 0) -> Any:
     """Score a target from the sources pooled, with ``n_kept`` units of theirs (0: all)."""
-    source = pooled_responses([source.responses for source in sources])
+    source = pool_responses([source.responses for source in sources])
     n_trials, n_images, _ = target.responses.shape
     size = PairSize(n_trials, len(source), n_images, source.shape[2], n_kept or source.shape[2])
     splits = splits_of(n_images, settings)

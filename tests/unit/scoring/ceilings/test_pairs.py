@@ -13,7 +13,7 @@ from sklearn.linear_model import Ridge
 
 import mvkit.scoring.protocol
 from mvkit.scoring import sparse
-from mvkit.scoring.ceilings import PairDraws, PairSize, draw_pair, joined_halvings, score_pair
+from mvkit.scoring.ceilings import PairDraws, PairSize, concatenate_split_halves, draw_pair, score_pair
 from mvkit.scoring.correlation import Drop
 from mvkit.scoring.protocol import splits_of
 from mvkit.scoring.settings import ScoreSettings
@@ -208,7 +208,7 @@ def test_joining_keeps_halvings_and_the_first_missing_image(animals: Simulate) -
     target[1:, 6, 2] = np.nan
     settings = ScoreSettings(n_components=3, n_splits=2, n_halves=3)
     first, second = (scored(target, source, settings).halvings for source in sources)
-    both = joined_halvings([first, second])
+    both = concatenate_split_halves([first, second])
     np.testing.assert_array_equal(both.scores[:, :3], first.scores)
     np.testing.assert_array_equal(both.scores[:, 3:], second.scores)
     np.testing.assert_array_equal(both.drops[:, 3:], second.drops)

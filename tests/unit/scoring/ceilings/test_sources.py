@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from mvkit.scoring.ceilings import pooled_responses, predicting_units
+from mvkit.scoring.ceilings import pool_responses, predicting_units
 from mvkit.scoring.protocol import half_means, halves_of, trial_orders
 
 
 def test_animals_side_by_side_with_gaps_where_trials_are_fewer() -> None:
     first = np.arange(2 * 3 * 2, dtype=np.float32).reshape(2, 3, 2)
     second = 100 + np.arange(4 * 3 * 1, dtype=np.float32).reshape(4, 3, 1)
-    pooled = pooled_responses([first, second])
+    pooled = pool_responses([first, second])
     assert pooled.shape == (4, 3, 3)
     np.testing.assert_array_equal(pooled[:2, :, :2], first)
     assert np.isnan(pooled[2:, :, :2]).all()
@@ -20,7 +20,7 @@ def test_animals_side_by_side_with_gaps_where_trials_are_fewer() -> None:
 
 def test_one_animal_is_left_as_it_is() -> None:
     only = np.ones((2, 3, 4), dtype=np.float32)
-    assert pooled_responses([only]) is only
+    assert pool_responses([only]) is only
 
 
 def test_units_without_a_trial_in_some_half_have_no_say() -> None:

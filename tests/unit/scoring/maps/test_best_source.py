@@ -13,7 +13,7 @@ from mvkit.scoring import ScoreSettings
 from mvkit.scoring.correlation import Drop
 from mvkit.scoring.maps import MAPPINGS
 from mvkit.scoring.one_to_one import Sources, best_sources, near_zero, unit_rows
-from mvkit.scoring.protocol import ImageSplit, halving_weights, splits_of
+from mvkit.scoring.protocol import ImageSplit, split_half_weights, splits_of
 
 
 def test_features_that_differ_less_than_float32_can_tell_are_told_apart() -> None:
@@ -54,7 +54,7 @@ def test_unit_without_training_response(parity: bool, noisy_linear: Callable[...
     """The 2020 code took the last feature where no correlation was defined; mvkit drops the halving."""
     features, responses = noisy_linear(n_units=3, n_trials=8)
     settings = ScoreSettings(mapping="one-to-one", n_splits=1, n_halves=5, parity=parity)
-    weights, splits = halving_weights(8, 118, settings), splits_of(118, settings)
+    weights, splits = split_half_weights(8, 118, settings), splits_of(118, settings)
     image = splits[0].train[0]
     responses[1:, image, 1] = np.nan
     row = MAPPINGS["one-to-one"]

@@ -13,8 +13,8 @@ from mvkit.scoring.one_to_one import screen_halves, screening_error, unit_rows
 from mvkit.scoring.protocol import (
     half_means,
     halves_of,
-    halving_weights,
     image_splits,
+    split_half_weights,
     training_targets,
     trial_orders,
 )
@@ -90,7 +90,7 @@ def test_fits_in_pairs_choose_what_single_fits_choose(halving: str, n_trials: in
     responses[0, SPLIT.train[0], 1] = np.nan
     responses[:, SPLIT.train[0], 2] = np.nan
     settings = ScoreSettings(mapping="one-to-one", halving=halving, n_halves=20)
-    means = half_means(responses, halving_weights(n_trials, 40, settings))
+    means = half_means(responses, split_half_weights(n_trials, 40, settings))
     targets = training_targets(means[:, :, SPLIT.train].reshape(40, 20, 6))[0]
     row = MAPPINGS["one-to-one"]
     features = np.round(rng.standard_normal((40, 700)), 1)

@@ -12,9 +12,9 @@ from mvkit.errors import UsageError
 from mvkit.scoring import ScoreSettings, protocol, score_features
 from mvkit.scoring.correlation import Drop
 from mvkit.scoring.maps import MAPPINGS
-from mvkit.scoring.protocol import half_means, halves_of, halving_weights, splits_of, trial_orders
+from mvkit.scoring.protocol import half_means, halves_of, split_half_weights, splits_of, trial_orders
 from mvkit.scoring.results import POPULATION
-from mvkit.scoring.similarity import SIMILARITIES, Similarity, pooled
+from mvkit.scoring.similarity import SIMILARITIES, Similarity, pool_animals
 
 SETTINGS = {name: ScoreSettings(mapping=name, n_halves=6, n_splits=2) for name in SIMILARITIES}
 ROWS: list[Similarity] = list(SIMILARITIES.values())
@@ -51,7 +51,7 @@ def test_halves_that_are_compared(name: str, images: str) -> None:
     features, responses = draw()
     options = SETTINGS[name].model_copy(update={"similarity_images": images})
     splits = splits_of(24, options)
-    weights = halving_weights(7, 24, options).astype(bool)
+    weights = split_half_weights(7, 24, options).astype(bool)
     layer = MAPPINGS[name].prepare("a", features, splits, options)
     found = MAPPINGS[name].score(responses, weights, splits, [layer], options)[0]
     assert found.scores.shape == ({"all": 1, "test": 2}[images], 6, 1)
@@ -94,7 +94,7 @@ def test_a_unit_without_a_valid_trial_is_left_out_of_both_halves(name: str) -> N
     options = SETTINGS[name]
     splits = splits_of(24, options)
     features, responses = draw()
-    weights = halving_weights(7, 24, options).astype(bool)
+    weights = split_half_weights(7, 24, options).astype(bool)
     # Unit 2 knows image 5 from trial 0 only: in every halving one half knows nothing.
     responses[1:, 5, 2] = np.nan
     # Unit 4 lacks image 9 in the trials of one half of the first halving.
@@ -117,7 +117,7 @@ def test_groups_of_halvings_change_no_bit(name: str, monkeypatch: pytest.MonkeyP
     splits = splits_of(24, options)
     features, responses = draw()
     responses[3:, 5, 2] = np.nan
-    weights = halving_weights(7, 24, options).astype(bool)
+    weights = split_half_weights(7, 24, options).astype(bool)
     layer = MAPPINGS[name].prepare("a", features, splits, options)
     whole = MAPPINGS[name].score(responses, weights, splits, [layer], options)[0]
     means = half_means(responses, weights)
@@ -232,7 +232,7 @@ def test_pooled_populations_in_a_run(name: str, recording: Callable[..., Any]) -
     assert by_animal.table()["specimen"].tolist() == [1, 1, 2]
     # An area with one animal is the same population either way.
     assert table["score"][1] == by_animal.columns["score"][1]
-    alone = score_features({"a": features}, pooled(animals)[:1], SETTINGS[name])
+    alone = score_features({"a": features}, pool_animals(animals)[:1], SETTINGS[name])
     assert table["score"][0] == alone.columns["score"][0]
     # What was recorded is the same; how it was taken together is the settings' affair.
     assert scores.context["responses_sha256"] == by_animal.context["responses_sha256"]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mvkit.scoring.protocol import half_means, halves_of, trial_orders
-from mvkit.scoring.similarity import POOLED_SPECIMEN, pooled
+from mvkit.scoring.similarity import POOLED_SPECIMEN, pool_animals
 
 RNG = np.random.default_rng(0)
 
@@ -20,7 +20,7 @@ def test_units_of_an_area_stand_side_by_side(recording: Callable[..., Any]) -> N
         recording(second, area="VISp", specimen=5),
         recording(third, area="VISl", specimen=6),
     ]
-    lateral, primary = pooled(animals)
+    lateral, primary = pool_animals(animals)
     assert (lateral.area, primary.area) == ("VISl", "VISp")
     assert lateral.specimen == primary.specimen == POOLED_SPECIMEN
     np.testing.assert_array_equal(lateral.responses, np.concatenate([first, third], axis=2))
@@ -31,7 +31,7 @@ def test_units_of_an_area_stand_side_by_side(recording: Callable[..., Any]) -> N
 
 def test_trials_are_aligned_by_position(recording: Callable[..., Any]) -> None:
     few, many = RNG.random((4, 9, 3)), RNG.random((7, 9, 2))
-    (pool,) = pooled([recording(few, specimen=1), recording(many, specimen=2)])
+    (pool,) = pool_animals([recording(few, specimen=1), recording(many, specimen=2)])
     np.testing.assert_array_equal(pool.responses[:4, :, :3], few)
     assert np.isnan(pool.responses[4:, :, :3]).all()
     np.testing.assert_array_equal(pool.responses[:, :, 3:], many)
