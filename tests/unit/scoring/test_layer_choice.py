@@ -1,4 +1,4 @@
-"""Which layer stands for an area: by arithmetic on a handful of units."""
+"""Which layer of an area, by either choice."""
 
 from __future__ import annotations
 

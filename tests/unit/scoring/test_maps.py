@@ -1,4 +1,4 @@
-"""What every map does with layers and units that it cannot use."""
+"""Every map: against what it is said to be, and through the whole of scoring."""
 
 from __future__ import annotations
 

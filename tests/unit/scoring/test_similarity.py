@@ -1,4 +1,4 @@
-"""Halvings of populations: which halves are compared, who is left out, and why there is no score."""
+"""RSA and CKA: populations compared, dissimilarities, Gram matrices, pooled animals."""
 
 from __future__ import annotations
 
@@ -8,13 +8,34 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mvkit.errors import UsageError
-from mvkit.scoring import ScoreSettings, protocol, score_features
+from mvkit.errors import DataError, UsageError
+from mvkit.scoring import ScoreSettings, gram, protocol, score_features
 from mvkit.scoring.correlation import Drop
 from mvkit.scoring.maps import MAPPINGS
-from mvkit.scoring.protocol import half_means, halves_of, split_half_weights, splits_of, trial_orders
+from mvkit.scoring.protocol import (
+    ImageSplit,
+    half_means,
+    halves_of,
+    image_splits,
+    split_half_weights,
+    splits_of,
+    trial_orders,
+)
 from mvkit.scoring.results import POPULATION
-from mvkit.scoring.similarity import SIMILARITIES, Similarity, pool_animals
+from mvkit.scoring.similarity import (
+    CKA,
+    POOLED_SPECIMEN,
+    RSA,
+    SIMILARITIES,
+    Similarity,
+    gram_vectors,
+    layer_grams,
+    layer_rdms,
+    pool_animals,
+    population_grams,
+    population_rdms,
+    rdm_vectors,
+)
 
 SETTINGS = {name: ScoreSettings(mapping=name, n_halves=6, n_splits=2) for name in SIMILARITIES}
 ROWS: list[Similarity] = list(SIMILARITIES.values())
@@ -254,3 +275,184 @@ def test_worker_processes_change_no_bit(name: str, recording: Callable[..., Any]
     one, two = (score_features(layers, recordings, SETTINGS[name], n_jobs=n_jobs) for n_jobs in (1, 2))
     np.testing.assert_array_equal(one.by_fold, two.by_fold)
     assert np.isfinite(one.by_fold).all()
+
+
+RNG = np.random.default_rng(0)
+ALL = [ImageSplit(np.empty(0, dtype=np.int64), np.arange(20))]
+
+
+def test_populations_without_the_units_that_are_not_present() -> None:
+    patterns = RNG.poisson(4.0, (3, 20, 9)).astype(float)
+    present = np.ones((3, 9), dtype=bool)
+    present[1, [0, 4]] = False
+    patterns[1, :, [0, 4]] = 0.0
+    found = population_rdms(patterns, present)
+    for item in range(3):
+        np.testing.assert_allclose(
+            found[item], 1.0 - np.corrcoef(patterns[item][:, present[item]]), rtol=0, atol=1e-14
+        )
+
+
+def test_a_constant_unit_belongs_to_the_patterns() -> None:
+    patterns = RNG.standard_normal((1, 20, 6))
+    with_constant = np.concatenate([patterns, np.full((1, 20, 1), 5.0)], axis=2)
+    found = population_rdms(with_constant, np.ones((1, 7), dtype=bool))[0]
+    np.testing.assert_allclose(found, 1.0 - np.corrcoef(with_constant[0]), rtol=0, atol=1e-14)
+    without = population_rdms(patterns, np.ones((1, 6), dtype=bool))[0]
+    assert np.abs(found - without).max() > 0.1
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 1e6 / 3])
+def test_an_image_to_which_all_units_respond_alike(value: float) -> None:
+    patterns = RNG.standard_normal((1, 20, 7))
+    patterns[0, 3] = value
+    found = population_rdms(patterns, np.ones((1, 7), dtype=bool))[0]
+    assert np.isnan(found[3]).all() and np.isnan(found[:, 3]).all()
+    assert np.isfinite(np.delete(np.delete(found, 3, 0), 3, 1)).all()
+
+
+@pytest.mark.parametrize("block", [7, 64, 8192])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int16])
+def test_layers_in_blocks(block: int, dtype: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gram, "BLOCK_FEATURES", block)
+    features = (1000.0 + 30.0 * RNG.standard_normal((20, 300))).astype(dtype)
+    splits = [*ALL, *image_splits(20, n_splits=2, train_fraction=0.5)]
+    exact = 1.0 - np.corrcoef(features.astype(np.float64))
+    for found, split in zip(layer_rdms("a", features, splits), splits, strict=True):
+        np.testing.assert_allclose(found, exact[np.ix_(split.test, split.test)], rtol=0, atol=1e-12)
+
+
+def test_why_layers_have_no_dissimilarities() -> None:
+    features = RNG.standard_normal((20, 30))
+    one = layer_rdms("one feature", features[:, :1], ALL)[0]
+    assert RSA().why_undefined(one) == "undefined dissimilarities: no image has two different features"
+    features[[2, 5]] = 0.3  # whose mean over 30 features is not 0.3 in float64
+    two = layer_rdms("silent", features, ALL)[0]
+    assert RSA().why_undefined(two) == "undefined dissimilarities: 2 images have no two different features"
+    equal = layer_rdms("one-hot", np.eye(20), ALL)[0]
+    assert not rdm_vectors(equal[None], ScoreSettings(mapping="rsa")).any()
+    assert RSA().why_undefined(equal) == "all dissimilarities are equal"
+
+
+@pytest.mark.parametrize("features", [np.ones(20), np.full((20, 2), np.nan), np.full((20, 2), "a")])
+def test_features_that_are_no_matrix_of_numbers(features: np.ndarray) -> None:
+    with pytest.raises(DataError, match="layer 'bad'"):
+        layer_rdms("bad", features, ALL)
+
+
+def test_rounding_errors_do_not_order_equal_dissimilarities() -> None:
+    """Two units: every pattern correlates by 1 or -1 with every other one, up to rounding."""
+    patterns = RNG.standard_normal((1, 20, 2)) / 3.0
+    rising = patterns[0, :, 1] > patterns[0, :, 0]
+    rows, columns = np.triu_indices(20, k=1)
+    opposed = (rising[rows] != rising[columns]).astype(float)
+    matrices = population_rdms(patterns, np.ones((1, 2), dtype=bool))
+    vector = rdm_vectors(matrices, ScoreSettings(mapping="rsa", rsa_comparison="spearman"))[0]
+    assert np.unique(vector).size == 2
+    assert np.corrcoef(vector, opposed)[0, 1] == pytest.approx(1.0, abs=1e-12)
+
+
+@pytest.mark.parametrize("comparison", ["pearson", "spearman", "cosine"])
+def test_nothing_but_rounding_errors_is_nothing(comparison: str) -> None:
+    """Two units, the second always the stronger one: all dissimilarities are zero."""
+    patterns = np.sort(RNG.standard_normal((1, 20, 2)), axis=2)
+    matrices = population_rdms(patterns, np.ones((1, 2), dtype=bool))
+    assert not rdm_vectors(matrices, ScoreSettings(mapping="rsa", rsa_comparison=comparison)).any()
+
+
+RNG_CKA = np.random.default_rng(0)
+ALL_CKA = [ImageSplit(np.empty(0, dtype=np.int64), np.arange(20))]
+
+
+@pytest.mark.parametrize("block", [7, 8192])
+@pytest.mark.parametrize("n_features", [1, 15, 300])
+def test_layers_are_centred_over_the_test_images(
+    block: int, n_features: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gram, "BLOCK_FEATURES", block)
+    features = (1e4 + RNG_CKA.standard_normal((20, n_features))).astype(np.float32)
+    splits = [*ALL_CKA, *image_splits(20, n_splits=2, train_fraction=0.4)]
+    for found, split in zip(layer_grams("a", features, splits), splits, strict=True):
+        exact = features[split.test].astype(np.float64)
+        exact -= exact.mean(axis=0)
+        np.testing.assert_allclose(found, exact @ exact.T, rtol=0, atol=1e-9 * n_features)
+
+
+def test_absent_and_constant_units_add_nothing() -> None:
+    patterns = RNG_CKA.standard_normal((1, 20, 6))
+    more = np.concatenate([patterns, np.zeros((1, 20, 1)), np.full((1, 20, 1), 1e6 / 3)], axis=2)
+    np.testing.assert_allclose(population_grams(more), population_grams(patterns), rtol=0, atol=1e-12)
+
+
+def test_products_of_u_centred_matrices_are_the_unbiased_estimator() -> None:
+    """Song et al. 2012, the estimator as a sum of three terms over zero-diagonal Gram matrices."""
+    settings = ScoreSettings(mapping="cka", cka_debiased=True)
+    n = 12
+    first, second = RNG_CKA.standard_normal((n, 5)), RNG_CKA.standard_normal((n, 30))
+    k, m = first @ first.T, second @ second.T
+    np.fill_diagonal(k, 0.0)
+    np.fill_diagonal(m, 0.0)
+    ones = np.ones(n)
+    hsic = np.trace(k @ m) + (ones @ k @ ones) * (ones @ m @ ones) / ((n - 1) * (n - 2))
+    hsic -= 2.0 / (n - 2) * (ones @ k @ m @ ones)
+    vectors = [gram_vectors(population_grams(values[None]), settings)[0] for values in (first, second)]
+    assert vectors[0] @ vectors[1] == pytest.approx(hsic, rel=1e-12)
+
+
+def test_unrelated_populations_are_alike_only_with_bias() -> None:
+    """30 images, 200 and 300 units: biased CKA of independent noise is near 1, debiased CKA near 0."""
+    found: dict[bool, list[float]] = {True: [], False: []}
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        source = rng.standard_normal((1, 2, 30, 200))
+        target = rng.standard_normal((1, 2, 30, 300))
+        for debiased, values in found.items():
+            settings = ScoreSettings(mapping="cka", cka_debiased=debiased)
+            parts = MAPPINGS["cka"].between(source, target, splits_of(30, settings), settings)
+            values.append(float(parts.r_cross[0, 0, 0]))
+    assert np.mean(found[False]) > 0.8
+    # The cosine of two independent vectors with n (n - 3) / 2 = 405 degrees of freedom.
+    assert abs(np.mean(found[True])) < 4 / np.sqrt(405 * 30)
+    assert np.std(found[True]) == pytest.approx(1 / np.sqrt(405), rel=0.5)
+
+
+def test_why_layers_have_no_gram_matrix() -> None:
+    debiased = ScoreSettings(mapping="cka", cka_debiased=True)
+    constant = layer_grams("constant", np.full((20, 30), 0.1), ALL_CKA)[0]
+    assert not constant.any()
+    assert CKA().why_undefined(constant) == "constant features: the layer does not vary over the images"
+    equal = layer_grams("one-hot", np.eye(20), ALL_CKA)[0]
+    assert gram_vectors(equal[None], ScoreSettings(mapping="cka")).any()
+    assert not gram_vectors(equal[None], debiased).any()
+    assert CKA().why_undefined(equal) == "all distances between images are equal"
+
+
+RNG_POOLING = np.random.default_rng(0)
+
+
+def test_units_of_an_area_stand_side_by_side(recording: Callable[..., Any]) -> None:
+    first, second, third = (RNG_POOLING.random((6, 9, n)).astype(np.float32) for n in (3, 2, 4))
+    animals = [
+        recording(first, area="VISl", specimen=5),
+        recording(second, area="VISp", specimen=5),
+        recording(third, area="VISl", specimen=6),
+    ]
+    lateral, primary = pool_animals(animals)
+    assert (lateral.area, primary.area) == ("VISl", "VISp")
+    assert lateral.specimen == primary.specimen == POOLED_SPECIMEN
+    np.testing.assert_array_equal(lateral.responses, np.concatenate([first, third], axis=2))
+    np.testing.assert_array_equal(lateral.unit_ids, np.r_[animals[0].unit_ids, animals[2].unit_ids])
+    np.testing.assert_array_equal(primary.responses, second)
+    assert lateral.responses.dtype == np.float32
+
+
+def test_trials_are_aligned_by_position(recording: Callable[..., Any]) -> None:
+    few, many = RNG_POOLING.random((4, 9, 3)), RNG_POOLING.random((7, 9, 2))
+    (pool,) = pool_animals([recording(few, specimen=1), recording(many, specimen=2)])
+    np.testing.assert_array_equal(pool.responses[:4, :, :3], few)
+    assert np.isnan(pool.responses[4:, :, :3]).all()
+    np.testing.assert_array_equal(pool.responses[:, :, 3:], many)
+    members = halves_of(trial_orders(7, n_halves=3))
+    means = half_means(pool.responses, members)
+    np.testing.assert_allclose(means[..., 3:], half_means(many, members), rtol=1e-14)
+    np.testing.assert_allclose(means[..., :3], half_means(few, members[:, :, :4]), rtol=1e-14)

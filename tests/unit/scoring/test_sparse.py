@@ -1,4 +1,4 @@
-"""Lasso and elastic net where coordinate descent does not end."""
+"""Lasso and elastic net."""
 
 from __future__ import annotations
 
