@@ -37,6 +37,8 @@ from mvkit.scoring.run import Progress, UnitScores, check_recordings, unit_score
 from mvkit.scoring.settings import RecordingLike, ScoreSettings
 from mvkit.scoring.similarity import Similarity
 
+ALONE = "no other animal in this area"
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -199,9 +201,6 @@ def _score_job(
     size = PairSize(target.shape[0], source.shape[0], target.shape[1], source.shape[2], n_kept)
     with threadpool_limits(limits=1):
         return score_pair(target, source, draw_pair(size, settings), splits, settings)
-
-
-ALONE = "no other animal in this area"
 
 
 @dataclass(frozen=True)

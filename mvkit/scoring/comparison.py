@@ -34,9 +34,13 @@ from mvkit.scoring.settings import ScoreSettings
 if TYPE_CHECKING:
     import pandas as pd
 
-
 #: What Holm's correction is over.
 FAMILY = "all pairs of models within one area; the row of all areas is a family of its own"
+
+NO_CEILING = "the median ceiling of these units is not above zero"
+_ABSENT = "(absent)"
+_LONGEST = 40
+_LEAST_P = 0.001
 
 
 @dataclass(frozen=True)
@@ -254,9 +258,6 @@ def _difference(
     )
 
 
-NO_CEILING = "the median ceiling of these units is not above zero"
-
-
 def _gradient(medians: NDArray[np.float64]) -> NDArray[np.float64]:
     score, ceiling = medians
     return np.array([1.0 / ceiling, -score / ceiling**2])
@@ -395,10 +396,6 @@ def _scores_by_unit(
     return table
 
 
-_ABSENT = "(absent)"
-_LONGEST = 40
-
-
 def protocol_differences(first: Scores, second: Scores) -> dict[str, tuple[Any, Any]]:
     """Return field -> both values, where two protocols differ (:meth:`Scores.protocol`).
 
@@ -464,9 +461,6 @@ def holm(p_values: NDArray[np.float64]) -> NDArray[np.float64]:
     factors = np.arange(len(order), 0, -1)
     adjusted[order] = np.minimum(np.maximum.accumulate(factors * p_values[order]), 1.0)
     return adjusted
-
-
-_LEAST_P = 0.001
 
 
 def sentence(pair: PairDifference) -> str:

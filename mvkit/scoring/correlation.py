@@ -13,6 +13,9 @@ from mvkit.scoring.settings import ScoreSettings
 #: Ways of drawing in which each set is as large as all trials: nothing is to be extrapolated.
 FULL_SIZE = ("bootstrap", "bootstrap-full-mean")
 
+# A response counts as constant if it differs from its mean by no more than rounding.
+CONSTANT = 64 * float(np.finfo(np.float64).eps)
+
 
 def whole_reliability(correlation: NDArray[np.float64], settings: ScoreSettings) -> NDArray[np.float64]:
     """Reliability of the mean of all trials from the correlation of two sets of them.
@@ -104,10 +107,6 @@ def reasons_for_gaps(
         default=otherwise,
     )
     return reasons
-
-
-# A response counts as constant if it differs from its mean by no more than rounding.
-CONSTANT = 64 * float(np.finfo(np.float64).eps)
 
 
 def centred(values: NDArray[np.float64], *, axis: int) -> NDArray[np.float64]:

@@ -34,6 +34,16 @@ from mvkit.scoring.protocol import ImageSplit
 # Features are brought to float64 in blocks of this many: a wide layer is never copied whole.
 BLOCK_FEATURES = 8192
 
+# Smallest eigenvalue of a layer's inner products, relative to the largest, that is relied on. Where one
+# direction dwarfs all others by that much and responses depend on every direction alike, scores differ by
+# about 1e-10 from those of the features; at 1e-5 it can be 5e-9. Layers of a VGG11 with random weights lie
+# at 0.2 for unrelated images and at 1e-5 for overlapping parts of one photograph.
+CLEAR = 1e-4
+# Smallest eigenvalue, relative to the largest, whose direction is taken from inner products. Its singular
+# value is then right to 1e-8 of itself, and it is the direction that a map weighs least.
+CLEAR_OF_SOURCE = 1e-8
+CONSTANT_SOURCE = "the source units do not vary over the training images"
+
 
 class ColumnSource(Protocol):
     """Features that are not held in memory but read a few columns at a time.
@@ -161,13 +171,6 @@ def is_well_conditioned(eigenvalues: NDArray[np.floating], *, clear: float, nois
     """
     largest, smallest = float(eigenvalues[0]), float(eigenvalues[-1])
     return largest > 0.0 and smallest > max(clear * largest, noise**2)
-
-
-# Smallest eigenvalue of a layer's inner products, relative to the largest, that is relied on. Where one
-# direction dwarfs all others by that much and responses depend on every direction alike, scores differ by
-# about 1e-10 from those of the features; at 1e-5 it can be 5e-9. Layers of a VGG11 with random weights lie
-# at 0.2 for unrelated images and at 1e-5 for overlapping parts of one photograph.
-CLEAR = 1e-4
 
 
 @dataclass(frozen=True)
@@ -332,12 +335,6 @@ def split_coordinates(layer: LayerCoordinates, split: ImageSplit, n_components: 
         test=(layer.coordinates[split.test] - mean) @ right[:rank].T,
         reason=reason,
     )
-
-
-# Smallest eigenvalue, relative to the largest, whose direction is taken from inner products. Its singular
-# value is then right to 1e-8 of itself, and it is the direction that a map weighs least.
-CLEAR_OF_SOURCE = 1e-8
-CONSTANT_SOURCE = "the source units do not vary over the training images"
 
 
 def gram_coordinates(

@@ -25,6 +25,20 @@ METHOD = (
 NO_UNITS = "no unit with a score"
 ONE_ANIMAL = "one animal only: nothing is known of the variation between animals"
 
+#: Share of the values nearest to a median that tell the density there.
+_CENTRAL_SHARE = 0.4
+#: tau^2 / (tau^2 + typical sigma^2 / n_a), evenly over what it can be.
+_TAU_SHARES = (np.arange(40) + 0.5) / 40
+#: Variance within animals relative to that between them that is rounding.
+_NEGLIGIBLE = 1e-12
+# Constants of splitmix64 (Steele, Lea, Flood 2014): a generator of our own inside compiled code, because
+# numba's would make draws depend on its version.
+_STEP = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2 = np.uint64(0x94D049BB133111EB)
+_SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31))
+_HALF = np.uint64(32)
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -235,14 +249,6 @@ def describe_median(
     }
 
 
-#: Share of the values nearest to a median that tell the density there.
-_CENTRAL_SHARE = 0.4
-#: tau^2 / (tau^2 + typical sigma^2 / n_a), evenly over what it can be.
-_TAU_SHARES = (np.arange(40) + 0.5) / 40
-#: Variance within animals relative to that between them that is rounding.
-_NEGLIGIBLE = 1e-12
-
-
 def standard_error(
     columns: NDArray[np.float64], sizes: NDArray[np.int64], gradient: NDArray[np.float64]
 ) -> float:
@@ -368,15 +374,6 @@ def _connect_areas(animals: NDArray[np.int64], areas: NDArray[np.int64], n_areas
         shared = group[areas[animals == animal]]
         group[np.isin(group, shared)] = shared.min()
     return group
-
-
-# Constants of splitmix64 (Steele, Lea, Flood 2014): a generator of our own inside compiled code, because
-# numba's would make draws depend on its version.
-_STEP = np.uint64(0x9E3779B97F4A7C15)
-_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
-_MIX_2 = np.uint64(0x94D049BB133111EB)
-_SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31))
-_HALF = np.uint64(32)
 
 
 @compiled_part

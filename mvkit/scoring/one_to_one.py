@@ -36,6 +36,15 @@ BLOCK_TARGETS = 256
 # Correlations of one target column that are looked at together.
 STRIDE = 64
 
+#: Half the distance from 1 to the next float32: the largest relative rounding error.
+UNIT = 2.0**-24
+# A half is derived from the other if that costs no more than so many times the usual error.
+LARGEST_FACTOR = 20.0
+CONSTANT = "constant features: the layer does not vary over the training images"
+# Two columns that differ share a digest of so many bytes with a probability of 2^-128: among the 3.2 million
+# features of VGG's widest layers any two do with about 10^-26, which no one will see.
+_DIGEST_BYTES = 16
+
 
 def predict_one_to_one(
     targets: NDArray[np.float64], prepared: SourceSplit, settings: ScoreSettings
@@ -205,13 +214,6 @@ def prepare_search() -> None:
     best_sources(unit_rows(np.eye(3)), Sources(features), ImageSplit(images, images))
 
 
-#: Half the distance from 1 to the next float32: the largest relative rounding error.
-UNIT = 2.0**-24
-
-# A half is derived from the other if that costs no more than so many times the usual error.
-LARGEST_FACTOR = 20.0
-
-
 class Screening(NamedTuple):
     """How coarse correlations of all target columns follow from those of some.
 
@@ -364,9 +366,6 @@ def bring_to_unit_length(rows: NDArray[np.float64]) -> None:
             row[image] /= length
 
 
-CONSTANT = "constant features: the layer does not vary over the training images"
-
-
 @dataclass(frozen=True)
 class Sources:
     """A layer whose features are looked at one by one; nothing of it is copied.
@@ -475,11 +474,6 @@ def prepare_sources(sources: Sources, split: ImageSplit) -> SourceSplit:
         bool((values != values[:, :1]).any()) for _, values in sources.blocks(split.train, BLOCK_FEATURES)
     )
     return SourceSplit(sources, split, "" if varies else CONSTANT)
-
-
-# Two columns that differ share a digest of so many bytes with a probability of 2^-128: among the 3.2 million
-# features of VGG's widest layers any two do with about 10^-26, which no one will see.
-_DIGEST_BYTES = 16
 
 
 def first_of_equal(name: str, features: Features) -> NDArray[np.int64] | None:

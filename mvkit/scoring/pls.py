@@ -46,6 +46,23 @@ from mvkit.scoring.settings import DEFAULT_SETTINGS, ScoreSettings
 
 Array = NDArray[np.float64]
 
+# The iterated matrix is formed again when its trace has fallen by this factor since it was last formed.
+REFRESH = 1e-4
+EPSILON = float(np.finfo(np.float64).eps)
+# A target column that keeps more than this share of its variance is surely not constant.
+SURELY_LEFT = 1e-10
+# A squared length this small, relative to the first one, is rounding error: nothing is left to explain.
+EXHAUSTED = 1e-28
+# Share of an iterate (squared) that may fall outside the basis before the basis grows.
+OUTSIDE = 1e-24
+# A new basis vector this short, relative to the largest eigenvalue, is rounding error: the space is complete.
+CLOSED = 1e-12
+# Iterates are not brought to unit length until they are this long or short (squared).
+LONG, SHORT = 1e100, 1e-100
+# Rows are padded to a multiple of this many numbers, and begin at a multiple of this many bytes.
+LANES = 8
+ALIGNMENT = 64
+
 
 def predict_test_images(
     targets: NDArray[np.float64], coordinates: SplitCoordinates, settings: ScoreSettings
@@ -150,10 +167,6 @@ def pls_predict(
     return predictions
 
 
-# The iterated matrix is formed again when its trace has fallen by this factor since it was last formed.
-REFRESH = 1e-4
-
-
 @compiled
 def fit_batch(
     predictors: tuple[Array, Array],
@@ -226,13 +239,6 @@ def fit_batch(
             trace = remove_component(matrix, image, fit, count, rule)
             if not trace > REFRESH * reference:
                 reference = form_matrix(matrix, fit, count + 1, rule)
-
-
-EPSILON = float(np.finfo(np.float64).eps)
-# A target column that keeps more than this share of its variance is surely not constant.
-SURELY_LEFT = 1e-10
-# A squared length this small, relative to the first one, is rounding error: nothing is left to explain.
-EXHAUSTED = 1e-28
 
 
 class Fit(NamedTuple):
@@ -417,14 +423,6 @@ def remove_component(matrix: Array, image: Array, fit: Fit, count: int, rule: Ru
             matrix[i, j] -= a * partner[j] + b * x[j]
         trace += matrix[i, i]
     return trace
-
-
-# Share of an iterate (squared) that may fall outside the basis before the basis grows.
-OUTSIDE = 1e-24
-# A new basis vector this short, relative to the largest eigenvalue, is rounding error: the space is complete.
-CLOSED = 1e-12
-# Iterates are not brought to unit length until they are this long or short (squared).
-LONG, SHORT = 1e100, 1e-100
 
 
 class Rule(NamedTuple):
@@ -659,11 +657,6 @@ def leading_direction(
     for i in range(direction.size):
         direction[i] /= length
         image[i] /= length
-
-
-# Rows are padded to a multiple of this many numbers, and begin at a multiple of this many bytes.
-LANES = 8
-ALIGNMENT = 64
 
 
 def padded(size: int) -> int:

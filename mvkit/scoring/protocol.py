@@ -21,6 +21,11 @@ from mvkit.scoring.correlation import Drop, centred, correct_for_noise, correlat
 from mvkit.scoring.settings import Halving, RecordingLike, ScoreSettings
 from mvkit.versions import installed_versions
 
+# Halvings are worked through in groups whose mean responses take about this much memory.
+GROUP_BYTES = 64 * 2**20
+# A target column is constant, for scikit-learn, if no entry exceeds this.
+ZERO_TARGET = 10 * float(np.finfo(np.float64).eps)
+
 
 @dataclass(frozen=True)
 class ImageSplit:
@@ -277,10 +282,6 @@ def _weighted_sums(values: NDArray[np.float64], weights: NDArray[np.float64]) ->
     return np.ascontiguousarray(by_image.transpose(1, 0, 2))
 
 
-# Halvings are worked through in groups whose mean responses take about this much memory.
-GROUP_BYTES = 64 * 2**20
-
-
 class PreparedSplit(Protocol):
     """A layer made ready for the fits of one split; each map has its own class."""
 
@@ -421,10 +422,6 @@ def correct_split_halves(
     """Correct ``(r_cross, r_map, r_target)`` for noise and find out why what is NaN is NaN."""
     scores = correct_for_noise(*parts, settings)
     return SplitHalfScores(*parts, scores, reasons_for_gaps(scores, parts, drops), missing_image)
-
-
-# A target column is constant, for scikit-learn, if no entry exceeds this.
-ZERO_TARGET = 10 * float(np.finfo(np.float64).eps)
 
 
 @dataclass(frozen=True)

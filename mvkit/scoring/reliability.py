@@ -24,6 +24,9 @@ from mvkit.scoring.settings import ScoreSettings
 Draws = Literal["per_trial_seed", "per_unit_seed0"]
 _DRAWS = {"per_trial_seed": trial_orders, "per_unit_seed0": trial_orders_in_sequence}
 
+# Half-means of this many bytes stay in a core's cache between the steps they go through.
+_CACHED_BYTES = 8 * 2**20
+
 
 def response_reliability(responses: NDArray[np.floating], settings: ScoreSettings) -> NDArray[np.float64]:
     """Reliability of every unit in every halving that settings ask for.
@@ -151,10 +154,6 @@ def split_half_reliability(
 def _require_two(n_trials: int) -> None:
     if n_trials < 2:
         raise UsageError(f"a split-half reliability needs two trials, got {n_trials}")
-
-
-# Half-means of this many bytes stay in a core's cache between the steps they go through.
-_CACHED_BYTES = 8 * 2**20
 
 
 @dataclass(frozen=True)

@@ -22,13 +22,20 @@ from mvkit.scoring.settings import ScoreSettings
 if TYPE_CHECKING:
     import pandas as pd
 
-
 Column = NDArray[np.generic]
 
 ALL_AREAS = "all"
 BEST_PER_AREA = "(best layer of each area)"
 #: ``unit_id`` of the row of a whole population (RSA, CKA).
 POPULATION = -1
+
+UNITS_CSV = "scores.csv"
+UNITS_PARQUET = "scores.parquet"
+FOLDS_PARQUET = "folds.parquet"
+SUMMARY_CSV = "summary.csv"
+BEST_CSV = "best_layers.csv"
+HELD_OUT_CSV = "held_out_layers.csv"
+SUMMARY_JSON = "summary.json"
 
 
 @dataclass(frozen=True)
@@ -225,15 +232,6 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [
         {str(name): plain(value) for name, value in row.items()} for row in frame.to_dict(orient="records")
     ]
-
-
-UNITS_CSV = "scores.csv"
-UNITS_PARQUET = "scores.parquet"
-FOLDS_PARQUET = "folds.parquet"
-SUMMARY_CSV = "summary.csv"
-BEST_CSV = "best_layers.csv"
-HELD_OUT_CSV = "held_out_layers.csv"
-SUMMARY_JSON = "summary.json"
 
 
 def save_scores(scores: Scores, out_dir: Path, also: Mapping[str, object] | None = None) -> list[Path]:

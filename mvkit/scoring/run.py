@@ -21,6 +21,11 @@ from mvkit.scoring.results import POPULATION, Column, Scores
 from mvkit.scoring.settings import DEFAULT_SETTINGS, RecordingLike, ScoreSettings, Units
 from mvkit.scoring.similarity import pool_animals
 
+# Jobs per worker process: enough of them that no worker idles long while another finishes its last one.
+JOBS_PER_WORKER = 4
+#: Splits of the images: all, and the two sets between which a layer is chosen and scored.
+EVERY, EVEN, ODD = slice(None), slice(0, None, 2), slice(1, None, 2)
+
 
 def score_features(
     features: Mapping[str, NDArray[np.floating]],
@@ -193,8 +198,6 @@ def _assemble(
 Progress = Callable[[int, int], None]
 #: Name of a layer, and place of a recording.
 Pair = tuple[str, int]
-# Jobs per worker process: enough of them that no worker idles long while another finishes its last one.
-JOBS_PER_WORKER = 4
 
 
 class KeptScores(Protocol):
@@ -384,10 +387,6 @@ def _score_specimen(
         unit_scores(parts, mapping.reason(layer), settings)
         for parts, layer in zip(halvings, layers, strict=True)
     ]
-
-
-#: Splits of the images: all, and the two sets between which a layer is chosen and scored.
-EVERY, EVEN, ODD = slice(None), slice(0, None, 2), slice(1, None, 2)
 
 
 @dataclass(frozen=True)
