@@ -25,9 +25,8 @@ if TYPE_CHECKING:
     from mvkit.features.identity import LayerIdentity
     from mvkit.neural import NeuralDataset, Recording
     from mvkit.scoring import Scores, ScoreSettings
-    from mvkit.scoring.inner_products import InnerProducts
-    from mvkit.scoring.kept import KeptScores
-    from mvkit.scoring.pairs import LayerSource
+    from mvkit.scoring.gram import GramMatrix
+    from mvkit.scoring.run import KeptScores, LayerSource
 
 
 @dataclass(frozen=True)
@@ -168,7 +167,7 @@ def _of_model(
     from mvkit.models.base import VisionModel
     from mvkit.models.foreign.wrappers import unwrapped
     from mvkit.score_features import KeptFeatures
-    from mvkit.scoring.pairs import LayerSource
+    from mvkit.scoring.run import LayerSource
 
     network = unwrapped(model)
     journey = ForwardPass(
@@ -206,7 +205,7 @@ def _of_model(
     return replace(opened, infos=journey.look().layers, images_per_batch=journey.images_per_batch)
 
 
-def _products(device: str) -> InnerProducts | None:
+def _products(device: str) -> GramMatrix | None:
     """Return what forms inner products on a device; numpy does where it is the processor."""
     import torch
 
@@ -224,7 +223,7 @@ def _given(
     resources: Resources,
 ) -> OpenedLayers:
     from mvkit.features import FeatureSet
-    from mvkit.scoring.pairs import LayerSource
+    from mvkit.scoring.run import LayerSource
 
     about: dict[str, object] = {"model": getattr(features, "model_name", "features")}
     if isinstance(features, FeatureSet):
@@ -315,7 +314,7 @@ def _opened(
     store: Store | None,
 ) -> OpenedLayers:
     from mvkit.scoring.kept_coordinates import KeptCoordinates, with_kept_coordinates
-    from mvkit.scoring.mappings import MAPPINGS
+    from mvkit.scoring.maps import MAPPINGS
 
     if MAPPINGS[settings.mapping].from_coordinates and store is not None and identities is not None:
         source = with_kept_coordinates(source, KeptCoordinates(store, identities))

@@ -158,7 +158,7 @@ def test_help_loads_no_heavy_library() -> None:
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_source_files_are_small_and_clean(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    assert text.count("\n") < 700, "split it: over 700 lines"
+    assert text.count("\n") < 1000, "split it: over 1000 lines"
     assert path.name not in ("utils.py", "helpers.py", "misc.py")
     for node in ast.walk(ast.parse(text)):
         assert not isinstance(node, ast.Assert), f"{path}:{node.lineno}: validate with an error, not assert"
