@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import Annotated, Any
 
@@ -57,11 +58,14 @@ def _root(
 
 def main() -> None:
     """Run the command line and exit with 0, 1 (failure), 2 (usage) or 130 (interrupted)."""
+    if _is_under_torchrun():
+        # Ctrl-C ends it in silence until training listens: torchrun sends it to every process.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     code = run(sys.argv[1:])
     if "torch.distributed" in sys.modules:
-        from mvkit.processes.membership import end_program
+        from mvkit.distributed import exit_process
 
-        end_program(code)
+        exit_process(code)
     sys.exit(code)
 
 
@@ -92,12 +96,26 @@ def run(arguments: list[str]) -> int:
         if as_json:
             print_json({"error": {"type": "UsageError", "message": error.format_message()}})
         return int(error.exit_code)
-    if code == _INTERRUPTED:
+    except Exception as error:
+        if not _is_under_torchrun():
+            raise
+        return _report(error, as_json=as_json)
+    if code == _INTERRUPTED and not _is_under_torchrun():
         note("interrupted")
     return int(code or 0)
 
 
-def _report(error: MvkitError, *, as_json: bool) -> int:
+def _is_under_torchrun() -> bool:
+    return "TORCHELASTIC_ERROR_FILE" in os.environ
+
+
+def _report(error: Exception, *, as_json: bool) -> int:
+    if _is_under_torchrun():
+        from mvkit.distributed import record_failure
+
+        # torchrun, or the mvkit that started it, shows the error of the process that failed first.
+        record_failure(error)
+        return getattr(error, "exit_code", 1)
     note(f"error: {error}")
     if as_json:
         print_json({"error": {"type": type(error).__name__, "message": str(error)}})

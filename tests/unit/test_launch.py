@@ -1,4 +1,4 @@
-"""Starting processes: who is heard, whose error is shown, exit codes, signals, foreign launchers."""
+"""Starting processes: who is heard, whose error is shown, exit codes, signals, an outer torchrun."""
 
 from __future__ import annotations
 
@@ -11,22 +11,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from mvkit.errors import UsageError
-from mvkit.training.launch import rows_per_process, run_processes
+from mvkit.distributed import is_main_process, process_group, rank, run_processes, world_size
+from mvkit.errors import MvkitError, UsageError
+from mvkit.training.order import check_processes_divide
 
+CPU = torch.device("cpu")
 SCRIPT = Path(__file__).parent / "launched.py"
 #: Runs ``run_processes`` as ``mvkit train --processes 2`` would, with the script in place of mvkit.
 LAUNCH = f"""
-import runpy, sys
-from mvkit.errors import MvkitError
-from mvkit.training import launch
-launch.COMMAND = "import runpy; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
-try:
-    code = launch.run_processes(2, sys.argv[1:])
-except MvkitError as error:
-    sys.stderr.write(f"error: {{error}}\\n")
-    code = error.exit_code
-sys.exit(code)
+import sys
+from mvkit import distributed
+from mvkit.cli import main as cli
+distributed.WORKER = ({str(SCRIPT)!r},)
+cli.app = lambda words, **settings: distributed.run_processes(2, words)
+cli.main()
 """
 
 
@@ -45,7 +43,7 @@ def launched(*words: str) -> subprocess.Popen[str]:
 def endings() -> dict[str, tuple[int, str, str]]:
     """Exit code, output and error of a run that ends in each way (started two at a time)."""
     found = {}
-    for words in (("well", "all-fail"), ("last-fails", "last-dies")):
+    for words in (("well", "all-fail"), ("last-fails", "last-dies"), ("bug",)):
         running = {word: launched(word) for word in words}
         for word, process in running.items():
             out, error = process.communicate(timeout=120)
@@ -70,6 +68,14 @@ def test_an_error_of_another_process_is_shown(endings: dict[str, tuple[int, str,
     code, _, error = endings["last-fails"]
     assert code == 1
     assert error.replace("progress\n", "") == "error: broken image, said by 1\n"
+
+
+@pytest.mark.slow
+def test_an_unforeseen_error_is_shown_with_its_traceback(endings: dict[str, tuple[int, str, str]]) -> None:
+    code, _, error = endings["bug"]
+    assert code == 1
+    assert "error: process 1: Traceback" in error
+    assert error.count("nobody thought of this") == 2  # the line of code and the error
 
 
 @pytest.mark.slow
@@ -106,28 +112,48 @@ def test_joining_an_outer_torchrun() -> None:
 
 
 @pytest.mark.slow
-def test_joining_an_outer_srun() -> None:
-    """Two processes with the variables that srun gives; process 0 serves the meeting point."""
-    job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_ID": "0", "SLURM_NTASKS": "2"}
-    running = [
-        started(
-            [sys.executable, str(SCRIPT), "well"],
-            **job,
-            SLURM_PROCID=str(number),
-            SLURM_LOCALID=str(number),
-            SLURM_NODELIST="localhost",
-        )
-        for number in range(2)
-    ]
-    outputs = [process.communicate(timeout=120) for process in running]
-    assert [process.returncode for process in running] == [0, 0], outputs
-    assert [out for out, _ in outputs] == ["ranks [0, 1] words ['well']\nafter\n", ""]
+def test_an_outer_torchrun_shows_the_error_of_whoever_failed() -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    out, error = (process := started([*launcher, str(SCRIPT), "last-fails"])).communicate(timeout=120)
+    assert process.returncode == 1
+    assert out == "ranks [0, 1] words ['last-fails']\n"
+    assert error.count("broken image, said by 1") == 1
+
+
+def test_tasks_of_srun_without_torchrun_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "4"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=r"srun started 4 tasks.*\n.*srun torchrun"), process_group(CPU):
+        pass
+    # A job's script, or a step of one task, is alone.
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    with process_group(CPU) as device:
+        assert device == CPU
+        assert (rank(), world_size(), is_main_process()) == (0, 1, True)
+
+
+def test_a_process_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for name, value in {"RANK": "0", "WORLD_SIZE": "3", "LOCAL_RANK": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with (
+        pytest.raises(UsageError, match="process 2 of this machine has no GPU, 2 visible"),
+        process_group(torch.device("cuda")),
+    ):
+        pass
+
+
+def test_incomplete_variables_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(MvkitError, match=r"MASTER_ADDR.*\nstart them with torchrun"), process_group(CPU):
+        pass
 
 
 def test_batches_must_divide() -> None:
-    assert rows_per_process(256, 4) == 64
+    check_processes_divide(256, 4)
     with pytest.raises(UsageError, match="256 images cannot be shared equally by 3 processes\nuse 1 or 2 "):
-        rows_per_process(256, 3)
+        check_processes_divide(256, 3)
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,8 +168,7 @@ def test_no_process_at_all_is_refused() -> None:
 
 
 def test_processes_inside_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    place = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "1"}
-    for name, value in place.items():
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "a"}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UsageError, match="already process 1 of 2"):
         run_processes(2, [])
