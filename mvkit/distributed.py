@@ -18,13 +18,15 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor, distributed, nn
@@ -33,6 +35,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mvkit import errors
 from mvkit.errors import MvkitError, UsageError
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 #: How long processes wait for each other: process 0 may evaluate alone for a while.
 WAIT = timedelta(minutes=30)
@@ -267,7 +272,10 @@ def data_parallel(module: nn.Module) -> nn.Module:
     """
     if world_size() == 1:
         return module
-    return DistributedDataParallel(module, broadcast_buffers=False, static_graph=True)
+    with warnings.catch_warnings():
+        # torch 2.14 advises another option, which 2.6 lacks and which would broadcast banks at the start.
+        warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
+        return DistributedDataParallel(module, broadcast_buffers=False, static_graph=True)
 
 
 def synchronise_norms(module: nn.Module, device: torch.device) -> None:
@@ -279,14 +287,14 @@ def synchronise_norms(module: nn.Module, device: torch.device) -> None:
     for part in module.modules():
         if isinstance(part, _BatchNorm):
             part.__class__ = nn.SyncBatchNorm if device.type == "cuda" else SyncBatchNormCpu
-            part.process_group = None
+            part.process_group = None  # type: ignore[assignment]
 
 
 class SyncBatchNormCpu(_BatchNorm):
     """Batch norm over the rows of all processes on a CPU, where torch's ``SyncBatchNorm`` does not run.
 
     Mean and variance are those of all rows together (also when processes have
-    different numbers of rows), in float32 or better. Running statistics are
+    different numbers of rows), summed in float64. Running statistics are
     equal on all processes; the variance among them is the unbiased one.
     """
 
@@ -296,17 +304,15 @@ class SyncBatchNormCpu(_BatchNorm):
             return super().forward(input)
         rows = input if input.dtype == torch.float64 else input.float()
         axes = [axis for axis in range(rows.ndim) if axis != 1]
-        n_own = rows.new_tensor([rows.numel() / rows.shape[1]])
-        sums = all_reduce(torch.cat([rows.sum(axes), n_own]))
+        n_own = torch.tensor([rows.numel() / rows.shape[1]], dtype=torch.float64)
+        sums = all_reduce(torch.cat([rows.sum(axes, dtype=torch.float64), n_own]))
         mean, count = sums[:-1] / sums[-1], sums[-1].detach()
         centred = rows - _as_channels(mean, rows)
-        variance = all_reduce(centred.square().sum(axes)) / count
+        variance = all_reduce(centred.square().sum(axes, dtype=torch.float64)) / count
         if self.training and self.track_running_stats:
             self._track(mean.detach(), variance.detach() * (count / (count - 1)))
         scale = torch.rsqrt(variance + self.eps)
-        if self.weight is not None:
-            scale = scale * self.weight
-        output = centred * _as_channels(scale, rows)
+        output = centred * _as_channels(scale if self.weight is None else scale * self.weight, rows)
         if self.bias is not None:
             output = output + _as_channels(self.bias, rows)
         return output.to(input.dtype)
@@ -325,8 +331,8 @@ class SyncBatchNormCpu(_BatchNorm):
 
 
 def _as_channels(values: Tensor, rows: Tensor) -> Tensor:
-    """Give (n_channels,) the shape that broadcasts with ``rows``."""
-    return values.view(1, -1, *[1] * (rows.ndim - 2))
+    """Give (n_channels,) the type of ``rows`` and the shape that broadcasts with them."""
+    return values.to(rows.dtype).view(1, -1, *[1] * (rows.ndim - 2))
 
 
 # --- starting processes --------------------------------------------------------------------------------
@@ -384,58 +390,60 @@ def run_processes(n: int, argv: Sequence[str], *, device: torch.device | None = 
             # The error is raised here; warnings and tables would repeat it.
             logger.setLevel(logging.CRITICAL)
     options = ["--standalone", "--local-addr=localhost", f"--nproc-per-node={n}", "--no-python"]
-    try:
-        run(parse_args([*options, sys.executable, *WORKER, *argv]))
-    except SignalException:
-        return INTERRUPTED
-    except ChildFailedError as error:
-        return _raise_cause(error)
+    with tempfile.TemporaryDirectory(prefix="mvkit_processes_") as folder:
+        words = [*options, f"--log-dir={folder}", sys.executable, *WORKER, *argv]
+        try:
+            run(parse_args(words))  # type: ignore[no-untyped-call]
+        except SignalException:
+            # Perhaps a process could not save.
+            for path in sorted(Path(folder).rglob("error.json")):
+                with suppress(OtherProcessLostError):
+                    _raise_recorded(json.loads(path.read_text(encoding="utf-8")))
+            return INTERRUPTED
+        except ChildFailedError as error:
+            return _raise_cause(list(error.failures.values()))
     return 0
 
 
-def record_failure(error: Exception) -> bool:
-    """Leave the error that ends this process to torchrun, if that started it, to show.
-
-    Returns
-    -------
-    bool
-        Whether torchrun did: then there is nothing more to say.
-    """
-    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
-    if path is None:
-        return False
+def record_failure(error: Exception) -> None:
+    """Leave the error that ends this process to torchrun, which started it, to show."""
     # What an unforeseen error is about, only its traceback tells.
     message = str(error) if isinstance(error, MvkitError) else traceback.format_exc()
     record = {"message": message, "timestamp": int(time.time()), "type": type(error).__name__}
     with suppress(OSError):
-        Path(path).write_text(json.dumps(record), encoding="utf-8")
-    return True
+        Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(json.dumps(record), encoding="utf-8")
 
 
-def _raise_cause(error: Any) -> int:
-    """Raise the error of the process that failed first, or return its exit code if there is nothing to say.
+def _raise_cause(failures: Sequence[ProcessFailure]) -> int:
+    """Raise the failure that the others followed, or return its exit code if there is nothing to say.
 
-    Of failures seen together a kill is the cause, which follows nothing, then what a process recorded.
-    Not SIGTERM: so torchrun ends those that are left.
+    Of those seen together, an error that mvkit raises on purpose follows nothing; then comes a kill, then
+    an unforeseen error. Not SIGTERM: so torchrun ends the processes that are left.
     """
 
-    def order(failure: Any) -> tuple[bool, bool, int, int]:
+    def order(failure: ProcessFailure) -> tuple[int, int, int]:
+        kind = failure.error_file_data.get("type")
         is_killed = failure.exitcode < 0 and -failure.exitcode != signal.SIGTERM
-        follows = failure.error_file_data.get("type") in (None, OtherProcessLostError.__name__)
-        return not is_killed, follows, failure.timestamp, failure.local_rank
+        lost = OtherProcessLostError.__name__
+        step = 0 if hasattr(errors, str(kind)) else 1 if is_killed else 2 if kind not in (None, lost) else 3
+        return step, failure.timestamp, failure.local_rank
 
-    failure = min(error.failures.values(), key=order)
-    number = -failure.exitcode
+    cause = min(failures, key=order)
+    number = -cause.exitcode
+    if "type" in cause.error_file_data and order(cause)[0] != 1:
+        _raise_recorded(cause.error_file_data)
     if number in (signal.SIGINT, signal.SIGTERM):
         return INTERRUPTED
     if number > 0:
-        advice = "\nmost likely memory ran out: give fewer processes or --accumulate" if number == 9 else ""
-        name = signal.Signals(number).name
-        raise MvkitError(f"process {failure.local_rank} was killed by {name}{advice}")
-    kind = failure.error_file_data.get("type")
-    if kind is None:
-        return int(failure.exitcode)
-    known = getattr(errors, kind, None)
-    if isinstance(known, type) and issubclass(known, MvkitError):
-        raise known(failure.error_file_data["message"])
-    raise MvkitError(f"process {failure.local_rank}: {failure.error_file_data['message']}")
+        advice = "\nmost likely memory ran out: give fewer processes, or --accumulate" if number == 9 else ""
+        raise MvkitError(f"process {cause.local_rank} was killed by {signal.Signals(number).name}{advice}")
+    return cause.exitcode
+
+
+def _raise_recorded(record: Mapping[str, Any]) -> NoReturn:
+    """Raise an error from :func:`record_failure`."""
+    message = record["message"]
+    if record["type"] == OtherProcessLostError.__name__:
+        raise OtherProcessLostError(message)
+    kind = getattr(errors, record["type"], None)
+    raise MvkitError(f"a process failed\n{message}") if kind is None else kind(message)

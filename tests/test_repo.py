@@ -59,7 +59,8 @@ STAGES = (
     ("scoring",),
     ("report",),
     COMPOSING,
-    ("cli", "__main__"),
+    ("cli",),
+    ("__main__",),
 )
 RANK = {name: rank for rank, names in enumerate(STAGES) for name in names}
 

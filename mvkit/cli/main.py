@@ -99,7 +99,7 @@ def run(arguments: list[str]) -> int:
     except Exception as error:
         if not _is_under_torchrun():
             raise
-        return _report(error, as_json=as_json)
+        return _leave_to_torchrun(error)
     if code == _INTERRUPTED and not _is_under_torchrun():
         note("interrupted")
     return int(code or 0)
@@ -109,13 +109,17 @@ def _is_under_torchrun() -> bool:
     return "TORCHELASTIC_ERROR_FILE" in os.environ
 
 
-def _report(error: Exception, *, as_json: bool) -> int:
-    if _is_under_torchrun():
-        from mvkit.distributed import record_failure
+def _leave_to_torchrun(error: Exception) -> int:
+    """Let torchrun, or the mvkit that started it, show the error of the process that failed first."""
+    from mvkit.distributed import record_failure
 
-        # torchrun, or the mvkit that started it, shows the error of the process that failed first.
-        record_failure(error)
-        return getattr(error, "exit_code", 1)
+    record_failure(error)
+    return error.exit_code if isinstance(error, MvkitError) else 1
+
+
+def _report(error: MvkitError, *, as_json: bool) -> int:
+    if _is_under_torchrun():
+        return _leave_to_torchrun(error)
     note(f"error: {error}")
     if as_json:
         print_json({"error": {"type": type(error).__name__, "message": str(error)}})

@@ -105,7 +105,8 @@ class TrainStep:
             for module in encoder.modules():
                 if isinstance(module, SyncBatchNormCpu):
                     # Compile what lies around it, not the talk among processes.
-                    module.forward = torch.compiler.disable(module.forward)  # type: ignore[method-assign]
+                    forward = torch.compiler.disable(module.forward)  # type: ignore[no-untyped-call]
+                    module.forward = forward  # type: ignore[method-assign]
             encoder.compile()
         self._embedding = data_parallel(_Embedding(encoder, objective))
         self._knows_graph = False

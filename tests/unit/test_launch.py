@@ -74,7 +74,7 @@ def test_an_error_of_another_process_is_shown(endings: dict[str, tuple[int, str,
 def test_an_unforeseen_error_is_shown_with_its_traceback(endings: dict[str, tuple[int, str, str]]) -> None:
     code, _, error = endings["bug"]
     assert code == 1
-    assert "error: process 1: Traceback" in error
+    assert "error: a process failed\nTraceback" in error
     assert error.count("nobody thought of this") == 2  # the line of code and the error
 
 
