@@ -265,17 +265,18 @@ def _of_each_process(values: Tensor) -> list[Tensor]:
 def data_parallel(module: nn.Module) -> nn.Module:
     """Wrap a module so that backward averages its gradients over processes; alone, return it as it is.
 
-    Every process must have built the same module. The graph must be the same
-    in every step: then parameters that the loss does not use cost nothing and
-    keep no gradient, lest an optimiser decay them. Buffers are left alone:
-    processes keep them equal, or different on purpose (MoCo's batch norms).
+    Every process must have built the same module. Parameters that the loss
+    does not use keep no gradient, lest an optimiser decay them. Buffers are
+    left alone: processes keep them equal, or different on purpose (MoCo's batch norms).
     """
     if world_size() == 1:
         return module
     with warnings.catch_warnings():
         # torch 2.14 advises another option, which 2.6 lacks and which would broadcast banks at the start.
         warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
-        return DistributedDataParallel(module, broadcast_buffers=False, static_graph=True)
+        # Not static_graph: it arranges buckets anew after the first step, and sums over three or more
+        # processes, and so a resumed run, would have other last bits.
+        return DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=True)
 
 
 def synchronise_norms(module: nn.Module, device: torch.device) -> None:
@@ -384,6 +385,8 @@ def run_processes(n: int, argv: Sequence[str], *, device: torch.device | None = 
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, n_cores // n)))
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(_SHUTDOWN_S))
+    # A warning for each network whose parameters are all used.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     os.environ["PYTHONSAFEPATH"] = "1"
     for name, logger in logging.root.manager.loggerDict.items():
         if name.startswith("torch.distributed") and isinstance(logger, logging.Logger):

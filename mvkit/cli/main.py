@@ -62,10 +62,8 @@ def main() -> None:
         # Ctrl-C ends it in silence until training listens: torchrun sends it to every process.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     code = run(sys.argv[1:])
-    if "torch.distributed" in sys.modules:
-        from mvkit.distributed import exit_process
-
-        exit_process(code)
+    if (distributed := sys.modules.get("mvkit.distributed")) is not None:
+        distributed.exit_process(code)
     sys.exit(code)
 
 

@@ -109,7 +109,6 @@ class TrainStep:
                     module.forward = forward  # type: ignore[method-assign]
             encoder.compile()
         self._embedding = data_parallel(_Embedding(encoder, objective))
-        self._knows_graph = False
 
     def run(self, batch: Batch, *, step: int) -> Loss:
         """Learn from a batch.
@@ -142,7 +141,6 @@ class TrainStep:
             loss, embedded = self._in_two_passes(batch, parts)
         else:
             loss, embedded = self._added_up(batch, parts)
-        self._knows_graph = True
         self._precision.step(self._optimiser)
         with torch.no_grad():
             self._objective.after_step(embedded, batch)
@@ -221,12 +219,8 @@ class TrainStep:
         return _detached(loss), tuple(rows.detach() for rows in cached)
 
     def _averaging(self, *, is_last: bool) -> AbstractContextManager[None]:
-        """Average gradients over processes after the last micro-batch only.
-
-        In the first step after each: there DistributedDataParallel learns which parameters are used, and
-        the mean of a sum of means is the same.
-        """
-        if is_last or not self._knows_graph or not isinstance(self._embedding, DistributedDataParallel):
+        """Average gradients over processes after the last micro-batch only."""
+        if is_last or not isinstance(self._embedding, DistributedDataParallel):
             return nullcontext()
         return self._embedding.no_sync()
 

@@ -103,14 +103,12 @@ def averaging_results(n: int) -> dict[str, Tensor]:
     network[1].register_parameter("frozen", nn.Parameter(torch.ones(2), requires_grad=False))
     parallel = data_parallel(network)
     results = {"average/wrapped": torch.tensor((parallel is not network) == (n > 1))}
-    for step in range(3):
+    for step in range(2):
         everyone = torch.randn(sum(ROWS), 3, dtype=torch.float64)
         rows = own(everyone, n)
         network.zero_grad()
         for part, is_last in ((rows[:1], False), (rows[1:], True)):
-            # Not in the very first backward pass, where the parameters in use are found.
-            waits = n > 1 and step > 0 and not is_last
-            with parallel.no_sync() if waits else nullcontext():
+            with nullcontext() if n == 1 or is_last else parallel.no_sync():
                 # Means of own rows, weighted so that the mean over processes is the mean over all rows.
                 (parallel(part).square().sum() * world_size() / sum(ROWS)).backward()
         for name, parameter in network.named_parameters():
