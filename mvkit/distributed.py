@@ -412,7 +412,10 @@ def record_failure(error: Exception) -> None:
     """Leave the error that ends this process to torchrun, which started it, to show."""
     # What an unforeseen error is about, only its traceback tells.
     message = str(error) if isinstance(error, MvkitError) else traceback.format_exc()
-    record = {"message": message, "timestamp": int(time.time()), "type": type(error).__name__}
+    # Of a stage's own error, the class of mvkit.errors that it is a kind of.
+    known = (kind for kind in type(error).__mro__ if kind.__module__ in (errors.__name__, __name__))
+    kind = next(known, type(error)).__name__
+    record = {"message": message, "timestamp": int(time.time()), "type": kind}
     with suppress(OSError):
         Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(json.dumps(record), encoding="utf-8")
 
@@ -421,15 +424,20 @@ def _raise_cause(failures: Sequence[ProcessFailure]) -> int:
     """Raise the failure that the others followed, or return its exit code if there is nothing to say.
 
     Of those seen together, an error that mvkit raises on purpose follows nothing; then comes a kill, then
-    an unforeseen error. Not SIGTERM: so torchrun ends the processes that are left.
+    an unforeseen error, last SIGTERM, by which torchrun ends the processes that are left.
     """
 
     def order(failure: ProcessFailure) -> tuple[int, int, int]:
-        kind = failure.error_file_data.get("type")
-        is_killed = failure.exitcode < 0 and -failure.exitcode != signal.SIGTERM
-        lost = OtherProcessLostError.__name__
-        step = 0 if hasattr(errors, str(kind)) else 1 if is_killed else 2 if kind not in (None, lost) else 3
-        return step, failure.timestamp, failure.local_rank
+        kind, ended = failure.error_file_data.get("type"), failure.exitcode == -signal.SIGTERM
+        if hasattr(errors, str(kind)):
+            group = 0
+        elif failure.exitcode < 0 and not ended:
+            group = 1
+        elif kind not in (None, OtherProcessLostError.__name__):
+            group = 2
+        else:
+            group = 4 if ended else 3
+        return group, failure.timestamp, failure.local_rank
 
     cause = min(failures, key=order)
     number = -cause.exitcode

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from mvkit import distributed
 from mvkit.distributed import is_main_process, process_group, rank, run_processes, world_size
-from mvkit.errors import MvkitError, UsageError
+from mvkit.errors import DataError, MvkitError, RecipeError, UsageError
 from mvkit.training.order import check_processes_divide
 
 CPU = torch.device("cpu")
@@ -172,3 +175,49 @@ def test_processes_inside_processes_are_refused(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setenv(name, value)
     with pytest.raises(UsageError, match="already process 1 of 2"):
         run_processes(2, [])
+
+
+DATA = {"type": "DataError", "message": "broken"}
+LOST = {"type": "OtherProcessLostError", "message": "another process has gone"}
+BUG = {"type": "KeyError", "message": "Traceback ..."}
+
+
+@pytest.mark.parametrize(
+    ("failures", "expected"),
+    [
+        # (exit code, what the process recorded): in the order of ranks, the last one was seen first.
+        ([(1, LOST), (-9, {})], MvkitError("process 1 was killed by SIGKILL")),
+        ([(-9, {}), (1, DATA)], DataError("broken")),  # killed by torchrun, which had waited for it
+        ([(1, BUG), (-9, {})], MvkitError("process 1 was killed by SIGKILL")),
+        ([(-15, {}), (1, BUG)], MvkitError("a process failed\nTraceback ...")),
+        ([(-15, DATA), (1, {})], DataError("broken")),
+        ([(1, LOST), (1, LOST)], MvkitError("another process has gone")),
+        ([(130, {}), (130, {})], 130),
+        ([(-15, {}), (-15, {})], 130),
+        ([(2, {}), (-15, {})], 2),
+    ],
+)
+def test_the_cause_is_found_among_what_followed(
+    failures: list[tuple[int, dict[str, str]]], expected: MvkitError | int
+) -> None:
+    seen = [
+        SimpleNamespace(local_rank=rank, exitcode=code, error_file_data=record, timestamp=-rank)
+        for rank, (code, record) in enumerate(failures)
+    ]
+    if isinstance(expected, int):
+        assert distributed._raise_cause(seen) == expected
+        return
+    with pytest.raises(MvkitError) as caught:
+        distributed._raise_cause(seen)
+    assert isinstance(caught.value, type(expected))
+    assert str(caught.value).startswith(str(expected))
+
+
+def test_an_error_of_a_stage_is_recorded_as_its_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class OwnError(RecipeError):
+        pass
+
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+    distributed.record_failure(OwnError("line 3: unknown key"))
+    record = json.loads((tmp_path / "error.json").read_text())
+    assert (record["type"], record["message"]) == ("RecipeError", "line 3: unknown key")
