@@ -48,7 +48,7 @@ STAGES = (
         "files",
     ),
     ("recipes", "filters", "fetch", "store"),
-    ("neural", "processes"),
+    ("neural", "distributed"),
     ("images",),
     ("models",),
     ("objectives",),
@@ -58,13 +58,14 @@ STAGES = (
     ("report",),
     COMPOSING,
     ("cli",),
+    ("__main__",),
 )
 RANK = {name: rank for rank, names in enumerate(STAGES) for name in names}
 
 #: What a stage must never import, whatever its rank.
 FORBIDDEN = {
     "neural": {"torch", "torchvision", "mvkit.models"},
-    "images": {"mvkit.processes"},
+    "images": {"mvkit.distributed"},
     "models": {"mvkit.neural", "mvkit.images"},
     "objectives": {"mvkit.neural"},
     "training": {"mvkit.neural"},

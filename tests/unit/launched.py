@@ -11,16 +11,14 @@ import torch
 from torch import distributed
 
 from mvkit.cli import main as cli
+from mvkit.distributed import all_gather, process_group, rank
 from mvkit.errors import DataError
-from mvkit.processes.gathering import gather
-from mvkit.processes.membership import Membership
-from mvkit.processes.world import rank
 
 
 def work(words: list[str], **settings: object) -> int:
     del settings
-    with Membership(torch.device("cpu")):
-        ranks = gather(torch.tensor([rank()])).tolist()
+    with process_group(torch.device("cpu")):
+        ranks = all_gather(torch.tensor([rank()])).tolist()
         sys.stdout.write(f"ranks {ranks} words {words}\n")
         sys.stderr.write("progress\n")
         sys.stdout.flush()
@@ -30,11 +28,13 @@ def work(words: list[str], **settings: object) -> int:
                 distributed.all_reduce(torch.ones(100_000), async_op=True)
         if words[0] == "all-fail" or (words[0] == "last-fails" and rank() == max(ranks)):
             raise DataError(f"broken image, said by {rank() if words[0] == 'last-fails' else 'one'}")
+        if words[0] == "bug" and rank() == max(ranks):
+            raise KeyError("nobody thought of this")
         if words[0] == "last-dies" and rank() == max(ranks):
             os.kill(os.getpid(), signal.SIGKILL)
         if words[0] == "wait":
             time.sleep(60)
-        gather(torch.ones(1))
+        all_gather(torch.ones(1))
     sys.stdout.write("after\n")
     return 0
 

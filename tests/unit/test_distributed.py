@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mvkit.distributed import SyncBatchNormCpu, all_gather, all_reduce, synchronise_norms
 from mvkit.errors import UsageError
-from mvkit.processes.gathering import gather, total
-from mvkit.processes.norms import synchronise_norms
 
+CPU = torch.device("cpu")
 SCRIPT = Path(__file__).parent / "exchanges.py"
 Results = dict[str, Tensor]
 
@@ -46,7 +46,7 @@ def test_gathered_rows_are_in_rank_order_in_every_dtype(alone: Results, pair: li
     assert_same(alone, pair, lambda key: key.startswith("gathered"), atol=0)
 
 
-def test_gradients_through_gather_and_total_are_those_of_one_process(
+def test_gradients_through_gathering_and_summing_are_those_of_one_process(
     alone: Results, pair: list[Results]
 ) -> None:
     assert_same(alone, pair, lambda key: key.startswith(("gather/", "total/")), atol=1e-12)
@@ -61,37 +61,54 @@ def test_norms_are_those_of_all_rows(alone: Results, pair: list[Results], name: 
 
 def test_norms_of_one_process_are_torchs_own_bits() -> None:
     rows = torch.randn(6, 3, 4, 4)
-    plain, converted = nn.BatchNorm2d(3), synchronise_norms(nn.BatchNorm2d(3))
+    plain, converted = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+    synchronise_norms(converted, CPU)
+    assert isinstance(converted, SyncBatchNormCpu)
     assert torch.equal(plain(rows), converted(rows))
     for key, value in plain.state_dict().items():
         assert torch.equal(value, converted.state_dict()[key])
 
 
-def test_gradients_are_averaged_whatever_the_buckets(alone: Results, pair: list[Results]) -> None:
+def test_gradients_are_averaged_and_unused_parameters_get_none(alone: Results, pair: list[Results]) -> None:
     assert_same(alone, pair, lambda key: key.startswith("average/"), atol=1e-13)
-    unused = [key for key in alone if key.startswith("average/") and "/3." in key]
+    unused = [key for key in alone if key.startswith("average/") and key.endswith("unused")]
     assert unused and all(process[key].numel() == 0 for process in pair for key in unused)
 
 
 def test_alone_nothing_is_copied() -> None:
     rows = torch.ones(2, 3)
-    assert gather(rows) is rows
-    assert total(rows) is rows
+    assert all_gather(rows) is rows
+    assert all_reduce(rows) is rows
 
 
 def test_a_scalar_has_no_rows() -> None:
     with pytest.raises(UsageError, match="scalar has no rows"):
-        gather(torch.tensor(1.0))
+        all_gather(torch.tensor(1.0))
 
 
-def test_norms_of_other_kinds_are_refused_by_path() -> None:
-    network = nn.Sequential(nn.Conv3d(1, 1, 1), nn.Sequential(nn.BatchNorm3d(1)))
-    with pytest.raises(UsageError, match=r"1\.0: a BatchNorm3d"):
-        synchronise_norms(network)
+def test_norms_of_every_kind_are_converted_in_place_once_or_twice() -> None:
+    network = nn.Sequential(nn.BatchNorm1d(2), nn.Sequential(nn.BatchNorm2d(2), nn.BatchNorm3d(2)), nn.ReLU())
+    modules, keys = list(network.modules()), list(network.state_dict())
+    parameters = list(network.parameters())
+    for _ in range(2):
+        synchronise_norms(network, CPU)
+        assert [type(module) for module in network.modules()].count(SyncBatchNormCpu) == 3
+        assert all(a is b for a, b in zip(network.modules(), modules, strict=True))
+        assert all(a is b for a, b in zip(network.parameters(), parameters, strict=True))
+        assert list(network.state_dict()) == keys
+    rows = torch.randn(4, 2, 3, 3, 3)
+    torch.testing.assert_close(network[1][1](rows), nn.BatchNorm3d(2)(rows), rtol=0, atol=0)
 
 
-def test_converting_twice_changes_nothing() -> None:
-    network = synchronise_norms(nn.Sequential(nn.BatchNorm1d(2), nn.BatchNorm2d(2)))
-    kinds = [type(module) for module in network.modules()]
-    assert [type(module) for module in synchronise_norms(network).modules()] == kinds
-    assert isinstance(network[0], nn.BatchNorm1d) and isinstance(network[1], nn.BatchNorm2d)
+def test_on_gpus_norms_are_torchs_own() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, momentum=0.3))
+    network.eval()
+    rows = torch.randn(2, 3, 5, 5)
+    expected = network(rows)
+    synchronise_norms(network, torch.device("cuda"))
+    assert type(network[1]) is nn.SyncBatchNorm and network[1].momentum == 0.3
+    # Alone, and in eval mode, it is a plain norm on any device.
+    assert torch.equal(network(rows), expected)
+    network.train()
+    network(rows)
+    assert network[1].num_batches_tracked == 1
