@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from mvkit.machine import installed_versions
 from mvkit.scoring.recordings import RecordingLike
-from mvkit.versions import installed_versions
 
 
 def recordings_digest(recordings: Sequence[RecordingLike]) -> str:

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 import mvkit
 from mvkit.jsonable import digest_of
+from mvkit.machine import installed_versions
 from mvkit.scoring.identity import recordings_digest
 from mvkit.scoring.recordings import RecordingLike
 from mvkit.scoring.settings import ScoreSettings
 from mvkit.scoring.unit_columns import UnitScores
 from mvkit.store.entries import Store
 from mvkit.store.probes import probes_agree
-from mvkit.versions import installed_versions
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.errors import FitError
-from mvkit.memory import available_memory
+from mvkit.machine import available_memory
 from mvkit.scoring.feature_blocks import BLOCK_FEATURES, Features, check_features
 from mvkit.scoring.maps.sources import Sources, SourceSplit, layer_sources
 from mvkit.scoring.settings import ScoreSettings
