@@ -104,7 +104,7 @@ class DownloadSettings:
 
 
 class Downloaded(NamedTuple):
-    """A file that has been received whole, and how many bytes of an interrupted run were used."""
+    """A file received whole: its version, its digest, and the bytes used of an interrupted run."""
 
     version: RemoteVersion
     sha256: str
@@ -564,7 +564,9 @@ def check_http(url: str) -> None:
     except ValueError:
         is_http = False
     if not is_http:
-        raise FetchError(f"{without_credentials(url)}: only http:// and https:// addresses can be fetched")
+        raise FetchError(
+            f"{without_credentials(url)}: only http:// and https:// addresses of a server can be fetched"
+        )
 
 
 def check_redirect(requested: str, answered: str) -> None:

@@ -121,7 +121,7 @@ def test_redirects_in_a_circle_and_to_files_are_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("url", ["file:///etc/hostname", "ftp://host/x", "x.pt", "http:///x"])
+@pytest.mark.parametrize("url", ["file:///etc/hostname", "ftp://host/x", "x.pt", "http:///x", "http://[x"])
 def test_only_http_addresses_are_fetched(url: str, settings: DownloadSettings, tmp_path: Path) -> None:
     with pytest.raises(FetchError, match="only http"):
         download(url, tmp_path / "x.pt", settings=settings)
@@ -144,7 +144,8 @@ def test_credentials_of_an_address_are_neither_shown_nor_written(
     assert "secret" not in str(raised.value)
     assert "secret" not in PartialFile(tmp_path / "x.pt").note_path.read_text()
     assert "secret" not in str(download(url, tmp_path / "x.pt", settings=settings).version)
-    assert without_credentials("https://u:p@h:8080/a?b=c") == "https://h:8080/a?b=c"
+    assert without_credentials("https://u:p@h:8080/a?b=c@d") == "https://h:8080/a?b=c@d"
+    assert without_credentials("https://u:p@h?b=c@d") == "https://h?b=c@d"
 
 
 def test_too_little_disk_is_refused_before_anything_is_written(
