@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mvkit.memory import available_memory
+from mvkit.machine import available_memory
 
 #: What all layers of a VGG16 take, and room for the rest.
 _NEEDED = 18 * 10**9

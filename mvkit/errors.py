@@ -8,6 +8,7 @@
     ├── DataError           exit 1   a neural, feature or image file that is damaged or not what it should be
     ├── CheckpointError     exit 1   weights that cannot be read or do not fit the architecture
     ├── FetchError          exit 1   a download that failed or was refused
+    │   └── FetchHaltedError         ... for a reason that would stop every other download too
     ├── FitError            exit 1   a fit that could not be made at all
     ├── UserCodeError       exit 1   a network of the user's own, or a library's, that fails
     ├── WorkerError         exit 1   worker processes that died, or a cluster that cannot be used
@@ -62,6 +63,10 @@ class CheckpointError(MvkitError):
 
 class FetchError(MvkitError):
     """A download failed, or was refused before it began."""
+
+
+class FetchHaltedError(FetchError):
+    """A download failed for a reason that would stop every other one too: no network, or a full disk."""
 
 
 class FitError(MvkitError):

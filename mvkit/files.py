@@ -1,4 +1,4 @@
-r"""Folders and names of files as other programs leave them.
+r"""Files: their names as other programs leave them, sizes, checksums, and locks.
 
 A folder is visited once, however many links lead to it, and a link that leads up to a folder around it is
 not followed. A name that is there without what it names (a link to nothing, a pipe, a device) is listed with
@@ -11,15 +11,18 @@ name has one text, and no two have the same. Ordinary names are their own text.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import stat
 from collections import deque
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from filelock import FileLock, Timeout
 
 from mvkit.errors import DataError
 
@@ -37,6 +40,8 @@ _POINTERS: Final = {
     b"/annex/objects/": "datalad get (or git annex get)",
     b"version https://git-lfs.github.com/": "git lfs pull",
 }
+
+_BLOCK_BYTES: Final = 1 << 20
 
 #: What tells a folder from others.
 FolderId = tuple[int, int] | str
@@ -59,6 +64,76 @@ class ListedFile:
     path: Path
     n_bytes: int
     problem: str = ""
+
+
+def format_bytes(n_bytes: int) -> str:
+    """Return a byte count in decimal units with one decimal, such as ``9.8 GB``."""
+    if n_bytes < 1000:
+        return f"{n_bytes} B"
+    size = float(n_bytes)
+    for unit in ("kB", "MB", "GB"):
+        size /= 1000
+        if round(size, 1) < 1000:
+            return f"{size:.1f} {unit}"
+    return f"{size / 1000:.1f} TB"
+
+
+def sha256_of(path: Path, *, progress: Callable[[int, int], None] | None = None) -> str:
+    """Return the SHA-256 of a file in hexadecimal; ``progress`` is called with (bytes read, size)."""
+    return file_digests(path, ("sha256",), progress=progress)["sha256"]
+
+
+def file_digests(
+    path: Path, algorithms: Sequence[str], *, progress: Callable[[int, int], None] | None = None
+) -> dict[str, str]:
+    """Read a file once and return its checksums in hexadecimal.
+
+    Parameters
+    ----------
+    path
+        File to read.
+    algorithms
+        Names that :mod:`hashlib` knows.
+    progress
+        Called with (bytes read, size).
+    """
+    # An MD5 is a server's checksum here, not a safeguard against forgery.
+    hashes = {name: hashlib.new(name, usedforsecurity=False) for name in algorithms}
+    size, done = path.stat().st_size, 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            for one in hashes.values():
+                one.update(block)
+            done += len(block)
+            if progress is not None:
+                progress(done, size)
+    return {name: one.hexdigest() for name, one in hashes.items()}
+
+
+@contextmanager
+def file_lock(target: Path, *, log: Callable[[str], None] = lambda text: None) -> Iterator[None]:
+    """Hold the lock of ``target``; wait, and say so, while another process has it.
+
+    The system releases the lock when its holder dies, however it dies.
+
+    Parameters
+    ----------
+    target
+        File that is going to be made or changed; its directory is created.
+    log
+        Called once if there is a wait.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(target.with_name(f".{target.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log(f"another mvkit process is working on {target.name}: waiting for it to finish")
+        lock.acquire(poll_interval=0.2)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def name_text(name: str | os.PathLike[str]) -> str:

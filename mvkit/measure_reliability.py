@@ -22,8 +22,9 @@ from threadpoolctl import threadpool_limits
 
 import mvkit
 from mvkit.errors import DataError, UsageError
-from mvkit.fetch import Manifest, Record, holding, require_free
-from mvkit.fetch.digests import digests
+from mvkit.fetch.manifest import Manifest, Record
+from mvkit.files import file_lock, sha256_of
+from mvkit.machine import check_free_disk
 from mvkit.neural.block_reading import blocks, read_block, trial_counts
 from mvkit.neural.layout import NeuralFileContents
 from mvkit.neural.layout_reading import OpenNeuralFile, reading
@@ -110,7 +111,7 @@ def measure_reliability(
         present = reliabilities_present(contents)
         _refuse_to_replace(source, target, present, replace=replace)
         before = source.stat()
-        require_free(target.parent, before.st_size + 2 * 8 * _n_columns(contents) + _SPARE_BYTES)
+        check_free_disk(target.parent, before.st_size + 2 * 8 * _n_columns(contents) + _SPARE_BYTES)
         measured = _measure(file, n_halves, seed, progress or _silent)
     after = source.stat()
     if (before.st_ino, before.st_size, before.st_mtime_ns) != (
@@ -252,11 +253,11 @@ def _store(
     """Write the file, and its new size and digest where mvkit's home has them on record."""
     manifest, place = Manifest(home), target.absolute()
     known = manifest.find(place) if place.is_relative_to(home) else None
-    with nullcontext() if known is None else holding(target):
+    with nullcontext() if known is None else file_lock(target):
         copy_with_reliabilities(source, target, contents, values)
         if known is not None:
             made_from = {**(known.made_from or {}), "reliabilities": dict(values.record)}
-            sha256 = digests(target).sha256
+            sha256 = sha256_of(target)
             manifest.record(
                 place, Record.of_now(size=target.stat().st_size, sha256=sha256, made_from=made_from)
             )

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from mvkit.errors import UsageError
+from mvkit.machine import Resources
 from mvkit.naming import unknown_name
-from mvkit.resources import Resources
 from mvkit.score_dataset import choose_recordings
 
 if TYPE_CHECKING:

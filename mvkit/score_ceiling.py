@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from mvkit.errors import UsageError
 from mvkit.jsonable import shortened
+from mvkit.machine import Resources, worker_number
 from mvkit.paths import ceilings_dir
-from mvkit.resources import Resources, worker_number
 from mvkit.score_dataset import dataset_context
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mvkit.errors import DataError
-from mvkit.versions import installed_versions
+from mvkit.machine import installed_versions
 
 if TYPE_CHECKING:
     from mvkit.neural import NeuralDataset, Recording, SelectionSettings

@@ -7,12 +7,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mvkit.fetch.disk import free_bytes
-from mvkit.fetch.sizes import readable
+from mvkit.files import format_bytes
 from mvkit.jsonable import plain
-from mvkit.memory import available_memory, resident_memory
+from mvkit.machine import available_cores, available_memory, free_disk, resident_memory, worker_number
 from mvkit.paths import ceilings_dir, scratch_dir
-from mvkit.resources import available_cores, worker_number
 from mvkit.score_layers import OpenedLayers, open_layers
 from mvkit.score_request import ScoreRequest
 from mvkit.score_run import Remark, open_run
@@ -175,7 +173,7 @@ def estimate_run(request: ScoreRequest, *, remark: Remark) -> ResourceEstimate:
         memory_in_use=resident_memory(),
         memory_available=available_memory(),
         scratch=scratch,
-        disk_free=free_bytes(scratch),
+        disk_free=free_disk(scratch),
     )
     models = []
     for name, model in run.models.items():
@@ -242,22 +240,22 @@ def _error(estimate: ResourceEstimate, model: ModelEstimate) -> str:
     if available is not None and model.whole > available:
         widest = max(model.layers, key=lambda layer: layer.n_features)
         return (
-            f"{estimate.settings.mapping} holds all features of a layer in float64: {readable(model.whole)} "
-            f"for {widest.n_features} features of layer '{widest.name}' in {estimate.n_workers} processes, "
-            f"and {readable(available)} are available\n"
+            f"{estimate.settings.mapping} holds all features of a layer in float64: "
+            f"{format_bytes(model.whole)} for {widest.n_features} features of layer '{widest.name}' "
+            f"in {estimate.n_workers} processes, and {format_bytes(available)} are available\n"
             "use --map ridge, give fewer --jobs, or leave wide layers out (--layers)"
         )
     if available is not None and model.memory > available:
         return (
-            f"{readable(estimate.memory_in_use + model.memory)} of memory are needed, of which "
-            f"{readable(estimate.memory_in_use)} are in use already, and {readable(available)} more are "
-            "available\n"
+            f"{format_bytes(estimate.memory_in_use + model.memory)} of memory are needed, of which "
+            f"{format_bytes(estimate.memory_in_use)} are in use already, and "
+            f"{format_bytes(available)} more are available\n"
             "score fewer layers at a time (--layers), or give fewer --jobs or a smaller --batch-size"
         )
     if model.features_on_disk > estimate.disk_free:
         return (
-            f"{estimate.scratch}: features take {readable(model.features_on_disk)}, and "
-            f"{readable(estimate.disk_free)} are free\n"
+            f"{estimate.scratch}: features take {format_bytes(model.features_on_disk)}, and "
+            f"{format_bytes(estimate.disk_free)} are free\n"
             "give a folder on another disk with --scratch, or score fewer layers at a time (--layers)"
         )
     return ""
@@ -277,11 +275,11 @@ def estimate_page(estimate: ResourceEstimate) -> Iterator[str | RenderableType]:
         n_pairs = len(model.layers) * estimate.n_recordings
         where = "in memory"
         if model.features_on_disk:
-            where = f"in {estimate.scratch} while they are needed ({readable(estimate.disk_free)} free)"
+            where = f"in {estimate.scratch} while they are needed ({format_bytes(estimate.disk_free)} free)"
         elif model.n_cached == n_pairs:
             where = "not needed: every score is cached"
         yield ""
-        yield f"{model.name}: {_count(len(model.layers), 'layer')}, features {readable(n_bytes)}, {where}"
+        yield f"{model.name}: {_count(len(model.layers), 'layer')}, features {format_bytes(n_bytes)}, {where}"
         yield _layer_table(model.layers, estimate.n_recordings)
         if model.n_cached:
             yield f"cached: {model.n_cached} of {n_pairs} pairs of layer and recording"
@@ -306,7 +304,7 @@ def _layer_table(layers: Sequence[LayerEstimate], n_recordings: int) -> Table:
     for column in ("shape", "features", "bytes", *(("cached",) if has_cached else ())):
         table.add_column(column, justify="right", no_wrap=True)
     for layer in layers:
-        cells = [" x ".join(map(str, layer.shape)), str(layer.n_features), readable(layer.n_bytes)]
+        cells = [" x ".join(map(str, layer.shape)), str(layer.n_features), format_bytes(layer.n_bytes)]
         cells += [f"{layer.n_cached} of {n_recordings}"] if has_cached else []
         table.add_row(Text(layer.name), *cells)
     return table
@@ -314,12 +312,12 @@ def _layer_table(layers: Sequence[LayerEstimate], n_recordings: int) -> Table:
 
 def _memory_line(estimate: ResourceEstimate, model: ModelEstimate) -> str:
     available = estimate.memory_available
-    more = "" if available is None else f"; {readable(available)} more are available"
+    more = "" if available is None else f"; {format_bytes(available)} more are available"
     largest = max((model.batch, "a batch"), (model.blocks, "blocks"), (model.whole, "float64 features"))
     return (
-        f"memory: peak about {readable(estimate.memory_in_use + model.memory)} "
-        f"({readable(estimate.memory_in_use)} libraries, weights and recordings, "
-        f"{readable(model.features)} features, {readable(largest[0])} {largest[1]}){more}"
+        f"memory: peak about {format_bytes(estimate.memory_in_use + model.memory)} "
+        f"({format_bytes(estimate.memory_in_use)} libraries, weights and recordings, "
+        f"{format_bytes(model.features)} features, {format_bytes(largest[0])} {largest[1]}){more}"
     )
 
 

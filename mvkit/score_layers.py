@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from mvkit.errors import DataError, UsageError
 from mvkit.jsonable import digest_of
+from mvkit.machine import Resources, worker_number
 from mvkit.paths import cache_dir, scratch_dir
-from mvkit.resources import Resources, worker_number
 from mvkit.score_dataset import dataset_context
 from mvkit.store.entries import Store
 

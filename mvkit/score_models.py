@@ -154,8 +154,8 @@ def _other_recordings(context: Mapping[str, object], dataset: str) -> Table2Diff
 
     The name does not tell: a file made of Allen Institute sessions has it too, and a pickle of the user's.
     """
-    from mvkit.acquire.catalogue import RECORDINGS
-    from mvkit.fetch.sizes import readable
+    from mvkit.fetch.catalogue import RECORDINGS
+    from mvkit.files import format_bytes
     from mvkit.neural.reliability_columns import PROVENANCE_KEY
 
     published = RECORDINGS[dataset]
@@ -179,7 +179,7 @@ def _other_recordings(context: Mapping[str, object], dataset: str) -> Table2Diff
         paper = {"source": published.file_name, "pickle_bytes": published.approximate_size}
         words = f"{named} recordings not from the published pickle"
         if isinstance(size, int):
-            words += f" ({readable(size)} instead of {readable(published.approximate_size)})"
+            words += f" ({format_bytes(size)} instead of {format_bytes(published.approximate_size)})"
         return Table2Difference("dataset", here, paper, words)
     if PROVENANCE_KEY in provenance:
         return Table2Difference(

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mvkit.errors import RecipeError, UsageError
+from mvkit.machine import Resources
 from mvkit.naming import suggest, unknown_name
 from mvkit.pipeline import merge_settings
-from mvkit.resources import Resources
 
 if TYPE_CHECKING:
     from mvkit.models.foreign.options import InputOptions

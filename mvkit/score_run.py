@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from mvkit.errors import DataError, UsageError
+from mvkit.machine import worker_number
 from mvkit.paths import cache_dir
 from mvkit.pipeline import Progress
 from mvkit.report.outcome import ScoreRun
-from mvkit.resources import worker_number
 from mvkit.score_ceiling import fractions_by_choice, measured_ceiling, read_earlier, refuse_other_protocols
 from mvkit.score_dataset import choose_recordings, open_default
 from mvkit.score_layers import open_layers, score_source

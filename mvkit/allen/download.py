@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from mvkit.acquire.reports import FetchRequest
 from mvkit.allen.calcium import CalciumReader
 from mvkit.allen.environment import AllenPython, find_allen_python
 from mvkit.allen.folder import TEMPLATES
@@ -27,9 +26,10 @@ from mvkit.allen.neuropixels import NeuropixelsReader
 from mvkit.allen.request import NEUROPIXELS, SessionRequest
 from mvkit.allen.session import SessionReader, SessionRecording, SessionSource
 from mvkit.errors import FetchError, UsageError
-from mvkit.fetch import ContentCheck, FileToFetch, Manifest, PlannedFile, fetch_file, plan
+from mvkit.fetch.manifest import ContentCheck, FileToFetch
+from mvkit.fetch.run import FetchRequest, PlannedStep, fetch_file, plan_files
+from mvkit.machine import installed_versions
 from mvkit.paths import home_dir
-from mvkit.versions import installed_versions
 
 LOGGER = logging.getLogger(__name__)
 
@@ -66,7 +66,8 @@ class DownloadingReader:
     def __init__(self, request: SessionRequest, fetch: FetchRequest) -> None:
         self.cache = cache_folder(request.dataset, fetch.home)
         self._request = request
-        self._fetch = fetch
+        # What was downloaded is never downloaded again, also when the neural file is made again.
+        self._fetch = replace(fetch, force=False)
         self._is_neuropixels = request.dataset == NEUROPIXELS
         self._reader = open_folder(self.cache, request)
 
@@ -87,14 +88,8 @@ class DownloadingReader:
             If AllenSDK is not installed, or the warehouse does not answer.
         """
         missing = [row for row in self._rows.values() if row["url"] and not Path(row["path"]).is_file()]
-        planned = plan(
-            [self._session_file(row) for row in missing],
-            Manifest(self._fetch.home_dir),
-            force=False,
-            offline=self._fetch.is_offline,
-            settings=self._fetch.download,
-        )
-        by_path = {one.file.target: one for one in planned}
+        steps = plan_files([self._session_file(row) for row in missing], self._fetch)
+        by_path = {step.path: step for step in steps}
         return tuple(_offered(row, by_path.get(Path(row["path"]))) for row in self._rows.values())
 
     def read(self, source: SessionSource, request: SessionRequest) -> SessionRecording:
@@ -111,7 +106,7 @@ class DownloadingReader:
             self._download_scenes()
         if not path.is_file():
             self._require_network(name)
-            self._download(self._session_file(row))
+            fetch_file(self._session_file(row), self._fetch)
         if self._is_neuropixels:
             metrics = path.with_name(f"session_{source.session_id}_analysis_metrics.csv")
             if not metrics.is_file():
@@ -145,7 +140,7 @@ class DownloadingReader:
         self._require_network("the images")
         for row in self._ask(["scenes"], about="the images"):
             name = f"natural scene {row['frame']}"
-            self._download(FileToFetch(name, str(row["url"]), Path(row["path"]), TIFF))
+            fetch_file(FileToFetch(name, str(row["url"]), Path(row["path"]), TIFF), self._fetch)
         complete.parent.mkdir(parents=True, exist_ok=True)
         complete.touch()
 
@@ -153,10 +148,6 @@ class DownloadingReader:
         if not row["url"]:
             raise FetchError(f"session {row['session_id']}: the warehouse offers no file of it")
         return FileToFetch(f"session {row['session_id']}", str(row["url"]), Path(row["path"]), NWB)
-
-    def _download(self, file: FileToFetch) -> None:
-        manifest = Manifest(self._fetch.home_dir)
-        fetch_file(file, manifest, settings=self._fetch.download, feedback=self._fetch.feedback)
 
     def _require_network(self, what: str) -> None:
         if self._fetch.is_offline:
@@ -169,9 +160,7 @@ class DownloadingReader:
         address = _address()
         self.cache.mkdir(parents=True, exist_ok=True)
         options = ["--cache", str(self.cache), *(["--address", address] if address else [])]
-        return ask_allensdk(
-            self._python, [*options, *task], about=about, progress=self._fetch.feedback.remark
-        )
+        return ask_allensdk(self._python, [*options, *task], about=about, progress=self._fetch.feedback.log)
 
 
 def ask_allensdk(
@@ -250,14 +239,14 @@ def _row(line: str) -> dict[str, Any] | None:
     return row if isinstance(row, dict) else None
 
 
-def _offered(row: Mapping[str, Any], planned: PlannedFile | None) -> SessionSource:
+def _offered(row: Mapping[str, Any], planned: PlannedStep | None) -> SessionSource:
     number, path = int(row["session_id"]), Path(row["path"])
     identity = {"session_id": row["session_id"], "published_at": row["published_at"]}
     if path.is_file():
         return SessionSource(number, path, path.stat().st_size, 0, identity)
     if planned is None:
         return SessionSource(number, None, None, None, identity)
-    return SessionSource(number, None, planned.size, planned.missing_bytes, identity)
+    return SessionSource(number, None, planned.size, planned.download_bytes, identity)
 
 
 def _address() -> str:

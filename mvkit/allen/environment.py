@@ -23,7 +23,8 @@ from typing import Literal
 
 from mvkit.atomic import write_text
 from mvkit.errors import FetchError, MissingPackageError, UsageError
-from mvkit.fetch import Feedback, holding
+from mvkit.fetch.download import Feedback
+from mvkit.files import file_lock
 from mvkit.paths import OFFLINE_VARIABLE, home_dir, is_offline
 
 INTERPRETER_VARIABLE = "MVKIT_ALLEN_PYTHON"
@@ -192,7 +193,7 @@ def install_allensdk(
     feedback = feedback or Feedback()
     folder = default_folder(home) if folder is None else folder.expanduser().absolute()
     stamp = {"inputs": _digest(extras), "allensdk": ALLENSDK_VERSION}
-    with holding(folder, remark=feedback.remark), _outliving_lock(folder) as lock:
+    with file_lock(folder, log=feedback.log), _outliving_lock(folder) as lock:
         if not force and _read_stamp(folder) == stamp and allensdk_version(interpreter_of(folder)):
             return Installed(folder, "already there", ALLENSDK_VERSION)
         if offline or is_offline():
@@ -202,7 +203,7 @@ def install_allensdk(
             )
         _remove_environment(folder)
         python = find_base_python()
-        feedback.remark(f"installing AllenSDK {ALLENSDK_VERSION} into {folder} (some minutes the first time)")
+        feedback.log(f"installing AllenSDK {ALLENSDK_VERSION} into {folder} (some minutes the first time)")
         _make_environment(python, folder, extras, lock)
         write_text(folder / STAMP_NAME, json.dumps(stamp) + "\n")
     return Installed(folder, "installed", ALLENSDK_VERSION)

@@ -10,8 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from mvkit import __version__
-from mvkit.acquire.catalogue import HDF5
-from mvkit.acquire.reports import FetchReport, FetchRequest, FileOutcome, PlannedStep, PlanReport, Status
 from mvkit.allen.assemble import assemble, describe_sessions
 from mvkit.allen.download import DownloadingReader, open_folder
 from mvkit.allen.request import CALCIUM, SessionRequest
@@ -24,18 +22,20 @@ from mvkit.allen.session import (
     differing_images,
 )
 from mvkit.atomic import move_durably, remove_leftovers
-from mvkit.errors import DataError, MissingPackageError, MvkitError, UsageError
-from mvkit.fetch import (
-    FetchHaltedError,
-    Manifest,
-    Record,
-    adopt,
-    explaining_full_disk,
-    free_bytes,
-    holding,
-    require_free,
+from mvkit.errors import DataError, FetchHaltedError, MissingPackageError, MvkitError, UsageError
+from mvkit.fetch.catalogue import HDF5
+from mvkit.fetch.manifest import Manifest, Record
+from mvkit.fetch.run import (
+    FetchReport,
+    FetchRequest,
+    FileOutcome,
+    PlannedStep,
+    PlanReport,
+    Status,
+    adopt_file,
 )
-from mvkit.fetch.digests import digests
+from mvkit.files import file_lock, sha256_of
+from mvkit.machine import check_free_disk, explain_full_disk, free_disk
 from mvkit.naming import suggest
 from mvkit.neural.layout_reading import reading
 from mvkit.neural.reliability_columns import reliabilities_present
@@ -103,12 +103,12 @@ def fetch_sessions(
     target = neural_path(request.dataset, home)
     reader = _open_reader(request, fetch)
     sources = _choose_sessions(request, reader)
-    with holding(target, remark=fetch.feedback.remark):
+    with file_lock(target, log=fetch.feedback.log):
         if not _is_present(request, sources, fetch):
             return _Run(request, fetch, reader, sources, measure).run()
         manifest = Manifest(home)
         # A process that was killed right after the file appeared had still to do this.
-        record = manifest.find(target) or adopt(target, HDF5, manifest, feedback=fetch.feedback)
+        record = manifest.find(target) or adopt_file(target, HDF5, fetch)
         if not fetch.keep_raw:
             _staging(request, home).clear()
     # The lock is released before: measuring takes it itself.
@@ -118,7 +118,7 @@ def fetch_sessions(
         if not is_measured:
             _measure(measure, target, fetch, label=target.name)
             record = manifest.find(target) or record
-    present = FileOutcome.in_place(request.dataset, "already there", target, record)
+    present = FileOutcome.of(request.dataset, "already there", target, record)
     return FetchReport(home, (present,))
 
 
@@ -149,7 +149,7 @@ def plan_sessions(
     target = neural_path(request.dataset, home)
     if _is_present(request, sources, fetch):
         there = PlannedStep(request.dataset, "nothing", target, size=target.stat().st_size)
-        return PlanReport(home, (there,), needed_bytes=0, free_bytes=free_bytes(home))
+        return PlanReport(home, (there,), needed_bytes=0, free_bytes=free_disk(home))
     staging = _staging(request, home)
     steps = [_plan_step(source, staging, request) for source in sources]
     sizes = [_packed_bytes(source, request) for source in sources]
@@ -162,7 +162,7 @@ def plan_sessions(
     copies = 2 if reliability else 1
     downloads = sum(step.download_bytes or 0 for step in steps)
     needed = downloads + unread + copies * sum(sizes)
-    return PlanReport(home, tuple(steps), needed_bytes=needed, free_bytes=free_bytes(home))
+    return PlanReport(home, tuple(steps), needed_bytes=needed, free_bytes=free_disk(home))
 
 
 def _plan_step(source: SessionSource, staging: Staging, request: SessionRequest) -> PlannedStep:
@@ -228,7 +228,7 @@ def _is_present(request: SessionRequest, sources: Sequence[SessionSource], fetch
         return False
     record = Manifest(fetch.home_dir).find(target)
     if record is not None and target.stat().st_size != record.size:
-        fetch.feedback.remark(f"{target}: not the size that was recorded; making it again")
+        fetch.feedback.log(f"{target}: not the size that was recorded; making it again")
         return False
     if _made_from(target) != _inputs(request, sources):
         raise UsageError(
@@ -283,13 +283,13 @@ class _Run:
 
     def run(self) -> FetchReport:
         try:
-            with explaining_full_disk(self.target, remedy="free some space and run the same command again"):
+            with explain_full_disk(self.target, remedy="free some space and run the same command again"):
                 outcomes, outlines = self._read_all()
                 n_failed = len(outcomes) - len(outlines)
                 if n_failed:
                     return FetchReport(self.home, (*outcomes, self._incomplete(n_failed, outcomes)))
                 if not _has_metrics(outlines):
-                    self.fetch.feedback.remark(_NO_METRICS)
+                    self.fetch.feedback.log(_NO_METRICS)
                 made = self._make(outlines)
                 if not self.fetch.keep_raw:
                     self.staging.clear()
@@ -310,7 +310,7 @@ class _Run:
             try:
                 if outline is None:
                     # No progress display: the reader may show that of a download.
-                    self.fetch.feedback.remark(f"reading {name} ({number} of {len(self.sources)})")
+                    self.fetch.feedback.log(f"reading {name} ({number} of {len(self.sources)})")
                     outline = self._read(source)
                 self._check_images(outline, outlines)
             except (FetchHaltedError, MissingPackageError):
@@ -328,7 +328,7 @@ class _Run:
         except (FetchHaltedError, MissingPackageError):
             raise
         except MvkitError as error:
-            self.fetch.feedback.remark(
+            self.fetch.feedback.log(
                 f"session {source.session_id}: {str(error).splitlines()[0]}: trying once more"
             )
             recording = self.reader.read(source, self.request)
@@ -365,7 +365,7 @@ class _Run:
         remove_leftovers(target)
         # Measuring makes a copy.
         staged = sum(staging.path(outline.session_id).stat().st_size for outline in outlines)
-        require_free(target.parent, 2 * (staged + contents.stimuli.nbytes) + _SPARE_BYTES)
+        check_free_disk(target.parent, 2 * (staged + contents.stimuli.nbytes) + _SPARE_BYTES)
         draft = target.with_name(f"{target.stem}.tmp-assembling{target.suffix}")
         try:
             with self.fetch.feedback.progress(f"assembling {target.name}") as progress:
@@ -373,14 +373,14 @@ class _Run:
             if self.measure is not None:
                 _measure(self.measure, draft, self.fetch, label=target.name)
             with self.fetch.feedback.progress(f"checking {target.name}") as progress:
-                sha256 = digests(draft, progress=progress).sha256
+                sha256 = sha256_of(draft, progress=progress)
             made_from = {**_inputs(request, self.sources), **self._made_by()}
             record = Record.of_now(size=draft.stat().st_size, sha256=sha256, made_from=made_from)
             move_durably(draft, target)
             Manifest(self.home).record(target, record)
         finally:
             draft.unlink(missing_ok=True)
-        return FileOutcome.in_place(request.dataset, "assembled", target, record)
+        return FileOutcome.of(request.dataset, "assembled", target, record)
 
     def _made_by(self) -> dict[str, object]:
         return {"source": SOURCE, "reader": READER, **self.reader.provenance}

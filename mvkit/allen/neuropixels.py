@@ -34,7 +34,7 @@ from mvkit.allen.nwb import (
 from mvkit.allen.request import SessionRequest
 from mvkit.allen.session import AREA, UNIT_ID, SessionRecording, SessionSource
 from mvkit.errors import DataError, UsageError
-from mvkit.versions import installed_versions
+from mvkit.machine import installed_versions
 
 LOGGER = logging.getLogger(__name__)
 

@@ -30,7 +30,7 @@ def show_cache(rule: str | None, *, home: Path | None, beside: Mapping[str, obje
         If something else was asked for too, or the rule is not valid.
     """
     from mvkit.errors import UsageError
-    from mvkit.fetch.sizes import readable
+    from mvkit.files import format_bytes
     from mvkit.paths import cache_dir, ceilings_dir
     from mvkit.store.management import cache_info, prune
 
@@ -51,8 +51,8 @@ def show_cache(rule: str | None, *, home: Path | None, beside: Mapping[str, obje
             return
         info = report.left
         print_line(
-            f"removed {report.n_removed} results ({readable(report.removed_bytes)}) and "
-            f"{report.n_leftovers} leftover files ({readable(report.leftover_bytes)})"
+            f"removed {report.n_removed} results ({format_bytes(report.removed_bytes)}) and "
+            f"{report.n_leftovers} leftover files ({format_bytes(report.leftover_bytes)})"
         )
     _print_info(info)
 
@@ -62,7 +62,7 @@ def _print_info(info: CacheInfo) -> None:
 
     from rich.table import Table
 
-    from mvkit.fetch.sizes import readable
+    from mvkit.files import format_bytes
 
     table = Table()
     table.add_column("kept")
@@ -73,8 +73,8 @@ def _print_info(info: CacheInfo) -> None:
             datetime.fromtimestamp(when).strftime("%Y-%m-%d %H:%M")
             for when in (kind.oldest_use, kind.newest_use)
         ]
-        table.add_row(name, str(kind.n_entries), readable(kind.n_bytes), *times)
+        table.add_row(name, str(kind.n_entries), format_bytes(kind.n_bytes), *times)
     if info.kinds:
         print_renderable(table)
     leftovers = f", {info.n_leftovers} leftover files" if info.n_leftovers else ""
-    print_line(f"{info.folder}: {readable(info.n_bytes)}{leftovers}")
+    print_line(f"{info.folder}: {format_bytes(info.n_bytes)}{leftovers}")

@@ -20,8 +20,8 @@ from mvkit.cli.console import (
 )
 
 if TYPE_CHECKING:
-    from mvkit.acquire import FetchReport, FetchRequest, PlanReport, VerifyReport
     from mvkit.allen.request import SessionRequest
+    from mvkit.fetch.run import FetchReport, FetchRequest, PlanReport, VerifyReport
 
 _PUBLISHED, _ALLENSDK, _CALCIUM = "published", "allensdk", "calcium"
 #: Options about sessions, and how the library calls them.
@@ -63,7 +63,7 @@ def checkpoints(
     as_json: JsonOption = False,
 ) -> None:
     """Fetch the published checkpoints (HOME/checkpoints/NAME.pt)."""
-    from mvkit.acquire import fetch_checkpoints, plan_checkpoints, verify_checkpoints
+    from mvkit.fetch.run import fetch_checkpoints, plan_checkpoints, verify_checkpoints
 
     _refuse_both(dry_run=dry_run, verify=verify)
     request = _request(home, force=force, offline=offline)
@@ -104,7 +104,7 @@ def neural(
     With --source allensdk the recordings are made anew from the Allen Brain Observatory's sessions, which
     --sessions-from and all options after it are about.
     """
-    from mvkit.acquire import fetch_neural, plan_neural, verify_neural
+    from mvkit.fetch.run import fetch_neural, plan_neural, verify_neural
 
     _refuse_both(dry_run=dry_run, verify=verify)
     request = _request(home, force=force, offline=offline, keep_raw=keep_raw)
@@ -205,7 +205,7 @@ def allensdk(
     mvkit finds it in HOME/allensdk; another one that has AllenSDK 2.16 is named by MVKIT_ALLEN_PYTHON.
     """
     from mvkit.allen.environment import install_allensdk
-    from mvkit.fetch import Feedback
+    from mvkit.fetch.download import Feedback
 
     installed = install_allensdk(
         into,
@@ -213,7 +213,7 @@ def allensdk(
         extras=tuple(extras or ()),
         force=force,
         offline=offline,
-        feedback=Feedback(remark=note),
+        feedback=Feedback(log=note),
     )
     if as_json:
         print_json(installed.to_json())
@@ -273,15 +273,15 @@ def _refuse_both(*, dry_run: bool, verify: bool) -> None:
 
 
 def _request(home: str | None, *, force: bool, offline: bool, keep_raw: bool = False) -> FetchRequest:
-    from mvkit.acquire import FetchRequest
-    from mvkit.fetch import Feedback
+    from mvkit.fetch.download import Feedback
+    from mvkit.fetch.run import FetchRequest
 
     return FetchRequest(
         home=Path(home) if home else None,
         force=force,
         offline=offline,
         keep_raw=keep_raw,
-        feedback=Feedback(remark=note, progress=lambda label: progress_bar(label, bytes_=True)),
+        feedback=Feedback(log=note, progress=lambda label: progress_bar(label, bytes_=True)),
     )
 
 

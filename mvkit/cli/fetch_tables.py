@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mvkit.fetch.sizes import readable
+from mvkit.files import format_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from rich.table import Table
 
-    from mvkit.acquire import FetchReport, FileOutcome, PlannedStep, PlanReport, VerifyReport
+    from mvkit.fetch.run import FetchReport, FileOutcome, PlannedStep, PlanReport, VerifyReport
     from mvkit.neural.reliability_report import ReliabilityReport
 
 
@@ -45,10 +45,10 @@ def plan_words(report: PlanReport) -> str:
     unknown = "" if None not in download else " and files of unknown size"
     verdict = "" if report.fits else ": TOO LITTLE, the fetch would be refused"
     return (
-        f"to download: {readable(sum(size or 0 for size in download))}{unknown}"
+        f"to download: {format_bytes(sum(size or 0 for size in download))}{unknown}"
         f"{''.join(f' from {server}' for server in servers)}\n"
-        f"disk needed: {readable(report.needed_bytes)}{unknown}; "
-        f"free at {report.home}: {readable(report.free_bytes)}{verdict}"
+        f"disk needed: {format_bytes(report.needed_bytes)}{unknown}; "
+        f"free at {report.home}: {format_bytes(report.free_bytes)}{verdict}"
     )
 
 
@@ -109,20 +109,20 @@ def _table(*columns: str) -> Table:
 def _status(outcome: FileOutcome) -> str:
     notes = []
     if outcome.resumed_from:
-        notes.append(f"resumed after {readable(outcome.resumed_from)}")
+        notes.append(f"resumed after {format_bytes(outcome.resumed_from)}")
     if outcome.removed:
         notes.append("removed after conversion")
     return f"{outcome.status} ({', '.join(notes)})" if notes else outcome.status
 
 
 def _size(n_bytes: int | None) -> str:
-    return "" if n_bytes is None else readable(n_bytes)
+    return "" if n_bytes is None else format_bytes(n_bytes)
 
 
 def _planned_size(step: PlannedStep) -> str:
     if step.size is None:
         return "unknown"
-    return readable(step.size) if step.is_exact else f"about {readable(step.size)}"
+    return format_bytes(step.size) if step.is_exact else f"about {format_bytes(step.size)}"
 
 
 def _short(path: Path, home: Path) -> str:

@@ -86,9 +86,9 @@ def command(
 ) -> None:
     """Score how well models' layers predict mouse neurons, corrected for noise; compare several models."""
     from mvkit.cli.lists import split_commas
+    from mvkit.machine import Resources
     from mvkit.report import run_document, run_page, save_run, written_lines
     from mvkit.report.run_figures import check_figure, draw_run
-    from mvkit.resources import Resources
     from mvkit.score_request import ScoreRequest
     from mvkit.score_run import parse_shard, run_score, run_shard
 

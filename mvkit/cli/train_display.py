@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from mvkit.cli.console import note
-from mvkit.fetch.sizes import readable
+from mvkit.files import format_bytes
 
 if TYPE_CHECKING:
     from mvkit.training.pace import Pace
@@ -75,11 +75,11 @@ def plan_lines(plan: TrainPlan) -> Iterator[str]:
     )
     yield f"parameters  {size.n_parameters:,}, of them trained {size.n_trained:,}"
     yield (
-        f"memory      about {readable(memory.total)} a process: state {readable(memory.state)}, "
-        f"training {readable(memory.training)}, activations {readable(memory.activations)} (float32)"
+        f"memory      about {format_bytes(memory.total)} a process: state {format_bytes(memory.state)}, "
+        f"training {format_bytes(memory.training)}, activations {format_bytes(memory.activations)} (float32)"
     )
     largest = max(plan.files.values())
-    yield f"files       {plan.folder}: log.jsonl, {len(plan.files)} checkpoints of {readable(largest)}"
+    yield f"files       {plan.folder}: log.jsonl, {len(plan.files)} checkpoints of {format_bytes(largest)}"
     yield f"digest      {plan.digest}"
     if plan.problem:
         yield f"missing     {plan.problem}"

@@ -20,7 +20,7 @@ from mvkit.features.forward_pass import ForwardPass, ProgressCallback, Rows
 from mvkit.features.npz_file import check_names
 from mvkit.features.scratch import FeatureRoom
 from mvkit.features.stimuli import open_stimuli
-from mvkit.memory import available_memory
+from mvkit.machine import available_memory
 from mvkit.models import load_model
 from mvkit.models.foreign.wrappers import unwrapped
 

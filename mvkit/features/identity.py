@@ -15,12 +15,12 @@ from torch import nn
 from mvkit.features.forward_pass import ForwardPass
 from mvkit.features.stimuli import ImagesDigest, Stimuli
 from mvkit.jsonable import digest_of
+from mvkit.machine import installed_versions
 from mvkit.models.code_identity import code_digest, preprocessing_digest
 from mvkit.models.code_origin import own_sources
 from mvkit.models.foreign.wrappers import unwrapped
 from mvkit.models.state import weights_digest
 from mvkit.store.probes import probes_agree
-from mvkit.versions import installed_versions
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from mvkit.errors import DataError
 from mvkit.features.feature_file import NO_ROOM
 from mvkit.features.featureset import LayerInfo
 from mvkit.features.stored_layer import StoredLayer
-from mvkit.memory import available_memory
+from mvkit.machine import available_memory
 from mvkit.store.temporary import is_abandoned
 
 #: Features of all layers together that are held in memory at most.

@@ -1,34 +1,110 @@
-"""Downloading one file: resumed, checked, and moved to its final name only when whole."""
+"""Downloading one file over HTTP: resumed, retried, checked, and moved to its final name only when whole.
+
+The bytes gather in ``TARGET.part``. They may only be continued while the server still has the same file, so a
+note beside them (``TARGET.part.json``) holds the strong ETag it had.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import email.utils
+import json
+import os
+import random
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
+from typing import NamedTuple, TypeVar
+from urllib.parse import urlsplit
 
-from mvkit.errors import FetchError
-from mvkit.fetch import http
-from mvkit.fetch.content import ContentCheck
-from mvkit.fetch.failures import FetchHaltedError, TransientError
-from mvkit.fetch.partial import PartialFile, RemoteVersion
-from mvkit.fetch.retry import call_with_retries
-from mvkit.fetch.settings import DownloadSettings, Feedback
-from mvkit.fetch.sizes import readable
-from mvkit.fetch.transfer import Transfer
+import requests
+
+from mvkit import __version__
+from mvkit.atomic import move_durably, write_text
+from mvkit.errors import FetchError, FetchHaltedError
+from mvkit.fetch.manifest import HEAD_BYTES, ContentCheck
+from mvkit.files import file_digests, format_bytes
+from mvkit.machine import check_free_disk, explain_full_disk
+
+T = TypeVar("T")
+#: Called with (done, total) bytes as work proceeds; total is 0 when unknown.
+ProgressCallback = Callable[[int, int], None]
+
+#: Answers that say "not now" rather than "no".
+TRANSIENT_STATUSES = (408, 425, 429, 500, 502, 503, 504)
+_STATUS_REASONS = {
+    401: "the server wants a log-in",
+    403: "the server refuses access (S3 answers so for a missing file too)",
+    404: "the server has no such file",
+    407: "the proxy wants a log-in",
+    410: "the file was removed from the server",
+}
+_PAGE_TYPES = ("text/html", "text/xml", "application/xml", "application/xhtml+xml", "application/json")
+#: A second file that does not match its own checksum is no accident of the line.
+_CHECKSUM_FAILURES = 2
+_FULL_DISK_REMEDY = "free some space and run the same command again: it goes on from what was received"
 
 
 @dataclass(frozen=True)
-class Downloaded:
-    """A file that has been received whole.
+class Feedback:
+    """Where progress and messages for the person watching go; silent by default.
 
     Attributes
     ----------
-    version
-        URL, ETag and size.
-    sha256
-        Digest in hexadecimal of the file on disk.
-    resumed_from
-        Bytes that an earlier, interrupted run had left and this one kept.
+    log
+        Receives one line of text: a retry, a wait for another process, a restart.
+    progress
+        Opens a progress display for a labelled piece of work.
     """
+
+    log: Callable[[str], None] = lambda text: None
+    progress: Callable[[str], AbstractContextManager[ProgressCallback]] = lambda label: nullcontext(
+        lambda done, total: None
+    )
+
+
+@dataclass(frozen=True)
+class DownloadSettings:
+    """Time limits, block size, and when a failed request is tried again.
+
+    Attributes
+    ----------
+    connect_timeout_s, read_timeout_s
+        Longest wait for a connection, and for the next bytes.
+    block_bytes
+        Bytes written at a time: so few that a reset connection loses little, so many that disks keep up.
+    attempts
+        Attempts in a row that bring nothing new before giving up.
+    first_wait_s, longest_wait_s
+        Wait after the first failure; it doubles with each further one up to the longest.
+    longest_retry_after_s
+        Upper bound on the wait that a server may ask for (``Retry-After``).
+    fresh_bytes
+        An attempt that brought at least this much more of the file than any before does not count as failed.
+    sleep
+        Waits the given seconds (tests replace it).
+    jitter
+        Draws from [0, 1); the wait is the full one times (0.5 + 0.5 jitter).
+    """
+
+    connect_timeout_s: float = 10.0
+    read_timeout_s: float = 60.0
+    block_bytes: int = 1 << 16
+    attempts: int = 6
+    first_wait_s: float = 1.0
+    longest_wait_s: float = 30.0
+    longest_retry_after_s: float = 120.0
+    fresh_bytes: int = 1 << 20
+    sleep: Callable[[float], None] = time.sleep
+    jitter: Callable[[], float] = random.random
+
+
+class Downloaded(NamedTuple):
+    """A file received whole: its version, its digest, and the bytes used of an interrupted run."""
 
     version: RemoteVersion
     sha256: str
@@ -45,10 +121,9 @@ def download(
 ) -> Downloaded:
     """Fetch ``url`` into ``target``.
 
-    The bytes gather in ``TARGET.part`` beside a note of the file's ETag (``TARGET.part.json``). A later
-    call goes on where an earlier one stopped if the server still has that version, and starts again if
-    not. The note is left behind for the caller, who removes it (``PartialFile.forget_note``) after
-    recording the download.
+    A later call goes on where an earlier one stopped if the server still has that version, and starts again
+    if not. The note of the ETag is left behind for the caller, who removes it (``PartialFile.remove_note``)
+    after recording the download.
 
     Parameters
     ----------
@@ -62,7 +137,7 @@ def download(
     settings
         Time limits and retries.
     feedback
-        Receives progress in bytes, and remarks on retries and restarts.
+        Receives progress in bytes, and messages on retries and restarts.
 
     Raises
     ------
@@ -72,41 +147,514 @@ def download(
     FetchHaltedError
         If the server cannot be reached at all, or the disk is or would be full.
     """
-    settings = settings or DownloadSettings()
-    feedback = feedback or Feedback()
-    http.require_http(url)
+    settings, feedback = settings or DownloadSettings(), feedback or Feedback()
+    check_http(url)
+    address = without_credentials(url)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = PartialFile(target)
-    resumed_from = partial.resumable_bytes(http.shown(url))
-    transfer = Transfer(url, partial, content or ContentCheck(), settings, feedback)
-    with http.open_session() as session:
+    partial.resumed_from = partial.resumable_bytes(address)
+
+    def attempt() -> str:
+        if not partial.is_complete(address):
+            _receive(session, url, partial, content or ContentCheck(), settings, feedback)
+        return _verify(address, partial, content or ContentCheck(), feedback)
+
+    with open_session() as session:
         try:
-            found = call_with_retries(
-                lambda: transfer.attempt(session),
+            sha256 = call_with_retries(
+                attempt,
                 n_bytes=partial.n_bytes,
-                settings=settings.retry,
-                remark=lambda text: feedback.remark(f"{target.name}: {text}"),
+                settings=settings,
+                log=lambda text: feedback.log(f"{target.name}: {text}"),
             )
         except TransientError as failure:
-            raise _given_up(url, failure, partial, settings) from failure
+            kind = FetchHaltedError if failure.unreachable else FetchError
+            raise kind(
+                f"{address}: {failure.reason} ({settings.attempts} attempts in a row)\n"
+                f"run the same command again later: {partial.outlook(address)}"
+            ) from failure
         except KeyboardInterrupt:
-            feedback.remark(f"{target.name}: stopped; run the same command again: {_outlook(url, partial)}")
+            feedback.log(f"{target.name}: stopped; run the same command again: {partial.outlook(address)}")
             raise
-    version = partial.version() or RemoteVersion(http.shown(url), None, partial.n_bytes())
-    partial.move_to(target)
-    return Downloaded(version, found.sha256, 0 if transfer.restarted else resumed_from)
+    version = partial.version() or RemoteVersion(address, None, partial.n_bytes())
+    move_durably(partial.path, target)
+    return Downloaded(version, sha256, partial.resumed_from)
 
 
-def _given_up(
-    url: str, failure: TransientError, partial: PartialFile, settings: DownloadSettings
-) -> FetchError:
-    kind = FetchHaltedError if failure.unreachable else FetchError
-    return kind(
-        f"{http.shown(url)}: {failure.reason} ({settings.retry.attempts} attempts in a row)\n"
-        f"run the same command again later: {_outlook(url, partial)}"
+def _receive(
+    session: requests.Session,
+    url: str,
+    partial: PartialFile,
+    content: ContentCheck,
+    settings: DownloadSettings,
+    feedback: Feedback,
+) -> None:
+    """Ask for what is missing, judge the answer before letting go of earlier bytes, and append it."""
+    address, name = without_credentials(url), partial.target.name
+    offset, version = partial.resumable_bytes(address), partial.version()
+    headers = {}
+    if offset and version is not None and version.etag is not None:
+        headers = {"Range": f"bytes={offset}-", "If-Range": version.etag}
+    with send_request(session, "GET", url, headers=headers, settings=settings) as response:
+        # The length is compared below, where what did arrive is kept; urllib3 would drop its last block.
+        response.raw.enforce_content_length = False
+        blocks: Iterator[bytes] = response.iter_content(settings.block_bytes)
+        if headers and version is not None and response.status_code == 206:
+            check_not_compressed(response)
+            first_byte, size = content_range(response.headers)
+            is_same_size = size is None or version.size in (None, size)
+            is_same_version = response.headers.get("ETag") in (None, version.etag)
+            if first_byte != offset or not is_same_size or not is_same_version:
+                raise partial.start_again("the server answered with a part of another file")
+            if version.size is None and size is not None:
+                version = replace(version, size=size)
+                partial.write_note(version)
+        elif headers and response.status_code in (412, 416):
+            raise partial.start_again("the file changed on the server")
+        elif response.status_code == 200:
+            size = _check_whole_answer(response, address)
+            first_block = next(blocks, b"")
+            if first_block or size == 0:
+                content.check(first_block, where=address)
+            if offset:
+                feedback.log(
+                    f"{name}: the file changed on the server, or the server cannot resume: "
+                    "starting again from the beginning"
+                )
+            version, blocks = remote_version(url, response.headers, size=size), chain([first_block], blocks)
+            with explain_full_disk(partial.path, remedy=_FULL_DISK_REMEDY):
+                partial.begin(version)
+        else:
+            raise status_error(url, response)
+
+        received = partial.n_bytes()
+        if version.size is not None:
+            check_free_disk(partial.path.parent, version.size - received)
+        with (
+            feedback.progress(name) as progress,
+            explain_full_disk(partial.path, remedy=_FULL_DISK_REMEDY),
+        ):
+            progress(received, version.size or 0)
+            for received in partial.append(blocks):
+                progress(received, version.size or 0)
+        if version.size is None:
+            # Only a chunked body has no length, and it ends with a mark, so this is all of it.
+            partial.write_note(replace(version, size=received))
+        elif received < version.size:
+            raise TransientError(
+                f"the connection closed after {format_bytes(received)} of {format_bytes(version.size)}"
+            )
+        elif received > version.size:
+            raise partial.start_again("the server sent more than it announced")
+
+
+def _verify(address: str, partial: PartialFile, content: ContentCheck, feedback: Feedback) -> str:
+    """Check the beginning and the MD5 of the whole file, and return its SHA-256."""
+    try:
+        content.check(partial.head(), where=address)
+    except FetchError:
+        partial.remove()
+        raise
+    version = partial.version()
+    md5 = version.md5 if version is not None else None
+    with feedback.progress(f"checking {partial.target.name}") as progress:
+        digests = file_digests(partial.path, ("sha256", *(["md5"] if md5 else [])), progress=progress)
+    if digests.get("md5") == md5:
+        return digests["sha256"]
+    partial.remove()
+    partial.n_damaged += 1
+    reason = f"the MD5 of what was received is {digests['md5']}, the server's is {md5}"
+    if partial.n_damaged < _CHECKSUM_FAILURES:
+        raise TransientError(reason, at_once=True)
+    raise FetchError(
+        f"{address}: {reason}\nthis happened twice: the copy on the server, or the way to it, is damaged"
     )
 
 
-def _outlook(url: str, partial: PartialFile) -> str:
-    kept = partial.resumable_bytes(http.shown(url))
-    return f"it goes on after the {readable(kept)} received" if kept else "it starts from the beginning"
+def request_version(session: requests.Session, url: str, settings: DownloadSettings) -> RemoteVersion:
+    """Ask the server for a file's size and ETag (one HEAD request); errors as of ``send_request``."""
+    check_http(url)
+    with send_request(session, "HEAD", url, settings=settings) as response:
+        if response.status_code != 200:
+            raise status_error(url, response)
+        return remote_version(url, response.headers, size=content_length(response.headers))
+
+
+@dataclass(frozen=True)
+class RemoteVersion:
+    """One version of a file on a server.
+
+    Attributes
+    ----------
+    url
+        Address without credentials.
+    etag
+        The ETag header as sent, quotes included, or None.
+    size
+        Length in bytes, or None if the server does not report it.
+    md5
+        MD5 digest in hexadecimal where the ETag is one, else None.
+    """
+
+    url: str
+    etag: str | None
+    size: int | None
+    md5: str | None = None
+
+    @property
+    def is_resumable(self) -> bool:
+        """Tell whether a strong ETag identifies this version byte by byte (RFC 9110, 13.1.5)."""
+        return self.etag is not None and not self.etag.upper().startswith("W/")
+
+
+class PartialFile:
+    """The bytes of a download so far (``.part``), and the note beside them (``.part.json``).
+
+    The order of writing keeps the two consistent however the process dies: the bytes are emptied before the
+    note changes, and the note is written before new bytes follow.
+
+    Attributes
+    ----------
+    resumed_from
+        Bytes that an earlier run left and this download uses; 0 once they are dropped.
+    n_damaged
+        Whole files received whose MD5 was not the server's.
+    """
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+        self.path = target.with_name(target.name + ".part")
+        self.note_path = target.with_name(target.name + ".part.json")
+        self.resumed_from = 0
+        self.n_damaged = 0
+
+    def version(self) -> RemoteVersion | None:
+        """Return the version of the note, or None if there is no readable note."""
+        try:
+            return RemoteVersion(**json.loads(self.note_path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            # A note that cannot be read identifies nothing; the download starts again.
+            return None
+
+    def n_bytes(self) -> int:
+        """Return how many bytes have been received."""
+        try:
+            return self.path.stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def resumable_bytes(self, url: str) -> int:
+        """Return how many of the bytes can be used for a download from ``url``."""
+        version = self.version()
+        if version is None or version.url != url:
+            return 0
+        n_bytes = self.n_bytes()
+        if version.size is not None and n_bytes >= version.size:
+            return n_bytes if n_bytes == version.size else 0
+        return n_bytes if version.is_resumable else 0
+
+    def is_complete(self, url: str) -> bool:
+        """Tell whether every byte of a version from ``url`` is here."""
+        version = self.version()
+        is_known = version is not None and version.url == url and self.path.exists()
+        return is_known and version is not None and self.n_bytes() == version.size
+
+    def begin(self, version: RemoteVersion) -> None:
+        """Empty the file and note which version is going to be received."""
+        self.resumed_from = 0
+        with self.path.open("wb") as file:
+            os.fsync(file.fileno())
+        self.write_note(version)
+
+    def write_note(self, version: RemoteVersion) -> None:
+        """Replace the note, for instance once the size is known."""
+        write_text(self.note_path, json.dumps(asdict(version)))
+
+    def append(self, blocks: Iterable[bytes]) -> Iterator[int]:
+        """Write blocks behind what is there; yield the length of the file after each.
+
+        Nothing is kept back in the process, so that a killed one loses only the block on its way.
+        """
+        with self.path.open("ab", buffering=0) as file:
+            length = file.tell()
+            for block in blocks:
+                rest = memoryview(block)
+                while rest:
+                    rest = rest[file.write(rest) :]
+                length += len(block)
+                yield length
+
+    def head(self) -> bytes:
+        """Return the first bytes."""
+        with self.path.open("rb") as file:
+            return file.read(HEAD_BYTES)
+
+    def remove(self) -> None:
+        """Remove both files."""
+        self.resumed_from = 0
+        self.path.unlink(missing_ok=True)
+        self.note_path.unlink(missing_ok=True)
+
+    def start_again(self, reason: str) -> TransientError:
+        """Drop the received bytes and return the error that asks for an attempt from the beginning."""
+        self.remove()
+        return TransientError(f"{reason}: starting again from the beginning", at_once=True)
+
+    def outlook(self, url: str) -> str:
+        """Return what the next download from ``url`` will do, in words."""
+        n_bytes = self.resumable_bytes(url)
+        return (
+            f"it goes on after the {format_bytes(n_bytes)} received"
+            if n_bytes
+            else "it starts from the beginning"
+        )
+
+    def remove_note(self) -> None:
+        """Remove the note of a download that is finished and recorded."""
+        self.note_path.unlink(missing_ok=True)
+
+
+class TransientError(Exception):
+    """One attempt failed in a way that may pass; stays inside the package.
+
+    ``retry_after_s`` is the wait that the server asked for. The next attempt may start ``at_once`` if the
+    server is well and only our partial file was no use. ``unreachable``: no answer came at all.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        retry_after_s: float | None = None,
+        at_once: bool = False,
+        unreachable: bool = False,
+    ) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.retry_after_s = retry_after_s
+        self.at_once = at_once
+        self.unreachable = unreachable
+
+
+def call_with_retries(
+    action: Callable[[], T],
+    *,
+    n_bytes: Callable[[], int],
+    settings: DownloadSettings,
+    log: Callable[[str], None],
+) -> T:
+    """Call ``action`` until it succeeds.
+
+    It raises TransientError to be called again; other errors pass, as does the last of ``settings.attempts``
+    failures in a row. They count in a row only while no attempt brings ``n_bytes`` to ``fresh_bytes`` beyond
+    the furthest point of any before: a long file over a poor line is not given up while it grows, and a
+    server that always starts again from zero and breaks off is not asked for ever.
+    """
+    n_failures = 0
+    furthest = n_bytes()
+    while True:
+        try:
+            return action()
+        except TransientError as failure:
+            received = n_bytes()
+            if received >= furthest + settings.fresh_bytes:
+                furthest, n_failures = received, 0
+            n_failures += 1
+            if n_failures >= settings.attempts:
+                raise
+            seconds = wait_s(n_failures, failure, settings)
+            pause = f"trying again in {seconds:.0f} s" if seconds >= 0.5 else "trying again"
+            log(f"{failure.reason}: {pause} ({n_failures} of {settings.attempts} attempts)")
+            settings.sleep(seconds)
+
+
+def wait_s(n_failures: int, failure: TransientError, settings: DownloadSettings) -> float:
+    """Return the seconds to wait after the ``n_failures``-th failure in a row (counted from 1).
+
+    A server's ``Retry-After`` is honoured up to ``longest_retry_after_s``. Otherwise the wait doubles with
+    every failure and is drawn from its upper half, so that many clients do not return together.
+    """
+    if failure.at_once:
+        return 0.0
+    if failure.retry_after_s is not None:
+        return min(failure.retry_after_s, settings.longest_retry_after_s)
+    full = min(settings.first_wait_s * 2.0 ** (n_failures - 1), settings.longest_wait_s)
+    return full * (0.5 + 0.5 * settings.jitter())
+
+
+def open_session() -> requests.Session:
+    """Return a session that asks for files as they are stored, uncompressed."""
+    session = requests.Session()
+    session.max_redirects = 5
+    # Ranges, lengths and checksums all refer to the stored bytes; a compressed transfer would spoil each.
+    session.headers.update({"User-Agent": f"mvkit/{__version__}", "Accept-Encoding": "identity"})
+    return session
+
+
+@contextmanager
+def send_request(
+    session: requests.Session,
+    method: str,
+    url: str,
+    *,
+    headers: Mapping[str, str] | None = None,
+    settings: DownloadSettings,
+) -> Iterator[requests.Response]:
+    """Send a request and yield the answer with its body unread; network failures inside become ours.
+
+    Raises
+    ------
+    TransientError
+        If the connection fails, times out or breaks.
+    FetchError
+        For a bad address, a redirect loop, or a redirect from https to anything else.
+    """
+    address = without_credentials(url)
+    silence = f"nothing received for {settings.read_timeout_s:g} s"
+    try:
+        with session.request(
+            method,
+            url,
+            headers=dict(headers or {}),
+            stream=True,
+            timeout=(settings.connect_timeout_s, settings.read_timeout_s),
+            allow_redirects=True,
+        ) as response:
+            check_redirect(url, response.url)
+            yield response
+    except requests.TooManyRedirects as error:
+        raise FetchError(f"{address}: the server redirects in a circle") from error
+    except (requests.exceptions.InvalidSchema, requests.exceptions.InvalidURL) as error:
+        raise FetchError(f"{address}: the address, or one it redirects to, cannot be fetched") from error
+    except requests.exceptions.SSLError as error:
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            raise FetchError(f"{address}: the server's certificate is not trusted") from error
+        raise TransientError("the encrypted connection failed") from error
+    except requests.exceptions.ConnectTimeout as error:
+        raise TransientError(
+            f"no connection within {settings.connect_timeout_s:g} s", unreachable=True
+        ) from error
+    except requests.Timeout as error:
+        raise TransientError(silence) from error
+    except requests.ConnectionError as error:
+        text = str(error)
+        if "Read timed out" in text:
+            raise TransientError(silence) from error
+        if any(words in text for words in ("NameResolution", "Name or service", "getaddrinfo")):
+            raise TransientError("the server's name is not known (no network?)", unreachable=True) from error
+        if any(words in text for words in ("Max retries", "NewConnection")):
+            raise TransientError("no connection to the server", unreachable=True) from error
+        raise TransientError("the connection broke") from error
+    except requests.exceptions.ChunkedEncodingError as error:
+        raise TransientError("the connection broke") from error
+    except requests.RequestException as error:
+        raise TransientError(f"the request failed ({type(error).__name__})") from error
+
+
+def without_credentials(url: str) -> str:
+    """Return the address without user name and password, for messages and records."""
+    return re.sub(r"(?<=://)[^/?#]*@", "", url)
+
+
+def check_http(url: str) -> None:
+    """Check that an address is http or https, with a host; else FetchError."""
+    try:
+        parts = urlsplit(url)
+        is_http = parts.scheme.lower() in ("http", "https") and parts.hostname is not None
+    except ValueError:
+        is_http = False
+    if not is_http:
+        raise FetchError(
+            f"{without_credentials(url)}: only http:// and https:// addresses of a server can be fetched"
+        )
+
+
+def check_redirect(requested: str, answered: str) -> None:
+    """Check that a redirect does not leave an encrypted connection; else FetchError."""
+    if requested.lower().startswith("https:") and not answered.lower().startswith("https:"):
+        raise FetchError(
+            f"{without_credentials(requested)}: redirects to an unencrypted address "
+            f"({without_credentials(answered)})"
+        )
+
+
+def check_not_compressed(response: requests.Response) -> None:
+    """Check that a body is not transformed, as its bytes would not be those of the file; else FetchError."""
+    encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise FetchError(
+            f"{without_credentials(response.url)}: the server sends the file compressed ({encoding}), "
+            "so it can be neither resumed nor checked"
+        )
+
+
+def status_error(url: str, response: requests.Response) -> FetchError | TransientError:
+    """Build the error for an answer with an error status."""
+    status = response.status_code
+    if status in TRANSIENT_STATUSES:
+        return TransientError(f"the server answered {status}", retry_after_s=retry_after_s(response.headers))
+    reason = _STATUS_REASONS.get(status, "the server refused")
+    return FetchError(f"{without_credentials(url)}: HTTP {status}: {reason}")
+
+
+def remote_version(url: str, headers: Mapping[str, str], *, size: int | None) -> RemoteVersion:
+    """Read which version of a file an answer describes."""
+    etag = headers.get("ETag", "").strip() or None
+    return RemoteVersion(url=without_credentials(url), etag=etag, size=size, md5=_md5(etag, headers))
+
+
+def content_length(headers: Mapping[str, str]) -> int | None:
+    """Return ``Content-Length`` as a number, or None."""
+    text = headers.get("Content-Length", "").strip()
+    return int(text) if text.isascii() and text.isdigit() else None
+
+
+def content_range(headers: Mapping[str, str]) -> tuple[int | None, int | None]:
+    """Return (first byte, total length) of ``Content-Range``; None for what it does not say."""
+    match = re.fullmatch(r"\s*bytes\s+(?:(\d+)-\d+|\*)/(\d+|\*)\s*", headers.get("Content-Range", ""))
+    if match is None:
+        return None, None
+    first, total = match.groups()
+    return (int(first) if first else None), (int(total) if total != "*" else None)
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """Return the wait that ``Retry-After`` asks for (seconds or a date), or None."""
+    text = headers.get("Retry-After", "").strip()
+    if text.isascii() and text.isdigit():
+        return float(text)
+    try:
+        moment = email.utils.parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return max(0.0, (moment - datetime.now(UTC)).total_seconds())
+
+
+def _check_whole_answer(response: requests.Response, address: str) -> int | None:
+    """Check that an answer is a file of known end rather than a page, and return its length if it has one."""
+    check_not_compressed(response)
+    kind = response.headers.get("Content-Type", "").split(";")[0].strip().lower()
+    if kind in _PAGE_TYPES:
+        raise FetchError(
+            f"{address}: the server sent a page ({kind}) instead of the file\n"
+            "check the address, a proxy, or a log-in page of the network"
+        )
+    size = content_length(response.headers)
+    if size is None and "chunked" not in response.headers.get("Transfer-Encoding", "").lower():
+        raise FetchError(
+            f"{address}: the server does not say how long the file is, "
+            "so a cut download could not be told from a whole one"
+        )
+    return size
+
+
+def _md5(etag: str | None, headers: Mapping[str, str]) -> str | None:
+    # S3 uses the MD5 as ETag for files sent in one piece, unless it encrypts them with a managed or
+    # customer key.
+    encrypted = headers.get("x-amz-server-side-encryption", "").lower().startswith("aws:kms")
+    if encrypted or "x-amz-server-side-encryption-customer-algorithm" in headers:
+        return None
+    match = re.fullmatch(r'"?([0-9a-fA-F]{32})"?', etag or "")
+    return match.group(1).lower() if match else None

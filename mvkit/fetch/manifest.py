@@ -1,4 +1,4 @@
-"""The record of fetched and converted files: where each came from and what it must be.
+"""Files to fetch, and the record of those fetched and converted: where each came from and what it must be.
 
 One JSON file, ``manifest.json`` in mvkit's home, replaced as a whole under a lock::
 
@@ -19,13 +19,80 @@ from typing import Literal
 from mvkit import __version__
 from mvkit.atomic import write_text
 from mvkit.errors import FetchError
-from mvkit.fetch.digests import digests
-from mvkit.fetch.locks import holding
+from mvkit.files import file_lock, sha256_of
+
+#: How many of a file's first bytes are looked at.
+HEAD_BYTES = 512
 
 _FORMAT = "mvkit-manifest"
 _VERSION = 1
+_PAGE_BEGINNINGS = (b"<!doctype", b"<html", b"<?xml", b"<error", b"<head", b"<body")
 
+State = Literal["there", "there, not recorded", "damaged", "missing"]
 Finding = Literal["ok", "missing", "wrong size", "wrong checksum", "not recorded"]
+
+
+@dataclass(frozen=True)
+class ContentCheck:
+    """What a file must begin with.
+
+    Attributes
+    ----------
+    description
+        The kind of file, in words, as in "not DESCRIPTION".
+    beginnings
+        First bytes that are accepted; empty accepts anything but an error page.
+    """
+
+    description: str = "the file asked for"
+    beginnings: tuple[bytes, ...] = ()
+
+    def check(self, head: bytes, *, where: str) -> None:
+        """Check the first bytes of a file.
+
+        Parameters
+        ----------
+        head
+            The first bytes, at most ``HEAD_BYTES`` of them are used.
+        where
+            URL or path for the message.
+
+        Raises
+        ------
+        FetchError
+            If they are those of an HTML or XML page, or none of ``beginnings``.
+        """
+        head = head[:HEAD_BYTES]
+        if head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith(_PAGE_BEGINNINGS):
+            raise FetchError(f"{where}: an HTML or XML page (often an error page), not {self.description}")
+        if self.beginnings and not head.startswith(self.beginnings):
+            shown = f"begins with {head[:8]!r}" if head else "is empty"
+            raise FetchError(f"{where}: not {self.description} ({shown})")
+
+
+@dataclass(frozen=True)
+class FileToFetch:
+    """One file: where it comes from and where it goes.
+
+    Attributes
+    ----------
+    name
+        What the user calls it.
+    url
+        Address.
+    target
+        Final path, inside mvkit's home.
+    content
+        What it must begin with.
+    approximate_size
+        Published length in bytes, for planning without a server; None if not known.
+    """
+
+    name: str
+    url: str
+    target: Path
+    content: ContentCheck
+    approximate_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -138,6 +205,19 @@ class Manifest:
         """Return the record of a file, or None."""
         return self.records().get(self.key(path))
 
+    def state(self, path: Path) -> State:
+        """Compare a file on disk with its record, by its size alone."""
+        if not path.exists():
+            return "missing"
+        record = self.find(path)
+        if record is None:
+            return "there, not recorded"
+        return "there" if path.stat().st_size == record.size else "damaged"
+
+    def has(self, path: Path) -> bool:
+        """Tell whether a file is there, recorded or not, and need not be fetched."""
+        return self.state(path) in ("there", "there, not recorded")
+
     def record(self, path: Path, record: Record) -> None:
         """Add or replace the record of a file."""
         self._change(lambda files: files.update({self.key(path): record}))
@@ -172,26 +252,16 @@ class Manifest:
         total = sum(records[key].size for key in keys if key in records)
         verdicts, before = [], 0
         for key in keys:
-            record = records.get(key)
-            verdicts.append(self._verdict(key, record, _onwards(progress, before, total)))
-            before += record.size if record is not None else 0
+            path, record = self.home / key, records.get(key)
+            if record is None:
+                verdicts.append(Verdict(key, path, "not recorded" if path.exists() else "missing", None))
+                continue
+            verdicts.append(_verify(key, path, record, _shift(progress, before, total)))
+            before += record.size
         return verdicts
 
-    def _verdict(self, key: str, record: Record | None, progress: Callable[[int, int], None]) -> Verdict:
-        path = self.home / key
-        if record is None:
-            return Verdict(key, path, "not recorded" if path.exists() else "missing", None)
-        if not path.exists():
-            return Verdict(key, path, "missing", record)
-        size = path.stat().st_size
-        if size != record.size:
-            return Verdict(key, path, "wrong size", record, size=size)
-        sha256 = digests(path, progress=progress).sha256
-        finding: Finding = "ok" if sha256 == record.sha256 else "wrong checksum"
-        return Verdict(key, path, finding, record, size=size, sha256=sha256)
-
     def _change(self, edit: Callable[[dict[str, Record]], object]) -> None:
-        with holding(self.path):
+        with file_lock(self.path):
             files = self.records()
             edit(files)
             document = {
@@ -202,6 +272,17 @@ class Manifest:
             write_text(self.path, json.dumps(document, indent=2) + "\n")
 
 
-def _onwards(progress: Callable[[int, int], None], before: int, total: int) -> Callable[[int, int], None]:
+def _verify(key: str, path: Path, record: Record, progress: Callable[[int, int], None]) -> Verdict:
+    if not path.exists():
+        return Verdict(key, path, "missing", record)
+    size = path.stat().st_size
+    if size != record.size:
+        return Verdict(key, path, "wrong size", record, size=size)
+    sha256 = sha256_of(path, progress=progress)
+    finding: Finding = "ok" if sha256 == record.sha256 else "wrong checksum"
+    return Verdict(key, path, finding, record, size=size, sha256=sha256)
+
+
+def _shift(progress: Callable[[int, int], None], before: int, total: int) -> Callable[[int, int], None]:
     """Return a callback for one file of several that reports the count over all of them."""
     return lambda done, _: progress(before + done, total)

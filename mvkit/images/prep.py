@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from mvkit import atomic
 from mvkit.errors import DataError, UsageError
-from mvkit.fetch.locks import holding
+from mvkit.files import file_lock
 from mvkit.images.beton_check import check_complete
 from mvkit.images.beton_ffcv import load_ffcv
 from mvkit.images.beton_sidecar import Sidecar, sidecar_path, write_sidecar
@@ -136,7 +136,7 @@ def prepare(
     targets = [beton_path(out, source.split) for source in sources]
     with ExitStack() as stack:
         for target in targets:
-            stack.enter_context(holding(target, remark=remark))
+            stack.enter_context(file_lock(target, log=remark))
             atomic.remove_leftovers(target)
             atomic.remove_leftovers(sidecar_path(target))
         # Only now: another process may have finished while this one waited.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -20,6 +19,7 @@ from mvkit.images.prep_encode import Unreadable, encode
 from mvkit.images.prep_settings import PrepSettings
 from mvkit.images.sources import cifar10, folder, paired_depth
 from mvkit.images.sources.base import SplitSource
+from mvkit.machine import free_disk
 
 _SOURCES: Final[Mapping[str, Callable[[Path], tuple[SplitSource, ...]]]] = {
     folder.KIND: folder.open_splits,
@@ -172,7 +172,7 @@ def plan_splits(
         out=out,
         splits=tuple(splits),
         crops=crops_of(good, has_depth=sources[0].has_depth),
-        free_bytes=_free_bytes(out),
+        free_bytes=free_disk(out.absolute()),
     )
 
 
@@ -212,10 +212,3 @@ def _file_bytes(per_image: float, n_images: int, page_bytes: int) -> int:
     per_page = max(1, int(page_bytes // per_image))
     # Metadata and allocation table take 64 bytes per image, rounded up to a page.
     return (-(-n_images // per_page) + -(-n_images * 40 // page_bytes)) * page_bytes + 24 * n_images
-
-
-def _free_bytes(out: Path) -> int:
-    place = out.absolute()
-    while not place.exists():
-        place = place.parent
-    return shutil.disk_usage(place).free

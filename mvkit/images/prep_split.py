@@ -24,7 +24,7 @@ from mvkit.images.prep_encode import Unreadable
 from mvkit.images.prep_settings import PrepSettings
 from mvkit.images.prep_workers import encode_all
 from mvkit.images.sources.base import SplitSource
-from mvkit.versions import installed_versions
+from mvkit.machine import installed_versions
 
 OnError = Literal["fail", "skip"]
 

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 import mvkit
 from mvkit.jsonable import digest_of
+from mvkit.machine import installed_versions
 from mvkit.scoring.protocol import recordings_digest
 from mvkit.scoring.run import UnitScores
 from mvkit.scoring.settings import RecordingLike, ScoreSettings
 from mvkit.store.entries import Store
 from mvkit.store.probes import probes_agree
-from mvkit.versions import installed_versions
 
 log = logging.getLogger(__name__)
 

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.errors import UsageError
+from mvkit.machine import installed_versions
 from mvkit.scoring.correlation import Drop, centred, correct_for_noise, correlate_by, reasons_for_gaps, spread
 from mvkit.scoring.settings import Halving, RecordingLike, ScoreSettings
-from mvkit.versions import installed_versions
 
 # Halvings are worked through in groups whose mean responses take about this much memory.
 GROUP_BYTES = 64 * 2**20

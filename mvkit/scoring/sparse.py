@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.errors import FitError
-from mvkit.memory import available_memory
+from mvkit.machine import available_memory
 from mvkit.scoring.gram import BLOCK_FEATURES, Features, check_features
 from mvkit.scoring.one_to_one import Sources, SourceSplit, layer_sources
 from mvkit.scoring.settings import ScoreSettings

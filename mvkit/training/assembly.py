@@ -14,6 +14,7 @@ from mvkit.errors import DataError, RecipeError, UsageError
 from mvkit.images.loading import ImageSource
 from mvkit.images.settings import CentreCrop
 from mvkit.images.views import ViewMaker
+from mvkit.machine import installed_versions
 from mvkit.models.base import VisionModel
 from mvkit.models.preprocessing import Preprocessing
 from mvkit.models.trainable import build_for_training
@@ -28,7 +29,6 @@ from mvkit.training.order import Order
 from mvkit.training.recipe import NeuralPredictivity, TrainRecipe
 from mvkit.training.setup import Learner, RunPlace, TrainingSetup
 from mvkit.training.step import StepSettings, TrainStep
-from mvkit.versions import installed_versions
 
 #: Packages on which the numbers of a run may depend.
 _PACKAGES = ("torch", "torchvision", "numpy", "numba", "pillow", "ffcv")

@@ -15,7 +15,6 @@ import pytest
 from ophys_files import LENGTH, Experiment, draw_experiment, expected_responses, write_ophys_folder
 from warehouse import OphysWarehouse, running
 
-from mvkit.acquire.reports import FetchRequest
 from mvkit.allen import environment
 from mvkit.allen.calcium import CalciumReader
 from mvkit.allen.download import DownloadingReader, ask_allensdk
@@ -23,7 +22,8 @@ from mvkit.allen.environment import AllenPython
 from mvkit.allen.request import SessionRequest
 from mvkit.allen.session import SessionRecording, SessionSource
 from mvkit.errors import DataError, FetchError
-from mvkit.fetch import DownloadSettings, RetrySettings
+from mvkit.fetch.download import DownloadSettings
+from mvkit.fetch.run import FetchRequest
 
 REQUEST = SessionRequest("calcium")
 
@@ -159,8 +159,8 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[OphysWar
 
 def fetching(home: Path, **settings: Any) -> FetchRequest:
     """How to fetch in these tests: without waiting between attempts."""
-    retry = RetrySettings(attempts=2, sleep=lambda seconds: None)
-    return FetchRequest(home=home, download=DownloadSettings(retry=retry), **settings)
+    download = DownloadSettings(attempts=2, sleep=lambda seconds: None)
+    return FetchRequest(home=home, download=download, **settings)
 
 
 @pytest.mark.slow

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mvkit.acquire.reports import FetchRequest
 from mvkit.allen import download, environment
 from mvkit.allen.download import DownloadingReader, ask_allensdk
 from mvkit.allen.environment import AllenPython, find_allen_python
 from mvkit.allen.request import SessionRequest
 from mvkit.errors import FetchError, MissingPackageError, UsageError
-from mvkit.fetch import DownloadSettings, Feedback, RetrySettings
+from mvkit.fetch.download import DownloadSettings, Feedback
+from mvkit.fetch.run import FetchRequest
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +30,7 @@ def fetching(home: Path, **settings: Any) -> FetchRequest:
     """How to fetch in these tests: without waiting between attempts."""
     return FetchRequest(
         home=home,
-        download=DownloadSettings(retry=RetrySettings(attempts=2, sleep=lambda seconds: None)),
+        download=DownloadSettings(attempts=2, sleep=lambda seconds: None),
         **settings,
     )
 
@@ -114,7 +114,7 @@ def test_the_cache_is_filled_from_a_server_and_read(
 ) -> None:
     monkeypatch.setenv("MVKIT_ALLEN_URL", warehouse.url)
     remarks: list[str] = []
-    reader = DownloadingReader(SessionRequest(), fetching(tmp_path, feedback=Feedback(remark=remarks.append)))
+    reader = DownloadingReader(SessionRequest(), fetching(tmp_path, feedback=Feedback(log=remarks.append)))
     sources = reader.sessions()
     assert [(one.session_id, one.path) for one in sources] == [(7101, None), (7102, None), (7103, None)]
     nwb = allen_files / "session_7102" / "session_7102.nwb"

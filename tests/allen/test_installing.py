@@ -17,7 +17,7 @@ import pytest
 from mvkit.allen import environment
 from mvkit.allen.environment import find_base_python, install_allensdk
 from mvkit.errors import FetchError, MissingPackageError
-from mvkit.fetch import Feedback
+from mvkit.fetch.download import Feedback
 
 pytestmark = [
     pytest.mark.skipif(
@@ -58,7 +58,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_it_is_made_once(small: Path) -> None:
     remarks: list[str] = []
-    first = install_allensdk(small, feedback=Feedback(remark=remarks.append))
+    first = install_allensdk(small, feedback=Feedback(log=remarks.append))
     assert (first.status, first.version) == ("installed", "2.16.2")
     assert first.to_json()["python"] == str(small / "bin" / "python")
     assert [remark for remark in remarks if "installing AllenSDK 2.16.2" in remark]

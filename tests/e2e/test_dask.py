@@ -18,7 +18,7 @@ import pytest
 import mvkit
 from mvkit.cli.main import run
 from mvkit.errors import DataError, WorkerError
-from mvkit.resources import Resources
+from mvkit.machine import Resources
 from mvkit.scoring import Scores
 from mvkit.scoring.parallel import active_client, dask_cluster, run_jobs, worker_count
 

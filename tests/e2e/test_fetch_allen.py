@@ -56,7 +56,7 @@ module.measure_reliability = lambda *words, **options: time.sleep(600)
 #: ... the file is in place, and not recorded.
 NOT_RECORDED = """
 import time
-from mvkit.fetch import Manifest
+from mvkit.fetch.manifest import Manifest
 Manifest.record = lambda *words: time.sleep(600)
 """
 

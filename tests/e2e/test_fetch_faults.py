@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 
 from mvkit.cli.main import run
-from mvkit.fetch import DownloadSettings
-from mvkit.fetch.partial import PartialFile
+from mvkit.fetch.download import DownloadSettings, PartialFile
 from mvkit.paths import checkpoint_path
 
 NAME = "six_stream_simclr"

@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 
 from mvkit import atomic
 from mvkit.errors import DataError, printable
-from mvkit.files import check_link, list_files, list_folders, look_at, name_text, opening_as_text, unfetched
+from mvkit.files import (
+    check_link,
+    format_bytes,
+    list_files,
+    list_folders,
+    look_at,
+    name_text,
+    opening_as_text,
+    unfetched,
+)
 
 PNG = frozenset({".png"})
 
@@ -186,3 +195,20 @@ def test_leftovers_of_a_name_are_removed_and_no_others(tmp_path: Path) -> None:
 def test_text_of_any_name_is_written(tmp_path: Path) -> None:
     atomic.write_text(tmp_path / "list.txt", os.fsdecode(b"caf\xe9 \xc3\xbc"))
     assert (tmp_path / "list.txt").read_bytes() == rb"caf\xe9 " + "ü".encode()
+
+
+@pytest.mark.parametrize(
+    "n_bytes, text",
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (999_949, "999.9 kB"),
+        (999_950, "1.0 MB"),
+        (228_123_456, "228.1 MB"),
+        (9_800_000_000, "9.8 GB"),
+        (12_340_000_000_000, "12.3 TB"),
+    ],
+)
+def test_format_bytes(n_bytes: int, text: str) -> None:
+    assert format_bytes(n_bytes) == text

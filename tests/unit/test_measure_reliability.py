@@ -13,8 +13,8 @@ import pytest
 import xarray as xr
 
 import mvkit.measure_reliability as module
-from mvkit.acquire import FetchRequest, fetch_neural, verify_neural
 from mvkit.errors import DataError, UsageError
+from mvkit.fetch.run import FetchRequest, fetch_neural, verify_neural
 from mvkit.measure_reliability import measure_reliability
 from mvkit.neural import (
     NeuralFileContents,

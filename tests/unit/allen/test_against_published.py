@@ -11,9 +11,9 @@ import pytest
 import xarray as xr
 
 import mvkit
-from mvkit.acquire.reports import FetchRequest
 from mvkit.allen.fetch import fetch_sessions
 from mvkit.allen.request import SessionRequest
+from mvkit.fetch.run import FetchRequest
 from mvkit.measure_reliability import measure_reliability
 from mvkit.neural import convert_pickle, reading
 

@@ -15,13 +15,12 @@ import pytest
 from PIL import Image
 
 import mvkit
-from mvkit.acquire import verify_neural
-from mvkit.acquire.reports import FetchReport, FetchRequest
 from mvkit.allen.fetch import fetch_sessions, plan_sessions
 from mvkit.allen.neuropixels import NeuropixelsReader
 from mvkit.allen.request import SessionRequest
 from mvkit.errors import DataError, UsageError
-from mvkit.fetch import Feedback
+from mvkit.fetch.download import Feedback
+from mvkit.fetch.run import FetchReport, FetchRequest, verify_neural
 from mvkit.measure_reliability import measure_reliability
 from mvkit.neural import NeuralFileContents, reading
 

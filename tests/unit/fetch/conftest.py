@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mvkit.fetch import DownloadSettings, Feedback, RetrySettings
+from mvkit.fetch.download import DownloadSettings, Feedback
 
 
 @pytest.fixture
@@ -35,14 +35,21 @@ def remarks() -> list[str]:
 @pytest.fixture
 def settings(waits: list[float]) -> DownloadSettings:
     """Four attempts, waits noted instead of waited for, small blocks."""
-    retry = RetrySettings(attempts=4, sleep=waits.append, jitter=lambda: 1.0, fresh_bytes=20_000)
-    return DownloadSettings(connect_timeout_s=5, read_timeout_s=5, block_bytes=1024, retry=retry)
+    return DownloadSettings(
+        connect_timeout_s=5,
+        read_timeout_s=5,
+        block_bytes=1024,
+        attempts=4,
+        sleep=waits.append,
+        jitter=lambda: 1.0,
+        fresh_bytes=20_000,
+    )
 
 
 @pytest.fixture
 def feedback(remarks: list[str]) -> Feedback:
     """Feedback that notes its remarks."""
-    return Feedback(remark=remarks.append)
+    return Feedback(log=remarks.append)
 
 
 @pytest.fixture

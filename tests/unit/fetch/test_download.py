@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 
-from mvkit.errors import FetchError
-from mvkit.fetch import DownloadSettings, Feedback, FetchHaltedError, download
-from mvkit.fetch.partial import PartialFile, RemoteVersion
+from mvkit.errors import FetchError, FetchHaltedError
+from mvkit.fetch.download import DownloadSettings, Feedback, PartialFile, RemoteVersion, download
 
 
 def ranges(server: Any) -> list[str | None]:
@@ -150,9 +149,8 @@ def test_a_change_between_two_cuts_does_not_mix_versions(
     def change(seconds: float) -> None:
         server.put("x.pt", new)
 
-    retry = settings.retry.__class__(attempts=4, sleep=change)
     server.faults = [faulty.Fault(cut_after=33_333)]
-    download(url, target, settings=DownloadSettings(block_bytes=1024, retry=retry))
+    download(url, target, settings=DownloadSettings(block_bytes=1024, attempts=4, sleep=change))
     assert target.read_bytes() == new
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mvkit.errors import FetchError
-from mvkit.fetch import Manifest, Record
+from mvkit.fetch.manifest import Manifest, Record
 
 
 def put(manifest: Manifest, key: str, body: bytes) -> Path:

@@ -11,10 +11,15 @@ from typing import Any
 import pytest
 
 from mvkit.errors import FetchError
-from mvkit.fetch import DownloadSettings, Feedback, RetrySettings, download
-from mvkit.fetch.failures import TransientError
-from mvkit.fetch.http import retry_after_s
-from mvkit.fetch.retry import call_with_retries, wait_s
+from mvkit.fetch.download import (
+    DownloadSettings,
+    Feedback,
+    TransientError,
+    call_with_retries,
+    download,
+    retry_after_s,
+    wait_s,
+)
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
@@ -86,8 +91,8 @@ def test_a_server_that_always_starts_again_is_not_asked_for_ever(
 
 def test_waits_double_up_to_the_longest_and_are_drawn_from_the_upper_half() -> None:
     failure = TransientError("x")
-    low = RetrySettings(first_wait_s=1, longest_wait_s=10, jitter=lambda: 0.0)
-    high = RetrySettings(first_wait_s=1, longest_wait_s=10, jitter=lambda: 1.0)
+    low = DownloadSettings(first_wait_s=1, longest_wait_s=10, jitter=lambda: 0.0)
+    high = DownloadSettings(first_wait_s=1, longest_wait_s=10, jitter=lambda: 1.0)
     assert [wait_s(n, failure, high) for n in range(1, 7)] == [1, 2, 4, 8, 10, 10]
     assert [wait_s(n, failure, low) for n in range(1, 7)] == [0.5, 1, 2, 4, 5, 5]
     assert wait_s(5, TransientError("x", at_once=True), high) == 0
@@ -107,7 +112,7 @@ def test_retry_after_is_honoured_up_to_a_limit(
         faulty.Fault(status=503, headers={"Retry-After": "soon"}),
     ]
     download(server.put("x.pt", body), tmp_path / "x.pt", settings=settings)
-    assert waits == [7.0, settings.retry.longest_retry_after_s, 4.0]
+    assert waits == [7.0, settings.longest_retry_after_s, 4.0]
 
 
 def test_retry_after_may_be_a_date() -> None:
@@ -126,5 +131,5 @@ def test_errors_that_are_no_failures_of_the_line_pass_at_once() -> None:
         raise ValueError("a mistake in the code")
 
     with pytest.raises(ValueError, match="mistake"):
-        call_with_retries(action, n_bytes=lambda: 0, settings=RetrySettings(), remark=lambda text: None)
+        call_with_retries(action, n_bytes=lambda: 0, settings=DownloadSettings(), log=lambda text: None)
     assert calls == [1]

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from mvkit.errors import DataError, UsageError
-from mvkit.images import beton, prep_plan
+from mvkit.images import beton
 from mvkit.images.beton_check import read_structure
 from mvkit.images.prep import PrepSettings, check_complete, plan, prepare, verify_beton
 
@@ -182,7 +182,7 @@ def test_damaged_files_and_leftovers_are_replaced(make_folder: Callable[..., Pat
 def test_a_full_disk_is_known_before(
     make_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prep_plan.shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(9, 9, 1000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(9, 9, 1000))
     with pytest.raises(DataError, match=r"only 0\.0 GB are free"):
         prepare(SMALL, make_folder(), tmp_path / "out")
 

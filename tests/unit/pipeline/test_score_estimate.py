@@ -14,9 +14,9 @@ import mvkit
 from mvkit import score_estimate, score_run
 from mvkit.cli.main import run
 from mvkit.errors import UsageError
+from mvkit.machine import Resources
 from mvkit.models.foreign.options import InputOptions
 from mvkit.neural import Recording
-from mvkit.resources import Resources
 from mvkit.score_estimate import ResourceEstimate, estimate_page, estimate_run
 from mvkit.score_request import ScoreRequest
 from mvkit.score_run import run_score
@@ -100,7 +100,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def set_machine(*, available: int | None = 4 * GB, free: int = 8 * GB) -> None:
         monkeypatch.setattr(score_estimate, "available_memory", lambda: available)
         monkeypatch.setattr(score_estimate, "resident_memory", lambda: GB)
-        monkeypatch.setattr(score_estimate, "free_bytes", lambda folder: free)
+        monkeypatch.setattr(score_estimate, "free_disk", lambda folder: free)
 
     set_machine()
     return set_machine

@@ -13,8 +13,8 @@ from torch import nn
 import mvkit
 from mvkit.errors import DataError, MvkitError, UsageError
 from mvkit.features.tapping import LayerTap
+from mvkit.machine import Resources
 from mvkit.neural import NeuralDataset, Recording
-from mvkit.resources import Resources
 
 N_IMAGES = 30
 BATCH = 4

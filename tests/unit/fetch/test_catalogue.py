@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mvkit.acquire.catalogue import (
+from mvkit.errors import FetchError, UsageError
+from mvkit.fetch.catalogue import (
     CHECKPOINT,
     RECORDINGS,
     checkpoint_file,
@@ -15,7 +16,6 @@ from mvkit.acquire.catalogue import (
     dataset_names,
     pickle_file,
 )
-from mvkit.errors import FetchError, UsageError
 from mvkit.models.released import RELEASED
 
 
@@ -57,11 +57,11 @@ def test_datasets() -> None:
 
 def test_malicious_and_other_bytes_are_judged_by_their_beginning_only(legacy: Path) -> None:
     for path in (legacy / "odd" / "resaved").glob("*.pkl"):
-        pickle_file("neuropixels", Path("home")).content.require(path.read_bytes()[:512], where=path.name)
+        pickle_file("neuropixels", Path("home")).content.check(path.read_bytes()[:512], where=path.name)
     page = (legacy / "odd" / "truncated" / "html_error_page.pkl").read_bytes()
     with pytest.raises(FetchError):
-        CHECKPOINT.require(page, where="page")
+        CHECKPOINT.check(page, where="page")
     # A pickle that would run code passes as a pickle: only the safe reader, which runs nothing, opens it.
     for body in json.loads((legacy / "odd" / "malicious.json").read_text()).values():
         if bytes.fromhex(body)[:1] == b"\x80":
-            CHECKPOINT.require(bytes.fromhex(body), where="malicious")
+            CHECKPOINT.check(bytes.fromhex(body), where="malicious")

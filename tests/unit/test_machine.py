@@ -1,20 +1,21 @@
-"""Available memory: of the machine, and of the group of processes this one belongs to."""
+"""Available memory, of the machine and of the control groups of this process, and disks that are full."""
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
 
-from mvkit import memory
+from mvkit import machine
 
 
 @pytest.fixture()
 def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine that tells nothing yet."""
-    monkeypatch.setattr(memory, "_TOLD", tmp_path / "meminfo")
-    monkeypatch.setattr(memory, "_GROUP", tmp_path / "cgroup")
-    monkeypatch.setattr(memory, "_GROUPS", tmp_path / "groups")
+    monkeypatch.setattr(machine, "_MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(machine, "_CGROUP", tmp_path / "cgroup")
+    monkeypatch.setattr(machine, "_CGROUP_ROOT", tmp_path / "groups")
     return tmp_path
 
 
@@ -26,24 +27,24 @@ def limit(folder: Path, most: str, used: int, dropped: int) -> None:
 
 
 def test_the_machine_tells(system: Path) -> None:
-    assert memory.available_memory() is None
+    assert machine.available_memory() is None
     (system / "meminfo").write_text("MemTotal:  100 kB\nMemAvailable:   24 kB\n", encoding="ascii")
-    assert memory.available_memory() == 24 * 1024
+    assert machine.available_memory() == 24 * 1024
     (system / "meminfo").write_text("MemTotal:  100 kB\n", encoding="ascii")
-    assert memory.available_memory() is None
+    assert machine.available_memory() is None
 
 
 def test_the_tightest_limit_of_a_group_counts(system: Path) -> None:
     (system / "meminfo").write_text("MemAvailable:   24 kB\n", encoding="ascii")
     (system / "cgroup").write_text("0::/jobs/mine\n", encoding="utf-8")
     limit(system / "groups" / "jobs" / "mine", "max", 70, 0)
-    assert memory.available_memory() == 24 * 1024
+    assert machine.available_memory() == 24 * 1024
     limit(system / "groups" / "jobs", "9000", 4000, 500)
-    assert memory.available_memory() == 5500
+    assert machine.available_memory() == 5500
     limit(system / "groups" / "jobs" / "mine", "4100", 4000, 50)
-    assert memory.available_memory() == 150
+    assert machine.available_memory() == 150
     limit(system / "groups" / "jobs" / "mine", "3000", 4000, 50)
-    assert memory.available_memory() == 0
+    assert machine.available_memory() == 0
 
 
 def test_groups_of_the_first_version_count_too(system: Path) -> None:
@@ -56,8 +57,13 @@ def test_groups_of_the_first_version_count_too(system: Path) -> None:
     (job / "memory.limit_in_bytes").write_text("9000\n", encoding="ascii")
     (job / "memory.usage_in_bytes").write_text("4000\n", encoding="ascii")
     (job / "memory.stat").write_text("inactive_file 1\ntotal_inactive_file 500\n", encoding="ascii")
-    assert memory.available_memory() == 5500
+    assert machine.available_memory() == 5500
     (job / "memory.limit_in_bytes").write_text("9223372036854771712\n", encoding="ascii")
-    assert memory.available_memory() == 24 * 1024
+    assert machine.available_memory() == 24 * 1024
     limit(system / "groups" / "elsewhere", "60", 50, 0)
-    assert memory.available_memory() == 10
+    assert machine.available_memory() == 10
+
+
+def test_errors_other_than_a_full_disk_pass(tmp_path: Path) -> None:
+    with pytest.raises(PermissionError), machine.explain_full_disk(tmp_path, remedy=""):
+        raise PermissionError(errno.EACCES, "denied")

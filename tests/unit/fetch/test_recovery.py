@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from mvkit.acquire import FetchRequest, fetch_neural
-from mvkit.acquire.catalogue import pickle_file
 from mvkit.errors import DataError
-from mvkit.fetch import Feedback, Manifest, Record, fetching
-from mvkit.fetch.download import Downloaded
-from mvkit.fetch.partial import RemoteVersion
+from mvkit.fetch import run
+from mvkit.fetch.catalogue import pickle_file
+from mvkit.fetch.download import Downloaded, Feedback, RemoteVersion
+from mvkit.fetch.manifest import Manifest, Record
+from mvkit.fetch.run import FetchRequest, fetch_neural
 from mvkit.paths import neural_path
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -55,7 +55,7 @@ class World:
     def fetch(self, **options: Any) -> list[str]:
         """Fetch and return the statuses."""
         request = FetchRequest(
-            home=self.home, offline=True, feedback=Feedback(remark=self.remarks.append), **options
+            home=self.home, offline=True, feedback=Feedback(log=self.remarks.append), **options
         )
         return [outcome.status for outcome in fetch_neural("calcium", request).files]
 
@@ -64,11 +64,11 @@ class World:
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     """Such a world; the plan is not allowed a network, and does not need one here."""
     made = World(tmp_path)
-    monkeypatch.setattr(fetching, "download", made.download)
+    monkeypatch.setattr(run, "download", made.download)
     monkeypatch.setattr(
         importlib.import_module("mvkit.neural"), "convert_pickle", made.convert, raising=False
     )
-    monkeypatch.setattr("mvkit.acquire.recordings.refuse_offline", lambda planned, advice: None)
+    monkeypatch.setattr(run, "check_network", lambda steps, request, advice: None)
     return made
 
 

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from mvkit.fetch import ContentCheck, FileToFetch
+from mvkit.fetch.manifest import ContentCheck, FileToFetch
 from mvkit.models.released import PUBLISHED_AT, RELEASED
 from mvkit.naming import unknown_name
 from mvkit.paths import checkpoint_path, neural_dir
 
 CHECKPOINT_URL_VARIABLE = "MVKIT_CHECKPOINT_URL"
 NEURAL_URL_VARIABLE = "MVKIT_NEURAL_URL"
-CHECKPOINT_URL = PUBLISHED_AT
 NEURAL_URL = "https://mouse-vision-neuraldata.s3.amazonaws.com"
 
 SIMULATED = "simulated"
@@ -85,10 +84,9 @@ def checkpoint_names(names: Sequence[str]) -> tuple[str, ...]:
     by_architecture = {row.architecture: row.name for row in RELEASED.values()}
     chosen = []
     for name in names or RELEASED:
-        found = name if name in RELEASED else by_architecture.get(name)
-        if found is None:
+        if name not in RELEASED and name not in by_architecture:
             raise unknown_name("checkpoint", name, RELEASED)
-        chosen.append(found)
+        chosen.append(name if name in RELEASED else by_architecture[name])
     return tuple(dict.fromkeys(chosen))
 
 
@@ -110,18 +108,18 @@ def dataset_names(name: str) -> tuple[str, ...]:
 
 def checkpoint_file(name: str, home: Path) -> FileToFetch:
     """Return where a released checkpoint comes from and where it goes."""
-    url = _below(CHECKPOINT_URL_VARIABLE, CHECKPOINT_URL, RELEASED[name].file_name)
+    url = _address(CHECKPOINT_URL_VARIABLE, PUBLISHED_AT, RELEASED[name].file_name)
     return FileToFetch(name, url, checkpoint_path(name, home), CHECKPOINT)
 
 
 def pickle_file(dataset: str, home: Path) -> FileToFetch:
     """Return where a published pickle comes from and where it waits for its conversion."""
     row = RECORDINGS[dataset]
-    url = _below(NEURAL_URL_VARIABLE, NEURAL_URL, row.file_name)
+    url = _address(NEURAL_URL_VARIABLE, NEURAL_URL, row.file_name)
     return FileToFetch(
         f"{dataset} pickle", url, neural_dir(home) / "raw" / row.file_name, PICKLE, row.approximate_size
     )
 
 
-def _below(variable: str, default: str, file_name: str) -> str:
+def _address(variable: str, default: str, file_name: str) -> str:
     return f"{(os.environ.get(variable) or default).rstrip('/')}/{file_name}"

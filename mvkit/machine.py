@@ -1,0 +1,203 @@
+"""The machine a run is on: its cores, memory and disk, what a run may use of them, and software versions."""
+
+from __future__ import annotations
+
+import errno
+import os
+import platform
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import mvkit
+from mvkit.errors import FetchHaltedError
+from mvkit.files import format_bytes
+
+_MEMINFO = Path("/proc/meminfo")
+_STATUS = Path("/proc/self/status")
+#: Limits of the control groups that this process belongs to: containers, batch jobs.
+_CGROUP_ROOT, _CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+#: No space, quota exceeded, longer than files may be.
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Processes, device, memory and disk of a run; None means the default.
+
+    Nothing here changes what is measured.
+
+    Attributes
+    ----------
+    n_jobs
+        Worker processes; None: one per core (of the cluster, with ``dask``).
+    device
+        Where features are taken and their inner products formed: "cpu", "cuda", "cuda:1", ...
+    batch_size
+        Images per forward pass; None: so many that a batch has about as many pixels whatever their size.
+        Another number changes features by float32 rounding.
+    home
+        mvkit's home directory.
+    scratch
+        Folder for features that do not fit in memory; None: ``scratch`` in mvkit's cache.
+    cache
+        Whether kept features and scores are used, and new ones kept.
+    keep_features
+        Whether whole features are kept in the cache, and not only their inner products.
+    dask
+        Address of the scheduler of the dask cluster on which jobs run; None: in processes of this machine.
+    """
+
+    n_jobs: int | None = None
+    device: str = "cpu"
+    batch_size: int | None = None
+    home: Path | None = None
+    scratch: Path | None = None
+    cache: bool = True
+    keep_features: bool = False
+    dask: str | None = None
+
+
+def worker_number(resources: Resources) -> int:
+    """Return the worker processes of a run: by default one per core, of this machine or the cluster (-1)."""
+    return resources.n_jobs or (available_cores() if resources.dask is None else -1)
+
+
+def available_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def available_memory() -> int | None:
+    """Return the bytes to be had without pushing anything else out of memory; None where it is not known."""
+    known = [free for free in (_kilobytes(_MEMINFO, "MemAvailable:"), _left_in_cgroups()) if free is not None]
+    return min(known) if known else None
+
+
+def resident_memory() -> int:
+    """Return the bytes that this process takes; 0 where the system does not say."""
+    return _kilobytes(_STATUS, "VmRSS:") or 0
+
+
+def free_disk(path: Path) -> int:
+    """Return the free bytes of the file system on which ``path`` lies or would lie."""
+    existing = path
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    return shutil.disk_usage(existing).free
+
+
+def check_free_disk(path: Path, needed: int) -> None:
+    """Check that what is to be written will fit.
+
+    Raises
+    ------
+    FetchHaltedError
+        If fewer than ``needed`` bytes are free at ``path``.
+    """
+    free = free_disk(path)
+    if free < needed:
+        raise FetchHaltedError(
+            f"{path}: {format_bytes(needed)} of disk are needed and {format_bytes(free)} are free\n"
+            f"free {format_bytes(needed - free)}, or choose another place with --home or MVKIT_HOME"
+        )
+
+
+@contextmanager
+def explain_full_disk(path: Path, *, remedy: str) -> Iterator[None]:
+    """Turn the system's "no space left" (disk, quota, file size limit) into a FetchHaltedError.
+
+    Parameters
+    ----------
+    path
+        File or directory being written.
+    remedy
+        What the user should do once there is space.
+
+    Raises
+    ------
+    FetchHaltedError
+        If the block fails for want of space; other errors pass unchanged.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK_FULL:
+            raise
+        raise FetchHaltedError(f"{path}: the disk is full ({error.strerror})\n{remedy}") from error
+
+
+def installed_versions(*packages: str) -> dict[str, str]:
+    """Return the versions of mvkit, Python and some packages; "not installed" where one is missing."""
+    versions = {"mvkit": mvkit.__version__, "python": platform.python_version()}
+    for package in packages:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    return versions
+
+
+@dataclass(frozen=True)
+class _CgroupNames:
+    """Names of the files in which a version of control groups keeps its numbers about memory.
+
+    ``droppable`` is the entry of memory.stat for pages of files that can be dropped: they count as used
+    there, and are not in the way.
+    """
+
+    folder: str
+    limit: str
+    used: str
+    droppable: str
+
+
+#: By the controllers that the list of groups names.
+_CGROUP_VERSIONS: Mapping[str, _CgroupNames] = {
+    "": _CgroupNames("", "memory.max", "memory.current", "inactive_file"),
+    "memory": _CgroupNames("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
+
+
+def _kilobytes(path: Path, label: str) -> int | None:
+    """Return the bytes of a line like ``MemAvailable:  24 kB``; None if there is no such line or file."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    words = next((line.split() for line in lines if line.startswith(label)), None)
+    return None if words is None else int(words[1]) * 1024
+
+
+def _left_in_cgroups() -> int | None:
+    """Return what the tightest limit of this process's control groups, or of those around them, leaves."""
+    try:
+        lines = _CGROUP.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    left: list[int] = []
+    for line in lines:
+        _, controllers, path = line.split(":", maxsplit=2)
+        names = _CGROUP_VERSIONS.get("memory" if "memory" in controllers.split(",") else controllers)
+        if names is not None:
+            group = _CGROUP_ROOT / names.folder / path.strip("/")
+            limits = (_left_in(folder, names) for folder in (group, *group.parents))
+            left += [free for free in limits if free is not None]
+    return min(left) if left else None
+
+
+def _left_in(folder: Path, names: _CgroupNames) -> int | None:
+    try:
+        limit = int((folder / names.limit).read_text(encoding="ascii"))
+        used = int((folder / names.used).read_text(encoding="ascii"))
+        fields = dict(
+            line.split(maxsplit=1)
+            for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines()
+        )
+        droppable = int(fields.get(names.droppable, 0))
+    except (OSError, ValueError):  # no limit ("max"), or no such file
+        return None
+    return max(0, limit - used + droppable)
