@@ -25,9 +25,7 @@ class Resources:
     scratch
         Folder for features that do not fit in memory; None: ``scratch`` in mvkit's cache.
     cache
-        Whether kept features and scores are used, and new ones kept.
-    keep_features
-        Whether whole features are kept in the cache, and not only their inner products.
+        Whether cached results are used, and new ones cached.
     dask
         Address of the scheduler of the dask cluster on which jobs run; None: in processes of this machine.
     """
@@ -38,7 +36,6 @@ class Resources:
     home: Path | None = None
     scratch: Path | None = None
     cache: bool = True
-    keep_features: bool = False
     dask: str | None = None
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import mvkit
 
@@ -17,3 +19,21 @@ def installed_versions(*packages: str) -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "not installed"
     return found
+
+
+def sources_digest(*parts: str) -> str:
+    """Return the sha256 (hex) over mvkit's sources in some of its packages, so that edited code counts.
+
+    Parameters
+    ----------
+    parts
+        Packages or files of ``mvkit``, such as "features" or "draws.py".
+    """
+    root = Path(__file__).parent
+    state = hashlib.sha256()
+    for part in parts:
+        place = root / part
+        for path in [place] if place.is_file() else sorted(place.rglob("*.py")):
+            state.update(path.relative_to(root).as_posix().encode() + b"\0")
+            state.update(hashlib.sha256(path.read_bytes()).digest())
+    return state.hexdigest()

@@ -48,8 +48,8 @@ class Identified(Protocol):
         """Digest of everything that the features depend on."""
 
     @property
-    def probe(self) -> NDArray[np.float64]:
-        """float64 (n,): what the layer gives for the first image, in a few numbers."""
+    def fingerprint(self) -> NDArray[np.float64]:
+        """float64 (n,): what the layer gives for the first batch, in a few numbers."""
 
 
 def sources_digest() -> str:
@@ -70,7 +70,7 @@ class StoredScores:
     store
         Where they lie.
     layers
-        Layer -> its identity. What is kept of a layer is believed only while its probe agrees.
+        Layer -> its key. What is cached of a layer is believed only while its fingerprint agrees.
     settings
         The protocol; how scores are shown, and the ceiling, do not matter.
     """
@@ -99,9 +99,9 @@ class StoredScores:
         kept = read_kept(self._store, self.key(layer, recording))
         if kept is None:
             return None
-        if not probes_agree(kept.probe, self._layers[layer].probe):
+        if not probes_agree(kept.probe, self._layers[layer].fingerprint):
             log.warning(
-                "layer '%s': the first image gives other features than when its scores were kept; "
+                "layer '%s': the first images give other features than when its scores were cached; "
                 "they are measured anew",
                 layer,
             )
@@ -114,7 +114,7 @@ class StoredScores:
             f"{_COLUMN}{name}": values.astype(np.str_) if values.dtype == object else values
             for name, values in found.columns.items()
         }
-        arrays = {**columns, _BY_FOLD: found.by_fold, _PROBE: self._layers[layer].probe}
+        arrays = {**columns, _BY_FOLD: found.by_fold, _PROBE: self._layers[layer].fingerprint}
         about = {"columns": list(found.columns), "layer": layer, "area": recording.area}
         self._store.write(
             KIND, self.key(layer, recording), arrays, {**about, "specimen": int(recording.specimen)}
