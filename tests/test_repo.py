@@ -47,7 +47,8 @@ STAGES = (
         "files",
     ),
     ("recipes", "filters", "fetch", "store"),
-    ("neural", "images", "processes"),
+    ("neural", "processes"),
+    ("images",),
     ("models",),
     ("objectives",),
     ("training",),
@@ -62,7 +63,7 @@ RANK = {name: rank for rank, names in enumerate(STAGES) for name in names}
 #: What a stage must never import, whatever its rank.
 FORBIDDEN = {
     "neural": {"torch", "torchvision", "mvkit.models"},
-    "images": {"mvkit.neural", "mvkit.processes"},
+    "images": {"mvkit.processes"},
     "models": {"mvkit.neural", "mvkit.images"},
     "objectives": {"mvkit.neural"},
     "training": {"mvkit.neural"},

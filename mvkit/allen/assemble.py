@@ -29,10 +29,10 @@ from mvkit.allen.session import (
 from mvkit.errors import DataError
 from mvkit.neural import layout
 from mvkit.neural.chunks import ChunkWriter, compressing
+from mvkit.neural.convert import verify
 from mvkit.neural.layout import LARGEST_COUNT, MISSING_COUNT, NeuralFileContents
 from mvkit.neural.layout_reading import reading
-from mvkit.neural.published_contents import MEASURE
-from mvkit.neural.verification import verify
+from mvkit.neural.published import MEASURE
 
 Progress = Callable[[int, int], None]
 

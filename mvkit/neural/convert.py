@@ -1,31 +1,57 @@
-"""Convert a published pickle to a neural file: one pass over the responses, bounded memory, verified."""
+"""Convert a published pickle to a neural file: one pass over the responses, bounded memory, verified.
+
+Responses go from the order they lie in the pickle into chunks of the neural
+file, slab by slab: whole chunks along the pickle's slowest axis, ten trials of
+the published files, or 128 units when the array is in Fortran order. Every
+stored number is decoded again and compared with the measured one before it is
+accepted, and the whole file is read back, so a conversion can never change a value.
+"""
 
 from __future__ import annotations
 
 import datetime
 import logging
+import math
 import time
 import zlib
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mvkit import atomic
 from mvkit.errors import DataError
 from mvkit.naming import unknown_name
-from mvkit.neural import layout, published_contents
-from mvkit.neural.chunks import ChunkWriter, Offset, compressing
-from mvkit.neural.layout import NeuralFileContents
-from mvkit.neural.layout_reading import reading
-from mvkit.neural.pickle_source import naming
-from mvkit.neural.pickle_stream import ElementReader, streaming
+from mvkit.neural import layout, published
+from mvkit.neural.chunks import (
+    MOST_WAITING,
+    ChunkWriter,
+    Offset,
+    chunk_slices,
+    compressing,
+    digest_of,
+    grid,
+)
+from mvkit.neural.layout import LARGEST_COUNT, MISSING_COUNT, NeuralFileContents
+from mvkit.neural.layout_reading import OpenNeuralFile, reading
+from mvkit.neural.pickle_arrays import ArrayStream, open_stream
+from mvkit.neural.pickle_reader import name_file_in_errors
 from mvkit.neural.published import PublishedRecording, read_pickle_structure
-from mvkit.neural.response_encoding import CountEncoder, Encoder, FloatEncoder, NotCountsError
-from mvkit.neural.response_streaming import StreamPlan, plan_stream, stream_responses
-from mvkit.neural.verification import verify
 
 LOGGER = logging.getLogger(__name__)
+
+#: Stored responses held in memory; chunks become thinner when a slab of the usual ones takes more.
+MOST_HELD_BYTES = 256 * 1024 * 1024
+#: One spike in a bin of 10 ms, in spikes/s, is 1 / 0.01.
+BIN_S = 0.01
+# Blocks of this many elements stay in a core's cache through all steps.
+_STEP = 32 * 1024
+_ADVICE = "check disk and memory, and try again"
 
 
 @dataclass(frozen=True)
@@ -105,98 +131,288 @@ def convert_pickle(
         When the pickle is damaged, cut short, harmful, or of the other
         dataset; or when the neural file cannot be written or differs from it.
     """
-    if dataset not in published_contents.HAS_TIME:
-        raise unknown_name("published dataset", dataset, published_contents.HAS_TIME)
-    report = progress or _silent
+    if dataset not in published.HAS_TIME:
+        raise unknown_name("published dataset", dataset, published.HAS_TIME)
     recording = read_pickle_structure(source)
     remark = ""
-    with naming(source):
+    with name_file_in_errors(source):
         if dataset == "neuropixels":
             try:
-                return _Conversion(recording, target, dataset, report).run(CountEncoder())
+                return _convert(recording, target, dataset, CountEncoder(), remark, progress)
             except NotCountsError as error:
                 remark = str(error)
                 LOGGER.warning("%s: %s; responses are stored as floats", source, remark)
         floats = FloatEncoder(recording.responses.dtype)
-        return _Conversion(recording, target, dataset, report, remark).run(floats)
+        return _convert(recording, target, dataset, floats, remark, progress)
 
 
-@dataclass(frozen=True)
-class _Conversion:
-    recording: PublishedRecording
-    target: Path
-    dataset: str
-    progress: Callable[[int, int], None]
-    remark: str = ""
+def _convert(
+    recording: PublishedRecording,
+    target: Path,
+    dataset: str,
+    encoder: CountEncoder | FloatEncoder,
+    remark: str,
+    progress: Callable[[int, int], None] | None,
+) -> ConversionReport:
+    began = time.monotonic()
+    source = recording.source
+    contents = published.contents_of(recording, dataset, encoder.dtype)
+    contents = replace(contents, chunks=_chunks(recording, contents))
+    source.cache.clear()
+    with atomic.replacing(target) as temporary, compressing() as pool:
+        try:
+            with (
+                open_stream(source, recording.responses, progress or (lambda done, total: None)) as stream,
+                layout.creating(temporary, contents) as stored,
+            ):
+                # Counts are mostly zero and otherwise without pattern. Looking for runs only took
+                # 225 MB/s where zlib's usual search took 88, and the result was 12 % smaller.
+                strategy = zlib.Z_RLE if contents.holds_counts else zlib.Z_DEFAULT_STRATEGY
+                writer = ChunkWriter(stored, pool, strategy=strategy)
+                _write_responses(stream, recording, contents, encoder, writer)
+                provenance = _provenance(recording, contents, encoder, remark, stream.finish())
+                layout.record_provenance(stored, provenance)
+            del stream  # and its blocks, before the file is read back
+        except (OSError, RuntimeError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise DataError(f"{target}: not written ({reason}); is the disk full?") from error
+        with reading(temporary) as file:
+            verify(file, replace(contents, provenance=provenance), writer.digests, pool)
+    return ConversionReport(
+        dataset=dataset,
+        source=source.path,
+        source_sha256=str(provenance["source_sha256"]),
+        source_bytes=source.state[0],
+        target=target,
+        n_trials=len(contents.trials),
+        n_images=len(contents.frame_ids),
+        n_bins=None if contents.time_s is None else len(contents.time_s),
+        n_units=contents.n_units,
+        stored_as=str(provenance["stored_as"]),
+        remark=remark,
+        missing_fraction=encoder.n_missing / recording.responses.n_elements,
+        seconds=time.monotonic() - began,
+    )
 
-    def run(self, encoder: Encoder) -> ConversionReport:
-        began = time.monotonic()
-        contents = published_contents.contents_of(self.recording, self.dataset, encoder.dtype)
-        plan = plan_stream(self.recording, contents)
-        self.recording.source.forget()
-        with atomic.replacing(self.target) as temporary, compressing() as pool:
-            try:
-                digests, provenance = self._write(temporary, plan, encoder, pool)
-            except (OSError, RuntimeError) as error:
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                raise DataError(f"{self.target}: not written ({reason}); is the disk full?") from error
-            with reading(temporary) as file:
-                verify(file, replace(plan.contents, provenance=provenance), digests, pool)
-        return ConversionReport(
-            dataset=self.dataset,
-            source=self.recording.source.path,
-            source_sha256=str(provenance["source_sha256"]),
-            source_bytes=self.recording.source.file_bytes,
-            target=self.target,
-            n_trials=len(contents.trials),
-            n_images=len(contents.frame_ids),
-            n_bins=None if contents.time_s is None else len(contents.time_s),
-            n_units=contents.n_units,
-            stored_as=str(provenance["stored_as"]),
-            remark=self.remark,
-            missing_fraction=encoder.n_missing / self.recording.responses.n_elements,
-            seconds=time.monotonic() - began,
+
+def _provenance(
+    recording: PublishedRecording,
+    contents: NeuralFileContents,
+    encoder: CountEncoder | FloatEncoder,
+    remark: str,
+    sha256: str,
+) -> dict[str, object]:
+    from mvkit import __version__
+
+    return {
+        "source": recording.source.path.name,
+        "source_sha256": sha256,
+        "source_bytes": recording.source.state[0],
+        # Unlike the file's, the same whether it is compressed or not.
+        "pickle_bytes": recording.source.length,
+        "source_dims": list(recording.dims),
+        "source_dtype": str(recording.responses.dtype),
+        "stored_as": "uint8 counts" if contents.holds_counts else str(encoder.dtype),
+        "remark": remark,
+        "unused_coordinates": published.unused_coordinates(recording, contents),
+        "converted": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "mvkit_version": __version__,
+    }
+
+
+# Responses, slab by slab
+
+
+def _memory_axes(
+    recording: PublishedRecording, contents: NeuralFileContents
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Sizes of the axes in the pickle, slowest first, and what transposes them to the neural file's."""
+    axes = published.axes_by_role(recording)
+    order = recording.responses.memory_order
+    shape = tuple(recording.responses.shape[axis] for axis in order)
+    return shape, tuple(order.index(axes[role]) for role in contents.dims)
+
+
+def _chunks(recording: PublishedRecording, contents: NeuralFileContents) -> tuple[int, ...]:
+    """Choose chunks so that a slab of them fits into memory."""
+    shape, to_target = _memory_axes(recording, contents)
+    if 0 in shape:
+        raise DataError(f"the responses are empty: their shape is {recording.responses.shape}")
+    slow = to_target.index(0)
+    row_bytes = math.prod(shape[1:]) * contents.response_dtype.itemsize
+    if row_bytes > MOST_HELD_BYTES:
+        raise DataError(
+            f"one entry along '{contents.dims[slow]}' takes {row_bytes:,} bytes, more than can be held"
         )
-
-    def _write(
-        self, path: Path, plan: StreamPlan, encoder: Encoder, pool: ThreadPoolExecutor
-    ) -> tuple[dict[Offset, bytes], dict[str, object]]:
-        source = self.recording.source
-        with streaming(source) as stream, layout.creating(path, plan.contents) as stored:
-            # Counts are mostly zero and otherwise without pattern. Looking for runs only took
-            # 225 MB/s where zlib's usual search took 88, and the result was 12 % smaller.
-            strategy = zlib.Z_RLE if plan.contents.holds_counts else zlib.Z_DEFAULT_STRATEGY
-            writer = ChunkWriter(stored, pool, strategy=strategy)
-            total = source.length or 0
-            elements = ElementReader(
-                stream, self.recording.responses, lambda done: self.progress(done, total)
-            )
-            stream_responses(elements, plan, encoder, writer)
-            sha256 = stream.finish()
-            self.progress(total, total)
-            provenance = self._provenance(plan.contents, encoder, sha256)
-            layout.record_provenance(stored, provenance)
-        return writer.digests, provenance
-
-    def _provenance(self, contents: NeuralFileContents, encoder: Encoder, sha256: str) -> dict[str, object]:
-        from mvkit import __version__
-
-        source = self.recording.source
-        return {
-            "source": source.path.name,
-            "source_sha256": sha256,
-            "source_bytes": source.file_bytes,
-            # Unlike the file's, the same whether it is compressed or not.
-            "pickle_bytes": source.length,
-            "source_dims": list(self.recording.dims),
-            "source_dtype": str(self.recording.responses.dtype),
-            "stored_as": "uint8 counts" if contents.holds_counts else str(encoder.dtype),
-            "remark": self.remark,
-            "unused_coordinates": published_contents.unused_coordinates(self.recording, contents),
-            "converted": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "mvkit_version": __version__,
-        }
+    chunk = list(layout.chunk_shape(contents))
+    chunk[slow] = max(1, min(chunk[slow], MOST_HELD_BYTES // row_bytes))
+    return tuple(chunk)
 
 
-def _silent(done: int, total: int) -> None:
-    """Show nothing."""
+def _write_responses(
+    stream: ArrayStream,
+    recording: PublishedRecording,
+    contents: NeuralFileContents,
+    encoder: CountEncoder | FloatEncoder,
+    writer: ChunkWriter,
+) -> None:
+    """Read, encode and write all responses once."""
+    shape, to_target = _memory_axes(recording, contents)
+    slow = to_target.index(0)
+    rows = layout.chunk_shape(contents)[slow]
+    slab = np.empty((min(rows, shape[0]), *shape[1:]), dtype=encoder.dtype)
+    for first in range(0, shape[0], rows):
+        part = slab[: min(rows, shape[0] - first)]
+        flat = part.reshape(-1)
+        done = 0
+        while done < len(flat):
+            count = min(stream.most, len(flat) - done)
+            encoder.encode(stream.take(count), flat[done : done + count])
+            done += count
+        start = tuple(first if axis == slow else 0 for axis in range(len(shape)))
+        writer.write(part.transpose(to_target), start)
+
+
+class NotCountsError(DataError):
+    """A response is no whole number of spikes per 10 ms bin."""
+
+
+class CountEncoder:
+    """Stores rates as counts: uint8 k for exactly k / 0.01 spikes/s, 255 for NaN."""
+
+    def __init__(self) -> None:
+        self.dtype = np.dtype(np.uint8)
+        self.n_missing = 0
+        self._rates = np.arange(LARGEST_COUNT + 2) / BIN_S
+        self._rates[MISSING_COUNT] = np.nan  # never equal to a rate, so 255 is never taken for a count
+        self._scaled = np.empty(_STEP)
+        self._decoded = np.empty(_STEP)
+        self._equal = np.empty(_STEP, dtype=bool)
+
+    def encode(self, measured: NDArray[Any], stored: NDArray[Any]) -> None:
+        """Fill ``stored`` uint8 (n,) from ``measured`` (n,), in spikes/s.
+
+        Raises
+        ------
+        NotCountsError
+            When a value is neither NaN nor exactly k / 0.01 with k from 0 to 254.
+        """
+        # NaN and rates beyond the range make arbitrary counts, which the comparison finds.
+        with np.errstate(invalid="ignore", over="ignore"):
+            for start in range(0, len(measured), _STEP):
+                part = measured[start : start + _STEP]
+                self._encode_step(part, stored[start : start + _STEP])
+
+    def _encode_step(self, part: NDArray[Any], stored: NDArray[Any]) -> None:
+        scaled, decoded, equal = (work[: len(part)] for work in (self._scaled, self._decoded, self._equal))
+        np.multiply(part, BIN_S, out=scaled)
+        np.add(scaled, 0.5, out=scaled)
+        np.copyto(stored, scaled, casting="unsafe")
+        np.take(self._rates, stored, out=decoded, mode="clip")
+        np.equal(decoded, part, out=equal)
+        if equal.all():
+            return
+        odd = np.flatnonzero(np.logical_not(equal))
+        is_missing = np.isnan(part[odd])
+        if not is_missing.all():
+            first = float(part[odd[np.argmin(is_missing)]])
+            raise NotCountsError(f"{first!r} spikes/s is no whole number (0 to 254) of spikes per 10 ms bin")
+        stored[odd] = MISSING_COUNT
+        self.n_missing += len(odd)
+
+
+class FloatEncoder:
+    """Stores values as they are, in float32 or float64, NaN for the missing.
+
+    Parameters
+    ----------
+    source_dtype
+        Type of the measured values; integers are stored as float64 if that is exact.
+    """
+
+    def __init__(self, source_dtype: np.dtype[Any]) -> None:
+        small = source_dtype.kind == "f" and source_dtype.itemsize <= 4
+        self.dtype = np.dtype(np.float32 if small else np.float64)
+        self.n_missing = 0
+
+    def encode(self, measured: NDArray[Any], stored: NDArray[Any]) -> None:
+        """Fill ``stored`` (n,) from ``measured`` (n,).
+
+        Raises
+        ------
+        DataError
+            When an integer is too large for float64.
+        """
+        for start in range(0, len(measured), _STEP):
+            part, kept = measured[start : start + _STEP], stored[start : start + _STEP]
+            np.copyto(kept, part, casting="unsafe")
+            self.n_missing += int(np.count_nonzero(kept != kept))
+            if measured.dtype.kind != "f" and not np.array_equal(kept.astype(measured.dtype), part):
+                raise DataError("the responses are integers too large to be stored without loss")
+
+
+def verify(
+    file: OpenNeuralFile,
+    wanted: NeuralFileContents,
+    digests: Mapping[Offset, bytes],
+    pool: ThreadPoolExecutor,
+) -> None:
+    """Compare everything in a file with what was to be written.
+
+    Parameters
+    ----------
+    file
+        The file, opened anew.
+    wanted
+        Everything but the responses.
+    digests
+        sha256 of every chunk of the responses.
+    pool
+        Threads that compute digests.
+
+    Raises
+    ------
+    DataError
+        When something is absent, unreadable or different.
+    """
+    for item in fields(NeuralFileContents):
+        written = getattr(file.contents, item.name)
+        if item.name != "chunks" and not _equal(written, getattr(wanted, item.name)):
+            raise DataError(f"{file.path}: '{item.name}' as written differs from the source; {_ADVICE}")
+    stored = file.stored
+    waiting: deque[tuple[Offset, Future[bytes]]] = deque()
+    for offset in grid(stored.shape, stored.chunks):
+        try:
+            part = stored[chunk_slices(offset, stored.shape, stored.chunks)]
+        except OSError as error:
+            raise _different(file, offset) from error
+        waiting.append((offset, pool.submit(digest_of, part)))
+        if len(waiting) > MOST_WAITING:
+            _compare(file, digests, *waiting.popleft())
+    while waiting:
+        _compare(file, digests, *waiting.popleft())
+
+
+def _compare(
+    file: OpenNeuralFile, digests: Mapping[Offset, bytes], offset: Offset, job: Future[bytes]
+) -> None:
+    if digests.get(offset) != job.result():
+        raise _different(file, offset)
+
+
+def _different(file: OpenNeuralFile, offset: Offset) -> DataError:
+    place = ", ".join(f"{name} {first}" for name, first in zip(file.contents.dims, offset, strict=True))
+    return DataError(
+        f"{file.path}: responses as written differ from the source (from index {place}); {_ADVICE}"
+    )
+
+
+def _equal(one: object, other: object) -> bool:
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return list(one) == list(other) and all(_equal(one[key], other[key]) for key in one)
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
+        if one.dtype.kind == "U":
+            return np.array_equal(one, other)
+        # Bit for bit, which also holds for NaN and needs no memory besides.
+        return (one.dtype, one.shape, digest_of(one)) == (other.dtype, other.shape, digest_of(other))
+    return one == other

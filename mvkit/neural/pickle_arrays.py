@@ -1,28 +1,50 @@
-"""Read numpy's part of an inert pickle: types, arrays, scalars and the bytes beneath them."""
+"""Turn what a pickle holds into arrays: numpy's arrays and scalars, pandas' indexes and columns of text.
+
+Small arrays are loaded. A large one stays in the file (:class:`ArrayRef`) and
+is streamed from there, while the sha256 of the whole file is computed.
+"""
 
 from __future__ import annotations
 
+import codecs
+import gzip
+import hashlib
+import itertools
 import math
+import os
 import re
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.errors import DataError
-from mvkit.neural import pickle_names
-from mvkit.neural.pickle_names import is_one_of
-from mvkit.neural.pickle_source import BufferRef, PickleSource
-from mvkit.neural.pickle_values import Record
+from mvkit.neural.pickle_reader import BufferRef, PickleFile, Record, file_state, is_named, made_by
 
+BLOCK_BYTES = 4 * 1024 * 1024
+_BLOCKS = 4
+#: The system is asked to fetch this much ahead, so that disk and processor work at the same time.
+_AHEAD_BYTES = 256 * 1024 * 1024
 _MOST_DIMENSIONS = 32
 _LONGEST_AXIS = 1 << 40
-_SIZES = {"b": (1,), "i": (1, 2, 4, 8), "u": (1, 2, 4, 8), "f": (2, 4, 8), "O": (8,)}
+_LONGEST_RANGE = 10_000_000
 _LONGEST_TEXT = 4096
 _LAST_CHARACTER = 0x10FFFF
+_BYTES_PER_TEXT = 64
 _TYPE_CODE = re.compile(r"[<>=|]?([biufOSU])([0-9]{0,5})")
-_LATIN_1 = frozenset({"latin1", "latin-1"})
+_SIZES = {"b": (1,), "i": (1, 2, 4, 8), "u": (1, 2, 4, 8), "f": (2, 4, 8), "O": (8,)}
+_ARRAY_CLASS = ("numpy.ndarray", "pandas.FrozenNDArray")
+_PLAIN_INDEX = tuple(
+    f"pandas.{kind}Index" for kind in ("", "Int64", "UInt64", "Float64", "Numeric", "Integer")
+)
+_STRING_ARRAY = ("pandas.StringArray", "pandas.StringArrayNumpySemantics")
+_ARROW_STRING_ARRAY = ("pandas.ArrowStringArray", "pandas.ArrowStringArrayNumpySemantics")
+_ARROW_OFFSETS = {"string": "<i4", "utf8": "<i4", "large_string": "<i8", "large_utf8": "<i8"}
 
 
 @dataclass(frozen=True)
@@ -58,11 +80,9 @@ class ArrayRef:
         return self.n_elements * self.dtype.itemsize
 
 
-def is_array(value: object) -> bool:
+def is_array(value: object) -> TypeGuard[Record]:
     """Tell whether an inert value stands for a numpy array."""
-    return isinstance(value, Record) and (
-        is_one_of(value.maker, pickle_names.FROM_BUFFER) or is_one_of(value.maker, pickle_names.RECONSTRUCT)
-    )
+    return made_by(value, "numpy._reconstruct", "numpy._frombuffer")
 
 
 def array_ref(value: object, what: str) -> ArrayRef:
@@ -80,14 +100,68 @@ def array_ref(value: object, what: str) -> ArrayRef:
     DataError
         When it is no array, or its shape, type and bytes disagree.
     """
-    if isinstance(value, Record) and is_one_of(value.maker, pickle_names.FROM_BUFFER):
-        return _checked(_from_buffer(value, what), what)
-    if isinstance(value, Record) and is_one_of(value.maker, pickle_names.RECONSTRUCT):
-        return _checked(_reconstructed(value, what), what)
-    raise DataError(f"{what} is not a numpy array")
+    data: Any
+    axes: Any = None
+    if made_by(value, "numpy._frombuffer") and len(value.arguments) in (4, 5):
+        data, dtype, shape, order = value.arguments[:4]
+        if order == "K" and len(value.arguments) == 5:
+            # numpy writes the shape as it lies in memory, and the axes to transpose it by.
+            axes = value.arguments[4]
+    elif made_by(value, "numpy._reconstruct") and is_named(_first(value.arguments), *_ARRAY_CLASS):
+        if not isinstance(value.state, tuple) or len(value.state) not in (4, 5):
+            raise DataError(f"{what}: an array without contents")
+        shape, dtype, is_fortran, data = value.state[-4:]
+        order = "F" if is_fortran else "C"
+    else:
+        raise DataError(f"{what} is not a numpy array")
+    sizes = (shape,) if type(shape) is int else shape
+    if not _is_integers(sizes) or len(sizes) > _MOST_DIMENSIONS or max(sizes, default=0) > _LONGEST_AXIS:
+        raise DataError(f"{what} has no readable shape")
+    memory_order = tuple(range(len(sizes)))
+    if _is_integers(axes) and sorted(axes) == list(memory_order):
+        memory_order, sizes = tuple(map(axes.index, memory_order)), tuple(sizes[axis] for axis in axes)
+    elif order == "F":
+        memory_order = memory_order[::-1]
+    elif order != "C":
+        raise DataError(f"{what}: an array in an unknown axis order")
+    ref = ArrayRef(as_dtype(dtype, what), sizes, memory_order, data)
+    needed = ref.n_elements if ref.dtype.kind == "O" else ref.n_bytes
+    match data:
+        case bytes() | list() if isinstance(data, list) == (ref.dtype.kind == "O"):
+            least = present = len(data)
+        case BufferRef(length=present, coding="bytes" | "latin-1") if ref.dtype.kind != "O":
+            # A character of protocol 2's text takes one or two bytes.
+            least = present if data.coding == "bytes" else present // 2
+        case _:
+            raise DataError(f"{what} does not hold bytes")
+    if not least <= needed <= present:
+        raise DataError(f"{what} has {present} bytes, its shape {sizes} and type {ref.dtype} need {needed}")
+    return ref
 
 
-def load(ref: ArrayRef, source: PickleSource, what: str) -> NDArray[Any]:
+def as_dtype(value: object, what: str) -> np.dtype[Any]:
+    """Read a numpy type: booleans, integers, floats, fixed-width text or objects.
+
+    The type is rebuilt from its letter and size; its text is never given to numpy.
+    """
+    if not made_by(value, "numpy.dtype"):
+        raise DataError(f"{what} has no readable type")
+    code = _text(_first(value.arguments))
+    match = _TYPE_CODE.fullmatch(code) if isinstance(code, str) else None
+    if match is None:
+        raise DataError(f"{what} has type {str(code)[:40]!r}; only numbers, truth values and text are read")
+    letter, size = match[1], int(match[2] or (8 if match[1] == "O" else 0))
+    if size not in _SIZES.get(letter, range(1, _LONGEST_TEXT + 1)):
+        raise DataError(f"{what} has elements of type '{code}', which no recording uses")
+    state = (3, "=", None, None, None) if value.state is None else value.state
+    if not isinstance(state, tuple) or len(state) < 5 or _text(state[1]) not in ("<", ">", "=", "|"):
+        raise DataError(f"{what} has a type whose description is damaged")
+    if any(part is not None for part in state[2:5]):
+        raise DataError(f"{what} has a compound type; only plain numbers and text are read")
+    return np.dtype(f"{_text(state[1])}{letter}{'' if letter == 'O' else size}")
+
+
+def load(ref: ArrayRef, source: PickleFile, what: str) -> NDArray[Any]:
     """Load a numeric or fixed-width text array into memory, in native byte order.
 
     Raises
@@ -101,7 +175,7 @@ def load(ref: ArrayRef, source: PickleSource, what: str) -> NDArray[Any]:
         if len(ref.shape) != 1:
             raise DataError(f"{what} is empty: its shape is {ref.shape}")
         return np.empty(0, dtype=ref.dtype.newbyteorder("="))
-    data = load_bytes(ref.data, source, what)
+    data = source.load(ref.data, what)
     if len(data) != ref.n_bytes:
         raise DataError(f"{what} has {len(data)} bytes, its shape {ref.shape} needs {ref.n_bytes}")
     flat: NDArray[Any] = np.frombuffer(data, dtype=ref.dtype)
@@ -113,158 +187,377 @@ def load(ref: ArrayRef, source: PickleSource, what: str) -> NDArray[Any]:
     return in_memory.transpose(np.argsort(ref.memory_order)).astype(ref.dtype.newbyteorder("="), copy=False)
 
 
-def load_bytes(data: bytes | BufferRef, source: PickleSource, what: str) -> bytes:
-    """Return the bytes of a buffer, undoing protocol 2's detour through text."""
-    if isinstance(data, bytes):
-        return data
-    source.spend(data.length, what)
-    stored = source.read(data)
-    return text_to_bytes(stored, what) if data.is_text else stored
+def _first(arguments: tuple[Any, ...]) -> Any:
+    return arguments[0] if arguments else None
 
 
-def text_to_bytes(stored: bytes, what: str) -> bytes:
-    """Turn UTF-8 text whose characters stand for bytes into those bytes."""
-    try:
-        return stored.decode("utf-8").encode("latin-1")
-    except UnicodeError as error:
-        raise DataError(f"{what}: text that does not stand for bytes ({error})") from error
+def _text(value: object) -> object:
+    """Text as it is, and bytes as Python 2 wrote text."""
+    return value.decode("latin-1") if isinstance(value, bytes) else value
 
 
-def as_bytes(value: object, what: str) -> bytes | BufferRef:
-    """Read an inert value as bytes, through the calls that older protocols wrap them in."""
-    for _ in range(3):
-        if isinstance(value, bytes) or (isinstance(value, BufferRef) and not value.is_text):
-            return value
-        if not isinstance(value, Record):
-            break
-        if is_one_of(value.maker, pickle_names.ENCODE):
-            return _encoded(value.arguments, what)
-        if not is_one_of(value.maker, pickle_names.BYTES_MAKER):
-            break
-        value = value.arguments[0] if value.arguments else b""
-    raise DataError(f"{what} does not hold bytes")
+def _is_integers(value: object) -> bool:
+    return isinstance(value, tuple) and all(type(item) is int and item >= 0 for item in value)
 
 
-def scalar(value: Record, source: PickleSource, what: str) -> object:
-    """Read a numpy scalar (``numpy.core.multiarray.scalar``)."""
-    if len(value.arguments) != 2:
-        raise DataError(f"{what}: a numpy scalar of unknown form")
-    dtype = as_dtype(value.arguments[0], what)
-    data = as_bytes(value.arguments[1], what)
-    if dtype.kind == "O" or not isinstance(data, bytes) or len(data) != dtype.itemsize:
-        raise DataError(f"{what}: a numpy scalar of unknown form")
-    return load(ArrayRef(dtype, (1,), (0,), data), source, what)[0].item()
+# Indexes and columns
 
 
-def as_dtype(value: object, what: str) -> np.dtype[Any]:
-    """Read a numpy type: booleans, integers, floats, fixed-width text or objects.
+def is_multi_index(value: object) -> bool:
+    """Tell whether an inert value stands for a pandas MultiIndex."""
+    return made_by(value, "pandas._new_Index") and is_named(_first(value.arguments), "pandas.MultiIndex")
 
-    The type is rebuilt from its letter and size; its text is never given to numpy.
+
+def index_values(value: object, source: PickleFile, what: str) -> NDArray[Any]:
+    """Read the labels of a plain pandas index.
+
+    Returns
+    -------
+    NDArray
+        One-dimensional: numbers, truth values, or text ("" = missing).
     """
-    if not isinstance(value, Record) or not is_one_of(value.maker, pickle_names.DTYPE):
-        raise DataError(f"{what} has no readable type")
-    code = value.arguments[0] if value.arguments else None
-    match = _TYPE_CODE.fullmatch(code) if isinstance(code, str) else None
-    if match is None:
-        raise DataError(f"{what} has type {str(code)[:40]!r}; only numbers, truth values and text are read")
-    letter, size = match[1], int(match[2] or (8 if match[1] == "O" else 0))
-    if size not in _SIZES.get(letter, range(1, _LONGEST_TEXT + 1)):
-        raise DataError(f"{what} has elements of type '{code}', which no recording uses")
-    return np.dtype(f"{_byte_order(value, what)}{letter}{'' if letter == 'O' else size}")
+    maker, contents = _index(value, what)
+    if is_named(maker, *_PLAIN_INDEX):
+        return column_values(contents.get("data"), source, what)
+    if not is_named(maker, "pandas.RangeIndex"):
+        raise DataError(f"{what} has labels of a class that is not read")
+    start, stop, step = (contents.get(key) for key in ("start", "stop", "step"))
+    if not (type(start) is int and type(stop) is int and type(step) is int) or step == 0:
+        raise DataError(f"{what} has a range that is not made of integers")
+    if max(abs(start), abs(stop)) > 1 << 62 or (stop - start) // step > _LONGEST_RANGE:
+        raise DataError(f"{what} has a range of more than {_LONGEST_RANGE:,} labels")
+    return np.array(range(start, stop, step), dtype=np.int64)
 
 
-def _byte_order(value: Record, what: str) -> str:
-    if value.state is None:
-        return "="
-    state = value.state
-    if not isinstance(state, tuple) or len(state) < 5 or state[1] not in ("<", ">", "=", "|"):
-        raise DataError(f"{what} has a type whose description is damaged")
-    if any(part is not None for part in state[2:5]):
-        raise DataError(f"{what} has a compound type; only plain numbers and text are read")
-    return str(state[1])
+def level_columns(value: object, source: PickleFile, what: str) -> dict[str, NDArray[Any]]:
+    """Read a pandas MultiIndex as columns, in the order of its levels.
+
+    Returns
+    -------
+    dict
+        Name -> one value per row. A missing entry (code -1) is NaN among
+        numbers (integers become float64 then) and "" among text.
+    """
+    _, contents = _index(value, what)
+    names = _items(contents.get("names"), f"names of {what}")
+    levels = _items(contents.get("levels"), f"levels of {what}")
+    codes = _items(contents.get("codes", contents.get("labels")), f"codes of {what}")
+    if not len(names) == len(levels) == len(codes):
+        raise DataError(f"{what} has {len(levels)} levels, {len(codes)} columns and {len(names)} names")
+    columns: dict[str, NDArray[Any]] = {}
+    for name, level, code in zip(names, levels, codes, strict=True):
+        if not isinstance(name, str) or name in columns:
+            raise DataError(f"{what} has a level without a name of its own: {str(name)[:40]!r}")
+        column = f"level '{name}' of {what}"
+        labels = index_values(level, source, column)
+        numbers = load(array_ref(code, column), source, column)
+        source.spend(labels.dtype.itemsize * len(numbers), column)
+        columns[name] = _take(labels, numbers, column)
+    if len({len(column) for column in columns.values()}) > 1:
+        raise DataError(f"{what} has columns of different lengths")
+    return columns
 
 
-def _from_buffer(value: Record, what: str) -> ArrayRef:
-    if len(value.arguments) not in (4, 5):
-        raise DataError(f"{what}: an array of unknown form")
-    buffer, dtype, shape, order = value.arguments[:4]
-    sizes = _shape(shape, what)
-    if order == "K":
-        return _transposed(value, sizes, what)
-    return ArrayRef(
-        as_dtype(dtype, what), sizes, _memory_order(len(sizes), order, what), as_bytes(buffer, what)
-    )
-
-
-def _transposed(value: Record, sizes: tuple[int, ...], what: str) -> ArrayRef:
-    # numpy writes the shape as it lies in memory, and the axes to transpose it by.
-    axes = value.arguments[4] if len(value.arguments) == 5 else None
-    if not isinstance(axes, tuple) or not all(type(axis) is int for axis in axes):
-        raise DataError(f"{what}: an array in an unknown axis order")
-    if sorted(axes) != list(range(len(sizes))):
-        raise DataError(f"{what}: an array in an unknown axis order")
-    order = tuple(axes.index(axis) for axis in range(len(axes)))
-    shape = tuple(sizes[axis] for axis in axes)
-    return ArrayRef(as_dtype(value.arguments[1], what), shape, order, as_bytes(value.arguments[0], what))
-
-
-def _reconstructed(value: Record, what: str) -> ArrayRef:
-    maker = value.arguments[0] if value.arguments else None
-    if not is_one_of(maker, pickle_names.ARRAY_CLASS):
-        raise DataError(f"{what} is an array of an unknown class")
-    state = value.state
-    if not isinstance(state, tuple) or len(state) not in (4, 5):
-        raise DataError(f"{what}: an array without contents")
-    shape, dtype, is_fortran, data = state[-4:]
-    sizes = _shape(shape, what)
-    order = _memory_order(len(sizes), "F" if is_fortran else "C", what)
-    element = as_dtype(dtype, what)
-    if element.kind == "O":
-        if not isinstance(data, list):
-            raise DataError(f"{what}: an object array without items")
-        return ArrayRef(element, sizes, order, data)
-    return ArrayRef(element, sizes, order, as_bytes(data, what))
-
-
-def _checked(ref: ArrayRef, what: str) -> ArrayRef:
-    needed = ref.n_bytes
-    if isinstance(ref.data, list):
-        needed, present = ref.n_elements, len(ref.data)
-    elif isinstance(ref.data, bytes):
-        present = len(ref.data)
-    elif ref.data.is_text:
-        # A character takes one or two bytes, so the number of bytes is known only roughly.
-        present = needed if ref.data.length // 2 <= needed <= ref.data.length else ref.data.length
-    else:
-        present = ref.data.length
-    if needed != present:
-        raise DataError(
-            f"{what} has {present} bytes, its shape {ref.shape} and type {ref.dtype} need {needed}"
+def column_values(value: object, source: PickleFile, what: str) -> NDArray[Any]:
+    """Read a one-dimensional array: numbers, truth values, or text in any of pandas' forms."""
+    if made_by(value, *_ARROW_STRING_ARRAY):
+        state = value.state if isinstance(value.state, dict) else {}
+        return _text_array(
+            _arrow_texts(state.get("_pa_array", state.get("_data")), source, what), source, what
         )
-    return ref
+    if isinstance(value, Record) and any(
+        is_named(part, *_STRING_ARRAY) for part in (value.maker, *value.arguments)
+    ):
+        parts = value.state if isinstance(value.state, tuple) else ()
+        value = next((part for part in parts if is_array(part)), None)
+    if not is_array(value):
+        raise DataError(f"{what} is stored in a form that is not read")
+    ref = array_ref(value, what)
+    if len(ref.shape) != 1:
+        raise DataError(f"{what} has {len(ref.shape)} dimensions, expected one")
+    if isinstance(ref.data, list):
+        return _from_objects(ref.data, source, what)
+    values = load(ref, source, what)
+    if values.dtype.kind in "SU":
+        return _text_array([str(_text(item)) for item in values.tolist()], source, what)
+    return values
 
 
-def _shape(value: object, what: str) -> tuple[int, ...]:
-    sizes = (value,) if type(value) is int else value
-    if not isinstance(sizes, tuple) or len(sizes) > _MOST_DIMENSIONS:
-        raise DataError(f"{what} has no readable shape")
-    if not all(type(size) is int and 0 <= size <= _LONGEST_AXIS for size in sizes):
-        raise DataError(f"{what} has no readable shape")
-    return sizes
+def exact_floats(values: NDArray[Any], what: str) -> NDArray[np.float64]:
+    """Convert numbers to float64, or raise when that would change one."""
+    floats = values.astype(np.float64)
+    if values.dtype.kind in "iu" and not all(int(a) == int(b) for a, b in zip(floats, values, strict=True)):
+        raise DataError(f"{what} has integers too large to be kept beside missing entries")
+    return floats
 
 
-def _memory_order(n_axes: int, order: object, what: str) -> tuple[int, ...]:
-    if order not in ("C", "F"):
-        raise DataError(f"{what}: an array in an unknown axis order")
-    return tuple(range(n_axes)) if order == "C" else tuple(reversed(range(n_axes)))
+def _index(value: object, what: str) -> tuple[object, dict[Any, Any]]:
+    if made_by(value, "pandas._new_Index") and len(value.arguments) == 2:
+        maker, contents = value.arguments
+        if isinstance(contents, dict):
+            return maker, contents
+    raise DataError(f"{what} has no readable labels")
 
 
-def _encoded(arguments: tuple[Any, ...], what: str) -> bytes | BufferRef:
-    if len(arguments) != 2 or not isinstance(arguments[1], str) or arguments[1] not in _LATIN_1:
-        raise DataError(f"{what}: bytes in an unknown encoding")
-    text = arguments[0]
-    if isinstance(text, BufferRef) and text.is_text:
-        return text
-    if not isinstance(text, str):
-        raise DataError(f"{what}: bytes in an unknown encoding")
-    return text_to_bytes(text.encode("utf-8", "surrogatepass"), what)
+def _items(value: object, what: str) -> list[Any]:
+    if made_by(value, "pandas.FrozenList"):
+        value = _first(value.arguments)
+    if not isinstance(value, list | tuple):
+        raise DataError(f"{what} are not a list")
+    return list(value)
+
+
+def _take(labels: NDArray[Any], codes: NDArray[Any], what: str) -> NDArray[Any]:
+    if codes.ndim != 1 or codes.dtype.kind not in "iu":
+        raise DataError(f"{what} has codes that are not integers")
+    if len(codes) and not (int(codes.min()) >= -1 and int(codes.max()) < len(labels)):
+        raise DataError(f"{what} has codes outside its {len(labels)} labels")
+    filled = labels
+    if (codes == -1).any():
+        is_text = labels.dtype.kind == "U"
+        filled = np.append(labels, "") if is_text else np.append(exact_floats(labels, what), np.nan)
+    values: NDArray[Any] = filled[codes]  # code -1 is the entry appended
+    return values
+
+
+def _from_objects(items: list[Any], source: PickleFile, what: str) -> NDArray[Any]:
+    plain = [_plain(item, source, what) for item in items]
+    kinds = {type(item) for item in plain}
+    if kinds <= {str, type(None)}:
+        return _text_array([str(item or "") for item in plain], source, what)
+    if str in kinds:
+        raise DataError(f"{what} mixes text and numbers")
+    source.spend(8 * len(items), what)
+    if kinds == {bool}:
+        return np.array(plain, dtype=bool)
+    if kinds == {int} and all(abs(item) < 1 << 63 for item in plain if isinstance(item, int)):
+        return np.array(plain, dtype=np.int64)
+    try:
+        floats = np.array([np.nan if item is None else item for item in plain], dtype=np.float64)
+    except OverflowError as error:
+        raise DataError(f"{what} has an integer too large to be kept") from error
+    if any(isinstance(item, int) and int(value) != item for item, value in zip(plain, floats, strict=True)):
+        raise DataError(f"{what} has an integer too large to be kept beside fractions")
+    return floats
+
+
+def _plain(item: object, source: PickleFile, what: str) -> str | int | float | None:
+    if made_by(item, "numpy.scalar"):
+        dtype, data = as_dtype(_first(item.arguments), what), item.arguments[-1]
+        if dtype.kind == "O" or not isinstance(data, bytes) or len(data) != dtype.itemsize:
+            raise DataError(f"{what}: a numpy scalar of unknown form")
+        item = load(ArrayRef(dtype, (1,), (0,), data), source, what)[0].item()
+    item = _text(item)
+    if is_named(item, "pandas.NA") or (isinstance(item, float) and math.isnan(item)):
+        return None
+    if not isinstance(item, str | int | float | None):
+        raise DataError(f"{what} holds something that is neither text nor a number")
+    return item
+
+
+def _text_array(texts: list[str], source: PickleFile, what: str) -> NDArray[np.str_]:
+    """Labels as an array of fixed width, refusing what HDF5 cannot store."""
+    if any("\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text) for text in texts):
+        raise DataError(f"{what} holds text that cannot be stored: zero bytes or lone surrogates")
+    source.spend(4 * len(texts) * max((len(text) for text in texts), default=0), what)
+    return np.array(texts, dtype=str)
+
+
+def _arrow_texts(value: object, source: PickleFile, what: str) -> list[str]:
+    """Read text that pandas 3 keeps in an Arrow array, whole or in chunks; "" = missing.
+
+    An array has a bitmap of present entries (or none), offsets into its text, and UTF-8 text.
+    """
+    damaged = DataError(f"{what} holds text in a form that is not read")
+    chunks = _first(value.arguments) if made_by(value, "pyarrow.chunked_array") else [value]
+    texts: list[str] = []
+    for chunk in chunks if isinstance(chunks, list | tuple) else [None]:
+        match _first(chunk.arguments) if made_by(chunk, "pyarrow._restore_array") else None:
+            case (kind, int(length), _, int(first), [_, _, _] as parts, *_) if min(length, first) >= 0:
+                code = _first(kind.arguments) if made_by(kind, "pyarrow.type_for_alias") else None
+            case _:
+                raise damaged
+        if not isinstance(code, str) or code not in _ARROW_OFFSETS:
+            raise DataError(f"{what} holds Arrow values of type {str(code)[:40]!r}; only text is read")
+        source.spend(_BYTES_PER_TEXT * length, what)
+        buffers = [_first(part.arguments) if made_by(part, "pyarrow.py_buffer") else part for part in parts]
+        if not all(isinstance(buffer, bytes | BufferRef | None) for buffer in buffers):
+            raise damaged
+        bitmap, offsets, text = (source.load(buffer or b"", what) for buffer in buffers)
+        if length == 0:
+            continue
+        try:
+            offset_type = np.dtype(_ARROW_OFFSETS[code])
+            ends = np.frombuffer(offsets, offset_type, length + 1, offset=first * offset_type.itemsize)
+            if int(ends[0]) < 0 or int(ends[-1]) > len(text) or (np.diff(ends) < 0).any():
+                raise damaged
+            bits = np.unpackbits(
+                np.frombuffer(bitmap or b"\xff" * (first + length), np.uint8), bitorder="little"
+            )
+            is_present = bits[first : first + length]
+            texts += [
+                text[begin:end].decode("utf-8") if present else ""
+                for begin, end, present in zip(ends[:-1], ends[1:], is_present, strict=True)
+            ]
+        except (ValueError, OverflowError) as error:
+            raise damaged from error
+    return texts
+
+
+# Streaming
+
+
+class _HashedFile:
+    """A raw file that is hashed by a second thread while it is read (hashing frees the interpreter)."""
+
+    def __init__(self, raw: IO[bytes], pool: ThreadPoolExecutor) -> None:
+        self._raw: Any = raw
+        self._pool = pool
+        self._hash = hashlib.sha256()
+        # Blocks are handed out in turn and used again only after their hashing is done.
+        self._blocks = itertools.cycle([memoryview(bytearray(BLOCK_BYTES)) for _ in range(_BLOCKS)])
+        self._hashing: deque[Future[None]] = deque()
+        self._spare = memoryview(b"")
+        self._position = 0
+        self._asked = 0
+
+    def read_block(self, count: int) -> memoryview:
+        """Return up to ``count`` (at most 4 MiB) next bytes, valid until three more blocks were read."""
+        if len(self._hashing) == _BLOCKS:
+            self._hashing.popleft().result()
+        self._ask_ahead()
+        view = next(self._blocks)[:count]
+        have = 0
+        while have < len(view) and (got := self._raw.readinto(view[have:])):
+            have += got
+        self._position += have
+        self._hashing.append(self._pool.submit(self._hash.update, view[:have]))
+        return view[:have]
+
+    def _ask_ahead(self) -> None:
+        end = self._position + _AHEAD_BYTES
+        if hasattr(os, "posix_fadvise") and self._asked < end - _AHEAD_BYTES // 2:
+            os.posix_fadvise(self._raw.fileno(), self._asked, end - self._asked, os.POSIX_FADV_WILLNEED)
+            self._asked = end
+
+    def read(self, count: int) -> bytes:
+        """Return at least one and at most ``count`` next bytes; decompressors read through this."""
+        if not self._spare:
+            self._spare = self.read_block(BLOCK_BYTES)
+        piece = bytes(self._spare[:count])
+        self._spare = self._spare[count:]
+        return piece
+
+    def digest(self) -> str:
+        """Read to the end and return the sha256 of the whole file, in hexadecimal."""
+        while self.read_block(BLOCK_BYTES):
+            pass
+        for job in self._hashing:
+            job.result()
+        return self._hash.hexdigest()
+
+
+class ArrayStream:
+    """One pass over a pickle's bytes, which hands out an array's elements in the order they lie in.
+
+    Made by :func:`open_stream`.
+    """
+
+    def __init__(
+        self, source: PickleFile, ref: ArrayRef, progress: Callable[[int, int], None], files: tuple[Any, Any]
+    ) -> None:
+        self._source = source
+        self._dtype = ref.dtype
+        self._progress = progress
+        self._hashed, self._file = files
+        self._position = 0
+        self._buffer = ref.data if isinstance(ref.data, BufferRef) else BufferRef(0, 0)
+        self._end = self._buffer.offset + self._buffer.length
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._decoded = bytearray(ref.data if isinstance(ref.data, bytes) else b"")
+        #: Elements that may be taken at a time.
+        self.most = BLOCK_BYTES // ref.dtype.itemsize
+        while self._position < self._buffer.offset:
+            self._read(min(BLOCK_BYTES, self._buffer.offset - self._position))
+
+    def take(self, count: int) -> NDArray[Any]:
+        """Return the next ``count`` elements (at most ``most``); valid until three more are taken."""
+        needed = count * self._dtype.itemsize
+        if self._buffer.length and self._buffer.coding == "bytes":
+            block = self._read(needed)
+        else:
+            while len(self._decoded) < needed:
+                if self._position >= self._end:
+                    raise DataError("the responses have fewer bytes than their shape needs")
+                self._decode(min(BLOCK_BYTES, self._end - self._position))
+            block = memoryview(bytes(self._decoded[:needed]))
+            del self._decoded[:needed]
+        self._progress(self._position, self._source.length or 0)
+        return np.frombuffer(block, dtype=self._dtype)
+
+    def finish(self) -> str:
+        """Read to the file's end, checking what compression keeps there; return the file's sha256.
+
+        Raises
+        ------
+        DataError
+            When the array has bytes that its shape does not need, or the file is damaged.
+        """
+        left = self._end - self._position
+        self._decode(0)
+        if left > 0 or self._decoded:
+            raise DataError(
+                f"the responses have {left + len(self._decoded)} bytes more than their shape needs"
+            )
+        while self._file is not self._hashed and self._file.read(BLOCK_BYTES):
+            pass
+        sha256: str = self._hashed.digest()
+        self._progress(self._source.length or 0, self._source.length or 0)
+        return sha256
+
+    def _read(self, count: int) -> memoryview:
+        try:
+            is_plain = self._file is self._hashed
+            block = memoryview(self._hashed.read_block(count) if is_plain else self._file.read(count))
+        except gzip.BadGzipFile:
+            raise  # an OSError too, but about the contents
+        except OSError as error:
+            raise self._source.unreadable(error) from error
+        self._position += len(block)
+        if len(block) < count:
+            raise self._source.ends_early(self._position, self._position + count - len(block))
+        return block
+
+    def _decode(self, count: int) -> None:
+        """Decode the next ``count`` bytes of text that stands for bytes; 0 at its end."""
+        try:
+            data = bytes(self._read(count)) if count else b""
+            self._decoded += self._decoder.decode(data, final=not count).encode("latin-1")
+        except UnicodeError as error:
+            raise DataError(f"the responses are text that does not stand for bytes ({error})") from error
+
+
+@contextmanager
+def open_stream(
+    source: PickleFile, ref: ArrayRef, progress: Callable[[int, int], None]
+) -> Iterator[ArrayStream]:
+    """Open a pickle for one pass over all its bytes, and stream one of its arrays.
+
+    Parameters
+    ----------
+    source, ref
+        The pickle, and the array in it.
+    progress
+        Called with the bytes of the pickle done, and in all.
+
+    Raises
+    ------
+    DataError
+        When a compressed file is damaged, or the file changed since it was opened.
+    """
+    with ThreadPoolExecutor(1) as pool, source.path.open("rb", buffering=0) as raw:
+        hashed = _HashedFile(raw, pool)
+        with source.decompress(hashed) as file:
+            yield ArrayStream(source, ref, progress, (hashed, file))
+    if file_state(source.path) != source.state:
+        raise DataError(f"{source.path}: changed while it was being read; try again")

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from mvkit.errors import DataError
 from mvkit.files import check_link, look_at
 from mvkit.images.sources.base import TRAIN, VAL, Item, SourceFile, SplitSource, described
-from mvkit.images.sources.inert_pickle import array_of, load_pickle, texts
+from mvkit.neural.pickle_arrays import array_ref, load
+from mvkit.neural.pickle_reader import PickleFile, name_file_in_errors, read_pickle
 
 KIND: Final = "cifar10"
 SIDE_PX: Final = 32
@@ -82,10 +83,14 @@ def read_batch(path: Path, n_classes: int) -> tuple[NDArray[np.uint8], NDArray[n
     DataError
         If the file is damaged, or images and labels do not fit each other or the classes.
     """
-    content = load_pickle(path)
+    source, content = _open_batch(path)
     if "data" not in content or "labels" not in content:
         raise DataError(f"{path}: not a batch of CIFAR-10 (no 'data' or no 'labels')")
-    data, labels = array_of(path, content["data"]), content["labels"]
+    with name_file_in_errors(path):
+        pixels, labels = array_ref(content["data"], "'data'"), content["labels"]
+        if pixels.dtype != np.uint8 or len(pixels.shape) != 2:
+            raise DataError("its 'data' is no array of bytes with a row per image")
+        data = load(pixels, source, "'data'")
     if data.shape[1] != 3 * SIDE_PX**2:
         raise DataError(f"{path}: images of {data.shape[1]} bytes, not 3 x {SIDE_PX} x {SIDE_PX}")
     if not (isinstance(labels, list) and len(labels) == len(data)):
@@ -97,10 +102,20 @@ def read_batch(path: Path, n_classes: int) -> tuple[NDArray[np.uint8], NDArray[n
     return np.ascontiguousarray(images), np.asarray(labels, np.int64)
 
 
+def _open_batch(path: Path) -> tuple[PickleFile, dict[object, object]]:
+    source = PickleFile(path)
+    content = read_pickle(source)
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: not a batch of CIFAR-10 (holds a {type(content).__name__}, not a dict)")
+    return source, content
+
+
 def _class_names(folder: Path) -> tuple[str, ...]:
-    if not (folder / _NAMES).is_file():
+    path = folder / _NAMES
+    if not path.is_file():
         return CLASSES
-    names = texts(load_pickle(folder / _NAMES).get("label_names"))
-    if len(names) != len(CLASSES):
-        raise DataError(f"{folder / _NAMES}: {len(names)} names of classes, not {len(CLASSES)}")
-    return names
+    names = _open_batch(path)[1].get("label_names")
+    if not isinstance(names, list) or len(names) != len(CLASSES):
+        raise DataError(f"{path}: its 'label_names' are not {len(CLASSES)} names of classes")
+    # Python 2 wrote text as bytes.
+    return tuple(name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in names)

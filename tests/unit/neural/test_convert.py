@@ -15,7 +15,7 @@ import pytest
 import xarray as xr
 
 from mvkit.errors import DataError, UsageError
-from mvkit.neural import convert_pickle, response_streaming
+from mvkit.neural import convert, convert_pickle
 
 TIME = "time_relative_to_stimulus_onset"
 
@@ -134,9 +134,9 @@ def test_compressed_files_are_told_by_content(
 def test_several_compressed_parts_are_read_as_one(
     pickled: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mvkit.neural import pickle_stream
+    from mvkit.neural import pickle_arrays
 
-    monkeypatch.setattr(pickle_stream, "BLOCK_BYTES", 4096)  # so that parts end anywhere in a block
+    monkeypatch.setattr(pickle_arrays, "BLOCK_BYTES", 4096)  # so that parts end anywhere in a block
     made = pickled()
     data = made.path.read_bytes()
     pieces = [data[start : start + 30_000] for start in range(0, len(data), 30_000)]
@@ -162,14 +162,25 @@ def test_large_slabs_get_thinner_chunks(
 ) -> None:
     made = pickled()
     one_trial = made.values[0].size
-    monkeypatch.setattr(response_streaming, "MOST_HELD_BYTES", 3 * one_trial)
+    monkeypatch.setattr(convert, "MOST_HELD_BYTES", 3 * one_trial)
     convert_pickle(made.path, tmp_path / "out.h5", dataset="neuropixels")
     dataset = opened(tmp_path / "out.h5")
     require_same(dataset, made, has_time=True)
     assert dataset["responses"].encoding["chunksizes"][0] == 3
-    monkeypatch.setattr(response_streaming, "MOST_HELD_BYTES", one_trial - 1)
+    monkeypatch.setattr(convert, "MOST_HELD_BYTES", one_trial - 1)
     with pytest.raises(DataError, match="more than can be held"):
         convert_pickle(made.path, tmp_path / "none.h5", dataset="neuropixels")
+
+
+def test_a_recording_without_units_is_refused(pickled: Any, tmp_path: Path) -> None:
+    import pickle
+
+    made = pickled(has_time=False)
+    content = pickle.loads(made.path.read_bytes())
+    content["neural_data"] = content["neural_data"].isel(units=slice(0, 0))
+    made.path.write_bytes(pickle.dumps(content))
+    with pytest.raises(DataError, match=r"recording\.pkl: the responses are empty"):
+        convert_pickle(made.path, tmp_path / "out.h5", dataset="calcium")
 
 
 def test_responses_to_some_frames_get_their_own_stimuli(pickled: Any, tmp_path: Path) -> None:

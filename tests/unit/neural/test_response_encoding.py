@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mvkit.errors import DataError
+from mvkit.neural.convert import CountEncoder, FloatEncoder, NotCountsError
 from mvkit.neural.layout import decode
-from mvkit.neural.response_encoding import CountEncoder, FloatEncoder, NotCountsError
 
 
 def test_every_count_and_nothing_else_is_stored() -> None:

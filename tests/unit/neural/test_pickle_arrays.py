@@ -11,20 +11,19 @@ import pandas as pd
 import pytest
 
 from mvkit.errors import DataError
-from mvkit.neural import pickle_arrays, pickle_columns, pickle_source
-from mvkit.neural.pickle_machine import load_inert
-from mvkit.neural.pickle_source import PickleSource
+from mvkit.neural import pickle_arrays, pickle_reader
+from mvkit.neural.pickle_reader import Name, PickleFile, Record, read_pickle
 
 
 @pytest.fixture
 def inert(tmp_path: Path) -> Any:
     """Return a function that pickles an object and gives its inert form and source."""
 
-    def make(value: object, protocol: int = 4) -> tuple[Any, PickleSource]:
+    def make(value: object, protocol: int = 4) -> tuple[Any, PickleFile]:
         path = tmp_path / "value.pkl"
         path.write_bytes(pickle.dumps(value, protocol=protocol))
-        source = PickleSource(path)
-        return load_inert(source), source
+        source = PickleFile(path)
+        return read_pickle(source), source
 
     return make
 
@@ -78,11 +77,22 @@ def test_a_shape_that_needs_other_bytes_is_refused(inert: Any) -> None:
 
 
 def test_loading_has_a_budget(inert: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pickle_source, "MOST_LOADED", 100_000)
+    monkeypatch.setattr(pickle_reader, "MOST_LOADED", 100_000)
     value, source = inert(np.zeros(10_000))
     with pytest.raises(DataError, match="80,000 bytes"):
         for _ in range(2):
             pickle_arrays.load(pickle_arrays.array_ref(value, "it"), source, "it")
+
+
+def test_one_chunk_of_text_named_many_times_has_a_budget(inert: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pickle_reader, "MOST_LOADED", 100_000)
+    value, source = inert(pd.Index(pd.array(["x", "yy", None], dtype="string[pyarrow]")))
+    state = value.arguments[1]["data"].state
+    state["_pa_array"] = Record(Name("pyarrow.chunked_array"), (chunks := [state["_pa_array"]] * 2, None))
+    assert pickle_arrays.index_values(value, source, "it").tolist() == ["x", "yy", "", "x", "yy", ""]
+    chunks *= 1000
+    with pytest.raises(DataError, match="all but the responses may take 100,000"):
+        pickle_arrays.index_values(value, source, "it")
 
 
 @pytest.mark.parametrize("protocol", [2, 4, 5])
@@ -109,7 +119,7 @@ def test_loading_has_a_budget(inert: Any, monkeypatch: pytest.MonkeyPatch) -> No
 )
 def test_labels_come_out_as_columns(inert: Any, index: Any, wanted: list[Any], protocol: int) -> None:
     value, source = inert(index, protocol)
-    np.testing.assert_array_equal(pickle_columns.index_values(value, source, "it"), wanted)
+    np.testing.assert_array_equal(pickle_arrays.index_values(value, source, "it"), wanted)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +138,7 @@ def test_labels_come_out_as_columns(inert: Any, index: Any, wanted: list[Any], p
 def test_labels_that_cannot_be_kept_are_refused(inert: Any, index: Any) -> None:
     with pytest.raises(DataError):
         value, source = inert(index)
-        pickle_columns.index_values(value, source, "it")
+        pickle_arrays.index_values(value, source, "it")
 
 
 @pytest.mark.parametrize("protocol", [2, 4, 5])
@@ -141,7 +151,7 @@ def test_code_minus_one_is_a_missing_entry(inert: Any, protocol: int) -> None:
         "nothing": [np.nan, np.nan, np.nan],
     }
     value, source = inert(pd.MultiIndex.from_arrays(list(columns.values()), names=list(columns)), protocol)
-    read = pickle_columns.level_columns(value, source, "it")
+    read = pickle_arrays.level_columns(value, source, "it")
     assert list(read) == list(columns)
     np.testing.assert_array_equal(read["whole"], [7.0, np.nan, 5.0])
     np.testing.assert_array_equal(read["complete"], [7, 7, 5])
@@ -156,17 +166,17 @@ def test_damaged_indexes_are_refused(inert: Any) -> None:
     for key, bad in {
         "levels": lambda items: items[:1],
         "names": lambda items: ["one", "one"],
-        "codes": lambda items: [items[0], pickle_columns],
+        "codes": lambda items: [items[0], pickle_arrays],
     }.items():
         value, source = inert(index)
         contents = value.arguments[1]
         contents[key] = bad(contents[key])
         with pytest.raises(DataError):
-            pickle_columns.level_columns(value, source, "it")
+            pickle_arrays.level_columns(value, source, "it")
     value, source = inert(pd.RangeIndex(3))
     value.arguments[1].update(start=0, stop=1 << 40, step=1)
     with pytest.raises(DataError, match="range of more than"):
-        pickle_columns.index_values(value, source, "it")
+        pickle_arrays.index_values(value, source, "it")
 
 
 def test_codes_outside_the_labels_are_refused(inert: Any) -> None:
@@ -176,4 +186,4 @@ def test_codes_outside_the_labels_are_refused(inert: Any) -> None:
     for data in (b"\x00\x02", b"\xfe\x00"):
         code.state = (version, shape, dtype, order, data)
         with pytest.raises(DataError, match="outside its 2 labels"):
-            pickle_columns.level_columns(value, source, "it")
+            pickle_arrays.level_columns(value, source, "it")

@@ -1,4 +1,4 @@
-"""The pickle machine: what it builds, and everything it refuses."""
+"""The pickle reader: what it builds, and everything it refuses."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ from typing import Any
 import pytest
 
 from mvkit.errors import DataError
-from mvkit.neural import pickle_machine, pickle_stack
-from mvkit.neural.pickle_machine import load_inert
-from mvkit.neural.pickle_source import BufferRef, PickleSource
-from mvkit.neural.pickle_values import Name, Record
+from mvkit.neural import pickle_reader
+from mvkit.neural.pickle_reader import BufferRef, Name, PickleFile, Record, read_pickle
 
 PROTO4 = b"\x80\x04"
 
@@ -25,7 +23,7 @@ def load(tmp_path: Path) -> Any:
     def load_bytes(data: bytes) -> Any:
         path = tmp_path / "some.pkl"
         path.write_bytes(data)
-        return load_inert(PickleSource(path))
+        return read_pickle(PickleFile(path))
 
     return load_bytes
 
@@ -50,13 +48,13 @@ def test_plain_data_comes_back_as_python_loads_it(load: Any, protocol: int) -> N
     assert loaded["shared"][0] is loaded["shared"][1]
 
 
-@pytest.mark.parametrize("protocol", [3, 4, 5])
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_bytes_come_back_small_or_as_references(load: Any, tmp_path: Path, protocol: int) -> None:
     small, large = b"\x00\xff", bytes(range(256)) * 1000
     loaded = load(pickle.dumps([small, large], protocol=protocol))
     assert loaded[0] == small
     assert isinstance(loaded[1], BufferRef)
-    assert PickleSource(tmp_path / "some.pkl").read(loaded[1]) == large
+    assert PickleFile(tmp_path / "some.pkl").load(loaded[1], "it") == large
 
 
 def test_sets_come_back_as_lists(load: Any) -> None:
@@ -69,7 +67,7 @@ def test_allowed_names_become_labels_and_calls_become_records(load: Any) -> None
         PROTO4 + text("numpy") + text("dtype") + b"\x93" + text("f8") + b"\x85R" + text("state") + b"b."
     )
     assert isinstance(loaded, Record)
-    assert (loaded.maker.module, loaded.maker.name) == ("numpy", "dtype")
+    assert loaded.maker == Name("numpy.dtype")
     assert loaded.arguments == ("f8",)
     assert loaded.state == "state"
     assert isinstance(load(b"\x80\x02cnumpy\nndarray\n."), Name)
@@ -92,6 +90,7 @@ def test_ordered_dictionaries_become_dictionaries(load: Any) -> None:
         ("os", "system"), ("posix", "system"), ("builtins", "eval"), ("builtins", "getattr"),
         ("subprocess", "Popen"), ("pandas", "read_pickle"), ("numpy", "load"), ("numpy.core.multiarray", "x"),
         ("numpy", "dtype.__class__"), ("xarray.core.dataarray", "DataArray.__init__"), ("", ""),
+        ("numpy.evil", "dtype"), ("evil", "OrderedDict"),
     ],
 )  # fmt: skip
 def test_other_names_are_refused_with_name_and_offset(load: Any, module: str, name: str) -> None:
@@ -174,8 +173,8 @@ def test_dictionary_keys_are_never_hashed_deeply(load: Any) -> None:
 
 
 def test_work_and_memory_are_bounded(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pickle_machine, "MOST_INSTRUCTIONS", 1000)
-    monkeypatch.setattr(pickle_stack, "MOST_SMALL_BYTES", 10_000)
+    monkeypatch.setattr(pickle_reader, "MOST_INSTRUCTIONS", 1000)
+    monkeypatch.setattr(pickle_reader, "MOST_SMALL_BYTES", 10_000)
     with pytest.raises(DataError, match="more than 1,000 instructions"):
         load(PROTO4 + b"]" * 2000 + b".")
     with pytest.raises(DataError, match="more than 10,000 bytes"):
@@ -184,6 +183,27 @@ def test_work_and_memory_are_bounded(load: Any, monkeypatch: pytest.MonkeyPatch)
     make = text("collections") + text("OrderedDict") + b"\x93h\x00\x85R"
     with pytest.raises(DataError, match="more than 10,000 bytes"):
         load(PROTO4 + one_list + make * 10 + b".")
+
+
+def test_a_refusal_names_the_instruction_and_its_place(load: Any) -> None:
+    with pytest.raises(DataError, match=r"byte 4: a call of something that is not .* \(REDUCE\)$"):
+        load(b"\x80\x02N)R.")
+    with pytest.raises(DataError, match=r"byte 4: it names os\.system.*nothing was run \(GLOBAL\)$"):
+        load(b"\x80\x02" + b"NN" + b"cos\nsystem\n.")
+
+
+def test_a_file_that_cannot_be_read_is_an_error_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "some.pkl"
+    path.write_bytes(b"\x80\x02N.")
+
+    def deny(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", deny)
+    with pytest.raises(DataError, match=r"some\.pkl: could not be read: Permission denied"):
+        PickleFile(path)
 
 
 def test_files_that_are_no_pickles_are_called_what_they_are(tmp_path: Path) -> None:
@@ -200,6 +220,6 @@ def test_files_that_are_no_pickles_are_called_what_they_are(tmp_path: Path) -> N
         path = tmp_path / "some.pkl"
         path.write_bytes(data)
         with pytest.raises(DataError, match=reason):
-            load_inert(PickleSource(path))
+            read_pickle(PickleFile(path))
     with pytest.raises(DataError, match="no such file"):
-        PickleSource(tmp_path / "absent.pkl")
+        PickleFile(tmp_path / "absent.pkl")
