@@ -28,7 +28,7 @@ _KIND, _KEY = "kind", "key"
 
 @dataclass(frozen=True)
 class Entry:
-    """What is kept under a key.
+    """What is cached under a key.
 
     Attributes
     ----------
@@ -53,7 +53,7 @@ class Store:
     """
 
     folder: Path
-    # A sweep keeps thousands of results: a full disk is worth one warning.
+    # A sweep caches thousands of results: a full disk is worth one warning.
     _told: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
     def path(self, kind: str, key: str) -> Path:
@@ -81,7 +81,7 @@ class Store:
     def write(
         self, kind: str, key: str, arrays: Mapping[str, NDArray[Any]], about: Mapping[str, object]
     ) -> None:
-        """Keep an entry, replacing one of the same key.
+        """Cache an entry, replacing one of the same key.
 
         A folder that cannot be written, or a full disk, costs a warning, the first time.
 
