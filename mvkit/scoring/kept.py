@@ -86,6 +86,7 @@ class StoredScores:
         }
         # Responses are large, and every layer asks for their digest.
         self._digests: dict[int, tuple[RecordingLike, str]] = {}
+        self._warned: set[str] = set()
 
     def key(self, layer: str, recording: RecordingLike) -> str:
         """Return under what the scores of a layer and a recording are kept: sha256 (hex)."""
@@ -100,11 +101,14 @@ class StoredScores:
         if kept is None:
             return None
         if not probes_agree(kept.probe, self._layers[layer].fingerprint):
-            log.warning(
-                "layer '%s': the first images give other features than when its scores were cached; "
-                "they are measured anew",
-                layer,
-            )
+            # Once for all its recordings: whoever edits a network's code sees it of every layer.
+            if layer not in self._warned:
+                self._warned.add(layer)
+                log.warning(
+                    "layer '%s': the first images give other features than when its scores were cached; "
+                    "they are measured anew",
+                    layer,
+                )
             return None
         return kept.scores
 

@@ -60,7 +60,7 @@ class KeptCoordinates:
             log.warning("%s: incomplete, the coordinates are made anew (%s)", path, error)
             return None
         if not probes_agree(probe, self._layers[name].fingerprint):
-            log.warning("layer '%s': the first images give other features than were cached", name)
+            log.info("layer '%s': the first images give other features than were cached", name)
             return None
         return kept
 

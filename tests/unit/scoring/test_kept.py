@@ -246,7 +246,8 @@ def test_scores_of_another_fingerprint_are_not_believed(
     with caplog.at_level(logging.WARNING):
         scored(features, recordings, tmp_path, identities=other)
     assert sum(layers for layers, _ in done) == 3
-    assert "layer 'bb': the first images give other features" in caplog.text
+    warnings = [record.getMessage() for record in caplog.records]
+    assert len(warnings) == 1 and warnings[0].startswith("layer 'bb': the first images give other features")
 
 
 def test_damaged_entries_are_measured_again(
