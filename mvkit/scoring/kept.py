@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-import mvkit
+from mvkit import versions
 from mvkit.jsonable import digest_of
 from mvkit.scoring.identity import recordings_digest
 from mvkit.scoring.recordings import RecordingLike
@@ -20,7 +18,6 @@ from mvkit.scoring.settings import ScoreSettings
 from mvkit.scoring.unit_columns import UnitScores
 from mvkit.store.entries import Store
 from mvkit.store.probes import probes_agree
-from mvkit.versions import installed_versions
 
 log = logging.getLogger(__name__)
 
@@ -54,12 +51,7 @@ class Identified(Protocol):
 
 def sources_digest() -> str:
     """Return the sha256 (hex) of the sources that scores come from, so that edited code makes new ones."""
-    package = Path(mvkit.__file__).parent
-    state = hashlib.sha256()
-    for path in [package / "draws.py", *sorted((package / "scoring").rglob("*.py"))]:
-        state.update(path.relative_to(package).as_posix().encode() + b"\0")
-        state.update(hashlib.sha256(path.read_bytes()).digest())
-    return state.hexdigest()
+    return versions.sources_digest("draws.py", "scoring")
 
 
 class StoredScores:
@@ -82,7 +74,7 @@ class StoredScores:
         self._common = {
             "protocol": settings.protocol(),
             "sources": sources_digest(),
-            "versions": installed_versions("numpy", "scipy", "numba", *sklearn),
+            "versions": versions.installed_versions("numpy", "scipy", "numba", *sklearn),
         }
         # Responses are large, and every layer asks for their digest.
         self._digests: dict[int, tuple[RecordingLike, str]] = {}

@@ -218,12 +218,10 @@ def test_other_code_or_another_key_is_a_miss(
 
 
 def test_edited_sources_have_another_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import mvkit
-
     (tmp_path / "scoring").mkdir()
     (tmp_path / "draws.py").write_text("a = 1\n")
     (tmp_path / "scoring" / "pls.py").write_text("b = 1\n")
-    monkeypatch.setattr(mvkit, "__file__", str(tmp_path / "__init__.py"))
+    monkeypatch.setattr("mvkit.versions.__file__", str(tmp_path / "versions.py"))
     before = kept_module.sources_digest()
     assert before == kept_module.sources_digest()
     (tmp_path / "scoring" / "pls.py").write_text("b = 2\n")
