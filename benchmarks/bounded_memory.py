@@ -66,8 +66,7 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
     from mvkit import extract, load_model
     from mvkit.features.forward_pass import ForwardPass
     from mvkit.features.stimuli import open_stimuli
-    from mvkit.scoring.mappings import MAPPINGS
-    from mvkit.scoring.preparing import prepare_layers
+    from mvkit.scoring.maps import MAPPINGS, prepare_layers
     from mvkit.scoring.protocol import splits_of
     from mvkit.scoring.settings import ScoreSettings
 

@@ -31,11 +31,16 @@ from sklearn.cross_decomposition import PLSRegression
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
-from mvkit.scoring.ceilings.draws import PairDraws, PairSize, draw_pair
-from mvkit.scoring.ceilings.measure import measure_ceiling, pairs_of
-from mvkit.scoring.ceilings.pairs import score_pair
-from mvkit.scoring.ceilings.sources import pooled_responses
-from mvkit.scoring.mappings import MAPPINGS
+from mvkit.scoring.ceilings import (
+    PairDraws,
+    PairSize,
+    draw_pair,
+    measure_ceiling,
+    pairs_of,
+    pool_responses,
+    score_pair,
+)
+from mvkit.scoring.maps import MAPPINGS
 from mvkit.scoring.protocol import ImageSplit, image_splits
 from mvkit.scoring.settings import ScoreSettings
 
@@ -99,7 +104,7 @@ def compare(recordings: list[Simulated], *, n_halves: int, n_sklearn: int) -> tu
     cost = np.array([len(recordings[pair.target].unit_ids) + pair.n_kept for pair in pairs])
     pair = pairs[int(np.abs(cost - cost.mean()).argmin())]
     target = recordings[pair.target].responses
-    source = pooled_responses([recordings[index].responses for index in pair.sources])
+    source = pool_responses([recordings[index].responses for index in pair.sources])
     split = image_splits(N_IMAGES, n_splits=1, train_fraction=0.5)[0]
     draws = draw_pair(PairSize(N_TRIALS, N_TRIALS, N_IMAGES, source.shape[2], pair.n_kept), settings)
     times = []

@@ -11,13 +11,17 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from mvkit.neural.simulated_population import SimulatedPopulation, noise_deviation
-from mvkit.scoring.correction import noise_corrected, reasons_for_gaps
-from mvkit.scoring.halvings import HalvingScores
-from mvkit.scoring.mappings import MAPPINGS
-from mvkit.scoring.protocol import ImageSplit, halving_weights, splits_of
+from mvkit.scoring.correlation import correct_for_noise, reasons_for_gaps
+from mvkit.scoring.maps import MAPPINGS
+from mvkit.scoring.protocol import (
+    ImageSplit,
+    SplitHalfScores,
+    split_half_weights,
+    splits_of,
+    training_targets,
+)
+from mvkit.scoring.run import unit_scores
 from mvkit.scoring.settings import ScoreSettings
-from mvkit.scoring.targets import training_targets
-from mvkit.scoring.unit_columns import unit_scores
 
 Array = NDArray[np.float64]
 ESTIMATORS = ("mean-of-corrected", "corrected-mean")
@@ -74,22 +78,22 @@ def true_predictivity(
     return truth / len(ready.splits)
 
 
-def measured(responses: Array, ready: Prepared) -> HalvingScores:
+def measured(responses: Array, ready: Prepared) -> SplitHalfScores:
     """Score one specimen by every split and halving, as score_features does."""
     mapping, settings = MAPPINGS[ready.settings.mapping], ready.settings
-    weights = halving_weights(responses.shape[0], responses.shape[1], settings)
+    weights = split_half_weights(responses.shape[0], responses.shape[1], settings)
     with threadpool_limits(limits=1):
         return mapping.score(responses, weights, ready.splits, [ready.layer], settings)[0]
 
 
-def estimates(halvings: HalvingScores, settings: ScoreSettings) -> dict[tuple[str, str], Any]:
+def estimates(halvings: SplitHalfScores, settings: ScoreSettings) -> dict[tuple[str, str], Any]:
     """Condense the same halvings by every (estimator, correction): the columns of each unit."""
     found = {}
     parts = (halvings.r_cross, halvings.r_map, halvings.r_target)
     for correction in CORRECTIONS:
         for estimator in ESTIMATORS:
             chosen = settings.model_copy(update={"correction": correction, "estimator": estimator})
-            scores = noise_corrected(*parts, chosen)
+            scores = correct_for_noise(*parts, chosen)
             drops = reasons_for_gaps(scores, parts, np.zeros_like(halvings.drops))
             again = replace(halvings, scores=scores, drops=drops)
             found[estimator, correction] = unit_scores(again, "", chosen).columns

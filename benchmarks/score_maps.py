@@ -27,9 +27,8 @@ from sklearn.cross_decomposition import PLSRegression
 from sklearn.linear_model import ElasticNet, Lasso, Ridge, RidgeCV
 from threadpoolctl import threadpool_limits
 
-from mvkit.scoring.mappings import MAPPINGS
-from mvkit.scoring.protocol import halving_weights, splits_of, trial_orders
-from mvkit.scoring.rows import MapRow
+from mvkit.scoring.maps import MAPPINGS, Map
+from mvkit.scoring.protocol import split_half_weights, splits_of, trial_orders
 from mvkit.scoring.settings import RIDGE_GRID, ScoreSettings
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -143,7 +142,7 @@ def with_mvkit(features: Array, responses: Array, settings: ScoreSettings) -> tu
     """Score as ``mvkit score`` does; seconds of CPU time and (n_splits, n_halves, n_units)."""
     row = MAPPINGS[settings.mapping]
     splits = splits_of(N_IMAGES, settings)
-    weights = halving_weights(responses.shape[0], N_IMAGES, settings)
+    weights = split_half_weights(responses.shape[0], N_IMAGES, settings)
     begin = time.process_time()
     prepared = row.prepare("features", features, splits, settings)
     scores = row.score(responses, weights, splits, [prepared], settings)[0].scores
@@ -202,7 +201,7 @@ def compare(options: argparse.Namespace) -> int:
         beside_pls = f"{relative:8.2f}" if name not in SLOW else f"{'':8}"
         if name not in SLOW and relative > 1:
             slower.append(name)
-        n_fits = 2 * n_splits * n_halves if isinstance(MAPPINGS[settings.mapping], MapRow) else n_halves
+        n_fits = 2 * n_splits * n_halves if isinstance(MAPPINGS[settings.mapping], Map) else n_halves
         ratio = looped / ours
         print(f"{name:12}{n_fits:7}{ours:9.3f}{beside_pls}{looped:10.1f}{ratio:13.0f}x  {difference:.1e}")
     print(f"loops timed on {options.loop_halves} halvings of one split and extrapolated")

@@ -22,9 +22,9 @@ from sklearn.cross_decomposition import PLSRegression
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
-from mvkit.scoring.mappings import MAPPINGS
+from mvkit.scoring.gram import layer_coordinates, split_coordinates
+from mvkit.scoring.maps import MAPPINGS
 from mvkit.scoring.protocol import ImageSplit, halves_of, image_splits, trial_orders
-from mvkit.scoring.reduction import layer_coordinates, split_coordinates
 from mvkit.scoring.settings import ScoreSettings
 
 Array = NDArray[np.float64]

@@ -7,7 +7,7 @@ import pandas as pd
 
 from mvkit.neural.simulated_population import simulate_population
 from mvkit.scoring import ScoreSettings
-from mvkit.scoring.ceilings.measure import measure_ceiling
+from mvkit.scoring.ceilings import measure_ceiling
 
 N_ANIMALS, N_UNITS, N_TRIALS, N_POPULATIONS = 4, 30, 20, 5
 RELIABILITIES = (0.3, 0.5, 0.7, 0.9, 0.95, 1.0)

@@ -20,7 +20,7 @@ from known_truth import (
 )
 
 from mvkit.neural.simulated_population import SimulatedPopulation, simulate_population
-from mvkit.scoring.halvings import HalvingScores
+from mvkit.scoring.protocol import SplitHalfScores
 from mvkit.scoring.settings import ScoreSettings
 
 COMBINATIONS = tuple((estimator, correction) for correction in CORRECTIONS for estimator in ESTIMATORS)
@@ -93,7 +93,7 @@ def _cell(
     return Cell(reliability, n_trials, truth.shape[1], truth, noise_free, scores, parts)
 
 
-def _parts(halvings: HalvingScores) -> dict[str, Array]:
+def _parts(halvings: SplitHalfScores) -> dict[str, Array]:
     """Return what dropping does: means of the correlations over all halvings and over those that are kept."""
     kept = (halvings.r_map > 0) & (halvings.r_target > 0)
     number = np.maximum(kept.sum(axis=(0, 1)), 1)

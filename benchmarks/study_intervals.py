@@ -11,9 +11,8 @@ from known_truth import Array, prepare, true_predictivity
 
 from mvkit.neural.simulated_population import SimulatedPopulation, drawn_shares, simulate_population
 from mvkit.scoring import Scores, ScoreSettings, score_features
-from mvkit.scoring.statistics.comparison import compare_models
-from mvkit.scoring.statistics.fractions import fraction_of_ceiling
-from mvkit.scoring.statistics.intervals import median_interval
+from mvkit.scoring.comparison import compare_models, fraction_of_ceiling
+from mvkit.scoring.intervals import median_interval
 
 #: Centre and standard deviation of the simulated scores of units.
 CENTRE, SPREAD = 0.45, 0.2

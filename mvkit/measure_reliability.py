@@ -35,7 +35,7 @@ from mvkit.neural.reliability_columns import (
 from mvkit.neural.reliability_report import ReliabilityReport, reliability_by_area
 from mvkit.paths import home_dir
 from mvkit.scoring.protocol import halves_of, trial_orders_in_sequence
-from mvkit.scoring.reliability_moments import split_half_moments
+from mvkit.scoring.reliability import split_half_moments
 
 Progress = Callable[[int, int], None]
 _MOST_THREADS = 4

@@ -50,12 +50,12 @@ def measured_ceiling(
     Returns
     -------
     ceiling
-        See :func:`mvkit.scoring.ceilings.measure.measure_ceiling`.
+        See :func:`mvkit.scoring.ceilings.measure_ceiling`.
     was_kept
         Whether it had been measured before.
     """
-    from mvkit.scoring.ceilings.cache import cached_ceiling
-    from mvkit.scoring.ceilings.measure import measure_ceiling
+    from mvkit.scoring.ceiling_cache import cached_ceiling
+    from mvkit.scoring.ceilings import measure_ceiling
 
     n_jobs, context = worker_number(resources), dataset_context(dataset)
     if not resources.cache:
@@ -68,12 +68,12 @@ def measured_ceiling(
 def fractions_by_choice(scores: Scores, ceiling: Scores) -> DataFrame:
     """Return scores as fractions of a ceiling by both choices of layers, told apart by a column.
 
-    See :func:`mvkit.scoring.statistics.fractions.fraction_of_ceiling`.
+    See :func:`mvkit.scoring.comparison.fraction_of_ceiling`.
     """
     import pandas
 
-    from mvkit.scoring.statistics.fractions import fraction_of_ceiling
-    from mvkit.scoring.statistics.layer_choice import CHOICES
+    from mvkit.scoring.comparison import fraction_of_ceiling
+    from mvkit.scoring.layer_choice import CHOICES
 
     return pandas.concat(
         [fraction_of_ceiling(scores, ceiling, choice=choice) for choice in CHOICES], ignore_index=True
@@ -135,8 +135,8 @@ def refuse_other_protocols(
     import numpy as np
 
     from mvkit.scoring import Scores
-    from mvkit.scoring.identity import recordings_digest
-    from mvkit.scoring.statistics.same_protocol import protocol_differences
+    from mvkit.scoring.comparison import protocol_differences
+    from mvkit.scoring.protocol import recordings_digest
 
     if not earlier:
         return

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from mvkit.scoring import ScoreSettings
-    from mvkit.scoring.recordings import RecordingLike
+    from mvkit.scoring.settings import RecordingLike
 
 #: Float64 blocks at a time while a layer is prepared: its features, their deviations, a factorisation.
 _BLOCKS = 3
@@ -152,9 +152,8 @@ def estimate_run(request: ScoreRequest, *, remark: Remark) -> ResourceEstimate:
     UsageError, RecipeError, CheckpointError, DataError
         As :func:`mvkit.score_run.run_score`.
     """
-    from mvkit.scoring.ceilings.cache import is_kept
-    from mvkit.scoring.checks import check_recordings
-    from mvkit.scoring.pairs import populations
+    from mvkit.scoring.ceiling_cache import is_kept
+    from mvkit.scoring.run import check_recordings, populations
 
     run = open_run(request, remark=remark)
     resources, settings = request.resources, run.settings
@@ -189,11 +188,11 @@ def _estimate_model(
     name: str, opened: OpenedLayers, compared: Sequence[RecordingLike], estimate: ResourceEstimate
 ) -> ModelEstimate:
     from mvkit.features.scratch import IN_MEMORY_BYTES
-    from mvkit.scoring.feature_blocks import BLOCK_FEATURES
+    from mvkit.scoring.gram import BLOCK_FEATURES
     from mvkit.scoring.kept_coordinates import KeptCoordinates
-    from mvkit.scoring.mappings import MAPPINGS
-    from mvkit.scoring.maps.sparse import sparse_bytes
+    from mvkit.scoring.maps import MAPPINGS
     from mvkit.scoring.protocol import splits_of
+    from mvkit.scoring.sparse import sparse_bytes
 
     settings, n_images = estimate.settings, estimate.n_images
     cache = opened.kept_scores(settings)

@@ -24,9 +24,8 @@ if TYPE_CHECKING:
     from mvkit.features.identity import LayerKey
     from mvkit.neural import NeuralDataset, Recording
     from mvkit.scoring import Scores, ScoreSettings
-    from mvkit.scoring.inner_products import InnerProducts
-    from mvkit.scoring.kept import KeptScores
-    from mvkit.scoring.pairs import LayerSource
+    from mvkit.scoring.gram import GramMatrix
+    from mvkit.scoring.run import KeptScores, LayerSource
 
 
 @dataclass(frozen=True)
@@ -166,7 +165,7 @@ def _of_model(
     from mvkit.features.stimuli import open_stimuli
     from mvkit.models.base import VisionModel
     from mvkit.models.foreign.wrappers import unwrapped
-    from mvkit.scoring.pairs import LayerSource
+    from mvkit.scoring.run import LayerSource
 
     network = unwrapped(model)
     journey = ForwardPass(
@@ -199,7 +198,7 @@ def _of_model(
     return replace(opened, infos=journey.look().layers, images_per_batch=journey.images_per_batch)
 
 
-def _products(device: str) -> InnerProducts | None:
+def _products(device: str) -> GramMatrix | None:
     """Return what forms inner products on a device; numpy does where it is the processor."""
     import torch
 
@@ -217,7 +216,7 @@ def _given(
     resources: Resources,
 ) -> OpenedLayers:
     from mvkit.features import FeatureSet
-    from mvkit.scoring.pairs import LayerSource
+    from mvkit.scoring.run import LayerSource
 
     about: dict[str, object] = {"model": getattr(features, "model_name", "features")}
     if isinstance(features, FeatureSet):
@@ -308,7 +307,7 @@ def _opened(
     store: Store | None,
 ) -> OpenedLayers:
     from mvkit.scoring.kept_coordinates import KeptCoordinates, with_kept_coordinates
-    from mvkit.scoring.mappings import MAPPINGS
+    from mvkit.scoring.maps import MAPPINGS
 
     if MAPPINGS[settings.mapping].from_coordinates and store is not None and keys is not None:
         source = with_kept_coordinates(source, KeptCoordinates(store, keys))

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from mvkit.models import VisionModel
     from mvkit.neural import NeuralDataset, Recording
     from mvkit.scoring import Scores, ScoreSettings
-    from mvkit.scoring.ceilings.extrapolation_result import Extrapolation
-    from mvkit.scoring.kept import KeptScores
+    from mvkit.scoring.extrapolation import Extrapolation
+    from mvkit.scoring.run import KeptScores
 
 Remark = Callable[[str], None]
 
@@ -69,7 +69,7 @@ def run_score(request: ScoreRequest, *, remark: Remark, progress: ProgressBar = 
     CheckpointError, DataError
         Weights, recordings or earlier scores are missing or damaged; names the command that fetches them.
     """
-    from mvkit.scoring.statistics.comparison import compare_models
+    from mvkit.scoring.comparison import compare_models
 
     with dask_cluster(request.resources.dask):
         run = open_run(request, remark=remark)
@@ -146,7 +146,7 @@ def _ceiling(request: ScoreRequest, run: OpenedRun, remark: Remark, progress: Pr
 def _extrapolation(request: ScoreRequest, run: OpenedRun, progress: ProgressBar) -> Extrapolation | None:
     if request.extrapolate is None:
         return None
-    from mvkit.scoring.ceilings.extrapolation import extrapolate_ceiling
+    from mvkit.scoring.extrapolation import extrapolate_ceiling
 
     over: Literal["units", "stimuli"] = "units" if request.extrapolate == "units" else "stimuli"
     with progress(f"ceiling over the number of {over}") as bar:
@@ -254,8 +254,7 @@ def run_shard(
     CheckpointError, DataError
         As :func:`run_score`, and if the cache cannot be written.
     """
-    from mvkit.scoring.checks import check_recordings
-    from mvkit.scoring.pairs import measure_pairs, populations
+    from mvkit.scoring.run import check_recordings, measure_pairs, populations
 
     with dask_cluster(request.resources.dask):
         run = open_run(request, remark=remark)

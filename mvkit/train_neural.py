@@ -10,12 +10,11 @@ from pathlib import Path
 
 import torch
 
+from mvkit.distributed import all_reduce, is_main_process
 from mvkit.features.tapping import layers_to_record
 from mvkit.models import VisionModel
 from mvkit.neural import NeuralDataset, open_dataset
 from mvkit.pipeline import score
-from mvkit.processes.gathering import total
-from mvkit.processes.world import is_first
 from mvkit.recipes import load_recipe
 from mvkit.score_dataset import choose_recordings
 from mvkit.scoring import ScoreSettings
@@ -68,10 +67,10 @@ class NeuralEvaluator(Evaluator):
         As in the paper, best layers are chosen on the test images; an area without any score is NaN.
         """
         medians = torch.zeros(len(self._keys), dtype=torch.float64, device=context.device)
-        if is_first():
+        if is_main_process():
             measured = self._score(context)
             medians.copy_(torch.tensor([measured[key] for key in self._keys], dtype=torch.float64))
-        return dict(zip(self._keys, total(medians).tolist(), strict=True))
+        return dict(zip(self._keys, all_reduce(medians).tolist(), strict=True))
 
     def _score(self, context: EvaluationContext) -> dict[str, float]:
         scores = score(

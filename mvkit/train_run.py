@@ -124,8 +124,7 @@ def run_training(request: TrainRequest, *, hearers: Hearers | None = None) -> Tr
     FitError
         The loss is not finite.
     """
-    from mvkit.processes.membership import Membership
-    from mvkit.processes.world import is_first, size
+    from mvkit.distributed import is_main_process, process_group, world_size
     from mvkit.training.assembly import Start, assemble, choose_device, default_workers
     from mvkit.training.identity import science_digest
     from mvkit.training.loop import fit
@@ -141,11 +140,11 @@ def run_training(request: TrainRequest, *, hearers: Hearers | None = None) -> Tr
     folder = run_folder(request, recipe)
     machine = request.machine
     with (
-        Membership(choose_device(machine.device)) as device,
-        claimed(folder) if is_first() else nullcontext(),
+        process_group(choose_device(machine.device)) as device,
+        claimed(folder) if is_main_process() else nullcontext(),
     ):
         found = find_resume(folder, request.resume)
-        workers = machine.workers if machine.workers is not None else default_workers(size())
+        workers = machine.workers if machine.workers is not None else default_workers(world_size())
         setup = assemble(
             recipe,
             sources,
@@ -157,7 +156,7 @@ def run_training(request: TrainRequest, *, hearers: Hearers | None = None) -> Tr
         if found is not None:
             check_same_run(found[1], setup, str(found[0]))
             hearers.remark(f"going on from {found[0]}, step {found[1]['progress']['step']}")
-        if is_first():
+        if is_main_process():
             write_recipe(folder, recipe)
         notes = setup.learner.step.notes()
         for sentence in notes:

@@ -47,7 +47,7 @@ STAGES = (
         "files",
     ),
     ("recipes", "filters", "fetch", "store"),
-    ("neural", "processes"),
+    ("neural", "distributed"),
     ("images",),
     ("models",),
     ("objectives",),
@@ -57,13 +57,14 @@ STAGES = (
     ("report",),
     COMPOSING,
     ("cli",),
+    ("__main__",),
 )
 RANK = {name: rank for rank, names in enumerate(STAGES) for name in names}
 
 #: What a stage must never import, whatever its rank.
 FORBIDDEN = {
     "neural": {"torch", "torchvision", "mvkit.models"},
-    "images": {"mvkit.processes"},
+    "images": {"mvkit.distributed"},
     "models": {"mvkit.neural", "mvkit.images"},
     "objectives": {"mvkit.neural"},
     "training": {"mvkit.neural"},
@@ -157,7 +158,7 @@ def test_help_loads_no_heavy_library() -> None:
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_source_files_are_small_and_clean(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    assert text.count("\n") < 700, "split it: over 700 lines"
+    assert text.count("\n") < 1000, "split it: over 1000 lines"
     assert path.name not in ("utils.py", "helpers.py", "misc.py")
     for node in ast.walk(ast.parse(text)):
         assert not isinstance(node, ast.Assert), f"{path}:{node.lineno}: validate with an error, not assert"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from io import TextIOWrapper
 from typing import Annotated, Any
@@ -61,11 +62,12 @@ def main() -> None:
         # What a terminal's encoding does not know is escaped, whoever prints it, and never an error.
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    if _is_under_torchrun():
+        # Ctrl-C ends it in silence until training listens: torchrun sends it to every process.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     code = run(sys.argv[1:])
-    if "torch.distributed" in sys.modules:
-        from mvkit.processes.membership import end_program
-
-        end_program(code)
+    if (distributed := sys.modules.get("mvkit.distributed")) is not None:
+        distributed.exit_process(code)
     sys.exit(code)
 
 
@@ -96,12 +98,30 @@ def run(arguments: list[str]) -> int:
         if as_json:
             print_json({"error": {"type": "UsageError", "message": error.format_message()}})
         return int(error.exit_code)
-    if code == _INTERRUPTED:
+    except Exception as error:
+        if not _is_under_torchrun():
+            raise
+        return _leave_to_torchrun(error)
+    if code == _INTERRUPTED and not _is_under_torchrun():
         note("interrupted")
     return int(code or 0)
 
 
+def _is_under_torchrun() -> bool:
+    return "TORCHELASTIC_ERROR_FILE" in os.environ
+
+
+def _leave_to_torchrun(error: Exception) -> int:
+    """Let torchrun, or the mvkit that started it, show the error of the process that failed first."""
+    from mvkit.distributed import record_failure
+
+    record_failure(error)
+    return error.exit_code if isinstance(error, MvkitError) else 1
+
+
 def _report(error: MvkitError, *, as_json: bool) -> int:
+    if _is_under_torchrun():
+        return _leave_to_torchrun(error)
     note(f"error: {error}")
     if as_json:
         print_json({"error": {"type": type(error).__name__, "message": str(error)}})

@@ -129,12 +129,13 @@ def _train(request: TrainRequest) -> TrainReport:
 
 
 def _run_in_processes(request: TrainRequest, processes: int, *, as_json: bool) -> None:
+    from mvkit.distributed import run_processes
     from mvkit.train_run import resolve_recipe
     from mvkit.training.assembly import choose_device
-    from mvkit.training.launch import rows_per_process, run_processes
+    from mvkit.training.order import check_processes_divide
 
-    # What can be refused is refused here, once, and not by every process.
-    rows_per_process(resolve_recipe(request).train.batch_size, processes)
+    # Before processes are started, which takes seconds.
+    check_processes_divide(resolve_recipe(request).train.batch_size, processes)
     device = choose_device(request.machine.device)
     words = _words(request) + (["--json"] if as_json else [])
     code = run_processes(processes, words, device=device)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 class DeviceProducts:
     """Forms ``block @ block.T`` on a device in float64; scoring takes it in the place of numpy.
 
-    See :class:`mvkit.scoring.inner_products.InnerProducts`. Products differ from numpy's by float64 rounding.
+    See :class:`mvkit.scoring.gram.GramMatrix`. Products differ from numpy's by float64 rounding.
     A device without float64 (Apple's) cannot serve.
 
     Attributes

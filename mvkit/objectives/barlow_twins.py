@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from mvkit.distributed import all_reduce
 from mvkit.images.batch import Batch
 from mvkit.objectives.base import Loss, Objective, features
 from mvkit.objectives.column_norm import ColumnNorm
@@ -13,7 +14,6 @@ from mvkit.objectives.global_batch import share_of
 from mvkit.objectives.heads import projector
 from mvkit.objectives.settings import BarlowTwins
 from mvkit.objectives.surroundings import Surroundings
-from mvkit.processes.gathering import total
 
 
 class BarlowTwinsObjective(Objective):
@@ -40,7 +40,7 @@ class BarlowTwinsObjective(Objective):
         del batch
         rows_1, rows_2 = (self.norm(rows) for rows in embedded)
         n_images = self.settings.divide_by or share_of(len(rows_1)).n_all
-        squares_off, on_diagonal = _terms(total(rows_1.T @ (rows_2 / n_images)))
+        squares_off, on_diagonal = _terms(all_reduce(rows_1.T @ (rows_2 / n_images)))
         off_diagonal = self.settings.off_diagonal_weight * squares_off
         return Loss(
             on_diagonal + off_diagonal,

@@ -41,7 +41,7 @@ class Objective(nn.Module):
     the running statistics of batch norms move twice).
 
     The loss is that of the global batch: with several processes, each embeds
-    its rows and ``criterion`` gathers what it needs (``mvkit.processes``), so
+    its rows and ``criterion`` gathers what it needs (``mvkit.distributed``), so
     that the *mean over processes* of the gradients is the global gradient.
     All methods may communicate: every process must call them at the same point.
 

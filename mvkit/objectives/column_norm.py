@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mvkit.distributed import all_reduce
 from mvkit.objectives.global_batch import share_of
-from mvkit.processes.gathering import total
 
 
 class ColumnNorm(nn.Module):
@@ -34,9 +34,9 @@ class ColumnNorm(nn.Module):
         if not self.training:
             return (rows - self.running_mean) / torch.sqrt(self.running_var + self.epsilon)
         n_all = share_of(len(rows)).n_all
-        mean = total(rows.sum(0)) / n_all
+        mean = all_reduce(rows.sum(0)) / n_all
         centred = rows - mean
-        variance = total(centred.square().sum(0)) / n_all
+        variance = all_reduce(centred.square().sum(0)) / n_all
         self._track(mean, variance * (n_all / max(n_all - 1, 1)))
         return centred / torch.sqrt(variance + self.epsilon)
 

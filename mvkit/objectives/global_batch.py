@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mvkit.processes.gathering import row_counts
-from mvkit.processes.world import rank, size
+from mvkit.distributed import rank, row_counts, world_size
 
 
 class Share(NamedTuple):
@@ -38,10 +37,10 @@ def batch_mean(values: Tensor) -> Tensor:
     values
         (n_images, ...): all entries are averaged.
     """
-    if size() == 1:
+    if world_size() == 1:
         return values.mean()
     share = share_of(len(values))
-    return values.sum() * (size() * share.n_own / (share.n_all * max(values.numel(), 1)))
+    return values.sum() * (world_size() * share.n_own / (share.n_all * max(values.numel(), 1)))
 
 
 def mean_cross_entropy(logits: Tensor, classes: Tensor) -> Tensor:

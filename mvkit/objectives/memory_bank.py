@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from mvkit.processes.gathering import gather_detached
+from mvkit.distributed import all_gather
 
 #: Numbers gathered from the bank, or similarities, held at a time. On a CPU 2 MiB of float32, which stay
 #: in its cache (four times faster than 8 MiB); on a GPU 256 MiB, enough to keep it busy.
@@ -54,8 +54,8 @@ class MemoryBank(nn.Module):
     @torch.no_grad()
     def update(self, index: Tensor, embeddings: Tensor, *, momentum: float) -> None:
         """Mix the embeddings of all processes into their entries: normalise(momentum * old + rest * new)."""
-        index = gather_detached(index)
-        fresh = gather_detached(embeddings).to(self.entries.dtype)
+        index = all_gather(index)
+        fresh = all_gather(embeddings).to(self.entries.dtype)
         mixed = momentum * self.entries[index] + (1 - momentum) * fresh
         self.entries[index] = functional.normalize(mixed, dim=1)
 

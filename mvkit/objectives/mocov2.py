@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mvkit.distributed import all_gather, world_size
 from mvkit.draws import hashed
 from mvkit.images.batch import Batch
 from mvkit.objectives.base import Loss, Objective, features, single_precision
@@ -17,8 +18,6 @@ from mvkit.objectives.global_batch import accuracies, mean_cross_entropy, share_
 from mvkit.objectives.heads import moco_neck
 from mvkit.objectives.settings import MoCoV2
 from mvkit.objectives.surroundings import Surroundings
-from mvkit.processes.gathering import gather_detached
-from mvkit.processes.world import size
 
 _SHUFFLE = crc32(b"moco v2: shuffle")
 
@@ -83,7 +82,7 @@ class MoCoV2Objective(Objective):
     def after_step(self, embedded: tuple[Tensor, ...], batch: Batch) -> None:
         """Put the keys of all processes into the queue, over the oldest ones."""
         del batch
-        keys = gather_detached(single_precision(embedded[1])).to(self.queue.dtype)
+        keys = all_gather(single_precision(embedded[1])).to(self.queue.dtype)
         places = (self.position + torch.arange(len(keys), device=keys.device)) % len(self.queue)
         # Of more keys than places only the last stay.
         self.queue[places[-len(self.queue) :]] = keys[-len(self.queue) :]
@@ -101,13 +100,13 @@ class MoCoV2Objective(Objective):
         belongs to which query (He et al. 2020, section 3.3). One process has
         nobody to exchange with.
         """
-        if size() == 1:
+        if world_size() == 1:
             return self._encoded_keys(images)
         share = share_of(len(images))
         own = slice(share.first, share.first + share.n_own)
         order = self.draw_shuffle(share.n_all).to(images.device)
-        shuffled = self._encoded_keys(gather_detached(images)[order[own]])
-        return gather_detached(shuffled)[torch.argsort(order)[own]]
+        shuffled = self._encoded_keys(all_gather(images)[order[own]])
+        return all_gather(shuffled)[torch.argsort(order)[own]]
 
     def _encoded_keys(self, images: Tensor) -> Tensor:
         return functional.normalize(self.key_neck(features(self.key_encoder, images)), dim=1)

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from mvkit.distributed import all_gather
 from mvkit.images.batch import Batch
 from mvkit.objectives.base import Loss, Objective, features
 from mvkit.objectives.global_batch import batch_mean, share_of
 from mvkit.objectives.heads import simclr_neck
 from mvkit.objectives.settings import SimClr
 from mvkit.objectives.surroundings import Surroundings
-from mvkit.processes.gathering import gather
 
 #: Similarities held at a time: 2**24 float32 are 64 MiB. The matrix of the published batch has four times
 #: that, and autograd would keep it more than once (measured: 940 MB against 370 MB in blocks).
@@ -46,7 +46,7 @@ class SimClrObjective(Objective):
         del batch
         rows = embedded[0].flatten(0, 1)
         rows = rows / (rows.norm(dim=1, keepdim=True) + _TINY)
-        everyone = gather(rows)
+        everyone = all_gather(rows)
         first = share_of(len(rows)).first
         own = torch.arange(first, first + len(rows), device=rows.device)
         return Loss(batch_mean(self._losses(rows, everyone, own)))

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mvkit.distributed import all_reduce
 from mvkit.images.batch import Batch
 from mvkit.objectives.base import Loss, Objective, features
 from mvkit.objectives.global_batch import batch_mean, share_of
 from mvkit.objectives.heads import projector
 from mvkit.objectives.settings import VicReg
 from mvkit.objectives.surroundings import Surroundings
-from mvkit.processes.gathering import total
 
 _EPSILON = 1e-4
 
@@ -58,8 +58,8 @@ class VicRegObjective(Objective):
     def _spread(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return the hinge on the columns' standard deviations, and the mean squared covariance."""
         n_all = share_of(len(rows)).n_all
-        centred = rows - total(rows.sum(0)) / n_all
-        products = total(centred.T @ centred)
+        centred = rows - all_reduce(rows.sum(0)) / n_all
+        products = all_reduce(centred.T @ centred)
         deviations = torch.sqrt(products.diagonal() / (n_all - 1) + _EPSILON)
         # Scaled after the sum: of a square of side 8192 every copy counts (256 MiB).
         squares = products.square()

@@ -40,7 +40,7 @@ def best_layer_table(scores: Scores, choice: str, fractions: pd.DataFrame | None
     choice
         ``"paper"`` or ``"held-out"``; :func:`best_layer_title` says which in words.
     fractions
-        Fractions of the ceiling, see :func:`mvkit.scoring.statistics.fractions.fraction_of_ceiling`; only
+        Fractions of the ceiling, see :func:`mvkit.scoring.comparison.fraction_of_ceiling`; only
         those of the same choice are shown.
     """
     from rich.table import Table

@@ -10,7 +10,7 @@ from mvkit.report.wording import CHOICES, Row, area_name, counted, percent, with
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from mvkit.scoring.statistics.comparison import Comparison
+    from mvkit.scoring.comparison import Comparison
 
 UNRESOLVED = "not resolved by these data"
 

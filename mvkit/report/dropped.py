@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mvkit.scoring import Scores
 
-#: One cause as :func:`mvkit.scoring.reasons.explain` writes it: its name, an image, a count.
+#: One cause as :func:`mvkit.scoring.correlation.explain` writes it: its name, an image, a count.
 _CAUSE = re.compile(r"(?P<name>.+?)(?: \(image \d+\))? in (?P<count>\d+|all)")
 _END = re.compile(r"(?: of \d+)? halvings$")
 

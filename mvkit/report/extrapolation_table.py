@@ -9,7 +9,7 @@ from mvkit.report.wording import area_name, counted, percent, with_interval
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from mvkit.scoring.ceilings.extrapolation_result import Extrapolation
+    from mvkit.scoring.extrapolation import Extrapolation
 
 
 def extrapolation_table(extrapolation: Extrapolation) -> Table:

@@ -17,7 +17,7 @@ from mvkit.report.figures_style import FigureLabels, labels_of, save_figure
 if TYPE_CHECKING:
     import pandas as pd
 
-    from mvkit.scoring.ceilings.extrapolation_result import Extrapolation
+    from mvkit.scoring.extrapolation import Extrapolation
 
 __all__ = ["FigureLabels", "extrapolation_figure", "labels_of", "layers_figure", "scores_figure"]
 

@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from mvkit.scoring.ceilings.extrapolation_fits import FittedArea
-    from mvkit.scoring.ceilings.extrapolation_result import Extrapolation
+    from mvkit.scoring.extrapolation import Extrapolation, FittedArea
 
 #: Curves are drawn up to so many times the largest size.
 BEYOND = 8.0
@@ -45,7 +44,7 @@ def draw_extrapolation(extrapolation: Extrapolation, *, labels: FigureLabels | N
     Parameters
     ----------
     extrapolation
-        What :func:`~mvkit.scoring.ceilings.extrapolation.extrapolate_ceiling` found.
+        What :func:`~mvkit.scoring.extrapolation.extrapolate_ceiling` found.
     labels
         Dataset; the coverage of the intervals is that of the extrapolation's settings.
 

@@ -12,7 +12,7 @@ from mvkit.atomic import replacing, write_text
 from mvkit.jsonable import plain
 from mvkit.report.document import table2_document
 from mvkit.report.outcome import ScoreRun
-from mvkit.scoring.save import save_scores
+from mvkit.scoring.results import save_scores
 
 if TYPE_CHECKING:
     import pandas as pd

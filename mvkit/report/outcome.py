@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
     from mvkit.report.table2 import Table2Comparison
     from mvkit.scoring import Scores
-    from mvkit.scoring.ceilings.extrapolation_result import Extrapolation
-    from mvkit.scoring.statistics.comparison import Comparison
+    from mvkit.scoring.comparison import Comparison
+    from mvkit.scoring.extrapolation import Extrapolation
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class ScoreRun:
         Consistency between animals, one "layer", or None if none was asked for.
     fractions
         Model -> scores as fractions of the ceiling, see
-        :func:`mvkit.scoring.statistics.fractions.fraction_of_ceiling`; empty without a ceiling.
+        :func:`mvkit.scoring.comparison.fraction_of_ceiling`; empty without a ceiling.
     earlier
         Folder -> saved scores that were compared with.
     comparison

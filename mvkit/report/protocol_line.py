@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mvkit.jsonable import shortened
-from mvkit.scoring.mappings import MAPPINGS
+from mvkit.scoring.maps import MAPPINGS
 from mvkit.scoring.settings import DEFAULT_SETTINGS
 
 if TYPE_CHECKING:

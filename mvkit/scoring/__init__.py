@@ -14,29 +14,27 @@ from typing import TYPE_CHECKING
 from mvkit.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from mvkit.scoring.ceilings.extrapolation import extrapolate_ceiling
-    from mvkit.scoring.ceilings.measure import measure_ceiling
+    from mvkit.scoring.ceilings import measure_ceiling
+    from mvkit.scoring.comparison import compare_models, fraction_of_ceiling
+    from mvkit.scoring.extrapolation import extrapolate_ceiling
     from mvkit.scoring.pls import pls_predict
     from mvkit.scoring.reliability import response_reliability, split_half_reliability
-    from mvkit.scoring.results import Scores
+    from mvkit.scoring.results import Scores, read_scores, save_scores
     from mvkit.scoring.run import score_features
-    from mvkit.scoring.save import read_scores, save_scores
     from mvkit.scoring.settings import ScoreSettings, resolve_settings
-    from mvkit.scoring.statistics.comparison import compare_models
-    from mvkit.scoring.statistics.fractions import fraction_of_ceiling
 
 _HOMES = {
     "ScoreSettings": "mvkit.scoring.settings",
     "Scores": "mvkit.scoring.results",
-    "compare_models": "mvkit.scoring.statistics.comparison",
-    "extrapolate_ceiling": "mvkit.scoring.ceilings.extrapolation",
-    "fraction_of_ceiling": "mvkit.scoring.statistics.fractions",
-    "measure_ceiling": "mvkit.scoring.ceilings.measure",
+    "compare_models": "mvkit.scoring.comparison",
+    "extrapolate_ceiling": "mvkit.scoring.extrapolation",
+    "fraction_of_ceiling": "mvkit.scoring.comparison",
+    "measure_ceiling": "mvkit.scoring.ceilings",
     "pls_predict": "mvkit.scoring.pls",
-    "read_scores": "mvkit.scoring.save",
+    "read_scores": "mvkit.scoring.results",
     "resolve_settings": "mvkit.scoring.settings",
     "response_reliability": "mvkit.scoring.reliability",
-    "save_scores": "mvkit.scoring.save",
+    "save_scores": "mvkit.scoring.results",
     "score_features": "mvkit.scoring.run",
     "split_half_reliability": "mvkit.scoring.reliability",
 }

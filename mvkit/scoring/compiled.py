@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from mvkit.compiling import edition, jit, kept
-
-__all__ = ["ARITHMETIC", "compiled", "compiled_part", "edition", "expanded_part"]
+from mvkit.compiling import jit, kept
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

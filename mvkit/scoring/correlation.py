@@ -1,14 +1,112 @@
-"""Pearson correlation and the Spearman-Brown correction."""
+"""Correlations over images, their correction for noise, and why a corrected one can be missing."""
 
 from __future__ import annotations
+
+from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.scoring.compiled import compiled
+from mvkit.scoring.settings import ScoreSettings
+
+#: Ways of drawing in which each set is as large as all trials: nothing is to be extrapolated.
+FULL_SIZE = ("bootstrap", "bootstrap-full-mean")
 
 # A response counts as constant if it differs from its mean by no more than rounding.
 CONSTANT = 64 * float(np.finfo(np.float64).eps)
+
+
+def whole_reliability(correlation: NDArray[np.float64], settings: ScoreSettings) -> NDArray[np.float64]:
+    """Reliability of the mean of all trials from the correlation of two sets of them.
+
+    Spearman and Brown's formula for halves; sets as large as all trials need none.
+    """
+    return correlation if settings.halving in FULL_SIZE else spearman_brown(correlation)
+
+
+def correct_for_noise(
+    r_cross: NDArray[np.float64],
+    r_map: NDArray[np.float64],
+    r_target: NDArray[np.float64],
+    settings: ScoreSettings,
+) -> NDArray[np.float64]:
+    """Divide a raw correlation by what noise allows.
+
+    Parameters
+    ----------
+    r_cross, r_map, r_target
+        float64, equal shapes: prediction from half 1 with half 2; prediction from half 1 with prediction from
+        half 2; half 1 with half 2.
+    settings
+        ``correction`` says how, ``parity`` whether two negative reliabilities count.
+
+    Returns
+    -------
+    ndarray
+        float64, same shape; NaN where the product of the reliabilities is negative or undefined. If both are
+        negative the quotient is finite but means nothing: it is kept with ``parity``, else NaN, as is the
+        infinite quotient of a reliability of exactly zero.
+    """
+    if settings.correction == "none":
+        return r_cross.copy()
+    by_denominator = settings.correction == "spearman-brown-denominator"
+    first, second = (
+        whole_reliability(part, settings) if by_denominator else part for part in (r_map, r_target)
+    )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scores: NDArray[np.float64] = r_cross / np.sqrt(first * second)
+    if settings.correction == "spearman-brown-ratio":
+        scores = whole_reliability(scores, settings)
+    if not settings.parity:
+        scores[~(first > 0.0) | ~(second > 0.0) | ~np.isfinite(scores)] = np.nan
+    return scores
+
+
+def reasons_for_gaps(
+    scores: NDArray[np.float64],
+    parts: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]],
+    drops: NDArray[np.uint8],
+) -> NDArray[np.uint8]:
+    """Find out why scores are NaN.
+
+    Parameters
+    ----------
+    scores
+        What :func:`correct_for_noise` returned for ``parts`` (r_cross, r_map, r_target).
+    parts
+        Its arguments.
+    drops
+        uint8, same shape: what was known before a map was fitted (:class:`Drop`).
+    """
+    r_cross, r_map, r_target = parts
+    flat = np.isnan(r_cross) | np.isnan(r_map)
+    map_negative, target_negative = r_map < 0.0, r_target < 0.0
+    # Numbers of the type of ``drops``: numpy 1 takes others for int64, which it does not narrow.
+    kept, flat_map, both, of_map, of_target, otherwise = (
+        np.uint8(drop)
+        for drop in (
+            Drop.KEPT,
+            Drop.CONSTANT_PREDICTION,
+            Drop.NEGATIVE_BOTH,
+            Drop.NEGATIVE_MAP,
+            Drop.NEGATIVE_RESPONSE,
+            Drop.UNDEFINED,
+        )
+    )
+    reasons: NDArray[np.uint8] = np.select(
+        [
+            np.isfinite(scores),
+            drops > 0,
+            flat,
+            map_negative & target_negative,
+            map_negative,
+            target_negative,
+        ],
+        [kept, drops, flat_map, both, of_map, of_target],
+        default=otherwise,
+    )
+    return reasons
 
 
 def centred(values: NDArray[np.float64], *, axis: int) -> NDArray[np.float64]:
@@ -130,3 +228,67 @@ def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
     ranks: NDArray[np.float64] = rankdata(values, axis=-2)
     ranks[np.broadcast_to(np.isnan(values).any(axis=-2, keepdims=True), ranks.shape)] = np.nan
     return ranks
+
+
+class Drop(IntEnum):
+    """Reasons, the earlier ones taking precedence where several apply."""
+
+    KEPT = 0
+    NO_TRIAL = 1
+    CONSTANT_RESPONSE = 2
+    CONSTANT_PREDICTION = 3
+    NEGATIVE_BOTH = 4
+    NEGATIVE_MAP = 5
+    NEGATIVE_RESPONSE = 6
+    UNDEFINED = 7
+    FEW_UNITS = 8
+    UNDEFINED_RDM = 9
+    NOT_CONVERGED = 10
+
+
+NEGATIVE = (Drop.NEGATIVE_BOTH, Drop.NEGATIVE_MAP, Drop.NEGATIVE_RESPONSE)
+
+_TEXT = {
+    Drop.NO_TRIAL: "no valid trial in one half",
+    Drop.CONSTANT_RESPONSE: "constant response",
+    Drop.CONSTANT_PREDICTION: "constant prediction",
+    Drop.NEGATIVE_BOTH: "two negative reliabilities",
+    Drop.NEGATIVE_MAP: "negative map reliability",
+    Drop.NEGATIVE_RESPONSE: "negative response reliability",
+    Drop.UNDEFINED: "reliability of zero",
+    Drop.FEW_UNITS: "fewer than two units",
+    Drop.UNDEFINED_RDM: "undefined dissimilarities (all units respond alike to an image, or all are equal)",
+    Drop.NOT_CONVERGED: "map did not converge",
+}
+
+
+def explain(counts: NDArray[np.int64], n_halvings: int, missing_image: int) -> str:
+    """Put the reasons of a unit's dropped halvings into words.
+
+    Parameters
+    ----------
+    counts
+        int64 (number of reasons,): halvings per reason, indexed by :class:`Drop`.
+    n_halvings
+        Halvings in all.
+    missing_image
+        Position of the first image without a valid trial in one half, or -1.
+
+    Returns
+    -------
+    str
+        E.g. ``"negative reliability in all halvings"`` or ``"constant response in 3, negative map
+        reliability in 12 of 1000 halvings"``; "" if none was dropped.
+    """
+    found = [drop for drop in Drop if drop is not Drop.KEPT and counts[drop]]
+    if not found:
+        return ""
+    texts = {drop: _TEXT[drop] for drop in found}
+    if Drop.NO_TRIAL in texts:
+        texts[Drop.NO_TRIAL] += f" (image {missing_image})"
+    if not counts[Drop.KEPT]:
+        if len(found) == 1:
+            return f"{texts[found[0]]} in all halvings"
+        if all(drop in NEGATIVE for drop in found):
+            return "negative reliability in all halvings"
+    return ", ".join(f"{texts[drop]} in {counts[drop]}" for drop in found) + f" of {n_halvings} halvings"

@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 
 from mvkit import versions
 from mvkit.jsonable import digest_of
-from mvkit.scoring.identity import recordings_digest
-from mvkit.scoring.recordings import RecordingLike
-from mvkit.scoring.settings import ScoreSettings
-from mvkit.scoring.unit_columns import UnitScores
+from mvkit.scoring.protocol import recordings_digest
+from mvkit.scoring.run import UnitScores
+from mvkit.scoring.settings import RecordingLike, ScoreSettings
 from mvkit.store.entries import Store
 from mvkit.store.probes import probes_agree
 
@@ -25,16 +24,6 @@ KIND = "scores"
 #: Maps whose numbers another library computes.
 _FITTED_BY_SKLEARN = ("lasso", "elasticnet")
 _BY_FOLD, _PROBE, _COLUMN = "by_fold", "probe", "column:"
-
-
-class KeptScores(Protocol):
-    """Where scores of pairs of layer and recording are kept."""
-
-    def read(self, layer: str, recording: RecordingLike) -> UnitScores | None:
-        """Return what is kept, or None."""
-
-    def write(self, layer: str, recording: RecordingLike, found: UnitScores) -> None:
-        """Keep what was measured."""
 
 
 class Identified(Protocol):

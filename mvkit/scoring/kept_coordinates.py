@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from mvkit.jsonable import digest_of, plain
+from mvkit.scoring.gram import LayerCoordinates
 from mvkit.scoring.kept import Identified, sources_digest
-from mvkit.scoring.pairs import LayerSource
-from mvkit.scoring.reduction import LayerCoordinates
+from mvkit.scoring.run import LayerSource
 from mvkit.store.entries import Store
 from mvkit.store.probes import probes_agree
 from mvkit.versions import installed_versions

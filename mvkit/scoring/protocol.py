@@ -1,20 +1,30 @@
-"""Who is compared with whom: splits of the images and halvings of the trials.
+"""What a score is made of: splits of the images, split halves of the trials, and what each of them gives.
 
-Both come from numpy's legacy Mersenne Twister, whose streams numpy keeps
-unchanged, so that the draws equal those of the 2020 code (goldens section 4).
+Both kinds of draws come from numpy's legacy Mersenne Twister, whose streams numpy keeps unchanged, so that
+they equal those of the 2020 code (goldens section 4, ``reliability.npz``).
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.errors import UsageError
-from mvkit.scoring.settings import ScoreSettings
-from mvkit.scoring.trial_sets import draw_halving
+from mvkit.scoring.correlation import Drop, centred, correct_for_noise, correlate_by, reasons_for_gaps, spread
+from mvkit.scoring.settings import Halving, RecordingLike, ScoreSettings
+from mvkit.versions import installed_versions
+
+# Halvings are worked through in groups whose mean responses take about this much memory.
+GROUP_BYTES = 64 * 2**20
+# A target column is constant, for scikit-learn, if no entry exceeds this.
+ZERO_TARGET = 10 * float(np.finfo(np.float64).eps)
 
 
 @dataclass(frozen=True)
@@ -124,10 +134,10 @@ def halves_of(orders: NDArray[np.int64]) -> NDArray[np.bool_]:
     return members
 
 
-def halving_weights(n_trials: int, n_images: int, settings: ScoreSettings) -> NDArray[np.int32]:
+def split_half_weights(n_trials: int, n_images: int, settings: ScoreSettings) -> NDArray[np.int32]:
     """Draw the two sets of trials of every halving that settings ask for.
 
-    Halving ``b`` draws from ``RandomState(halves_seed + b)``, see :mod:`mvkit.scoring.trial_sets`.
+    Halving ``b`` draws from ``RandomState(halves_seed + b)``, see :mod:`mvkit.scoring.protocol`.
 
     Returns
     -------
@@ -143,5 +153,397 @@ def halving_weights(n_trials: int, n_images: int, settings: ScoreSettings) -> ND
     generator = np.random.RandomState(settings.halves_seed)
     for halving in range(settings.n_halves):
         generator.seed(settings.halves_seed + halving)  # as in trial_orders
-        weights[halving] = draw_halving(generator, n_trials, settings.halving, n_images=own_draws)
+        weights[halving] = draw_split_half(generator, n_trials, settings.halving, n_images=own_draws)
     return weights
+
+
+Trials = NDArray[np.int64]
+#: Two lists of all trials, which a way of drawing may shuffle on.
+Lists = tuple[Trials, Trials]
+Draw = Callable[[np.random.RandomState, Lists], tuple[Trials, Trials]]
+
+
+def _split_half(generator: np.random.RandomState, lists: Lists) -> tuple[Trials, Trials]:
+    order, _ = lists
+    generator.shuffle(order)
+    return order[: order.size // 2], order[order.size // 2 :]
+
+
+def _bootstrap(generator: np.random.RandomState, lists: Lists) -> tuple[Trials, Trials]:
+    n_trials = lists[0].size
+    return generator.randint(0, n_trials, n_trials), generator.randint(0, n_trials, n_trials)
+
+
+def _bootstrap_full_mean(generator: np.random.RandomState, lists: Lists) -> tuple[Trials, Trials]:
+    n_trials = lists[0].size
+    return generator.randint(0, n_trials, n_trials), np.arange(n_trials)
+
+
+def _subsample_half(generator: np.random.RandomState, lists: Lists) -> tuple[Trials, Trials]:
+    first, second = lists
+    generator.shuffle(first)
+    generator.shuffle(second)
+    return first[: first.size // 2], second[second.size // 2 :]
+
+
+def _subsample_half_replacement(generator: np.random.RandomState, lists: Lists) -> tuple[Trials, Trials]:
+    n_trials = lists[0].size
+    return generator.randint(0, n_trials, n_trials // 2), generator.randint(0, n_trials, n_trials // 2)
+
+
+#: Way of drawing -> ``(generator, lists)`` -> trials of set 1 and of set 2, repeated as often as they count.
+DRAWS: Mapping[Halving, Draw] = MappingProxyType(
+    {
+        "split-half": _split_half,
+        "bootstrap": _bootstrap,
+        "bootstrap-full-mean": _bootstrap_full_mean,
+        "subsample-half": _subsample_half,
+        "subsample-half-replacement": _subsample_half_replacement,
+    }
+)
+
+
+def draw_split_half(
+    generator: np.random.RandomState, n_trials: int, halving: Halving, *, n_images: int | None = None
+) -> NDArray[np.int32]:
+    """Draw the two sets of trials of one halving.
+
+    Parameters
+    ----------
+    generator
+        Goes on from where it is, so that several populations can draw from one.
+    n_trials
+        Trials to draw from.
+    halving
+        The way of drawing, see :attr:`ScoreSettings.halving`.
+    n_images
+        None draws once for all images. A number draws anew for each of so many images, in their order; lists
+        that are shuffled are shuffled on from image to image.
+
+    Returns
+    -------
+    ndarray
+        int32 (2, n_trials) or (2, n_trials, n_images): how often each trial counts in each set.
+    """
+    lists = (np.arange(n_trials), np.arange(n_trials))
+    weights = np.empty((2, n_trials, 1 if n_images is None else n_images), dtype=np.int32)
+    for image in range(weights.shape[2]):
+        for place, trials in enumerate(DRAWS[halving](generator, lists)):
+            weights[place, :, image] = np.bincount(trials, minlength=n_trials)
+    return weights[:, :, 0] if n_images is None else weights
+
+
+def half_means(responses: NDArray[np.floating], weights: NDArray[np.generic]) -> NDArray[np.float64]:
+    """Average the responses of each half, ignoring missing ones.
+
+    Parameters
+    ----------
+    responses
+        (n_trials, n_images, n_units), NaN = missing.
+    weights
+        (n_halves, 2, n_trials): how often each trial counts in each half (bool or numbers >= 0), the same for
+        all images; or (n_halves, 2, n_trials, n_images), images each having their own. There may be any
+        number of sets in place of 2.
+
+    Returns
+    -------
+    ndarray
+        float64 (n_halves, 2, n_images, n_units), in the units of measure of the responses; NaN where a half
+        has no valid trial for that image and unit.
+    """
+    n_trials, n_images, n_units = responses.shape
+    n_halves, n_sets = weights.shape[:2]
+    flat = weights.reshape(n_halves * n_sets, n_trials, *weights.shape[3:]).astype(np.float64)
+    values = responses.astype(np.float64)
+    missing = np.isnan(values)
+    any_missing = bool(missing.any())
+    if any_missing:
+        values[missing] = 0.0
+    sums = _weighted_sums(values, flat)
+    if any_missing:
+        present = ~missing
+        if np.array_equal(present, np.broadcast_to(present[:, :, :1], present.shape)):
+            present = present[:, :, :1]  # whole presentations are missing: one count serves all units
+        counts = _weighted_sums(present.astype(np.float64), flat)
+    else:
+        totals = flat.sum(axis=1)
+        counts = totals[:, None, None] if totals.ndim == 1 else totals[:, :, None]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        sums /= counts
+    return sums.reshape(n_halves, n_sets, n_images, n_units)
+
+
+def _weighted_sums(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sum over trials: (n_sets, n_images, n_units)."""
+    n_trials, n_images, n_units = values.shape
+    if weights.ndim == 2:
+        return (weights @ values.reshape(n_trials, -1)).reshape(-1, n_images, n_units)
+    by_image: NDArray[np.float64] = np.matmul(weights.transpose(2, 0, 1), values.transpose(1, 0, 2))
+    return np.ascontiguousarray(by_image.transpose(1, 0, 2))
+
+
+class PreparedSplit(Protocol):
+    """A layer made ready for the fits of one split; each map has its own class."""
+
+    @property
+    def reason(self) -> str:
+        """Why no map can be fitted, or ""."""
+
+
+#: ``predict(targets (n_fits, n_train, n_units), prepared, settings) -> (n_fits, n_test, n_units)``; NaN for
+#: units whose fit did not converge
+Predict = Callable[[NDArray[np.float64], Any, ScoreSettings], NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class SplitHalfScores:
+    """What each halving gives for one layer and one specimen.
+
+    Attributes
+    ----------
+    r_cross, r_map, r_target
+        float64 (n_splits, n_halves, n_units), over test images: prediction from half 1 with half 2;
+        prediction from half 1 with prediction from half 2; half 1 with half 2. NaN = undefined.
+        A similarity has one "unit", the population.
+    scores
+        float64, same shape: corrected for noise; NaN = dropped.
+    drops
+        uint8, same shape: :class:`~mvkit.scoring.correlation.Drop`.
+    missing_image
+        int64 (n_units,): first image without a valid trial in one half of some halving, or -1.
+    """
+
+    r_cross: NDArray[np.float64]
+    r_map: NDArray[np.float64]
+    r_target: NDArray[np.float64]
+    scores: NDArray[np.float64]
+    drops: NDArray[np.uint8]
+    missing_image: NDArray[np.int64]
+
+
+def score_split_halves(
+    responses: NDArray[np.floating],
+    weights: NDArray[np.generic],
+    splits: Sequence[ImageSplit],
+    layers: Sequence[Sequence[PreparedSplit]],
+    predict: Predict,
+    settings: ScoreSettings,
+) -> list[SplitHalfScores]:
+    """Score one specimen against several layers with a map.
+
+    Half responses and response reliabilities do not depend on the layer and are computed once.
+
+    Parameters
+    ----------
+    responses
+        (n_trials, n_images, n_units), NaN = missing.
+    weights
+        (n_halves, 2, n_trials[, n_images]): the halvings, see :func:`half_means`.
+    splits
+        The image splits.
+    layers
+        Per layer one prepared split per split. A layer that cannot be fitted on a split gets
+        NaN there, with :attr:`Drop.CONSTANT_PREDICTION`.
+    predict
+        The map.
+    settings
+        Map and noise correction.
+    """
+    shape = (len(splits), weights.shape[0], responses.shape[2])
+    r_target = np.empty(shape)
+    drops = np.zeros(shape, dtype=np.uint8)
+    missing_image = np.full(shape[2], -1, dtype=np.int64)
+    r_cross = np.full((len(layers), *shape), np.nan)
+    r_map = np.full((len(layers), *shape), np.nan)
+    unfitted = np.zeros((len(layers), *shape), dtype=np.bool_)
+    for group in split_half_groups(weights.shape[0], responses[0].size):
+        means = half_means(responses, weights[group])
+        note_missing(means, missing_image)
+        for index, split in enumerate(splits):
+            targets = targets_of_split(means, split, settings)
+            r_target[index, group] = targets.r_target
+            drops[index, group] = targets.drops
+            for layer, prepared in enumerate(layers):
+                if not prepared[index].reason:
+                    predictions = predict(targets.train, prepared[index], settings)
+                    parts = correlate_predictions(predictions, targets, settings)
+                    r_cross[layer, index, group], r_map[layer, index, group] = parts
+                    unfitted[layer, index, group] = without_prediction(predictions, parts[1])
+    return [
+        correct_split_halves(
+            (r_cross[layer], r_map[layer], r_target),
+            np.where(unfitted[layer] & (drops == 0), np.uint8(Drop.NOT_CONVERGED), drops),
+            missing_image,
+            settings,
+        )
+        for layer in range(len(layers))
+    ]
+
+
+def without_prediction(
+    predictions: NDArray[np.float64], r_map: NDArray[np.float64]
+) -> NDArray[np.bool_] | bool:
+    """Tell in which halvings, bool (n_halves, n_units), a map gave NaN for a unit: it did not converge.
+
+    Parameters
+    ----------
+    predictions
+        float64 (2 n_halves, n_test, n_units), halves 1 and 2 of each halving in turn.
+    r_map
+        float64 (n_halves, n_units): the halves' correlations, which NaN makes NaN.
+    """
+    if not np.isnan(r_map).any():
+        return False
+    lost = np.asarray(np.isnan(predictions).any(axis=1))
+    return lost[0::2] | lost[1::2]
+
+
+def split_half_groups(n_halves: int, size: int) -> Iterator[slice]:
+    """Divide the halvings into groups of bounded memory, ``size`` being the entries of one mean response."""
+    step = max(1, GROUP_BYTES // (2 * 8 * max(size, 1)))
+    for begin in range(0, n_halves, step):
+        yield slice(begin, begin + step)
+
+
+def note_missing(means: NDArray[np.float64], missing_image: NDArray[np.int64]) -> None:
+    """Remember for each unit the first image that some half knows nothing about."""
+    missing = np.isnan(means).any(axis=(0, 1))
+    first = np.where(missing.any(axis=0), missing.argmax(axis=0), -1)
+    new = (first >= 0) & ((missing_image < 0) | (first < missing_image))
+    missing_image[new] = first[new]
+
+
+def correct_split_halves(
+    parts: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]],
+    drops: NDArray[np.uint8],
+    missing_image: NDArray[np.int64],
+    settings: ScoreSettings,
+) -> SplitHalfScores:
+    """Correct ``(r_cross, r_map, r_target)`` for noise and find out why what is NaN is NaN."""
+    scores = correct_for_noise(*parts, settings)
+    return SplitHalfScores(*parts, scores, reasons_for_gaps(scores, parts, drops), missing_image)
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Half responses of a group of halvings on one split.
+
+    Attributes
+    ----------
+    train
+        float64 (2 n_halves, n_train, n_units): halves 1 and 2 of each halving in turn, see
+        :func:`training_targets`.
+    second_test
+        float64 (n_halves, n_test, n_units): half 2, centred.
+    r_target
+        float64 (n_halves, n_units): half 1 with half 2, over test images.
+    drops
+        uint8 (n_halves, n_units): why a halving cannot be scored, as far as is known before a map is fitted.
+    """
+
+    train: NDArray[np.float64]
+    second_test: NDArray[np.float64]
+    r_target: NDArray[np.float64]
+    drops: NDArray[np.uint8]
+
+
+def training_targets(means: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Centre half-means over the training images and clear the columns that cannot take part in a fit.
+
+    Parameters
+    ----------
+    means
+        float64 (n_fits, n_train, n_units), NaN where a half has no valid trial.
+
+    Returns
+    -------
+    targets
+        float64 (n_fits, n_train, n_units): centred; zero for a unit with NaN or a constant response in
+        that fit. A zero column adds nothing to any covariance, so all other units come out exactly as if
+        the unit were not in that fit; it still takes part in the other fits.
+    usable
+        bool (n_fits, n_units): False for those columns.
+    """
+    targets = centred(means, axis=-2)
+    usable = spread(targets, axis=-2) >= ZERO_TARGET
+    if not usable.all():
+        np.copyto(targets, 0.0, where=~usable)
+    return targets, usable[:, 0, :]
+
+
+def targets_of_split(means: NDArray[np.float64], split: ImageSplit, settings: ScoreSettings) -> Targets:
+    """Take the images of one split out of half-means.
+
+    Parameters
+    ----------
+    means
+        float64 (n_halves, 2, n_images, n_units) as from :func:`half_means`.
+    split
+        Training and test images.
+    settings
+        The kind of correlation.
+    """
+    n_halves, _, _, n_units = means.shape
+    train_means = np.ascontiguousarray(means[:, :, split.train])
+    test = centred(np.ascontiguousarray(means[:, :, split.test]), axis=2)
+    train, usable = training_targets(train_means.reshape(2 * n_halves, -1, n_units))
+    lost = np.isnan(train_means).any(axis=(1, 2)) | np.isnan(test).any(axis=(1, 2))
+    varies = usable.reshape(n_halves, 2, n_units) & np.any(test != 0.0, axis=2)
+    constant = ~np.all(varies, axis=1)
+    drops = np.zeros((n_halves, n_units), dtype=np.uint8)
+    drops[constant] = Drop.CONSTANT_RESPONSE
+    drops[lost] = Drop.NO_TRIAL
+    r_target = correlate_by(settings.correlation, test[:, 0], test[:, 1])
+    return Targets(train, np.ascontiguousarray(test[:, 1]), r_target, drops)
+
+
+def correlate_predictions(
+    predictions: NDArray[np.float64], targets: Targets, settings: ScoreSettings
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Correlate predictions with the other half, and with each other.
+
+    Parameters
+    ----------
+    predictions
+        float64 (2 n_halves, n_test, n_units), in the order of ``targets.train``.
+    targets
+        The responses.
+    settings
+        The kind of correlation.
+
+    Returns
+    -------
+    r_cross, r_map
+        float64 (n_halves, n_units); NaN where a unit was not in one of the two fits.
+    """
+    first = np.ascontiguousarray(predictions[0::2])
+    second = np.ascontiguousarray(predictions[1::2])
+    kind = settings.correlation
+    return correlate_by(kind, first, targets.second_test), correlate_by(kind, first, second)
+
+
+def recordings_digest(recordings: Sequence[RecordingLike]) -> str:
+    """Return the sha256 (hex) of areas, specimens, unit ids and responses, in their order."""
+    state = hashlib.sha256()
+    for recording in recordings:
+        shape = recording.responses.shape
+        state.update(f"{recording.area}/{recording.specimen}/{shape}/{recording.responses.dtype}".encode())
+        state.update(np.ascontiguousarray(recording.unit_ids, dtype=np.int64).tobytes())
+        state.update(np.ascontiguousarray(recording.responses).tobytes())
+    return state.hexdigest()
+
+
+def result_context(
+    context: Mapping[str, object] | None, recordings: Sequence[RecordingLike]
+) -> dict[str, object]:
+    """Add the digest of the responses and the versions that matter to what the caller knows of scores."""
+    about = dict(context or {})
+    others = about.pop("versions", None)
+    return {
+        **about,
+        "responses_sha256": recordings_digest(recordings),
+        "versions": {
+            **installed_versions("numpy", "scipy", "numba"),
+            **(others if isinstance(others, Mapping) else {}),
+        },
+    }

@@ -1,29 +1,41 @@
-"""The outcome of a scoring run."""
+"""The outcome of a scoring run, in memory and on disk."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mvkit.atomic import replacing, write_text
+from mvkit.errors import DataError
 from mvkit.jsonable import digest_of, plain
+from mvkit.scoring.intervals import METHOD, describe_median, draws_of
+from mvkit.scoring.layer_choice import HELD_OUT, PAPER, ChosenUnits, choose_layer, unit_grid
 from mvkit.scoring.settings import ScoreSettings
-from mvkit.scoring.statistics.describing import described
-from mvkit.scoring.statistics.intervals import METHOD, draws_of
-from mvkit.scoring.statistics.layer_choice import HELD_OUT, PAPER, ChosenUnits, choose_layer, unit_grid
-from mvkit.scoring.unit_columns import Column
 
 if TYPE_CHECKING:
     import pandas as pd
+
+Column = NDArray[np.generic]
 
 ALL_AREAS = "all"
 BEST_PER_AREA = "(best layer of each area)"
 #: ``unit_id`` of the row of a whole population (RSA, CKA).
 POPULATION = -1
+
+UNITS_CSV = "scores.csv"
+UNITS_PARQUET = "scores.parquet"
+FOLDS_PARQUET = "folds.parquet"
+SUMMARY_CSV = "summary.csv"
+BEST_CSV = "best_layers.csv"
+HELD_OUT_CSV = "held_out_layers.csv"
+SUMMARY_JSON = "summary.json"
 
 
 @dataclass(frozen=True)
@@ -88,7 +100,7 @@ class Scores:
         Columns: ``layer``, ``area`` (``"all"`` = the units of every area pooled), ``median`` of the scores,
         ``sem`` (standard deviation over units with ddof 1, over the square root of their number), ``low`` and
         ``high`` (confidence interval of the median over animals and units, see
-        :func:`~mvkit.scoring.statistics.intervals.median_interval`), ``n_units`` and ``n_animals`` that the
+        :func:`~mvkit.scoring.intervals.median_interval`), ``n_units`` and ``n_animals`` that the
         median is over, ``n_nan`` units without a score, ``reason`` for an interval that is NaN, or "".
         """
         return self._summary.copy()
@@ -184,7 +196,7 @@ class Scores:
                 scores = self.columns["score"][chosen].astype(np.float64)
                 specimens = self.columns["specimen"][chosen].astype(np.int64)
                 areas = self.columns["area"][chosen] if area == ALL_AREAS else None
-                row = described(scores, specimens, self.settings, areas=areas, draws=draws)
+                row = describe_median(scores, specimens, self.settings, areas=areas, draws=draws)
                 rows.append({"layer": layer, "area": area, **row})
         return pd.DataFrame(rows)
 
@@ -202,7 +214,7 @@ class Scores:
         areas = self.chosen_units(choice)
         rows = []
         for area, units in areas.items():
-            row = described(units.score, units.specimen, self.settings, reason=units.reason)
+            row = describe_median(units.score, units.specimen, self.settings, reason=units.reason)
             rows.append({"area": area, "layer": units.layer, "choice": choice, **row})
         # An area without a layer has no part in the row of all areas.
         chosen = {area: units for area, units in areas.items() if units.layer}
@@ -210,7 +222,7 @@ class Scores:
         specimens = np.concatenate([np.empty(0, np.int64), *(units.specimen for units in chosen.values())])
         area_of = np.repeat(np.arange(len(chosen)), [len(units.score) for units in chosen.values()])
         reason = "" if chosen else next((units.reason for units in areas.values()), "")
-        row = described(scores, specimens, self.settings, areas=area_of, reason=reason)
+        row = describe_median(scores, specimens, self.settings, areas=area_of, reason=reason)
         rows.append({"area": ALL_AREAS, "layer": BEST_PER_AREA, "choice": choice, **row})
         return pd.DataFrame(rows)
 
@@ -220,3 +232,116 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [
         {str(name): plain(value) for name, value in row.items()} for row in frame.to_dict(orient="records")
     ]
+
+
+def save_scores(scores: Scores, out_dir: Path, also: Mapping[str, object] | None = None) -> list[Path]:
+    """Write scores to a directory, each file whole or not at all.
+
+    ``scores.csv`` and ``scores.parquet`` hold one row per unit, ``folds.parquet`` the same rows' scores from
+    even and from odd image splits, ``summary.csv`` layers x areas, ``best_layers.csv`` and
+    ``held_out_layers.csv`` the layer per area by either choice, ``summary.json`` settings, protocol and its
+    digest, seeds, versions and all three tables. ``summary.json`` is written last, so that its presence means
+    the others are complete.
+
+    Parameters
+    ----------
+    scores
+        The scores.
+    out_dir
+        Folder, made if it does not exist.
+    also
+        Further entries of ``summary.json``, as plain JSON values.
+
+    Returns
+    -------
+    list of Path
+        The files written.
+    """
+    table = scores.table()
+    frames: dict[str, pd.DataFrame] = {
+        UNITS_CSV: table,
+        SUMMARY_CSV: scores.summary(),
+        BEST_CSV: scores.best_layers(),
+        HELD_OUT_CSV: scores.held_out_layers(),
+    }
+    for name, frame in frames.items():
+        with replacing(out_dir / name) as temporary:
+            frame.to_csv(temporary, index=False)
+    for name, frame in {UNITS_PARQUET: table, FOLDS_PARQUET: _by_fold(scores)}.items():
+        # Opened here: pyarrow cannot open a folder whose name is no UTF-8.
+        with replacing(out_dir / name) as temporary, temporary.open("wb") as file:
+            frame.to_parquet(file, index=False)
+    summary = {**scores.to_json(), **(also or {})}
+    write_text(out_dir / SUMMARY_JSON, json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    return [out_dir / name for name in (*frames, UNITS_PARQUET, FOLDS_PARQUET, SUMMARY_JSON)]
+
+
+def _by_fold(scores: Scores) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame({f"fold_{fold}": values for fold, values in enumerate(scores.by_fold)})
+
+
+def read_scores(out_dir: Path) -> Scores:
+    """Read back what :func:`save_scores` wrote.
+
+    Scores of versions before there was a ``folds.parquet`` are read without scores by fold; settings that
+    did not exist then have their defaults, which mean what was done then.
+
+    Raises
+    ------
+    DataError
+        If ``summary.json``, ``scores.parquet`` or ``folds.parquet`` is missing, damaged, or they do not fit
+        together.
+    """
+    import pandas as pd
+
+    _require(out_dir, SUMMARY_JSON, UNITS_PARQUET)
+    try:
+        summary = json.loads((out_dir / SUMMARY_JSON).read_text(encoding="utf-8"))
+        settings = ScoreSettings(**summary["settings"])
+        layers, areas = tuple(summary["layers"]), tuple(summary["areas"])
+        context, is_old = summary["context"], "protocol" not in summary
+        table = _read_parquet(out_dir / UNITS_PARQUET)
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise DataError(f"{out_dir}: damaged scores ({error})") from error
+    return Scores(
+        columns={
+            str(name): table[name].to_numpy()
+            if pd.api.types.is_numeric_dtype(table[name])
+            else np.array(table[name].tolist(), dtype=object)
+            for name in table.columns
+        },
+        by_fold=np.empty((0, 0)) if is_old else _read_by_fold(out_dir, len(table)),
+        layers=layers,
+        areas=areas,
+        settings=settings,
+        context=context,
+    )
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    with path.open("rb") as file:
+        return pd.read_parquet(file)
+
+
+def _read_by_fold(out_dir: Path, n_rows: int) -> NDArray[np.float64]:
+
+    _require(out_dir, FOLDS_PARQUET)
+    try:
+        table = _read_parquet(out_dir / FOLDS_PARQUET)
+    except (ValueError, OSError) as error:
+        raise DataError(f"{out_dir}: damaged scores ({FOLDS_PARQUET}: {error})") from error
+    if table.shape[1] and len(table) != n_rows:
+        raise DataError(
+            f"{out_dir}: damaged scores ({UNITS_PARQUET} has {n_rows} rows, {FOLDS_PARQUET} {len(table)})"
+        )
+    return np.ascontiguousarray(table.to_numpy(dtype=np.float64).T)
+
+
+def _require(out_dir: Path, *names: str) -> None:
+    for name in names:
+        if not (out_dir / name).is_file():
+            raise DataError(f"{out_dir}: no {name} here; is this a folder written by 'mvkit score --out'?")

@@ -1,23 +1,30 @@
-"""Scoring many layers against many specimens."""
+"""Scoring many layers against many specimens, each pair measured where its scores are not cached."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
-from mvkit.errors import DataError, UsageError
-from mvkit.scoring.checks import check_recordings
-from mvkit.scoring.identity import result_context
-from mvkit.scoring.kept import KeptScores
-from mvkit.scoring.mappings import MAPPINGS
-from mvkit.scoring.pairs import LayerSource, Pair, Progress, measure_pairs, populations
-from mvkit.scoring.recordings import RecordingLike
-from mvkit.scoring.results import POPULATION, Scores
-from mvkit.scoring.settings import DEFAULT_SETTINGS, ScoreSettings
-from mvkit.scoring.unit_columns import Column, UnitScores
+from mvkit.errors import DataError, FitError, UsageError
+from mvkit.scoring.correlation import Drop, correct_for_noise, explain, whole_reliability
+from mvkit.scoring.gram import GramMatrix, LayerCoordinates
+from mvkit.scoring.maps import MAPPINGS, prepare_layers
+from mvkit.scoring.parallel import run_jobs, worker_count
+from mvkit.scoring.protocol import ImageSplit, SplitHalfScores, result_context, split_half_weights, splits_of
+from mvkit.scoring.results import POPULATION, Column, Scores
+from mvkit.scoring.settings import DEFAULT_SETTINGS, RecordingLike, ScoreSettings
+from mvkit.scoring.similarity import pool_animals
+
+# Jobs per worker process: enough of them that no worker idles long while another finishes its last one.
+JOBS_PER_WORKER = 4
+#: Splits of the images: all, and the two sets between which a layer is chosen and scored.
+EVERY, EVEN, ODD = slice(None), slice(0, None, 2), slice(1, None, 2)
 
 
 def score_features(
@@ -165,3 +172,345 @@ def _assemble(
             by_fold.append(found.by_fold)
     columns = {column: np.concatenate(values) for column, values in pieces.items()}
     return columns, np.concatenate(by_fold, axis=1)
+
+
+Progress = Callable[[int, int], None]
+#: Name of a layer, and place of a recording.
+Pair = tuple[str, int]
+
+
+class KeptScores(Protocol):
+    """Where scores of pairs of layer and recording are kept."""
+
+    def read(self, layer: str, recording: RecordingLike) -> UnitScores | None:
+        """Return what is kept, or None."""
+
+    def write(self, layer: str, recording: RecordingLike, found: UnitScores) -> None:
+        """Keep what was measured."""
+
+
+@dataclass(frozen=True)
+class LayerSource:
+    """Layers whose features are opened only where they are needed.
+
+    Attributes
+    ----------
+    names
+        Every layer, in order.
+    open
+        Names -> context manager that gives layer -> (n_images, n_features), in memory or on disk, or
+        :class:`~mvkit.scoring.gram.LayerCoordinates` where the mapping works from them.
+    inner
+        Forms inner products of features, on a device say; None: numpy does.
+    keep
+        Called with coordinates that were made, in one of several threads.
+    """
+
+    names: tuple[str, ...]
+    open: Callable[[Sequence[str]], AbstractContextManager[Mapping[str, Any]]]
+    inner: GramMatrix | None = None
+    keep: Callable[[LayerCoordinates], None] | None = None
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Everything the jobs need, made once."""
+
+    recordings: Sequence[RecordingLike]
+    layers: Mapping[str, Any]  # as the row of the mapping prepared them
+    splits: Sequence[ImageSplit]
+    weights: Mapping[int, NDArray[np.generic]]  # number of trials -> halvings
+    settings: ScoreSettings
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One specimen against some of the layers."""
+
+    recording: int
+    layers: tuple[str, ...]
+
+
+def populations(recordings: Sequence[RecordingLike], settings: ScoreSettings) -> Sequence[RecordingLike]:
+    """Return what layers are compared with: the recordings, or one pool per area."""
+    return pool_animals(recordings) if settings.pools_animals else recordings
+
+
+def measure_pairs(
+    source: LayerSource,
+    recordings: Sequence[RecordingLike],
+    settings: ScoreSettings,
+    pairs: Sequence[Pair],
+    *,
+    n_jobs: int = 1,
+    progress: Progress | None = None,
+    kept: KeptScores | None = None,
+) -> dict[Pair, UnitScores]:
+    """Score pairs of layer and recording; each is kept as soon as its job is done.
+
+    Parameters
+    ----------
+    source
+        The layers.
+    recordings
+        As :func:`populations` returns them; responses to the same images in the same order.
+    settings
+        The protocol.
+    pairs
+        Those wanted.
+    n_jobs
+        Worker processes; -1 = one per core. Results depend neither on it nor on what is kept, to the last
+        bit.
+    progress
+        Called with (done, total) pairs; what is kept is done at once.
+    kept
+        Where scores are looked for and kept; None: nowhere.
+
+    Raises
+    ------
+    DataError
+        If features are not finite.
+    """
+    found: dict[Pair, UnitScores] = {}
+    for name, place in pairs if kept is not None else ():
+        earlier = kept.read(name, recordings[place]) if kept is not None else None
+        if earlier is not None:
+            found[name, place] = earlier
+    if found and progress is not None:
+        progress(len(found), len(pairs))
+    missing: dict[int, list[str]] = {}
+    for name, place in pairs:
+        if (name, place) not in found:
+            missing.setdefault(place, []).append(name)
+    if not missing:
+        return found
+    wanted = set().union(*missing.values())
+    with ExitStack() as opened:
+        features = opened.enter_context(source.open([name for name in source.names if name in wanted]))
+        work = _work(source, features, recordings, settings, n_jobs)
+        if MAPPINGS[settings.mapping].from_coordinates:
+            # Nothing of the features is needed any more; they shall take no memory meanwhile.
+            del features
+            opened.close()
+        for job, units in _results(_jobs(missing, recordings, n_jobs), work, n_jobs):
+            for name, unit in zip(job.layers, units, strict=True):
+                found[name, job.recording] = unit
+                if kept is not None:
+                    kept.write(name, recordings[job.recording], unit)
+            if progress is not None:
+                progress(len(found), len(pairs))
+    return found
+
+
+def _work(
+    source: LayerSource,
+    features: Mapping[str, Any],
+    recordings: Sequence[RecordingLike],
+    settings: ScoreSettings,
+    n_jobs: int,
+) -> _Work:
+    n_images = recordings[0].responses.shape[1]
+    splits = splits_of(n_images, settings)
+    mapping = MAPPINGS[settings.mapping]
+    layers = prepare_layers(
+        mapping, features, splits, settings, n_jobs=n_jobs, inner=source.inner, keep=source.keep
+    )
+    trial_counts = {recording.responses.shape[0] for recording in recordings}
+    weights = {n_trials: split_half_weights(n_trials, n_images, settings) for n_trials in trial_counts}
+    return _Work(recordings, layers, splits, weights, settings)
+
+
+def _jobs(
+    missing: Mapping[int, Sequence[str]], recordings: Sequence[RecordingLike], n_jobs: int
+) -> list[_Job]:
+    """Divide the work into specimens, or specimens x groups of layers if workers are many; large first."""
+    groups = -(-JOBS_PER_WORKER * worker_count(n_jobs) // len(missing))
+    jobs = []
+    for place in sorted(missing, key=lambda index: -len(recordings[index].unit_ids)):
+        names = missing[place]
+        parts = np.array_split(np.arange(len(names)), min(len(names), groups))
+        jobs += [_Job(place, tuple(names[int(index)] for index in part)) for part in parts]
+    return jobs
+
+
+def _results(jobs: Sequence[_Job], work: _Work, n_jobs: int) -> Iterator[tuple[_Job, list[UnitScores]]]:
+    """Do the jobs, here or elsewhere, and yield what each gives as soon as it is there."""
+
+    def arguments(job: _Job) -> tuple[object, ...]:
+        responses = work.recordings[job.recording].responses
+        layers = [work.layers[layer] for layer in job.layers]
+        return responses, work.weights[responses.shape[0]], work.splits, layers, work.settings
+
+    results = run_jobs(
+        _score_specimen,
+        (arguments(job) for job in jobs),
+        n_jobs=n_jobs,
+        warm_up=MAPPINGS[work.settings.mapping].warm_up,
+    )
+    for index, units in results:
+        yield jobs[index], units
+
+
+def _score_specimen(
+    responses: NDArray[np.float32],
+    weights: NDArray[np.generic],
+    splits: Sequence[ImageSplit],
+    layers: Sequence[Any],
+    settings: ScoreSettings,
+) -> list[UnitScores]:
+    """Score one specimen, always on one BLAS thread, so that every worker count gives the same bits."""
+    mapping = MAPPINGS[settings.mapping]
+    with threadpool_limits(limits=1):
+        halvings = mapping.score(responses, weights, splits, layers, settings)
+    return [
+        unit_scores(parts, mapping.reason(layer), settings)
+        for parts, layer in zip(halvings, layers, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class UnitScores:
+    """One layer and one specimen, condensed over halvings.
+
+    Attributes
+    ----------
+    columns
+        The measured columns of :class:`~mvkit.scoring.results.Scores`, each (n_units,).
+    by_fold
+        float64 (2, n_units): the score from the even splits of the images alone, and from the odd ones; no
+        rows where there is one split only.
+    """
+
+    columns: Mapping[str, Column]
+    by_fold: NDArray[np.float64]
+
+
+def mean_ignoring_nan(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Average over splits and halvings at once, ignoring NaN; NaN if there is nothing else.
+
+    Parameters
+    ----------
+    values
+        float64 (n_splits, n_halves, n_units).
+    """
+    valid = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        mean: NDArray[np.float64] = np.where(valid, values, 0.0).sum(axis=(0, 1)) / valid.sum(axis=(0, 1))
+    return mean
+
+
+def estimate(
+    halvings: SplitHalfScores, settings: ScoreSettings, splits: slice = EVERY
+) -> NDArray[np.float64]:
+    """Estimate scores from halvings of some splits: the mean of corrected values, or the corrected mean.
+
+    The first drops halvings whose reliabilities cannot correct anything, which favours the luckier halvings
+    of unreliable units. The second drops none; NaN only where a mean reliability is not positive.
+    """
+    if settings.estimator == "mean-of-corrected":
+        return mean_ignoring_nan(halvings.scores[splits])
+    return correct_for_noise(*_mean_parts(halvings, splits), settings)
+
+
+def _mean_parts(
+    halvings: SplitHalfScores, splits: slice
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Average r_cross, r_map and r_target over the halvings in which all three are defined."""
+    parts = (halvings.r_cross[splits], halvings.r_map[splits], halvings.r_target[splits])
+    undefined = np.isnan(parts[0]) | np.isnan(parts[1]) | np.isnan(parts[2])
+    if undefined.any():
+        parts = tuple(np.where(undefined, np.nan, part) for part in parts)  # type: ignore[assignment]
+    return mean_ignoring_nan(parts[0]), mean_ignoring_nan(parts[1]), mean_ignoring_nan(parts[2])
+
+
+def _by_fold(halvings: SplitHalfScores, settings: ScoreSettings) -> NDArray[np.float64]:
+    if len(halvings.scores) < 2:
+        return np.empty((0, halvings.scores.shape[-1]))
+    return np.stack([estimate(halvings, settings, splits) for splits in (EVEN, ODD)])
+
+
+def unit_scores(halvings: SplitHalfScores, layer_reason: str, settings: ScoreSettings) -> UnitScores:
+    """Condense the halvings of one layer and specimen.
+
+    Parameters
+    ----------
+    halvings
+        Every split and halving.
+    layer_reason
+        Why the layer cannot be mapped on some split, or ""; it takes the place of the halvings' reasons.
+    settings
+        Estimator and correction.
+    """
+    n_units = halvings.scores.shape[-1]
+    total = int(np.prod(halvings.scores.shape[:2]))
+    flat = halvings.drops.reshape(total, n_units)
+    counts = np.stack([(flat == drop).sum(axis=0) for drop in Drop])
+    score = estimate(halvings, settings)
+    why = [
+        layer_reason or explain(counts[:, unit], total, int(halvings.missing_image[unit]))
+        for unit in range(n_units)
+    ]
+    kept = counts[Drop.KEPT]
+    reasons = why if settings.estimator == "mean-of-corrected" else _reasons_of_means(halvings, why)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        r_map, r_target = (whole_reliability(part, settings) for part in (halvings.r_map, halvings.r_target))
+    columns: dict[str, Column] = {
+        "raw_correlation": mean_ignoring_nan(halvings.r_cross),
+        "map_reliability": mean_ignoring_nan(r_map),
+        "response_reliability": mean_ignoring_nan(r_target),
+        "score": score,
+        "map_correlation": mean_ignoring_nan(halvings.r_map),
+        "response_correlation": mean_ignoring_nan(halvings.r_target),
+        "halves_used": kept,
+        "halves_dropped": total - kept,
+        "reason": np.array(
+            [text if np.isnan(score[unit]) else "" for unit, text in enumerate(reasons)], dtype=object
+        ),
+        "dropped_because": np.array(why, dtype=object),
+    }
+    return UnitScores(columns, _by_fold(halvings, settings))
+
+
+def _reasons_of_means(halvings: SplitHalfScores, why: Sequence[str]) -> list[str]:
+    """Say why averages cannot be corrected; where there is nothing to average, ``why`` says it already."""
+    _, r_map, r_target = _mean_parts(halvings, EVERY)
+    causes = np.where(r_map > 0.0, "response", np.where(r_target > 0.0, "map", "map and response"))
+    return [
+        text if np.isnan(mean) else f"mean {cause} reliability not positive"
+        for text, mean, cause in zip(why, r_map, causes, strict=True)
+    ]
+
+
+def check_recordings(recordings: Sequence[RecordingLike], settings: ScoreSettings) -> int:
+    """Refuse recordings that cannot be scored together; return their number of images.
+
+    Raises
+    ------
+    UsageError
+        If there are none.
+    DataError
+        If their shapes do not agree or responses are infinite.
+    FitError
+        If there are fewer training images than the mapping needs.
+    """
+    if not recordings:
+        raise UsageError("nothing to score: no recordings")
+    n_images = int(recordings[0].responses.shape[1])
+    for recording in recordings:
+        where = f"{recording.area}, specimen {recording.specimen}"
+        shape = (n_images, len(recording.unit_ids))
+        if recording.responses.ndim != 3 or recording.responses.shape[1:] != shape:
+            raise DataError(
+                f"{where}: responses have shape {recording.responses.shape}, "
+                f"expected (n_trials, {n_images}, {len(recording.unit_ids)})"
+            )
+        if np.isinf(recording.responses).any():
+            raise DataError(f"{where}: responses hold infinite values; use NaN for missing ones")
+    n_train = int(np.ceil(settings.train_fraction * n_images))
+    needed = MAPPINGS[settings.mapping].n_train_needed(settings)
+    if n_train < needed:
+        raise FitError(
+            f"{settings.mapping}: {needed} components cannot be fitted on {n_train} training images "
+            f"(of {n_images}); lower n_components or raise train_fraction"
+        )
+    return n_images

@@ -1,9 +1,11 @@
-"""Settings of a scoring run."""
+"""Settings of a scoring run, and what it needs of a recording."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from mvkit.errors import UsageError
@@ -39,7 +41,7 @@ class ScoreSettings(BaseModel):
     Attributes
     ----------
     mapping
-        How features are compared with responses, see :mod:`mvkit.scoring.mappings`. Maps predict every unit:
+        How features are compared with responses, see :mod:`mvkit.scoring.maps`. Maps predict every unit:
         ``"pls"`` (partial least squares, PLS2, centred, not scaled), ``"ridge"``, ``"one-to-one"`` (the
         best-correlated feature), ``"lasso"``, ``"elasticnet"``. Similarities give one number for a
         population: ``"rsa"``, ``"cka"``.
@@ -192,3 +194,23 @@ def resolve_settings(**options: Any) -> ScoreSettings:
             for fault in error.errors()
         )
         raise UsageError(f"wrong scoring option: {faults}") from None
+
+
+class RecordingLike(Protocol):
+    """What scoring needs of a recording (:class:`mvkit.neural.Recording` has it)."""
+
+    @property
+    def area(self) -> str:
+        """Visual area."""
+
+    @property
+    def specimen(self) -> int:
+        """Animal."""
+
+    @property
+    def unit_ids(self) -> NDArray[np.int64]:
+        """int64 (n_units,)."""
+
+    @property
+    def responses(self) -> NDArray[np.float32]:
+        """(n_trials, n_images, n_units), NaN = missing."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from mvkit.distributed import rank, synchronise_norms, world_size
 from mvkit.errors import DataError, RecipeError, UsageError
 from mvkit.images.loading import ImageSource
 from mvkit.images.settings import CentreCrop
@@ -19,8 +20,6 @@ from mvkit.models.trainable import build_for_training
 from mvkit.objectives.base import Objective
 from mvkit.objectives.building import build_objective
 from mvkit.objectives.table import OBJECTIVES
-from mvkit.processes.norms import synchronise_norms
-from mvkit.processes.world import rank, size
 from mvkit.training.evaluation.base import Evaluator
 from mvkit.training.evaluation.build import build_evaluators
 from mvkit.training.evaluation.images import RunImages
@@ -198,16 +197,16 @@ def assemble(
     check_images(recipe, sources)
     seed, device = recipe.train.seed, place.device
     order = Order(
-        sources.train.n_images, recipe.train.batch_size, seed, recipe.data.drop_last, rank(), size()
+        sources.train.n_images, recipe.train.batch_size, seed, recipe.data.drop_last, rank(), world_size()
     )
     encoder, objective = build_networks(
         recipe, n_images=sources.train.n_images, n_classes=sources.n_classes, start=start
     )
     encoder.to(device)
     objective.to(device)
-    if recipe.train.sync_norm and size() > 1:
-        synchronise_norms(encoder)
-        synchronise_norms(objective)
+    if recipe.train.sync_norm and world_size() > 1:
+        synchronise_norms(encoder, device)
+        synchronise_norms(objective, device)
     optimiser = build_optimiser(recipe.optimiser, [encoder, objective])
     step = TrainStep(encoder, objective, optimiser, settings=steps, device=device)
     images = RunImages(
@@ -243,7 +242,7 @@ def _recorded(place: RunPlace, steps: StepSettings) -> RunPlace:
     machine = {
         "device": place.device.type,
         "device_name": _device_name(place.device),
-        "processes": size(),
+        "processes": world_size(),
         "threads": torch.get_num_threads(),
         "workers": place.workers,
         **asdict(steps),

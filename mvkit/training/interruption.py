@@ -9,8 +9,7 @@ from types import FrameType, TracebackType
 
 import torch
 
-from mvkit.processes.gathering import total
-from mvkit.processes.world import size
+from mvkit.distributed import all_reduce, world_size
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -46,10 +45,10 @@ class Interruption:
 
     def came(self) -> bool:
         """Whether to stop; the same answer on all processes, of which perhaps only one was told."""
-        if size() == 1:
+        if world_size() == 1:
             return self._noted
         # On the CPU, whatever trains: asking must not wait for a GPU.
-        return bool(total(torch.tensor([float(self._noted)])) > 0)
+        return bool(all_reduce(torch.tensor([float(self._noted)])) > 0)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self._noted and number == signal.SIGINT:

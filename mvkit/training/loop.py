@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
+from mvkit.distributed import is_main_process, rank, world_size
 from mvkit.draws import hashed
 from mvkit.images.crops import output_px
 from mvkit.models.trained import BEST, LAST
-from mvkit.processes.world import is_first, rank, size
 from mvkit.training.checkpoints import Progress, checkpoint_name, write_checkpoint
 from mvkit.training.evaluation.base import EvaluationContext
 from mvkit.training.interruption import Interruption
@@ -77,7 +77,7 @@ class _Run:
     def __post_init__(self) -> None:
         place = self.setup.place
         board = place.folder / _BOARD if place.tensorboard else None
-        self.log = RunLog(place.folder / _LOG, tensorboard=board) if is_first() else None
+        self.log = RunLog(place.folder / _LOG, tensorboard=board) if is_main_process() else None
         self.meter = Meter(self.log, place.device)
         self.stopwatch = Stopwatch()
 
@@ -160,7 +160,7 @@ class _Run:
         _seed_generators(int(hashed(recipe.train.seed, _GENERATOR_KEY, step, rank())), setup.place.device)
         loss = learner.step.run(batch, step=step)
         setup.evaluators.observe(learner.encoder, batch, step=step)
-        self.stopwatch.add(len(batch.index) * size())
+        self.stopwatch.add(len(batch.index) * world_size())
         self.progress = replace(self.progress, step=step + 1)
         if self.meter.add(loss, step=step + 1, epoch=self.progress.epochs + 1, rate=rate):
             self._read()
@@ -255,7 +255,7 @@ class _Run:
     def _save(self, *, also: tuple[str, ...] = ()) -> None:
         # All processes: a state may have to be gathered.
         document = snapshot(self.setup, self.progress)
-        if is_first():
+        if is_main_process():
             write_checkpoint(self.setup.place.folder, document, also=also)
 
     def _note(self, kind: str, **values: object) -> None:

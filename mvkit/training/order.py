@@ -43,11 +43,7 @@ class Order:
 
     def __post_init__(self) -> None:
         """Refuse what leaves an epoch without batches or a process without images."""
-        if self.batch_size % self.size:
-            raise UsageError(
-                f"train.batch_size {self.batch_size} cannot be shared by {self.size} processes evenly\n"
-                f"choose a number of processes that divides it (--processes)"
-            )
+        check_processes_divide(self.batch_size, self.size)
         if self.steps_per_epoch == 0:
             raise UsageError(
                 f"train.batch_size {self.batch_size} is more than the {self.n_images} images there are\n"
@@ -88,3 +84,20 @@ class Order:
     def _part(self, batch: NDArray[np.int64]) -> NDArray[np.int64]:
         first, last = (len(batch) * rank // self.size for rank in (self.rank, self.rank + 1))
         return batch[first:last]
+
+
+def check_processes_divide(batch_size: int, n_processes: int) -> None:
+    """Refuse a number of processes that cannot share a global batch equally.
+
+    Raises
+    ------
+    UsageError
+        Names numbers of processes that can.
+    """
+    if batch_size % n_processes:
+        possible = [n for n in range(1, n_processes + 1) if batch_size % n == 0]
+        raise UsageError(
+            f"a batch of {batch_size} images cannot be shared equally by {n_processes} processes\n"
+            f"use {' or '.join(map(str, possible[-2:]))} processes, or set train.batch_size to a multiple of "
+            f"{n_processes}"
+        )

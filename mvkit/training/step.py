@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn, optim
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
 
+from mvkit.distributed import SyncBatchNormCpu, all_reduce, data_parallel, rank, row_counts, world_size
 from mvkit.errors import UsageError
 from mvkit.images.batch import Batch
 from mvkit.objectives.base import Loss, Objective
-from mvkit.processes.averaging import GradientAverage
-from mvkit.processes.gathering import summed_over_processes
-from mvkit.processes.norms import GlobalNorm
-from mvkit.processes.world import size
-from mvkit.training.accumulation import (
-    BatchNorm,
-    MicroBatch,
-    generator_states,
-    running_statistics_kept,
-    set_generator_states,
-    shared_micro_batches,
-)
 from mvkit.training.precision import Precision, PrecisionName
 
 
@@ -111,10 +103,12 @@ class TrainStep:
             # Not a frozen network, which is left half-way, at the layer that is read.
             # In place: objectives tap layers of this very module, and keys of its state dict stay.
             for module in encoder.modules():
-                if isinstance(module, GlobalNorm):
-                    module.stay_uncompiled()
+                if isinstance(module, SyncBatchNormCpu):
+                    # Compile what lies around it, not the talk among processes.
+                    forward = torch.compiler.disable(module.forward)  # type: ignore[no-untyped-call]
+                    module.forward = forward  # type: ignore[method-assign]
             encoder.compile()
-        self._average = GradientAverage(p for group in optimiser.param_groups for p in group["params"])
+        self._embedding = data_parallel(_Embedding(encoder, objective))
 
     def run(self, batch: Batch, *, step: int) -> Loss:
         """Learn from a batch.
@@ -140,14 +134,13 @@ class TrainStep:
         if self.settings.channels_last:
             ordered = tuple(view.contiguous(memory_format=torch.channels_last) for view in batch.views)
             batch = replace(batch, views=ordered)
-        parts = shared_micro_batches(len(batch.index), self.settings.accumulate)
+        parts = _micro_batches(len(batch.index), self.settings.accumulate)
         self._objective.before_step(self._encoder, step=step)
         self._optimiser.zero_grad(set_to_none=True)
         if len(parts) > 1 and self._objective.couples_samples:
             loss, embedded = self._in_two_passes(batch, parts)
         else:
             loss, embedded = self._added_up(batch, parts)
-        self._average.finish()
         self._precision.step(self._optimiser)
         with torch.no_grad():
             self._objective.after_step(embedded, batch)
@@ -159,7 +152,7 @@ class TrainStep:
         n_parts = self.settings.accumulate
         trained = (self._encoder, self._objective) if self._objective.trains_encoder else (self._objective,)
         modules = [module for network in trained for module in network.modules()]
-        if n_parts > 1 and any(isinstance(module, BatchNorm) for module in modules):
+        if n_parts > 1 and any(isinstance(module, _BatchNorm) for module in modules):
             said.append(
                 f"batch norms see 1/{n_parts} of a batch (a micro-batch) at a time, "
                 f"and their running statistics move {n_parts} times a step"
@@ -180,7 +173,7 @@ class TrainStep:
 
     def _embed(self, batch: Batch) -> tuple[Tensor, ...]:
         with self._precision.autocast():
-            embedded = self._objective.embed(self._encoder, batch)
+            embedded: tuple[Tensor, ...] = self._embedding(batch)
         halves = (torch.float16, torch.bfloat16)
         return tuple(rows.float() if rows.dtype in halves else rows for rows in embedded)
 
@@ -188,12 +181,11 @@ class TrainStep:
         """Add the gradients of micro-batches (one, where images depend on each other)."""
         losses, pieces = [], []
         for part in parts:
-            if part is parts[-1]:
-                self._average.arm()
             rows = batch if len(parts) == 1 else batch.rows(part.first, part.last)
-            embedded = self._embed(rows)
-            loss = _weighted(self._objective.criterion(embedded, rows), part.weight)
-            self._precision.scaled(loss.total).backward()  # type: ignore[no-untyped-call]
+            with self._averaging(is_last=part is parts[-1]):
+                embedded = self._embed(rows)
+                loss = _weighted(self._objective.criterion(embedded, rows), part.weight)
+                self._precision.scaled(loss.total).backward()  # type: ignore[no-untyped-call]
             losses.append(_detached(loss))
             pieces.append(tuple(rows.detach() for rows in embedded))
         return _summed(losses), _joined(pieces)
@@ -203,29 +195,109 @@ class TrainStep:
         states, pieces = [], []
         with torch.no_grad():
             for part in parts:
-                states.append(generator_states(self._device))
+                states.append(_generator_states(self._device))
                 pieces.append(self._embed(batch.rows(part.first, part.last)))
         cached = _joined(pieces)
         for rows in cached:
             rows.requires_grad_(rows.is_floating_point())
         loss = self._objective.criterion(cached, batch)
         self._precision.scaled(loss.total).backward()  # type: ignore[no-untyped-call]
-        after = generator_states(self._device)
+        after = _generator_states(self._device)
         # The first pass has moved the running statistics already.
-        with running_statistics_kept(self._encoder, self._objective):
+        with _running_statistics_kept(self._encoder, self._objective):
             for part, state in zip(parts, states, strict=True):
-                set_generator_states(state, self._device)
-                if part is parts[-1]:
-                    self._average.arm()
-                embedded = self._embed(batch.rows(part.first, part.last))
-                taught = [
-                    (rows, known.grad[part.first : part.last])
-                    for rows, known in zip(embedded, cached, strict=True)
-                    if rows.requires_grad and known.grad is not None
-                ]
-                torch.autograd.backward([rows for rows, _ in taught], [gradient for _, gradient in taught])
-        set_generator_states(after, self._device)
+                _set_generator_states(state, self._device)
+                with self._averaging(is_last=part is parts[-1]):
+                    embedded = self._embed(batch.rows(part.first, part.last))
+                    taught = [
+                        (rows, known.grad[part.first : part.last])
+                        for rows, known in zip(embedded, cached, strict=True)
+                        if rows.requires_grad and known.grad is not None
+                    ]
+                    torch.autograd.backward([rows for rows, _ in taught], [slope for _, slope in taught])
+        _set_generator_states(after, self._device)
         return _detached(loss), tuple(rows.detach() for rows in cached)
+
+    def _averaging(self, *, is_last: bool) -> AbstractContextManager[None]:
+        """Average gradients over processes after the last micro-batch only."""
+        if is_last or not isinstance(self._embedding, DistributedDataParallel):
+            return nullcontext()
+        return self._embedding.no_sync()
+
+
+class _Embedding(nn.Module):
+    """Encoder and heads as one module, whose parameters all get their gradients through it."""
+
+    def __init__(self, encoder: nn.Module, objective: Objective) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.objective = objective
+
+    def forward(self, batch: Batch) -> tuple[Tensor, ...]:
+        return self.objective.embed(self.encoder, batch)
+
+
+class MicroBatch(NamedTuple):
+    """Rows ``first`` to ``last`` (excluded) of this process.
+
+    ``weight``: the part of the global batch's images that this micro-batch
+    holds, on all processes together.
+    """
+
+    first: int
+    last: int
+    weight: float
+
+
+def _micro_batches(n_own: int, n_parts: int) -> list[MicroBatch]:
+    """Cut this process's rows into contiguous parts whose sizes differ by one at most.
+
+    Processes cut alike, into fewer parts where one of them has fewer rows: in
+    every part all of them communicate in batch norms and losses.
+    """
+    counts = row_counts(n_own)
+    if min(counts) == 0:
+        raise UsageError(
+            f"process {counts.index(0)} of {len(counts)} has no images in a batch of {sum(counts)}: "
+            "use fewer processes or a larger batch"
+        )
+    n_parts = min(n_parts, *counts)
+    cuts = [[part * n_rows // n_parts for part in range(n_parts + 1)] for n_rows in counts]
+    bounds = cuts[rank()]
+    n_together = [sum(cut[part + 1] - cut[part] for cut in cuts) for part in range(n_parts)]
+    return [
+        MicroBatch(bounds[part], bounds[part + 1], n_together[part] / sum(counts)) for part in range(n_parts)
+    ]
+
+
+def _generator_states(device: torch.device) -> tuple[Tensor, ...]:
+    """Return the state of the generators that dropout draws from."""
+    on_cpu = torch.get_rng_state()
+    return (on_cpu, torch.cuda.get_rng_state(device)) if device.type == "cuda" else (on_cpu,)
+
+
+def _set_generator_states(states: tuple[Tensor, ...], device: torch.device) -> None:
+    torch.set_rng_state(states[0])
+    if len(states) > 1:
+        torch.cuda.set_rng_state(states[1], device)
+
+
+@contextmanager
+def _running_statistics_kept(*modules: nn.Module) -> Iterator[None]:
+    """Let batch norms normalise by their batch as in training, but leave running statistics alone."""
+    norms = [
+        part
+        for module in modules
+        for part in module.modules()
+        if isinstance(part, _BatchNorm) and part.training and part.track_running_stats
+    ]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
 
 
 def _detached(loss: Loss) -> Loss:
@@ -248,10 +320,10 @@ def _summed(losses: list[Loss]) -> Loss:
 
 def _averaged(loss: Loss) -> Loss:
     """Return the mean over processes of a loss and its parts."""
-    if size() == 1:
+    if world_size() == 1:
         return loss
     values = torch.stack([loss.total, *(part.to(loss.total) for part in loss.parts.values())])
-    total, *parts = summed_over_processes(values).div_(size()).unbind()
+    total, *parts = all_reduce(values).div_(world_size()).unbind()
     return Loss(total, dict(zip(loss.parts, parts, strict=True)))
 
 

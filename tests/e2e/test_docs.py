@@ -14,7 +14,7 @@ import torch
 import mvkit
 from mvkit.cli.main import run
 from mvkit.scoring.protocol import ImageSplit
-from mvkit.scoring.similarity.rsa import layer_rdms, population_rdms
+from mvkit.scoring.similarity import layer_rdms, population_rdms
 
 pytestmark = pytest.mark.slow
 

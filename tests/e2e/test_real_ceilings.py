@@ -9,7 +9,7 @@ import pytest
 
 from mvkit.neural import open_dataset
 from mvkit.pipeline import choose_recordings
-from mvkit.scoring.ceilings.measure import measure_ceiling
+from mvkit.scoring.ceilings import measure_ceiling
 from mvkit.scoring.settings import ScoreSettings
 
 pytestmark = [pytest.mark.realdata, pytest.mark.slow]

@@ -11,7 +11,7 @@ import pytest
 
 from mvkit.cli.main import run
 from mvkit.scoring import read_scores
-from mvkit.scoring.mappings import MAPPINGS
+from mvkit.scoring.maps import MAPPINGS
 
 #: Maps that scikit-learn fits unit by unit, minutes even for one area; their own tests score them.
 SLOW = ("lasso", "elasticnet")

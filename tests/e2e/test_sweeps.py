@@ -14,7 +14,7 @@ import pytest
 from mvkit.cli.main import run
 from mvkit.neural import Recording, write_neural_file
 from mvkit.score_run import Shard, parse_shard, shards_of_pairs
-from mvkit.scoring import pairs
+from mvkit.scoring import run as score_module
 
 N_IMAGES = 30
 QUICK = ["--splits", "2", "--halves", "4", "--set", "n_components=3", "--jobs", "1"]
@@ -97,9 +97,11 @@ def test_killed_runs_go_on_where_they_stopped_and_give_the_same_files(
 def jobs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Number of layers of each job that was done, of one recording each."""
     done: list[int] = []
-    measure = pairs._score_specimen
+    measure = score_module._score_specimen
     monkeypatch.setattr(
-        pairs, "_score_specimen", lambda *arguments: done.append(len(arguments[3])) or measure(*arguments)
+        score_module,
+        "_score_specimen",
+        lambda *arguments: done.append(len(arguments[3])) or measure(*arguments),
     )
     return done
 

@@ -15,13 +15,17 @@ import numpy as np
 import pytest
 from sklearn.cross_decomposition import PLSRegression
 
-from mvkit.scoring.halvings import HalvingScores
-from mvkit.scoring.mappings import MAPPINGS
+from mvkit.scoring.correlation import Drop
+from mvkit.scoring.maps import MAPPINGS
 from mvkit.scoring.pls import pls_predict
-from mvkit.scoring.protocol import ImageSplit, halves_of, trial_orders_in_sequence
-from mvkit.scoring.reasons import Drop
+from mvkit.scoring.protocol import (
+    ImageSplit,
+    SplitHalfScores,
+    halves_of,
+    training_targets,
+    trial_orders_in_sequence,
+)
 from mvkit.scoring.settings import ScoreSettings
-from mvkit.scoring.targets import training_targets
 
 #: Names of the goldens' maps, here and there.
 NAMES = {"pls": "pls", "corr": "one-to-one", "ridge": "ridge"}
@@ -94,7 +98,7 @@ def neural(goldens: Path) -> Neural:
 
 def score(
     name: str, features: Any, responses: Any, split: ImageSplit, orders: Any, **options: Any
-) -> HalvingScores:
+) -> SplitHalfScores:
     """Score with a map of the goldens on one split, with the old arithmetic."""
     settings = ScoreSettings(mapping=NAMES[name], parity=True, **options)
     row = MAPPINGS[NAMES[name]]
@@ -182,7 +186,7 @@ def test_degenerate_units(neural: Neural) -> None:
             assert_equal(found.scores[0], expected, TOLERANCE[name], match.group())
 
 
-def _assert_only_unit_3_is_lost(found: HalvingScores, responses: Any, orders: Any) -> None:
+def _assert_only_unit_3_is_lost(found: SplitHalfScores, responses: Any, orders: Any) -> None:
     known = ~np.isnan(responses[:, 7, 3])
     lost = ~(halves_of(orders) & known).any(axis=2).all(axis=1)
     assert lost.any()

@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mvkit.scoring.halvings import HalvingScores
-from mvkit.scoring.mappings import MAPPINGS
+from mvkit.scoring.correlation import Drop
+from mvkit.scoring.gram import layer_coordinates, split_coordinates
+from mvkit.scoring.maps import MAPPINGS
 from mvkit.scoring.pls import pls_predict
-from mvkit.scoring.protocol import ImageSplit, halves_of, image_splits, trial_orders
-from mvkit.scoring.reasons import Drop
-from mvkit.scoring.reduction import layer_coordinates, split_coordinates
+from mvkit.scoring.protocol import ImageSplit, SplitHalfScores, halves_of, image_splits, trial_orders
 from mvkit.scoring.settings import ScoreSettings
 
 PLS_TOLERANCE = 1e-6
@@ -47,10 +46,10 @@ def neural(goldens: Path) -> Neural:
 
 
 @pytest.fixture(scope="module")
-def score() -> Callable[..., HalvingScores]:
+def score() -> Callable[..., SplitHalfScores]:
     """Score responses against features on one split, with the old arithmetic."""
 
-    def run(features: Any, responses: Any, split: ImageSplit, orders: Any) -> HalvingScores:
+    def run(features: Any, responses: Any, split: ImageSplit, orders: Any) -> SplitHalfScores:
         settings = ScoreSettings(parity=True)
         coordinates = split_coordinates(layer_coordinates("golden", features), split, settings.n_components)
         return MAPPINGS["pls"].score(responses, halves_of(orders), [split], [[coordinates]], settings)[0]
@@ -76,7 +75,7 @@ def test_splits_and_halves_are_the_stored_ones(neural: Neural) -> None:
     np.testing.assert_array_equal(trial_orders(stored.shape[1], n_halves=len(stored)), stored)
 
 
-def test_scores_and_their_parts(neural: Neural, score: Callable[..., HalvingScores]) -> None:
+def test_scores_and_their_parts(neural: Neural, score: Callable[..., SplitHalfScores]) -> None:
     compared = 0
     for key, expected in neural.expected.items():
         match = re.fullmatch(r"f(\d+)\|(\w+)\|pls\|split(\d+)", key)
@@ -111,7 +110,7 @@ def test_predictions_of_the_first_halving(neural: Neural) -> None:
     assert compared > 0
 
 
-def test_smaller_training_fraction(neural: Neural, score: Callable[..., HalvingScores]) -> None:
+def test_smaller_training_fraction(neural: Neural, score: Callable[..., SplitHalfScores]) -> None:
     expected = neural.expected["frac03_split4|pls"]
     orders = neural.splits["trial_perm"][: len(expected)]
     found = score(
@@ -123,7 +122,7 @@ def test_smaller_training_fraction(neural: Neural, score: Callable[..., HalvingS
     assert_equal(found.scores[0], expected, PLS_TOLERANCE, "frac03_split4|pls")
 
 
-def test_single_unit(neural: Neural, score: Callable[..., HalvingScores]) -> None:
+def test_single_unit(neural: Neural, score: Callable[..., SplitHalfScores]) -> None:
     expected = neural.expected["single_unit|pls"]
     orders = neural.splits["trial_perm"][: len(expected)]
     responses = neural.responses[neural.specimens[0]][:, :, :1]
@@ -131,7 +130,7 @@ def test_single_unit(neural: Neural, score: Callable[..., HalvingScores]) -> Non
     assert_equal(found.scores[0], expected, PLS_TOLERANCE, "single_unit|pls")
 
 
-def test_sub_sampled_sources(neural: Neural, score: Callable[..., HalvingScores]) -> None:
+def test_sub_sampled_sources(neural: Neural, score: Callable[..., SplitHalfScores]) -> None:
     expected = neural.expected["subsampled_source100_nss3_niter4|pls"]
     draws = [
         neural.expected[f"subsampled_source100_nss3_niter4|draw{index}"] for index in range(2 * len(expected))
@@ -148,7 +147,9 @@ def test_sub_sampled_sources(neural: Neural, score: Callable[..., HalvingScores]
 
 @pytest.mark.parametrize("case", ["silent_unit5", "nan_unit3_frame7"])
 @pytest.mark.parametrize("side", ["train", "test"])
-def test_degenerate_units(neural: Neural, score: Callable[..., HalvingScores], case: str, side: str) -> None:
+def test_degenerate_units(
+    neural: Neural, score: Callable[..., SplitHalfScores], case: str, side: str
+) -> None:
     """Where the original stopped with an exception, only the unit without valid trials is lost."""
     responses = neural.responses[neural.specimens[0]].copy()
     if case == "silent_unit5":

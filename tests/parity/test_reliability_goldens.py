@@ -10,11 +10,9 @@ import numpy as np
 import pytest
 
 from mvkit.scoring import ScoreSettings, response_reliability, split_half_reliability
-from mvkit.scoring.correction import whole_reliability
-from mvkit.scoring.protocol import halving_weights, trial_orders, trial_orders_in_sequence
-from mvkit.scoring.reliability import correlate_all_sets, correlate_sets
-from mvkit.scoring.reliability_moments import split_half_moments
-from mvkit.scoring.trial_sets import draw_halving
+from mvkit.scoring.correlation import whole_reliability
+from mvkit.scoring.protocol import draw_split_half, split_half_weights, trial_orders, trial_orders_in_sequence
+from mvkit.scoring.reliability import correlate_all_sets, correlate_sets, split_half_moments
 
 TOLERANCE = 1e-9
 
@@ -134,7 +132,7 @@ def test_modes(first: Any, expected: dict[str, Any], mode: str) -> None:
     # One generator draws pair after pair.
     generator = np.random.RandomState(0)
     n_sets = len(sets[0]) // (2 if halving == "subsample-half" else 1)
-    for index, drawn in enumerate(draw_halving(generator, n_trials, halving) for _ in range(n_sets)):
+    for index, drawn in enumerate(draw_split_half(generator, n_trials, halving) for _ in range(n_sets)):
         places = (2 * index, 2 * index + 1) if halving == "subsample-half" else (index, index)
         for which in range(2):
             np.testing.assert_array_equal(drawn[which], sets[which][places[which]], err_msg=f"{mode} {index}")
@@ -155,7 +153,7 @@ def test_own_draw_for_every_image(first: Any, expected: dict[str, Any]) -> None:
     orders = expected["async|trial_perms"]
     n_halves, n_images, n_trials = orders.shape
     settings = ScoreSettings(n_halves=n_halves, synchronous=False)
-    weights = halving_weights(n_trials, n_images, settings)
+    weights = split_half_weights(n_trials, n_images, settings)
     for halving in range(n_halves):
         for image in range(n_images):
             order = orders[halving, image]

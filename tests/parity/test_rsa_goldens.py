@@ -13,10 +13,8 @@ import numpy as np
 import pytest
 
 from mvkit.scoring.correlation import spearman_brown
-from mvkit.scoring.halves import half_means
-from mvkit.scoring.halvings import HalvingScores
-from mvkit.scoring.mappings import MAPPINGS
-from mvkit.scoring.protocol import ImageSplit, halves_of, splits_of
+from mvkit.scoring.maps import MAPPINGS
+from mvkit.scoring.protocol import ImageSplit, SplitHalfScores, half_means, halves_of, splits_of
 from mvkit.scoring.settings import ScoreSettings
 
 TOLERANCE = 1e-9
@@ -41,7 +39,7 @@ def split_named(name: str, responses: Any, splits: Any) -> ImageSplit:
 
 def test_a_layer_against_an_animal(goldens: Path, neural: dict[str, Any]) -> None:
     stored = np.load(goldens / "neural" / "model_to_brain.npz")
-    found: dict[str, HalvingScores] = {}
+    found: dict[str, SplitHalfScores] = {}
     compared = []
     for key in stored.files:
         match = re.fullmatch(r"(f(\d+)\|(\w+)\|identity_rsa\|(\w+))(?:\|(r_target|r_cross|r_map))?", key)

@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 
-from mvkit.scoring.ceilings.draws import PairSize, draw_pair
-from mvkit.scoring.ceilings.pairs import score_pair
+from mvkit.scoring.ceilings import PairSize, draw_pair, score_pair
 from mvkit.scoring.protocol import image_splits
 from mvkit.scoring.settings import ScoreSettings
 

@@ -16,11 +16,10 @@ from sklearn.linear_model import Ridge
 
 from mvkit.neural.simulated_population import SimulatedPopulation, noise_deviation, simulate_population
 from mvkit.scoring import ScoreSettings, score_features
-from mvkit.scoring.ceilings.measure import measure_ceiling
-from mvkit.scoring.mappings import MAPPINGS
-from mvkit.scoring.protocol import splits_of
-from mvkit.scoring.statistics.intervals import median_interval
-from mvkit.scoring.targets import training_targets
+from mvkit.scoring.ceilings import measure_ceiling
+from mvkit.scoring.intervals import median_interval
+from mvkit.scoring.maps import MAPPINGS
+from mvkit.scoring.protocol import splits_of, training_targets
 
 HONEST = {"estimator": "corrected-mean", "correction": "attenuation"}
 PUBLISHED = {"estimator": "mean-of-corrected", "correction": "spearman-brown-denominator"}

@@ -14,15 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import ElasticNet, Lasso, Ridge, RidgeCV
 
-from mvkit.scoring import ScoreSettings
-from mvkit.scoring.mappings import MAPPINGS
-from mvkit.scoring.maps import best_source
-from mvkit.scoring.maps.ridge import choose_penalties
-from mvkit.scoring.maps.sources import distinct_sources
-from mvkit.scoring.protocol import ImageSplit, halving_weights, splits_of
-from mvkit.scoring.reasons import Drop
-from mvkit.scoring.reduction import layer_coordinates, split_coordinates
-from mvkit.scoring.targets import training_targets
+from mvkit.scoring import ScoreSettings, one_to_one
+from mvkit.scoring.correlation import Drop
+from mvkit.scoring.gram import layer_coordinates, split_coordinates
+from mvkit.scoring.maps import MAPPINGS
+from mvkit.scoring.one_to_one import distinct_sources
+from mvkit.scoring.protocol import ImageSplit, split_half_weights, splits_of, training_targets
+from mvkit.scoring.ridge import choose_penalties
 
 FEW = settings(max_examples=20, deadline=None)
 SEEDS = st.integers(0, 2**32 - 1)
@@ -204,7 +202,7 @@ def brute_force(train: Any, responses: Any) -> list[int]:
             if (feature == feature[0]).all():
                 continue
             r = (deviations @ centred) / np.sqrt((deviations @ deviations) * (centred @ centred))
-            if r > best + best_source.TIE:
+            if r > best + one_to_one.TIE:
                 best, winner = float(r), position
         chosen.append(winner)
     return chosen
@@ -215,8 +213,8 @@ def brute_force(train: Any, responses: Any) -> list[int]:
 def test_one_to_one_takes_what_brute_force_takes(problem: Problem, blocks: tuple[int, int]) -> None:
     train, test, responses = problem.parts()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(best_source, "BLOCK_SOURCES", blocks[0])
-        patch.setattr(best_source, "BLOCK_TARGETS", blocks[1])
+        patch.setattr(one_to_one, "BLOCK_SOURCES", blocks[0])
+        patch.setattr(one_to_one, "BLOCK_TARGETS", blocks[1])
         found = problem.predict(mapping="one-to-one")
     expected = test[:, brute_force(train, responses)]
     assert_predictions(found, expected, problem.usable, tolerance=1e-12)
@@ -249,7 +247,7 @@ def test_the_first_of_equal_features_is_taken(seed: int, n_same: int) -> None:
 @FEW
 @given(problem=problems)
 def test_equal_features_are_kept_once(problem: Problem) -> None:
-    kept = distinct_sources("layer", problem.features, ScoreSettings()).kept
+    kept = distinct_sources("layer", problem.features).kept
     firsts = [
         position
         for position, column in enumerate(problem.features.T)
@@ -291,7 +289,7 @@ def test_halvings_score_alone_as_in_company(seed: int, mapping: str, alpha: Any,
     responses = features[:, :3] @ rng.standard_normal((3, 4)) + rng.standard_normal((6, N_IMAGES, 4))
     responses[1:, 5, 0] = np.nan
     options = ScoreSettings(mapping=mapping, ridge_alpha=alpha, penalty=0.1, n_splits=1, n_halves=6)
-    weights, splits = halving_weights(6, N_IMAGES, options), splits_of(N_IMAGES, options)
+    weights, splits = split_half_weights(6, N_IMAGES, options), splits_of(N_IMAGES, options)
     row = MAPPINGS[mapping]
     prepared = row.prepare("layer", features, splits, options)
     together = row.score(responses, weights, splits, [prepared], options)[0]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mvkit.scoring import ScoreSettings, response_reliability
-from mvkit.scoring.protocol import halving_weights
+from mvkit.scoring.protocol import split_half_weights
 from mvkit.scoring.reliability import correlate_sets
 from mvkit.scoring.settings import Halving
 
@@ -42,7 +42,7 @@ def test_scale_and_offset_of_responses_do_not_matter(
     values: np.ndarray, protocol: ScoreSettings, scale: float, offset: float
 ) -> None:
     found = response_reliability(scale * values + offset, protocol)
-    weights = halving_weights(*values.shape[:2], protocol)
+    weights = split_half_weights(*values.shape[:2], protocol)
     plain = correlate_sets(values, weights, correlation=protocol.correlation)
     moved = correlate_sets(scale * values + offset, weights, correlation=protocol.correlation)
     np.testing.assert_allclose(moved, plain, rtol=0, atol=1e-8)
@@ -55,7 +55,7 @@ def test_scale_and_offset_of_responses_do_not_matter(
 @FEW
 @given(recordings(), protocols())
 def test_units_do_not_depend_on_one_another(values: np.ndarray, protocol: ScoreSettings) -> None:
-    weights = halving_weights(*values.shape[:2], protocol)
+    weights = split_half_weights(*values.shape[:2], protocol)
     together = correlate_sets(values, weights, correlation=protocol.correlation)
     for unit in range(values.shape[2]):
         alone = correlate_sets(values[:, :, [unit]], weights, correlation=protocol.correlation)[:, 0]
@@ -65,7 +65,7 @@ def test_units_do_not_depend_on_one_another(values: np.ndarray, protocol: ScoreS
 @FEW
 @given(recordings(), protocols())
 def test_missing_presentations_count_as_if_not_drawn(values: np.ndarray, protocol: ScoreSettings) -> None:
-    weights = halving_weights(*values.shape[:2], protocol).astype(float)
+    weights = split_half_weights(*values.shape[:2], protocol).astype(float)
     gaps = values.copy()
     gaps[0] = np.nan
     without = weights.copy()

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mvkit.scoring import ScoreSettings, pls_predict, score_features
-from mvkit.scoring.mappings import MAPPINGS
+from mvkit.scoring.gram import layer_coordinates, split_coordinates
+from mvkit.scoring.maps import MAPPINGS
 from mvkit.scoring.protocol import ImageSplit, halves_of, image_splits, trial_orders
-from mvkit.scoring.reduction import layer_coordinates, split_coordinates
 
 SEEDS = st.integers(0, 2**32 - 1)
 FEW = settings(max_examples=20, deadline=None)

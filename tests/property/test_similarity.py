@@ -12,11 +12,9 @@ from rsatoolbox.data import Dataset
 from rsatoolbox.rdm import calc_rdm, compare
 
 from mvkit.scoring import ScoreSettings, score_features
-from mvkit.scoring.halves import half_means
-from mvkit.scoring.halvings import HalvingScores
-from mvkit.scoring.protocol import halves_of, splits_of, trial_orders
-from mvkit.scoring.reasons import Drop
-from mvkit.scoring.similarity.table import SIMILARITIES
+from mvkit.scoring.correlation import Drop
+from mvkit.scoring.protocol import SplitHalfScores, half_means, halves_of, splits_of, trial_orders
+from mvkit.scoring.similarity import SIMILARITIES
 
 SEEDS = st.integers(0, 2**32 - 1)
 FEW = settings(max_examples=20, deadline=None)
@@ -70,13 +68,13 @@ def oracle(first: Any, second: Any, options: ScoreSettings) -> float:
     return (toolbox if options.mapping == "rsa" else plain_cka)(first, second, options)
 
 
-def similarity(source: Any, target: Any, options: ScoreSettings) -> HalvingScores:
+def similarity(source: Any, target: Any, options: ScoreSettings) -> SplitHalfScores:
     """Compare populations that are both recorded: (n_halves, 2, n_images, n_units)."""
     splits = splits_of(source.shape[2], options)
     return SIMILARITIES[options.mapping].between(source, target, splits, options)
 
 
-def of_layer(features: Any, responses: Any, options: ScoreSettings, n_halves: int = 3) -> HalvingScores:
+def of_layer(features: Any, responses: Any, options: ScoreSettings, n_halves: int = 3) -> SplitHalfScores:
     row = SIMILARITIES[options.mapping]
     splits = splits_of(len(features), options)
     members = halves_of(trial_orders(responses.shape[0], n_halves=n_halves))

@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mvkit.scoring import ScoreSettings
-from mvkit.scoring.statistics.fractions import RATIO
-from mvkit.scoring.statistics.holm import holm
-from mvkit.scoring.statistics.intervals import median_interval, p_value, statistic_interval
+from mvkit.scoring.comparison import RATIO, holm
+from mvkit.scoring.intervals import median_interval, p_value, statistic_interval
 
 SEEDS = st.integers(0, 2**32 - 1)
 FEW = settings(max_examples=20, deadline=None)

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from mvkit.processes.gathering import total
+from mvkit.distributed import all_reduce
 
 #: With fewer classes than this, "among the best five" says nothing.
 CLASSES_FOR_TOP5 = 6
@@ -38,11 +38,11 @@ class AccuracyCount:
         best = class_scores.topk(self._ranks[-1], dim=1).indices == labels[:, None]
         right = [best[:, :rank].any(dim=1).sum() for rank in self._ranks]
         new = torch.stack([best.new_tensor(len(labels), dtype=torch.int64), *right]).to(self.counts)
-        self.counts += total(new) if self._shared else new
+        self.counts += all_reduce(new) if self._shared else new
 
     def fractions(self) -> dict[str, float]:
         """Return ``top1`` and, with at least six classes, ``top5`` of all processes; NaN without answers."""
-        counts = self.counts if self._shared else total(self.counts)
+        counts = self.counts if self._shared else all_reduce(self.counts)
         answered, *right = counts.tolist()
         return {
             f"top{rank}": count / answered if answered else math.nan

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from mvkit.distributed import all_gather, all_reduce
 from mvkit.errors import DataError
 from mvkit.images.batch import Batch
 from mvkit.objectives.memory_bank import MemoryBank
-from mvkit.processes.gathering import gather_detached, total
 from mvkit.training.evaluation.base import EvaluationContext, Evaluator
 from mvkit.training.recipe import BankNeighbours
 
@@ -42,7 +42,7 @@ class BankNeighboursEvaluator(Evaluator):
         """Note the labels of the batch, those of all processes: any one's state is everyone's."""
         del encoder, step
         if batch.label is not None:
-            index_and_label = gather_detached(torch.stack([batch.index, batch.label], dim=1)).cpu()
+            index_and_label = all_gather(torch.stack([batch.index, batch.label], dim=1)).cpu()
             self._labels[index_and_label[:, 0]] = index_and_label[:, 1]
 
     def evaluate(self, context: EvaluationContext) -> Mapping[str, float]:
@@ -58,7 +58,7 @@ class BankNeighboursEvaluator(Evaluator):
                 labels = known[bank.nearest(embedded)[1][:, 0]]
                 right_and_asked[0] += (labels == batch.label).sum()
                 right_and_asked[1] += len(labels)
-        right, asked = total(right_and_asked).tolist()
+        right, asked = all_reduce(right_and_asked).tolist()
         return {"top1": right / asked if asked else math.nan}
 
     def state_dict(self) -> dict[str, Any]:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mvkit.distributed import all_gather
 from mvkit.errors import DataError
-from mvkit.processes.gathering import gather_detached
 from mvkit.training.evaluation.accuracy import AccuracyCount
 from mvkit.training.evaluation.base import EvaluationContext, Evaluator
 from mvkit.training.evaluation.layers import layer_features
@@ -51,7 +51,7 @@ class FeatureNeighboursEvaluator(Evaluator):
                 if batch.label is None:
                     raise DataError(f"{self.name}: the training images have no labels")
                 rows = functional.normalize(self._features(context, batch.views[0]), dim=1)
-                table.offer(gather_detached(rows), gather_detached(batch.label))
+                table.offer(all_gather(rows), all_gather(batch.label))
         count = AccuracyCount(n_classes, context.device)
         count.add(table.votes(n_classes, temperature=self._settings.temperature), answers)
         return count.fractions()

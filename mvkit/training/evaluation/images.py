@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mvkit.distributed import rank, world_size
 from mvkit.errors import DataError
 from mvkit.images.batch import Batch
 from mvkit.images.crops import output_px
 from mvkit.images.loading import ImageSource
 from mvkit.images.settings import ViewsSettings
 from mvkit.images.views import ViewMaker
-from mvkit.processes.world import rank, size
 from mvkit.training.evaluation.base import Split
 
 
@@ -67,7 +67,7 @@ class RunImages:
         settings = views or self.validation_views
         crops = [(view.crop, output_px(view.crop, settings)) for view in settings.each()]
         maker = ViewMaker(settings, seed=self.seed, device=self.device)
-        plan = shared_plan(indices, self.batch_size, n_processes=size(), process=rank())
+        plan = shared_plan(indices, self.batch_size, n_processes=world_size(), process=rank())
         source = self._source(split)
         with source.batches(plan, crops, seed=self.seed, epoch=0, workers=self.workers) as raw:
             yield (maker(batch, epoch=0) for batch in raw)

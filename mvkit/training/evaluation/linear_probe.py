@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mvkit.distributed import all_reduce
 from mvkit.errors import DataError
 from mvkit.images.batch import Batch
-from mvkit.processes.gathering import total
 from mvkit.training.evaluation.accuracy import AccuracyCount
 from mvkit.training.evaluation.base import EvaluationContext, Evaluator
 from mvkit.training.evaluation.layers import layer_features
@@ -51,9 +51,9 @@ class ProbeInputs(nn.Module):
 
     def learn(self, features: Tensor) -> None:
         """Take a batch into the running statistics."""
-        sums = total(torch.cat([features.sum(dim=0), features.new_tensor([len(features)])]))
+        sums = all_reduce(torch.cat([features.sum(dim=0), features.new_tensor([len(features)])]))
         mean = sums[:-1] / sums[-1]
-        variance = total(((features - mean) ** 2).sum(dim=0)) / sums[-1]
+        variance = all_reduce(((features - mean) ** 2).sum(dim=0)) / sums[-1]
         self.mean.lerp_(mean, self.share)
         self.variance.lerp_(variance, self.share)
         self.share.fill_(_SHARE)
@@ -118,9 +118,9 @@ class LinearProbeEvaluator(Evaluator):
             logits = self.classifier(inputs)
             summed = functional.cross_entropy(logits, batch.label, reduction="sum")
             gradients = torch.autograd.grad(summed, list(self.classifier.parameters()))
-        n_rows = total(inputs.new_tensor([float(len(inputs))]))
+        n_rows = all_reduce(inputs.new_tensor([float(len(inputs))]))
         for parameter, gradient in zip(self.classifier.parameters(), gradients, strict=True):
-            parameter.grad = total(gradient) / n_rows
+            parameter.grad = all_reduce(gradient) / n_rows
         self._optimiser.step()
         self._met.add(logits.detach(), batch.label)
 

@@ -7,9 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
+from mvkit.distributed import all_reduce, world_size
 from mvkit.images.settings import ViewsSettings
-from mvkit.processes.gathering import total
-from mvkit.processes.world import size
 from mvkit.training.evaluation.base import EvaluationContext, Evaluator
 from mvkit.training.recipe import ValidationLoss
 
@@ -46,10 +45,10 @@ class ValidationLossEvaluator(Evaluator):
         with images.batches("val", everything, views=self._views) as batches:
             for batch in batches:
                 loss = context.objective.loss(context.encoder, batch)
-                n_rows = total(torch.tensor([float(len(batch.index))], device=context.device))
+                n_rows = all_reduce(torch.tensor([float(len(batch.index))], device=context.device))
                 n_all += n_rows
                 for key, value in {"loss": loss.total, **loss.parts}.items():
                     # The mean over processes is the value of the global batch.
-                    share = value.detach().to(torch.float32).reshape(1) * n_rows / size()
+                    share = value.detach().to(torch.float32).reshape(1) * n_rows / world_size()
                     sums[key] = sums[key] + share if key in sums else share
-        return {key: float(total(value) / n_all) for key, value in sums.items()}
+        return {key: float(all_reduce(value) / n_all) for key, value in sums.items()}

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mvkit.scoring.ceilings.draws import PairSize
-from mvkit.scoring.ceilings.sources import pooled_responses
+from mvkit.scoring.ceilings import PairSize, pool_responses
 
 # Name in the goldens -> settings and tolerance; pls is followed by its number of components.
 MAPS: dict[str, tuple[dict[str, Any], float]] = {
@@ -55,7 +54,7 @@ class Interanimal:
         area = {str(animal.specimen): animal for animal in self.animals if animal.area == match["area"]}
         target = area.pop(match["target"])
         sources = area.values() if match["source"] == "holdout" else [area[match["source"]]]
-        return target.responses, pooled_responses([animal.responses for animal in sources])
+        return target.responses, pool_responses([animal.responses for animal in sources])
 
     def options(self, name: str) -> tuple[dict[str, Any], float]:
         """Settings and tolerance of a map's name in the goldens."""

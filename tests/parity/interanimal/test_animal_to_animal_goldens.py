@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mvkit.scoring.ceilings.draws import PairDraws, PairSize, draw_pair
-from mvkit.scoring.ceilings.pairs import score_pair
+from mvkit.scoring.ceilings import PairDraws, PairSize, draw_pair, score_pair
 from mvkit.scoring.protocol import halves_of, splits_of
 from mvkit.scoring.settings import ScoreSettings
 

@@ -13,12 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mvkit.scoring.ceilings.draws import draw_pair
-from mvkit.scoring.ceilings.measure import measure_ceiling, pairs_of
-from mvkit.scoring.ceilings.pairs import score_pair
-from mvkit.scoring.ceilings.sources import pooled_responses
-from mvkit.scoring.halvings import HalvingScores
-from mvkit.scoring.protocol import splits_of
+from mvkit.scoring.ceilings import draw_pair, measure_ceiling, pairs_of, pool_responses, score_pair
+from mvkit.scoring.protocol import SplitHalfScores, splits_of
 from mvkit.scoring.settings import ScoreSettings
 
 FILE = "interanimal/interanimal.npz"
@@ -35,7 +31,7 @@ GROUP = r"(?P<group>(?P<mode>pairwise|holdout)\|(?P<map>\w+)\|(?P<units>all|equa
 PAIR = re.compile(GROUP + r"\|(?P<area>\w+)\|(?P<source>\w+)->(?P<target>\d+)")
 AGGREGATE = re.compile(GROUP + r"\|(?P<area>\w+)\|agg_(?P<statistic>mean|std|sem)")
 
-Scored = Callable[[re.Match[str]], dict[tuple[str, int], HalvingScores]]
+Scored = Callable[[re.Match[str]], dict[tuple[str, int], SplitHalfScores]]
 
 
 def test_every_key_is_compared(interanimal: Any) -> None:
@@ -83,9 +79,9 @@ def group_settings(interanimal: Any, match: re.Match[str]) -> ScoreSettings:
 @pytest.fixture(scope="module")
 def scored(interanimal: Any) -> Scored:
     """Scores every pair of a group and area once: (source as the key has it, target) -> halvings."""
-    known: dict[tuple[str, str], dict[tuple[str, int], HalvingScores]] = {}
+    known: dict[tuple[str, str], dict[tuple[str, int], SplitHalfScores]] = {}
 
-    def run(match: re.Match[str]) -> dict[tuple[str, int], HalvingScores]:
+    def run(match: re.Match[str]) -> dict[tuple[str, int], SplitHalfScores]:
         name = (match["group"], match["area"])
         if name not in known:
             animals = trimmed(interanimal, match["area"])
@@ -93,7 +89,7 @@ def scored(interanimal: Any) -> Scored:
             known[name] = {}
             for pair in pairs_of(animals, settings):
                 target = animals[pair.target].responses
-                source = pooled_responses([animals[index].responses for index in pair.sources])
+                source = pool_responses([animals[index].responses for index in pair.sources])
                 splits = splits_of(target.shape[1], settings)
                 draws = draw_pair(interanimal.size(target, source, pair.n_kept), settings)
                 pooled = settings.ceiling == "holdout"

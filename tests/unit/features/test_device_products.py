@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from mvkit.features.device_products import DeviceProducts
-from mvkit.scoring.feature_blocks import BLOCK_FEATURES
-from mvkit.scoring.reduction import layer_coordinates
+from mvkit.scoring.gram import BLOCK_FEATURES, layer_coordinates
 
 DEVICES = [
     "cpu",

@@ -21,7 +21,7 @@ def test_mean_over_processes_is_mean_over_images(
     counts: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values = torch.arange(12.0).view(6, 2) ** 2
-    monkeypatch.setattr(global_batch, "size", lambda: len(counts))
+    monkeypatch.setattr(global_batch, "world_size", lambda: len(counts))
     monkeypatch.setattr(global_batch, "row_counts", lambda n_own: list(counts))
     contributions = []
     first = 0

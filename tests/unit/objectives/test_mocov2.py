@@ -130,9 +130,9 @@ def test_processes_exchange_images_and_get_their_keys_back(
         gathered = iter((images, in_shuffled_order))
         share = Share(own.start, own.stop - own.start, 16)
         with monkeypatch.context() as patch:
-            patch.setattr(mocov2, "size", lambda: 2)
+            patch.setattr(mocov2, "world_size", lambda: 2)
             patch.setattr(mocov2, "share_of", lambda n_own, share=share: share)
-            patch.setattr(mocov2, "gather_detached", lambda rows, gathered=gathered: next(gathered))
+            patch.setattr(mocov2, "all_gather", lambda rows, gathered=gathered: next(gathered))
             patch.setattr(objective, "_encoded_keys", encode)
             assert torch.equal(objective._keys(images[own]), expected[own])
     # Together they saw every image once, and each process some of the other's.

@@ -13,7 +13,7 @@ from mvkit.neural import Recording
 from mvkit.pipeline import ceiling, score
 from mvkit.score_ceiling import fractions_by_choice, read_earlier, refuse_other_protocols
 from mvkit.scoring import ScoreSettings, save_scores
-from mvkit.scoring.ceilings.measure import measure_ceiling
+from mvkit.scoring.ceilings import measure_ceiling
 
 N_IMAGES = 30
 QUICK = {"n_splits": 2, "n_halves": 3, "n_components": 3}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mvkit.report.dropped import count_causes, dropped_halvings
 from mvkit.scoring import Scores
-from mvkit.scoring.reasons import Drop, explain
+from mvkit.scoring.correlation import Drop, explain
 
 NAMES = {
     Drop.NO_TRIAL: "no valid trial in one half",

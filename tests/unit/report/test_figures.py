@@ -25,7 +25,7 @@ from mvkit.report.figures_extrapolation import BEYOND, draw_extrapolation
 from mvkit.report.figures_layers import draw_layers
 from mvkit.report.figures_scores import draw_scores
 from mvkit.report.figures_style import FORMATS, check_suffix, save_figure, shades
-from mvkit.scoring.ceilings.extrapolation_result import AreaSizes, Extrapolation
+from mvkit.scoring.extrapolation import AreaSizes, Extrapolation
 from mvkit.scoring.results import Scores
 from mvkit.scoring.settings import ScoreSettings
 

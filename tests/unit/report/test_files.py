@@ -16,7 +16,7 @@ from mvkit.report.files import folder_names
 from mvkit.report.run_figures import check_figure
 from mvkit.report.table2 import Table2Comparison
 from mvkit.scoring import Scores, read_scores
-from mvkit.scoring.statistics.comparison import compare_models
+from mvkit.scoring.comparison import compare_models
 
 VALUES = {("a", "VISp"): [0.1, 0.2, 0.3, 0.4]}
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from mvkit.report import ScoreRun, run_document, run_page
 from mvkit.report.table2 import Table2Comparison
 from mvkit.scoring import Scores
-from mvkit.scoring.statistics.comparison import compare_models
+from mvkit.scoring.comparison import compare_models
 
 ScoresOf = Callable[..., Scores]
 AREAS = ("VISp", "VISl", "VISal", "VISpm", "VISrl", "VISam")

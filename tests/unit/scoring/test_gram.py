@@ -1,21 +1,36 @@
-"""Coordinates of noisy sources, against those of layers."""
+"""Principal coordinates of layers and of source animals."""
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from joblib import hash as content_of
+from numpy.typing import NDArray
 
-from mvkit.errors import DataError
-from mvkit.scoring.gram import gram_coordinates
-from mvkit.scoring.protocol import image_splits
-from mvkit.scoring.reduction import SplitCoordinates, layer_coordinates, split_coordinates
+from mvkit.errors import DataError, UsageError
+from mvkit.features.stored_layer import StoredLayer
+from mvkit.scoring import ScoreSettings, gram, score_features
+from mvkit.scoring.gram import (
+    BLOCK_FEATURES,
+    LayerCoordinates,
+    SplitCoordinates,
+    gram_coordinates,
+    gram_matrix,
+    layer_coordinates,
+    split_coordinates,
+)
+from mvkit.scoring.maps import MAPPINGS, prepare_layers
+from mvkit.scoring.protocol import image_splits, splits_of
 
 SPLITS = image_splits(30, n_splits=3, train_fraction=0.5)
 
 
-def inner_products(coordinates: SplitCoordinates) -> tuple[Any, Any]:
+def invariants(coordinates: SplitCoordinates) -> tuple[Any, Any]:
     """What does not depend on the signs of directions: train x train and test x train."""
     train = coordinates.basis.T * coordinates.scale
     return train @ train.T, coordinates.test @ train.T
@@ -34,7 +49,7 @@ def test_equal_the_coordinates_of_a_layer(n_units: int, offset: float) -> None:
         np.testing.assert_allclose(
             coordinates.basis @ coordinates.basis.T, np.eye(coordinates.scale.size), atol=1e-9
         )
-        for ours, theirs in zip(inner_products(coordinates), inner_products(expected), strict=True):
+        for ours, theirs in zip(invariants(coordinates), invariants(expected), strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-9 * np.abs(theirs).max())
 
 
@@ -67,3 +82,256 @@ def test_gaps_are_refused() -> None:
     features[3, 2] = np.nan
     with pytest.raises(DataError, match="source animals: responses to predict from must be finite"):
         gram_coordinates("source animals", features, SPLITS, 1)
+
+
+SPLIT = image_splits(30, n_splits=1, train_fraction=0.5)[0]
+
+
+@pytest.mark.parametrize("n_features", [4, 30, 31, 500])
+@pytest.mark.parametrize("block", [7, 64, 8192])
+def test_inner_products_are_kept(n_features: int, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gram, "BLOCK_FEATURES", block)
+    features = np.random.default_rng(0).standard_normal((30, n_features)).astype(np.float32)
+    layer = layer_coordinates("a", features)
+    assert layer.coordinates.shape == (30, min(30, n_features))
+    exact = features.astype(np.float64)
+    exact -= exact.mean(axis=0)
+    np.testing.assert_allclose(layer.coordinates @ layer.coordinates.T, exact @ exact.T, atol=1e-11)
+
+    coordinates = split_coordinates(layer, SPLIT, 2)
+    train = exact[SPLIT.train] - exact[SPLIT.train].mean(axis=0)
+    test = exact[SPLIT.test] - exact[SPLIT.train].mean(axis=0)
+    reduced = coordinates.basis.T * coordinates.scale
+    np.testing.assert_allclose(reduced @ reduced.T, train @ train.T, atol=1e-11)
+    np.testing.assert_allclose(coordinates.test @ reduced.T, test @ train.T, atol=1e-11)
+    assert coordinates.scale.size == min(14, n_features)
+
+
+def test_rounding_errors_are_no_directions() -> None:
+    rng = np.random.default_rng(1)
+    features = 1e6 + rng.standard_normal((30, 3)) @ rng.standard_normal((3, 200))
+    assert split_coordinates(layer_coordinates("a", features), SPLIT, 3).scale.size == 3
+
+
+def test_constant_layer_and_narrow_layer_say_so() -> None:
+    constant = split_coordinates(layer_coordinates("a", np.full((30, 40), 1 / 3)), SPLIT, 5)
+    assert constant.reason.startswith("constant features") and constant.scale.size == 0
+    narrow = split_coordinates(layer_coordinates("a", np.eye(30)[:, :4]), SPLIT, 5)
+    assert narrow.reason == "5 components need at least 5 features, the layer has 4"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_features_that_are_not_finite_are_refused_by_place(value: float) -> None:
+    features = np.zeros((30, 9))
+    features[12, 5] = value
+    with pytest.raises(DataError, match=r"layer 'conv3': feature 5 of image 12 is -?(nan|inf)"):
+        layer_coordinates("conv3", features)
+
+
+@pytest.mark.parametrize("features", [np.zeros(30), np.zeros((30, 0)), np.array([["a"] * 3] * 30)])
+def test_features_must_be_a_matrix_of_numbers(features: np.ndarray) -> None:  # type: ignore[type-arg]
+    with pytest.raises(DataError, match="must be numbers of shape"):
+        layer_coordinates("conv3", features)
+
+
+N_IMAGES = 60
+WIDTH = BLOCK_FEATURES + 900
+SMALL: dict[str, Any] = {"n_splits": 2, "n_halves": 3}
+Array = NDArray[Any]
+
+
+def with_spectrum(singular_values: Array) -> Array:
+    """Features whose centred matrix has these singular values, times 300."""
+    rng = np.random.default_rng(5)
+    images = rng.standard_normal((N_IMAGES, singular_values.size))
+    left = np.linalg.qr(images - images.mean(axis=0))[0]
+    right = np.linalg.qr(rng.standard_normal((WIDTH, singular_values.size)))[0]
+    features: Array = 300 * (left * singular_values) @ right.T
+    return features
+
+
+def make(case: str) -> Array:
+    """Features of one kind."""
+    rng = np.random.default_rng(3)
+    plain = rng.standard_normal((N_IMAGES, WIDTH))
+    if case.startswith("decaying"):
+        return with_spectrum(np.geomspace(1, float(case.split()[1]), N_IMAGES - 1))
+    if case == "one direction dwarfs the others":
+        return with_spectrum(np.append(1.0, np.full(N_IMAGES - 2, 1.02e-2)))
+    if case == "few directions":
+        return plain[:, :40] @ rng.standard_normal((40, WIDTH))
+    if case == "equal features":
+        return np.tile(plain[:, :100], WIDTH // 100)[:, : BLOCK_FEATURES + 50]
+    if case == "equal images":
+        plain[7] = plain[3]
+        return plain
+    if case == "constant features":
+        plain[:, rng.permutation(WIDTH)[: WIDTH // 2]] = 0.1
+        return plain
+    return plain + 1e4 if case == "offset" else plain
+
+
+# Kinds of features, and whether inner products serve them.
+CASES = {
+    "benign": True,
+    "decaying 1.1e-2": True,
+    "one direction dwarfs the others": True,
+    "equal features": True,
+    "constant features": True,
+    "offset": True,
+    "decaying 9e-3": False,
+    "decaying 1e-4": False,
+    "decaying 1e-8": False,
+    "few directions": False,
+    "equal images": False,
+}
+PROTOCOLS: dict[str, dict[str, Any]] = {
+    "pls": {"mapping": "pls"},
+    "ridge": {"mapping": "ridge"},
+    "ridge cv": {"mapping": "ridge", "ridge_alpha": "cv"},
+    "ridge that hardly shrinks": {"mapping": "ridge", "ridge_alpha": 1e-6},
+    "cka": {"mapping": "cka"},
+    "debiased cka": {"mapping": "cka", "cka_debiased": True},
+    "rsa": {"mapping": "rsa"},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_scores_from_inner_products_are_those_from_features(
+    case: str, recording: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features = {"a": make(case)}
+    rng = np.random.default_rng(1)
+    # Responses depend on all directions alike, also on those that features hardly have.
+    directions = np.linalg.svd(features["a"] - features["a"].mean(axis=0), full_matrices=False)[0]
+    tuning = 8 * directions[:, : N_IMAGES - 1] @ rng.standard_normal((N_IMAGES - 1, 5))
+    animal = recording((tuning + 0.3 * rng.standard_normal((8, N_IMAGES, 5))).astype(np.float32))
+    careful: list[str] = []
+    from_features = gram._from_features
+
+    def counted(name: str, values: Any) -> LayerCoordinates:
+        careful.append(name)
+        return from_features(name, values)
+
+    monkeypatch.setattr(gram, "_from_features", counted)
+    fast = {name: score_features(features, [animal], make_settings(name)) for name in PROTOCOLS}
+    assert ("a" in careful) is not CASES[case]
+    monkeypatch.setattr(gram, "is_well_conditioned", lambda *_, **__: False)
+    for name, found in fast.items():
+        exact = score_features(features, [animal], make_settings(name))
+        scores = [np.asarray(result.columns["score"], dtype=np.float64) for result in (found, exact)]
+        assert np.isfinite(scores[1]).all()
+        np.testing.assert_allclose(scores[0], scores[1], rtol=0, atol=1e-9, err_msg=name)
+
+
+def make_settings(protocol: str) -> ScoreSettings:
+    """Settings of a small protocol."""
+    return ScoreSettings(**PROTOCOLS[protocol], **SMALL)
+
+
+def test_a_constant_wide_layer_has_no_direction() -> None:
+    layer = layer_coordinates("a", np.full((N_IMAGES, WIDTH), 0.1, dtype=np.float32))
+    split = splits_of(N_IMAGES, ScoreSettings(mapping="pls"))[0]
+    assert gram.split_coordinates(layer, split, 5).reason.startswith("constant features")
+
+
+def on_disk(folder: Path, name: str, values: Array) -> StoredLayer:
+    """Write features as a pass would."""
+    path = folder / f"{name}.f4"
+    path.write_bytes(values.astype("<f4").tobytes())
+    return StoredLayer(path, values.shape)
+
+
+@pytest.fixture(scope="module")
+def layers() -> dict[str, Array]:
+    """A narrow layer and two wide ones; features recur, and some are silent."""
+    rng = np.random.default_rng(2)
+    wide = np.maximum(rng.standard_normal((N_IMAGES, WIDTH)), 0).astype(np.float32)
+    wide[:, 100:200] = wide[:, -100:]
+    wide[:, 8000:8400] = 0.0
+    rank = (rng.standard_normal((N_IMAGES, 9)) @ rng.standard_normal((9, WIDTH))).astype(np.float32)
+    return {"narrow": np.ascontiguousarray(wide[:, :300]), "wide": wide, "low rank": rank}
+
+
+@pytest.mark.parametrize("mapping", MAPPINGS)
+def test_layers_on_disk_score_like_layers_in_memory_to_the_last_bit(
+    mapping: Any, layers: dict[str, Array], recording: Callable[..., Any], tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(4)
+    some, protocol = layers, SMALL
+    if mapping in ("lasso", "elasticnet"):  # scikit-learn takes its time
+        some = {name: layers[name] for name in ("narrow", "wide")}
+        protocol = {"n_splits": 1, "n_halves": 1, "penalty": 2.0}
+    animals = []
+    for first in (8200, 9000):
+        tuning = 10 * layers["wide"][:, first : first + 4]
+        noise = rng.standard_normal((6, *tuning.shape)).astype(np.float32)
+        animals.append(recording(tuning + noise, specimen=first))
+    settings = ScoreSettings(mapping=mapping, n_components=5, **protocol)
+    expected = score_features(some, animals, settings)
+    assert np.isfinite(np.asarray(expected.columns["score"], dtype=np.float64)).any()
+    stored: dict[str, Any] = {name: on_disk(tmp_path, name, values) for name, values in some.items()}
+    for n_jobs in (1, 2):
+        found = score_features(stored, animals, settings, n_jobs=n_jobs)
+        for column, values in expected.columns.items():
+            np.testing.assert_array_equal(found.columns[column], values)
+
+
+def test_layers_are_the_same_whatever_the_layout_of_an_array(layers: dict[str, Array]) -> None:
+    for values in layers.values():
+        in_rows = layer_coordinates("a", values).coordinates
+        assert in_rows.tobytes() == layer_coordinates("a", np.asfortranarray(values)).coordinates.tobytes()
+
+
+@pytest.mark.parametrize("mapping", ["pls", "cka", "one-to-one", "rsa"])
+def test_several_layers_at_a_time_change_nothing(mapping: Any, layers: dict[str, Array]) -> None:
+    settings = ScoreSettings(mapping=mapping)
+    splits = splits_of(N_IMAGES, settings)
+    expected = prepare_layers(MAPPINGS[mapping], layers, splits, settings)
+    for n_jobs in (2, -1):
+        found = prepare_layers(MAPPINGS[mapping], layers, splits, settings, n_jobs=n_jobs)
+        assert list(found) == list(layers)
+        assert content_of(found) == content_of(expected)
+
+
+def test_the_first_layer_that_is_not_finite_tells(layers: dict[str, Array]) -> None:
+    wide, narrow = layers["wide"].copy(), layers["narrow"].copy()
+    wide[3, -1] = np.nan  # found late, yet before the narrow one by order
+    narrow[0, 0] = np.inf
+    settings = ScoreSettings()
+    splits = splits_of(N_IMAGES, settings)
+    for n_jobs in (1, 2):
+        with pytest.raises(DataError, match=rf"layer 'wide': feature {WIDTH - 1} of image 3 is nan"):
+            prepare_layers(MAPPINGS["pls"], {"wide": wide, "narrow": narrow}, splits, settings, n_jobs=n_jobs)
+    with pytest.raises(UsageError, match="n_jobs=0"):
+        prepare_layers(MAPPINGS["pls"], layers, splits, settings, n_jobs=0)
+
+
+def test_coordinates_are_made_as_told_kept_and_taken_in_place_of_features(layers: dict[str, Array]) -> None:
+    asked: list[tuple[int, ...]] = []
+    kept: dict[str, LayerCoordinates] = {}
+    lock = threading.Lock()
+
+    def inner(block: NDArray[np.float64], /) -> NDArray[np.float64]:
+        with lock:
+            asked.append(block.shape)
+        return gram_matrix(block)
+
+    def keep(layer: LayerCoordinates) -> None:
+        kept[layer.name] = layer
+
+    mappings: tuple[Any, ...] = ("pls", "ridge", "cka")
+    for mapping in mappings:
+        row, settings = MAPPINGS[mapping], ScoreSettings(mapping=mapping)
+        assert row.from_coordinates
+        splits = splits_of(N_IMAGES, settings)
+        made = prepare_layers(row, layers, splits, settings, n_jobs=2, inner=inner, keep=keep)
+        assert sorted(asked) == sorted(2 * [(N_IMAGES, 900), (N_IMAGES, BLOCK_FEATURES)])
+        assert kept.keys() == layers.keys()
+        again = prepare_layers(row, dict(kept), splits, settings, keep=lambda layer: kept.clear())
+        again = {name: again[name] for name in made}
+        assert content_of(again) == content_of(made)
+        assert kept
+        asked.clear()
+        kept.clear()
+    assert not any(MAPPINGS[name].from_coordinates for name in ("rsa", "one-to-one", "lasso", "elasticnet"))

@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mvkit.scoring import Scores, ScoreSettings, pairs, score_features
+from mvkit.scoring import Scores, ScoreSettings, run, score_features
 from mvkit.scoring import kept as kept_module
 from mvkit.scoring.kept import KIND, StoredScores
-from mvkit.scoring.mappings import MAPPINGS
-from mvkit.scoring.pairs import LayerSource
-from mvkit.scoring.run import score_layers
+from mvkit.scoring.maps import MAPPINGS
+from mvkit.scoring.run import LayerSource, score_layers
 from mvkit.store.entries import Store
 
 N_IMAGES = 36
@@ -60,13 +59,13 @@ def recordings(recording: Callable[..., Any], features: dict[str, Any]) -> list[
 def done(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Sizes of the jobs done: layers, and units of the recording."""
     jobs: list[tuple[int, int]] = []
-    measure = pairs._score_specimen
+    measure = run._score_specimen
 
     def counted(responses: Any, weights: Any, splits: Any, layers: Sequence[Any], settings: Any) -> Any:
         jobs.append((len(layers), responses.shape[2]))
         return measure(responses, weights, splits, layers, settings)
 
-    monkeypatch.setattr(pairs, "_score_specimen", counted)
+    monkeypatch.setattr(run, "_score_specimen", counted)
     return jobs
 
 

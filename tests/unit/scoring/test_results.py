@@ -13,7 +13,7 @@ import pytest
 
 from mvkit.errors import DataError
 from mvkit.scoring import Scores, ScoreSettings, read_scores, save_scores
-from mvkit.scoring.statistics.intervals import median_interval
+from mvkit.scoring.intervals import median_interval
 
 NAN = float("nan")
 ROWS = [

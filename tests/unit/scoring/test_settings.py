@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from mvkit.errors import UsageError
 from mvkit.scoring import ScoreSettings, resolve_settings
-from mvkit.scoring.mappings import MAPPINGS
+from mvkit.scoring.maps import MAPPINGS
 from mvkit.scoring.settings import SIMILARITIES, Mapping
 
 

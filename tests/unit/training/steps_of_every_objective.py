@@ -13,13 +13,12 @@ from unittest import mock
 import torch
 from torch import Tensor, distributed, nn
 
+from mvkit.distributed import SyncBatchNormCpu, rank, synchronise_norms, world_size
 from mvkit.images.batch import Batch
 from mvkit.objectives.base import Loss, Objective
 from mvkit.objectives.building import build_objective
 from mvkit.objectives.table import OBJECTIVES
-from mvkit.processes import world
-from mvkit.processes.averaging import GradientAverage
-from mvkit.processes.norms import GlobalNorm, synchronise_norms
+from mvkit.training import step as step_module
 from mvkit.training.step import StepSettings, TrainStep
 
 N_IMAGES, N_CLASSES, SIDE = 24, 6, 8
@@ -71,14 +70,11 @@ def global_batches(n_views: int, n_rows: int) -> Iterator[Batch]:
 
 @contextmanager
 def every_process_believes_to_be_alone() -> Iterator[None]:
-    size, rank = world.size, world.rank
     with ExitStack() as stack:
         for name, module in list(sys.modules.items()):
-            for own, alone in (("size", 1), ("rank", 0)):
-                if (
-                    name.startswith("mvkit.")
-                    and getattr(module, own, None) is {"size": size, "rank": rank}[own]
-                ):
+            for function, alone in ((world_size, 1), (rank, 0)):
+                own = function.__name__
+                if name.startswith("mvkit.") and getattr(module, own, None) is function:
                     stack.enter_context(mock.patch.object(module, own, lambda alone=alone: alone))
         yield
 
@@ -116,13 +112,13 @@ def memories_not_synchronised() -> Iterator[None]:
 
 @contextmanager
 def norms_of_own_rows() -> Iterator[None]:
-    with mock.patch.object(GlobalNorm, "_sees_the_batch", lambda self: False):
+    with mock.patch.object(SyncBatchNormCpu, "forward", nn.BatchNorm2d.forward):
         yield
 
 
 @contextmanager
 def gradients_not_averaged() -> Iterator[None]:
-    with mock.patch.object(GradientAverage, "arm", lambda self: None):
+    with mock.patch.object(step_module, "data_parallel", lambda module: module):
         yield
 
 
@@ -162,8 +158,8 @@ def optimiser_of(encoder: nn.Module, objective: nn.Module) -> torch.optim.Optimi
 
 def own_rows(batch: Batch, dtype: torch.dtype) -> Batch:
     """Return this process's part of a global batch."""
-    n_rows, n = len(batch.index), world.size()
-    own = batch.rows(world.rank() * n_rows // n, (world.rank() + 1) * n_rows // n)
+    n_rows, n = len(batch.index), world_size()
+    own = batch.rows(rank() * n_rows // n, (rank() + 1) * n_rows // n)
     return Batch(tuple(view.to(dtype) for view in own.views), own.index, own.label, own.target)
 
 
@@ -180,8 +176,8 @@ def train(name: str, *, n_rows: int, dtype: torch.dtype, accumulate: int) -> dic
         for module in (*encoder.modules(), *objective.modules()):
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
-    synchronise_norms(encoder)
-    synchronise_norms(objective)
+    synchronise_norms(encoder, torch.device("cpu"))
+    synchronise_norms(objective, torch.device("cpu"))
     optimiser = optimiser_of(encoder, objective)
     settings = StepSettings(accumulate=accumulate)
     step = TrainStep(encoder, objective, optimiser, settings=settings, device=torch.device("cpu"))
@@ -196,14 +192,14 @@ def train(name: str, *, n_rows: int, dtype: torch.dtype, accumulate: int) -> dic
         "state": state_of(encoder, objective),
         "couples": objective.couples_samples,
         "remembers": type(objective).after_step is not Objective.after_step,
-        "norms": any(isinstance(module, GlobalNorm) and module.training for module in modules),
+        "norms": any(isinstance(module, SyncBatchNormCpu) and module.training for module in modules),
     }
 
 
-def main(rank: int, n: int, meeting: str, out: str) -> None:
+def main(number: int, n: int, meeting: str, out: str) -> None:
     torch.set_num_threads(1)
     if n > 1:
-        distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=n)
+        distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=number, world_size=n)
     results = {}
     for name in OBJECTIVES:
         for variant, (sabotage, n_rows, dtype) in VARIANTS.items():

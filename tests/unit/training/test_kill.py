@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -141,3 +142,43 @@ def test_runs_are_no_trivial_comparison(run: Path) -> None:
     first, last = (torch.load(run / "whole" / f"epoch_000{n}.pt", weights_only=True) for n in (1, 3))
     assert any(not torch.equal(first["model"][key], last["model"][key]) for key in first["model"])
     assert any(not torch.equal(first["objective"][key], last["objective"][key]) for key in first["objective"])
+
+
+def test_two_processes_save_on_ctrl_c_and_go_on(coloured_images: Path, tmp_path: Path) -> None:
+    """``mvkit train --processes 2`` ends with 130, and goes on to the bits of an unbroken run."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    settings = ("evaluate=[]", "train.batch_size=4", "train.max_steps=8")
+
+    def start(name: str) -> subprocess.Popen[str]:
+        words = ["train", "demo", "--images", str(coloured_images), "--out", str(tmp_path / name)]
+        words += ["--device=cpu", "--workers=1", "--processes=2", *(f"--set={one}" for one in settings)]
+        command = [sys.executable, "-m", "mvkit", *words]
+        return subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    # A shell that runs tests in the background has Ctrl-C ignored; children would inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        whole, stopped = start("whole"), start("stopped")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    log = tmp_path / "stopped" / "log.jsonl"
+    while not (log.exists() and '"kind": "step"' in log.read_text()) and stopped.poll() is None:
+        time.sleep(0.01)
+    stopped.send_signal(signal.SIGINT)
+    _, error = stopped.communicate(timeout=120)
+    assert stopped.returncode == 130
+    assert error.count("stopping after this step") == error.count("interrupted") == 1
+    assert "Traceback" not in error and "Warning" not in error
+    at = torch.load(tmp_path / "stopped" / "last.pt", weights_only=True)["progress"]["step"]
+    assert 1 <= at < 8
+    rest = start("stopped")
+    for process in (whole, rest):
+        _, error = process.communicate(timeout=120)
+        assert process.returncode == 0, error
+    assert f"step {at}" in error
+    one, other = (torch.load(tmp_path / run / "last.pt", weights_only=True) for run in ("whole", "stopped"))
+    assert_same(one, other, "last.pt")
+    assert not any("module." in key for key in (*one["model"], *one["objective"]))
+    assert [record["step"] for record in records(tmp_path / "stopped", "step")] == list(range(1, 9))

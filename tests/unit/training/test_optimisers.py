@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from mvkit.distributed import synchronise_norms
 from mvkit.errors import FitError
 from mvkit.objectives.heads import simclr_neck
-from mvkit.processes.norms import synchronise_norms
 from mvkit.training.lars import Lars
 from mvkit.training.optimisers import build_optimiser, set_learning_rate
 from mvkit.training.recipe import Adam, Sgd
@@ -31,7 +31,7 @@ class Net(nn.Module):
 def test_lars_excludes_by_kind_of_module(synchronised: bool) -> None:
     net = Net()
     if synchronised:
-        synchronise_norms(net)
+        synchronise_norms(net, torch.device("cpu"))
     optimiser = build_optimiser(LarsSettings(learning_rate=1.0, weight_decay=0.1), [net])
     adapted, excluded = optimiser.param_groups
     assert [id(p) for p in adapted["params"]] == [id(net.bn_like.weight)]

@@ -66,7 +66,7 @@ def test_a_last_batch_is_shared_as_evenly_as_can_be() -> None:
 @pytest.mark.parametrize(
     ("settings", "match"),
     [
-        ({"batch_size": 5, "size": 2}, "cannot be shared by 2 processes"),
+        ({"batch_size": 5, "size": 2}, "cannot be shared equally by 2 processes"),
         ({"batch_size": 30}, "train.batch_size 30 is more than the 23 images"),
         ({"batch_size": 20, "size": 4, "drop_last": False}, "last batch of an epoch has 3 of the 23 images"),
         ({"batch_size": 11, "drop_last": False}, "data.drop_last=true"),

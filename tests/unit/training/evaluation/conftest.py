@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mvkit.distributed import rank, world_size
 from mvkit.images.batch import Batch
 from mvkit.objectives.base import Loss, Objective
-from mvkit.processes.world import rank, size
 from mvkit.training.evaluation.base import EvaluationContext
 from mvkit.training.evaluation.images import shared_plan
 
@@ -33,7 +33,7 @@ class ArrayImages:
     @contextmanager
     def batches(self, split: str, indices: np.ndarray, *, views: str = "validation") -> Iterator:
         copies = 2 if views == "training" else 1
-        plan = shared_plan(indices, self.batch_size, n_processes=size(), process=rank())
+        plan = shared_plan(indices, self.batch_size, n_processes=world_size(), process=rank())
         yield (
             Batch(
                 views=(self.views[split][rows],) * copies,

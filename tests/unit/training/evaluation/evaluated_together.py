@@ -16,10 +16,10 @@ from unittest import mock
 import torch
 from torch import distributed
 
+from mvkit.distributed import rank, world_size
 from mvkit.images.batch import Batch
 from mvkit.objectives.building import build_objective
 from mvkit.objectives.settings import CrossEntropy, InstanceRecognition
-from mvkit.processes.world import rank, size
 from mvkit.train_neural import NeuralEvaluator
 from mvkit.training.evaluation import (
     accuracy,
@@ -86,7 +86,7 @@ def evaluate() -> dict[str, Any]:
     )
     for step in range(3):
         whole = torch.arange(step * 18, (step + 1) * 18)
-        rows = whole.tensor_split(size())[rank()]
+        rows = whole.tensor_split(world_size())[rank()]
         batch = Batch((images.views["train"][rows],), index=rows, label=images.label["train"][rows])
         learning.observe(encoder, batch, step=step)
         with torch.no_grad():
@@ -104,7 +104,7 @@ def main(own: str, n: str, meet: str, target: str) -> None:
     together = evaluate()
     with ExitStack() as stack:
         for module in (accuracy, bank_neighbours, feature_neighbours, linear_probe, validation_loss):
-            for exchange in ("total", "gather_detached"):
+            for exchange in ("all_reduce", "all_gather"):
                 if hasattr(module, exchange):
                     stack.enter_context(mock.patch.object(module, exchange, lambda tensor: tensor))
         apart = evaluate()

@@ -1,1 +1,0 @@
-"""Several processes as one: rank and size, gathering with gradients, batch norms over the global batch."""

@@ -1,1 +1,0 @@
-"""Consistency between animals, the ceiling of what a model can reach."""

@@ -1,1 +1,0 @@
-"""Maps from features to responses."""

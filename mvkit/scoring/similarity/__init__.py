@@ -1,1 +1,0 @@
-"""Similarities between a layer and a population."""

@@ -1,1 +1,0 @@
-"""Intervals, tests and choices over units and animals."""
