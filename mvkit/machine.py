@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import platform
 import shutil
@@ -44,9 +45,7 @@ class Resources:
     scratch
         Folder for features that do not fit in memory; None: ``scratch`` in mvkit's cache.
     cache
-        Whether kept features and scores are used, and new ones kept.
-    keep_features
-        Whether whole features are kept in the cache, and not only their inner products.
+        Whether cached results are used, and new ones cached.
     dask
         Address of the scheduler of the dask cluster on which jobs run; None: in processes of this machine.
     """
@@ -57,7 +56,6 @@ class Resources:
     home: Path | None = None
     scratch: Path | None = None
     cache: bool = True
-    keep_features: bool = False
     dask: str | None = None
 
 
@@ -201,3 +199,21 @@ def _left_in(folder: Path, names: _CgroupNames) -> int | None:
     except (OSError, ValueError):  # no limit ("max"), or no such file
         return None
     return max(0, limit - used + droppable)
+
+
+def sources_digest(*parts: str) -> str:
+    """Return the sha256 (hex) over mvkit's sources in some of its packages, so that edited code counts.
+
+    Parameters
+    ----------
+    parts
+        Packages or files of ``mvkit``, such as "features" or "rng.py".
+    """
+    root = Path(__file__).parent
+    state = hashlib.sha256()
+    for part in parts:
+        # A part that is not there must not pass for an empty one.
+        for path in sorted((root / part).rglob("*.py")) or [root / part]:
+            state.update(path.relative_to(root).as_posix().encode() + b"\0")
+            state.update(hashlib.sha256(path.read_bytes()).digest())
+    return state.hexdigest()

@@ -207,8 +207,8 @@ def _estimate_model(
     todo = [layer for layer in layers if layer.n_cached < len(compared)]
     # Features are needed of these, but not where coordinates are enough and cached.
     needed = todo
-    if MAPPINGS[settings.mapping].from_coordinates and opened.store and opened.identities:
-        coordinates = KeptCoordinates(opened.store, opened.identities)
+    if MAPPINGS[settings.mapping].from_coordinates and opened.store and opened.keys:
+        coordinates = KeptCoordinates(opened.store, opened.keys)
         needed = [layer for layer in todo if coordinates.read(layer.name) is None]
     features = sum(layer.n_bytes for layer in needed)
     available = estimate.memory_available

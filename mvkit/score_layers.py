@@ -1,4 +1,4 @@
-"""Layers of a model for scoring: looked at once, and opened only where nothing is kept of them."""
+"""Layers of a model for scoring: looked at once, and opened only where nothing is cached of them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from mvkit.features import LayerInfo
-    from mvkit.features.identity import LayerIdentity
+    from mvkit.features.identity import LayerKey
     from mvkit.neural import NeuralDataset, Recording
     from mvkit.scoring import Scores, ScoreSettings
     from mvkit.scoring.gram import GramMatrix
@@ -39,28 +38,28 @@ class OpenedLayers:
         The layers.
     about
         Model, weights and preprocessing.
-    identities
-        Layer -> under what its results are kept; None: nothing can be.
+    keys
+        Layer -> under what its results are cached; None: nothing can be.
     store
-        Where results are kept, or None.
+        Where results are cached, or None.
     infos, images_per_batch
         Layer -> its shape, and images of a batch; empty and 0 for features that are given.
     """
 
     source: LayerSource
     about: Mapping[str, object]
-    identities: Mapping[str, LayerIdentity] | None = None
+    keys: Mapping[str, LayerKey] | None = None
     store: Store | None = None
     infos: Mapping[str, LayerInfo] = field(default_factory=dict)
     images_per_batch: int = 0
 
     def kept_scores(self, settings: ScoreSettings) -> KeptScores | None:
-        """Return where scores by these settings are kept, or None."""
+        """Return where scores by these settings are cached, or None."""
         from mvkit.scoring.kept import StoredScores
 
-        if self.store is None or self.identities is None:
+        if self.store is None or self.keys is None:
             return None
-        return StoredScores(self.store, self.identities, settings)
+        return StoredScores(self.store, self.keys, settings)
 
 
 def score_source(
@@ -73,7 +72,7 @@ def score_source(
     layers: Sequence[str] | str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Scores:
-    """Score layers against some of a dataset's recordings; of what is kept, nothing is computed again.
+    """Score layers against some of a dataset's recordings; of what is cached, nothing is computed again.
 
     Parameters
     ----------
@@ -161,12 +160,11 @@ def _of_model(
     resources: Resources,
 ) -> OpenedLayers:
     from mvkit.features.forward_pass import ForwardPass
-    from mvkit.features.identity import layer_identities
+    from mvkit.features.identity import layer_keys
     from mvkit.features.inputs import describe_origin
     from mvkit.features.stimuli import open_stimuli
     from mvkit.models.base import VisionModel
     from mvkit.models.foreign.wrappers import unwrapped
-    from mvkit.score_features import KeptFeatures
     from mvkit.scoring.run import LayerSource
 
     network = unwrapped(model)
@@ -178,8 +176,8 @@ def _of_model(
         device=resources.device,
     )
     names = tuple(journey.look().layers)
-    # Empty where it cannot be told what the network does.
-    identities = (layer_identities(journey) or None) if resources.cache else None
+    # Empty where weights cannot be read.
+    keys = (layer_keys(journey) or None) if resources.cache else None
     origin = describe_origin(network, journey.stimuli, "")
 
     scratch = resources.scratch or scratch_dir(resources.home)
@@ -187,12 +185,7 @@ def _of_model(
     def features(wanted: Sequence[str]) -> AbstractContextManager[Mapping[str, Any]]:
         return journey.features(wanted, scratch=scratch)
 
-    store = _store(resources)
     source = LayerSource(names, features, inner=_products(resources.device))
-    if store is not None and identities is not None:
-        shapes = {name: info.shape for name, info in journey.look().layers.items()}
-        kept = KeptFeatures(store, identities, shapes, scratch, keeps=resources.keep_features)
-        source = replace(source, open=partial(kept.open, features))
     about = {
         "model": origin.model_name,
         "weights_id": origin.weights_id,
@@ -201,7 +194,7 @@ def _of_model(
     }
     if isinstance(network, VisionModel):
         about["network"] = network.describe()
-    opened = _opened(source, about, identities, settings, store)
+    opened = _opened(source, about, keys, settings, _store(resources))
     return replace(opened, infos=journey.look().layers, images_per_batch=journey.images_per_batch)
 
 
@@ -234,19 +227,19 @@ def _given(
     def chosen(wanted: Sequence[str]) -> Iterator[Mapping[str, NDArray[Any]]]:
         yield {name: arrays[name] for name in wanted}
 
-    identities = {name: _content(values) for name, values in arrays.items()} if resources.cache else None
-    return _opened(LayerSource(tuple(arrays), chosen), about, identities, settings, _store(resources))
+    keys = {name: _content(values) for name, values in arrays.items()} if resources.cache else None
+    return _opened(LayerSource(tuple(arrays), chosen), about, keys, settings, _store(resources))
 
 
-def _content(values: NDArray[Any]) -> LayerIdentity:
+def _content(values: NDArray[Any]) -> LayerKey:
     """Identify features by their content."""
     import numpy as np
 
-    from mvkit.features.identity import LayerIdentity, probe_of
+    from mvkit.features.identity import LayerKey, fingerprint_of
 
     state = hashlib.sha256(np.ascontiguousarray(values).data)
     key = digest_of({"content": state.hexdigest(), "shape": list(values.shape), "dtype": values.dtype.str})
-    return LayerIdentity(key, probe_of(values[0]))
+    return LayerKey(key, fingerprint_of(values[:1]))
 
 
 def _pick_layers(
@@ -309,13 +302,13 @@ def _feature_array(given: Any, what: str) -> NDArray[Any]:
 def _opened(
     source: LayerSource,
     about: Mapping[str, object],
-    identities: Mapping[str, LayerIdentity] | None,
+    keys: Mapping[str, LayerKey] | None,
     settings: ScoreSettings,
     store: Store | None,
 ) -> OpenedLayers:
     from mvkit.scoring.kept_coordinates import KeptCoordinates, with_kept_coordinates
     from mvkit.scoring.maps import MAPPINGS
 
-    if MAPPINGS[settings.mapping].from_coordinates and store is not None and identities is not None:
-        source = with_kept_coordinates(source, KeptCoordinates(store, identities))
-    return OpenedLayers(source, about, identities, store)
+    if MAPPINGS[settings.mapping].from_coordinates and store is not None and keys is not None:
+        source = with_kept_coordinates(source, KeptCoordinates(store, keys))
+    return OpenedLayers(source, about, keys, store)

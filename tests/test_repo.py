@@ -21,7 +21,6 @@ COMPOSING = (
     "score_ceiling",
     "score_dataset",
     "score_request",
-    "score_features",
     "score_layers",
     "score_estimate",
     "measure_reliability",

@@ -22,13 +22,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from mvkit.features import ExtractionReport, LayerInfo
-    from mvkit.features.named import LayerListing
     from mvkit.models.exporting import ExportReport
 
 _MACHINE = "Machine"
-
-#: Of how many layers the functions are named.
-_FUNCTIONS_SHOWN = 12
 
 
 def command(
@@ -36,8 +32,7 @@ def command(
         str | None,
         typer.Argument(
             help="Released model, architecture, baseline (pixels, gabor), a training run's checkpoint, or a "
-            "model from elsewhere: torchvision:NAME, timm:NAME, package.module:FUNCTION, FILE.py:FUNCTION, "
-            "FILE.pt2.",
+            "model from elsewhere: torchvision:NAME, timm:NAME, package.module:FUNCTION, FILE.py:FUNCTION.",
             show_default=False,
         ),
     ] = None,
@@ -90,7 +85,12 @@ def command(
         typer.Option(help="Seed of random weights; default: 0, or a training run's own.", show_default=False),
     ] = None,
     list_layers: Annotated[
-        bool, typer.Option("--list-layers", help="Show every layer with its shape and size; write nothing.")
+        bool,
+        typer.Option(
+            "--list-layers",
+            help="Show every layer with its shape and size; write nothing. Only modules are layers, not "
+            "functions that a forward calls (F.relu, +).",
+        ),
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
     show_info: Annotated[
@@ -172,8 +172,8 @@ def command(
         if listing.network:
             print_line(f"{listing.model}: {listing.network}")
         print_renderable(_layer_table(listing.layers, listing.n_images))
-        for line in _not_tappable(listing):
-            print_line(line)
+        for name, reason in listing.left_out.items():
+            print_line(f"not tappable: {name}: {reason}")
         return
     with progress_bar("images") as progress:
         report = run_extract(request, out, overwrite=force, remark=note, progress=progress)
@@ -206,17 +206,6 @@ def _print_export(report: ExportReport, *, as_json: bool) -> None:
 def _headline(report: ExtractionReport) -> str:
     origin = report.origin
     return f"{origin.model_name} ({origin.weights_id}), {report.n_images} images of {origin.stimuli}"
-
-
-def _not_tappable(listing: LayerListing) -> list[str]:
-    """Say what of the network has no row in the table of layers."""
-    lines = [f"not tappable: {name}: {reason}" for name, reason in listing.left_out.items()]
-    called = [f"{name} ({', '.join(names)})" for name, names in listing.functions.items()]
-    shown = called[:_FUNCTIONS_SHOWN]
-    if called:
-        more = f", and {len(called) - len(shown)} layers more" if len(called) > len(shown) else ""
-        lines.append(f"not tappable, as they are called as functions: {', '.join(shown)}{more}")
-    return lines
 
 
 def _layer_table(layers: tuple[LayerInfo, ...], n_images: int) -> Table:

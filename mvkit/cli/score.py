@@ -74,7 +74,6 @@ def command(
     batch_size: option.BatchSize = None,
     scratch: option.Scratch = None,
     no_cache: option.NoCache = False,
-    keep_features: option.KeepFeatures = False,
     dask: option.Dask = None,
     shard: option.ShardPart = None,
     input_size: InputSize = None,
@@ -141,7 +140,6 @@ def command(
             home=Path(home) if home else None,
             scratch=scratch,
             cache=not no_cache,
-            keep_features=keep_features,
             dask=dask,
         ),
     )

@@ -18,8 +18,7 @@ Models = Annotated[
     typer.Argument(
         metavar="MODEL",
         help="Released models, architectures, baselines (pixels, gabor), training runs' checkpoints, or "
-        "models from elsewhere: torchvision:NAME, timm:NAME, package.module:FUNCTION, FILE.py:FUNCTION, "
-        "FILE.pt2.",
+        "models from elsewhere: torchvision:NAME, timm:NAME, package.module:FUNCTION, FILE.py:FUNCTION.",
     ),
 ]
 Layers = Annotated[
@@ -225,12 +224,9 @@ Scratch = Annotated[
     ),
 ]
 NoCache = Annotated[
-    bool, typer.Option("--no-cache", help="Neither use nor keep results.", rich_help_panel=_MACHINE)
-]
-KeepFeatures = Annotated[
     bool,
     typer.Option(
-        "--keep-features", help="Keep whole features in the cache, not only scores.", rich_help_panel=_MACHINE
+        "--no-cache", help="Neither use cached results nor cache new ones.", rich_help_panel=_MACHINE
     ),
 ]
 Dask = Annotated[

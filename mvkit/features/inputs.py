@@ -71,7 +71,7 @@ def describe_origin(model: nn.Module, stimuli: Stimuli, stimuli_digest: str) -> 
     return FeatureOrigin(
         model_name=printable(_name(model)),
         weights_id=str(weights_id) if weights_id else state_digest(model),
-        preprocessing={} if stimuli.is_prepared else _describe(model),
+        preprocessing={} if stimuli.is_prepared else describe_preprocessing(model),
         stimuli=printable(stimuli.name),
         stimuli_digest=stimuli_digest,
         image_ids=_storable(stimuli.image_ids),
@@ -86,7 +86,8 @@ def _storable(ids: ImageIds) -> ImageIds:
     return tuple(name_text(one) if isinstance(one, str) else str(one) for one in ids)
 
 
-def _describe(model: nn.Module) -> dict[str, object]:
+def describe_preprocessing(model: nn.Module) -> dict[str, object]:
+    """Return what is recorded of a network's preprocessing, as plain data."""
     prepare = as_preprocessing(getattr(model, "preprocess", None), _name(model))
     # As JSON gives it back, so that features in memory and from a file say the same.
     described: dict[str, object] = json.loads(json.dumps(prepare.as_dict()))

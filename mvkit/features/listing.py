@@ -11,7 +11,6 @@ from torch import nn
 
 from mvkit.errors import UsageError
 from mvkit.features.featureset import LayerInfo
-from mvkit.features.functions import CalledFunctions, watched_functions
 from mvkit.features.inputs import network_inputs
 from mvkit.features.modes import evaluating, floating_dtype, parse_device
 from mvkit.features.recording import record_calls
@@ -74,13 +73,10 @@ class LayerSurvey:
         Layers that can be tapped.
     left_out
         Other modules -> why they cannot.
-    functions
-        Layer -> operations that its ``forward`` calls as functions, which no layer shows by themselves.
     """
 
     layers: tuple[LayerInfo, ...]
     left_out: Mapping[str, str]
-    functions: CalledFunctions
 
 
 def survey_layers(
@@ -108,8 +104,7 @@ def survey_layers(
         paths = {layer.name: paths[layer.name] for layer in layers_to_record(model, layers)}
     with evaluating(model, place):
         inputs = network_inputs(model, stimuli, stimuli.read(0, 1)).to(place, floating_dtype(model))
-        with watched_functions(model, paths) as functions:
-            calls = record_calls(model, inputs, dict.fromkeys(paths.values()))
+        calls = record_calls(model, inputs, dict.fromkeys(paths.values()))
     default, published = set(default_layers(model)), set(published_layers(model))
     found, left_out = [], {}
     for name, path in paths.items():
@@ -123,4 +118,4 @@ def survey_layers(
                 found.append(LayerInfo(full_name, shape, name in default, name in published))
             else:
                 left_out[full_name] = f"its output {problem}"
-    return LayerSurvey(tuple(found), left_out, functions)
+    return LayerSurvey(tuple(found), left_out)

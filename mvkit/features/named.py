@@ -13,7 +13,6 @@ from mvkit.features.extraction import ExtractionReport, extract_to_file, refuse_
 from mvkit.features.featureset import LayerInfo
 from mvkit.features.formats import feature_path
 from mvkit.features.forward_pass import ProgressCallback
-from mvkit.features.functions import CalledFunctions
 from mvkit.features.listing import survey_layers
 from mvkit.features.modes import limited_threads
 from mvkit.features.stimuli import FALLBACK_DATASET, PREFERRED_DATASET, Stimuli, default_stimuli, open_stimuli
@@ -154,8 +153,6 @@ class LayerListing:
         The layers, in the model's order.
     left_out
         Modules that cannot be tapped -> why.
-    functions
-        Layer -> operations called as functions inside it, which cannot be tapped.
     """
 
     model: str
@@ -164,7 +161,6 @@ class LayerListing:
     n_images: int
     layers: tuple[LayerInfo, ...]
     left_out: Mapping[str, str]
-    functions: CalledFunctions
 
     def to_json(self) -> dict[str, object]:
         """Return the listing as plain data."""
@@ -175,7 +171,6 @@ class LayerListing:
             "n_images": self.n_images,
             "layers": [layer.to_json() for layer in self.layers],
             "left_out": dict(self.left_out),
-            "functions": {name: list(called) for name, called in self.functions.items()},
         }
 
 
@@ -195,6 +190,4 @@ def list_named(request: ExtractRequest, *, remark: Remark) -> LayerListing:
         survey = survey_layers(model, stimuli, request.layers, device=request.device)
     n_images = len(stimuli.image_ids)
     network = model.describe() if isinstance(model, VisionModel) else ""
-    return LayerListing(
-        request.model, stimuli.name, network, n_images, survey.layers, survey.left_out, survey.functions
-    )
+    return LayerListing(request.model, stimuli.name, network, n_images, survey.layers, survey.left_out)

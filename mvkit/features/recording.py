@@ -7,7 +7,7 @@ anyway.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -33,9 +33,6 @@ def record_calls(
 ) -> dict[str, list[CallValue]]:
     """Run one forward pass and copy what the named modules return.
 
-    A model that takes a fixed number of images (``fixed_batch``) gets as many passes as that needs; the last
-    batch is filled up with its last image, and what that gives is dropped.
-
     Parameters
     ----------
     model
@@ -53,30 +50,6 @@ def record_calls(
         Module path -> one entry per call, in order. Tensors lie on the CPU, keep their dtype, and share no
         memory with the network's own.
     """
-    fixed: int | None = getattr(model, "fixed_batch", None)
-    if fixed is None or fixed == len(inputs):
-        return _record_pass(model, inputs, needed)
-    passes = []
-    for start in range(0, len(inputs), fixed):
-        some = inputs[start : start + fixed]
-        filling = some[-1:].expand(fixed - len(some), *some.shape[1:])
-        passes.append(_record_pass(model, torch.cat([some, filling]), needed))
-    return {
-        path: [_joined(parts, len(inputs)) for parts in zip(*(one[path] for one in passes), strict=True)]
-        for path in needed
-    }
-
-
-def _joined(parts: Sequence[CallValue], n_images: int) -> CallValue:
-    return {
-        key: torch.cat([part[key] for part in parts])[:n_images] if value.ndim else value
-        for key, value in parts[0].items()
-    }
-
-
-def _record_pass(
-    model: nn.Module, inputs: Tensor, needed: Mapping[str, int | None]
-) -> dict[str, list[CallValue]]:
     calls: dict[str, list[CallValue]] = {path: [] for path in needed}
     limits = {path: count for path, count in needed.items() if count is not None}
     may_stop = len(limits) == len(needed)

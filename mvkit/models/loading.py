@@ -54,7 +54,7 @@ def load_model(
         names: ``checkpoint.score``). Or a model
         from elsewhere: ``torchvision:NAME``, ``timm:NAME``, a function of the user's own that
         makes an ``nn.Module`` (``package.module:function``, ``path/to/file.py:function``; its
-        code is run), a TorchScript archive or an exported program (``.pt2``).
+        code is run).
     weights
         "released": the published checkpoint, from where ``mvkit fetch
         checkpoints`` put it (of a trained checkpoint: its own weights); "random": as drawn

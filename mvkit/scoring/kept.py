@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-import mvkit
+from mvkit import machine
 from mvkit.jsonable import digest_of
-from mvkit.machine import installed_versions
 from mvkit.scoring.protocol import recordings_digest
 from mvkit.scoring.run import UnitScores
 from mvkit.scoring.settings import RecordingLike, ScoreSettings
@@ -37,18 +34,13 @@ class Identified(Protocol):
         """Digest of everything that the features depend on."""
 
     @property
-    def probe(self) -> NDArray[np.float64]:
-        """float64 (n,): what the layer gives for the first image, in a few numbers."""
+    def fingerprint(self) -> NDArray[np.float64]:
+        """float64 (n,): what the layer gives for the first batch, in a few numbers."""
 
 
 def sources_digest() -> str:
     """Return the sha256 (hex) of the sources that scores come from, so that edited code makes new ones."""
-    package = Path(mvkit.__file__).parent
-    state = hashlib.sha256()
-    for path in [package / "draws.py", *sorted((package / "scoring").rglob("*.py"))]:
-        state.update(path.relative_to(package).as_posix().encode() + b"\0")
-        state.update(hashlib.sha256(path.read_bytes()).digest())
-    return state.hexdigest()
+    return machine.sources_digest("draws.py", "scoring")
 
 
 class StoredScores:
@@ -59,7 +51,7 @@ class StoredScores:
     store
         Where they lie.
     layers
-        Layer -> its identity. What is kept of a layer is believed only while its probe agrees.
+        Layer -> its key. What is cached of a layer is believed only while its fingerprint agrees.
     settings
         The protocol; how scores are shown, and the ceiling, do not matter.
     """
@@ -75,6 +67,7 @@ class StoredScores:
         }
         # Responses are large, and every layer asks for their digest.
         self._digests: dict[int, tuple[RecordingLike, str]] = {}
+        self._warned: set[str] = set()
 
     def key(self, layer: str, recording: RecordingLike) -> str:
         """Return under what the scores of a layer and a recording are kept: sha256 (hex)."""
@@ -88,12 +81,15 @@ class StoredScores:
         kept = read_kept(self._store, self.key(layer, recording))
         if kept is None:
             return None
-        if not probes_agree(kept.probe, self._layers[layer].probe):
-            log.warning(
-                "layer '%s': the first image gives other features than when its scores were kept; "
-                "they are measured anew",
-                layer,
-            )
+        if not probes_agree(kept.probe, self._layers[layer].fingerprint):
+            # Once for all its recordings: whoever edits a network's code sees it of every layer.
+            if layer not in self._warned:
+                self._warned.add(layer)
+                log.warning(
+                    "layer '%s': the first images give other features than when its scores were cached; "
+                    "they are measured anew",
+                    layer,
+                )
             return None
         return kept.scores
 
@@ -103,7 +99,7 @@ class StoredScores:
             f"{_COLUMN}{name}": values.astype(np.str_) if values.dtype == object else values
             for name, values in found.columns.items()
         }
-        arrays = {**columns, _BY_FOLD: found.by_fold, _PROBE: self._layers[layer].probe}
+        arrays = {**columns, _BY_FOLD: found.by_fold, _PROBE: self._layers[layer].fingerprint}
         about = {"columns": list(found.columns), "layer": layer, "area": recording.area}
         self._store.write(
             KIND, self.key(layer, recording), arrays, {**about, "specimen": int(recording.specimen)}

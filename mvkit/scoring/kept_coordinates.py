@@ -33,7 +33,7 @@ class KeptCoordinates:
     store
         Where they lie.
     layers
-        Layer -> its identity. What is kept of a layer is believed only while its probe agrees.
+        Layer -> its key. What is cached of a layer is believed only while its fingerprint agrees.
     """
 
     def __init__(self, store: Store, layers: Mapping[str, Identified]) -> None:
@@ -59,8 +59,8 @@ class KeptCoordinates:
             path = self._store.path(KIND, key)
             log.warning("%s: incomplete, the coordinates are made anew (%s)", path, error)
             return None
-        if not probes_agree(probe, self._layers[name].probe):
-            log.warning("layer '%s': the first image gives other features than were kept", name)
+        if not probes_agree(probe, self._layers[name].fingerprint):
+            log.info("layer '%s': the first images give other features than were cached", name)
             return None
         return kept
 
@@ -69,7 +69,7 @@ class KeptCoordinates:
         values = {field.name: getattr(made, field.name) for field in fields(LayerCoordinates)}
         arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
         about = {name: plain(value) for name, value in values.items() if name not in arrays}
-        probe = self._layers[made.name].probe
+        probe = self._layers[made.name].fingerprint
         self._store.write(KIND, self.key(made.name), {**arrays, _PROBE: probe}, about)
 
 

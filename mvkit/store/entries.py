@@ -28,7 +28,7 @@ _KIND, _KEY = "kind", "key"
 
 @dataclass(frozen=True)
 class Entry:
-    """What is kept under a key.
+    """What is cached under a key.
 
     Attributes
     ----------
@@ -53,12 +53,12 @@ class Store:
     """
 
     folder: Path
-    # A sweep keeps thousands of results: a full disk is worth one warning.
+    # A sweep caches thousands of results: a full disk is worth one warning.
     _told: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
-    def path(self, kind: str, key: str, suffix: str = SUFFIX) -> Path:
+    def path(self, kind: str, key: str) -> Path:
         """Return where an entry lies or would lie."""
-        return self.folder / kind / key[:2] / f"{key}{suffix}"
+        return self.folder / kind / key[:2] / f"{key}{SUFFIX}"
 
     def read(self, kind: str, key: str) -> Entry | None:
         """Return an entry, or None if there is none or it is damaged (which is logged).
@@ -81,7 +81,7 @@ class Store:
     def write(
         self, kind: str, key: str, arrays: Mapping[str, NDArray[Any]], about: Mapping[str, object]
     ) -> None:
-        """Keep an entry, replacing one of the same key.
+        """Cache an entry, replacing one of the same key.
 
         A folder that cannot be written, or a full disk, costs a warning, the first time.
 
@@ -98,21 +98,20 @@ class Store:
             temporary.write_bytes(content)
             temporary.replace(path)
         except OSError as error:
-            self.tell_not_kept(path, error)
+            self._warn_once(path, error)
         finally:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
 
-    def tell_not_kept(self, path: Path, error: OSError) -> None:
-        """Warn that something could not be kept, once for each reason."""
+    def _warn_once(self, path: Path, error: OSError) -> None:
+        """Warn that something could not be cached, once for each reason."""
         reason = error.strerror or str(error)
         if reason not in self._told:
             self._told.add(reason)
-            log.warning("%s: could not be kept (%s); results are not affected", path, reason)
+            log.warning("%s: could not be cached (%s); results are not affected", path, reason)
 
 
-def mark_used(*paths: Path) -> None:
-    """Let files count as used now; where that is not allowed, they count as used when they were written."""
-    for path in paths:
-        with suppress(OSError):
-            os.utime(path)
+def mark_used(path: Path) -> None:
+    """Let a file count as used now; where that is not allowed, it counts as used when it was written."""
+    with suppress(OSError):
+        os.utime(path)

@@ -22,10 +22,6 @@ _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
 _BYTES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _RULE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]*)")
 
-#: Data appears a moment before the document that vouches for it.
-_ORPHAN_S = 60.0
-_DATA, _DOCUMENT = ".f32", ".json"
-
 
 @dataclass(frozen=True)
 class KindInfo:
@@ -113,11 +109,11 @@ class PruneReport:
 
 
 @dataclass(frozen=True)
-class _Kept:
-    """A result: its files, the one that vouches for the others first."""
+class _Result:
+    """A cached result: a file, or the folder of a ceiling."""
 
     kind: str
-    paths: tuple[Path, ...]
+    path: Path
     n_bytes: int
     used: float
 
@@ -132,15 +128,15 @@ def cache_info(folder: Path, *, ceilings: Path | None = None) -> CacheInfo:
     ceilings
         Folder of ceilings between animals, which lie beside the cache and count as one kind.
     """
-    grouped: dict[str, list[_Kept]] = {}
-    for kept in _entries(folder, ceilings):
-        grouped.setdefault(kept.kind, []).append(kept)
+    grouped: dict[str, list[_Result]] = {}
+    for result in _entries(folder, ceilings):
+        grouped.setdefault(result.kind, []).append(result)
     kinds = {
         kind: KindInfo(
             len(found),
-            sum(kept.n_bytes for kept in found),
-            min(kept.used for kept in found),
-            max(kept.used for kept in found),
+            sum(result.n_bytes for result in found),
+            min(result.used for result in found),
+            max(result.used for result in found),
         )
         for kind, found in sorted(grouped.items())
     }
@@ -168,66 +164,58 @@ def prune(folder: Path, rule: str, *, ceilings: Path | None = None) -> PruneRepo
     UsageError
         If the rule is none of these.
     """
-    oldest_first = sorted(_entries(folder, ceilings), key=lambda kept: kept.used)
+    oldest_first = sorted(_entries(folder, ceilings), key=lambda result: result.used)
     doomed = _chosen(oldest_first, rule)
-    removed = [kept for kept in doomed if _removed(*kept.paths)]
+    removed = [result for result in doomed if _removed(result.path)]
     leftovers = [(path, _size(path)) for path in _leftovers(folder, ceilings)]
     gone = [size for path, size in leftovers if _removed(path)]
     return PruneReport(
         len(removed),
-        sum(kept.n_bytes for kept in removed),
+        sum(result.n_bytes for result in removed),
         len(gone),
         sum(gone),
         cache_info(folder, ceilings=ceilings),
     )
 
 
-def _chosen(oldest_first: list[_Kept], rule: str) -> list[_Kept]:
+def _chosen(oldest_first: list[_Result], rule: str) -> list[_Result]:
     if rule.strip().lower() == "all":
         return oldest_first
     found = _RULE.fullmatch(rule.strip())
     number, unit = found.groups() if found else ("", "")
     if found and unit in _SECONDS:
         limit = time.time() - float(number) * _SECONDS[unit]
-        return [kept for kept in oldest_first if kept.used < limit]
+        return [result for result in oldest_first if result.used < limit]
     prefix = unit.upper().removesuffix("B") if unit.upper().endswith("B") else None
     if found is None or prefix not in _BYTES:
         raise UsageError(
             f"'{rule}' does not say what to prune\n"
             "valid: all; an age since the last use (30d, 12h, 90m, 2w); a size to shrink to (5GB, 500MB)"
         )
-    excess = sum(kept.n_bytes for kept in oldest_first) - float(number) * _BYTES[prefix]
+    excess = sum(result.n_bytes for result in oldest_first) - float(number) * _BYTES[prefix]
     doomed = []
-    for kept in oldest_first:
+    for result in oldest_first:
         if excess <= 0:
             break
-        doomed.append(kept)
-        excess -= kept.n_bytes
+        doomed.append(result)
+        excess -= result.n_bytes
     return doomed
 
 
-def _entries(folder: Path, ceilings: Path | None) -> Iterator[_Kept]:
+def _entries(folder: Path, ceilings: Path | None) -> Iterator[_Result]:
     for kind in _folders(folder):
         for place in () if kind.name == _SCRATCH else _folders(kind):
-            paths = [path for path in _inside(place) if not is_temporary(path.name)]
-            documents = {path.stem: path for path in paths if path.suffix == _DOCUMENT}
-            for path in paths:
-                if path.suffix == _DATA:
-                    document = documents.get(path.stem)
-                    if document is not None:
-                        yield from _kept(kind.name, document, path)
-                elif path.suffix != _DOCUMENT or not path.with_suffix(_DATA).exists():
-                    yield from _kept(kind.name, path)
-    for place in _folders(ceilings) if ceilings is not None else ():
-        if not is_temporary(place.name):
-            yield from _kept(CEILINGS, place)
+            for path in _inside(place):
+                yield from _result(kind.name, path)
+    for path in _folders(ceilings) if ceilings is not None else ():
+        yield from _result(CEILINGS, path)
 
 
-def _kept(kind: str, *paths: Path) -> Iterator[_Kept]:
+def _result(kind: str, path: Path) -> Iterator[_Result]:
     # What another process removes meanwhile is not there.
     with suppress(OSError):
-        used = max(path.stat().st_mtime for path in paths)
-        yield _Kept(kind, paths, sum(map(_size, paths)), used)
+        if not is_temporary(path.name):
+            yield _Result(kind, path, _size(path), path.stat().st_mtime)
 
 
 def _leftovers(folder: Path, ceilings: Path | None) -> Iterator[Path]:
@@ -236,7 +224,7 @@ def _leftovers(folder: Path, ceilings: Path | None) -> Iterator[Path]:
             yield from _left_in_scratch(kind)
             continue
         for place in _folders(kind):
-            yield from (path for path in _inside(place) if is_leftover(path) or _is_orphan(path))
+            yield from (path for path in _inside(place) if is_leftover(path))
     if ceilings is not None:
         yield from (path for path in _inside(ceilings) if is_leftover(path))
 
@@ -248,17 +236,6 @@ def _left_in_scratch(scratch: Path) -> Iterator[Path]:
             yield folder
         else:
             yield from (path for path in _inside(folder) if is_leftover(path))
-
-
-def _is_orphan(path: Path) -> bool:
-    """Tell whether data has no document, and none is about to appear."""
-    if path.suffix != _DATA or is_temporary(path.name) or path.with_suffix(_DOCUMENT).exists():
-        return False
-    try:
-        # The time of the last renaming; data may have been written long before.
-        return time.time() - path.stat().st_ctime > _ORPHAN_S
-    except OSError:
-        return False
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -282,13 +259,10 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _removed(*paths: Path) -> bool:
-    """Remove files or folders; tell whether the first was there and could be removed."""
-    done = []
-    for path in paths:
-        try:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-            done.append(True)
-        except OSError:
-            done.append(False)
-    return done[0]
+def _removed(path: Path) -> bool:
+    """Remove a file or a folder; tell whether it was there and could be removed."""
+    try:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    except OSError:
+        return False
+    return True

@@ -1,4 +1,4 @@
-"""Whether something that is kept still is what it was, told from a few numbers."""
+"""Whether something that is cached still is what it was, by its fingerprint."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 _RELATIVE, _ABSOLUTE = 1e-4, 1e-6
 
 
-def probes_agree(kept: NDArray[np.float64], now: NDArray[np.float64]) -> bool:
-    """Tell whether two probes are equal up to float32 rounding; NaN agrees with NaN.
+def probes_agree(cached: NDArray[np.float64], now: NDArray[np.float64]) -> bool:
+    """Tell whether two fingerprints are equal up to float32 rounding; NaN agrees with NaN.
 
     Parameters
     ----------
-    kept, now
-        float64 (n,): what a layer gave for the first image then, and what it gives now.
+    cached, now
+        float64 (n,): what a layer gave for the first batch then, and what it gives now.
     """
-    if kept.shape != now.shape:
+    if cached.shape != now.shape:
         return False
-    return bool(np.allclose(kept, now, rtol=_RELATIVE, atol=_ABSOLUTE, equal_nan=True))
+    return bool(np.allclose(cached, now, rtol=_RELATIVE, atol=_ABSOLUTE, equal_nan=True))

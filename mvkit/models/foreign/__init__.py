@@ -1,1 +1,1 @@
-"""Models from elsewhere: torchvision, timm, a user's own code, TorchScript and exported programs."""
+"""Models from elsewhere: torchvision, timm, and a user's own code."""

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from mvkit.errors import UsageError, printable
-from mvkit.models.foreign.archives import load_exported, load_torchscript
 from mvkit.models.foreign.factories import make_network
 from mvkit.models.foreign.libraries import (
     FileWeights,
@@ -49,8 +47,7 @@ def load_foreign(
         From :func:`mvkit.models.foreign.names.parse_foreign`.
     weights
         Of torchvision and timm: "random", the library's name of pretrained weights (``DEFAULT``), or a file.
-        Of a user's function: a file; "released" and "random" both mean as the function makes it. Files that
-        are a whole model have weights of their own: "released".
+        Of a user's function: a file; "released" and "random" both mean as the function makes it.
     seed
         Of random weights; None: 0.
     options
@@ -72,10 +69,8 @@ def load_foreign(
     """
     if name.kind in _LIBRARIES:
         model = _of_library(name, weights, seed, options)
-    elif name.kind in ("file", "module"):
-        model = _of_user(name, weights, seed, options)
     else:
-        model = _of_archive(name, weights, options)
+        model = _of_user(name, weights, seed, options)
     return model.eval()
 
 
@@ -108,20 +103,6 @@ def _of_library(
         )
     network, declared = _LIBRARIES[name.kind](name.inside, _file_or_name(weights), seed)
     return ForeignModel(network, name.shown, (), _changed(declared, name, options))
-
-
-def _of_archive(name: ForeignName, weights: str | os.PathLike[str], options: InputOptions) -> ForeignModel:
-    if weights != _OWN:
-        raise UsageError(f"{name.shown} has weights of its own: leave out --weights {weights}")
-    shape: tuple[int | None, ...] = (None,) * 4
-    if name.kind == "torchscript":
-        network = load_torchscript(name.path)
-    else:
-        network, shape = load_exported(name.path)
-    model = ForeignModel(network, name.shown, (), _undeclared(name, options, shape))
-    model.fixed_batch = shape[0]
-    model.modules_can_be_tapped = name.kind != "torchscript"
-    return model
 
 
 def _file_or_name(weights: str | os.PathLike[str]) -> str | FileWeights:
@@ -163,30 +144,17 @@ def _changed(
     return declared
 
 
-def _undeclared(
-    name: ForeignName, options: InputOptions, shape: tuple[int | None, ...] = (None,) * 4
-) -> Preprocessing:
-    """Return the usual preprocessing where a network declares at most the shape of its input, and say so."""
-    _, channels, height, width = shape
-    usual = replace(IMAGENET_224, channels=1) if channels == 1 else IMAGENET_224
-    if height is not None and width is not None and (height, width) != (usual.crop_px, usual.crop_px):
-        # The same part of the image as at 224 px.
-        resized = round(height * 256 / 224), round(width * 256 / 224)
-        usual = (
-            replace(usual, resize_px=resized[0], crop_px=height)
-            if height == width
-            else replace(usual, resize_px=None, crop_px=None, resize_hw=resized, crop_hw=(height, width))
-        )
-    chosen = options.applied_to(usual)
+def _undeclared(name: ForeignName, options: InputOptions) -> Preprocessing:
+    """Return the usual preprocessing where a network declares none, and say so."""
+    chosen = options.applied_to(IMAGENET_224)
     if not {"--input-size", "--mean", "--std"} <= set(options.given):
         logger.warning(
             "%s declares no preprocessing: images as for ImageNet (resize %s, crop %s, mean %s, std %s); "
-            "--input-size, --mean, --std%s change it",
+            "--input-size, --mean, --std, .preprocess change it",
             printable(name.shown),
-            chosen.resize_px or getattr(chosen, "resize_hw", None),
-            chosen.crop_px or getattr(chosen, "crop_hw", None),
+            chosen.resize_px,
+            chosen.crop_px,
             ",".join(f"{value:g}" for value in chosen.mean),
             ",".join(f"{value:g}" for value in chosen.std),
-            ", .preprocess" if name.kind in ("file", "module") else "",
         )
     return chosen

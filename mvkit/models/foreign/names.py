@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from mvkit.errors import UsageError
 
-Kind = Literal["torchvision", "timm", "module", "file", "torchscript", "exported"]
+Kind = Literal["torchvision", "timm", "module", "file"]
 
 _IDENTIFIER = r"[^\W\d]\w*"
 _DOTTED = rf"{_IDENTIFIER}(?:\.{_IDENTIFIER})*"
@@ -32,12 +31,12 @@ class ForeignName:
     place
         The library, module or file.
     inside
-        The model's name there, or the function that makes it; empty for a file that is a model.
+        The model's name there, or the function that makes it.
     """
 
     kind: Kind
     place: str
-    inside: str = ""
+    inside: str
 
     @property
     def path(self) -> Path:
@@ -47,26 +46,25 @@ class ForeignName:
     @property
     def shown(self) -> str:
         """The name that results carry: as given, but of a file without its folder."""
-        place = self.path.name if self.kind in ("file", "torchscript", "exported") else self.place
-        return f"{place}:{self.inside}" if self.inside else place
+        place = self.path.name if self.kind == "file" else self.place
+        return f"{place}:{self.inside}"
 
     @property
     def identity(self) -> tuple[str, ...]:
         """Equal for two names of the same model."""
-        is_file = self.kind in ("file", "torchscript", "exported")
-        return (self.kind, str(self.path.resolve()) if is_file else self.place, self.inside)
+        place = str(self.path.resolve()) if self.kind == "file" else self.place
+        return (self.kind, place, self.inside)
 
 
 def parse_foreign(name: str | os.PathLike[str]) -> ForeignName | None:
     """Return what a name points to, or None if it is not that of a model from elsewhere.
 
-    ``torchvision:NAME``, ``timm:NAME``, ``package.module:factory``, ``path/to/file.py:factory``, an exported
-    program (``FILE.pt2``), or a TorchScript file, which is told by its content.
+    ``torchvision:NAME``, ``timm:NAME``, ``package.module:factory``, ``path/to/file.py:factory``.
 
     Raises
     ------
     UsageError
-        If it is a Python file without the function that makes the model.
+        If it is a Python file without the function that makes the model, or an exported program.
     """
     text = os.fspath(name)
     library = _LIBRARY.fullmatch(text)
@@ -78,20 +76,9 @@ def parse_foreign(name: str | os.PathLike[str]) -> ForeignName | None:
     if in_file:
         return ForeignName("file", **in_file.groupdict())
     if text.endswith(_EXPORTED_SUFFIX):
-        return ForeignName("exported", text)
+        raise UsageError(
+            f"{text}: mvkit does not open exported programs itself\nname a function of your own that does, "
+            "FILE.py:FUNCTION: def FUNCTION(): return torch.export.unflatten(torch.export.load(...))"
+        )
     in_module = _IN_MODULE.fullmatch(text)
-    if in_module:
-        return ForeignName("module", **in_module.groupdict())
-    return ForeignName("torchscript", text) if _is_torchscript(Path(text).expanduser()) else None
-
-
-def _is_torchscript(path: Path) -> bool:
-    """Tell a TorchScript archive, which holds code, from a checkpoint, which does not."""
-    try:
-        if not path.is_file() or not zipfile.is_zipfile(path):
-            return False
-        with zipfile.ZipFile(path) as archive:
-            inner = {name.partition("/")[2] for name in archive.namelist()}
-    except (OSError, zipfile.BadZipFile):
-        return False
-    return "constants.pkl" in inner and any(name.startswith("code/") for name in inner)
+    return ForeignName("module", **in_module.groupdict()) if in_module else None

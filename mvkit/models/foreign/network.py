@@ -35,10 +35,6 @@ class ForeignModel(VisionModel):
     ----------
     network
         The network itself.
-    fixed_batch
-        How many images it takes at a time, no more and no fewer; None if any number.
-    modules_can_be_tapped
-        Whether hooks work on the modules inside; otherwise only the output can be recorded.
     """
 
     # Its modules may run any number of times in one pass.
@@ -59,8 +55,6 @@ class ForeignModel(VisionModel):
             self.published_layers = network.published_layers
         self.preprocess = cast(Preprocessing, preprocess)
         self.weights_id = state_digest(network)
-        self.fixed_batch: int | None = None
-        self.modules_can_be_tapped = True
 
     def forward(self, images: Tensor) -> Any:
         """Run the network; what it raises becomes an error that names file and line."""
@@ -73,8 +67,6 @@ class ForeignModel(VisionModel):
 
     def tap_points(self) -> dict[str, str]:
         """Return layer name -> module path; names are paths inside the network."""
-        if not self.modules_can_be_tapped:
-            return {FINAL: ""}
         prefix = f"{_INNER}."
         if isinstance(self.network, VisionModel):
             return {name: f"{prefix}{path}".rstrip(".") for name, path in self.network.tap_points().items()}

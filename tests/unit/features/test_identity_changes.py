@@ -1,10 +1,11 @@
-"""A cache that cannot lie: what may change between two runs, and whether kept features are used then."""
+"""What may change between two runs, and whether what is cached is used then."""
 
 from __future__ import annotations
 
 import functools
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,14 +13,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torchvision.transforms import v2
 
 import mvkit
 from mvkit.features import identity as identity_module
 from mvkit.features.forward_pass import ForwardPass
-from mvkit.features.identity import LayerIdentity, layer_identities, probe_of
+from mvkit.features.identity import LayerKey, fingerprint_of, layer_keys
 from mvkit.features.stimuli import ArrayStimuli, open_stimuli
 from mvkit.store.probes import probes_agree
 
@@ -75,8 +78,8 @@ def scaled(maps):
 """
 SIZES = "WIDTH = 5\n"
 
-#: Kept features are found; or not; or they are found, and the first image gives them away.
-HIT, MISS, PROBE = "hit", "miss", "found, and not believed"
+#: What is cached is found; or not; or it is found, and the first batch shows that it is another's.
+HIT, MISS, FINGERPRINT = "hit", "miss", "found, and not believed"
 
 
 class Bench:
@@ -109,13 +112,13 @@ class Bench:
 
     def run(
         self, model: nn.Module | None = None, *, images: Any = None, layer: str = "final", **options: Any
-    ) -> LayerIdentity:
+    ) -> LayerKey:
         stimuli = open_stimuli(self.images if images is None else images)
         layers = options.pop("layers", [layer])
-        return layer_identities(ForwardPass(model or self.load(), stimuli, layers, **options))[layer]
+        return layer_keys(ForwardPass(model or self.load(), stimuli, layers, **options))[layer]
 
 
-Runs = tuple[LayerIdentity, LayerIdentity]
+Runs = tuple[LayerKey, LayerKey]
 Case = Callable[[Bench, pytest.MonkeyPatch], Runs]
 CASES: dict[str, tuple[Case, str]] = {}
 
@@ -168,9 +171,9 @@ def with_weight(net: Any) -> None:
     net.conv.weight.data[0, 0, 0, 0] += 1e-6
 
 
-def with_forward(net: Any) -> None:
+def with_forward(net: Any, gain: float = 1.001) -> None:
     inner = type(net).forward
-    net.forward = lambda images: inner(net, images) * 1.0
+    net.forward = lambda images: inner(net, images) * gain
 
 
 in_memory(HIT, "nothing", lambda net: None)
@@ -178,22 +181,23 @@ in_memory(MISS, "one weight", with_weight)
 in_memory(MISS, "a buffer", lambda net: net.norm.running_mean.add_(0.1))
 in_memory(MISS, "a buffer that is not saved", lambda net: net.shift.add_(1))
 in_memory(MISS, "dtype of the weights", lambda net: net.double())
-in_memory(MISS, "a plain attribute", lambda net: setattr(net, "gain", 2.5))
+in_memory(FINGERPRINT, "a plain attribute", lambda net: setattr(net, "gain", 2.5))
 in_memory(MISS, "a setting of a module", lambda net: setattr(net.norm, "eps", 0.5))
 in_memory(MISS, "a module of another class", lambda net: setattr(net, "act", nn.GELU()))
-in_memory(MISS, "a hook", lambda net: net.act.register_forward_hook(lambda m, i, output: output * 3))
-in_memory(MISS, "forward replaced", with_forward)
+in_memory(FINGERPRINT, "a hook", lambda net: net.act.register_forward_hook(lambda m, i, output: output * 3))
+in_memory(FINGERPRINT, "forward replaced", with_forward)
+in_memory(HIT, "forward replaced by what computes the same", lambda net: with_forward(net, 1.0))
 in_memory(HIT, "training mode", lambda net: net.train())
 in_memory(HIT, "gradients off", lambda net: net.requires_grad_(False))
 
-edited(MISS, "edited forward", "net.py", "* self.gain", "* self.gain * 1")
-edited(MISS, "edited helper", "scaling.py", "maps * 2", "maps * 3")
-edited(MISS, "edited number in a helper", "scaling.py", "OFFSET = 0.25", "OFFSET = 0.5")
-edited(MISS, "edited number in a file", "net.py", "LIMIT = 6.0", "LIMIT = 7.0")
-edited(MISS, "edited package", "shapes/sizes.py", "5", "4 + 1")
-edited(MISS, "edited package root", "shapes/__init__.py", "", "A = 1")
-# What a comment is cannot be told from what is not used yet: files count as a whole.
-edited(MISS, "a comment", "net.py", "LIMIT = 6.0", "LIMIT = 6.0  # of ReLU6")
+edited(FINGERPRINT, "edited forward", "net.py", "* self.gain", "* self.gain * 1.01")
+edited(HIT, "edited forward that computes the same", "net.py", "* self.gain", "* self.gain * 1")
+edited(FINGERPRINT, "edited helper", "scaling.py", "maps * 2", "maps * 3")
+edited(FINGERPRINT, "edited number in a helper", "scaling.py", "OFFSET = 0.25", "OFFSET = 0.5")
+edited(FINGERPRINT, "edited number in a file", "net.py", "LIMIT = 6.0", "LIMIT = 3.0")
+edited(MISS, "edited package", "shapes/sizes.py", "5", "6")
+edited(HIT, "edited package root", "shapes/__init__.py", "", "A = 1")
+edited(HIT, "a comment", "net.py", "LIMIT = 6.0", "LIMIT = 6.0  # of ReLU6")
 
 loaded(MISS, "mean", mean=(0.4, 0.5, 0.5))
 loaded(MISS, "std", std=(0.4, 0.5, 0.5))
@@ -275,7 +279,7 @@ def files_copied_elsewhere(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Run
     return before, bench.run(mvkit.load_model(f"{copied / 'renamed.py'}:make", input_size=16))
 
 
-@case(MISS)
+@case(FINGERPRINT)
 def copied_with_another_helper(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Runs:
     before = bench.run()
     copied = shutil.copytree(bench.folder, bench.folder / "elsewhere")
@@ -283,9 +287,9 @@ def copied_with_another_helper(bench: Bench, monkeypatch: pytest.MonkeyPatch) ->
     return before, bench.run(mvkit.load_model(f"{copied / 'net.py'}:make", input_size=16))
 
 
-@case(MISS)
+@case(HIT)
 def a_helper_of_a_package_edited_after_it_was_imported(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Runs:
-    """What runs is the old code, and what would be read is the new one: that is neither of the two."""
+    """What runs is the old code, whatever its file says by now."""
     monkeypatch.chdir(bench.folder)
     bench.write("nets_of_mine/__init__.py", "")
     bench.write("nets_of_mine/net.py", "from .gain import Net\ndef make(): return Net()")
@@ -305,14 +309,14 @@ def a_helper_of_a_package_edited_after_it_was_imported(bench: Bench, monkeypatch
     return before, after
 
 
-@case(MISS)
+@case(FINGERPRINT)
 def edited_preprocessing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Runs:
     before = bench.run(bench.load("preparing", input_size=None))
     bench.edit("net.py", "/ 255", "/ 256")
     return before, bench.run(bench.load("preparing", input_size=None))
 
 
-@case(MISS)
+@case(FINGERPRINT)
 def preprocessing_with_another_number(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Runs:
     """Functions made by one function differ in what they enclose."""
 
@@ -325,6 +329,52 @@ def preprocessing_with_another_number(bench: Bench, monkeypatch: pytest.MonkeyPa
         model.preprocess = preparing(divisor)  # type: ignore[assignment]
         found.append(bench.run(model))
     return found[0], found[1]
+
+
+def composed(bench: Bench, side_px: int) -> LayerKey:
+    model = bench.load().get_submodule("network")
+    steps = [v2.PILToTensor(), v2.Resize(side_px), v2.CenterCrop(16), v2.ToDtype(torch.float32, scale=True)]
+    model.preprocess = v2.Compose(steps)  # type: ignore[assignment]
+    return bench.run(model)
+
+
+@case(MISS)
+def another_step_of_a_composed_preprocessing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Runs:
+    return composed(bench, 16), composed(bench, 17)
+
+
+@case(HIT)
+def the_same_steps_composed_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Runs:
+    return composed(bench, 16), composed(bench, 16)
+
+
+def clamped(bench: Bench, batch_size: int | None) -> Runs:
+    """Two runs over one dark image and three bright ones, and an edit that only bright ones show."""
+    images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 100
+    images[0] = 0
+    before = bench.run(bench.load().get_submodule("network"), images=images, batch_size=batch_size)
+    bench.edit("scaling.py", "maps * 2", "maps.clamp(max=2.9) * 2")
+    return before, bench.run(bench.load().get_submodule("network"), images=images, batch_size=batch_size)
+
+
+@case(FINGERPRINT)
+def code_that_a_later_image_of_the_first_batch_shows(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Runs:
+    return clamped(bench, None)
+
+
+@case(HIT)
+def code_that_no_image_of_the_first_batch_shows(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Runs:
+    """What the cache cannot notice; README says so."""
+    return clamped(bench, 1)
+
+
+@case(MISS)
+def version_of_the_package_that_a_network_is_from(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Runs:
+    network = timm.create_model("test_resnet").eval()
+    images, layer = torch.zeros(1, 3, 32, 32), "conv1"
+    before = bench.run(network, images=images, layer=layer)
+    monkeypatch.setattr(identity_module, "version", lambda name: "0.0")
+    return before, bench.run(network, images=images, layer=layer)
 
 
 @case(MISS)
@@ -353,7 +403,7 @@ def sources_of_mvkit(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Runs:
     network = bench.load().get_submodule("network")
     images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     before = bench.run(network, images=images)
-    monkeypatch.setattr(identity_module, "own_sources", lambda: "edited")
+    monkeypatch.setattr(identity_module, "sources_digest", lambda *parts: "edited")
     return before, bench.run(network, images=images)
 
 
@@ -367,20 +417,19 @@ def precision_of_products(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Runs
         torch.set_float32_matmul_precision(precision)
 
 
-@case(PROBE)
+@case(FINGERPRINT)
 def environment_variable(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Runs:
-    """No digest sees what a network reads while it runs."""
     before = bench.run()
     monkeypatch.setenv("NET_DOUBLE", "1")
     return before, bench.run()
 
 
-@case(MISS)
+@case(FINGERPRINT)
 def number_of_a_module_set_from_outside(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Runs:
     model = bench.load()
     before = bench.run(model)
     forward: Any = type(model.get_submodule("network")).forward
-    monkeypatch.setitem(forward.__globals__, "LIMIT", 5.0)
+    monkeypatch.setitem(forward.__globals__, "LIMIT", 3.0)
     return before, bench.run(model)
 
 
@@ -432,47 +481,91 @@ def test_a_change_is_a_hit_or_a_miss_as_it_should_be(
     before, after = function(Bench(tmp_path), monkeypatch)
     found = MISS
     if before.key == after.key:
-        found = HIT if probes_agree(before.probe, after.probe) else PROBE
+        found = HIT if probes_agree(before.fingerprint, after.fingerprint) else FINGERPRINT
     assert found == expected
 
 
-def test_nothing_is_kept_of_a_network_whose_weights_cannot_be_read(tmp_path: Path) -> None:
+def test_nothing_is_cached_of_a_network_whose_weights_cannot_be_read(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     model = bench.load()
     model.get_submodule("network").register_buffer("sparse", torch.eye(3).to_sparse())
     journey = ForwardPass(model, open_stimuli(bench.images), ["final"])
 
-    assert layer_identities(journey) == {}
+    assert layer_keys(journey) == {}
 
 
-def test_nothing_is_kept_of_a_network_that_cannot_be_looked_into(tmp_path: Path) -> None:
-    bench = Bench(tmp_path)
-    model = bench.load()
-    model.get_submodule("network").source = (number for number in range(3))  # type: ignore[assignment]
-    journey = ForwardPass(model, open_stimuli(bench.images), ["final"])
+class Odd(nn.Conv2d):
+    """Holds what has no content, and cannot be printed or prints an address."""
 
-    assert layer_identities(journey) == {}
+    def __init__(self, text: str | None) -> None:
+        super().__init__(3, 2, 4)
+        nn.init.ones_(self.weight)
+        nn.init.ones_(self.bias)
+        self.source = (number for number in range(3))
+        self.text = text
+
+    def extra_repr(self) -> str:
+        """Fail, or show an object."""
+        if self.text is None:
+            raise RuntimeError("no text")
+        return f"{self.text} {object()}"
 
 
-def test_probe_tells_permutations_and_not_rounding() -> None:
-    values = np.random.default_rng(1).normal(size=5000).astype(np.float32)
-    rounded = values * (1 + np.float32(1e-6) * np.random.default_rng(2).normal(size=5000).astype(np.float32))
-    probe = probe_of(values)
+@pytest.mark.parametrize("text", [None, "of"])
+def test_what_networks_carry_along_and_print_is_no_obstacle(text: str | None) -> None:
+    images = open_stimuli(torch.rand(2, 3, 8, 8))
+    keys = [layer_keys(ForwardPass(Odd(text), images, ["final"]))["final"].key for _ in range(2)]
 
-    assert probes_agree(probe, probe_of(rounded))
-    assert not probes_agree(probe, probe_of(values[::-1]))
-    assert not probes_agree(probe, probe_of(-values))
-    assert not probes_agree(probe, probe_of(values * np.float32(1.001)))
+    assert keys[0] == keys[1]
+
+
+def test_keys_are_the_same_in_another_process(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import numpy as np, torch, mvkit\n"
+        "from mvkit.features.forward_pass import ForwardPass\n"
+        "from mvkit.features.identity import layer_keys\n"
+        "from mvkit.features.stimuli import open_stimuli\n"
+        "images = open_stimuli(np.zeros((2, 64, 64), np.uint8))\n"
+        "net = mvkit.load_model('torchvision:squeezenet1_1', weights='random', input_size=32)\n"
+        "keys = layer_keys(ForwardPass(net, images, ['features.0', 'final']))\n"
+        "print([key.key for key in keys.values()])\n"
+    )
+    texts = [
+        subprocess.run(
+            [sys.executable, str(script)],
+            check=True,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        ).stdout
+        for seed in ("1", "2")
+    ]
+
+    assert texts[0] == texts[1] and texts[0].startswith(b"['")
+
+
+def test_fingerprint_tells_permutations_and_not_rounding() -> None:
+    values = np.random.default_rng(1).normal(size=(3, 5000)).astype(np.float32)
+    noise = np.random.default_rng(2).normal(size=(3, 5000)).astype(np.float32)
+    rounded = values * (1 + np.float32(1e-6) * noise)
+    fingerprint = fingerprint_of(values)
+
+    assert probes_agree(fingerprint, fingerprint_of(rounded))
+    assert not probes_agree(fingerprint, fingerprint_of(values[::-1]))
+    assert not probes_agree(fingerprint, fingerprint_of(values[:, ::-1]))
+    assert not probes_agree(fingerprint, fingerprint_of(values[:2]))
+    assert not probes_agree(fingerprint, fingerprint_of(-values))
+    assert not probes_agree(fingerprint, fingerprint_of(values * np.float32(1.001)))
     one_part = values.copy()
-    one_part[:300] *= np.float32(1.01)
-    assert not probes_agree(probe, probe_of(one_part))
-    assert not probes_agree(probe, probe_of(values * np.float32(1e-8)))
+    one_part[2, :300] *= np.float32(1.01)
+    assert not probes_agree(fingerprint, fingerprint_of(one_part))
+    assert not probes_agree(fingerprint, fingerprint_of(values * np.float32(1e-8)))
 
 
 @pytest.mark.parametrize("count", [1, 3, 17])
-def test_probe_of_few_or_no_values(count: int) -> None:
-    zeros = np.zeros(count, np.float32)
+def test_fingerprint_of_few_or_no_values(count: int) -> None:
+    zeros = np.zeros((2, count), np.float32)
 
-    assert probes_agree(probe_of(zeros), probe_of(zeros))
-    assert not probes_agree(probe_of(zeros), probe_of(zeros + 1))
-    assert probes_agree(probe_of(zeros * np.nan), probe_of(zeros * np.nan))
+    assert probes_agree(fingerprint_of(zeros), fingerprint_of(zeros))
+    assert not probes_agree(fingerprint_of(zeros), fingerprint_of(zeros + 1))
+    assert probes_agree(fingerprint_of(zeros * np.nan), fingerprint_of(zeros * np.nan))

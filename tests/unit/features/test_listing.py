@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from mvkit.errors import UsageError
 from mvkit.features import extract, list_layers
+from mvkit.features.listing import survey_layers
 
 
 def test_all_layers_are_listed_with_the_shape_extraction_gives(prepared, pictures):
@@ -64,3 +66,63 @@ def test_layers_without_features_are_left_out_and_calls_and_parts_named(branchin
 def _rows_as_images(branching) -> torch.Tensor:
     branching.register_forward_pre_hook(lambda module, arguments: (arguments[0].flatten(1),))
     return torch.ones(3, 1, 1, 2)
+
+
+class Inner(nn.Module):
+    """One module, one function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 2, 3)
+        self.idle = nn.Conv2d(3, 2, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Use the weights of ``idle`` without calling it."""
+        return nn.functional.relu(self.conv(x)) + nn.functional.conv2d(x, self.idle.weight)
+
+
+class Outer(nn.Module):
+    """A module whose output is no tensor, one without rows, and functions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Inner()
+        self.size = Size()
+        self.norm = Norm()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Pool."""
+        y = self.inner(x)
+        return torch.flatten(y, 1) / self.norm(y) * self.size(y)
+
+
+class Size(nn.Module):
+    """A number."""
+
+    def forward(self, x: torch.Tensor) -> float:
+        """Return the side."""
+        return float(x.shape[-1])
+
+
+class Norm(nn.Module):
+    """One value for the whole batch."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the norm."""
+        return x.norm()
+
+
+def test_modules_without_features_are_named() -> None:
+    survey = survey_layers(Outer(), torch.rand(1, 3, 8, 8))
+    assert [layer.name for layer in survey.layers] == ["inner", "inner.conv", "final"]
+    assert survey.left_out == {
+        "inner.idle": "the forward pass never calls it",
+        "size": "returns no tensor",
+        "norm": "its output has shape (), which is not one row for each of 1 image(s)",
+    }
+
+
+def test_nothing_stays_on_the_network() -> None:
+    network = Outer()
+    survey_layers(network, torch.rand(1, 3, 8, 8))
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())

@@ -95,7 +95,7 @@ def network() -> Network:
 def scored(
     source: object, dataset: NeuralDataset, home: Path, *, layers: tuple[str, ...] = LAYERS, **options: object
 ) -> np.ndarray:
-    resources = {name: options.pop(name) for name in ("cache", "keep_features") if name in options}
+    resources = {name: options.pop(name) for name in ("cache",) if name in options}
     result = mvkit.score(
         source,
         dataset,
@@ -135,15 +135,13 @@ def test_other_settings_use_the_coordinates_that_are_kept(
     np.testing.assert_array_equal(ridge, scored(network, dataset, tmp_path, mapping="ridge", cache=False))
 
 
-def test_features_are_kept_only_when_asked(
+def test_maps_that_need_whole_features_take_them_again(
     network: Network, dataset: NeuralDataset, shown: list[int], tmp_path: Path
 ) -> None:
-    for name, expected in (("without", N_IMAGES), ("with", BATCH)):
-        home = tmp_path / name
-        scored(network, dataset, home, keep_features=name == "with", mapping="one-to-one")
-        shown.clear()
-        found = scored(network, dataset, home, mapping="one-to-one", halves_seed=1)
-        assert sum(shown) == expected
+    scored(network, dataset, tmp_path, mapping="one-to-one")
+    shown.clear()
+    found = scored(network, dataset, tmp_path, mapping="one-to-one", halves_seed=1)
+    assert sum(shown) == N_IMAGES
     fresh = scored(network, dataset, tmp_path, cache=False, mapping="one-to-one", halves_seed=1)
     np.testing.assert_array_equal(found, fresh)
 

@@ -28,7 +28,7 @@ class Identity:
     """Stands for a layer."""
 
     key: str
-    probe: Any
+    fingerprint: Any
 
 
 IDENTITIES = {
@@ -207,7 +207,7 @@ def test_other_code_or_another_key_is_a_miss(
 ) -> None:
     scored(features, recordings, tmp_path)
     done.clear()
-    other = {**IDENTITIES, "bb": Identity("another key", IDENTITIES["bb"].probe)}
+    other = {**IDENTITIES, "bb": Identity("another key", IDENTITIES["bb"].fingerprint)}
     scored(features, recordings, tmp_path, identities=other)
     assert sum(layers for layers, _ in done) == 3
     done.clear()
@@ -217,19 +217,17 @@ def test_other_code_or_another_key_is_a_miss(
 
 
 def test_edited_sources_have_another_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import mvkit
-
     (tmp_path / "scoring").mkdir()
     (tmp_path / "draws.py").write_text("a = 1\n")
     (tmp_path / "scoring" / "pls.py").write_text("b = 1\n")
-    monkeypatch.setattr(mvkit, "__file__", str(tmp_path / "__init__.py"))
+    monkeypatch.setattr("mvkit.versions.__file__", str(tmp_path / "versions.py"))
     before = kept_module.sources_digest()
     assert before == kept_module.sources_digest()
     (tmp_path / "scoring" / "pls.py").write_text("b = 2\n")
     assert kept_module.sources_digest() != before
 
 
-def test_scores_of_another_probe_are_not_believed(
+def test_scores_of_another_fingerprint_are_not_believed(
     features: dict[str, Any],
     recordings: list[Any],
     tmp_path: Path,
@@ -238,14 +236,15 @@ def test_scores_of_another_probe_are_not_believed(
 ) -> None:
     scored(features, recordings, tmp_path)
     done.clear()
-    rounded = {**IDENTITIES, "bb": Identity("key of bb", IDENTITIES["bb"].probe * (1 + 1e-7))}
+    rounded = {**IDENTITIES, "bb": Identity("key of bb", IDENTITIES["bb"].fingerprint * (1 + 1e-7))}
     scored(features, recordings, tmp_path, identities=rounded)
     assert done == []
-    other = {**IDENTITIES, "bb": Identity("key of bb", IDENTITIES["bb"].probe * 1.01)}
+    other = {**IDENTITIES, "bb": Identity("key of bb", IDENTITIES["bb"].fingerprint * 1.01)}
     with caplog.at_level(logging.WARNING):
         scored(features, recordings, tmp_path, identities=other)
     assert sum(layers for layers, _ in done) == 3
-    assert "layer 'bb': the first image gives other features" in caplog.text
+    warnings = [record.getMessage() for record in caplog.records]
+    assert len(warnings) == 1 and warnings[0].startswith("layer 'bb': the first images give other features")
 
 
 def test_damaged_entries_are_measured_again(

@@ -28,16 +28,15 @@ def key(number: int) -> str:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """Five scores, used 0, 10, 20, 30 and 40 days ago; features of 15 days ago."""
+    """Five scores, used 0, 10, 20, 30 and 40 days ago; coordinates of 15 days ago."""
     store = Store(tmp_path / "cache")
     for number in range(5):
         store.write("scores", key(number), {"values": np.zeros(1000)}, {})
         age(store.path("scores", key(number)), 10 * number)
-    for suffix, content in ((".f32", bytes(4000)), (".json", b"{}")):
-        path = store.path("features", key(9), suffix)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-        age(path, 15)
+    path = store.path("coordinates", key(9))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(bytes(4002))
+    age(path, 15)
     return store
 
 
@@ -66,7 +65,7 @@ def test_info_counts_kinds(store: Store, ceilings: Path) -> None:
 
     assert {name: (kind.n_entries, kind.n_bytes) for name, kind in info.kinds.items()} == {
         "ceilings": (1, 300),
-        "features": (1, 4002),
+        "coordinates": (1, 4002),
         "scores": (5, 5 * size),
     }
     scores = info.kinds["scores"]
@@ -84,7 +83,7 @@ def test_info_of_no_cache(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rule", "left", "features", "ceiling"),
+    ("rule", "left", "coordinates", "ceiling"),
     [
         ("all", [], False, False),
         ("25d", [0, 1, 2], True, False),
@@ -98,16 +97,15 @@ def test_info_of_no_cache(tmp_path: Path) -> None:
     ],
 )
 def test_rules(
-    store: Store, ceilings: Path, rule: str, left: list[int], features: bool, ceiling: bool
+    store: Store, ceilings: Path, rule: str, left: list[int], coordinates: bool, ceiling: bool
 ) -> None:
     before = cache_info(store.folder, ceilings=ceilings)
     report = prune(store.folder, rule, ceilings=ceilings)
 
     assert kept(store) == left
-    files = [store.path("features", key(9), suffix).exists() for suffix in (".f32", ".json")]
-    assert files == [features, features]
+    assert store.path("coordinates", key(9)).exists() == coordinates
     assert (ceilings / "abc").exists() == ceiling
-    assert report.n_removed == 7 - len(left) - features - ceiling
+    assert report.n_removed == 7 - len(left) - coordinates - ceiling
     assert report.removed_bytes + report.left.n_bytes == before.n_bytes
     assert report.left == cache_info(store.folder, ceilings=ceilings)
 
@@ -134,8 +132,6 @@ def test_leftovers_go_and_files_being_written_stay(store: Store, ceilings: Path)
     live.write_bytes(bytes(10))
     dead = live.with_name(live.name.replace(f"-{os.getpid()}-", f"-{ended.pid}-"))
     dead.write_bytes(bytes(20))
-    orphan = store.path("features", key(10), ".f32")
-    orphan.write_bytes(bytes(30))
     half = ceilings / f"def.tmp-{ended.pid}-01234567"
     half.mkdir()
     (half / "scores.parquet").write_bytes(bytes(40))
@@ -147,8 +143,7 @@ def test_leftovers_go_and_files_being_written_stay(store: Store, ceilings: Path)
 
     report = prune(store.folder, "1000d", ceilings=ceilings)
     assert (report.n_removed, report.n_leftovers, report.leftover_bytes) == (0, 2, 60)
-    # Its document may be about to appear.
-    assert [path.exists() for path in (live, dead, orphan, half)] == [True, False, True, False]
+    assert [path.exists() for path in (live, dead, half)] == [True, False, False]
     prune(store.folder, "all", ceilings=ceilings)
     assert live.exists()
 

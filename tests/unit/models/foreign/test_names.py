@@ -22,7 +22,6 @@ from mvkit.report.files import folder_names
         ("lab:Nets.make", "module", "lab", "Nets.make", "lab:Nets.make"),
         ("a b/nets.py:make", "file", "a b/nets.py", "make", "nets.py:make"),
         ("timm.py:make", "file", "timm.py", "make", "timm.py:make"),
-        ("runs/net.pt2", "exported", "runs/net.pt2", "", "net.pt2"),
     ],
 )
 def test_names_are_taken_apart(text: str, kind: str, place: str, inside: str, shown: str) -> None:
@@ -40,6 +39,11 @@ def test_mvkits_own_names_and_checkpoints_are_left_alone(tmp_path: Path) -> None
 def test_a_file_without_a_function_is_refused() -> None:
     with pytest.raises(UsageError, match=r"nets\.py:FUNCTION"):
         parse_foreign("lab/nets.py")
+
+
+def test_an_exported_program_needs_a_function_that_opens_it() -> None:
+    with pytest.raises(UsageError, match=r"FUNCTION\(\): return torch\.export\.unflatten"):
+        parse_foreign("runs/net.pt2")
 
 
 def test_the_same_file_under_two_names_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

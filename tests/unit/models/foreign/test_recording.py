@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 import mvkit
-from mvkit.errors import CheckpointError, UsageError
 from mvkit.models.foreign.network import ForeignModel
 
 
@@ -102,76 +101,24 @@ def test_in_place_and_repeated_modules(repeating: Repeating, images: np.ndarray,
     assert len(passes) == 1 + 3, "one pass for each batch: 5 at once, then 2 + 2 + 1"
 
 
-def exported(network: nn.Module, path: Path, *, batch: int, dynamic: bool) -> ForeignModel:
-    """Export a network and load it again."""
-    shapes = ({0: torch.export.Dim("batch")},) if dynamic else None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = torch.export.export(network, (torch.zeros(batch, 3, 16, 16),), dynamic_shapes=shapes)
-        torch.export.save(program, path)
-    model = mvkit.load_model(path, input_size=16)
-    assert isinstance(model, ForeignModel)
-    return model
-
-
-@pytest.mark.parametrize(("batch", "dynamic"), [(2, True), (2, False)])
-def test_exported_programs(
-    repeating: Repeating, images: np.ndarray, tmp_path: Path, batch: int, dynamic: bool
+def test_an_exported_program_that_a_function_opens(
+    repeating: Repeating, images: np.ndarray, tmp_path: Path
 ) -> None:
-    model = exported(repeating, tmp_path / "net.pt2", batch=batch, dynamic=dynamic)
-    assert model.fixed_batch == (None if dynamic else batch)
-    assert (model.name, model.weights_id.partition(":")[0]) == ("net.pt2", "state")
-    assert_features(model, images, by_hand(repeating, model.preprocess(images)))
-    with pytest.raises(UsageError, match="weights of its own"):
-        mvkit.load_model(str(tmp_path / "net.pt2"), weights="random")
-
-
-@pytest.mark.parametrize("shape", [(1, 3, 24, 24), (1, 3, 20, 36), (2, 1, 12, 12)])
-def test_images_get_the_size_that_an_exported_program_takes(
-    images: np.ndarray, tmp_path: Path, shape: tuple[int, ...], caplog: pytest.LogCaptureFixture
-) -> None:
-    network = nn.Conv2d(shape[1], 2, 4, 4).eval()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.export.save(torch.export.export(network, (torch.zeros(shape),)), tmp_path / "net.pt2")
-    model = mvkit.load_model(tmp_path / "net.pt2")
-    assert "net.pt2 declares no preprocessing" in caplog.text
-    prepared = model.preprocess(images)
-    assert prepared.shape[1:] == shape[1:]
-    with torch.no_grad():
-        expected = network(prepared).flatten(1).numpy()
-    np.testing.assert_allclose(mvkit.extract(model, images, "final")["final"], expected, atol=1e-6)
-
-
-@pytest.mark.parametrize("how", ["script", "trace"])
-def test_of_torchscript_only_the_output_is_recorded(images: np.ndarray, tmp_path: Path, how: str) -> None:
-    network = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.Flatten()).eval()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        whole = (
-            torch.jit.script(network)
-            if how == "script"
-            else torch.jit.trace(network, torch.zeros(1, 3, 16, 16))
+        program = torch.export.export(
+            repeating, (torch.zeros(2, 3, 16, 16),), dynamic_shapes=({0: torch.export.Dim("batch")},)
         )
-        whole.save(str(tmp_path / "net.pt"))
-    model = mvkit.load_model(tmp_path / "net.pt", input_size=16)
-    assert isinstance(model, ForeignModel)
-    assert list(model.tap_points()) == ["final"]
-    with torch.no_grad():
-        expected = network(model.preprocess(images))
-    np.testing.assert_allclose(
-        mvkit.extract(model, images, "*")["final"], expected.numpy(), rtol=1e-5, atol=1e-6
+        torch.export.save(program, tmp_path / "net.pt2")
+    opening = tmp_path / "net.py"
+    opening.write_text(
+        "from pathlib import Path\nimport torch\n"
+        "FILE = Path(__file__).with_name('net.pt2')\n"
+        "def make(): return torch.export.unflatten(torch.export.load(FILE))\n"
     )
-    with pytest.raises(UsageError, match="no published list"):
-        mvkit.extract(model, images)
-
-
-def test_damaged_and_missing_programs(tmp_path: Path) -> None:
-    (tmp_path / "bad.pt2").write_bytes(b"nothing")
-    with pytest.raises(CheckpointError, match=r"bad\.pt2: not an exported program"):
-        mvkit.load_model(tmp_path / "bad.pt2")
-    with pytest.raises(UsageError, match="no such file"):
-        mvkit.load_model("none.pt2")
+    model = mvkit.load_model(f"{opening}:make", input_size=16)
+    assert isinstance(model, ForeignModel)
+    assert_features(model, images, by_hand(repeating, model.preprocess(images)))
 
 
 def test_a_network_given_itself_is_taken_out_of_its_wrappers(repeating: Repeating) -> None:
