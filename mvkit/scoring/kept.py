@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mvkit import machine
 from mvkit.jsonable import digest_of
+from mvkit.machine import installed_versions
 from mvkit.scoring.protocol import recordings_digest
 from mvkit.scoring.run import UnitScores
 from mvkit.scoring.settings import RecordingLike, ScoreSettings
