@@ -220,7 +220,7 @@ def test_edited_sources_have_another_digest(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "scoring").mkdir()
     (tmp_path / "draws.py").write_text("a = 1\n")
     (tmp_path / "scoring" / "pls.py").write_text("b = 1\n")
-    monkeypatch.setattr("mvkit.versions.__file__", str(tmp_path / "versions.py"))
+    monkeypatch.setattr("mvkit.machine.__file__", str(tmp_path / "machine.py"))
     before = kept_module.sources_digest()
     assert before == kept_module.sources_digest()
     (tmp_path / "scoring" / "pls.py").write_text("b = 2\n")
