@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal
 
 from mvkit.errors import UsageError
 from mvkit.machine import Resources
-from mvkit.naming import unknown_name
 from mvkit.score_dataset import choose_recordings
 
 if TYPE_CHECKING:
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]
 
-#: Names the command line uses for two settings; accepted as keywords too.
-_SHORT_SETTINGS = {"splits": "n_splits", "halves": "n_halves"}
 
 #: What :func:`score` and :func:`ceiling` compare by if nothing else is said.
 _DEFAULT_MAPPING = "pls"
@@ -182,38 +179,12 @@ def ceiling(
     return measured
 
 
-def merge_settings(base: object, options: Mapping[str, object]) -> ScoreSettings:
-    """Put settings given as keywords on top of others.
-
-    Parameters
-    ----------
-    base
-        :class:`~mvkit.scoring.ScoreSettings`, or None for the paper's protocol.
-    options
-        Fields that differ; ``splits`` and ``halves`` are understood.
-
-    Raises
-    ------
-    UsageError
-        An unknown name (with a suggestion) or a value out of range.
-    """
-    from mvkit.scoring import ScoreSettings, resolve_settings
-
-    if base is not None and not isinstance(base, ScoreSettings):
-        raise UsageError(f"settings: must be a ScoreSettings, got {type(base).__name__}")
-    given = {_SHORT_SETTINGS.get(name, name): value for name, value in options.items()}
-    for name, value in given.items():
-        field = ScoreSettings.model_fields.get(name)
-        choices = get_args(field.annotation) if field and get_origin(field.annotation) is Literal else ()
-        if choices and isinstance(value, str) and value not in choices:
-            raise unknown_name(name, value, choices)
-    return resolve_settings(**{**(base.model_dump() if base is not None else {}), **given})
-
-
 def _settings_with(mapping: str, settings: Mapping[str, object]) -> ScoreSettings:
     """Resolve settings of a call: ``settings=``, if given, under keywords and a mapping that was named."""
     options = dict(settings)
     base = options.pop("settings", None)
     if base is None or mapping != _DEFAULT_MAPPING:
         options = {"mapping": mapping, **options}
+    from mvkit.scoring.settings import merge_settings
+
     return merge_settings(base, options)

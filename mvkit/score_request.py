@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from mvkit.errors import RecipeError, UsageError
 from mvkit.machine import Resources
 from mvkit.naming import suggest, unknown_name
-from mvkit.pipeline import merge_settings
 
 if TYPE_CHECKING:
     from mvkit.models.foreign.options import InputOptions
@@ -90,6 +89,8 @@ def _protocol(request: ScoreRequest) -> ScoreSettings:
 
     base = load_recipe(ScoreSettings, _recipe(request.recipe), request.overrides)
     given = {name: value for name, value in request.settings.items() if value is not None}
+    from mvkit.scoring.settings import merge_settings
+
     return merge_settings(base, given)
 
 

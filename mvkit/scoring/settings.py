@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Protocol
+from collections import abc
+from typing import Annotated, Any, Literal, Protocol, get_args, get_origin
 
 import numpy as np
 from numpy.typing import NDArray
@@ -194,6 +195,36 @@ def resolve_settings(**options: Any) -> ScoreSettings:
             for fault in error.errors()
         )
         raise UsageError(f"wrong scoring option: {faults}") from None
+
+
+#: Names the command line uses for two settings; accepted as keywords too.
+_SHORT_SETTINGS = {"splits": "n_splits", "halves": "n_halves"}
+
+
+def merge_settings(base: object, options: abc.Mapping[str, object]) -> ScoreSettings:
+    """Put settings given as keywords on top of others.
+
+    Parameters
+    ----------
+    base
+        :class:`ScoreSettings`, or None for the paper's protocol.
+    options
+        Fields that differ; ``splits`` and ``halves`` are understood.
+
+    Raises
+    ------
+    UsageError
+        An unknown name (with a suggestion) or a value out of range.
+    """
+    if base is not None and not isinstance(base, ScoreSettings):
+        raise UsageError(f"settings: must be a ScoreSettings, got {type(base).__name__}")
+    given = {_SHORT_SETTINGS.get(name, name): value for name, value in options.items()}
+    for name, value in given.items():
+        field = ScoreSettings.model_fields.get(name)
+        choices = get_args(field.annotation) if field and get_origin(field.annotation) is Literal else ()
+        if choices and isinstance(value, str) and value not in choices:
+            raise unknown_name(name, value, choices)
+    return resolve_settings(**{**(base.model_dump() if base is not None else {}), **given})
 
 
 class RecordingLike(Protocol):

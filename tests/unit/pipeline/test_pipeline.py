@@ -10,10 +10,10 @@ import pytest
 import mvkit
 from mvkit.errors import DataError, UsageError
 from mvkit.neural import Recording
-from mvkit.pipeline import merge_settings
 from mvkit.score_dataset import choose_recordings, default_dataset
 from mvkit.score_models import compare_with_table2
 from mvkit.scoring import ScoreSettings
+from mvkit.scoring.settings import merge_settings
 
 N_IMAGES = 30
 QUICK = {"n_splits": 2, "n_halves": 3, "n_components": 3, "n_jobs": 1}
