@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from mvkit.neural.simulated_population import SimulatedPopulation, noise_deviation
+from mvkit.neural.simulated import SimulatedPopulation, noise_deviation
 from mvkit.scoring.correlation import correct_for_noise, reasons_for_gaps
 from mvkit.scoring.maps import MAPPINGS
 from mvkit.scoring.protocol import (

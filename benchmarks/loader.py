@@ -29,7 +29,7 @@ from photographs import write_photographs
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
-from mvkit.images.loading import ImageSource, open_images
+from mvkit.images.loader import ImageSource, open_images
 from mvkit.images.prep import PrepSettings, prepare
 from mvkit.images.settings import ColourJitter, Flip, Greyscale, RandomResizedCrop, View, ViewsSettings
 from mvkit.images.views import ViewMaker

@@ -29,7 +29,7 @@ from study_ceilings import ceiling_table
 from study_figure import draw_figure
 from study_text import SHOWN, conclusions, replace_blocks, shown_only, table_blocks
 
-from mvkit.neural.simulated_population import simulate_population
+from mvkit.neural.simulated import simulate_population
 from mvkit.scoring import ScoreSettings, score_features
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from mvkit.neural.simulated_population import simulate_population
+from mvkit.neural.simulated import simulate_population
 from mvkit.scoring import ScoreSettings
 from mvkit.scoring.ceilings import measure_ceiling
 

@@ -19,7 +19,7 @@ from known_truth import (
     true_predictivity,
 )
 
-from mvkit.neural.simulated_population import SimulatedPopulation, simulate_population
+from mvkit.neural.simulated import SimulatedPopulation, simulate_population
 from mvkit.scoring.protocol import SplitHalfScores
 from mvkit.scoring.settings import ScoreSettings
 

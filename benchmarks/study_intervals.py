@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from known_truth import Array, prepare, true_predictivity
 
-from mvkit.neural.simulated_population import SimulatedPopulation, drawn_shares, simulate_population
+from mvkit.neural.simulated import SimulatedPopulation, drawn_shares, simulate_population
 from mvkit.scoring import Scores, ScoreSettings, score_features
 from mvkit.scoring.comparison import compare_models, fraction_of_ceiling
 from mvkit.scoring.intervals import median_interval

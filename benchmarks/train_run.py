@@ -25,11 +25,10 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
-from mvkit.images.prep import prepare
-from mvkit.images.prep_settings import load_prep_recipe
-from mvkit.models.trainable import build_for_training
+from mvkit.images.prep import load_prep_recipe, prepare
+from mvkit.models.loading import build_for_training
+from mvkit.pipeline.train import Machine, TrainRequest, run_training
 from mvkit.recipes import load_recipe
-from mvkit.train_run import Machine, TrainRequest, run_training
 from mvkit.training.recipe import Sgd, TrainRecipe
 
 EPOCHS = 2

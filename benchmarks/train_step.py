@@ -16,13 +16,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn, optim
 
-from mvkit.images.batch import Batch
-from mvkit.models.trainable import build_for_training
+from mvkit.images.settings import Batch
+from mvkit.models.loading import build_for_training
 from mvkit.objectives.base import Objective
-from mvkit.objectives.building import build_objective
-from mvkit.objectives.table import OBJECTIVES
+from mvkit.objectives.registry import OBJECTIVES, build_objective
 from mvkit.recipes import load_recipe
-from mvkit.training.optimisers import build_optimiser
+from mvkit.training.optim import build_optimiser
 from mvkit.training.recipe import TrainRecipe
 from mvkit.training.step import StepSettings, TrainStep
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mvkit.features import FeatureSet, extract
     from mvkit.models import list_models, load_model
     from mvkit.neural import NeuralDataset, open_dataset
-    from mvkit.pipeline import ceiling, score
+    from mvkit.pipeline.score import ceiling, score
     from mvkit.scoring import Scores, compare_models
 
 __version__ = "0.1.0"
@@ -27,13 +27,13 @@ _HOMES = {
     "FeatureSet": "mvkit.features",
     "NeuralDataset": "mvkit.neural",
     "Scores": "mvkit.scoring",
-    "ceiling": "mvkit.pipeline",
+    "ceiling": "mvkit.pipeline.score",
     "compare_models": "mvkit.scoring",
     "extract": "mvkit.features",
     "list_models": "mvkit.models",
     "load_model": "mvkit.models",
     "open_dataset": "mvkit.neural",
-    "score": "mvkit.pipeline",
+    "score": "mvkit.pipeline.score",
 }
 
 __all__ = [

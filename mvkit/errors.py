@@ -20,6 +20,9 @@ command line catches these; library code lets them pass.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 def printable(text: str) -> str:
     r"""Return text that every stream and file can take: bytes of names that are no UTF-8 become ``\xNN``."""
@@ -83,3 +86,27 @@ class WorkerError(MvkitError):
 
 class MissingPackageError(MvkitError):
     """An optional package that is needed here is not installed; the message says how to install it."""
+
+
+def suggest(name: str, valid: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the closest valid name, or ``""``.
+
+    Parameters
+    ----------
+    name
+        What the user typed.
+    valid
+        Names that would have been accepted.
+    """
+    folded = {candidate.lower(): candidate for candidate in valid}
+    close = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.5)
+    return f"; did you mean '{folded[close[0]]}'?" if close else ""
+
+
+def unknown_name(kind: str, name: str, valid: Iterable[str]) -> UsageError:
+    """Build the error for a name outside a closed list.
+
+    The message holds the kind, the name, a suggestion and every valid value.
+    """
+    names = list(valid)
+    return UsageError(f"unknown {kind} '{name}'{suggest(name, names)}\nvalid: {', '.join(names)}")

@@ -1,30 +1,27 @@
-r"""Files: their names as other programs leave them, sizes, checksums, and locks.
-
-A folder is visited once, however many links lead to it, and a link that leads up to a folder around it is
-not followed. A name that is there without what it names (a link to nothing, a pipe, a device) is listed with
-what is wrong with it, so that it is refused or reported, never passed over.
-
-On disk names are bytes. As text, in files that mvkit writes and in what it prints, bytes that are no UTF-8
-and control characters are written ``\xNN``, and a backslash that would read like one of these ``\x5c``: every
-name has one text, and no two have the same. Ordinary names are their own text.
-"""
+"""Files: listing, names, atomic writing, locks, digests, sizes in words, plain JSON values."""
 
 from __future__ import annotations
 
+import glob
 import hashlib
+import json
+import math
 import os
+import platform
 import re
 import stat
+import time
+import uuid
 from collections import deque
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from filelock import FileLock, Timeout
 
-from mvkit.errors import DataError
+from mvkit.errors import DataError, UsageError, printable
 
 #: Folders that systems and archives leave; what is in them is no user's.
 SYSTEM_FOLDERS: Final = frozenset(
@@ -359,3 +356,174 @@ def _as_bytes(name: str | os.PathLike[str]) -> bytes:
 
 def _escaped(found: re.Match[str]) -> str:
     return "".join(f"\\x{byte:02x}" for byte in found.group().encode())
+
+
+def refuse_existing(target: Path, *, overwrite: bool, example: str) -> None:
+    """Refuse an output that exists already, or is a folder.
+
+    Parameters
+    ----------
+    target
+        The file to be written.
+    overwrite
+        Allow an existing file.
+    example
+        A file name for the message about a folder.
+
+    Raises
+    ------
+    UsageError
+        With the way out.
+    """
+    if target.is_dir():
+        raise UsageError(f"{target}: is a folder; give a file name, such as {target / example}")
+    if target.exists() and not overwrite:
+        raise UsageError(f"{target}: exists already; choose another name, or overwrite it (--force)")
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """Yield a temporary path; rename it to ``target`` when the block succeeds.
+
+    Parameters
+    ----------
+    target
+        Final path. Its directory is created. An existing file is replaced.
+
+    Yields
+    ------
+    Path
+        A path in the same directory, with the same suffix, not yet existing.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f"{target.stem}.tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}{target.suffix}")
+    try:
+        yield temporary
+        move_durably(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def move_durably(source: Path, target: Path) -> None:
+    """Rename ``source`` to ``target`` in the same directory so that a power cut cannot lose or mix them."""
+    _flush(source)
+    source.replace(target)
+    _flush(target.parent)
+
+
+def write_text(target: Path, text: str) -> None:
+    r"""Write UTF-8 text to ``target`` atomically; bytes of names that are none are written ``\xNN``."""
+    with replacing(target) as temporary:
+        temporary.write_text(printable(text), encoding="utf-8")
+
+
+def remove_leftovers(target: Path) -> None:
+    """Remove what killed processes left of ``target``; only the holder of its lock may do so."""
+    for leftover in target.parent.glob(f"{glob.escape(target.stem)}.tmp-*{glob.escape(target.suffix)}"):
+        leftover.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def plain(value: object) -> Any:
+    r"""Turn a value into what JSON knows: numpy scalars and arrays, tuples, mappings; NaN becomes None.
+
+    Anything else, such as a path, becomes its text; bytes of names that are no UTF-8 become ``\xNN``. Needs
+    no numpy itself.
+    """
+    if hasattr(value, "tolist"):
+        # A numpy scalar gives a number, an array nested lists.
+        value = value.tolist()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {printable(str(name)): plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, str):
+        return printable(value)
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return printable(str(value))
+
+
+def shortened(value: object, longest: int) -> str:
+    """Return the text of a value, cut to ``longest`` characters with ``...`` at the end."""
+    text = str(plain(value))
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
+
+
+def digest_of(document: Mapping[str, Any]) -> str:
+    """Return the sha256 (hex) of a JSON document; equal contents give equal digests."""
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+_LOCK = ".lock"
+
+#: Nothing here takes so long to write: after this, a process of that number is taken for another one, and
+#: one on another machine for dead.
+_ABANDONED_S = 24 * 3600.0
+
+_MARK = re.compile(r"\.(?:tmp|old)-(?:([0-9a-f]{8})-)?(\d+)-[0-9a-f]{8}(?:\.|$)")
+
+
+def temporary_beside(target: Path) -> Path:
+    """Return a path in the same folder that no other process uses, with the same suffix."""
+    mark = f"{_machine()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    return target.with_name(f"{target.stem}.tmp-{mark}{target.suffix}")
+
+
+def is_temporary(name: str) -> bool:
+    """Tell whether a file or folder of this name is, or was, being written."""
+    return _MARK.search(name) is not None
+
+
+def is_leftover(path: Path) -> bool:
+    """Tell whether the process that was writing a file is gone.
+
+    Of a process on another machine nothing is known: its files are left over after a day.
+    """
+    found = _MARK.search(path.name)
+    if found is None:
+        return False
+    machine, process = found.groups()
+    if machine == _machine() and not _runs(int(process)):
+        return True
+    try:
+        return time.time() - path.stat().st_mtime > _ABANDONED_S
+    except OSError:
+        return False
+
+
+def is_abandoned(folder: Path) -> bool:
+    """Tell whether a folder has a lock, ``.lock`` in it, that nobody holds."""
+    lock = folder / _LOCK
+    if not lock.is_file():
+        return False
+    try:
+        with FileLock(lock, timeout=0):
+            return True
+    except (Timeout, OSError):
+        return False
+
+
+def _machine() -> str:
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        # It is there, and somebody else's.
+        return True
+    return True

@@ -19,7 +19,7 @@ say score alexnet_bn_ir --weights random --layers features.3 --dataset simulated
 
 "$bin/python" scripts/make_demo_images.py "$out/images"
 images=
-if "$bin/python" -c "import sys; from mvkit.images.beton_ffcv import has_ffcv; sys.exit(not has_ffcv())"; then
+if "$bin/python" -c "import sys; from mvkit.images.beton import has_ffcv; sys.exit(not has_ffcv())"; then
     say prep demo --images "$out/images"
 else
     echo "FFCV is not installed: training reads the image files"

@@ -27,19 +27,18 @@ from PIL import Image
 from torch import nn
 
 import mvkit
-from mvkit.features.device_products import DeviceProducts
-from mvkit.images.batch import Batch, RawBatch
-from mvkit.images.beton_ffcv import has_ffcv
+from mvkit.features.extract import DeviceProducts
+from mvkit.images.beton import has_ffcv
 from mvkit.images.crops import output_px
-from mvkit.images.loading import open_images
-from mvkit.images.prep import prepare
-from mvkit.images.prep_settings import PrepSettings
+from mvkit.images.loader import open_images
+from mvkit.images.prep import PrepSettings, prepare
+from mvkit.images.settings import Batch, RawBatch
 from mvkit.images.views import ViewMaker
 from mvkit.models.base import VisionModel
 from mvkit.objectives.base import Objective
 from mvkit.recipes import load_recipe
 from mvkit.training.assembly import Start, build_networks
-from mvkit.training.optimisers import build_optimiser
+from mvkit.training.optim import build_optimiser
 from mvkit.training.recipe import TrainRecipe
 from mvkit.training.step import StepSettings, TrainStep
 

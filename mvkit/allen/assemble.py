@@ -17,21 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.allen.request import SessionRequest
-from mvkit.allen.session import (
-    AREA,
-    RUN_P,
-    SELECTIVITY,
-    UNIT_ID,
-    SessionOutline,
-    SessionRecording,
-    Staging,
-)
+from mvkit.allen.session import AREA, RUN_P, SELECTIVITY, UNIT_ID, SessionOutline, SessionRecording, Staging
 from mvkit.errors import DataError
-from mvkit.neural import layout
-from mvkit.neural.chunks import ChunkWriter, compressing
+from mvkit.neural import neural_file as layout
 from mvkit.neural.convert import verify
-from mvkit.neural.layout import LARGEST_COUNT, MISSING_COUNT, NeuralFileContents
-from mvkit.neural.layout_reading import reading
+from mvkit.neural.neural_file import (
+    LARGEST_COUNT,
+    MISSING_COUNT,
+    ChunkWriter,
+    NeuralFileContents,
+    compressing,
+    reading,
+)
 from mvkit.neural.published import MEASURE
 
 Progress = Callable[[int, int], None]

@@ -21,10 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mvkit.atomic import write_text
 from mvkit.errors import FetchError, MissingPackageError, UsageError
 from mvkit.fetch.download import Feedback
-from mvkit.files import file_lock
+from mvkit.files import file_lock, write_text
 from mvkit.paths import OFFLINE_VARIABLE, home_dir, is_offline
 
 INTERPRETER_VARIABLE = "MVKIT_ALLEN_PYTHON"

@@ -13,16 +13,8 @@ from mvkit import __version__
 from mvkit.allen.assemble import assemble, describe_sessions
 from mvkit.allen.download import DownloadingReader, open_folder
 from mvkit.allen.request import CALCIUM, SessionRequest
-from mvkit.allen.session import (
-    RUN_P,
-    SessionOutline,
-    SessionReader,
-    SessionSource,
-    Staging,
-    differing_images,
-)
-from mvkit.atomic import move_durably, remove_leftovers
-from mvkit.errors import DataError, FetchHaltedError, MissingPackageError, MvkitError, UsageError
+from mvkit.allen.session import RUN_P, SessionOutline, SessionReader, SessionSource, Staging, differing_images
+from mvkit.errors import DataError, FetchHaltedError, MissingPackageError, MvkitError, UsageError, suggest
 from mvkit.fetch.catalogue import HDF5
 from mvkit.fetch.manifest import Manifest, Record
 from mvkit.fetch.run import (
@@ -34,11 +26,10 @@ from mvkit.fetch.run import (
     Status,
     adopt_file,
 )
-from mvkit.files import file_lock, sha256_of
+from mvkit.files import file_lock, move_durably, remove_leftovers, sha256_of
 from mvkit.machine import check_free_disk, explain_full_disk, free_disk
-from mvkit.naming import suggest
-from mvkit.neural.layout_reading import reading
-from mvkit.neural.reliability_columns import reliabilities_present
+from mvkit.neural.neural_file import reading
+from mvkit.neural.reliability import reliabilities_present
 from mvkit.paths import neural_dir, neural_path
 
 #: Measures reliabilities of a neural file and stores them in it: (path, home=, progress=).
@@ -80,7 +71,7 @@ def fetch_sessions(
         Home, and whether to replace a file that is there.
     measure
         Measures split-half reliabilities, which the usual selection of units needs
-        (:func:`mvkit.measure_reliability.measure_reliability`); None does without.
+        (:func:`mvkit.pipeline.reliability.measure_reliability`); None does without.
 
     Returns
     -------

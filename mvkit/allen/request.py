@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mvkit.errors import UsageError
-from mvkit.naming import unknown_name
-from mvkit.neural.recording import AREA_ORDER, area_sort_key
+from mvkit.errors import UsageError, unknown_name
+from mvkit.neural.dataset import AREA_ORDER, area_sort_key
 
 NEUROPIXELS, CALCIUM = "neuropixels", "calcium"
 #: Stimuli that are still images, each shown many times: one so far.

@@ -26,9 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.allen.request import SessionRequest
-from mvkit.atomic import remove_leftovers, replacing
 from mvkit.errors import DataError
-from mvkit.files import look_at
+from mvkit.files import look_at, remove_leftovers, replacing
 
 #: Columns of units that every session has.
 UNIT_ID, AREA, SELECTIVITY, RUN_P = "unit_id", "visual_area", "image_selectivity_ns", "run_pval_ns"

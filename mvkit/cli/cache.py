@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mvkit.cli.console import print_json, print_line, print_renderable
 
 if TYPE_CHECKING:
-    from mvkit.store.management import CacheInfo
+    from mvkit.cache import CacheInfo
 
 
 def show_cache(rule: str | None, *, home: Path | None, beside: Mapping[str, object], as_json: bool) -> None:
@@ -18,7 +18,7 @@ def show_cache(rule: str | None, *, home: Path | None, beside: Mapping[str, obje
     Parameters
     ----------
     rule
-        As for :func:`mvkit.store.management.prune`; None: nothing is removed.
+        As for :func:`mvkit.cache.prune`; None: nothing is removed.
     home
         mvkit's home directory.
     beside
@@ -29,10 +29,10 @@ def show_cache(rule: str | None, *, home: Path | None, beside: Mapping[str, obje
     UsageError
         If something else was asked for too, or the rule is not valid.
     """
+    from mvkit.cache import cache_info, prune
     from mvkit.errors import UsageError
     from mvkit.files import format_bytes
     from mvkit.paths import cache_dir, ceilings_dir
-    from mvkit.store.management import cache_info, prune
 
     given = [name for name, value in beside.items() if value]
     option = "--cache-info" if rule is None else "--cache-prune"

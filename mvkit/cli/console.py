@@ -1,17 +1,79 @@
-"""What every command prints with: one place for stdout, stderr, JSON and progress."""
+"""What commands share: options, printing, progress, errors."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from mvkit.errors import printable
-from mvkit.jsonable import plain
+from mvkit.errors import UsageError, printable
+from mvkit.files import plain
+
+if TYPE_CHECKING:
+    from mvkit.models.preprocessing import InputOptions
+
+
+def split_commas(values: Sequence[str] | None) -> tuple[str, ...] | None:
+    """Flatten ``["a,b", "c"]`` to ``("a", "b", "c")``; None stays None (option not given).
+
+    Regular expressions (``re:...``) are kept whole, since commas mean something in them.
+    """
+    if values is None:
+        return None
+    parts = [part for value in values for part in ([value] if value.startswith("re:") else value.split(","))]
+    return tuple(part.strip() for part in parts if part.strip()) or None
+
+
+_PANEL = "Input of the network"
+
+InputSize = Annotated[
+    int | None,
+    typer.Option(
+        "--input-size",
+        metavar="PX",
+        min=1,
+        help="Side of the input, also of mvkit's own networks; default: as trained.",
+        rich_help_panel=_PANEL,
+    ),
+]
+Mean = Annotated[
+    str | None,
+    typer.Option(
+        metavar="R,G,B", help="Subtracted from values in [0, 1]; one number or three.", rich_help_panel=_PANEL
+    ),
+]
+Std = Annotated[
+    str | None,
+    typer.Option(metavar="R,G,B", help="Divided by, after --mean.", rich_help_panel=_PANEL),
+]
+Grey = Annotated[bool, typer.Option("--grey", help="Make colour images grey first.", rich_help_panel=_PANEL)]
+
+
+def input_options(input_size: int | None, mean: str | None, std: str | None, *, grey: bool) -> InputOptions:
+    """Read the options as they were typed.
+
+    Raises
+    ------
+    UsageError
+        If a mean or deviation is no list of numbers.
+    """
+    from mvkit.models.preprocessing import InputOptions
+
+    return InputOptions(input_size, _numbers("--mean", mean), _numbers("--std", std), grey or None)
+
+
+def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"{option} must be one number or three with commas between, got '{text}'") from None
+
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 HomeOption = Annotated[

@@ -8,15 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mvkit.cli.console import (
+    Grey,
     HomeOption,
+    InputSize,
     JsonOption,
+    Mean,
+    Std,
+    input_options,
     note,
     print_json,
     print_line,
     print_renderable,
     progress_bar,
 )
-from mvkit.cli.input_options import Grey, InputSize, Mean, Std, input_options
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -135,8 +139,8 @@ def command(
         from mvkit.errors import UsageError
 
         raise UsageError("Missing argument 'MODEL'.\nmodels: mvkit extract --help; the cache: --cache-info")
-    from mvkit.cli.lists import split_commas
-    from mvkit.features.named import ExtractRequest, list_named, run_extract
+    from mvkit.cli.console import split_commas
+    from mvkit.features.extract import ExtractRequest, list_named, run_extract
 
     request = ExtractRequest(
         model=model,
@@ -152,7 +156,7 @@ def command(
         format=file_format,
     )
     if export_weights is not None:
-        from mvkit.features.named import run_export
+        from mvkit.features.extract import run_export
 
         beside = {
             "--out": out,

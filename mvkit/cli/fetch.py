@@ -1,4 +1,4 @@
-"""``mvkit fetch``: checkpoints and recordings, downloaded, checked, converted; reliabilities measured."""
+"""``mvkit fetch``: checkpoints, recordings, sessions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mvkit.cli import fetch_options as options
 from mvkit.cli.console import (
     HomeOption,
     JsonOption,
@@ -18,10 +17,249 @@ from mvkit.cli.console import (
     print_renderable,
     progress_bar,
 )
+from mvkit.files import format_bytes
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from mvkit.allen.request import SessionRequest
-    from mvkit.fetch.run import FetchReport, FetchRequest, PlanReport, VerifyReport
+    from mvkit.fetch.run import FetchReport, FetchRequest, FileOutcome, PlannedStep, PlanReport, VerifyReport
+    from mvkit.neural.reliability import ReliabilityReport
+
+
+_SESSIONS = "Sessions of the Allen Brain Observatory (--source allensdk)"
+
+Force = Annotated[bool, typer.Option("--force", help="Fetch (and convert) again what is there.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done, and the disk needed.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Use no network (also: MVKIT_OFFLINE=1).")]
+Verify = Annotated[
+    bool, typer.Option("--verify", help="Only check files in place against their recorded size and SHA-256.")
+]
+Dataset = Annotated[
+    str | None, typer.Option("--dataset", "-d", help="neuropixels, calcium, simulated or all.")
+]
+From = Annotated[
+    Path | None,
+    typer.Option(
+        "--from", metavar="FILE", help="Convert this .pkl, .pkl.gz or .pkl.xz instead of downloading."
+    ),
+]
+KeepRaw = Annotated[
+    bool,
+    typer.Option(
+        "--keep-raw", help="Keep the downloaded pickle, or the sessions read, after the neural file is made."
+    ),
+]
+Source = Annotated[
+    str,
+    typer.Option(
+        "--source",
+        metavar="published|allensdk",
+        help="The published pickles, or the recording sessions that they were made from.",
+    ),
+]
+SessionsFrom = Annotated[
+    Path | None,
+    typer.Option(
+        "--sessions-from",
+        metavar="DIR",
+        help="Read session files (.nwb) that are there already; default: download those that AllenSDK lists.",
+        rich_help_panel=_SESSIONS,
+    ),
+]
+Sessions = Annotated[
+    list[str] | None,
+    typer.Option("--sessions", metavar="ID,...", help="Only these; default: all.", rich_help_panel=_SESSIONS),
+]
+ExcludeSessions = Annotated[
+    list[str] | None,
+    typer.Option("--exclude-sessions", metavar="ID,...", help="Leave these out.", rich_help_panel=_SESSIONS),
+]
+Areas = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--areas",
+        "-a",
+        metavar="AREA,...",
+        help="Default: VISp,VISl,VISal,VISpm,VISrl,VISam.",
+        rich_help_panel=_SESSIONS,
+    ),
+]
+Stimulus = Annotated[
+    str | None,
+    typer.Option("--stimulus", metavar="NAME", help="Default: natural_scenes.", rich_help_panel=_SESSIONS),
+]
+BinMs = Annotated[
+    float | None,
+    typer.Option(
+        "--bin-ms",
+        metavar="MS",
+        help="Width of a time bin of spikes; default: 10.",
+        rich_help_panel=_SESSIONS,
+    ),
+]
+WindowMs = Annotated[
+    tuple[float, float] | None,
+    typer.Option(
+        "--window-ms",
+        metavar="START STOP",
+        help="Time after onset, a whole number of bins; default: 0 250.",
+        rich_help_panel=_SESSIONS,
+    ),
+]
+IsiViolations = Annotated[
+    float | None,
+    typer.Option(
+        "--isi-violations",
+        metavar="MOST",
+        help="Leave out units with more violations of the refractory period; default: AllenSDK's 0.5, "
+        "inf for no limit.",
+        rich_help_panel=_SESSIONS,
+    ),
+]
+AmplitudeCutoff = Annotated[
+    float | None,
+    typer.Option(
+        "--amplitude-cutoff",
+        metavar="MOST",
+        help="Leave out units that miss more of their spikes; default: AllenSDK's 0.1, inf for no limit.",
+        rich_help_panel=_SESSIONS,
+    ),
+]
+PresenceRatio = Annotated[
+    float | None,
+    typer.Option(
+        "--presence-ratio",
+        metavar="LEAST",
+        help="Leave out units that are there for less of the session; default: AllenSDK's 0.95, "
+        "0 for no limit.",
+        rich_help_panel=_SESSIONS,
+    ),
+]
+Reliability = Annotated[
+    bool | None,
+    typer.Option(
+        "--reliability/--no-reliability",
+        help="Measure split-half reliabilities, which the usual selection of units needs; default: do.",
+        show_default=False,
+        rich_help_panel=_SESSIONS,
+    ),
+]
+
+
+def file_table(report: FetchReport) -> Table:
+    """One row per file of a fetch."""
+    table = _table("file", "status", "size>", "sha256", "path")
+    for outcome in report.files:
+        table.add_row(
+            outcome.name,
+            _status(outcome),
+            _size(outcome.size),
+            (outcome.sha256 or "")[:12],
+            _short(outcome.path, report.home),
+        )
+    return table
+
+
+def plan_table(report: PlanReport) -> Table:
+    """One row per thing that would be done."""
+    table = _table("file", "would", "size>", "path", "remark")
+    for step in report.steps:
+        would = "keep (already there)" if step.step == "nothing" else step.step
+        table.add_row(step.name, would, _planned_size(step), _short(step.path, report.home), step.remark)
+    return table
+
+
+def plan_words(report: PlanReport) -> str:
+    """Return the servers, and the disk needed and free."""
+    servers = dict.fromkeys(step.url.rpartition("/")[0] for step in report.steps if step.url)
+    download = [step.download_bytes for step in report.steps]
+    unknown = "" if None not in download else " and files of unknown size"
+    verdict = "" if report.fits else ": TOO LITTLE, the fetch would be refused"
+    return (
+        f"to download: {format_bytes(sum(size or 0 for size in download))}{unknown}"
+        f"{''.join(f' from {server}' for server in servers)}\n"
+        f"disk needed: {format_bytes(report.needed_bytes)}{unknown}; "
+        f"free at {report.home}: {format_bytes(report.free_bytes)}{verdict}"
+    )
+
+
+def verdict_table(report: VerifyReport) -> Table:
+    """One row per checked file."""
+    table = _table("file", "finding", "size>", "recorded>", "date")
+    for verdict in report.verdicts:
+        record = verdict.expected
+        table.add_row(
+            verdict.key,
+            verdict.finding,
+            _size(verdict.size),
+            _size(record.size) if record is not None else "",
+            record.date if record is not None else "",
+        )
+    return table
+
+
+def reliability_table(report: ReliabilityReport) -> Table:
+    """One row per area."""
+    thresholds = list(report.areas[0].at_least)
+    counts = [f"at least {threshold:g}>" for threshold in thresholds]
+    table = _table("area", "specimens>", "units>", "undefined>", "median>", *counts)
+    for row in report.areas:
+        table.add_row(
+            row.area or "(unknown)",
+            str(row.n_specimens),
+            str(row.n_units),
+            str(row.n_undefined),
+            f"{row.median:.3f}" if row.n_undefined < row.n_units else "",
+            *(str(row.at_least[threshold]) for threshold in thresholds),
+        )
+    return table
+
+
+def reliability_words(report: ReliabilityReport) -> str:
+    """Return what the table is of, why units have no reliability, and where it is stored."""
+    which = ", in each unit's best time bin" if report.mean.ndim == 2 else ""
+    lines = [f"split-half reliability{which}: {report.n_halves} halvings, seed {report.seed}"]
+    lines += [f"undefined in {count} units: {reason}" for reason, count in report.undefined().items()]
+    replaced = f", in place of {' and '.join(report.replaced)}" if report.replaced else ""
+    return "\n".join([*lines, f"stored in {report.target}{replaced}"])
+
+
+def _table(*columns: str) -> Table:
+    """Return an empty table; a name that ends in ``>`` is of a column flush right."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for name in columns:
+        table.add_column(
+            name.removesuffix(">"), justify="right" if name.endswith(">") else "left", overflow="fold"
+        )
+    return table
+
+
+def _status(outcome: FileOutcome) -> str:
+    notes = []
+    if outcome.resumed_from:
+        notes.append(f"resumed after {format_bytes(outcome.resumed_from)}")
+    if outcome.removed:
+        notes.append("removed after conversion")
+    return f"{outcome.status} ({', '.join(notes)})" if notes else outcome.status
+
+
+def _size(n_bytes: int | None) -> str:
+    return "" if n_bytes is None else format_bytes(n_bytes)
+
+
+def _planned_size(step: PlannedStep) -> str:
+    if step.size is None:
+        return "unknown"
+    return format_bytes(step.size) if step.is_exact else f"about {format_bytes(step.size)}"
+
+
+def _short(path: Path, home: Path) -> str:
+    return str(path.relative_to(home)) if path.is_relative_to(home) else str(path)
+
 
 _PUBLISHED, _ALLENSDK, _CALCIUM = "published", "allensdk", "calcium"
 #: Options about sessions, and how the library calls them.
@@ -55,10 +293,10 @@ def checkpoints(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME]...", help="Released models; default: all five.")
     ] = None,
-    dry_run: options.DryRun = False,
-    verify: options.Verify = False,
-    force: options.Force = False,
-    offline: options.Offline = False,
+    dry_run: DryRun = False,
+    verify: Verify = False,
+    force: Force = False,
+    offline: Offline = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -77,27 +315,27 @@ def checkpoints(
 
 @app.command()
 def neural(
-    dataset: options.Dataset = None,
-    source: options.Source = "published",
-    from_file: options.From = None,
-    keep_raw: options.KeepRaw = False,
-    dry_run: options.DryRun = False,
-    verify: options.Verify = False,
-    force: options.Force = False,
-    offline: options.Offline = False,
+    dataset: Dataset = None,
+    source: Source = "published",
+    from_file: From = None,
+    keep_raw: KeepRaw = False,
+    dry_run: DryRun = False,
+    verify: Verify = False,
+    force: Force = False,
+    offline: Offline = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
-    sessions_from: options.SessionsFrom = None,
-    sessions: options.Sessions = None,
-    exclude_sessions: options.ExcludeSessions = None,
-    areas: options.Areas = None,
-    stimulus: options.Stimulus = None,
-    bin_ms: options.BinMs = None,
-    window_ms: options.WindowMs = None,
-    isi_violations: options.IsiViolations = None,
-    amplitude_cutoff: options.AmplitudeCutoff = None,
-    presence_ratio: options.PresenceRatio = None,
-    reliability: options.Reliability = None,
+    sessions_from: SessionsFrom = None,
+    sessions: Sessions = None,
+    exclude_sessions: ExcludeSessions = None,
+    areas: Areas = None,
+    stimulus: Stimulus = None,
+    bin_ms: BinMs = None,
+    window_ms: WindowMs = None,
+    isi_violations: IsiViolations = None,
+    amplitude_cutoff: AmplitudeCutoff = None,
+    presence_ratio: PresenceRatio = None,
+    reliability: Reliability = None,
 ) -> None:
     """Fetch recordings and convert them to neural files (HOME/neural/DATASET.h5).
 
@@ -133,7 +371,7 @@ def neural(
     )
     if sessions_request is not None:
         from mvkit.allen.fetch import fetch_sessions, plan_sessions
-        from mvkit.measure_reliability import measure_reliability
+        from mvkit.pipeline.reliability import measure_reliability
 
         measured = reliability is not False
         if dry_run:
@@ -166,8 +404,7 @@ def reliability(
     as_json: JsonOption = False,
 ) -> None:
     """Measure split-half reliabilities of a neural file and store them in it, for selections to use."""
-    from mvkit.cli.fetch_tables import reliability_table, reliability_words
-    from mvkit.measure_reliability import measure_reliability
+    from mvkit.pipeline.reliability import measure_reliability
 
     with progress_bar(f"measuring {file.name}") as progress:
         report = measure_reliability(
@@ -196,7 +433,7 @@ def allensdk(
         typer.Option("--with", metavar="PACKAGE", help="Install this, too; repeatable."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Make it again if it is there.")] = False,
-    offline: options.Offline = False,
+    offline: Offline = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -226,8 +463,7 @@ def _session_request(source: str, dataset: str, given: Mapping[str, Any]) -> Ses
 
     ``given`` has the options by name, None for one that was not given.
     """
-    from mvkit.errors import UsageError
-    from mvkit.naming import unknown_name
+    from mvkit.errors import UsageError, unknown_name
 
     names = [name for name, value in given.items() if value is not None]
     if source not in (_PUBLISHED, _ALLENSDK):
@@ -286,7 +522,6 @@ def _request(home: str | None, *, force: bool, offline: bool, keep_raw: bool = F
 
 
 def _show_files(report: FetchReport, *, as_json: bool) -> None:
-    from mvkit.cli.fetch_tables import file_table
 
     if as_json:
         print_json(report.to_json())
@@ -299,7 +534,6 @@ def _show_files(report: FetchReport, *, as_json: bool) -> None:
 
 
 def _show_plan(report: PlanReport, *, as_json: bool) -> None:
-    from mvkit.cli.fetch_tables import plan_table, plan_words
 
     if as_json:
         print_json(report.to_json())
@@ -309,7 +543,6 @@ def _show_plan(report: PlanReport, *, as_json: bool) -> None:
 
 
 def _show_verdicts(report: VerifyReport, *, as_json: bool) -> None:
-    from mvkit.cli.fetch_tables import verdict_table
 
     if as_json:
         print_json(report.to_json())

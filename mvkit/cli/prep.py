@@ -86,8 +86,7 @@ def command(
         missing = "RECIPE" if recipe is None else "--images DIR"
         raise UsageError(f"{missing} is missing: mvkit prep RECIPE --images DIR, or mvkit prep --verify FILE")
 
-    from mvkit.images.prep import plan, prepare
-    from mvkit.images.prep_settings import load_prep_recipe
+    from mvkit.images.prep import load_prep_recipe, plan, prepare
     from mvkit.paths import images_dir
 
     settings = load_prep_recipe(recipe, overrides or [])

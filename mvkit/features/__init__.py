@@ -10,36 +10,29 @@ from typing import TYPE_CHECKING
 from mvkit.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from mvkit.features.extraction import (
-        ExtractionReport,
-        extract,
-        extract_to_file,
-        refuse_existing,
-    )
-    from mvkit.features.featureset import FeatureOrigin, FeatureSet, LayerInfo
-    from mvkit.features.formats import read_features
-    from mvkit.features.listing import list_layers
-    from mvkit.features.modes import limited_threads
-    from mvkit.features.patterns import match_layers
+    from mvkit.features.extract import ExtractionReport, extract, extract_to_file, refuse_existing
+    from mvkit.features.feature_file import read_features
+    from mvkit.features.feature_set import FeatureOrigin, FeatureSet, LayerInfo
+    from mvkit.features.hooks import limited_threads
+    from mvkit.features.layers import list_layers, match_layers, tap, tappable_layers
     from mvkit.features.stimuli import default_stimuli, open_stimuli
-    from mvkit.features.tapping import tap, tappable_layers
 
 _HOMES = {
-    "ExtractionReport": "mvkit.features.extraction",
-    "FeatureOrigin": "mvkit.features.featureset",
-    "FeatureSet": "mvkit.features.featureset",
-    "LayerInfo": "mvkit.features.featureset",
+    "ExtractionReport": "mvkit.features.extract",
+    "FeatureOrigin": "mvkit.features.feature_set",
+    "FeatureSet": "mvkit.features.feature_set",
+    "LayerInfo": "mvkit.features.feature_set",
     "default_stimuli": "mvkit.features.stimuli",
-    "extract": "mvkit.features.extraction",
-    "extract_to_file": "mvkit.features.extraction",
-    "limited_threads": "mvkit.features.modes",
-    "list_layers": "mvkit.features.listing",
-    "match_layers": "mvkit.features.patterns",
+    "extract": "mvkit.features.extract",
+    "extract_to_file": "mvkit.features.extract",
+    "limited_threads": "mvkit.features.hooks",
+    "list_layers": "mvkit.features.layers",
+    "match_layers": "mvkit.features.layers",
     "open_stimuli": "mvkit.features.stimuli",
-    "read_features": "mvkit.features.formats",
-    "refuse_existing": "mvkit.features.extraction",
-    "tap": "mvkit.features.tapping",
-    "tappable_layers": "mvkit.features.tapping",
+    "read_features": "mvkit.features.feature_file",
+    "refuse_existing": "mvkit.features.extract",
+    "tap": "mvkit.features.layers",
+    "tappable_layers": "mvkit.features.layers",
 }
 
 __all__ = [

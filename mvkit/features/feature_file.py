@@ -1,16 +1,4 @@
-"""The feature file: one HDF5 file per network and set of images.
-
-::
-
-    /                      attributes: mvkit_format, mvkit_format_version, model, weights_id, preprocessing
-    (JSON),
-                           stimuli, stimuli_digest, versions (JSON)
-    /image_ids             int64 or text (n_images,)
-    /layers/<name>         float32 (n_images, n_features), with checksums
-                           attributes: layer (true name), shape (before flattening), position
-
-Names of layers are escaped like URLs where HDF5 reserves a character: ``VISp2/3`` is stored as ``VISp2%2F3``.
-"""
+"""Feature files, HDF5 and NumPy's archive."""
 
 from __future__ import annotations
 
@@ -18,25 +6,27 @@ import errno
 import json
 import math
 import os
+import zipfile
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Protocol
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from mvkit.errors import DataError
-from mvkit.features.featureset import FeatureOrigin, FeatureSet, ImageIds, LayerInfo
+from mvkit.errors import DataError, UsageError, unknown_name
+from mvkit.features.feature_set import FeatureOrigin, FeatureSet, ImageIds, LayerInfo
+from mvkit.files import replacing
+from mvkit.neural.dataset import as_text, whole_numbers
 from mvkit.neural.netcdf import PACKING_ATTRIBUTES, packing_of
-from mvkit.neural.recording import as_text, whole_numbers
 
 FORMAT_NAME = "mvkit-features"
 FORMAT_VERSION = 1
 _LAYERS = "layers"
-_IMAGE_IDS = "image_ids"
 _CHUNK_BYTES = 256 * 1024
 # Chunks are stored whole: more rows than this would waste room at the end of a file of few images.
 _CHUNK_ROWS = 16
@@ -160,13 +150,13 @@ class StoredArrays(LazyArrays):
     """Layers of an HDF5 feature file."""
 
     def _read(self, layer: str) -> NDArray[np.float32]:
-        with _opening(self._path) as file:
+        with _feature_file_opening(self._path) as file:
             values: NDArray[np.float32] = file[_LAYERS][escape(layer)][:]
         return values
 
     def row_blocks(self, layer: str) -> Iterator[NDArray[np.float32]]:
         """Yield a layer's rows in order, float32 (rows, n_features), some 16 MB (or one row) at a time."""
-        with _opening(self._path) as file:
+        with _feature_file_opening(self._path) as file:
             stored = file[_LAYERS][escape(layer)]
             n_images, n_features = stored.shape
             # Whole chunks, so that each is read once.
@@ -184,9 +174,9 @@ def read_hdf5(place: Path, *, lazy: bool = False) -> FeatureSet:
     DataError
         If the file is missing, damaged, of another kind, or of a newer version.
     """
-    with _opening(place) as file:
+    with _feature_file_opening(place) as file:
         _check_format(place, file)
-        origin = _read_origin(file)
+        origin = _feature_file_read_origin(file)
         stored = sorted(file[_LAYERS].values(), key=lambda dataset: int(dataset.attrs["position"]))
         shapes = {str(item.attrs["layer"]): tuple(map(int, item.attrs["shape"])) for item in stored}
         for layer, item in zip(shapes, stored, strict=True):
@@ -223,7 +213,7 @@ def _require_room(path: Path, n_bytes: int) -> None:
 
 
 @contextmanager
-def _opening(path: Path) -> Iterator[Any]:
+def _feature_file_opening(path: Path) -> Iterator[Any]:
     if not path.is_file():
         raise DataError(
             f"{path}: no such feature file; write one with `mvkit extract MODEL --out {path.name}`"
@@ -283,7 +273,7 @@ def image_ids_of(stored: NDArray[Any], what: str) -> ImageIds:
     return tuple(whole_numbers(stored, what).tolist())
 
 
-def _read_origin(file: Any) -> FeatureOrigin:
+def _feature_file_read_origin(file: Any) -> FeatureOrigin:
     raw = file[_IMAGE_IDS]
     what = f"{file.filename}: image_ids"
     if h5py.check_string_dtype(raw.dtype) is None:
@@ -298,3 +288,275 @@ def _read_origin(file: Any) -> FeatureOrigin:
         image_ids=ids,
         versions=json.loads(file.attrs["versions"]),
     )
+
+
+_IMAGE_IDS = "image_ids"
+_METADATA = "metadata"
+# All that zip's and numpy's readers raise on damaged or foreign files.
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    OSError,
+    EOFError,
+    KeyError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    MemoryError,
+    RuntimeError,
+)
+
+
+class RowBlocks(Protocol):
+    """Layers that are read a few images at a time."""
+
+    def row_blocks(self, layer: str) -> Iterator[NDArray[np.float32]]:
+        """Yield a layer's rows in order, float32 (rows, n_features) each."""
+
+
+def check_names(layers: Mapping[str, object]) -> None:
+    """Refuse layers whose arrays would stand where the archive keeps something else.
+
+    Raises
+    ------
+    UsageError
+        Names the layer and the way out.
+    """
+    for taken in (_IMAGE_IDS, _METADATA):
+        if taken in layers:
+            raise UsageError(
+                f"layer '{taken}' has the name of an array that every .npz of features holds\n"
+                "write an .h5 file, or leave the layer out"
+            )
+
+
+def write_npz(
+    path: Path, rows: RowBlocks, shapes: Mapping[str, tuple[int, ...]], origin: FeatureOrigin
+) -> None:
+    """Write features as an archive; memory holds one block of rows.
+
+    Parameters
+    ----------
+    path
+        The file; replaced if it exists, and of no use if the function fails.
+    rows
+        The layers' values.
+    shapes
+        Layer name -> shape of one image's output before flattening, in the model's order.
+    origin
+        Network, weights, images and versions.
+
+    Raises
+    ------
+    DataError
+        If the disk is full.
+    UsageError
+        If a layer has a name that is taken.
+    """
+    check_names(shapes)
+    n_images = len(origin.image_ids)
+    try:
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+            for layer, shape in shapes.items():
+                header = {
+                    "descr": "<f4",
+                    "fortran_order": False,
+                    "shape": (n_images, int(np.prod(shape, dtype=np.int64))),
+                }
+                with archive.open(f"{layer}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array_header_1_0(member, header)
+                    for block in rows.row_blocks(layer):
+                        member.write(np.ascontiguousarray(block, "<f4").tobytes())
+            _write_array(archive, _IMAGE_IDS, np.array(origin.image_ids))
+            _write_array(archive, _METADATA, np.array(json.dumps(_describe(shapes, origin))))
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise DataError(
+            f"{path.parent}: no room for the features as .npz ({error.strerror}); it needs twice their size "
+            "while it is written\nfree some, write elsewhere, or take fewer layers"
+        ) from error
+
+
+def read_npz(path: Path, *, lazy: bool = False) -> FeatureSet:
+    """Read features from an archive of :func:`write_npz`; as :func:`mvkit.features.read_features`.
+
+    Raises
+    ------
+    DataError
+        If the file is damaged, of another kind, or of a newer version.
+    """
+    with _opening(path) as archive:
+        if f"{_METADATA}.npy" not in archive.namelist():
+            raise DataError(f"{path}: not a feature file of mvkit; write one with `mvkit extract`")
+        described = json.loads(str(_read_array(archive, _METADATA)))
+        if described["mvkit_format"] != FORMAT_NAME:
+            raise ValueError("another program's metadata")
+        check_version(path, int(described["mvkit_format_version"]))
+        shapes = {str(layer["name"]): tuple(map(int, layer["shape"])) for layer in described["layers"]}
+        ids = image_ids_of(_read_array(archive, _IMAGE_IDS), f"{path}: image_ids")
+        origin = _read_origin(described, ids)
+        for layer, shape in shapes.items():
+            _check_header(archive, layer, (len(origin.image_ids), int(np.prod(shape, dtype=np.int64))))
+    arrays = ArchivedArrays(path, tuple(shapes))
+    return FeatureSet(arrays if lazy else dict(arrays), shapes, origin)
+
+
+class ArchivedArrays(LazyArrays):
+    """Layers of an archive."""
+
+    def _read(self, layer: str) -> NDArray[np.float32]:
+        with _opening(self._path) as archive:
+            return np.asarray(_read_array(archive, layer), dtype=np.float32)
+
+
+def _describe(shapes: Mapping[str, tuple[int, ...]], origin: FeatureOrigin) -> dict[str, object]:
+    return {
+        "mvkit_format": FORMAT_NAME,
+        "mvkit_format_version": FORMAT_VERSION,
+        "model": origin.model_name,
+        "weights_id": origin.weights_id,
+        "stimuli": origin.stimuli,
+        "stimuli_digest": origin.stimuli_digest,
+        "preprocessing": dict(origin.preprocessing),
+        "versions": dict(origin.versions),
+        "layers": [{"name": layer, "shape": list(shape)} for layer, shape in shapes.items()],
+    }
+
+
+def _read_origin(described: Mapping[str, Any], ids: ImageIds) -> FeatureOrigin:
+    return FeatureOrigin(
+        model_name=str(described["model"]),
+        weights_id=str(described["weights_id"]),
+        preprocessing=dict(described["preprocessing"]),
+        stimuli=str(described["stimuli"]),
+        stimuli_digest=str(described["stimuli_digest"]),
+        image_ids=ids,
+        versions=dict(described["versions"]),
+    )
+
+
+def _write_array(archive: zipfile.ZipFile, name: str, values: NDArray[Any]) -> None:
+    with archive.open(f"{name}.npy", "w") as member:
+        np.lib.format.write_array(member, values, allow_pickle=False)
+
+
+def _read_array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
+    with archive.open(f"{name}.npy") as member:
+        values: NDArray[Any] = np.lib.format.read_array(member, allow_pickle=False)
+    return values
+
+
+def _check_header(archive: zipfile.ZipFile, layer: str, expected: tuple[int, int]) -> None:
+    with archive.open(f"{layer}.npy") as member:
+        shape, _, dtype = _header(member)
+    if shape != expected or dtype != np.float32:
+        raise ValueError(f"layer '{layer}' is {dtype} {shape}, not float32 {expected}")
+
+
+def _header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, Any]:
+    if np.lib.format.read_magic(member) != (1, 0):
+        raise ValueError("an array of another version of NumPy's format")
+    return np.lib.format.read_array_header_1_0(member)
+
+
+@contextmanager
+def _opening(path: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except _DAMAGE as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(
+            f"{path}: damaged, or not a feature file ({reason[:160]}); extract it again"
+        ) from error
+
+
+#: Format -> how its files may be named; the first is added to a name without a suffix.
+FORMATS = {"h5": (".h5", ".hdf5"), "npz": (".npz",)}
+_ZIP_MAGIC = b"PK\x03\x04"
+
+
+def feature_path(target: Path, wanted: str | None) -> Path:
+    """Return the file to write: ``target``, with the format's suffix if it has none.
+
+    Parameters
+    ----------
+    target
+        The name asked for.
+    wanted
+        The format asked for, "h5" or "npz"; None: as the name says, HDF5 if it says nothing.
+
+    Raises
+    ------
+    UsageError
+        If there is no such format, or the name says another one.
+    """
+    if wanted is None:
+        return target
+    if wanted not in FORMATS:
+        raise unknown_name("format", wanted, FORMATS)
+    if not target.suffix:
+        return target.with_name(target.name + FORMATS[wanted][0])
+    others = {suffix for name, suffixes in FORMATS.items() if name != wanted for suffix in suffixes}
+    is_other = target.suffix.lower() in others
+    if is_other or (wanted == "npz" and not is_npz(target)):
+        raise UsageError(
+            f"{target}: format {wanted} asked for, but the name ends in {target.suffix}\n"
+            f"name the file *{FORMATS[wanted][0]}, or leave out --format"
+        )
+    return target
+
+
+def is_npz(target: Path) -> bool:
+    """Tell whether a file of this name is written as .npz."""
+    return target.suffix.lower() in FORMATS["npz"]
+
+
+@contextmanager
+def hdf5_for(target: Path) -> Iterator[Path]:
+    """Yield the path of an HDF5 feature file to fill; afterwards ``target`` holds it in its own format.
+
+    An .npz holds whole layers one after the other, while a network gives all layers of a few images at a
+    time: it is made from an HDF5 file beside it, a few rows at a time, so that memory stays bounded; the
+    disk holds the features twice for that moment.
+    """
+    with replacing(target) as temporary:
+        if not is_npz(target):
+            yield temporary
+            return
+        scratch = temporary.with_suffix(".h5")
+        try:
+            yield scratch
+            stored = read_hdf5(scratch, lazy=True)
+            write_npz(temporary, StoredArrays(scratch, stored.layers), stored.shapes, stored.origin)
+        finally:
+            scratch.unlink(missing_ok=True)
+
+
+def read_features(path: str | Path, *, lazy: bool = False) -> FeatureSet:
+    """Read a feature file, HDF5 or .npz.
+
+    Parameters
+    ----------
+    path
+        File written by :func:`mvkit.features.extract_to_file` or ``mvkit extract``.
+    lazy
+        Read each layer when it is accessed (and again at each access) instead of all now.
+
+    Returns
+    -------
+    FeatureSet
+        Layers in the order in which they were written.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, damaged, of another kind, or of a newer version.
+    """
+    place = Path(path).expanduser()
+    if place.is_file():
+        with place.open("rb") as file:
+            if file.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC:
+                return read_npz(place, lazy=lazy)
+    return read_hdf5(place, lazy=lazy)

@@ -1,20 +1,127 @@
-"""Images to show to a network: arrays, the stimuli of a neural dataset, or a folder of image files."""
+"""Stimuli: datasets, folders of images, arrays; and how they become the input of a network."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
+import mvkit
 from mvkit import paths
-from mvkit.errors import DataError, UsageError
-from mvkit.features.featureset import ImageIds
-from mvkit.features.image_folder import FolderStimuli
+from mvkit.errors import DataError, UsageError, printable
+from mvkit.features.feature_set import FeatureOrigin, ImageIds
+from mvkit.files import list_files, name_text
+from mvkit.images.sources import reason_of
+from mvkit.models.base import state_digest
+from mvkit.models.preprocessing import as_preprocessing
+
+SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm"}
+)
+#: Files that an error names.
+_MOST_LISTED = 5
+_GREY_MODES = frozenset({"1", "L", "LA"})
+_COLOUR_MODES = frozenset({"RGB", "RGBA", "RGBX", "P", "PA", "CMYK", "YCbCr"})
+
+
+@dataclass(frozen=True)
+class FolderStimuli:
+    """The images directly inside a folder, in natural order (``frame2`` before ``frame10``).
+
+    Sizes may differ. Grey files give (H, W), all others RGB (H, W, 3); transparency is dropped and of
+    animations the first frame is taken. Hidden files are passed over.
+
+    Parameters
+    ----------
+    files
+        Image files, in order.
+    name
+        Name of the folder, as text.
+    """
+
+    files: tuple[Path, ...]
+    name: str
+
+    @classmethod
+    def open(cls, folder: Path) -> FolderStimuli:
+        """List the images of a folder.
+
+        Raises
+        ------
+        DataError
+            If there is none, or a name is there without a file (a link to nothing, a pipe).
+        """
+        listed = list_files(folder, SUFFIXES, levels=0)
+        problems = {file.path: file.problem or "an empty file" for file in listed if not file.n_bytes}
+        if problems:
+            shown = [f"{path}: cannot be read as an image: {why}" for path, why in problems.items()]
+            more = [f"... and {len(shown) - _MOST_LISTED} more"] if len(shown) > _MOST_LISTED else []
+            raise DataError("\n".join([*shown[:_MOST_LISTED], *more, "restore or remove them"]))
+        files = [file.path for file in listed]
+        if not files:
+            raise DataError(
+                f"{folder}: no images directly inside this folder (looked for {', '.join(sorted(SUFFIXES))})"
+            )
+        ordered = sorted(files, key=lambda file: _natural_key(file.name))
+        return cls(tuple(ordered), name_text(folder.resolve().name))
+
+    @property
+    def image_ids(self) -> tuple[str, ...]:
+        """File names, as text (:func:`mvkit.files.name_text`)."""
+        return tuple(name_text(file.name) for file in self.files)
+
+    @property
+    def is_prepared(self) -> bool:
+        """False: files hold pictures, not network inputs."""
+        return False
+
+    def read(self, start: int, stop: int) -> Sequence[NDArray[Any]]:
+        """Read images ``start`` to ``stop``.
+
+        Raises
+        ------
+        DataError
+            If a file is damaged or does not hold eight bits per channel.
+        """
+        return [_read_image(file) for file in self.files[start:stop]]
+
+
+def _read_image(file: Path) -> NDArray[np.uint8]:
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            mode = image.mode
+            if mode in _GREY_MODES:
+                return np.asarray(image.convert("L"))
+            if mode in _COLOUR_MODES:
+                return np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        # Pillow reports a broken PNG as a SyntaxError.
+        raise DataError(
+            f"{file}: cannot be read as an image ({reason_of(str(file), error)}); replace or remove it"
+        ) from error
+    raise DataError(
+        f"{file}: pixels of mode '{mode}' are not eight bits per channel; convert the file to 8-bit"
+    )
+
+
+def _natural_key(name: str) -> tuple[list[tuple[str, int]], str]:
+    # The same order whatever the system's encoding.
+    name = os.fsencode(name).decode("utf-8", "surrogateescape")
+    pieces = re.findall(r"(\D*)([0-9]*)", name.lower())
+    return [(text, int(digits) if digits else -1) for text, digits in pieces], name
+
 
 DATASETS = ("neuropixels", "calcium", "simulated")
 #: Stimuli when nobody says which: the published ones if they were fetched, else the simulated ones.
@@ -192,3 +299,81 @@ def _problem_with(images: NDArray[Any]) -> str | None:
     if images.ndim == 4:
         return None if images.shape[-1] == 3 else "colour must be the last axis, with three channels"
     return "there must be three or four axes"
+
+
+def network_inputs(model: nn.Module, stimuli: Stimuli, pictures: Sequence[NDArray[Any]]) -> Tensor:
+    """Turn pictures into a batch of inputs on the CPU.
+
+    Parameters
+    ----------
+    model
+        The network; its ``preprocess`` is applied, image by image where sizes differ: mvkit's own
+        preprocessing, a preset of torchvision's, or a function of one PIL image (see
+        :class:`mvkit.models.preprocessing.UserPreprocessing`).
+    stimuli
+        Where the pictures come from.
+    pictures
+        uint8 (H, W) or (H, W, 3) each, or prepared float (C, H, W).
+
+    Raises
+    ------
+    UsageError
+        If the network has no ``preprocess`` and the pictures are not prepared, or it is something else.
+    DataError
+        If prepared inputs hold NaN or infinity.
+    """
+    if stimuli.is_prepared:
+        prepared = np.stack(pictures)
+        if not np.isfinite(prepared).all():
+            raise DataError(f"prepared images of '{stimuli.name}' hold NaN or infinity")
+        return torch.from_numpy(prepared)
+    preprocess = getattr(model, "preprocess", None)
+    if preprocess is None:
+        raise UsageError(
+            f"{type(model).__name__} has no .preprocess, so mvkit cannot make its inputs of pictures\n"
+            "give images that are prepared already: a float array or tensor (n, 3, height, width)"
+        )
+    prepare = as_preprocessing(preprocess, _name(model))
+    if len({picture.shape for picture in pictures}) == 1:
+        return prepare(np.stack(pictures))
+    inputs = [prepare(picture[np.newaxis]) for picture in pictures]
+    shapes = list(dict.fromkeys(tuple(one.shape[1:]) for one in inputs))
+    if len(shapes) > 1:
+        raise UsageError(
+            f"{_name(model)}: its preprocessing gives images of several sizes inputs of several shapes "
+            f"({shapes[0]}, {shapes[1]})\ngive images of one size, or --input-size PX (in Python input_size=)"
+        )
+    return torch.cat(inputs)
+
+
+def describe_origin(model: nn.Module, stimuli: Stimuli, stimuli_digest: str) -> FeatureOrigin:
+    """Gather what identifies a run: network, weights, preprocessing, images, versions."""
+    weights_id = getattr(model, "weights_id", None)
+    return FeatureOrigin(
+        model_name=printable(_name(model)),
+        weights_id=str(weights_id) if weights_id else state_digest(model),
+        preprocessing={} if stimuli.is_prepared else describe_preprocessing(model),
+        stimuli=printable(stimuli.name),
+        stimuli_digest=stimuli_digest,
+        image_ids=_storable(stimuli.image_ids),
+        versions={"mvkit": mvkit.__version__, "torch": str(torch.__version__), "numpy": np.__version__},
+    )
+
+
+def _storable(ids: ImageIds) -> ImageIds:
+    """Return ids that a file can hold: names of files, given as the system has them, as text."""
+    if not any(isinstance(one, str) and printable(one) != one for one in ids):
+        return ids
+    return tuple(name_text(one) if isinstance(one, str) else str(one) for one in ids)
+
+
+def describe_preprocessing(model: nn.Module) -> dict[str, object]:
+    """Return what is recorded of a network's preprocessing, as plain data."""
+    prepare = as_preprocessing(getattr(model, "preprocess", None), _name(model))
+    # As JSON gives it back, so that features in memory and from a file say the same.
+    described: dict[str, object] = json.loads(json.dumps(prepare.as_dict()))
+    return described
+
+
+def _name(model: nn.Module) -> str:
+    return str(getattr(model, "name", type(model).__name__))

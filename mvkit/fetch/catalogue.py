@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from mvkit.errors import unknown_name
 from mvkit.fetch.manifest import ContentCheck, FileToFetch
-from mvkit.models.released import PUBLISHED_AT, RELEASED
-from mvkit.naming import unknown_name
+from mvkit.models.registry import PUBLISHED_AT, RELEASED
 from mvkit.paths import checkpoint_path, neural_dir
 
 CHECKPOINT_URL_VARIABLE = "MVKIT_CHECKPOINT_URL"

@@ -24,10 +24,9 @@ from urllib.parse import urlsplit
 import requests
 
 from mvkit import __version__
-from mvkit.atomic import move_durably, write_text
 from mvkit.errors import FetchError, FetchHaltedError
 from mvkit.fetch.manifest import HEAD_BYTES, ContentCheck
-from mvkit.files import file_digests, format_bytes
+from mvkit.files import file_digests, format_bytes, move_durably, write_text
 from mvkit.machine import check_free_disk, explain_full_disk
 
 T = TypeVar("T")

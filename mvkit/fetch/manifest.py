@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Literal
 
 from mvkit import __version__
-from mvkit.atomic import write_text
 from mvkit.errors import FetchError
-from mvkit.files import file_lock, sha256_of
+from mvkit.files import file_lock, sha256_of, write_text
 
 #: How many of a file's first bytes are looked at.
 HEAD_BYTES = 512

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from mvkit.atomic import remove_leftovers
 from mvkit.errors import DataError, FetchError, FetchHaltedError, MvkitError, UsageError
 from mvkit.fetch.catalogue import (
     HDF5,
@@ -31,7 +30,7 @@ from mvkit.fetch.download import (
     without_credentials,
 )
 from mvkit.fetch.manifest import HEAD_BYTES, ContentCheck, FileToFetch, Manifest, Record, Verdict
-from mvkit.files import file_lock, format_bytes, sha256_of
+from mvkit.files import file_lock, format_bytes, remove_leftovers, sha256_of
 from mvkit.machine import check_free_disk, explain_full_disk, free_disk
 from mvkit.paths import checkpoint_dir, checkpoint_path, home_dir, is_offline, neural_dir, neural_path
 

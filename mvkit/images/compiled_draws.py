@@ -1,4 +1,4 @@
-"""The draws of :mod:`mvkit.draws` for compiled code, bit for bit."""
+"""The draws of :mod:`mvkit.rng` for compiled code, bit for bit."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mvkit import draws
+from mvkit import rng as draws
 from mvkit.images.compiled import compiled_part
 
 _MASK, _GOLDEN, _UNIT = draws.MASK, draws.GOLDEN, draws.UNIT

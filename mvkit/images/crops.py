@@ -1,25 +1,23 @@
-"""Where images are cropped: boxes in the stored image, drawn for every (seed, epoch, image, view).
-
-Loaders need nothing else: they cut the box out and resize it to ``output_px``. The same numbers come out of
-:func:`crop_boxes` (arrays) and :func:`crop_box_one` (one image, callable inside compiled decoders).
-"""
+"""Crops: boxes drawn for every image, and how what they cut out becomes a square."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numba import types
 from numpy.typing import NDArray
+from PIL import Image
 
-from mvkit import draws
+from mvkit import rng as draws
 from mvkit.errors import DataError
 from mvkit.images import compiled as compiling
 from mvkit.images import compiled_draws
 from mvkit.images.compiled import compiled, compiled_part, edition
 from mvkit.images.compiled_draws import Integer, combined, compiled_seed, seeded, uniform
-from mvkit.images.settings import Crop, RandomCrop, RandomResizedCrop, ViewsSettings
+from mvkit.images.settings import CentreCrop, Crop, RandomCrop, RandomResizedCrop, ViewsSettings
 
 #: A random resized crop that does not fit into the image is drawn anew so many times (torchvision).
 ATTEMPTS = 10
@@ -266,3 +264,315 @@ def crop_boxes(
     boxes = np.empty((index.size, 4), np.int64)
     _fill(boxes, crop_numbers(crop), (compiled_seed(seed), epoch, view), index, (heights, widths))
     return boxes
+
+
+#: Columns of an axis: (origin, length, total, offset, mid). The stored pixels [origin, origin + length) are
+#: resized to ``total`` pixels; of these [offset, offset + mid) are kept and resized to the side asked for.
+#: Where the range lies outside the image, it is black.
+AXIS_COLUMNS = 5
+
+
+def crop_axes(
+    crop: Crop, boxes: NDArray[np.int64], heights: NDArray[np.int64], widths: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Return how every box is resized, in the steps of the published pipeline.
+
+    Random crops: box, to the intermediate side, to the final side. The centre crop of validation has steps
+    of its own (shortest side to ``resize_px``, central square, final side), which need no rounding of a box.
+
+    Parameters
+    ----------
+    crop
+        Which crop.
+    boxes
+        int64 (n, 4) of :func:`mvkit.images.crops.crop_boxes`.
+    heights, widths
+        int64 (n,), px of the stored images.
+
+    Returns
+    -------
+    ndarray
+        int64 (n, 2, 5): vertical and horizontal :data:`AXIS_COLUMNS`.
+    """
+    axes = np.empty((len(boxes), 2, AXIS_COLUMNS), np.int64)
+    if isinstance(crop, CentreCrop) and crop.crop_px is not None:
+        shortest = np.minimum(heights, widths)
+        for axis, lengths in enumerate((heights, widths)):
+            total = lengths if crop.resize_px is None else crop.resize_px * lengths // shortest
+            # np.rint rounds halves to even, as torchvision's central crop does.
+            offset = np.rint((total - crop.crop_px) / 2).astype(np.int64)
+            _geometry_fill(axes[:, axis], np.zeros_like(lengths), lengths, total, offset, crop.crop_px)
+        return axes
+    via = intermediate_px(crop)
+    for axis in range(2):
+        lengths = boxes[:, 2 + axis]
+        total = lengths if via is None else np.full_like(lengths, via)
+        _geometry_fill(axes[:, axis], boxes[:, axis], lengths, total, 0, total)
+    return axes
+
+
+def _geometry_fill(axis: NDArray[np.int64], *columns: NDArray[np.int64] | int) -> None:
+    for number, values in enumerate(columns):
+        axis[:, number] = values
+
+
+_BILINEAR = Image.Resampling.BILINEAR
+Box = tuple[int, int, int, int]
+
+
+def crop_image(
+    image: Image.Image, crop: Crop, box: Box, side_px: int, filter_: Image.Resampling = _BILINEAR
+) -> Image.Image:
+    """Return the square that a crop makes of an image.
+
+    Random crops: the box (top, left, height, width; black where it reaches outside) is resized to the
+    intermediate side and then to ``side_px``. The centre crop resizes the shortest side, cuts the middle and
+    resizes again, as ``mvkit.models.preprocessing`` does, and needs no box. Every resize is PIL's antialiased
+    bilinear one, rounded to 8 bits; depth maps are given the filter ``NEAREST``, as in the reference.
+    """
+    if isinstance(crop, CentreCrop) and crop.crop_px is not None:
+        return _resized(_central(image, crop.resize_px, crop.crop_px, filter_), side_px, filter_)
+    top, left, height, width = box
+    image = image.crop((left, top, left + width, top + height))
+    via = intermediate_px(crop)
+    return _resized(image if via is None else _resized(image, via, filter_), side_px, filter_)
+
+
+def pixels(image: Image.Image) -> NDArray[np.uint8]:
+    """Return an RGB image's pixels, uint8 (height, width, 3)."""
+    return np.asarray(image, np.uint8)
+
+
+def _resized(image: Image.Image, side_px: int, filter_: Image.Resampling) -> Image.Image:
+    return image if image.size == (side_px, side_px) else image.resize((side_px, side_px), filter_)
+
+
+def _central(
+    image: Image.Image, resize_px: int | None, crop_px: int, filter_: Image.Resampling
+) -> Image.Image:
+    width, height = image.size
+    if resize_px is not None and min(width, height) != resize_px:
+        shortest = min(width, height)
+        width, height = resize_px * width // shortest, resize_px * height // shortest
+        image = image.resize((width, height), filter_)
+    left, top = round((width - crop_px) / 2), round((height - crop_px) / 2)
+    return image.crop((left, top, left + crop_px, top + crop_px))
+
+
+#: libffcv's JPEG decoder (turbojpeg): source, bytes, height, width, target, six sizes that stay unused when
+#: the whole image is decoded, and two switches. Addresses are passed as integers. The symbol is looked up
+#: when a kernel that uses it is compiled or loaded: ``ffcv_file.make_decoder_known`` must have run by then.
+_imdecode: Any = types.ExternalFunction(
+    "imdecode",
+    types.int32(
+        *(types.uintp, types.uint64, types.uint32, types.uint32, types.uintp),
+        *([types.uint32] * 6),
+        *([types.boolean] * 2),
+    ),
+)
+
+
+#: Neither crop nor flip.
+_WHOLE = (False, False)
+
+
+@compiled
+def _triangle(source_px: int, target_px: int, first: int, n_rows: int) -> Any:
+    """Return rows ``first`` and on of PIL's bilinear filter: starts, counts and weights of source pixels."""
+    scale = source_px / target_px
+    support = max(scale, 1.0)
+    starts = np.empty(n_rows, np.int64)
+    counts = np.empty(n_rows, np.int64)
+    weights = np.zeros((n_rows, 2 * int(np.ceil(support)) + 1))
+    for row in range(n_rows):
+        centre = (first + row + 0.5) * scale
+        start = max(int(centre - support + 0.5), 0)
+        end = min(int(centre + support + 0.5), source_px)
+        total = 0.0
+        for tap in range(end - start):
+            weight = max(1.0 - abs(tap + start - centre + 0.5) / support, 0.0)
+            weights[row, tap] = weight
+            total += weight
+        for tap in range(end - start):
+            weights[row, tap] /= total
+        starts[row] = start
+        counts[row] = end - start
+    return starts, counts, weights
+
+
+@compiled
+def _axis_filter(axis: Any, side_px: int) -> Any:
+    """Return starts, counts and float32 weights of the whole way along one axis."""
+    length, total, offset, mid = axis[1], axis[2], axis[3], axis[4]
+    outer_starts, outer_counts, outer = _triangle(mid, side_px, 0, side_px)
+    if total == length:
+        return outer_starts + offset, outer_counts, outer.astype(np.float32)
+    inner_starts, inner_counts, inner = _triangle(length, total, offset, mid)
+    span = int(outer.shape[1] * length / total) + inner.shape[1] + 2
+    starts = np.empty(side_px, np.int64)
+    counts = np.empty(side_px, np.int64)
+    weights = np.zeros((side_px, span))
+    for row in range(side_px):
+        first = outer_starts[row]
+        last = first + outer_counts[row] - 1
+        start = inner_starts[first]
+        for step in range(first, last + 1):
+            shift = inner_starts[step] - start
+            for tap in range(inner_counts[step]):
+                weights[row, shift + tap] += outer[row, step - first] * inner[step, tap]
+        starts[row] = start
+        counts[row] = inner_starts[last] + inner_counts[last] - start
+    return starts, counts, weights.astype(np.float32)
+
+
+@compiled
+def _resample(memory: Any, shape: Any, axes: Any, side_px: int) -> Any:
+    """Resample one image.
+
+    ``memory`` holds its pixels from ``shape[0]`` on, in rows; shape: (first, height, width, channels).
+    Returns float32 (column, channel * side_px + row): the transposed image, as the second pass leaves it.
+    """
+    first, height, width, channels = shape
+    row_starts, row_counts, row_weights = _axis_filter(axes[0], side_px)
+    column_starts, column_counts, column_weights = _axis_filter(axes[1], side_px)
+    left = max(axes[1, 0], 0)
+    n_columns = max(min(axes[1, 0] + axes[1, 1], width) - left, 0)
+    # Rows first: whole rows are added up, which the processor does many numbers at a time. The result is
+    # stored transposed, so that the columns can be added up in the same way.
+    wide = np.empty((n_columns, channels * side_px), np.float32)
+    line = np.empty(n_columns * channels, np.float32)
+    for row in range(side_px):
+        line[:] = 0
+        for tap in range(row_counts[row]):
+            y = axes[0, 0] + row_starts[row] + tap
+            if 0 <= y < height:
+                weight = row_weights[row, tap]
+                begin = first + (y * width + left) * channels
+                stored = memory[begin : begin + n_columns * channels]
+                for i in range(n_columns * channels):
+                    line[i] += weight * np.float32(stored[i])
+        for x in range(n_columns):
+            for channel in range(channels):
+                wide[x, channel * side_px + row] = line[x * channels + channel]
+    result = np.zeros((side_px, channels * side_px), np.float32)
+    for column in range(side_px):
+        target = result[column]
+        for tap in range(column_counts[column]):
+            x = axes[1, 0] + column_starts[column] + tap - left
+            if 0 <= x < n_columns:
+                weight = column_weights[column, tap]
+                source = wide[x]
+                for i in range(channels * side_px):
+                    target[i] += weight * source[i]
+    return result
+
+
+@compiled
+def resample_image(memory: Any, shape: Any, axes: Any, out: Any) -> None:
+    """Crop and resize one RGB image, rounded to uint8.
+
+    Parameters
+    ----------
+    memory
+        uint8 (any length,): pixels of the image are somewhere in it.
+    shape
+        (position of the first pixel, height, width, 3).
+    axes
+        int64 (2, 5): vertical and horizontal; see :func:`mvkit.images.crops.crop_axes`.
+    out
+        uint8 (side, side, 3), filled.
+    """
+    side_px = out.shape[0]
+    result = _resample(memory, shape, axes, side_px)
+    for row in range(side_px):
+        for column in range(side_px):
+            for channel in range(3):
+                value = result[column, channel * side_px + row]
+                out[row, column, channel] = np.uint8(value + np.float32(0.5))
+
+
+@compiled
+def resample_plane(memory: Any, shape: Any, axes: Any, out: Any) -> None:
+    """Crop one plane of numbers (depth) and take the nearest stored value for every output pixel.
+
+    Depths are not averaged: between two objects that would make up a depth at which there is nothing. So does
+    the reference. Result: float32 (side, side); see :func:`resample_image`.
+    """
+    first, height, width, _ = shape
+    side_px = out.shape[0]
+    rows = _nearest(axes[0], side_px)
+    columns = _nearest(axes[1], side_px)
+    for row in range(side_px):
+        for column in range(side_px):
+            y, x = rows[row], columns[column]
+            inside = 0 <= y < height and 0 <= x < width
+            out[row, column] = np.float32(memory[first + y * width + x]) if inside else np.float32(0)
+
+
+@compiled
+def _nearest(axis: Any, side_px: int) -> Any:
+    """Return the stored pixel on which each output pixel's centre falls, in the steps of images."""
+    origin, length, total, offset, mid = axis
+    positions = np.empty(side_px, np.int64)
+    for number in range(side_px):
+        kept = int((number + 0.5) * mid / side_px) + offset
+        # Floor, not truncation: padding puts positions before the first pixel.
+        positions[number] = origin + int(np.floor((kept + 0.5) * length / total))
+    return positions
+
+
+@compiled
+def crop_images(memory: Any, places: Any, axes: Any, rows: Any, out: Any) -> None:
+    """Crop and resize some images of a batch.
+
+    Parameters
+    ----------
+    memory
+        uint8: where the pixels are.
+    places
+        int64 (n, 3): position of the first pixel, height, width.
+    axes
+        int64 (n, 2, 5): see :func:`mvkit.images.crops.crop_axes`.
+    rows
+        int64 (n,): rows of ``out`` to fill.
+    out
+        uint8 (batch, side, side, 3).
+    """
+    for i in range(len(rows)):
+        resample_image(memory, (places[i, 0], places[i, 1], places[i, 2], 3), axes[i], out[rows[i]])
+
+
+@compiled
+def crop_planes(memory: Any, places: Any, axes: Any, rows: Any, out: Any) -> None:
+    """Do the same for planes: ``memory`` of any number type, ``out`` float32 (batch, 1, side, side)."""
+    for i in range(len(rows)):
+        resample_plane(memory, (places[i, 0], places[i, 1], places[i, 2], 1), axes[i], out[rows[i], 0])
+
+
+@compiled
+def decode_jpegs(memory: Any, places: Any, sizes: Any, pixels: Any, starts: Any) -> int:
+    """Decode JPEGs until one fails; returns how many were decoded.
+
+    Parameters
+    ----------
+    memory
+        uint8: where the files are.
+    places
+        int64 (n, 3): position of the first byte, height, width.
+    sizes
+        int64 (n,): bytes of each file.
+    pixels
+        uint8: filled with RGB pixels.
+    starts
+        int64 (n,): where in ``pixels`` each image begins.
+    """
+    for i in range(len(sizes)):
+        begin, height, width = places[i]
+        source = memory[begin : begin + sizes[i]]
+        target = pixels[starts[i] : starts[i] + height * width * 3]
+        # All of the image at full scale: half scale saves a tenth (unpacking the bits is what takes time),
+        # and libffcv's cropping, which recodes the JPEG first, takes longer than decoding it whole.
+        box = (height, width, 0, 0, 1, 1)
+        if _imdecode(source.ctypes.data, sizes[i], height, width, target.ctypes.data, *box, *_WHOLE) != 0:
+            return i
+    return len(sizes)

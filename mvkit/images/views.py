@@ -12,12 +12,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mvkit.errors import DataError
-from mvkit.images.augment.batched import augment_batch
-from mvkit.images.augment.expansion import patch_offsets, patches, rotations
-from mvkit.images.augment.kernels import augment_images
-from mvkit.images.augment.program import Program, ViewKey, draw_program
-from mvkit.images.batch import Batch, RawBatch
-from mvkit.images.settings import Patches, Rotations, ViewsSettings
+from mvkit.images.augment import (
+    Program,
+    ViewKey,
+    augment_batch,
+    augment_images,
+    draw_program,
+    patch_offsets,
+    patches,
+    rotations,
+)
+from mvkit.images.settings import Batch, Patches, RawBatch, Rotations, ViewsSettings
 
 
 class ViewMaker:

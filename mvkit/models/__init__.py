@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from mvkit.models.exporting import export_weights
     from mvkit.models.loading import load_model
     from mvkit.models.preprocessing import Preprocessing
-    from mvkit.models.released import find_model, list_models
+    from mvkit.models.registry import find_model, list_models
 
 _HOMES = {
     "Preprocessing": "mvkit.models.preprocessing",
     "VisionModel": "mvkit.models.base",
     "export_weights": "mvkit.models.exporting",
-    "find_model": "mvkit.models.released",
-    "list_models": "mvkit.models.released",
+    "find_model": "mvkit.models.registry",
+    "list_models": "mvkit.models.registry",
     "load_model": "mvkit.models.loading",
 }
 

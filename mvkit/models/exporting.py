@@ -16,15 +16,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import mvkit
-from mvkit.atomic import refuse_existing, replacing
 from mvkit.errors import CheckpointError, UsageError, printable
-from mvkit.models.base import WeightsOrigin
-from mvkit.models.foreign.network import ForeignModel
-from mvkit.models.foreign.wrappers import unwrapped
+from mvkit.files import refuse_existing, replacing
+from mvkit.models.base import WeightsOrigin, state_digest
+from mvkit.models.checkpoints import FORMAT_NAME, FORMAT_VERSION, SUFFIX
+from mvkit.models.external import ForeignModel, unwrapped
 from mvkit.models.loading import load_model
-from mvkit.models.safetensors_file import SUFFIX
-from mvkit.models.state import state_digest
-from mvkit.models.weights_file import FORMAT_NAME, FORMAT_VERSION
 
 
 @dataclass(frozen=True)
@@ -79,7 +76,7 @@ def export_weights(
     Returns
     -------
     ExportReport
-        The file, its size and its metadata (see :mod:`mvkit.models.weights_file`).
+        The file, its size and its metadata (see :mod:`mvkit.models.checkpoints`).
 
     Raises
     ------
@@ -121,7 +118,7 @@ def check_target(target: Path, *, overwrite: bool) -> None:
 
 
 def describe_weights(model: nn.Module) -> dict[str, str]:
-    """Return the metadata of a model's weights, sorted by key (see :mod:`mvkit.models.weights_file`)."""
+    """Return the metadata of a model's weights, sorted by key (see :mod:`mvkit.models.checkpoints`)."""
     origin: Any = getattr(model, "origin", None)
     known = origin if isinstance(origin, WeightsOrigin) else WeightsOrigin()
     layers: Any = getattr(model, "layers", ())

@@ -11,41 +11,51 @@ from mvkit.lazy import lazy_names
 
 if TYPE_CHECKING:
     from mvkit.neural.convert import ConversionReport, convert_pickle
-    from mvkit.neural.dataset import NeuralDataset
-    from mvkit.neural.layout import NeuralFileContents, creating
-    from mvkit.neural.layout_reading import OpenNeuralFile, reading
+    from mvkit.neural.dataset import AREA_ORDER, NeuralDataset, Recording
+    from mvkit.neural.neural_file import (
+        NeuralFileContents,
+        OpenNeuralFile,
+        creating,
+        reading,
+        write_neural_file,
+    )
     from mvkit.neural.open import DATASETS, open_dataset
     from mvkit.neural.published import PublishedRecording, read_pickle_structure
-    from mvkit.neural.recording import AREA_ORDER, Recording
-    from mvkit.neural.selection import AreaSelection, SpecimenMap, UnitFacts, select_units, specimen_map
-    from mvkit.neural.selection_settings import SelectionSettings, selection_with
+    from mvkit.neural.selection import (
+        AreaSelection,
+        SelectionSettings,
+        SpecimenMap,
+        UnitFacts,
+        select_units,
+        selection_with,
+        specimen_map,
+    )
     from mvkit.neural.simulated import SimulatedTruth, simulated_truth, write_simulated
-    from mvkit.neural.write import write_neural_file
 
 _HOMES = {
     "ConversionReport": "mvkit.neural.convert",
     "PublishedRecording": "mvkit.neural.published",
     "convert_pickle": "mvkit.neural.convert",
     "read_pickle_structure": "mvkit.neural.published",
-    "AREA_ORDER": "mvkit.neural.recording",
+    "AREA_ORDER": "mvkit.neural.dataset",
     "AreaSelection": "mvkit.neural.selection",
     "DATASETS": "mvkit.neural.open",
     "NeuralDataset": "mvkit.neural.dataset",
-    "NeuralFileContents": "mvkit.neural.layout",
-    "OpenNeuralFile": "mvkit.neural.layout_reading",
-    "Recording": "mvkit.neural.recording",
-    "SelectionSettings": "mvkit.neural.selection_settings",
+    "NeuralFileContents": "mvkit.neural.neural_file",
+    "OpenNeuralFile": "mvkit.neural.neural_file",
+    "Recording": "mvkit.neural.dataset",
+    "SelectionSettings": "mvkit.neural.selection",
     "SimulatedTruth": "mvkit.neural.simulated",
     "SpecimenMap": "mvkit.neural.selection",
     "UnitFacts": "mvkit.neural.selection",
-    "creating": "mvkit.neural.layout",
+    "creating": "mvkit.neural.neural_file",
     "open_dataset": "mvkit.neural.open",
-    "reading": "mvkit.neural.layout_reading",
+    "reading": "mvkit.neural.neural_file",
     "select_units": "mvkit.neural.selection",
-    "selection_with": "mvkit.neural.selection_settings",
+    "selection_with": "mvkit.neural.selection",
     "simulated_truth": "mvkit.neural.simulated",
     "specimen_map": "mvkit.neural.selection",
-    "write_neural_file": "mvkit.neural.write",
+    "write_neural_file": "mvkit.neural.neural_file",
     "write_simulated": "mvkit.neural.simulated",
 }
 

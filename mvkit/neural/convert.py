@@ -24,21 +24,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mvkit import atomic
-from mvkit.errors import DataError
-from mvkit.naming import unknown_name
-from mvkit.neural import layout, published
-from mvkit.neural.chunks import (
+from mvkit import files as atomic
+from mvkit.errors import DataError, unknown_name
+from mvkit.neural import neural_file as layout
+from mvkit.neural import published
+from mvkit.neural.neural_file import (
+    LARGEST_COUNT,
+    MISSING_COUNT,
     MOST_WAITING,
     ChunkWriter,
+    NeuralFileContents,
     Offset,
+    OpenNeuralFile,
     chunk_slices,
     compressing,
     digest_of,
     grid,
+    reading,
 )
-from mvkit.neural.layout import LARGEST_COUNT, MISSING_COUNT, NeuralFileContents
-from mvkit.neural.layout_reading import OpenNeuralFile, reading
 from mvkit.neural.pickle_arrays import ArrayStream, open_stream
 from mvkit.neural.pickle_reader import name_file_in_errors
 from mvkit.neural.published import PublishedRecording, read_pickle_structure

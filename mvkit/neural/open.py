@@ -1,30 +1,245 @@
-"""Open a dataset by name or path."""
+"""Responses averaged over time bins, read from a neural file piece by piece."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mvkit import paths
-from mvkit.errors import DataError, UsageError
-from mvkit.naming import suggest
-from mvkit.neural.averaging import Wanted, read_averages
-from mvkit.neural.block_reading import trial_counts
-from mvkit.neural.dataset import NeuralDataset
-from mvkit.neural.layout import NeuralFileContents
-from mvkit.neural.layout_reading import IDENTITY_COLUMNS, OpenNeuralFile, reading
-from mvkit.neural.recording import Recording
-from mvkit.neural.reliability_columns import MEASURING_COMMAND, RELIABILITY, RELIABILITY_PER_BIN
-from mvkit.neural.selection import AreaSelection, SpecimenChoice, UnitFacts, select_units
-from mvkit.neural.selection_settings import (
+from mvkit.errors import DataError, UsageError, suggest
+from mvkit.neural import neural_file as layout
+from mvkit.neural.dataset import NeuralDataset, Recording
+from mvkit.neural.neural_file import IDENTITY_COLUMNS, NeuralFileContents, OpenNeuralFile, reading
+from mvkit.neural.reliability import MEASURING_COMMAND, RELIABILITY, RELIABILITY_PER_BIN
+from mvkit.neural.selection import (
     PRESET_SOURCES,
     PRESETS,
+    AreaSelection,
     SelectionSettings,
+    SpecimenChoice,
+    UnitFacts,
     resolve_selection,
+    select_units,
 )
+
+RecordingKey = tuple[str, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """Units of one recording and the bins to average over.
+
+    Attributes
+    ----------
+    units
+        int64 (n_units,), positions in the file, ascending.
+    time_bins
+        Consecutive bin indices; None where the file has no time axis.
+    n_trials
+        Trials to read; those beyond are padding.
+    """
+
+    units: NDArray[np.int64]
+    time_bins: tuple[int, ...] | None
+    n_trials: int
+
+
+def average_over_bins(responses: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Average responses over time bins.
+
+    Parameters
+    ----------
+    responses
+        (n_trials, n_images, n_bins, n_units); NaN = missing.
+
+    Returns
+    -------
+    float64 (n_trials, n_images, n_units)
+        Mean of the bins that are there; NaN where none is.
+    """
+    present = ~np.isnan(responses)
+    count = present.sum(axis=2)
+    total = np.where(present, responses, 0).sum(axis=2, dtype=np.float64)
+    average: NDArray[np.float64] = np.full(total.shape, np.nan)
+    np.divide(total, count, out=average, where=count > 0)
+    return average
+
+
+def average_counts_over_bins(counts: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Average stored counts over time bins, in spikes/s.
+
+    Gives what :func:`average_over_bins` gives for the decoded counts, three
+    times as fast, since whole numbers are summed as they lie in the file.
+
+    Parameters
+    ----------
+    counts
+        Stored counts (n_trials, n_images, n_bins, n_units); 255 = missing.
+    """
+    n_missing = (counts == layout.MISSING_COUNT).sum(axis=2)
+    total = counts.sum(axis=2, dtype=np.int64) - layout.MISSING_COUNT * n_missing
+    n_present = counts.shape[2] - n_missing
+    average: NDArray[np.float64] = np.full(total.shape, np.nan)
+    np.divide(total * float(layout.COUNT_SCALE), n_present, out=average, where=n_present > 0)
+    return average
+
+
+def read_averages(
+    file: OpenNeuralFile, wanted: Mapping[RecordingKey, Wanted]
+) -> dict[RecordingKey, NDArray[np.float32]]:
+    """Read and average the responses of several recordings in one pass over the file.
+
+    Each compressed chunk that holds a wanted unit is read once, and only the
+    bins in use; besides the result (float32) a slab of one chunk row is in
+    memory (about 40 MB for the published Neuropixels file).
+
+    Parameters
+    ----------
+    file
+        The open neural file.
+    wanted
+        (Area, specimen) -> units, bins and number of trials.
+
+    Returns
+    -------
+    dict
+        (Area, specimen) -> float32 (n_trials, n_images, n_units), averaged in float64.
+
+    Raises
+    ------
+    DataError
+        If a chunk of the file cannot be read.
+    """
+    n_images = len(file.contents.frame_ids)
+    averages = {
+        key: np.full((part.n_trials, n_images, len(part.units)), np.nan, dtype=np.float32)
+        for key, part in wanted.items()
+    }
+    chunk = getattr(file.stored, "chunks", None) or layout.chunk_shape(file.contents)
+    # Of another library's thin chunks several are read at a time.
+    rows = chunk[0] * max(1, layout.CHUNK[layout.TRIALS] // chunk[0])
+    columns = chunk[-1] * max(1, layout.CHUNK[layout.UNITS] // chunk[-1])
+    for first_unit in range(0, file.contents.n_units, columns):
+        here = {
+            key: (part, np.flatnonzero((part.units >= first_unit) & (part.units < first_unit + columns)))
+            for key, part in wanted.items()
+        }
+        here = {key: (part, places) for key, (part, places) in here.items() if len(places)}
+        if not here:
+            continue
+        bins = _bin_range([part for part, _ in here.values()])
+        for first_trial in range(0, max(part.n_trials for part, _ in here.values()), rows):
+            trials, units = slice(first_trial, first_trial + rows), slice(first_unit, first_unit + columns)
+            slab = _read_slab(file, trials, bins, units)
+            for key, (part, places) in here.items():
+                last_trial = min(first_trial + rows, part.n_trials)
+                own = slab[: max(0, last_trial - first_trial)][..., part.units[places] - first_unit]
+                averages[key][first_trial:last_trial, :, places] = _averaged(
+                    file, own, part.time_bins, bins.start
+                )
+    return averages
+
+
+def _averaged(
+    file: OpenNeuralFile, stored: NDArray[Any], time_bins: tuple[int, ...] | None, first_bin: int
+) -> NDArray[Any]:
+    if time_bins is None:
+        return file.decode(stored)
+    chosen = stored[:, :, np.array(time_bins) - first_bin]
+    return (
+        average_counts_over_bins(chosen)
+        if file.contents.holds_counts
+        else average_over_bins(file.decode(chosen))
+    )
+
+
+def _bin_range(parts: list[Wanted]) -> slice:
+    """Return the smallest range of bins that covers those of all parts; everything without a time axis."""
+    used = [index for part in parts if part.time_bins is not None for index in part.time_bins]
+    return slice(min(used), max(used) + 1) if used else slice(0, 0)
+
+
+def _read_slab(file: OpenNeuralFile, trials: slice, bins: slice, units: slice) -> NDArray[Any]:
+    where = (
+        (trials, slice(None), units) if file.contents.time_s is None else (trials, slice(None), bins, units)
+    )
+    try:
+        slab: NDArray[Any] = file.stored[where]
+    except (OSError, RuntimeError) as error:
+        raise DataError(
+            f"{file.path}: responses of trials {trials.start} to {trials.stop - 1} cannot be read; "
+            f"the file is damaged ({str(error).splitlines()[0]})"
+        ) from error
+    return slab
+
+
+def trial_counts(contents: NeuralFileContents) -> NDArray[np.int64]:
+    """Return the trials recorded of each unit, int64 (n_units,); the file pads what is beyond them."""
+    n_trials = len(contents.trials)
+    column = contents.unit_columns.get("n_trials")
+    # In another order of the trials, padding is no longer behind what was recorded.
+    if column is None or column.dtype.kind not in "iuf" or (np.diff(contents.trials) <= 0).any():
+        return np.full(contents.n_units, n_trials, dtype=np.int64)
+    known = np.where(np.isnan(column), n_trials, column)
+    return np.clip(known, 0, n_trials).astype(np.int64)
+
+
+def blocks(file: OpenNeuralFile) -> Iterator[tuple[slice, slice]]:
+    """Yield (time bins, units) of blocks that cover the responses and follow the file's chunks.
+
+    Without a time axis the bins are ``slice(0, 1)``. A block of the usual chunks has 5 bins and 128 units.
+    """
+    contents = file.contents
+    usual = layout.chunk_shape(contents)
+    chunk = file.stored.chunks or usual
+    n_bins = 1 if contents.time_s is None else len(contents.time_s)
+    # Chunks of another writer may be larger than memory bears.
+    n_units_here = min(chunk[-1], layout.CHUNK[layout.UNITS])
+    n_bins_here = 1 if contents.time_s is None else min(chunk[2], layout.CHUNK[layout.TIME])
+    for unit in range(0, contents.n_units, n_units_here):
+        for time_bin in range(0, n_bins, n_bins_here):
+            yield (
+                slice(time_bin, min(time_bin + n_bins_here, n_bins)),
+                slice(unit, min(unit + n_units_here, contents.n_units)),
+            )
+
+
+def read_block(file: OpenNeuralFile, bins: slice, units: slice) -> NDArray[np.floating]:
+    """Read all trials and images of a block, decoded; NaN = missing.
+
+    Parameters
+    ----------
+    file
+        The open neural file.
+    bins, units
+        A block of :func:`blocks`.
+
+    Returns
+    -------
+    ndarray
+        (n_trials, n_images, n_bins, n_units) in the file's units of measure; one bin without a time axis.
+
+    Raises
+    ------
+    DataError
+        If the file is damaged there.
+    """
+    everything = slice(None)
+    try:
+        if file.contents.time_s is None:
+            return file.read(everything, everything, units)[:, :, None, :]
+        return file.read(everything, everything, bins, units)
+    except (OSError, RuntimeError) as error:
+        raise DataError(
+            f"{file.path}: responses of units {units.start} to {units.stop - 1} cannot be read; "
+            f"the file is damaged ({str(error).splitlines()[0]})"
+        ) from error
+
 
 DATASETS = ("neuropixels", "calcium", "simulated")
 #: Names of the p value of running modulation: Neuropixels, calcium.
@@ -55,7 +270,7 @@ def open_dataset(
     selection
         ``"code"`` (default): thresholds of the published code. ``"paper"``:
         a reliability of 0.3 for every unit, perhaps a misreading of the median
-        criterion, see :data:`mvkit.neural.selection_settings.PRESETS`.
+        criterion, see :data:`mvkit.neural.selection.PRESETS`.
         ``"none"``: every unit.
         Or :class:`SelectionSettings`. Thresholds on reliabilities need a
         file that has them (``mvkit fetch reliability FILE`` measures them);

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.errors import DataError
-from mvkit.neural import layout, pickle_arrays
-from mvkit.neural.layout import NeuralFileContents
+from mvkit.neural import neural_file as layout
+from mvkit.neural import pickle_arrays
+from mvkit.neural.neural_file import NeuralFileContents
 from mvkit.neural.pickle_arrays import ArrayRef, array_ref, exact_floats
 from mvkit.neural.pickle_reader import PickleFile, made_by, name_file_in_errors, read_pickle
 

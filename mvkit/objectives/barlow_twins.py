@@ -7,13 +7,9 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from mvkit.distributed import all_reduce
-from mvkit.images.batch import Batch
-from mvkit.objectives.base import Loss, Objective, features
-from mvkit.objectives.column_norm import ColumnNorm
-from mvkit.objectives.global_batch import share_of
+from mvkit.images.settings import Batch
+from mvkit.objectives.base import BarlowTwins, ColumnNorm, Loss, Objective, Surroundings, features, share_of
 from mvkit.objectives.heads import projector
-from mvkit.objectives.settings import BarlowTwins
-from mvkit.objectives.surroundings import Surroundings
 
 
 class BarlowTwinsObjective(Objective):

@@ -5,11 +5,17 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from mvkit.errors import UsageError
-from mvkit.images.batch import Batch
-from mvkit.objectives.base import Loss, Objective, features, labels_of
-from mvkit.objectives.global_batch import accuracies, mean_cross_entropy
-from mvkit.objectives.settings import CrossEntropy
-from mvkit.objectives.surroundings import Surroundings
+from mvkit.images.settings import Batch
+from mvkit.objectives.base import (
+    CrossEntropy,
+    Loss,
+    Objective,
+    Surroundings,
+    accuracies,
+    features,
+    labels_of,
+    mean_cross_entropy,
+)
 
 
 class CrossEntropyObjective(Objective):

@@ -5,12 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from mvkit.errors import DataError
-from mvkit.images.batch import Batch
-from mvkit.objectives.base import Loss, Objective
-from mvkit.objectives.global_batch import batch_mean
-from mvkit.objectives.mirrored import decoded
-from mvkit.objectives.settings import DepthPrediction
-from mvkit.objectives.surroundings import Surroundings
+from mvkit.images.settings import Batch
+from mvkit.objectives.base import DepthPrediction, Loss, Objective, Surroundings, batch_mean, decoded
 
 _COLOURS = 3
 

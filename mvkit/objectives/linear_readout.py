@@ -9,12 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from mvkit.errors import UsageError
-from mvkit.images.batch import Batch
-from mvkit.objectives.base import Loss, Objective, labels_of
-from mvkit.objectives.global_batch import accuracies, mean_cross_entropy
-from mvkit.objectives.layer_output import layer_output
-from mvkit.objectives.settings import LinearReadout
-from mvkit.objectives.surroundings import Surroundings
+from mvkit.images.settings import Batch
+from mvkit.objectives.base import (
+    LinearReadout,
+    Loss,
+    Objective,
+    Surroundings,
+    accuracies,
+    labels_of,
+    layer_output,
+    mean_cross_entropy,
+)
 
 
 class LinearReadoutObjective(Objective):

@@ -11,13 +11,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mvkit.distributed import all_gather, world_size
-from mvkit.draws import hashed
-from mvkit.images.batch import Batch
-from mvkit.objectives.base import Loss, Objective, features, single_precision
-from mvkit.objectives.global_batch import accuracies, mean_cross_entropy, share_of
+from mvkit.images.settings import Batch
+from mvkit.objectives.base import (
+    Loss,
+    MoCoV2,
+    Objective,
+    Surroundings,
+    accuracies,
+    features,
+    mean_cross_entropy,
+    share_of,
+    single_precision,
+)
 from mvkit.objectives.heads import moco_neck
-from mvkit.objectives.settings import MoCoV2
-from mvkit.objectives.surroundings import Surroundings
+from mvkit.rng import hashed
 
 _SHUFFLE = crc32(b"moco v2: shuffle")
 

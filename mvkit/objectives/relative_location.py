@@ -9,12 +9,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mvkit.draws import uniforms
-from mvkit.images.batch import Batch
-from mvkit.objectives.base import Loss, Objective, features
-from mvkit.objectives.global_batch import accuracies, mean_cross_entropy
-from mvkit.objectives.settings import RelativeLocation
-from mvkit.objectives.surroundings import Surroundings
+from mvkit.images.settings import Batch
+from mvkit.objectives.base import (
+    Loss,
+    Objective,
+    RelativeLocation,
+    Surroundings,
+    accuracies,
+    features,
+    mean_cross_entropy,
+)
+from mvkit.rng import uniforms
 
 N_NEIGHBOURS = 8
 _DROPOUT = crc32(b"relative location: dropout")

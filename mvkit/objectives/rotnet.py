@@ -7,11 +7,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from mvkit.images.batch import Batch
-from mvkit.objectives.base import Loss, Objective, features
-from mvkit.objectives.global_batch import accuracies, mean_cross_entropy
-from mvkit.objectives.settings import RotNet
-from mvkit.objectives.surroundings import Surroundings
+from mvkit.images.settings import Batch
+from mvkit.objectives.base import (
+    Loss,
+    Objective,
+    RotNet,
+    Surroundings,
+    accuracies,
+    features,
+    mean_cross_entropy,
+)
 
 N_ROTATIONS = 4
 

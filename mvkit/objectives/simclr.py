@@ -10,12 +10,9 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from mvkit.distributed import all_gather
-from mvkit.images.batch import Batch
-from mvkit.objectives.base import Loss, Objective, features
-from mvkit.objectives.global_batch import batch_mean, share_of
+from mvkit.images.settings import Batch
+from mvkit.objectives.base import Loss, Objective, SimClr, Surroundings, batch_mean, features, share_of
 from mvkit.objectives.heads import simclr_neck
-from mvkit.objectives.settings import SimClr
-from mvkit.objectives.surroundings import Surroundings
 
 #: Similarities held at a time: 2**24 float32 are 64 MiB. The matrix of the published batch has four times
 #: that, and autograd would keep it more than once (measured: 940 MB against 370 MB in blocks).

@@ -7,12 +7,9 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mvkit.images.batch import Batch
-from mvkit.objectives.base import Loss, Objective, features
-from mvkit.objectives.global_batch import batch_mean
+from mvkit.images.settings import Batch
+from mvkit.objectives.base import Loss, Objective, SimSiam, Surroundings, batch_mean, features
 from mvkit.objectives.heads import simsiam_prediction, simsiam_projection
-from mvkit.objectives.settings import SimSiam
-from mvkit.objectives.surroundings import Surroundings
 
 
 class SimSiamObjective(Objective):

@@ -9,12 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mvkit.distributed import all_reduce
-from mvkit.images.batch import Batch
-from mvkit.objectives.base import Loss, Objective, features
-from mvkit.objectives.global_batch import batch_mean, share_of
+from mvkit.images.settings import Batch
+from mvkit.objectives.base import Loss, Objective, Surroundings, VicReg, batch_mean, features, share_of
 from mvkit.objectives.heads import projector
-from mvkit.objectives.settings import VicReg
-from mvkit.objectives.surroundings import Surroundings
 
 _EPSILON = 1e-4
 

@@ -1,11 +1,8 @@
 """How scores are shown; knows nothing of how they were made."""
 
-from mvkit.report.document import run_document
-from mvkit.report.files import save_run, written_lines
-from mvkit.report.headline import Headline, headline
-from mvkit.report.outcome import ScoreRun
-from mvkit.report.page import run_page
-from mvkit.report.score_table import score_table
+from mvkit.report.files import run_document, save_run, written_lines
+from mvkit.report.tables import score_table
+from mvkit.report.text import Headline, ScoreRun, headline, run_page
 
 __all__ = [
     "Headline",

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.errors import DataError, UsageError
-from mvkit.jsonable import plain
+from mvkit.files import plain
 from mvkit.scoring.intervals import (
     METHOD,
     NO_UNITS,

@@ -21,9 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from mvkit.errors import UsageError
-from mvkit.jsonable import plain
-from mvkit.naming import unknown_name
+from mvkit.errors import UsageError, unknown_name
+from mvkit.files import plain
 from mvkit.scoring.ceilings import (
     ALONE,
     PairDraws,

@@ -9,8 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mvkit.errors import DataError
-from mvkit.naming import unknown_name
+from mvkit.errors import DataError, unknown_name
 
 LayerChoice = Literal["paper", "held-out"]
 PAPER: LayerChoice = "paper"

@@ -8,8 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mvkit.errors import UsageError
-from mvkit.naming import unknown_name
+from mvkit.errors import UsageError, unknown_name
 from mvkit.scoring.correlation import centred, correlate, correlate_by, spearman_brown, whole_reliability
 from mvkit.scoring.protocol import (
     half_means,

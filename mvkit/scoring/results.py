@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mvkit.atomic import replacing, write_text
 from mvkit.errors import DataError
-from mvkit.jsonable import digest_of, plain
+from mvkit.files import digest_of, plain, replacing, write_text
 from mvkit.scoring.intervals import METHOD, describe_median, draws_of
 from mvkit.scoring.layer_choice import HELD_OUT, PAPER, ChosenUnits, choose_layer, unit_grid
 from mvkit.scoring.settings import ScoreSettings

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from mvkit.errors import UsageError
-from mvkit.naming import unknown_name
+from mvkit.errors import UsageError, unknown_name
 
 #: Penalties that cross-validated ridge chooses from: 25 powers of ten from 1e-4 to 1e8.
 RIDGE_GRID = tuple(10.0 ** (power / 2) for power in range(-8, 17))

@@ -11,23 +11,19 @@ import torch
 
 from mvkit.distributed import rank, synchronise_norms, world_size
 from mvkit.errors import DataError, RecipeError, UsageError
-from mvkit.images.loading import ImageSource
+from mvkit.images.loader import ImageSource
 from mvkit.images.settings import CentreCrop
 from mvkit.images.views import ViewMaker
 from mvkit.machine import installed_versions
 from mvkit.models.base import VisionModel
+from mvkit.models.loading import build_for_training
 from mvkit.models.preprocessing import Preprocessing
-from mvkit.models.trainable import build_for_training
 from mvkit.objectives.base import Objective
-from mvkit.objectives.building import build_objective
-from mvkit.objectives.table import OBJECTIVES
-from mvkit.training.evaluation.base import Evaluator
-from mvkit.training.evaluation.build import build_evaluators
-from mvkit.training.evaluation.images import RunImages
-from mvkit.training.optimisers import build_optimiser
-from mvkit.training.order import Order
+from mvkit.objectives.registry import OBJECTIVES, build_objective
+from mvkit.training.evaluation import Evaluator, RunImages, build_evaluators
+from mvkit.training.optim import build_optimiser
 from mvkit.training.recipe import NeuralPredictivity, TrainRecipe
-from mvkit.training.setup import Learner, RunPlace, TrainingSetup
+from mvkit.training.setup import Learner, Order, RunPlace, TrainingSetup
 from mvkit.training.step import StepSettings, TrainStep
 
 #: Packages on which the numbers of a run may depend.

@@ -1,18 +1,116 @@
-"""What a run says of itself: ``log.jsonl``, a JSON object a line, and TensorBoard where wanted."""
+"""What a run logs and reports: losses, speed, epochs, its end."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Literal, TextIO, TypeVar
 
-from mvkit.atomic import write_text
-from mvkit.errors import UsageError
-from mvkit.jsonable import plain
+import torch
+
+from mvkit.errors import FitError, UsageError
+from mvkit.files import plain, write_text
+from mvkit.objectives.base import Loss
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
+
+
+Item = TypeVar("Item")
+Side = Literal["loader", "compute"]
+
+#: Share of an older estimate that a new measurement leaves of it.
+_MEMORY = 0.9
+
+
+@dataclass(frozen=True)
+class Pace:
+    """A moment of training, for whoever watches.
+
+    Attributes
+    ----------
+    step, n_steps, epoch, n_epochs
+        Finished steps of all, epoch in progress (from 1) of all.
+    loss
+        Of the last step that was read.
+    images_per_s
+        Images of all processes.
+    eta_s
+        Seconds until all steps are done, at this pace.
+    waiting
+        Fraction of the time spent waiting for images and views.
+    """
+
+    step: int
+    n_steps: int
+    epoch: int
+    n_epochs: int
+    loss: float
+    images_per_s: float
+    eta_s: float
+    waiting: float
+
+    @property
+    def bottleneck(self) -> Side:
+        """Which side would have to become faster first."""
+        return "loader" if self.waiting > 0.5 else "compute"
+
+
+#: Called with the pace as training proceeds.
+Watcher = Callable[[Pace], None]
+
+
+class Stopwatch:
+    """Measures windows of steps: how long they took, how much of it was waiting.
+
+    Parameters
+    ----------
+    clock
+        Seconds that never go back.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self._started = clock()
+        self._waited_s = 0.0
+        self._images = 0
+        self.images_per_s = 0.0
+        self.waiting = 0.0
+
+    def waits_for(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Pass items on; the time until each arrives counts as waiting."""
+        iterator = iter(items)
+        while True:
+            began = self._clock()
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+            finally:
+                self._waited_s += self._clock() - began
+            yield item
+
+    def add(self, n_images: int) -> None:
+        """Count images that a step learned from."""
+        self._images += n_images
+
+    def close_window(self) -> None:
+        """Take everything since the last call into the running averages."""
+        now = self._clock()
+        elapsed = max(now - self._started, 1e-9)
+        memory = _MEMORY if self.images_per_s else 0.0
+        self.images_per_s = memory * self.images_per_s + (1 - memory) * self._images / elapsed
+        self.waiting = memory * self.waiting + (1 - memory) * self._waited_s / elapsed
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin a new window now: what went on before (an evaluation) does not count."""
+        self._started, self._waited_s, self._images = self._clock(), 0.0, 0
+
 
 #: Kinds of records that belong to a finished epoch rather than to a step.
 _OF_EPOCHS = ("evaluation", "epoch")
@@ -104,3 +202,158 @@ def _show(board: SummaryWriter, kind: str, step: int, record: Mapping[str, objec
     for name, value in record.items():
         if isinstance(value, int | float) and not isinstance(value, bool) and name not in ("step", "epoch"):
             board.add_scalar(f"{kind}/{name}", value, step)
+
+
+#: Steps between readings on a GPU, which stands still while it is read.
+_GROUP = 20
+
+
+@dataclass(frozen=True)
+class _Entry:
+    step: int
+    epoch: int
+    rate: float
+    loss: Loss
+
+
+class Meter:
+    """Collects the losses of steps.
+
+    Parameters
+    ----------
+    log
+        Where they go; None on processes that do not write.
+    device
+        Where losses lie.
+    """
+
+    def __init__(self, log: RunLog | None, device: torch.device) -> None:
+        self._log = log
+        self._group = 1 if device.type == "cpu" else _GROUP
+        self._waiting: list[_Entry] = []
+        self.last = math.nan
+
+    def add(self, loss: Loss, *, step: int, epoch: int, rate: float) -> bool:
+        """Take a loss; return whether it is time to :meth:`read`.
+
+        Parameters
+        ----------
+        loss
+            Of the global batch, detached.
+        step
+            Finished steps, this one included.
+        epoch
+            Epoch in progress, from 1.
+        rate
+            Learning rate of the step.
+        """
+        self._waiting.append(_Entry(step, epoch, rate, loss))
+        return len(self._waiting) >= self._group
+
+    def read(self, extra: Callable[[], Mapping[str, object]]) -> list[float]:
+        """Write the collected losses to the log and return them.
+
+        Parameters
+        ----------
+        extra
+            Asked, once the losses have arrived, for further values of each record.
+
+        Raises
+        ------
+        FitError
+            One of them is not finite.
+        """
+        if not self._waiting:
+            return []
+        losses = []
+        entries, self._waiting = self._waiting, []
+        arrived = _values(entries)
+        more = extra()
+        for entry, values in zip(entries, arrived, strict=True):
+            total, parts = values
+            record = {"epoch": entry.epoch, "loss": total, **parts, "learning_rate": entry.rate}
+            reason = None if math.isfinite(total) else f"the loss is {total}"
+            if self._log is not None:
+                error = {"error": reason} if reason else {}
+                self._log.write("step", step=entry.step, **record, **error, **more)
+            if reason:
+                raise FitError(
+                    f"step {entry.step}: {reason}; training stopped, the last checkpoint is of before\n"
+                    "try a smaller optimiser.learning_rate, more schedule.warmup_epochs, or --precision fp32"
+                )
+            losses.append(total)
+            self.last = total
+        return losses
+
+
+def _values(entries: list[_Entry]) -> list[tuple[float, dict[str, float]]]:
+    # One transfer for the whole group.
+    rows = [torch.stack([_scalar(value) for value in _all(entry.loss).values()]) for entry in entries]
+    numbers = torch.stack(rows).tolist()
+    names = list(_all(entries[0].loss))[1:]
+    return [(row[0], dict(zip(names, row[1:], strict=True))) for row in numbers]
+
+
+def _all(loss: Loss) -> dict[str, torch.Tensor]:
+    return {"loss": loss.total, **{name: part for name, part in loss.parts.items() if name != "loss"}}
+
+
+def _scalar(value: torch.Tensor) -> torch.Tensor:
+    return value.detach().to(torch.float64 if value.device.type == "cpu" else torch.float32).mean()
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """What a run has come to.
+
+    Attributes
+    ----------
+    folder
+        Of log and checkpoints.
+    step, n_steps, epochs
+        Steps finished, of how many; epochs finished.
+    resumed_from
+        Steps that an earlier run had finished.
+    interrupted
+        Whether a signal ended it before its time.
+    loss
+        Of the last step; NaN if none was made.
+    metrics
+        Of the last evaluation.
+    best, best_by
+        Best value so far of the metric that decides which checkpoint is the best (None before the first),
+        and its name.
+    scored
+        Name of the checkpoint that the folder stands for as a model.
+    seconds
+        Time it took.
+    """
+
+    folder: Path
+    step: int
+    n_steps: int
+    epochs: int
+    resumed_from: int
+    interrupted: bool
+    loss: float
+    metrics: Mapping[str, float]
+    best: float | None
+    best_by: str
+    scored: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Hearers:
+    """Who is told what happens.
+
+    Attributes
+    ----------
+    remark
+        Sentences for people.
+    watch
+        The pace, as steps go by.
+    """
+
+    remark: Callable[[str], None] = lambda text: None
+    watch: Watcher = lambda pace: None

@@ -10,14 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mvkit.images.batch import Batch
-from mvkit.models.trained import BEST, LAST
+from mvkit.images.settings import Batch
+from mvkit.models.loading import BEST, LAST
 from mvkit.objectives.base import Objective
 from mvkit.training.assembly import Sources, Start, build_networks, check_images
-from mvkit.training.checkpoints import checkpoint_name
-from mvkit.training.identity import science_digest
-from mvkit.training.order import Order
-from mvkit.training.recipe import Adam, Lars, Sgd, TrainRecipe
+from mvkit.training.checkpoint import checkpoint_name
+from mvkit.training.recipe import Adam, Lars, Sgd, TrainRecipe, science_digest
+from mvkit.training.setup import Order
 
 #: Images in the pass that measures activations: batch norms need more than one.
 _PROBE = 2

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mvkit.cache import Store
 from mvkit.cli.main import run
 from mvkit.paths import cache_dir, ceilings_dir
-from mvkit.store.entries import Store
 
 
 @pytest.fixture

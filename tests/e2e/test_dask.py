@@ -160,7 +160,7 @@ def test_results_keep_their_numbers_and_large_arguments_their_values(cluster: Cl
 
 
 def test_an_error_of_a_job_is_the_error_of_the_run(cluster: Cluster) -> None:
-    from mvkit.features.stored_layer import StoredLayer
+    from mvkit.features.buffer import StoredLayer
 
     gone = StoredLayer(Path("nowhere") / "layer", (3, 4))
     with dask_cluster(cluster.address), pytest.raises(DataError, match="nowhere/layer: features cannot"):

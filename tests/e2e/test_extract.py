@@ -15,7 +15,7 @@ from PIL import Image
 import mvkit
 from mvkit.cli.main import run
 from mvkit.features import read_features
-from mvkit.models.released import RELEASED
+from mvkit.models.registry import RELEASED
 
 ALEXNET = ["extract", "alexnet_bn_ir", "--weights", "random"]
 

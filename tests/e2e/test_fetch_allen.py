@@ -50,7 +50,7 @@ numpy.savez_compressed = half
 #: ... the neural file is written, and stays a draft.
 DRAFTED = """
 import time
-import mvkit.measure_reliability as module
+import mvkit.pipeline.reliability as module
 module.measure_reliability = lambda *words, **options: time.sleep(600)
 """
 #: ... the file is in place, and not recorded.

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mvkit.cli.main import run
-from mvkit.models.released import RELEASED
+from mvkit.models.registry import RELEASED
 from mvkit.paths import checkpoint_path, home_dir
 
 

@@ -22,14 +22,14 @@ WORDS = ("fetch", "neural", "--dataset", "neuropixels", "--json")
 
 #: Stops a process for good at the moment when its neural file is whole but has not got its final name.
 HANG_BEFORE_THE_FINAL_NAME = """
-import time, mvkit.atomic
-real = mvkit.atomic.move_durably
+import time, mvkit.files
+real = mvkit.files.move_durably
 def hang(source, target):
     if target.suffix == ".h5":
         source.with_name("reached").touch()
         time.sleep(60)
     real(source, target)
-mvkit.atomic.move_durably = hang
+mvkit.files.move_durably = hang
 """
 
 

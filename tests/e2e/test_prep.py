@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mvkit.images.beton_ffcv import has_ffcv
+from mvkit.images.beton import has_ffcv
 
 needs_ffcv = pytest.mark.skipif(not has_ffcv(), reason="FFCV is not installed")
 Start = Callable[..., "subprocess.Popen[str]"]

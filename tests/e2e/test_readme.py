@@ -25,8 +25,8 @@ import xarray as xr
 
 from mvkit import load_model
 from mvkit.cli.main import run
-from mvkit.images.beton_ffcv import has_ffcv
-from mvkit.models.released import RELEASED
+from mvkit.images.beton import has_ffcv
+from mvkit.models.registry import RELEASED
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mvkit.neural import open_dataset
-from mvkit.pipeline import choose_recordings
+from mvkit.pipeline.score import choose_recordings
 from mvkit.scoring.ceilings import measure_ceiling
 from mvkit.scoring.settings import ScoreSettings
 

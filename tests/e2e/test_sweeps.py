@@ -13,7 +13,7 @@ import pytest
 
 from mvkit.cli.main import run
 from mvkit.neural import Recording, write_neural_file
-from mvkit.score_run import Shard, parse_shard, shards_of_pairs
+from mvkit.pipeline.score import Shard, parse_shard, shards_of_pairs
 from mvkit.scoring import run as score_module
 
 N_IMAGES = 30
@@ -239,7 +239,7 @@ def test_a_shard_whose_scores_cannot_be_cached_fails(
     (tmp_path / "cache").write_text("not a folder")
     assert run(words) == 1
     assert "the scores of 3 of 3 pairs could not be written there" in capsys.readouterr().err
-    monkeypatch.setattr("mvkit.score_layers.OpenedLayers.kept_scores", lambda self, settings: None)
+    monkeypatch.setattr("mvkit.pipeline.layers.OpenedLayers.kept_scores", lambda self, settings: None)
     assert run(words) == 2
     assert "pixels: its scores cannot be cached, so it cannot be scored in shards" in capsys.readouterr().err
 

@@ -17,8 +17,8 @@ import torch
 
 import mvkit
 from mvkit.cli.main import run
+from mvkit.models.loading import build_for_training
 from mvkit.models.preprocessing import IMAGENET_64
-from mvkit.models.trainable import build_for_training
 
 RECIPE = """
 name: tiny

@@ -93,8 +93,8 @@ def _state_dicts(goldens: Path) -> str:
 @pytest.fixture(scope="session")
 def filled_model(filling: FillingRule) -> Callable[[str], torch.nn.Module]:
     """Build an architecture with the filling rule's float64 weights."""
-    from mvkit.models.architectures import ARCHITECTURES
-    from mvkit.models.building import build
+    from mvkit.models.loading import build
+    from mvkit.models.registry import ARCHITECTURES
 
     def filled(name: str) -> torch.nn.Module:
         with torch.device("meta"):  # no time is spent on drawing weights that are overwritten

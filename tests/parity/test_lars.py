@@ -9,11 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from mvkit.training.lars import Lars
-from mvkit.training.optimisers import build_optimiser
+from mvkit.training.optim import Lars, build_optimiser, learning_rate
 from mvkit.training.recipe import CosineSchedule
 from mvkit.training.recipe import Lars as LarsSettings
-from mvkit.training.schedules import learning_rate
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ import pytest
 import xarray as xr
 
 from mvkit.errors import DataError
-from mvkit.neural import PublishedRecording, convert_pickle, layout, read_pickle_structure
+from mvkit.neural import PublishedRecording, convert_pickle, read_pickle_structure
+from mvkit.neural import neural_file as layout
 
 
 @pytest.fixture(scope="module")

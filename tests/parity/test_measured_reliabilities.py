@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mvkit.measure_reliability import measure_reliability
 from mvkit.neural import convert_pickle, open_dataset
+from mvkit.pipeline.reliability import measure_reliability
 
 DATASETS = ("neuropixels", "calcium")
 #: Halvings of the published reliabilities (README of the stand-ins).

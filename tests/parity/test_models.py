@@ -147,7 +147,7 @@ def test_training_mode_float64(case):
 
 
 def test_default_layers_can_be_tapped_and_are_the_goldens(case):
-    from mvkit.models.architectures import ARCHITECTURES as TABLE
+    from mvkit.models.registry import ARCHITECTURES as TABLE
 
     layers = TABLE[case.name].layers
     assert layers
@@ -155,7 +155,7 @@ def test_default_layers_can_be_tapped_and_are_the_goldens(case):
 
 
 def test_every_golden_has_a_row_and_a_file():
-    from mvkit.models.architectures import ARCHITECTURES as TABLE
+    from mvkit.models.registry import ARCHITECTURES as TABLE
 
     assert set(ARCHITECTURES) <= set(TABLE)
     assert all((FOLDER / f"{name}.npz").is_file() for name in ARCHITECTURES)

@@ -12,14 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mvkit.neural import (
-    SelectionSettings,
-    open_dataset,
-    selection_with,
-    specimen_map,
-)
+from mvkit.neural import SelectionSettings, open_dataset, selection_with, specimen_map
 from mvkit.neural.convert import convert_pickle
-from mvkit.neural.layout_reading import reading
+from mvkit.neural.neural_file import reading
 from mvkit.neural.open import unit_facts
 from mvkit.neural.selection import select_units
 

@@ -13,15 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mvkit.neural.averaging import average_over_bins
+from mvkit.neural.open import average_over_bins
 from mvkit.neural.selection import (
     AreaSelection,
+    SelectionSettings,
     UnitFacts,
     required_units,
     select_units,
     specimen_map,
 )
-from mvkit.neural.selection_settings import SelectionSettings
 
 TOLERANCE = 1e-12
 KINDS = ("neuropixels", "calcium")

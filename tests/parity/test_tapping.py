@@ -9,11 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from mvkit.features.tapping import tap, tappable_layers
-from mvkit.models.architectures import ARCHITECTURES
-from mvkit.models.blueprints import ConnectomeNet
-from mvkit.models.building import build
-from mvkit.models.released import RELEASED
+from mvkit.features.layers import tap, tappable_layers
+from mvkit.models.loading import build
+from mvkit.models.registry import ARCHITECTURES, RELEASED, ConnectomeNet
 
 #: Of the reference's layer std (goldens README, suggested tolerances).
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4}

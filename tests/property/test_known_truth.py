@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 
-from mvkit.neural.simulated_population import SimulatedPopulation, noise_deviation, simulate_population
+from mvkit.neural.simulated import SimulatedPopulation, noise_deviation, simulate_population
 from mvkit.scoring import ScoreSettings, score_features
 from mvkit.scoring.ceilings import measure_ceiling
 from mvkit.scoring.intervals import median_interval

@@ -9,7 +9,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mvkit.images.batch import RawBatch
 from mvkit.images.compiled_draws import compiled_seed
 from mvkit.images.crops import crop_box_one, crop_boxes, crop_numbers
 from mvkit.images.settings import (
@@ -21,6 +20,7 @@ from mvkit.images.settings import (
     Patches,
     RandomCrop,
     RandomResizedCrop,
+    RawBatch,
     Solarise,
     View,
     ViewsSettings,

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from mvkit import draws
+from mvkit import rng as draws
 
 #: Chance of a false alarm of each statistical test; seeds are fixed, so tests do not flicker.
 RARE = 1e-6

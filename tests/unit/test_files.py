@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mvkit import atomic
+from mvkit import files as atomic
 from mvkit.errors import DataError, printable
 from mvkit.files import (
     check_link,

@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-import mvkit.measure_reliability as module
+import mvkit.pipeline.reliability as module
 from mvkit.errors import DataError, UsageError
 from mvkit.fetch.run import FetchRequest, fetch_neural, verify_neural
-from mvkit.measure_reliability import measure_reliability
 from mvkit.neural import (
     NeuralFileContents,
     Recording,
@@ -26,7 +25,8 @@ from mvkit.neural import (
     write_neural_file,
     write_simulated,
 )
-from mvkit.neural.layout_reading import reading
+from mvkit.neural.neural_file import reading
+from mvkit.pipeline.reliability import measure_reliability
 from mvkit.scoring import split_half_reliability
 
 N_IMAGES = 30

@@ -11,13 +11,13 @@ import torch
 import mvkit
 from mvkit.errors import DataError, RecipeError, UsageError
 from mvkit.models import VisionModel
-from mvkit.models.trainable import build_for_training
+from mvkit.models.loading import build_for_training
 from mvkit.neural import NeuralDataset
-from mvkit.objectives.building import build_objective
-from mvkit.objectives.settings import SimSiam
+from mvkit.objectives.base import SimSiam
+from mvkit.objectives.registry import build_objective
+from mvkit.pipeline.train import build_neural_evaluator
 from mvkit.scoring import ScoreSettings
-from mvkit.train_neural import build_neural_evaluator
-from mvkit.training.evaluation.base import EvaluationContext, EvaluatorSet
+from mvkit.training.evaluation import EvaluationContext, EvaluatorSet
 from mvkit.training.recipe import NeuralPredictivity
 
 AREAS = ("VISl", "VISp")

@@ -12,10 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mvkit.images.batch import Batch
-from mvkit.objectives.base import Loss, Objective
-from mvkit.objectives.surroundings import Surroundings
-from mvkit.objectives.table import row_of
+from mvkit.images.settings import Batch
+from mvkit.objectives.base import Loss, Objective, Surroundings
+from mvkit.objectives.registry import row_of
 
 #: How the original named what this package names otherwise.
 RENAMED = (

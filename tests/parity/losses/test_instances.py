@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mvkit.objectives import settings as said
+from mvkit.objectives import base as said
 
 Make = Callable[..., Any]
 

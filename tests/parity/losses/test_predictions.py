@@ -11,9 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mvkit.objectives import settings as said
-from mvkit.objectives.base import Loss
-from mvkit.objectives.global_batch import accuracies, mean_cross_entropy
+from mvkit.objectives import base as said
+from mvkit.objectives.base import Loss, accuracies, mean_cross_entropy
 
 Make = Callable[..., Any]
 

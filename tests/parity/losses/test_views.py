@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from mvkit.objectives import settings as said
+from mvkit.objectives import base as said
 
 Make = Callable[..., Any]
 

@@ -14,8 +14,8 @@ import mvkit
 from mvkit.allen.fetch import fetch_sessions
 from mvkit.allen.request import SessionRequest
 from mvkit.fetch.run import FetchRequest
-from mvkit.measure_reliability import measure_reliability
 from mvkit.neural import convert_pickle, reading
+from mvkit.pipeline.reliability import measure_reliability
 
 TIME = "time_relative_to_stimulus_onset"
 SESSIONS = (7101, 7102, 7103)

@@ -10,13 +10,7 @@ import pytest
 
 from mvkit.allen.assemble import assemble, describe_sessions
 from mvkit.allen.request import SessionRequest
-from mvkit.allen.session import (
-    SessionOutline,
-    SessionRecording,
-    SessionSource,
-    Staging,
-    differing_images,
-)
+from mvkit.allen.session import SessionOutline, SessionRecording, SessionSource, Staging, differing_images
 from mvkit.errors import DataError
 from mvkit.neural import NeuralFileContents, reading
 

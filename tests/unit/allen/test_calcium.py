@@ -18,8 +18,8 @@ from mvkit.allen.fetch import fetch_sessions, plan_sessions
 from mvkit.allen.request import SessionRequest
 from mvkit.errors import DataError, UsageError
 from mvkit.fetch.run import FetchReport, FetchRequest
-from mvkit.measure_reliability import measure_reliability
 from mvkit.neural import convert_pickle, reading
+from mvkit.pipeline.reliability import measure_reliability
 
 
 @pytest.fixture(scope="module")

@@ -21,8 +21,8 @@ from mvkit.allen.request import SessionRequest
 from mvkit.errors import DataError, UsageError
 from mvkit.fetch.download import Feedback
 from mvkit.fetch.run import FetchReport, FetchRequest, verify_neural
-from mvkit.measure_reliability import measure_reliability
 from mvkit.neural import NeuralFileContents, reading
+from mvkit.pipeline.reliability import measure_reliability
 
 
 @pytest.fixture

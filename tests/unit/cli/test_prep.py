@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from mvkit.cli.main import run
-from mvkit.images.beton_ffcv import has_ffcv
-from mvkit.images.prep_settings import load_prep_recipe
+from mvkit.images.beton import has_ffcv
+from mvkit.images.prep import load_prep_recipe
 from mvkit.paths import images_dir
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mvkit.errors import UsageError
-from mvkit.features.formats import feature_path, is_npz
+from mvkit.features.feature_file import feature_path, is_npz
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from mvkit.errors import DataError, UsageError
-from mvkit.features import extract, extraction
-from mvkit.features.batching import batches_from, images_per_batch
-from mvkit.features.forward_pass import ForwardPass
+from mvkit.features import extract
+from mvkit.features import extract as extraction
+from mvkit.features.buffer import StoredLayer
+from mvkit.features.extract import ForwardPass, batches_from, images_per_batch
 from mvkit.features.stimuli import open_stimuli
-from mvkit.features.stored_layer import StoredLayer
 
 
 class Blocks(nn.Module):

@@ -8,7 +8,7 @@ from torch import nn
 
 from mvkit.errors import UsageError
 from mvkit.features import extract, list_layers
-from mvkit.features.listing import survey_layers
+from mvkit.features.layers import survey_layers
 
 
 def test_all_layers_are_listed_with_the_shape_extraction_gives(prepared, pictures):

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mvkit.errors import UsageError
-from mvkit.features.modes import (
+from mvkit.features.hooks import (
     _exact_convolutions,
     evaluating,
     floating_dtype,

@@ -14,7 +14,7 @@ from torch import nn
 from mvkit.errors import DataError, UsageError
 from mvkit.features import extract, extract_to_file, read_features
 from mvkit.features import feature_file as hdf5
-from mvkit.features.npz_file import write_npz
+from mvkit.features.feature_file import write_npz
 
 
 @pytest.fixture()
@@ -119,7 +119,7 @@ def test_a_full_disk_leaves_nothing_behind(prepared, pictures, tmp_path, monkeyp
         def open(self, *arguments, **options):
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mvkit.features.npz_file.zipfile.ZipFile", Full)
+    monkeypatch.setattr("mvkit.features.feature_file.zipfile.ZipFile", Full)
     with pytest.raises(DataError, match=r"no room for the features as \.npz \(No space left"):
         extract_to_file(prepared, pictures, tmp_path / "f.npz", "*")
     assert list(tmp_path.iterdir()) == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mvkit.errors import UsageError
-from mvkit.features.patterns import WantedLayer, match_layers, wanted_layers
+from mvkit.features.layers import WantedLayer, match_layers, wanted_layers
 
 NAMES = ("features.0", "features.1", "features.10", "VISp2/3", "decoder:VISp", "relu", "final")
 

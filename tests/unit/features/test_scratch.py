@@ -16,18 +16,17 @@ import numpy as np
 import pytest
 
 from mvkit.errors import DataError
-from mvkit.features import scratch
-from mvkit.features.featureset import LayerInfo
-from mvkit.features.scratch import feature_room, remove_abandoned
-from mvkit.features.stored_layer import StoredLayer
+from mvkit.features import buffer as scratch
+from mvkit.features.buffer import StoredLayer, feature_room, remove_abandoned
+from mvkit.features.feature_set import LayerInfo
 
 LAYERS = {"a/b": LayerInfo("a/b", (2, 3)), "c": LayerInfo("c", (5,))}
 
 HOLDING = """
     import sys, time
     from pathlib import Path
-    from mvkit.features.featureset import LayerInfo
-    from mvkit.features.scratch import feature_room
+    from mvkit.features.feature_set import LayerInfo
+    from mvkit.features.buffer import feature_room
     layers = {"a": LayerInfo("a", (4,))}
     with feature_room(layers, 3, scratch=Path(sys.argv[1]), in_memory=0):
         print("holding", flush=True)

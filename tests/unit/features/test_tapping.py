@@ -11,12 +11,11 @@ from torch import nn
 
 from mvkit.errors import UsageError
 from mvkit.features import extract
-from mvkit.features.patterns import wanted_layers
-from mvkit.features.recording import record_calls
-from mvkit.features.tapping import LayerTap, layers_to_record, tap, tappable_layers
+from mvkit.features.hooks import record_calls
+from mvkit.features.layers import LayerTap, layers_to_record, tap, tappable_layers, wanted_layers
 from mvkit.models import load_model
-from mvkit.models.architectures import ARCHITECTURES
-from mvkit.models.trainable import build_for_training
+from mvkit.models.loading import build_for_training
+from mvkit.models.registry import ARCHITECTURES
 
 
 def hook_count(model: nn.Module) -> int:

@@ -16,7 +16,7 @@ from mvkit.fetch.catalogue import (
     dataset_names,
     pickle_file,
 )
-from mvkit.models.released import RELEASED
+from mvkit.models.registry import RELEASED
 
 
 def test_addresses_are_those_of_the_publication(tmp_path: Path) -> None:

@@ -12,13 +12,7 @@ import pytest
 
 from mvkit import machine
 from mvkit.errors import FetchError, FetchHaltedError
-from mvkit.fetch.download import (
-    DownloadSettings,
-    PartialFile,
-    check_redirect,
-    download,
-    without_credentials,
-)
+from mvkit.fetch.download import DownloadSettings, PartialFile, check_redirect, download, without_credentials
 from mvkit.fetch.manifest import ContentCheck
 
 ZIP = ContentCheck("a zip archive", (b"PK\x03\x04",))

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from mvkit.errors import DataError
-from mvkit.filters import gabor_bank, gabor_energies, gabor_kernels
-from mvkit.filters.gabor import WAVELENGTHS_AND_STRIDES_PX
+from mvkit.gabor import WAVELENGTHS_AND_STRIDES_PX, gabor_bank, gabor_energies, gabor_kernels
 
 
 def grating(wavelength_px: float, angle: float, size_px: int = 64) -> np.ndarray:

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from mvkit.images.beton_ffcv import has_ffcv, load_ffcv
+from mvkit.images.beton import has_ffcv, load_ffcv
 
 
 def _scene(height: int, width: int, seed: int) -> NDArray[np.uint8]:

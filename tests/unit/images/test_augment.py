@@ -13,10 +13,8 @@ from sklearn.datasets import load_sample_image
 from torch import Tensor
 from torchvision.transforms import functional
 
-from mvkit.images.augment import program as programs
-from mvkit.images.augment.batched import augment_batch
-from mvkit.images.augment.kernels import augment_images
-from mvkit.images.augment.program import Program, ViewKey, draw_program
+from mvkit.images import augment as programs
+from mvkit.images.augment import Program, ViewKey, augment_batch, augment_images, draw_program
 from mvkit.images.settings import Blur, ColourJitter, Flip, Greyscale, Solarise
 
 CarryOut = Callable[..., Tensor]

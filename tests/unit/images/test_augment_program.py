@@ -12,8 +12,8 @@ from scipy import stats
 from torchvision.transforms import ColorJitter
 from torchvision.transforms._functional_tensor import _get_gaussian_kernel1d
 
-from mvkit.images.augment import program as programs
-from mvkit.images.augment.program import ViewKey, blur_radius, draw_program
+from mvkit.images import augment as programs
+from mvkit.images.augment import ViewKey, blur_radius, draw_program
 from mvkit.images.settings import Blur, ColourJitter, Flip, Greyscale, Solarise
 
 MANY = np.arange(24000, dtype=np.int64)

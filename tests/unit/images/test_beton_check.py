@@ -12,10 +12,19 @@ from hypothesis import strategies as st
 
 from mvkit.errors import DataError
 from mvkit.images import beton
-from mvkit.images.beton_check import check_complete, read_structure
-from mvkit.images.beton_sidecar import Origin, Sidecar, Stored, sidecar_path, write_sidecar
-from mvkit.images.beton_verify import digest_of, verify_beton
-from mvkit.images.beton_write import BetonWriter, Encoded
+from mvkit.images.beton import (
+    BetonWriter,
+    Encoded,
+    Origin,
+    Sidecar,
+    Stored,
+    check_complete,
+    digest_of,
+    read_structure,
+    sidecar_path,
+    verify_beton,
+    write_sidecar,
+)
 
 PAGE = 1 << 16
 N_IMAGES = 6

@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from mvkit.errors import MissingPackageError
-from mvkit.images.beton_ffcv import has_ffcv, load_ffcv
-from mvkit.images.prep import prepare
-from mvkit.images.prep_settings import PrepSettings
+from mvkit.images.beton import has_ffcv, load_ffcv
+from mvkit.images.prep import PrepSettings, prepare
 
 
 def test_import_leaves_torchs_threads_alone(ffcv: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mvkit import draws
-from mvkit.images.augment.kernels import augment_images
-from mvkit.images.augment.program import ViewKey, draw_program
+from mvkit import rng as draws
+from mvkit.images.augment import ViewKey, augment_images, draw_program
 from mvkit.images.compiled import compiled, compiled_part, edition
 from mvkit.images.compiled_draws import combined, compiled_seed, seeded, uniform
 from mvkit.images.settings import Blur, ColourJitter, Flip, Greyscale

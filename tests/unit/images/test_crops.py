@@ -13,7 +13,7 @@ from scipy import stats
 from torchvision.transforms import RandomResizedCrop as Reference
 from torchvision.transforms import functional
 
-from mvkit import draws
+from mvkit import rng as draws
 from mvkit.errors import DataError
 from mvkit.images import crops
 from mvkit.images.compiled_draws import compiled_seed

@@ -15,12 +15,10 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from mvkit.errors import DataError
-from mvkit.images.batch import RawBatch
-from mvkit.images.beton_ffcv import has_ffcv
-from mvkit.images.ffcv_loader import BetonSource
-from mvkit.images.loading import ImageSource, open_images
+from mvkit.images.beton import has_ffcv
+from mvkit.images.loader import BetonSource, ImageSource, open_images
 from mvkit.images.prep import PrepSettings, prepare
-from mvkit.images.settings import CentreCrop, Crop, RandomCrop, RandomResizedCrop
+from mvkit.images.settings import CentreCrop, Crop, RandomCrop, RandomResizedCrop, RawBatch
 
 pytestmark = pytest.mark.skipif(not has_ffcv(), reason="FFCV is not installed")
 

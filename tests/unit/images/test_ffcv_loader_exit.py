@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mvkit.images.beton_ffcv import has_ffcv
+from mvkit.images.beton import has_ffcv
 from mvkit.images.prep import PrepSettings, prepare
 
 pytestmark = pytest.mark.skipif(not has_ffcv(), reason="FFCV is not installed")
@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np, torch
 
 n_threads = torch.get_num_threads()
-from mvkit.images.loading import open_images
+from mvkit.images.loader import open_images
 from mvkit.images.settings import RandomResizedCrop
 
 source = open_images(Path(sys.argv[1]), "train")

@@ -11,10 +11,9 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from mvkit.errors import DataError, UsageError
-from mvkit.images.batch import RawBatch
 from mvkit.images.crops import crop_boxes
-from mvkit.images.loading import ImageSource, open_images
-from mvkit.images.settings import CentreCrop, RandomCrop, RandomResizedCrop
+from mvkit.images.loader import ImageSource, open_images
+from mvkit.images.settings import CentreCrop, RandomCrop, RandomResizedCrop, RawBatch
 from mvkit.models.preprocessing import IMAGENET_64
 
 SIZES = [(90, 70), (64, 64), (70, 120), (300, 260), (256, 256), (320, 240), (500, 375)]

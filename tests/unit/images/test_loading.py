@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 
 from mvkit.errors import DataError, MissingPackageError
-from mvkit.images import ffcv_file, loading
+from mvkit.images import beton as ffcv_file
+from mvkit.images import loader as loading
 from mvkit.images.crops import crop_boxes
-from mvkit.images.loading import open_images
+from mvkit.images.loader import open_images
 from mvkit.images.settings import CentreCrop, RandomResizedCrop
 
 WHOLE = CentreCrop(resize_px=None, crop_px=32)

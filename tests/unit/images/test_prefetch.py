@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from mvkit.errors import DataError
-from mvkit.images.batch import RawBatch
-from mvkit.images.prefetch import BatchStream, Filling, usable_workers
+from mvkit.images.loader import BatchStream, Filling, usable_workers
+from mvkit.images.settings import RawBatch
 
 
 class _Slow:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from mvkit.errors import DataError, UsageError
 from mvkit.images import beton
-from mvkit.images.beton_check import read_structure
+from mvkit.images.beton import read_structure
 from mvkit.images.prep import PrepSettings, check_complete, plan, prepare, verify_beton
 
 pytestmark = pytest.mark.usefixtures("ffcv")

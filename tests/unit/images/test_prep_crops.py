@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mvkit.images.prep_crops import DEPTH_CROPS, enlargement, report_crops
+from mvkit.images.prep import DEPTH_CROPS, enlargement, report_crops
 from mvkit.images.settings import RandomCrop, RandomResizedCrop
 
 

@@ -15,9 +15,9 @@ from PIL import Image
 from torchvision.transforms import functional
 
 from mvkit.images import beton
-from mvkit.images.beton_write import Encoded
-from mvkit.images.prep_encode import Encoding, Unreadable, encode, stored_size
-from mvkit.images.sources.base import Item
+from mvkit.images.beton import Encoded
+from mvkit.images.prep import Encoding, Unreadable, encode, stored_size
+from mvkit.images.sources import Item
 
 RAW = Encoding(None, "raw", 95, "bilinear", 1 << 21)
 JPEG = Encoding(None, "jpeg", 95, "bilinear", 1 << 21)

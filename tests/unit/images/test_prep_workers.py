@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 
 from mvkit.errors import DataError
-from mvkit.images.prep_encode import Encoding, Unreadable
-from mvkit.images.prep_workers import CHUNK, encode_all
-from mvkit.images.sources.base import Item
-from mvkit.images.sources.folder import open_splits
+from mvkit.images.prep import CHUNK, Encoding, Unreadable, encode_all
+from mvkit.images.sources import Item
+from mvkit.images.sources import open_folder as open_splits
 
 HOW = Encoding(32, "raw", 95, "lanczos", 1 << 21)
 

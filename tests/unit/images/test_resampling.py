@@ -10,10 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from mvkit.images.crops import crop_boxes
-from mvkit.images.geometry import crop_axes
-from mvkit.images.pil_crops import crop_image
-from mvkit.images.resampling import crop_images, crop_planes
+from mvkit.images.crops import crop_axes, crop_boxes, crop_image, crop_images, crop_planes
 from mvkit.images.settings import CentreCrop, Crop, RandomCrop, RandomResizedCrop
 
 CROPS: tuple[Crop, ...] = (

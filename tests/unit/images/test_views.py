@@ -13,13 +13,11 @@ from PIL import Image
 from torch import Tensor
 
 from mvkit.errors import DataError
-from mvkit.images.augment.batched import augment_batch
-from mvkit.images.augment.expansion import patch_offsets
-from mvkit.images.augment.program import ViewKey, draw_program
-from mvkit.images.batch import Batch, RawBatch
+from mvkit.images.augment import ViewKey, augment_batch, draw_program, patch_offsets
 from mvkit.images.crops import crop_boxes
 from mvkit.images.settings import (
     VALIDATION,
+    Batch,
     Blur,
     CentreCrop,
     ColourJitter,
@@ -27,6 +25,7 @@ from mvkit.images.settings import (
     Greyscale,
     Patches,
     RandomResizedCrop,
+    RawBatch,
     Rotations,
     Solarise,
     View,
@@ -97,7 +96,7 @@ def test_threads_change_no_bit(threads: int) -> None:
 
 FORKING = """
 import os, torch
-from mvkit.images.batch import RawBatch
+from mvkit.images.settings import RawBatch
 from mvkit.images.settings import VALIDATION
 from mvkit.images.views import ViewMaker
 maker = ViewMaker(VALIDATION, seed=0, device=torch.device("cpu"), threads=2)

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from mvkit.models.base import VisionModel
-from mvkit.models.building import build
-from mvkit.models.released import find_model
+from mvkit.models.loading import build
+from mvkit.models.registry import find_model
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mvkit.filters.gabor import gabor_energies
+from mvkit.gabor import gabor_energies
 from mvkit.models import load_model
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from mvkit.errors import CheckpointError
-from mvkit.models.checkpoint import read_checkpoint, read_weights
+from mvkit.models.checkpoints import read_checkpoint, read_weights
 
 
 def _fits(model, weights) -> bool:

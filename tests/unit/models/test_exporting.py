@@ -17,10 +17,10 @@ from torch import nn
 import mvkit
 from mvkit.errors import CheckpointError, UsageError
 from mvkit.models.exporting import export_weights
+from mvkit.models.loading import build_for_training
 from mvkit.models.preprocessing import Preprocessing
-from mvkit.models.released import PAPER, RELEASED
-from mvkit.models.trainable import build_for_training
-from mvkit.training import checkpoints
+from mvkit.models.registry import PAPER, RELEASED
+from mvkit.training import checkpoint as checkpoints
 
 ENCODER, CLASSIFIER = "single_stream_encoder", "single_stream_classifier"
 PREPROCESS = Preprocessing(None, None, 64, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))

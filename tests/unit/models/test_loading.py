@@ -10,7 +10,7 @@ import torch
 
 import mvkit
 from mvkit.errors import CheckpointError, UsageError
-from mvkit.models.released import RELEASED
+from mvkit.models.registry import RELEASED
 from mvkit.paths import checkpoint_path
 
 SMALL = "simplified_mousenet_single_stream_ir"

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from mvkit.models.architectures import ARCHITECTURES
-from mvkit.models.connectome import AREAS, CONNECTIONS, OUTPUT_AREAS, WIDTHS
 from mvkit.models.loading import build_random
+from mvkit.models.registry import ARCHITECTURES, AREAS, CONNECTIONS, OUTPUT_AREAS, WIDTHS
 
 
 @pytest.fixture(scope="module")

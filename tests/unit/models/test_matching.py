@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from mvkit.errors import CheckpointError
-from mvkit.models.architectures import ARCHITECTURES
-from mvkit.models.matching import _OBJECTIVE_STATE, fit_state
+from mvkit.models.checkpoints import _OBJECTIVE_STATE, fit_state
+from mvkit.models.registry import ARCHITECTURES
 
 PATH = Path("some.pt")
 

@@ -8,9 +8,16 @@ import sys
 import pytest
 
 from mvkit.errors import UsageError
-from mvkit.models.architectures import ARCHITECTURES, BASELINES
 from mvkit.models.preprocessing import GREY_64, IMAGENET_64
-from mvkit.models.released import RELEASED, TABLE2, find_model, list_models, table2_row
+from mvkit.models.registry import (
+    ARCHITECTURES,
+    BASELINES,
+    RELEASED,
+    TABLE2,
+    find_model,
+    list_models,
+    table2_row,
+)
 
 # The five files of the paper's repository (its README, "Available Pre-trained Models").
 PUBLISHED = [
@@ -112,7 +119,7 @@ def test_models_have_the_row_of_their_weights(model, weights, name):
 
 def test_tables_and_names_load_neither_torch_nor_numpy():
     code = (
-        "import sys, mvkit, mvkit.models, mvkit.models.released, mvkit.models.preprocessing; "
+        "import sys, mvkit, mvkit.models, mvkit.models.registry, mvkit.models.preprocessing; "
         "assert len(mvkit.list_models()) > 40; print({'torch', 'numpy'} & set(sys.modules))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -6,9 +6,8 @@ import pytest
 import torch
 from torchvision.models import resnet
 
-from mvkit.models.architectures import ARCHITECTURES
-from mvkit.models.building import build
-from mvkit.models.loading import build_random
+from mvkit.models.loading import build, build_random
+from mvkit.models.registry import ARCHITECTURES
 
 DEPTHS = (18, 34, 50, 101, 152)
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.numpy import save
 
 from mvkit.errors import CheckpointError
-from mvkit.models.safetensors_file import looks_like_safetensors, read_metadata, read_safetensors
+from mvkit.models.checkpoints import looks_like_safetensors, read_metadata, read_safetensors
 
 
 def by_hand(header: dict[str, object] | bytes, body: bytes = b"") -> bytes:

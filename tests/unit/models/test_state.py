@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from mvkit.models.state import weights_digest
+from mvkit.models.base import weights_digest
 
 
 def test_weights_count_by_name_type_and_value() -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mvkit.models.architectures import ARCHITECTURES
-from mvkit.models.building import build
-from mvkit.models.loading import build_random
+from mvkit.models.loading import build, build_random
+from mvkit.models.registry import ARCHITECTURES
 from mvkit.models.streams import connections
 
 

@@ -6,13 +6,20 @@ import pytest
 import torch
 
 from mvkit.errors import CheckpointError, UsageError
-from mvkit.models.architectures import ARCHITECTURES, BASELINES
-from mvkit.models.blueprints import ConnectomeNet, MirrorNet, PlainNet, StreamNet
-from mvkit.models.building import build
-from mvkit.models.readouts import has_readout, with_classes
-from mvkit.models.released import RELEASED, find_model
-from mvkit.models.short_names import SHORT_NAMES
-from mvkit.models.trainable import build_for_training
+from mvkit.models.loading import build, build_for_training
+from mvkit.models.registry import (
+    ARCHITECTURES,
+    BASELINES,
+    RELEASED,
+    SHORT_NAMES,
+    ConnectomeNet,
+    MirrorNet,
+    PlainNet,
+    StreamNet,
+    find_model,
+    has_readout,
+    with_classes,
+)
 
 #: Short name, images, width of the output with 7 classes: sums over the maps' sizes in the goldens' README.
 WIDTHS = [

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from mvkit.models.unpooling import MaxUnpool
+from mvkit.models.streams import MaxUnpool
 
 
 def _pooled(size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save, save_file
 
 from mvkit.errors import CheckpointError
-from mvkit.models.checkpoint import read_checkpoint, read_weights
+from mvkit.models.checkpoints import read_checkpoint, read_weights
 
 OURS = {"mvkit_format": "mvkit-weights", "mvkit_format_version": "1"}
 

@@ -227,7 +227,7 @@ def test_provenance_and_progress(pickled: Any, tmp_path: Path) -> None:
 def test_damage_while_writing_is_found_and_nothing_stays(
     pickled: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, victim: str
 ) -> None:
-    from mvkit.neural import chunks
+    from mvkit.neural import neural_file as chunks
 
     def damaging(data: Any, strategy: int) -> bytes:
         flipped = bytearray(bytes(data))

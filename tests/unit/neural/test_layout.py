@@ -13,7 +13,7 @@ import xarray as xr
 
 from mvkit.errors import DataError
 from mvkit.neural import NeuralFileContents, creating, reading
-from mvkit.neural.layout import chunk_shape, decode
+from mvkit.neural.neural_file import chunk_shape, decode
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ import pytest
 import xarray as xr
 
 from mvkit.errors import DataError
-from mvkit.measure_reliability import measure_reliability
 from mvkit.neural import (
     NeuralDataset,
     NeuralFileContents,
@@ -23,6 +22,7 @@ from mvkit.neural import (
     write_neural_file,
 )
 from mvkit.neural.netcdf import Reordered, Variable
+from mvkit.pipeline.reliability import measure_reliability
 
 N_IMAGES = 9
 STIMULI = np.random.default_rng(1).integers(0, 256, (N_IMAGES, 4, 3), dtype=np.uint8)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mvkit.errors import DataError
 from mvkit.neural.convert import CountEncoder, FloatEncoder, NotCountsError
-from mvkit.neural.layout import decode
+from mvkit.neural.neural_file import decode
 
 
 def test_every_count_and_nothing_else_is_stored() -> None:

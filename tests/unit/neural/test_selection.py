@@ -9,20 +9,18 @@ import pytest
 from pydantic import ValidationError
 
 from mvkit.errors import DataError, UsageError
-from mvkit.neural.averaging import average_counts_over_bins, average_over_bins
-from mvkit.neural.layout import decode
+from mvkit.neural.neural_file import decode
+from mvkit.neural.open import average_counts_over_bins, average_over_bins
 from mvkit.neural.selection import (
+    PRESETS,
+    SelectionSettings,
     UnitFacts,
     longest_run,
     required_units,
-    select_units,
-    specimen_map,
-)
-from mvkit.neural.selection_settings import (
-    PRESETS,
-    SelectionSettings,
     resolve_selection,
+    select_units,
     selection_with,
+    specimen_map,
 )
 
 

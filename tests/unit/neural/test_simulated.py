@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 from sklearn.cross_decomposition import PLSRegression
 
-from mvkit.filters import gabor_energies
+from mvkit.gabor import gabor_energies
 from mvkit.neural import NeuralDataset, SimulatedTruth, open_dataset, simulated_truth, write_simulated
-from mvkit.neural.recording import AREA_ORDER
-from mvkit.neural.scenes import scene_images
-from mvkit.neural.simulated import COUNTING_WINDOW_S
+from mvkit.neural.dataset import AREA_ORDER
+from mvkit.neural.simulated import COUNTING_WINDOW_S, scene_images
 
 
 @pytest.fixture(scope="module")

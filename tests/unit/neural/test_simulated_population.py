@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mvkit.errors import UsageError
-from mvkit.neural.simulated_population import drawn_shares, simulate_population
+from mvkit.neural.simulated import drawn_shares, simulate_population
 
 N_MANY = 20_000
 

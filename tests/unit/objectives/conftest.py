@@ -10,11 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mvkit.images.batch import Batch
-from mvkit.objectives import settings as said
+from mvkit.images.settings import Batch
+from mvkit.objectives import base as said
 from mvkit.objectives.base import Objective
-from mvkit.objectives.building import build_objective
-from mvkit.objectives.table import row_of
+from mvkit.objectives.registry import build_objective, row_of
 
 SIDE_PX = 8
 N_CLASSES = 5

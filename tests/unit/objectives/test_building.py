@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from mvkit.errors import UsageError
-from mvkit.objectives import settings as said
-from mvkit.objectives.building import build_objective
-from mvkit.objectives.table import OBJECTIVES
+from mvkit.objectives import base as said
+from mvkit.objectives.registry import OBJECTIVES, build_objective
 
 Make = Callable[..., Any]
 every_objective = pytest.mark.parametrize("name", OBJECTIVES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from mvkit.objectives.column_norm import ColumnNorm
+from mvkit.objectives.base import ColumnNorm
 
 
 def test_equals_torchs_batch_norm() -> None:

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from mvkit.objectives import global_batch
-from mvkit.objectives.global_batch import Share, accuracies, batch_mean, mean_cross_entropy, share_of
+from mvkit.objectives import base as global_batch
+from mvkit.objectives.base import Share, accuracies, batch_mean, mean_cross_entropy, share_of
 
 
 def test_one_process_has_all_rows() -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from mvkit.images.batch import Batch
-from mvkit.objectives import settings as said
+from mvkit.images.settings import Batch
+from mvkit.objectives import base as said
 
 Make = Callable[..., Any]
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from mvkit.errors import UsageError
-from mvkit.objectives import settings as said
-from mvkit.objectives.layer_output import layer_output
+from mvkit.objectives import base as said
+from mvkit.objectives.base import layer_output
 
 Make = Callable[..., Any]
 

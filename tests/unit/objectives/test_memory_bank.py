@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mvkit.objectives import memory_bank
-from mvkit.objectives.memory_bank import MemoryBank
+from mvkit.objectives import instance_recognition as memory_bank
+from mvkit.objectives.instance_recognition import MemoryBank
 
 
 @pytest.fixture

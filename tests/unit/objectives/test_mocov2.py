@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from mvkit.objectives import mocov2
-from mvkit.objectives.global_batch import Share
+from mvkit.objectives.base import Share
 
 Make = Callable[..., Any]
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from mvkit.images.batch import Batch
+from mvkit.images.settings import Batch
 
 Make = Callable[..., Any]
 

@@ -10,10 +10,9 @@ import torch
 from torch import nn
 
 from mvkit.errors import DataError
-from mvkit.images.batch import Batch
-from mvkit.objectives.base import Loss
-from mvkit.objectives.settings import ObjectiveSettings
-from mvkit.objectives.table import OBJECTIVES, row_of
+from mvkit.images.settings import Batch
+from mvkit.objectives.base import Loss, ObjectiveSettings
+from mvkit.objectives.registry import OBJECTIVES, row_of
 
 Make = Callable[..., Any]
 every_objective = pytest.mark.parametrize("name", OBJECTIVES)

@@ -10,8 +10,7 @@ import pytest
 import mvkit
 from mvkit.errors import DataError, UsageError
 from mvkit.neural import Recording
-from mvkit.score_dataset import choose_recordings, default_dataset
-from mvkit.score_models import compare_with_table2
+from mvkit.pipeline.request import choose_recordings, compare_with_table2, default_dataset
 from mvkit.scoring import ScoreSettings
 from mvkit.scoring.settings import merge_settings
 

@@ -10,8 +10,7 @@ import pytest
 import mvkit
 from mvkit.errors import DataError, UsageError
 from mvkit.neural import Recording
-from mvkit.pipeline import ceiling, score
-from mvkit.score_ceiling import fractions_by_choice, read_earlier, refuse_other_protocols
+from mvkit.pipeline.score import ceiling, fractions_by_choice, read_earlier, refuse_other_protocols, score
 from mvkit.scoring import ScoreSettings, save_scores
 from mvkit.scoring.ceilings import measure_ceiling
 

@@ -11,15 +11,16 @@ import numpy as np
 import pytest
 
 import mvkit
-from mvkit import score_estimate, score_run
 from mvkit.cli.main import run
 from mvkit.errors import UsageError
 from mvkit.machine import Resources
-from mvkit.models.foreign.options import InputOptions
+from mvkit.models.preprocessing import InputOptions
 from mvkit.neural import Recording
-from mvkit.score_estimate import ResourceEstimate, estimate_page, estimate_run
-from mvkit.score_request import ScoreRequest
-from mvkit.score_run import run_score
+from mvkit.pipeline.estimate import ResourceEstimate, estimate_page, estimate_run
+from mvkit.pipeline.request import ScoreRequest
+from mvkit.pipeline.score import estimate as score_estimate
+from mvkit.pipeline.score import run_score
+from mvkit.pipeline.score import score as score_run
 
 N_IMAGES, N_UNITS = 12, (5, 7)
 GB = 10**9
@@ -127,7 +128,7 @@ def test_twice_the_halvings_or_splits_are_twice_the_fits(network: str, field: st
 
 @pytest.mark.usefixtures("machine")
 def test_worker_processes_prepare_layers_at_a_time(network: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mvkit.score_estimate.available_cores", lambda: 4)
+    monkeypatch.setattr("mvkit.pipeline.estimate.available_cores", lambda: 4)
     # Coordinates, and a training and a test part of each of two splits, of both layers.
     prepared = 2 * 12**2 * 8 * 2
     for n_jobs, n_workers, at_a_time in ((1, 1, 1), (2, 2, 2), (64, 64, 2), (-1, -1, 2)):
@@ -165,9 +166,9 @@ def test_memory_is_refused_with_numbers_where_it_is_short(network: str, machine:
 def test_features_beyond_the_budget_go_to_disk(
     network: str, machine: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mvkit.features.scratch.IN_MEMORY_BYTES", 4 * 12 * 1034)
+    monkeypatch.setattr("mvkit.features.buffer.IN_MEMORY_BYTES", 4 * 12 * 1034)
     assert estimated(asked(network)).models[0].features_on_disk == 0
-    monkeypatch.setattr("mvkit.features.scratch.IN_MEMORY_BYTES", 4 * 12 * 1034 - 1)
+    monkeypatch.setattr("mvkit.features.buffer.IN_MEMORY_BYTES", 4 * 12 * 1034 - 1)
     resources = Resources(n_jobs=1, cache=False, scratch=Path("elsewhere"))
     estimate = estimated(asked(network, resources=resources))
     (model,) = estimate.models

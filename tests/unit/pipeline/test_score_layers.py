@@ -12,7 +12,7 @@ from torch import nn
 
 import mvkit
 from mvkit.errors import DataError, MvkitError, UsageError
-from mvkit.features.tapping import LayerTap
+from mvkit.features.layers import LayerTap
 from mvkit.machine import Resources
 from mvkit.neural import NeuralDataset, Recording
 
@@ -227,7 +227,7 @@ def test_resources_stand_for_the_other_options(dataset: NeuralDataset) -> None:
 
 
 def test_a_ceiling_is_kept_unless_nothing_shall_be(dataset: NeuralDataset, tmp_path: Path) -> None:
-    from mvkit.score_ceiling import measured_ceiling
+    from mvkit.pipeline.score import measured_ceiling
     from mvkit.scoring import ScoreSettings
 
     settings = ScoreSettings(**QUICK, mapping="ridge", ceiling="pairwise")

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from mvkit.errors import UsageError
-from mvkit.jsonable import plain
+from mvkit.files import plain
 from mvkit.models import find_model
-from mvkit.score_models import compare_with_table2, load_models
+from mvkit.pipeline.request import compare_with_table2, load_models
 from mvkit.scoring import Scores, ScoreSettings
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from mvkit import score_request, score_run
 from mvkit.errors import MvkitError, RecipeError, UsageError
+from mvkit.pipeline.request import ScoreRequest
+from mvkit.pipeline.score import request as score_request
+from mvkit.pipeline.score import run_score
+from mvkit.pipeline.score import score as score_run
 from mvkit.recipes import load_recipe, packaged_recipes
-from mvkit.score_request import ScoreRequest
-from mvkit.score_run import run_score
 from mvkit.scoring import ScoreSettings
 
 

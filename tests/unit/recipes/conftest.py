@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from mvkit.images.batch import RawBatch
+from mvkit.images.settings import RawBatch
 from mvkit.recipes import load_recipe
 from mvkit.training.recipe import TrainRecipe
 

@@ -260,7 +260,7 @@ def _crop(crop: dict[str, object]) -> tuple[object, ...]:
 def test_images_and_where_training_starts(name, recipe_named):
     recipe = recipe_named(name)
     assert recipe.data.images == ("pbrnet" if ending_of(name) == "depth" else "imagenet_full")
-    from mvkit.models.released import RELEASED
+    from mvkit.models.registry import RELEASED
 
     assert (recipe.model.weights == "released") == (recipe.model.architecture in RELEASED)
     if name in TABLE_2:

@@ -10,15 +10,14 @@ import torch
 
 from mvkit.images.settings import VALIDATION
 from mvkit.images.views import ViewMaker
-from mvkit.models.building import build
-from mvkit.models.readouts import has_readout
-from mvkit.models.released import find_model
-from mvkit.objectives.table import row_of
+from mvkit.models.loading import build
+from mvkit.models.registry import find_model, has_readout
+from mvkit.objectives.registry import row_of
 from mvkit.recipes import packaged_recipes
 from mvkit.training.assembly import Start, build_networks
-from mvkit.training.consistency import contradictions
-from mvkit.training.evaluation.build import build_evaluators
-from mvkit.training.optimisers import build_optimiser
+from mvkit.training.evaluation import build_evaluators
+from mvkit.training.optim import build_optimiser
+from mvkit.training.recipe import contradictions
 from mvkit.training.step import TrainStep
 
 RECIPES = sorted(name for name in packaged_recipes() if "/" not in name)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mvkit.report.dropped import count_causes, dropped_halvings
+from mvkit.report.text import count_causes, dropped_halvings
 from mvkit.scoring import Scores
 from mvkit.scoring.correlation import Drop, explain
 

@@ -15,16 +15,20 @@ from matplotlib.colors import to_rgb
 
 from mvkit.errors import UsageError
 from mvkit.report.figures import (
+    BEYOND,
+    FORMATS,
     FigureLabels,
+    check_suffix,
+    draw_extrapolation,
+    draw_layers,
+    draw_scores,
     extrapolation_figure,
     labels_of,
     layers_figure,
+    save_figure,
     scores_figure,
+    shades,
 )
-from mvkit.report.figures_extrapolation import BEYOND, draw_extrapolation
-from mvkit.report.figures_layers import draw_layers
-from mvkit.report.figures_scores import draw_scores
-from mvkit.report.figures_style import FORMATS, check_suffix, save_figure, shades
 from mvkit.scoring.extrapolation import AreaSizes, Extrapolation
 from mvkit.scoring.results import Scores
 from mvkit.scoring.settings import ScoreSettings

@@ -12,9 +12,9 @@ import pytest
 
 from mvkit.errors import UsageError
 from mvkit.report import ScoreRun, save_run, written_lines
+from mvkit.report.figures import check_figure
 from mvkit.report.files import folder_names
-from mvkit.report.run_figures import check_figure
-from mvkit.report.table2 import Table2Comparison
+from mvkit.report.text import Table2Comparison
 from mvkit.scoring import Scores, read_scores
 from mvkit.scoring.comparison import compare_models
 

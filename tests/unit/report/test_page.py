@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from mvkit.report import ScoreRun, run_document, run_page
-from mvkit.report.table2 import Table2Comparison
+from mvkit.report.text import Table2Comparison
 from mvkit.scoring import Scores
 from mvkit.scoring.comparison import compare_models
 

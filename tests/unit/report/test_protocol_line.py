@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from mvkit.report.protocol_line import described_mapping, protocol_lines
+from mvkit.report.text import described_mapping, protocol_lines
 from mvkit.scoring import Scores, ScoreSettings
 
 VALUES = {("a", "VISp"): [0.1, 0.2, 0.3, 0.4]}

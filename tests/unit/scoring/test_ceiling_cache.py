@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-import mvkit.scoring.ceiling_cache as cache_module
-from mvkit.scoring.ceiling_cache import cached_ceiling, ceiling_key
+import mvkit.pipeline.cached as cache_module
+from mvkit.pipeline.cached import cached_ceiling, ceiling_key
 from mvkit.scoring.protocol import recordings_digest
 from mvkit.scoring.results import Scores
 from mvkit.scoring.settings import ScoreSettings

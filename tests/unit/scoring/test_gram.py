@@ -13,7 +13,7 @@ from joblib import hash as content_of
 from numpy.typing import NDArray
 
 from mvkit.errors import DataError, UsageError
-from mvkit.features.stored_layer import StoredLayer
+from mvkit.features.buffer import StoredLayer
 from mvkit.scoring import ScoreSettings, gram, score_features
 from mvkit.scoring.gram import (
     BLOCK_FEATURES,

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mvkit.cache import Store
+from mvkit.pipeline.cached import SCORES_KIND as KIND
+from mvkit.pipeline.cached import StoredScores
+from mvkit.pipeline.score import cached as kept_module
 from mvkit.scoring import Scores, ScoreSettings, run, score_features
-from mvkit.scoring import kept as kept_module
-from mvkit.scoring.kept import KIND, StoredScores
 from mvkit.scoring.maps import MAPPINGS
 from mvkit.scoring.run import LayerSource, score_layers
-from mvkit.store.entries import Store
 
 N_IMAGES = 36
 SETTINGS = ScoreSettings(n_splits=2, n_halves=3, n_components=3)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.stats import pearsonr
 
 from mvkit.errors import DataError, FitError
-from mvkit.features.stored_layer import StoredLayer
+from mvkit.features.buffer import StoredLayer
 from mvkit.scoring import ScoreSettings, sparse
 from mvkit.scoring.correlation import Drop
 from mvkit.scoring.gram import BLOCK_FEATURES

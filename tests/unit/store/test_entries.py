@@ -16,11 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mvkit import cache as container
+from mvkit.cache import Entry, Store, cache_info, prune
 from mvkit.errors import DataError
-from mvkit.store import container
-from mvkit.store.entries import Entry, Store
-from mvkit.store.management import cache_info, prune
-from mvkit.store.temporary import is_leftover, is_temporary, temporary_beside
+from mvkit.files import is_leftover, is_temporary, temporary_beside
 
 KEY = "ab" + "0" * 62
 
@@ -41,7 +40,7 @@ WRITER = """
 import sys
 import numpy as np
 from pathlib import Path
-from mvkit.store.entries import Store
+from mvkit.cache import Store
 
 store, start = Store(Path(sys.argv[1])), int(sys.argv[2])
 print("ready", flush=True)

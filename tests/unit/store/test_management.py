@@ -14,10 +14,9 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
+from mvkit.cache import Store, cache_info, prune
 from mvkit.errors import UsageError
-from mvkit.store.entries import Store
-from mvkit.store.management import cache_info, prune
-from mvkit.store.temporary import temporary_beside
+from mvkit.files import temporary_beside
 
 DAY = 86400.0
 

@@ -20,7 +20,7 @@ import torch._dynamo  # three seconds, in each process that makes an optimiser
 from torch import Tensor, nn
 
 from mvkit.models.base import VisionModel
-from mvkit.train_run import Machine, TrainRequest, run_training
+from mvkit.pipeline.train import Machine, TrainRequest, run_training
 from mvkit.training import assembly, loop  # noqa: F401  (imported once, before processes are forked)
 
 N_KILLS = 3

@@ -14,10 +14,9 @@ import torch
 from torch import Tensor, distributed, nn
 
 from mvkit.distributed import SyncBatchNormCpu, rank, synchronise_norms, world_size
-from mvkit.images.batch import Batch
+from mvkit.images.settings import Batch
 from mvkit.objectives.base import Loss, Objective
-from mvkit.objectives.building import build_objective
-from mvkit.objectives.table import OBJECTIVES
+from mvkit.objectives.registry import OBJECTIVES, build_objective
 from mvkit.training import step as step_module
 from mvkit.training.step import StepSettings, TrainStep
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mvkit.objectives.table import OBJECTIVES
+from mvkit.objectives.registry import OBJECTIVES
+from mvkit.pipeline.train import Machine, TrainRequest, run_training
 from mvkit.recipes import load_recipe, packaged_recipes
-from mvkit.train_run import Machine, TrainRequest, run_training
 from mvkit.training.recipe import TrainRecipe
 
 #: Every step sees all images: nothing but learning moves the loss, and the gentle random crops.

@@ -9,8 +9,7 @@ from torch import nn
 from mvkit.distributed import synchronise_norms
 from mvkit.errors import FitError
 from mvkit.objectives.heads import simclr_neck
-from mvkit.training.lars import Lars
-from mvkit.training.optimisers import build_optimiser, set_learning_rate
+from mvkit.training.optim import Lars, build_optimiser, set_learning_rate
 from mvkit.training.recipe import Adam, Sgd
 from mvkit.training.recipe import Lars as LarsSettings
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mvkit.errors import UsageError
-from mvkit.training.order import Order
+from mvkit.training.setup import Order
 
 
 def test_every_epoch_is_another_permutation_of_all_images() -> None:

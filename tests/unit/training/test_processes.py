@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from mvkit.objectives.table import OBJECTIVES
+from mvkit.objectives.registry import OBJECTIVES
 
 SCRIPT = Path(__file__).parent / "steps_of_every_objective.py"
 Results = dict[str, dict[str, Any]]

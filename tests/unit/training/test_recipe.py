@@ -11,9 +11,8 @@ from mvkit.errors import RecipeError
 from mvkit.models.preprocessing import IMAGENET_64
 from mvkit.recipes import load_recipe, packaged_recipes
 from mvkit.training.assembly import network_preprocessing
-from mvkit.training.identity import differences, science, science_digest
-from mvkit.training.recipe import Adam, StepSchedule, TrainRecipe
-from mvkit.training.run_folder import write_recipe
+from mvkit.training.checkpoint import write_recipe
+from mvkit.training.recipe import Adam, StepSchedule, TrainRecipe, differences, science, science_digest
 
 
 def problems(name: str, *overrides: str) -> list[str]:

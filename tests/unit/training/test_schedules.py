@@ -6,8 +6,8 @@ import math
 
 import pytest
 
+from mvkit.training.optim import learning_rate
 from mvkit.training.recipe import ConstantSchedule, CosineSchedule, StepSchedule
-from mvkit.training.schedules import learning_rate
 
 
 def rates(schedule, *, epochs: int, steps: int) -> list[float]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mvkit.errors import UsageError
-from mvkit.objectives.table import OBJECTIVES
+from mvkit.objectives.registry import OBJECTIVES
 from mvkit.training.step import StepSettings, TrainStep
 
 CPU = torch.device("cpu")

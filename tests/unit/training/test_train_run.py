@@ -15,9 +15,8 @@ import torch
 from filelock import FileLock
 
 from mvkit.errors import CheckpointError, DataError, FitError, RecipeError, UsageError
-from mvkit.train_run import Machine, TrainReport, TrainRequest, plan_training, run_training
-from mvkit.training.pace import Pace
-from mvkit.training.reporting import Hearers
+from mvkit.pipeline.train import Machine, TrainReport, TrainRequest, plan_training, run_training
+from mvkit.training.log import Hearers, Pace
 
 Train = Callable[..., TrainReport]
 

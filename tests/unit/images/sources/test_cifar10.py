@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mvkit.errors import DataError
-from mvkit.images.sources.cifar10 import open_splits, read_batch
+from mvkit.images.sources import open_cifar10 as open_splits
+from mvkit.images.sources import read_batch
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])

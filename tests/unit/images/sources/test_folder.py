@@ -12,7 +12,7 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from mvkit.errors import DataError
-from mvkit.images.sources.folder import open_splits
+from mvkit.images.sources import open_folder as open_splits
 
 
 def _touch(path: Path) -> None:

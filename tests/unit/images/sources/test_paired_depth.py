@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mvkit.errors import DataError
-from mvkit.images.sources.paired_depth import open_splits
+from mvkit.images.sources import open_pairs as open_splits
 
 
 def test_pairs_share_their_name(make_pairs: Callable[..., Path]) -> None:

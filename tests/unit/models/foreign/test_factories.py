@@ -19,13 +19,11 @@ from torchvision.transforms._presets import ImageClassification
 
 import mvkit
 from mvkit.errors import CheckpointError, UsageError, UserCodeError
-from mvkit.features.forward_pass import ForwardPass
-from mvkit.features.identity import layer_keys
+from mvkit.features.extract import ForwardPass, layer_keys
 from mvkit.features.stimuli import open_stimuli
-from mvkit.models.foreign.network import ForeignModel
-from mvkit.models.foreign.options import IMAGENET_224
-from mvkit.models.preprocessing import Preprocessing
-from mvkit.models.state import weights_digest
+from mvkit.models.base import weights_digest
+from mvkit.models.external import ForeignModel
+from mvkit.models.preprocessing import IMAGENET_224, Preprocessing
 
 Write = Callable[[str, str], Path]
 

@@ -17,10 +17,9 @@ from PIL import Image
 
 import mvkit
 from mvkit.errors import CheckpointError, FetchError, MissingPackageError, UsageError
-from mvkit.features.inputs import network_inputs
-from mvkit.features.stimuli import ArrayStimuli
-from mvkit.models.foreign.network import ForeignModel
-from mvkit.models.foreign.preparing import read_preset, read_timm
+from mvkit.features.stimuli import ArrayStimuli, network_inputs
+from mvkit.models.external import ForeignModel
+from mvkit.models.preprocessing import read_preset, read_timm
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from mvkit.errors import UsageError
-from mvkit.models.foreign.names import parse_foreign
-from mvkit.models.released import list_models
+from mvkit.models.external import parse_foreign
+from mvkit.models.registry import list_models
 from mvkit.report.files import folder_names
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import mvkit
-from mvkit.models.foreign.network import ForeignModel
+from mvkit.models.external import ForeignModel
 
 
 class Repeating(nn.Module):
@@ -86,7 +86,7 @@ def assert_features(model: ForeignModel, images: np.ndarray, expected: dict[str,
 def test_in_place_and_repeated_modules(repeating: Repeating, images: np.ndarray, tmp_path: Path) -> None:
     path = tmp_path / "net.py"
     path.write_text("NETWORK = None\ndef make(): return NETWORK\n")
-    import mvkit.models.foreign.factories as factories
+    import mvkit.models.external as factories
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(factories, "_find", lambda name, module: lambda: repeating)

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 import mvkit
 from mvkit.errors import CheckpointError
-from mvkit.models.foreign.network import ForeignModel
+from mvkit.models.external import ForeignModel
 
 
 def saved_state(nets: Path) -> dict[str, torch.Tensor]:

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from mvkit.distributed import rank, world_size
-from mvkit.images.batch import Batch
+from mvkit.images.settings import Batch
 from mvkit.objectives.base import Loss, Objective
-from mvkit.training.evaluation.base import EvaluationContext
-from mvkit.training.evaluation.images import shared_plan
+from mvkit.training.evaluation import EvaluationContext, shared_plan
 
 
 @dataclass

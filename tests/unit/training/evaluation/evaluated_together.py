@@ -17,18 +17,16 @@ import torch
 from torch import distributed
 
 from mvkit.distributed import rank, world_size
-from mvkit.images.batch import Batch
-from mvkit.objectives.building import build_objective
-from mvkit.objectives.settings import CrossEntropy, InstanceRecognition
-from mvkit.train_neural import NeuralEvaluator
-from mvkit.training.evaluation import (
-    accuracy,
-    bank_neighbours,
-    feature_neighbours,
-    linear_probe,
-    validation_loss,
-)
-from mvkit.training.evaluation.base import EvaluationContext, EvaluatorSet
+from mvkit.images.settings import Batch
+from mvkit.objectives.base import CrossEntropy, InstanceRecognition
+from mvkit.objectives.registry import build_objective
+from mvkit.pipeline.train import NeuralEvaluator
+from mvkit.training import evaluation as accuracy
+from mvkit.training import evaluation as bank_neighbours
+from mvkit.training import evaluation as feature_neighbours
+from mvkit.training import evaluation as linear_probe
+from mvkit.training import evaluation as validation_loss
+from mvkit.training.evaluation import EvaluationContext, EvaluatorSet
 from mvkit.training.recipe import (
     BankNeighbours,
     FeatureNeighbours,

@@ -7,11 +7,10 @@ import pytest
 import torch
 
 from mvkit.errors import DataError
-from mvkit.images.batch import Batch
-from mvkit.objectives.building import build_objective
-from mvkit.objectives.settings import InstanceRecognition
-from mvkit.training.evaluation.bank_neighbours import BankNeighboursEvaluator
-from mvkit.training.evaluation.base import EvaluatorSet
+from mvkit.images.settings import Batch
+from mvkit.objectives.base import InstanceRecognition
+from mvkit.objectives.registry import build_objective
+from mvkit.training.evaluation import BankNeighboursEvaluator, EvaluatorSet
 from mvkit.training.recipe import BankNeighbours
 
 

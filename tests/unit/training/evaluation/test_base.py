@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mvkit.errors import CheckpointError
-from mvkit.training.evaluation.base import Evaluator, EvaluatorSet
+from mvkit.training.evaluation import Evaluator, EvaluatorSet
 
 
 class Noisy(Evaluator):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mvkit.errors import DataError, RecipeError, UsageError
-from mvkit.training.evaluation.build import build_evaluators
+from mvkit.training.evaluation import build_evaluators
 from mvkit.training.recipe import TrainRecipe
 
 TWO_VIEWS = {"views": [{"crop": {"name": "random_resized"}, "copies": 2}], "size_px": 2}

@@ -7,10 +7,13 @@ import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier
 
-from mvkit.training.evaluation.base import EvaluatorSet
-from mvkit.training.evaluation.feature_neighbours import FeatureNeighboursEvaluator, NeighbourTable
-from mvkit.training.evaluation.layers import layer_features
-from mvkit.training.evaluation.subset import fixed_subset
+from mvkit.training.evaluation import (
+    EvaluatorSet,
+    FeatureNeighboursEvaluator,
+    NeighbourTable,
+    fixed_subset,
+    layer_features,
+)
 from mvkit.training.recipe import FeatureNeighbours
 
 

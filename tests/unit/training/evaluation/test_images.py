@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from mvkit.errors import DataError
-from mvkit.images.loading import open_images
+from mvkit.images.loader import open_images
 from mvkit.images.settings import VALIDATION, RandomResizedCrop, View, ViewsSettings
 from mvkit.models.preprocessing import IMAGENET_64
-from mvkit.training.evaluation.images import RunImages, shared_plan
+from mvkit.training.evaluation import RunImages, shared_plan
 
 
 @pytest.fixture

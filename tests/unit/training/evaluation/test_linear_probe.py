@@ -8,10 +8,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from mvkit.images.batch import Batch
-from mvkit.training.evaluation.base import EvaluatorSet
-from mvkit.training.evaluation.layers import feature_width
-from mvkit.training.evaluation.linear_probe import LinearProbeEvaluator, ProbeInputs
+from mvkit.images.settings import Batch
+from mvkit.training.evaluation import EvaluatorSet, LinearProbeEvaluator, ProbeInputs, feature_width
 from mvkit.training.recipe import LinearProbe
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mvkit.objectives.building import build_objective
-from mvkit.objectives.settings import CrossEntropy, MoCoV2
-from mvkit.training.evaluation.base import EvaluatorSet
-from mvkit.training.evaluation.validation_loss import ValidationLossEvaluator
+from mvkit.objectives.base import CrossEntropy, MoCoV2
+from mvkit.objectives.registry import build_objective
+from mvkit.training.evaluation import EvaluatorSet, ValidationLossEvaluator
 from mvkit.training.recipe import ValidationLoss
 
 

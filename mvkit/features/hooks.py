@@ -1,0 +1,222 @@
+"""Recording what modules return in one forward pass."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mvkit.errors import UsageError
+from mvkit.models.base import is_quantised
+from mvkit.models.external import refuse_meta, wrapped_part
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def evaluating(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Put a network into evaluation mode on a device; restore every module's mode and the device afterwards.
+
+    Gradients are off, automatic mixed precision is off, and on a GPU convolutions keep float32 precision and
+    fixed algorithms, so that features do not depend on the card.
+
+    Raises
+    ------
+    UsageError
+        If the network is spread over several devices, has no values yet, or is quantised and the device no
+        CPU.
+    """
+    modes = {module: module.training for module in model.modules()}
+    home = _device_of(model)
+    if device.type != "cpu" and is_quantised(model):
+        raise UsageError(f"quantised networks run on the CPU only, not on {device}: leave out --device")
+    try:
+        model.eval()
+        if home is not None and home != device:
+            model.to(device)
+        _warn_of_batch_statistics(model)
+        with torch.no_grad(), torch.autocast(device.type, enabled=False), _exact_convolutions(device):
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+        if home is not None and home != device:
+            model.to(home)
+
+
+@contextmanager
+def limited_threads(count: int | None) -> Iterator[None]:
+    """Let torch use ``count`` CPU threads inside the block; None changes nothing.
+
+    Raises
+    ------
+    UsageError
+        If ``count`` is below 1.
+    """
+    if count is None:
+        yield
+        return
+    if count < 1:
+        raise UsageError(f"threads must be at least 1, got {count}")
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def parse_device(device: str | torch.device) -> torch.device:
+    """Return the device of that name.
+
+    Raises
+    ------
+    UsageError
+        If there is no such kind of device, or none here.
+    """
+    try:
+        # A tensor's device has an index ("cuda:0"), so that it can be compared with that of the weights.
+        return torch.empty(0, device=torch.device(device)).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        # A build without CUDA says so with an AssertionError.
+        reason = (str(error).splitlines() or ["not available"])[0]
+        raise UsageError(
+            f"device '{device}' cannot be used: {reason}\nuse cpu, or cuda where there is a GPU"
+        ) from error
+
+
+def floating_dtype(model: nn.Module) -> torch.dtype:
+    """Return the dtype that a network's inputs must have: that of its weights, float32 if it has none."""
+    for tensor in [*model.parameters(), *model.buffers()]:
+        if tensor.is_floating_point():
+            return tensor.dtype
+    return torch.float32
+
+
+def _device_of(model: nn.Module) -> torch.device | None:
+    devices = {tensor.device for tensor in [*model.parameters(), *model.buffers()]}
+    if len(devices) > 1:
+        raise UsageError(
+            f"the network lies on several devices ({', '.join(sorted(map(str, devices)))}): "
+            "move it to one of them"
+        )
+    if torch.device("meta") in devices:
+        refuse_meta(model, str(getattr(model, "name", type(model).__name__)))
+    return devices.pop() if devices else None
+
+
+def _warn_of_batch_statistics(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
+            logger.warning(
+                "layer '%s' keeps no running statistics: it normalises by the batch it gets, so its "
+                "features and those behind it depend on the batch size",
+                name,
+            )
+
+
+@contextmanager
+def _exact_convolutions(device: torch.device) -> Iterator[None]:
+    if device.type != "cuda":
+        yield
+        return
+    with torch.backends.cudnn.flags(
+        enabled=torch.backends.cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False
+    ):
+        yield
+
+
+#: What one call of a module returned: {"": tensor}, or {"0": ..., "1": ...} / {"key": ...} for tuples and
+#: dicts.
+CallValue = Mapping[str, Tensor]
+
+
+class _Enough(BaseException):
+    """Ends a forward pass once every wanted value is there.
+
+    Not an ``Exception``, so that a ``try`` inside somebody's ``forward`` does not swallow it.
+    """
+
+
+def record_calls(
+    model: nn.Module, inputs: Tensor, needed: Mapping[str, int | None]
+) -> dict[str, list[CallValue]]:
+    """Run one forward pass and copy what the named modules return.
+
+    Parameters
+    ----------
+    model
+        The network. Its mode (train or eval) is left as it is.
+    inputs
+        Batch of inputs, (n_images, ...).
+    needed
+        Module path -> how many calls of it are needed; None means all, however many there are. When no entry
+        is None, the pass ends as soon as the last needed call returned: what lies behind it is never
+        computed.
+
+    Returns
+    -------
+    dict
+        Module path -> one entry per call, in order. Tensors lie on the CPU, keep their dtype, and share no
+        memory with the network's own.
+    """
+    calls: dict[str, list[CallValue]] = {path: [] for path in needed}
+    limits = {path: count for path, count in needed.items() if count is not None}
+    may_stop = len(limits) == len(needed)
+
+    def recorder(path: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, arguments: Any, output: Any) -> None:
+            del module, arguments
+            calls[path].append({part: _copy(value) for part, value in _parts(output)})
+            if may_stop and all(len(calls[other]) >= count for other, count in limits.items()):
+                raise _Enough
+
+        return hook
+
+    handles = []
+    try:
+        for path in needed:
+            handles.append(model.get_submodule(path).register_forward_hook(recorder(path)))
+        with torch.no_grad(), _uncompiled(model):
+            model(inputs)
+    except _Enough:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    return calls
+
+
+def _parts(output: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    if isinstance(output, Tensor):
+        yield prefix, output
+        return
+    if isinstance(output, Mapping):
+        items = [(str(key), item) for key, item in output.items()]
+    elif isinstance(output, list | tuple):
+        items = [(str(index), item) for index, item in enumerate(output)]
+    else:
+        return
+    for key, item in items:
+        yield from _parts(item, f"{prefix}:{key}" if prefix else key)
+
+
+def _uncompiled(model: nn.Module) -> AbstractContextManager[object]:
+    """Run compiled parts as they were written: hooks on modules inside compiled code may be skipped."""
+    if any(wrapped_part(part) or part._compiled_call_impl is not None for part in model.modules()):
+        stance: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
+        return stance
+    return nullcontext()
+
+
+def _copy(value: Tensor) -> Tensor:
+    value = value.detach()
+    if value.is_quantized:
+        return value.dequantize().cpu()
+    if value.layout != torch.strided:
+        return value.to_dense().cpu()
+    return value.to("cpu", copy=True)

@@ -1,1 +1,0 @@
-"""Where images come from: each layout of files is one module that lists its splits."""

@@ -1,1 +1,0 @@
-"""Models from elsewhere: torchvision, timm, and a user's own code."""

@@ -1,0 +1,325 @@
+"""What a scoring run needs of this machine, found out before it starts: layers, fits, memory and disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mvkit.files import format_bytes, plain
+from mvkit.machine import available_cores, available_memory, free_disk, resident_memory, worker_number
+from mvkit.paths import ceilings_dir, scratch_dir
+from mvkit.pipeline.layers import OpenedLayers, open_layers
+from mvkit.pipeline.request import ScoreRequest
+from mvkit.pipeline.score import Remark, open_run
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+    from mvkit.scoring import ScoreSettings
+    from mvkit.scoring.settings import RecordingLike
+
+
+#: Float64 blocks at a time while a layer is prepared: its features, their deviations, a factorisation.
+_BLOCKS = 3
+#: Maps that hold all features of a layer in float64, in every worker process.
+_WHOLE = ("lasso", "elasticnet")
+_FLOAT64 = 8
+
+
+@dataclass(frozen=True)
+class LayerEstimate:
+    """A layer: shape for one image, bytes of the features of all, recordings whose scores are cached."""
+
+    name: str
+    shape: tuple[int, ...]
+    n_features: int
+    n_bytes: int
+    n_cached: int
+
+
+@dataclass(frozen=True)
+class ModelEstimate:
+    """What scoring a model needs.
+
+    Attributes
+    ----------
+    name, layers
+        As the user named it; in order.
+    n_fits
+        Fits (comparisons, for rsa and cka) that are left to make.
+    features, features_on_disk
+        Bytes of the features of all images: in memory, or in the scratch folder; the other is 0.
+    batch
+        Bytes of the layers of one batch of images, twice: as the network gives them and as rows.
+    blocks
+        Bytes of float64 blocks and Gram matrices of the layers that are prepared at a time.
+    whole
+        Bytes of features in float64 that a map needs whole, in all worker processes together; else 0.
+    """
+
+    name: str
+    layers: tuple[LayerEstimate, ...]
+    n_fits: int
+    features: int
+    features_on_disk: int
+    batch: int
+    blocks: int
+    whole: int
+
+    @property
+    def memory(self) -> int:
+        """The most bytes of memory that are needed at a time beside those in use."""
+        return self.features + max(self.batch, self.blocks, self.whole)
+
+    @property
+    def n_cached(self) -> int:
+        """Pairs of layer and recording whose scores are cached."""
+        return sum(layer.n_cached for layer in self.layers)
+
+
+@dataclass(frozen=True)
+class ResourceEstimate:
+    """What a scoring run needs, and what this machine has.
+
+    Attributes
+    ----------
+    dataset, n_images, n_recordings, n_units
+        The recordings, or pooled populations, that layers are compared with.
+    settings
+        The protocol.
+    n_workers
+        Fits at a time; -1: one per core of the dask cluster.
+    ceiling_is_cached
+        None if no ceiling between animals is asked for.
+    memory_in_use
+        Bytes that this process takes now that models and recordings are open.
+    memory_available
+        Bytes that can be had beside them; None where the system does not say.
+    scratch, disk_free
+        Folder of features that do not stay in memory, and the bytes free on its disk.
+    models
+        In the order given.
+    """
+
+    dataset: str
+    n_images: int
+    n_recordings: int
+    n_units: int
+    settings: ScoreSettings
+    n_workers: int
+    ceiling_is_cached: bool | None
+    memory_in_use: int
+    memory_available: int | None
+    scratch: Path
+    disk_free: int
+    models: tuple[ModelEstimate, ...] = ()
+
+    @property
+    def error(self) -> str:
+        """Why the run cannot be done here, with numbers, or ""."""
+        errors = {model.name: _error(self, model) for model in self.models}
+        return "\n".join(f"{name}: {error}" for name, error in errors.items() if error)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values; bytes are numbers."""
+        models = [
+            {**asdict(model), "memory": model.memory, "n_cached": model.n_cached} for model in self.models
+        ]
+        settings = self.settings.model_dump(mode="json")
+        document: dict[str, Any] = plain({**vars(self), "settings": settings, "models": models})
+        return {**document, "fits": not self.error, "error": self.error}
+
+
+def estimate_run(request: ScoreRequest, *, remark: Remark) -> ResourceEstimate:
+    """Estimate what a scoring run needs: a first batch goes through each network, and nothing is written.
+
+    Scores, coordinates and ceilings that are cached count as done.
+
+    Parameters
+    ----------
+    request
+        As for :func:`mvkit.pipeline.score.run_score`; what that refuses before work starts is refused here.
+    remark
+        Called with notes for the user.
+
+    Raises
+    ------
+    UsageError, RecipeError, CheckpointError, DataError
+        As :func:`mvkit.pipeline.score.run_score`.
+    """
+    from mvkit.pipeline.cached import is_kept
+    from mvkit.scoring.run import check_recordings, populations
+
+    run = open_run(request, remark=remark)
+    resources, settings = request.resources, run.settings
+    n_images = check_recordings(run.recordings, settings)
+    compared = populations(run.recordings, settings)
+    scratch = resources.scratch or scratch_dir(resources.home)
+    ceiling_is_cached = None
+    if settings.ceiling != "none":
+        ceilings = ceilings_dir(resources.home)
+        ceiling_is_cached = resources.cache and is_kept(run.recordings, settings, ceilings)
+    estimate = ResourceEstimate(
+        dataset=run.dataset.name,
+        n_images=n_images,
+        n_recordings=len(compared),
+        n_units=sum(len(recording.unit_ids) for recording in compared),
+        settings=settings,
+        n_workers=worker_number(resources),
+        ceiling_is_cached=ceiling_is_cached,
+        memory_in_use=resident_memory(),
+        memory_available=available_memory(),
+        scratch=scratch,
+        disk_free=free_disk(scratch),
+    )
+    models = []
+    for name, model in run.models.items():
+        opened = open_layers(model, run.dataset, request.layers, settings, resources)
+        models.append(_estimate_model(name, opened, compared, estimate))
+    return replace(estimate, models=tuple(models))
+
+
+def _estimate_model(
+    name: str, opened: OpenedLayers, compared: Sequence[RecordingLike], estimate: ResourceEstimate
+) -> ModelEstimate:
+    from mvkit.features.buffer import IN_MEMORY_BYTES
+    from mvkit.pipeline.cached import KeptCoordinates
+    from mvkit.scoring.gram import BLOCK_FEATURES
+    from mvkit.scoring.maps import MAPPINGS
+    from mvkit.scoring.protocol import splits_of
+    from mvkit.scoring.sparse import sparse_bytes
+
+    settings, n_images = estimate.settings, estimate.n_images
+    cache = opened.kept_scores(settings)
+    layers = tuple(
+        LayerEstimate(
+            name=layer,
+            shape=info.shape,
+            n_features=info.n_features,
+            n_bytes=info.n_bytes(n_images),
+            n_cached=0 if cache is None else sum(cache.read(layer, one) is not None for one in compared),
+        )
+        for layer, info in opened.infos.items()
+    )
+    todo = [layer for layer in layers if layer.n_cached < len(compared)]
+    # Features are needed of these, but not where coordinates are enough and cached.
+    needed = todo
+    if MAPPINGS[settings.mapping].from_coordinates and opened.store and opened.keys:
+        coordinates = KeptCoordinates(opened.store, opened.keys)
+        needed = [layer for layer in todo if coordinates.read(layer.name) is None]
+    features = sum(layer.n_bytes for layer in needed)
+    available = estimate.memory_available
+    in_memory = features <= (IN_MEMORY_BYTES if available is None else min(IN_MEMORY_BYTES, available // 2))
+    n_splits = len(splits_of(n_images, settings))
+    widest = max((layer.n_features for layer in todo), default=0)
+    n_cores = available_cores()
+    n_threads = min(n_cores if estimate.n_workers == -1 else estimate.n_workers, n_cores, len(todo))
+    block = _BLOCKS * n_images * min(widest, BLOCK_FEATURES) * _FLOAT64
+    # Of every layer its coordinates, and a training and a test part for every split.
+    prepared = len(todo) * n_images**2 * _FLOAT64 * (1 + n_splits / 2)
+    # Workers of a cluster (-1) have memory of their own.
+    n_whole = max(0, estimate.n_workers) if settings.mapping in _WHOLE else 0
+    return ModelEstimate(
+        name=name,
+        layers=layers,
+        # Either half of every halving.
+        n_fits=2 * sum(len(compared) - layer.n_cached for layer in todo) * n_splits * settings.n_halves,
+        features=features if in_memory else 0,
+        features_on_disk=0 if in_memory else features,
+        batch=2 * min(opened.images_per_batch, n_images) * features // n_images,
+        blocks=n_threads * block + int(prepared),
+        whole=n_whole * sparse_bytes(n_images, widest),
+    )
+
+
+def _error(estimate: ResourceEstimate, model: ModelEstimate) -> str:
+    available = estimate.memory_available
+    if available is not None and model.whole > available:
+        widest = max(model.layers, key=lambda layer: layer.n_features)
+        return (
+            f"{estimate.settings.mapping} holds all features of a layer in float64: "
+            f"{format_bytes(model.whole)} for {widest.n_features} features of layer '{widest.name}' "
+            f"in {estimate.n_workers} processes, and {format_bytes(available)} are available\n"
+            "use --map ridge, give fewer --jobs, or leave wide layers out (--layers)"
+        )
+    if available is not None and model.memory > available:
+        return (
+            f"{format_bytes(estimate.memory_in_use + model.memory)} of memory are needed, of which "
+            f"{format_bytes(estimate.memory_in_use)} are in use already, and "
+            f"{format_bytes(available)} more are available\n"
+            "score fewer layers at a time (--layers), or give fewer --jobs or a smaller --batch-size"
+        )
+    if model.features_on_disk > estimate.disk_free:
+        return (
+            f"{estimate.scratch}: features take {format_bytes(model.features_on_disk)}, and "
+            f"{format_bytes(estimate.disk_free)} are free\n"
+            "give a folder on another disk with --scratch, or score fewer layers at a time (--layers)"
+        )
+    return ""
+
+
+def estimate_page(estimate: ResourceEstimate) -> Iterator[str | RenderableType]:
+    """Yield the lines and tables of an estimate in the order of printing; text is to be printed as a line."""
+    settings = estimate.settings
+    workers = _count(estimate.n_workers, "worker process", "es")
+    yield (
+        f"{estimate.dataset}: {estimate.n_images} images, {estimate.n_recordings} recordings, "
+        f"{estimate.n_units} units; {settings.mapping}, {_count(settings.n_splits, 'image split')}, "
+        f"{settings.n_halves} halvings, {'a dask cluster' if estimate.n_workers == -1 else workers}"
+    )
+    for model in estimate.models:
+        n_bytes = sum(layer.n_bytes for layer in model.layers)
+        n_pairs = len(model.layers) * estimate.n_recordings
+        where = "in memory"
+        if model.features_on_disk:
+            where = f"in {estimate.scratch} while they are needed ({format_bytes(estimate.disk_free)} free)"
+        elif model.n_cached == n_pairs:
+            where = "not needed: every score is cached"
+        yield ""
+        yield f"{model.name}: {_count(len(model.layers), 'layer')}, features {format_bytes(n_bytes)}, {where}"
+        yield _layer_table(model.layers, estimate.n_recordings)
+        if model.n_cached:
+            yield f"cached: {model.n_cached} of {n_pairs} pairs of layer and recording"
+        yield _memory_line(estimate, model)
+        yield f"fits: {model.n_fits}"
+    yield ""
+    if estimate.ceiling_is_cached is not None:
+        state = "cached" if estimate.ceiling_is_cached else "not cached, to be measured too"
+        yield f"ceiling between animals ({settings.ceiling}): {state}"
+    yield f"whole run: {sum(model.n_fits for model in estimate.models)} fits"
+    if not estimate.error:
+        yield "nothing was scored; the same command without --dry-run does it"
+
+
+def _layer_table(layers: Sequence[LayerEstimate], n_recordings: int) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    has_cached = any(layer.n_cached for layer in layers)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("layer")
+    for column in ("shape", "features", "bytes", *(("cached",) if has_cached else ())):
+        table.add_column(column, justify="right", no_wrap=True)
+    for layer in layers:
+        cells = [" x ".join(map(str, layer.shape)), str(layer.n_features), format_bytes(layer.n_bytes)]
+        cells += [f"{layer.n_cached} of {n_recordings}"] if has_cached else []
+        table.add_row(Text(layer.name), *cells)
+    return table
+
+
+def _memory_line(estimate: ResourceEstimate, model: ModelEstimate) -> str:
+    available = estimate.memory_available
+    more = "" if available is None else f"; {format_bytes(available)} more are available"
+    largest = max((model.batch, "a batch"), (model.blocks, "blocks"), (model.whole, "float64 features"))
+    return (
+        f"memory: peak about {format_bytes(estimate.memory_in_use + model.memory)} "
+        f"({format_bytes(estimate.memory_in_use)} libraries, weights and recordings, "
+        f"{format_bytes(model.features)} features, {format_bytes(largest[0])} {largest[1]}){more}"
+    )
+
+
+def _count(number: int, noun: str, plural: str = "s") -> str:
+    return f"{number} {noun}{'' if number == 1 else plural}"

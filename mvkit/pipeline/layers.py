@@ -1,0 +1,312 @@
+"""Layers of a model for scoring: looked at once, and opened only where nothing is cached of them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mvkit.cache import Store
+from mvkit.errors import DataError, UsageError
+from mvkit.files import digest_of
+from mvkit.machine import Resources, worker_number
+from mvkit.paths import cache_dir, scratch_dir
+from mvkit.pipeline.request import dataset_context
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from mvkit.features import LayerInfo
+    from mvkit.features.extract import LayerKey
+    from mvkit.neural import NeuralDataset, Recording
+    from mvkit.scoring import Scores, ScoreSettings
+    from mvkit.scoring.gram import GramMatrix
+    from mvkit.scoring.run import KeptScores, LayerSource
+
+
+@dataclass(frozen=True)
+class OpenedLayers:
+    """What is to be scored, before anything but the first batch went through the network.
+
+    Attributes
+    ----------
+    source
+        The layers.
+    about
+        Model, weights and preprocessing.
+    keys
+        Layer -> under what its results are cached; None: nothing can be.
+    store
+        Where results are cached, or None.
+    infos, images_per_batch
+        Layer -> its shape, and images of a batch; empty and 0 for features that are given.
+    """
+
+    source: LayerSource
+    about: Mapping[str, object]
+    keys: Mapping[str, LayerKey] | None = None
+    store: Store | None = None
+    infos: Mapping[str, LayerInfo] = field(default_factory=dict)
+    images_per_batch: int = 0
+
+    def kept_scores(self, settings: ScoreSettings) -> KeptScores | None:
+        """Return where scores by these settings are cached, or None."""
+        from mvkit.pipeline.cached import StoredScores
+
+        if self.store is None or self.keys is None:
+            return None
+        return StoredScores(self.store, self.keys, settings)
+
+
+def score_source(
+    source: object,
+    dataset: NeuralDataset,
+    recordings: Sequence[Recording],
+    settings: ScoreSettings,
+    resources: Resources,
+    *,
+    layers: Sequence[str] | str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Scores:
+    """Score layers against some of a dataset's recordings; of what is cached, nothing is computed again.
+
+    Parameters
+    ----------
+    source, layers
+        As for :func:`open_layers`.
+    dataset, recordings
+        Stimuli and provenance; responses.
+    settings, resources
+        The protocol, and where it is carried out.
+    progress
+        Called with (done, total) pairs of layer and recording.
+
+    Raises
+    ------
+    UsageError, DataError, FitError
+        As :func:`open_layers` and :func:`mvkit.scoring.run.score_layers`.
+    """
+    from mvkit.scoring.run import score_layers
+
+    opened = open_layers(source, dataset, layers, settings, resources)
+    return score_layers(
+        opened.source,
+        recordings,
+        settings,
+        n_jobs=worker_number(resources),
+        progress=progress,
+        context={**opened.about, **dataset_context(dataset)},
+        kept=opened.kept_scores(settings),
+    )
+
+
+def open_layers(
+    source: object,
+    dataset: NeuralDataset,
+    patterns: Sequence[str] | str | None,
+    settings: ScoreSettings,
+    resources: Resources,
+) -> OpenedLayers:
+    """Find out which layers a model has, or take features that are given.
+
+    Parameters
+    ----------
+    source
+        A model, the name or path of one, a feature set, or a mapping from layer to array.
+    dataset
+        Its stimuli are what the model sees.
+    patterns
+        Names, patterns or ``"published"``; None means the model's default list, or every layer given.
+    settings
+        The protocol.
+    resources
+        Device, cache and the like.
+
+    Raises
+    ------
+    UsageError
+        If ``source`` is none of these, or a layer is unknown.
+    DataError
+        If features given do not belong to as many images as the dataset has, or images cannot be read.
+    """
+    from torch import nn
+
+    from mvkit.models import load_model
+
+    if isinstance(source, str | Path):
+        source = load_model(source, home=resources.home)
+    if isinstance(source, Mapping):
+        return _given(source, dataset, patterns, settings, resources)
+    if not isinstance(source, nn.Module):
+        raise UsageError(
+            f"cannot score a {type(source).__name__}: give a model, a name, features, or a mapping of arrays"
+        )
+    return _of_model(source, dataset, patterns, settings, resources)
+
+
+def _store(resources: Resources) -> Store | None:
+    return Store(cache_dir(resources.home)) if resources.cache else None
+
+
+def _of_model(
+    model: nn.Module,
+    dataset: NeuralDataset,
+    patterns: Sequence[str] | str | None,
+    settings: ScoreSettings,
+    resources: Resources,
+) -> OpenedLayers:
+    from mvkit.features.extract import ForwardPass, layer_keys
+    from mvkit.features.stimuli import describe_origin, open_stimuli
+    from mvkit.models.base import VisionModel
+    from mvkit.models.external import unwrapped
+    from mvkit.scoring.run import LayerSource
+
+    network = unwrapped(model)
+    journey = ForwardPass(
+        network,
+        open_stimuli(dataset),
+        patterns,
+        batch_size=resources.batch_size,
+        device=resources.device,
+    )
+    names = tuple(journey.look().layers)
+    # Empty where weights cannot be read.
+    keys = (layer_keys(journey) or None) if resources.cache else None
+    origin = describe_origin(network, journey.stimuli, "")
+
+    scratch = resources.scratch or scratch_dir(resources.home)
+
+    def features(wanted: Sequence[str]) -> AbstractContextManager[Mapping[str, Any]]:
+        return journey.features(wanted, scratch=scratch)
+
+    source = LayerSource(names, features, inner=_products(resources.device))
+    about = {
+        "model": origin.model_name,
+        "weights_id": origin.weights_id,
+        "preprocessing": origin.preprocessing,
+        "weights_source": str(getattr(getattr(network, "origin", None), "source", "")),
+    }
+    if isinstance(network, VisionModel):
+        about["network"] = network.describe()
+    opened = _opened(source, about, keys, settings, _store(resources))
+    return replace(opened, infos=journey.look().layers, images_per_batch=journey.images_per_batch)
+
+
+def _products(device: str) -> GramMatrix | None:
+    """Return what forms inner products on a device; numpy does where it is the processor."""
+    import torch
+
+    from mvkit.features.extract import DeviceProducts
+
+    # Apple's devices have no float64.
+    return DeviceProducts(device) if torch.device(device).type == "cuda" else None
+
+
+def _given(
+    features: Mapping[str, Any],
+    dataset: NeuralDataset,
+    patterns: Sequence[str] | str | None,
+    settings: ScoreSettings,
+    resources: Resources,
+) -> OpenedLayers:
+    from mvkit.features import FeatureSet
+    from mvkit.scoring.run import LayerSource
+
+    about: dict[str, object] = {"model": getattr(features, "model_name", "features")}
+    if isinstance(features, FeatureSet):
+        about |= {"weights_id": features.weights_id, "preprocessing": features.preprocessing}
+    arrays = _pick_layers(features, patterns, n_images=len(dataset.stimuli))
+
+    @contextmanager
+    def chosen(wanted: Sequence[str]) -> Iterator[Mapping[str, NDArray[Any]]]:
+        yield {name: arrays[name] for name in wanted}
+
+    keys = {name: _content(values) for name, values in arrays.items()} if resources.cache else None
+    return _opened(LayerSource(tuple(arrays), chosen), about, keys, settings, _store(resources))
+
+
+def _content(values: NDArray[Any]) -> LayerKey:
+    """Identify features by their content."""
+    import numpy as np
+
+    from mvkit.features.extract import LayerKey, fingerprint_of
+
+    state = hashlib.sha256(np.ascontiguousarray(values).data)
+    key = digest_of({"content": state.hexdigest(), "shape": list(values.shape), "dtype": values.dtype.str})
+    return LayerKey(key, fingerprint_of(values[:1]))
+
+
+def _pick_layers(
+    features: Mapping[str, NDArray[Any]], layers: Sequence[str] | str | None, *, n_images: int
+) -> dict[str, NDArray[Any]]:
+    from mvkit.features import match_layers
+    from mvkit.features.layers import PUBLISHED
+
+    patterns = [layers] if isinstance(layers, str) else layers
+    if patterns and PUBLISHED in patterns and PUBLISHED not in features:
+        raise UsageError(
+            f"layers '{PUBLISHED}' are a list of the model, and features that are given have none: name some "
+            "of their layers, leave layers out for all of them, or score the model"
+        )
+    names = list(features) if patterns is None else match_layers(patterns, list(features))
+    picked = {}
+    for name in names:
+        values = _feature_array(features[name], f"features of layer '{name}'")
+        if values.ndim < 2 or len(values) != n_images:
+            raise DataError(
+                f"features of layer '{name}': shape {values.shape}, but the dataset has {n_images} images: "
+                "give (n_images, n_features), rows in the order of its stimuli"
+            )
+        picked[name] = values.reshape(n_images, -1)
+    return picked
+
+
+def _feature_array(given: Any, what: str) -> NDArray[Any]:
+    """Return features as real numbers in the machine's byte order, decoded where attributes ask for it.
+
+    Raises
+    ------
+    DataError
+        If some are masked or missing, or they are no real numbers.
+    """
+    import numpy as np
+
+    from mvkit.neural.netcdf import PACKING_ATTRIBUTES, packing_of
+
+    # A variable of an open file (h5py, h5netcdf, undecoded xarray) says how its numbers are packed.
+    attributes = getattr(given, "attrs", None)
+    is_packed = attributes is not None and any(name in attributes for name in PACKING_ATTRIBUTES)
+    packing = packing_of(given, what) if is_packed and hasattr(given, "dtype") else None
+    if np.ma.is_masked(given):
+        raise DataError(f"{what}: some values are masked; fill them, or leave the layer out")
+    if hasattr(given, "detach"):  # a tensor, perhaps with a gradient or on a GPU
+        given = given.detach().cpu()
+        given = given.float() if "bfloat16" in str(given.dtype) else given
+    try:
+        values = np.asarray(given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"{what}: no array can be made of {type(given).__name__} ({error})") from error
+    if values.dtype.kind not in "iufb":
+        raise DataError(f"{what}: {values.dtype} are no real numbers; give floats or integers")
+    if packing is not None:
+        values = packing.decode(values)
+    return values.astype(values.dtype.newbyteorder("="), copy=False)
+
+
+def _opened(
+    source: LayerSource,
+    about: Mapping[str, object],
+    keys: Mapping[str, LayerKey] | None,
+    settings: ScoreSettings,
+    store: Store | None,
+) -> OpenedLayers:
+    from mvkit.pipeline.cached import KeptCoordinates, with_kept_coordinates
+    from mvkit.scoring.maps import MAPPINGS
+
+    if MAPPINGS[settings.mapping].from_coordinates and store is not None and keys is not None:
+        source = with_kept_coordinates(source, KeptCoordinates(store, keys))
+    return OpenedLayers(source, about, keys, store)

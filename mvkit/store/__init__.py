@@ -1,1 +1,0 @@
-"""Results kept on disk under what they were computed from."""

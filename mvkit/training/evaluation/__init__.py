@@ -1,1 +1,0 @@
-"""Evaluation during training: what a run measures of itself, by recipe."""
