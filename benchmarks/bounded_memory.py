@@ -64,7 +64,7 @@ def main() -> int:
 def measure(options: argparse.Namespace) -> dict[str, object]:
     """Prepare all leaf layers of a model one way; return peak, times and a digest of what was prepared."""
     from mvkit import extract, load_model
-    from mvkit.features.extract import ForwardPass
+    from mvkit.features.extraction import ForwardPass
     from mvkit.features.stimuli import open_stimuli
     from mvkit.scoring.maps import MAPPINGS, prepare_layers
     from mvkit.scoring.protocol import splits_of

@@ -27,7 +27,7 @@ from PIL import Image
 from torch import nn
 
 import mvkit
-from mvkit.features.extract import DeviceProducts
+from mvkit.features.extraction import DeviceProducts
 from mvkit.images.beton import has_ffcv
 from mvkit.images.crops import output_px
 from mvkit.images.loader import open_images

@@ -140,7 +140,7 @@ def command(
 
         raise UsageError("Missing argument 'MODEL'.\nmodels: mvkit extract --help; the cache: --cache-info")
     from mvkit.cli.console import split_commas
-    from mvkit.features.extract import ExtractRequest, list_named, run_extract
+    from mvkit.features.extraction import ExtractRequest, list_named, run_extract
 
     request = ExtractRequest(
         model=model,
@@ -156,7 +156,7 @@ def command(
         format=file_format,
     )
     if export_weights is not None:
-        from mvkit.features.extract import run_export
+        from mvkit.features.extraction import run_export
 
         beside = {
             "--out": out,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from mvkit.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from mvkit.features.extract import ExtractionReport, extract, extract_to_file, refuse_existing
+    from mvkit.features.extraction import ExtractionReport, extract, extract_to_file, refuse_existing
     from mvkit.features.feature_file import read_features
     from mvkit.features.feature_set import FeatureOrigin, FeatureSet, LayerInfo
     from mvkit.features.hooks import limited_threads
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     from mvkit.features.stimuli import default_stimuli, open_stimuli
 
 _HOMES = {
-    "ExtractionReport": "mvkit.features.extract",
+    "ExtractionReport": "mvkit.features.extraction",
     "FeatureOrigin": "mvkit.features.feature_set",
     "FeatureSet": "mvkit.features.feature_set",
     "LayerInfo": "mvkit.features.feature_set",
     "default_stimuli": "mvkit.features.stimuli",
-    "extract": "mvkit.features.extract",
-    "extract_to_file": "mvkit.features.extract",
+    "extract": "mvkit.features.extraction",
+    "extract_to_file": "mvkit.features.extraction",
     "limited_threads": "mvkit.features.hooks",
     "list_layers": "mvkit.features.layers",
     "match_layers": "mvkit.features.layers",
     "open_stimuli": "mvkit.features.stimuli",
     "read_features": "mvkit.features.feature_file",
-    "refuse_existing": "mvkit.features.extract",
+    "refuse_existing": "mvkit.features.extraction",
     "tap": "mvkit.features.layers",
     "tappable_layers": "mvkit.features.layers",
 }

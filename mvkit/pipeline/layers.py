@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from mvkit.features import LayerInfo
-    from mvkit.features.extract import LayerKey
+    from mvkit.features.extraction import LayerKey
     from mvkit.neural import NeuralDataset, Recording
     from mvkit.scoring import Scores, ScoreSettings
     from mvkit.scoring.gram import GramMatrix
@@ -159,7 +159,7 @@ def _of_model(
     settings: ScoreSettings,
     resources: Resources,
 ) -> OpenedLayers:
-    from mvkit.features.extract import ForwardPass, layer_keys
+    from mvkit.features.extraction import ForwardPass, layer_keys
     from mvkit.features.stimuli import describe_origin, open_stimuli
     from mvkit.models.base import VisionModel
     from mvkit.models.external import unwrapped
@@ -200,7 +200,7 @@ def _products(device: str) -> GramMatrix | None:
     """Return what forms inner products on a device; numpy does where it is the processor."""
     import torch
 
-    from mvkit.features.extract import DeviceProducts
+    from mvkit.features.extraction import DeviceProducts
 
     # Apple's devices have no float64.
     return DeviceProducts(device) if torch.device(device).type == "cuda" else None
@@ -233,7 +233,7 @@ def _content(values: NDArray[Any]) -> LayerKey:
     """Identify features by their content."""
     import numpy as np
 
-    from mvkit.features.extract import LayerKey, fingerprint_of
+    from mvkit.features.extraction import LayerKey, fingerprint_of
 
     state = hashlib.sha256(np.ascontiguousarray(values).data)
     key = digest_of({"content": state.hexdigest(), "shape": list(values.shape), "dtype": values.dtype.str})

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mvkit.features.extract import DeviceProducts
+from mvkit.features.extraction import DeviceProducts
 from mvkit.scoring.gram import BLOCK_FEATURES, layer_coordinates
 
 DEVICES = [

@@ -11,9 +11,9 @@ from torch import nn
 
 from mvkit.errors import DataError, UsageError
 from mvkit.features import extract
-from mvkit.features import extract as extraction
+from mvkit.features import extraction
 from mvkit.features.buffer import StoredLayer
-from mvkit.features.extract import ForwardPass, batches_from, images_per_batch
+from mvkit.features.extraction import ForwardPass, batches_from, images_per_batch
 from mvkit.features.stimuli import open_stimuli
 
 

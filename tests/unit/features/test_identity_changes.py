@@ -21,8 +21,8 @@ from torchvision.transforms import v2
 
 import mvkit
 from mvkit.cache import probes_agree
-from mvkit.features import extract as identity_module
-from mvkit.features.extract import ForwardPass, LayerKey, fingerprint_of, layer_keys
+from mvkit.features import extraction as identity_module
+from mvkit.features.extraction import ForwardPass, LayerKey, fingerprint_of, layer_keys
 from mvkit.features.stimuli import ArrayStimuli, open_stimuli
 
 NET = """
@@ -522,8 +522,8 @@ def test_keys_are_the_same_in_another_process(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         "import numpy as np, torch, mvkit\n"
-        "from mvkit.features.extract import ForwardPass\n"
-        "from mvkit.features.extract import layer_keys\n"
+        "from mvkit.features.extraction import ForwardPass\n"
+        "from mvkit.features.extraction import layer_keys\n"
         "from mvkit.features.stimuli import open_stimuli\n"
         "images = open_stimuli(np.zeros((2, 64, 64), np.uint8))\n"
         "net = mvkit.load_model('torchvision:squeezenet1_1', weights='random', input_size=32)\n"

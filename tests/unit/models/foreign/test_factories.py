@@ -19,7 +19,7 @@ from torchvision.transforms._presets import ImageClassification
 
 import mvkit
 from mvkit.errors import CheckpointError, UsageError, UserCodeError
-from mvkit.features.extract import ForwardPass, layer_keys
+from mvkit.features.extraction import ForwardPass, layer_keys
 from mvkit.features.stimuli import open_stimuli
 from mvkit.models.base import weights_digest
 from mvkit.models.external import ForeignModel

@@ -140,7 +140,7 @@ class ForwardPass:
     layers
         Names, patterns or ``"published"``; None for the model's default list.
     batch_size
-        Images per forward pass; None: as :mod:`mvkit.features.extract` says.
+        Images per forward pass; None: as :mod:`mvkit.features.extraction` says.
     device
         Where to compute.
 
@@ -388,7 +388,7 @@ def layer_keys(forward_pass: ForwardPass) -> dict[str, LayerKey]:
     Raises
     ------
     UsageError, DataError, UserCodeError
-        As :meth:`~mvkit.features.extract.ForwardPass.look`.
+        As :meth:`~mvkit.features.extraction.ForwardPass.look`.
     """
     # Wrappers change neither names nor what is computed.
     network = unwrapped(forward_pass.model)
@@ -570,7 +570,7 @@ def extract(
         ``name[0]``, ``name[1]``, ...; a tuple or dict output gives ``name:0`` or ``name:key``.
     batch_size
         Images per forward pass; None: so many that a batch has about as many pixels whatever their size, see
-        :mod:`mvkit.features.extract`.
+        :mod:`mvkit.features.extraction`.
     device
         Where to compute: "cpu", "cuda", "cuda:1", ...
     progress
