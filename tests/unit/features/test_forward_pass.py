@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 from mvkit.errors import DataError, UsageError
-from mvkit.features import extract
-from mvkit.features import extraction
+from mvkit.features import extract, extraction
 from mvkit.features.buffer import StoredLayer
 from mvkit.features.extraction import ForwardPass, batches_from, images_per_batch
 from mvkit.features.stimuli import open_stimuli
