@@ -4,15 +4,17 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 BIN := .venv/bin
 DEMO := demo-output
 
-# What `make test-allen` runs; with .venv-allen there, `make test` has run the rest of the folder already.
+# What `make test-allen` runs; with .venv-allen there, `make test-all` has run the rest of the folder already.
 ALLEN_TESTS ?= tests/allen
 
-.PHONY: help setup demo test check bench allen test-allen clean
+.PHONY: help setup demo test test-slow test-all check bench allen test-allen clean
 
 help:
 	@echo "make setup   set up .venv with everything that the others need"
 	@echo "make demo    set up .venv and run fetch, extract, score, prep and train on made-up data of known truth"
-	@echo "make test    set up .venv and run every test"
+	@echo "make test    set up .venv and run all tests but the slow ones"
+	@echo "make test-slow  run the slow ones: kills, several processes, README and docs, sweeps, real recordings"
+	@echo "make test-all   run every test"
 	@echo "make check   ruff, mypy --strict, layer and repository rules"
 	@echo "make allen   set up .venv-allen, where AllenSDK runs (for mvkit fetch neural --source allensdk)"
 	@echo "make test-allen  run the tests that need AllenSDK, there"
@@ -25,10 +27,18 @@ demo:
 	@$(PYTHON) scripts/bootstrap.py ffcv
 	@sh scripts/demo.sh $(BIN) $(DEMO)
 
+# One thread per worker: two workers with two OpenMP threads each would wait for one another.
+# What the tests of a file share is made once; files with few but long tests come first, as collected.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=20
+
 test: setup
-	@# One thread per worker: two workers with two OpenMP threads each would wait for one another.
-	@# What the tests of a file share is made once; files with few but long tests come first, as collected.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=20
+	$(PYTEST) -m "not slow"
+
+test-slow: setup
+	$(PYTEST) -m slow
+
+test-all: setup
+	$(PYTEST)
 
 check: setup
 	$(BIN)/ruff check .

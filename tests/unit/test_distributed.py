@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from mvkit.distributed import SyncBatchNormCpu, all_gather, all_reduce, synchronise_norms
 from mvkit.errors import UsageError
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 SCRIPT = Path(__file__).parent / "exchanges.py"
 Results = dict[str, Tensor]

@@ -15,6 +15,8 @@ import torch
 
 from mvkit.objectives.registry import OBJECTIVES
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).parent / "steps_of_every_objective.py"
 Results = dict[str, dict[str, Any]]
 #: Relative to the largest number of a tensor; sums over processes are in another order.
