@@ -10,9 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from mvkit.report import Headline
-from mvkit.report import tables as score_table
-from mvkit.report import text as headline
+from mvkit.report import Headline, headline, score_table
 from mvkit.report.text import Table2Comparison
 from mvkit.scoring import Scores
 
