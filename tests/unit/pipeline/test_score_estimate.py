@@ -16,11 +16,11 @@ from mvkit.errors import UsageError
 from mvkit.machine import Resources
 from mvkit.models.preprocessing import InputOptions
 from mvkit.neural import Recording
+from mvkit.pipeline import estimate as score_estimate
+from mvkit.pipeline import score as score_run
 from mvkit.pipeline.estimate import ResourceEstimate, estimate_page, estimate_run
 from mvkit.pipeline.request import ScoreRequest
-from mvkit.pipeline.score import estimate as score_estimate
 from mvkit.pipeline.score import run_score
-from mvkit.pipeline.score import score as score_run
 
 N_IMAGES, N_UNITS = 12, (5, 7)
 GB = 10**9

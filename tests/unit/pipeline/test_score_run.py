@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from mvkit.errors import MvkitError, RecipeError, UsageError
+from mvkit.pipeline import request as score_request
+from mvkit.pipeline import score as score_run
 from mvkit.pipeline.request import ScoreRequest
-from mvkit.pipeline.score import request as score_request
 from mvkit.pipeline.score import run_score
-from mvkit.pipeline.score import score as score_run
 from mvkit.recipes import load_recipe, packaged_recipes
 from mvkit.scoring import ScoreSettings
 

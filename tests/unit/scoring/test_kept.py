@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from mvkit.cache import Store
+from mvkit.pipeline import cached as kept_module
 from mvkit.pipeline.cached import SCORES_KIND as KIND
 from mvkit.pipeline.cached import StoredScores
-from mvkit.pipeline.score import cached as kept_module
 from mvkit.scoring import Scores, ScoreSettings, run, score_features
 from mvkit.scoring.maps import MAPPINGS
 from mvkit.scoring.run import LayerSource, score_layers
@@ -219,7 +219,7 @@ def test_other_code_or_another_key_is_a_miss(
 
 def test_edited_sources_have_another_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "scoring").mkdir()
-    (tmp_path / "draws.py").write_text("a = 1\n")
+    (tmp_path / "rng.py").write_text("a = 1\n")
     (tmp_path / "scoring" / "pls.py").write_text("b = 1\n")
     monkeypatch.setattr("mvkit.machine.__file__", str(tmp_path / "machine.py"))
     before = kept_module.sources_digest()
