@@ -7,7 +7,7 @@ DEMO := demo-output
 # What `make test-allen` runs; with .venv-allen there, `make test-all` has run the rest of the folder already.
 ALLEN_TESTS ?= tests/allen
 
-.PHONY: help setup demo test test-slow test-all check bench allen test-allen clean
+.PHONY: help setup demo test test-slow test-all check bench gpu allen test-allen clean
 
 help:
 	@echo "make setup   set up .venv with everything that the others need"
@@ -18,6 +18,7 @@ help:
 	@echo "make check   ruff, mypy --strict, layer and repository rules"
 	@echo "make allen   set up .venv-allen, where AllenSDK runs (for mvkit fetch neural --source allensdk)"
 	@echo "make test-allen  run the tests that need AllenSDK, there"
+	@echo "make gpu     check on a GPU what the tests check on the CPU, and measure training there"
 	@echo "make bench   print the benchmarks' ratios"
 
 setup:
@@ -55,6 +56,10 @@ bench: setup
 	$(BIN)/python benchmarks/loader.py
 	$(BIN)/python benchmarks/train_step.py
 	$(BIN)/python benchmarks/train_run.py
+
+# Needs CUDA and no package index.
+gpu:
+	$(BIN)/python scripts/gpu_check.py
 
 # AllenSDK needs numpy 1 and pandas 1: an environment of its own, found there by mvkit.
 allen:
