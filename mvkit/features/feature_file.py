@@ -150,13 +150,13 @@ class StoredArrays(LazyArrays):
     """Layers of an HDF5 feature file."""
 
     def _read(self, layer: str) -> NDArray[np.float32]:
-        with _feature_file_opening(self._path) as file:
+        with _opening_hdf5(self._path) as file:
             values: NDArray[np.float32] = file[_LAYERS][escape(layer)][:]
         return values
 
     def row_blocks(self, layer: str) -> Iterator[NDArray[np.float32]]:
         """Yield a layer's rows in order, float32 (rows, n_features), some 16 MB (or one row) at a time."""
-        with _feature_file_opening(self._path) as file:
+        with _opening_hdf5(self._path) as file:
             stored = file[_LAYERS][escape(layer)]
             n_images, n_features = stored.shape
             # Whole chunks, so that each is read once.
@@ -174,9 +174,9 @@ def read_hdf5(place: Path, *, lazy: bool = False) -> FeatureSet:
     DataError
         If the file is missing, damaged, of another kind, or of a newer version.
     """
-    with _feature_file_opening(place) as file:
+    with _opening_hdf5(place) as file:
         _check_format(place, file)
-        origin = _feature_file_read_origin(file)
+        origin = _read_hdf5_origin(file)
         stored = sorted(file[_LAYERS].values(), key=lambda dataset: int(dataset.attrs["position"]))
         shapes = {str(item.attrs["layer"]): tuple(map(int, item.attrs["shape"])) for item in stored}
         for layer, item in zip(shapes, stored, strict=True):
@@ -213,7 +213,7 @@ def _require_room(path: Path, n_bytes: int) -> None:
 
 
 @contextmanager
-def _feature_file_opening(path: Path) -> Iterator[Any]:
+def _opening_hdf5(path: Path) -> Iterator[Any]:
     if not path.is_file():
         raise DataError(
             f"{path}: no such feature file; write one with `mvkit extract MODEL --out {path.name}`"
@@ -273,7 +273,7 @@ def image_ids_of(stored: NDArray[Any], what: str) -> ImageIds:
     return tuple(whole_numbers(stored, what).tolist())
 
 
-def _feature_file_read_origin(file: Any) -> FeatureOrigin:
+def _read_hdf5_origin(file: Any) -> FeatureOrigin:
     raw = file[_IMAGE_IDS]
     what = f"{file.filename}: image_ids"
     if h5py.check_string_dtype(raw.dtype) is None:

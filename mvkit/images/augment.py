@@ -273,7 +273,7 @@ def _load(pixels: NDArray[np.uint8], planes: Planes) -> None:
 
 
 @compiled_part
-def _kernels_flip(planes: Planes, width: int, row: Plane) -> None:
+def _flip_pixels(planes: Planes, width: int, row: Plane) -> None:
     for channel in range(3):
         for start in range(0, planes.shape[1], width):
             line = planes[channel, start : start + width]
@@ -391,7 +391,7 @@ def _five(out: Plane, source: Plane, starts: tuple[int, int, int, int, int], wei
 
 
 @compiled_part
-def _kernels_blur(planes: Planes, width: int, taps: Plane, row: Plane, half_done: Plane) -> None:
+def _blur_pixels(planes: Planes, width: int, taps: Plane, row: Plane, half_done: Plane) -> None:
     """Blur along rows into ``half_done``, then along columns back.
 
     Taps are taken in fives, filled up with zeros; ``row`` has room for a line and as many taps.
@@ -430,7 +430,7 @@ def _kernels_blur(planes: Planes, width: int, taps: Plane, row: Plane, half_done
 
 
 @compiled_part
-def _kernels_solarise(planes: Planes, threshold: np.float32) -> None:
+def _solarise_pixels(planes: Planes, threshold: np.float32) -> None:
     for channel in range(3):
         plane = planes[channel]
         for at in range(plane.size):
@@ -477,7 +477,7 @@ def augment_images(
             amount = amounts[image, column]
             rest = np.float32(1.0 - np.float64(amount))
             if operation == FLIP:
-                _kernels_flip(planes, width, row)
+                _flip_pixels(planes, width, row)
             elif operation == BRIGHTNESS:
                 _towards_constant(planes, amount, _ZERO)
             elif operation == CONTRAST:
@@ -487,9 +487,9 @@ def augment_images(
             elif operation == HUE:
                 _hue(planes, amount)
             elif operation == BLUR:
-                _kernels_blur(planes, width, taps[image, column], row, half_done)
+                _blur_pixels(planes, width, taps[image, column], row, half_done)
             elif operation == SOLARISE:
-                _kernels_solarise(planes, amount)
+                _solarise_pixels(planes, amount)
         _normalise(planes, norm[0], norm[1])
 
 

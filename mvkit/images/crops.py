@@ -301,17 +301,17 @@ def crop_axes(
             total = lengths if crop.resize_px is None else crop.resize_px * lengths // shortest
             # np.rint rounds halves to even, as torchvision's central crop does.
             offset = np.rint((total - crop.crop_px) / 2).astype(np.int64)
-            _geometry_fill(axes[:, axis], np.zeros_like(lengths), lengths, total, offset, crop.crop_px)
+            _fill_axis(axes[:, axis], np.zeros_like(lengths), lengths, total, offset, crop.crop_px)
         return axes
     via = intermediate_px(crop)
     for axis in range(2):
         lengths = boxes[:, 2 + axis]
         total = lengths if via is None else np.full_like(lengths, via)
-        _geometry_fill(axes[:, axis], boxes[:, axis], lengths, total, 0, total)
+        _fill_axis(axes[:, axis], boxes[:, axis], lengths, total, 0, total)
     return axes
 
 
-def _geometry_fill(axis: NDArray[np.int64], *columns: NDArray[np.int64] | int) -> None:
+def _fill_axis(axis: NDArray[np.int64], *columns: NDArray[np.int64] | int) -> None:
     for number, values in enumerate(columns):
         axis[:, number] = values
 

@@ -318,11 +318,11 @@ def read_weights_file(path: Path, *, remedy: str) -> dict[str, Any]:
 
 #: Where the weights lie in a checkpoint, the first one found; otherwise the checkpoint is the state dict.
 CONTAINERS = ("model_state_dict", "state_dict", "model")
-_CHECKPOINT_FETCH_AGAIN = "if it is a published one, fetch it again: mvkit fetch checkpoints --force"
+_FETCH_PUBLISHED_AGAIN = "if it is a published one, fetch it again: mvkit fetch checkpoints --force"
 _ZIP_MAGIC = b"PK\x03\x04"
 _NUMPY_KINDS = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?", "U", "S")
 # All that torch's and zip's readers are known to raise on damaged or foreign files.
-_CHECKPOINT_UNREADABLE = (
+_UNREADABLE_BY_TORCH = (
     RuntimeError,
     EOFError,
     OSError,
@@ -373,7 +373,7 @@ def fill_weights(model: VisionModel, checkpoint: object, path: Path) -> str:
     return _sha256(path)
 
 
-def read_checkpoint(path: Path, *, remedy: str = _CHECKPOINT_FETCH_AGAIN) -> object:
+def read_checkpoint(path: Path, *, remedy: str = _FETCH_PUBLISHED_AGAIN) -> object:
     """Return the contents of a checkpoint: tensors and plain Python data only.
 
     Parameters
@@ -403,7 +403,7 @@ def read_checkpoint(path: Path, *, remedy: str = _CHECKPOINT_FETCH_AGAIN) -> obj
             return torch.load(
                 name, map_location="cpu", weights_only=True, mmap=first.startswith(_ZIP_MAGIC) or None
             )
-    except _CHECKPOINT_UNREADABLE as error:
+    except _UNREADABLE_BY_TORCH as error:
         refused = _refused_global(error)
         if refused:
             raise CheckpointError(

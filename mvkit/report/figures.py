@@ -337,7 +337,7 @@ def draw_layers(summary: pd.DataFrame, *, labels: FigureLabels | None = None) ->
         n_rows = round((height - 1.5) / 2.3)
         figure = new_figure(width, height + 0.07 * longest * n_rows)
         for axes, area in zip(panels(figure, len(areas)), areas, strict=True):
-            _figures_layers_draw_area(axes, summary[summary["area"] == area], area, layers)
+            _draw_layers_of_area(axes, summary[summary["area"] == area], area, layers)
         bars = f"error bars: {labels.percent} intervals over animals and units"
         second = "filled: highest median of the area"
         title = labels.title("Predictivity of each layer", bars, second, width_in=width)
@@ -346,7 +346,7 @@ def draw_layers(summary: pd.DataFrame, *, labels: FigureLabels | None = None) ->
     return figure
 
 
-def _figures_layers_draw_area(axes: Axes, rows: pd.DataFrame, area: str, layers: list[str]) -> None:
+def _draw_layers_of_area(axes: Axes, rows: pd.DataFrame, area: str, layers: list[str]) -> None:
     places = {layer: place for place, layer in enumerate(layers)}
     known = [row for row in rows.to_dict(orient="records") if not math.isnan(row["median"])]
     colour = shades(1)[0]

@@ -365,7 +365,7 @@ def score_table(scores: Scores, *, ceiling: Scores | None = None, narrow: bool =
     from rich.table import Table
     from rich.text import Text
 
-    cells = _score_table_cells(scores)
+    cells = _score_cells(scores)
     layers = list(dict.fromkeys(layer for layer, _ in cells))
     areas = [area for area in dict.fromkeys(area for _, area in cells) if area != ALL_AREAS] + [ALL_AREAS]
     best = {area: _best_layer(cells, layers, area) for area in areas}
@@ -381,7 +381,7 @@ def score_table(scores: Scores, *, ceiling: Scores | None = None, narrow: bool =
         ]
         table.add_row(Text(layer), *cells_of_row)
     if ceiling is not None:
-        of_ceiling = {area: row for (_, area), row in _score_table_cells(ceiling).items()}
+        of_ceiling = {area: row for (_, area), row in _score_cells(ceiling).items()}
         label = Text(f"ceiling ({ceiling.layers[0]})")
         table.add_row(label, *[_cell(of_ceiling.get(area), gap=gap) for area in areas], style="italic")
     table.add_section()
@@ -392,7 +392,7 @@ def score_table(scores: Scores, *, ceiling: Scores | None = None, narrow: bool =
     return table
 
 
-def _score_table_cells(scores: Scores) -> _Cells:
+def _score_cells(scores: Scores) -> _Cells:
     return {(str(row["layer"]), str(row["area"])): row for row in scores.summary().to_dict("records")}
 
 
