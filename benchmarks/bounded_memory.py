@@ -83,10 +83,10 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
     began = time.perf_counter()
     with ExitStack() as opened:
         if options.way == "streamed":
-            journey = ForwardPass(model, open_stimuli(images), leaves)
-            names = list(journey.look().layers)
+            forward_pass = ForwardPass(model, open_stimuli(images), leaves)
+            names = list(forward_pass.first_batch().layers)
             scratch = opened.enter_context(tempfile.TemporaryDirectory())
-            features = opened.enter_context(journey.features(names, scratch=Path(scratch)))
+            features = opened.enter_context(forward_pass.features(names, scratch=Path(scratch)))
         else:
             features = extract(model, images, leaves)
         passed = time.perf_counter()

@@ -345,8 +345,8 @@ def prune(folder: Path, rule: str, *, ceilings: Path | None = None) -> PruneRepo
         If the rule is none of these.
     """
     oldest_first = sorted(_entries(folder, ceilings), key=lambda result: result.used)
-    doomed = _chosen(oldest_first, rule)
-    removed = [result for result in doomed if _removed(result.path)]
+    removable = _chosen(oldest_first, rule)
+    removed = [result for result in removable if _removed(result.path)]
     leftovers = [(path, _size(path)) for path in _leftovers(folder, ceilings)]
     gone = [size for path, size in leftovers if _removed(path)]
     return PruneReport(
@@ -373,13 +373,13 @@ def _chosen(oldest_first: list[_Result], rule: str) -> list[_Result]:
             "valid: all; an age since the last use (30d, 12h, 90m, 2w); a size to shrink to (5GB, 500MB)"
         )
     excess = sum(result.n_bytes for result in oldest_first) - float(number) * _BYTES[prefix]
-    doomed = []
+    removable = []
     for result in oldest_first:
         if excess <= 0:
             break
-        doomed.append(result)
+        removable.append(result)
         excess -= result.n_bytes
-    return doomed
+    return removable
 
 
 def _entries(folder: Path, ceilings: Path | None) -> Iterator[_Result]:

@@ -198,10 +198,10 @@ def command(
 
 def _train(request: TrainRequest) -> TrainReport:
     from mvkit.pipeline.train import run_training
-    from mvkit.training.log import Hearers
+    from mvkit.training.log import Callbacks
 
     with training_display() as (remark, watch):
-        return run_training(request, hearers=Hearers(remark, watch))
+        return run_training(request, callbacks=Callbacks(remark, watch))
 
 
 def _run_in_processes(request: TrainRequest, processes: int, *, as_json: bool) -> None:

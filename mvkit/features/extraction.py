@@ -113,7 +113,7 @@ Rows = Mapping[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
-class FirstLook:
+class FirstBatch:
     """What the first batch of images gives.
 
     Attributes
@@ -171,7 +171,7 @@ class ForwardPass:
         self.device = parse_device(device)
         self._tap = LayerTap(model, layers_to_record(model, layers))
         self._size = self._images_per_batch()
-        self._look: FirstLook | None = None
+        self._shown: FirstBatch | None = None
         self._digest = ImagesDigest()
         self._pending: Rows | None = None
         self._told: set[str] = set()
@@ -181,7 +181,7 @@ class ForwardPass:
         """How many images go through together."""
         return self._size
 
-    def look(self) -> FirstLook:
+    def first_batch(self) -> FirstBatch:
         """Show the first batch, once; later calls return what it gave.
 
         Raises
@@ -191,26 +191,26 @@ class ForwardPass:
         DataError
             If images cannot be read.
         """
-        if self._look is None:
-            values = self._first_batch()
+        if self._shown is None:
+            values = self._show_first_batch()
             n_shown = min(self._size, len(self.stimuli.image_ids))
             default, published = set(default_layers(self.model)), set(published_layers(self.model))
             infos = {
                 name: LayerInfo(name, tuple(value.shape[1:]), name in default, name in published)
                 for name, value in values.items()
             }
-            self._look = FirstLook(infos, n_shown)
+            self._shown = FirstBatch(infos, n_shown)
             self._pending = self._flat(values)
-        return self._look
+        return self._shown
 
     def first_rows(self) -> Rows:
         """Return what the first batch gave: layer -> float32 (n_images, n_features).
 
         It is let go when :meth:`run` has handed it on; asked for again after that, the batch is shown again.
         """
-        self.look()
+        self.first_batch()
         if self._pending is None:
-            self._pending = self._flat(self._first_batch())
+            self._pending = self._flat(self._show_first_batch())
         return self._pending
 
     def run(
@@ -227,7 +227,7 @@ class ForwardPass:
         consume
             Called in the order of the images; holds on to nothing if memory is to hold one batch only.
         names
-            Layers, by the names of :attr:`FirstLook.layers`; None: all of them.
+            Layers, by the names of :attr:`FirstBatch.layers`; None: all of them.
         progress
             Called after each batch.
 
@@ -236,9 +236,9 @@ class ForwardPass:
         FeatureOrigin
             Network, weights, images and versions.
         """
-        look = self.look()
-        wanted = list(look.layers) if names is None else list(names)
-        is_all = wanted == list(look.layers)
+        shown = self.first_batch()
+        wanted = list(shown.layers) if names is None else list(names)
+        is_all = wanted == list(shown.layers)
         tap = self._tap if is_all else LayerTap(self.model, layers_to_record(self.model, wanted))
         n_images = len(self.stimuli.image_ids)
         first = self.first_rows()
@@ -247,9 +247,9 @@ class ForwardPass:
         consume(0, {name: first[name] for name in wanted})
         del first
         if progress is not None:
-            progress(look.n_images, n_images)
+            progress(shown.n_images, n_images)
         with evaluating(self.model, self.device), self._explaining_memory():
-            for start, stop in batches_from(look.n_images, n_images, self._size):
+            for start, stop in batches_from(shown.n_images, n_images, self._size):
                 # Not bound to a name: it would live on while the next batch is on its way.
                 consume(start, self._flat(tap(self._inputs(start, stop, digest))))
                 if progress is not None:
@@ -270,7 +270,7 @@ class ForwardPass:
         Parameters
         ----------
         names
-            Layers, by the names of :attr:`FirstLook.layers`.
+            Layers, by the names of :attr:`FirstBatch.layers`.
         scratch
             Folder for what does not fit in memory; it is gone when the block ends.
         progress
@@ -288,8 +288,8 @@ class ForwardPass:
         DataError
             If there is no room for the features; as :meth:`look`.
         """
-        look = self.look()
-        wanted = {name: look.layers[name] for name in names}
+        first = self.first_batch()
+        wanted = {name: first.layers[name] for name in names}
         with feature_room(wanted, len(self.stimuli.image_ids), scratch=scratch, in_memory=in_memory) as room:
             if wanted:
                 self.run(room.write, names, progress=progress)
@@ -300,7 +300,7 @@ class ForwardPass:
         one = network_inputs(self.model, self.stimuli, self.stimuli.read(0, 1))
         return images_per_batch(self.batch_size, one.shape[1:])
 
-    def _first_batch(self) -> dict[str, Tensor]:
+    def _show_first_batch(self) -> dict[str, Tensor]:
         self._digest = ImagesDigest()
         with evaluating(self.model, self.device), self._explaining_memory():
             return self._tap(self._inputs(0, min(self._size, len(self.stimuli.image_ids)), self._digest))
@@ -388,7 +388,7 @@ def layer_keys(forward_pass: ForwardPass) -> dict[str, LayerKey]:
     Raises
     ------
     UsageError, DataError, UserCodeError
-        As :meth:`~mvkit.features.extraction.ForwardPass.look`.
+        As :meth:`~mvkit.features.extraction.ForwardPass.first_batch`.
     """
     # Wrappers change neither names nor what is computed.
     network = unwrapped(forward_pass.model)
@@ -590,11 +590,11 @@ def extract(
         If images cannot be read, or the features do not fit in memory.
     """
     stimuli = open_stimuli(images)
-    journey = ForwardPass(_network(model), stimuli, layers, batch_size=batch_size, device=device)
-    found = journey.look().layers
+    forward_pass = ForwardPass(_network(model), stimuli, layers, batch_size=batch_size, device=device)
+    found = forward_pass.first_batch().layers
     _require_memory(found, len(stimuli.image_ids))
     room = FeatureRoom(found, len(stimuli.image_ids), None)
-    origin = journey.run(room.write, progress=progress)
+    origin = forward_pass.run(room.write, progress=progress)
     arrays = {name: np.asarray(values) for name, values in room.features().items()}
     return FeatureSet(arrays, {name: info.shape for name, info in found.items()}, origin)
 
@@ -635,21 +635,21 @@ def extract_to_file(
     target = Path(target)
     refuse_existing(target, overwrite=overwrite)
     stimuli = open_stimuli(images)
-    journey = ForwardPass(_network(model), stimuli, layers, batch_size=batch_size, device=device)
-    look = journey.look()
+    forward_pass = ForwardPass(_network(model), stimuli, layers, batch_size=batch_size, device=device)
+    first = forward_pass.first_batch()
     if is_npz(target):
-        check_names(look.layers)
+        check_names(first.layers)
     with hdf5_for(target) as path, h5py.File(path, "w") as file:
-        writer = FeatureWriter(file, len(stimuli.image_ids), journey.images_per_batch)
-        writer.create_layers(look.layers)
+        writer = FeatureWriter(file, len(stimuli.image_ids), forward_pass.images_per_batch)
+        writer.create_layers(first.layers)
 
         def write(start: int, rows: Rows) -> None:
             for name, values in rows.items():
                 writer.write_rows(name, start, values)
 
-        origin = journey.run(write, progress=progress)
+        origin = forward_pass.run(write, progress=progress)
         writer.write_origin(origin)
-    return ExtractionReport(target, tuple(look.layers.values()), origin)
+    return ExtractionReport(target, tuple(first.layers.values()), origin)
 
 
 def refuse_existing(target: Path, *, overwrite: bool) -> None:

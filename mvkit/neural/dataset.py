@@ -1,4 +1,4 @@
-"""One animal's units in one visual area."""
+"""Stimuli and the selected responses to them, per area and specimen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Responses averaged over time bins, read from a neural file piece by piece."""
+"""Open a dataset by name or path."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reliabilities of units in a neural file: under which names they lie, and how a file gets them."""
+"""Reliabilities of units in a neural file: their names, how a file gets them, and what was found."""
 
 from __future__ import annotations
 

@@ -1,4 +1,31 @@
-"""Thresholds that decide which units and specimens are scored, and named sets of them."""
+"""Which units, specimens and time bins are kept.
+
+The rule, from the goldens' README (section 5), which describes the code
+published with Nayebi et al. 2023 (PLOS Comput. Biol. 19(10):e1011506); per area:
+
+1. A unit is kept if its split-half reliability reaches ``min_reliability`` in
+   its best time bin (without a time axis: if ``reliability_mean`` reaches
+   ``min_mean_reliability``), and its running modulation is not significant
+   (p > ``run_p``) or unknown.
+2. A specimen is kept if the median reliability of its kept units reaches
+   ``min_median_reliability`` in some bin. Responses are averaged over the
+   longest run of consecutive such bins, or over ``time_window_s``.
+3. Of the kept specimens those with at least ``min_units`` units remain.
+
+Where the published code stops with an exception (no two consecutive bins
+pass), this one goes on: a specimen with no passing bin is dropped by step 2; one
+whose passing bins are all isolated is averaged over the first of them, since
+the rule as stated ("longest run") gives exactly that, and is listed in
+:attr:`AreaSelection.single_bin`.
+
+Without a time axis the published code also lists the specimens of which no
+unit passes, and areas that have no others, with empty arrays. Nothing can be
+scored with them, so here they are in :attr:`AreaSelection.without_units` and
+``dropped``, never in ``passing`` or ``kept``; they count in the percentiles of
+step 3 as they do there, which asks for at least one unit.
+
+Arrays only: nothing here opens a file.
+"""
 
 from __future__ import annotations
 

@@ -6,13 +6,13 @@ from torch import Tensor, nn
 
 from mvkit.errors import UsageError
 from mvkit.images.settings import Batch
-from mvkit.objectives.base import AutoEncoder, Loss, Objective, Surroundings, batch_mean, decoded
+from mvkit.objectives.base import AutoEncoder, BuildContext, Loss, Objective, batch_mean, decoded
 
 
 class AutoEncoderObjective(Objective):
     """Half the mean squared error, plus weight * mean |code| (Nayebi, Kong et al. 2023)."""
 
-    def __init__(self, settings: AutoEncoder, around: Surroundings) -> None:
+    def __init__(self, settings: AutoEncoder, around: BuildContext) -> None:
         super().__init__(seed=around.seed)
         self.l1_weight = settings.l1_weight
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mvkit.distributed import all_reduce
 from mvkit.images.settings import Batch
-from mvkit.objectives.base import BarlowTwins, ColumnNorm, Loss, Objective, Surroundings, features, share_of
+from mvkit.objectives.base import BarlowTwins, BuildContext, ColumnNorm, Loss, Objective, features, share_of
 from mvkit.objectives.heads import projector
 
 
@@ -21,7 +21,7 @@ class BarlowTwinsObjective(Objective):
     couples_samples: ClassVar[bool] = True
     n_inputs: ClassVar[int] = 2
 
-    def __init__(self, settings: BarlowTwins, around: Surroundings) -> None:
+    def __init__(self, settings: BarlowTwins, around: BuildContext) -> None:
         super().__init__(seed=around.seed)
         self.settings = settings
         self.projector = projector(around.width, settings.widths, bias=False)

@@ -451,7 +451,7 @@ def decoded(encoder: nn.Module, images: Tensor) -> Mapping[str, Tensor]:
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class BuildContext:
     """Network, images and seed of a training run.
 
     Attributes

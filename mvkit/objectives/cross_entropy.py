@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from mvkit.errors import UsageError
 from mvkit.images.settings import Batch
 from mvkit.objectives.base import (
+    BuildContext,
     CrossEntropy,
     Loss,
     Objective,
-    Surroundings,
     accuracies,
     features,
     labels_of,
@@ -21,7 +21,7 @@ from mvkit.objectives.base import (
 class CrossEntropyObjective(Objective):
     """Cross entropy of the encoder's own logits; no head."""
 
-    def __init__(self, settings: CrossEntropy, around: Surroundings) -> None:
+    def __init__(self, settings: CrossEntropy, around: BuildContext) -> None:
         del settings
         super().__init__(seed=around.seed)
         if around.width != around.known_classes:

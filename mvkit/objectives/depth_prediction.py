@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from mvkit.errors import DataError
 from mvkit.images.settings import Batch
-from mvkit.objectives.base import DepthPrediction, Loss, Objective, Surroundings, batch_mean, decoded
+from mvkit.objectives.base import BuildContext, DepthPrediction, Loss, Objective, batch_mean, decoded
 
 _COLOURS = 3
 
@@ -14,7 +14,7 @@ _COLOURS = 3
 class DepthPredictionObjective(Objective):
     """Half the mean squared error of a 3x3 convolution of the decoded image (Nayebi, Kong et al. 2023)."""
 
-    def __init__(self, settings: DepthPrediction, around: Surroundings) -> None:
+    def __init__(self, settings: DepthPrediction, around: BuildContext) -> None:
         del settings
         super().__init__(seed=around.seed)
         self.head = nn.Conv2d(_COLOURS, 1, kernel_size=3, padding=1, bias=False)

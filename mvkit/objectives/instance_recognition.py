@@ -14,10 +14,10 @@ from torch.nn import functional
 from mvkit.distributed import all_gather
 from mvkit.images.settings import Batch
 from mvkit.objectives.base import (
+    BuildContext,
     InstanceRecognition,
     Loss,
     Objective,
-    Surroundings,
     batch_mean,
     features,
     single_precision,
@@ -145,7 +145,7 @@ class InstanceRecognitionObjective(Objective):
 
     scores_new_images: ClassVar[bool] = False
 
-    def __init__(self, settings: InstanceRecognition, around: Surroundings) -> None:
+    def __init__(self, settings: InstanceRecognition, around: BuildContext) -> None:
         super().__init__(seed=around.seed)
         self.settings = settings
         self.fc = nn.Linear(around.width, settings.width)

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from mvkit.errors import UsageError
 from mvkit.images.settings import Batch
 from mvkit.objectives.base import (
+    BuildContext,
     LinearReadout,
     Loss,
     Objective,
-    Surroundings,
     accuracies,
     labels_of,
     layer_output,
@@ -32,7 +32,7 @@ class LinearReadoutObjective(Objective):
 
     trains_encoder: ClassVar[bool] = False
 
-    def __init__(self, settings: LinearReadout, around: Surroundings) -> None:
+    def __init__(self, settings: LinearReadout, around: BuildContext) -> None:
         super().__init__(seed=around.seed)
         self.path = around.path
         self.readout = readout(around.read_shape, around.known_classes, pool_px=settings.pool_px)

@@ -13,10 +13,10 @@ from torch.nn import functional
 from mvkit.distributed import all_gather, world_size
 from mvkit.images.settings import Batch
 from mvkit.objectives.base import (
+    BuildContext,
     Loss,
     MoCoV2,
     Objective,
-    Surroundings,
     accuracies,
     features,
     mean_cross_entropy,
@@ -40,7 +40,7 @@ class MoCoV2Objective(Objective):
     queue: Tensor
     position: Tensor
 
-    def __init__(self, settings: MoCoV2, around: Surroundings) -> None:
+    def __init__(self, settings: MoCoV2, around: BuildContext) -> None:
         super().__init__(seed=around.seed)
         self.settings = settings
         self.neck = moco_neck(around.width, settings.hidden, settings.width)

@@ -15,10 +15,10 @@ from mvkit.objectives import base as said
 from mvkit.objectives.autoencoder import AutoEncoderObjective
 from mvkit.objectives.barlow_twins import BarlowTwinsObjective
 from mvkit.objectives.base import (
+    BuildContext,
     LinearReadout,
     Objective,
     ObjectiveSettings,
-    Surroundings,
     decoded,
     layer_output,
     module_path,
@@ -44,7 +44,7 @@ class ObjectiveClass(Protocol):
     scores_new_images: bool
     trains_encoder: bool
 
-    def __call__(self, settings: Any, surroundings: Surroundings, /) -> Objective:
+    def __call__(self, settings: Any, context: BuildContext, /) -> Objective:
         """Build the objective."""
 
 
@@ -57,7 +57,7 @@ class ObjectiveRow:
     settings
         What a recipe says of it.
     build
-        Its class: called with settings and surroundings.
+        Its class: called with settings and context.
     reference
         Where it was published.
     reads
@@ -191,7 +191,7 @@ def build_objective(
     """
     row = row_of(settings)
     path = module_path(encoder, settings.layer) if isinstance(settings, LinearReadout) else ""
-    surroundings = Surroundings(
+    context = BuildContext(
         encoder=encoder,
         shape=_shape(encoder, path, input_px, decodes=row.reads == "decoded"),
         path=path,
@@ -202,7 +202,7 @@ def build_objective(
     # Only the CPU's generator draws: seeding all devices would disturb CUDA's.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(int(hashed(seed, _HEADS)))
-        objective = row.build(settings, surroundings)
+        objective = row.build(settings, context)
     if not objective.trains_encoder:
         encoder.requires_grad_(requires_grad=False)
     return objective.train()

@@ -11,10 +11,10 @@ from torch.nn import functional
 
 from mvkit.images.settings import Batch
 from mvkit.objectives.base import (
+    BuildContext,
     Loss,
     Objective,
     RelativeLocation,
-    Surroundings,
     accuracies,
     features,
     mean_cross_entropy,
@@ -33,7 +33,7 @@ class RelativeLocationObjective(Objective):
 
     n_inputs: ClassVar[int] = 1 + N_NEIGHBOURS
 
-    def __init__(self, settings: RelativeLocation, around: Surroundings) -> None:
+    def __init__(self, settings: RelativeLocation, around: BuildContext) -> None:
         super().__init__(seed=around.seed)
         self.dropout = settings.dropout
         self.fc0 = nn.Linear(2 * around.width, settings.hidden)

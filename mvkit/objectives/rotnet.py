@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from mvkit.images.settings import Batch
 from mvkit.objectives.base import (
+    BuildContext,
     Loss,
     Objective,
     RotNet,
-    Surroundings,
     accuracies,
     features,
     mean_cross_entropy,
@@ -26,7 +26,7 @@ class RotNetObjective(Objective):
 
     n_inputs: ClassVar[int] = N_ROTATIONS
 
-    def __init__(self, settings: RotNet, around: Surroundings) -> None:
+    def __init__(self, settings: RotNet, around: BuildContext) -> None:
         del settings
         super().__init__(seed=around.seed)
         self.fc = nn.Linear(around.width, N_ROTATIONS)

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mvkit.distributed import all_gather
 from mvkit.images.settings import Batch
-from mvkit.objectives.base import Loss, Objective, SimClr, Surroundings, batch_mean, features, share_of
+from mvkit.objectives.base import BuildContext, Loss, Objective, SimClr, batch_mean, features, share_of
 from mvkit.objectives.heads import simclr_neck
 
 #: Similarities held at a time: 2**24 float32 are 64 MiB. The matrix of the published batch has four times
@@ -27,7 +27,7 @@ class SimClrObjective(Objective):
     couples_samples: ClassVar[bool] = True
     n_inputs: ClassVar[int] = 2
 
-    def __init__(self, settings: SimClr, around: Surroundings) -> None:
+    def __init__(self, settings: SimClr, around: BuildContext) -> None:
         super().__init__(seed=around.seed)
         self.temperature = settings.temperature
         self.neck = simclr_neck(around.width, settings.hidden, settings.width)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mvkit.images.settings import Batch
-from mvkit.objectives.base import Loss, Objective, SimSiam, Surroundings, batch_mean, features
+from mvkit.objectives.base import BuildContext, Loss, Objective, SimSiam, batch_mean, features
 from mvkit.objectives.heads import simsiam_prediction, simsiam_projection
 
 
@@ -17,7 +17,7 @@ class SimSiamObjective(Objective):
 
     n_inputs: ClassVar[int] = 2
 
-    def __init__(self, settings: SimSiam, around: Surroundings) -> None:
+    def __init__(self, settings: SimSiam, around: BuildContext) -> None:
         super().__init__(seed=around.seed)
         self.projection = simsiam_projection(around.width, settings.hidden, settings.width)
         self.prediction = simsiam_prediction(settings.width, settings.prediction_hidden)

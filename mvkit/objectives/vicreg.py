@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from mvkit.distributed import all_reduce
 from mvkit.images.settings import Batch
-from mvkit.objectives.base import Loss, Objective, Surroundings, VicReg, batch_mean, features, share_of
+from mvkit.objectives.base import BuildContext, Loss, Objective, VicReg, batch_mean, features, share_of
 from mvkit.objectives.heads import projector
 
 _EPSILON = 1e-4
@@ -26,7 +26,7 @@ class VicRegObjective(Objective):
     couples_samples: ClassVar[bool] = True
     n_inputs: ClassVar[int] = 2
 
-    def __init__(self, settings: VicReg, around: Surroundings) -> None:
+    def __init__(self, settings: VicReg, around: BuildContext) -> None:
         super().__init__(seed=around.seed)
         self.settings = settings
         self.projector = projector(around.width, settings.widths, bias=True)

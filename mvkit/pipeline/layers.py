@@ -166,22 +166,22 @@ def _of_model(
     from mvkit.scoring.run import LayerSource
 
     network = unwrapped(model)
-    journey = ForwardPass(
+    forward_pass = ForwardPass(
         network,
         open_stimuli(dataset),
         patterns,
         batch_size=resources.batch_size,
         device=resources.device,
     )
-    names = tuple(journey.look().layers)
+    names = tuple(forward_pass.first_batch().layers)
     # Empty where weights cannot be read.
-    keys = (layer_keys(journey) or None) if resources.cache else None
-    origin = describe_origin(network, journey.stimuli, "")
+    keys = (layer_keys(forward_pass) or None) if resources.cache else None
+    origin = describe_origin(network, forward_pass.stimuli, "")
 
     scratch = resources.scratch or scratch_dir(resources.home)
 
     def features(wanted: Sequence[str]) -> AbstractContextManager[Mapping[str, Any]]:
-        return journey.features(wanted, scratch=scratch)
+        return forward_pass.features(wanted, scratch=scratch)
 
     source = LayerSource(names, features, inner=_products(resources.device))
     about = {
@@ -193,7 +193,9 @@ def _of_model(
     if isinstance(network, VisionModel):
         about["network"] = network.describe()
     opened = _opened(source, about, keys, settings, _store(resources))
-    return replace(opened, infos=journey.look().layers, images_per_batch=journey.images_per_batch)
+    return replace(
+        opened, infos=forward_pass.first_batch().layers, images_per_batch=forward_pass.images_per_batch
+    )
 
 
 def _products(device: str) -> GramMatrix | None:

@@ -151,7 +151,7 @@ def load_models(
 
     if not names:
         raise UsageError("no MODEL to score: name at least one")
-    _refuse_twins(names)
+    _check_duplicates(names)
     models = {}
     for name in names:
         model = load_model(
@@ -165,7 +165,7 @@ def load_models(
     return models
 
 
-def _refuse_twins(names: Sequence[str]) -> None:
+def _check_duplicates(names: Sequence[str]) -> None:
     """Refuse two names of one model: the network's short and long name, a run and its checkpoint."""
     from mvkit.models import find_model
     from mvkit.models.external import parse_foreign
@@ -182,8 +182,8 @@ def _refuse_twins(names: Sequence[str]) -> None:
             else find_model(name).architecture.name
         )
         if identity in first:
-            twin = first[identity]
-            same = "is given twice" if twin == name else f"is the same model as {twin}"
+            other = first[identity]
+            same = "is given twice" if other == name else f"is the same model as {other}"
             raise UsageError(f"model {name} {same}: give each model once")
         first[identity] = name
 

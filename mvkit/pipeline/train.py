@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mvkit.models.base import VisionModel as VisionModel_
     from mvkit.training.assembly import Sources
     from mvkit.training.evaluation import Evaluator
-    from mvkit.training.log import FitReport, Hearers
+    from mvkit.training.log import Callbacks, FitReport
     from mvkit.training.plan import TrainPlan
     from mvkit.training.recipe import NeuralPredictivity, TrainRecipe
     from mvkit.training.step import PrecisionName
@@ -226,7 +226,7 @@ class TrainReport:
         return {"recipe": self.recipe, "digest": self.digest, "notes": self.notes, **asdict(self.fit)}
 
 
-def run_training(request: TrainRequest, *, hearers: Hearers | None = None) -> TrainReport:
+def run_training(request: TrainRequest, *, callbacks: Callbacks | None = None) -> TrainReport:
     """Train, or go on training, as a request says; several processes call it alike.
 
     Raises
@@ -243,13 +243,13 @@ def run_training(request: TrainRequest, *, hearers: Hearers | None = None) -> Tr
     from mvkit.distributed import is_main_process, process_group, world_size
     from mvkit.training.assembly import Start, assemble, choose_device, default_workers
     from mvkit.training.checkpoint import check_same_run, claimed, find_resume, write_recipe
-    from mvkit.training.log import Hearers
+    from mvkit.training.log import Callbacks
     from mvkit.training.loop import fit
     from mvkit.training.recipe import science_digest
     from mvkit.training.setup import RunPlace
     from mvkit.training.step import StepSettings
 
-    hearers = hearers or Hearers()
+    callbacks = callbacks or Callbacks()
     recipe = resolve_recipe(request)
     sources = open_sources(request, recipe)
     folder = run_folder(request, recipe)
@@ -270,13 +270,13 @@ def run_training(request: TrainRequest, *, hearers: Hearers | None = None) -> Tr
         )
         if found is not None:
             check_same_run(found[1], setup, str(found[0]))
-            hearers.remark(f"going on from {found[0]}, step {found[1]['progress']['step']}")
+            callbacks.remark(f"going on from {found[0]}, step {found[1]['progress']['step']}")
         if is_main_process():
             write_recipe(folder, recipe)
         notes = setup.learner.step.notes()
         for sentence in notes:
-            hearers.remark(sentence)
-        report = fit(setup, resume=found[1] if found else None, hearers=hearers)
+            callbacks.remark(sentence)
+        report = fit(setup, resume=found[1] if found else None, callbacks=callbacks)
     return TrainReport(recipe.name, science_digest(recipe), report, notes)
 
 

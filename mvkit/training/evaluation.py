@@ -82,7 +82,7 @@ class AccuracyCount:
 
 
 @contextmanager
-def undisturbed(*modules: nn.Module) -> Iterator[None]:
+def preserve_state(*modules: nn.Module) -> Iterator[None]:
     """Put modules into eval mode without gradients; put every mode and every generator back afterwards.
 
     In eval mode batch norms use their running statistics and leave them as they are.
@@ -250,7 +250,7 @@ class EvaluatorSet:
         results: dict[str, float] = {}
         for evaluator in self.evaluators:
             if _due(evaluator, context.epoch, is_last=is_last):
-                with undisturbed(context.encoder, context.objective):
+                with preserve_state(context.encoder, context.objective):
                     measured = evaluator.evaluate(context)
                 results |= {f"{evaluator.name}.{key}": float(value) for key, value in measured.items()}
         return results
@@ -334,7 +334,7 @@ def layer_features(encoder: nn.Module, images: Tensor, layer: str | None) -> Ten
 def feature_width(encoder: nn.Module, layer: str | None, *, input_px: int) -> int:
     """Return the number of features of a layer for inputs of this side; refuses what is no layer."""
     device = next(encoder.parameters()).device
-    with undisturbed(encoder):
+    with preserve_state(encoder):
         return layer_features(encoder, torch.zeros(2, 3, input_px, input_px, device=device), layer).shape[1]
 
 
@@ -659,7 +659,7 @@ class LinearProbeEvaluator(Evaluator):
         del step
         if batch.label is None:
             raise DataError(f"{self.name}: the training images have no labels")
-        with undisturbed(encoder):
+        with preserve_state(encoder):
             features = layer_features(encoder, batch.views[0], self._layer)
             self._inputs.learn(features)
         inputs = self._inputs(features)

@@ -344,7 +344,7 @@ class FitReport:
 
 
 @dataclass(frozen=True)
-class Hearers:
+class Callbacks:
     """Who is told what happens.
 
     Attributes

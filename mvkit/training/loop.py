@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: noted first, so that the step in progress is finished and saved."""
+"""The one training loop."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mvkit.models.loading import BEST, LAST
 from mvkit.rng import hashed
 from mvkit.training.checkpoint import Progress, checkpoint_name, restore, snapshot, write_checkpoint
 from mvkit.training.evaluation import EvaluationContext
-from mvkit.training.log import FitReport, Hearers, Meter, Pace, RunLog, Stopwatch
+from mvkit.training.log import Callbacks, FitReport, Meter, Pace, RunLog, Stopwatch
 from mvkit.training.optim import learning_rate, set_learning_rate
 from mvkit.training.setup import TrainingSetup
 
@@ -77,7 +77,7 @@ _GENERATOR_KEY = 0x6E0D
 
 
 def fit(
-    setup: TrainingSetup, *, resume: Mapping[str, Any] | None = None, hearers: Hearers | None = None
+    setup: TrainingSetup, *, resume: Mapping[str, Any] | None = None, callbacks: Callbacks | None = None
 ) -> FitReport:
     """Train until the recipe's end, or until SIGTERM or Ctrl-C.
 
@@ -87,7 +87,7 @@ def fit(
         The run. All processes call this alike.
     resume
         Contents of a checkpoint of the same run to go on from.
-    hearers
+    callbacks
         Who is told.
 
     Raises
@@ -97,13 +97,13 @@ def fit(
     DataError
         An image cannot be read.
     """
-    hearers = hearers or Hearers()
+    callbacks = callbacks or Callbacks()
     device = setup.place.device
     # Steps seed torch's generators; the caller's are as before afterwards.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        run = _Run(setup, hearers)
+        run = _Run(setup, callbacks)
         try:
-            with Interruption(hearers.remark) as interruption:
+            with Interruption(callbacks.remark) as interruption:
                 return run.through(resume, interruption)
         finally:
             run.close()
@@ -114,7 +114,7 @@ class _Run:
     """A run in progress."""
 
     setup: TrainingSetup
-    hearers: Hearers
+    callbacks: Callbacks
     progress: Progress = field(default_factory=Progress)
     metrics: Mapping[str, float] = field(default_factory=dict)
 
@@ -132,7 +132,7 @@ class _Run:
     def through(self, resume: Mapping[str, Any] | None, interruption: Interruption) -> FitReport:
         started = time.perf_counter()
         if resume is not None:
-            self.progress = restore(resume, self.setup, self.hearers.remark)
+            self.progress = restore(resume, self.setup, self.callbacks.remark)
         begun = self.progress.step
         self._begin(resumed=resume is not None)
         interrupted = False
@@ -223,7 +223,7 @@ class _Run:
             loss_sum=self.progress.loss_sum + math.fsum(losses),
             loss_steps=self.progress.loss_steps + len(losses),
         )
-        self.hearers.watch(self._pace())
+        self.callbacks.watch(self._pace())
 
     def _speed(self) -> dict[str, object]:
         # Asked for once the device has been waited for: only then is a window's time that of its steps.
@@ -265,7 +265,7 @@ class _Run:
         self.progress = replace(self.progress, epochs=done, loss_sum=0.0, loss_steps=0)
         self._save(also=names)
         shown = "".join(f", {name} {value:.4g}" for name, value in measured.items())
-        self.hearers.remark(
+        self.callbacks.remark(
             f"epoch {done}/{setup.n_epochs}: loss {loss:.4g}{shown}, {pace.images_per_s:,.0f} images/s, "
             f"limited by {'the loader' if pace.bottleneck == 'loader' else 'compute'}"
         )

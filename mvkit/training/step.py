@@ -1,4 +1,4 @@
-"""Number formats of training: what runs in half precision, and scaling of gradients that need it."""
+"""One optimisation step: forward, backward, averaging over processes, update."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mvkit.images.settings import Batch
-from mvkit.objectives.base import Loss, Objective, Surroundings
+from mvkit.objectives.base import BuildContext, Loss, Objective
 from mvkit.objectives.registry import row_of
 
 #: How the original named what this package names otherwise.
@@ -113,7 +113,7 @@ class Fitting(nn.Module):
         self.golden = golden
         self.encoder = encoder
         around.setdefault("shape", torch.Size([around.pop("width", 0)]))
-        self.objective: Objective = row_of(chosen).build(chosen, Surroundings(encoder=encoder, **around))
+        self.objective: Objective = row_of(chosen).build(chosen, BuildContext(encoder=encoder, **around))
         self.double()
 
     def fill(self, *prefixes: str) -> None:

@@ -49,8 +49,8 @@ def images() -> np.ndarray:
     return np.random.default_rng(5).standard_normal((11, 3, 12, 12)).astype(np.float32)
 
 
-def whole(journey: ForwardPass, names, tmp_path, **options) -> dict[str, np.ndarray]:
-    with journey.features(names, scratch=tmp_path, **options) as features:
+def whole(forward_pass: ForwardPass, names, tmp_path, **options) -> dict[str, np.ndarray]:
+    with forward_pass.features(names, scratch=tmp_path, **options) as features:
         return {name: np.array(values) for name, values in features.items()}
 
 
@@ -59,15 +59,15 @@ def whole(journey: ForwardPass, names, tmp_path, **options) -> dict[str, np.ndar
 def test_every_image_goes_through_once(blocks, images, tmp_path, batch_size, layers):
     shown = []
     blocks.stem.register_forward_pre_hook(lambda module, inputs: shown.append(inputs[0].clone()))
-    journey = ForwardPass(blocks, open_stimuli(images), layers, batch_size=batch_size)
-    whole(journey, list(journey.look().layers), tmp_path)
+    forward_pass = ForwardPass(blocks, open_stimuli(images), layers, batch_size=batch_size)
+    whole(forward_pass, list(forward_pass.first_batch().layers), tmp_path)
     np.testing.assert_array_equal(torch.cat(shown).numpy(), images)
 
 
 def test_features_are_what_a_hook_sees(blocks, images, tmp_path):
-    journey = ForwardPass(blocks, open_stimuli(images), "*", batch_size=4)
-    names = list(journey.look().layers)
-    found = whole(journey, names, tmp_path)
+    forward_pass = ForwardPass(blocks, open_stimuli(images), "*", batch_size=4)
+    names = list(forward_pass.first_batch().layers)
+    found = whole(forward_pass, names, tmp_path)
     expected: dict[str, list[torch.Tensor]] = {}
     with torch.no_grad():
         for start in range(0, 11, 4):
@@ -89,14 +89,14 @@ def test_features_are_what_a_hook_sees(blocks, images, tmp_path):
 
 def test_bits_do_not_depend_on_the_layers_asked_for_or_on_where_they_lie(blocks, images, tmp_path):
     everything = ForwardPass(blocks, open_stimuli(images), "*")
-    names = list(everything.look().layers)
+    names = list(everything.first_batch().layers)
     in_memory = whole(everything, names, tmp_path)
     on_disk = whole(ForwardPass(blocks, open_stimuli(images), "*"), names, tmp_path, in_memory=0)
     for name in names:
         np.testing.assert_array_equal(in_memory[name], on_disk[name])
-        journey = ForwardPass(blocks, open_stimuli(images), "*")
-        journey.look()
-        np.testing.assert_array_equal(whole(journey, [name], tmp_path)[name], in_memory[name])
+        forward_pass = ForwardPass(blocks, open_stimuli(images), "*")
+        forward_pass.first_batch()
+        np.testing.assert_array_equal(whole(forward_pass, [name], tmp_path)[name], in_memory[name])
     extracted = extract(blocks, images, "*")
     assert list(extracted) == names
     for name in names:
@@ -104,19 +104,19 @@ def test_bits_do_not_depend_on_the_layers_asked_for_or_on_where_they_lie(blocks,
 
 
 def test_a_second_pass_gives_the_same_and_shows_the_images_again(blocks, images, tmp_path):
-    journey = ForwardPass(blocks, open_stimuli(images), "block", batch_size=3)
-    first = journey.first_rows()
-    one = whole(journey, ["block[2]"], tmp_path)
-    two = whole(journey, ["block[2]"], tmp_path)
+    forward_pass = ForwardPass(blocks, open_stimuli(images), "block", batch_size=3)
+    first = forward_pass.first_rows()
+    one = whole(forward_pass, ["block[2]"], tmp_path)
+    two = whole(forward_pass, ["block[2]"], tmp_path)
     np.testing.assert_array_equal(one["block[2]"], two["block[2]"])
     np.testing.assert_array_equal(first["block[2]"], one["block[2]"][:3])
 
 
 def test_layers_on_disk_are_read_by_columns_and_are_gone_afterwards(blocks, images, tmp_path):
-    journey = ForwardPass(blocks, open_stimuli(images), ["stem", "block.0"])
-    names = list(journey.look().layers)
+    forward_pass = ForwardPass(blocks, open_stimuli(images), ["stem", "block.0"])
+    names = list(forward_pass.first_batch().layers)
     reference = extract(blocks, images, ["stem", "block.0"])
-    with journey.features(names, scratch=tmp_path / "here", in_memory=0) as features:
+    with forward_pass.features(names, scratch=tmp_path / "here", in_memory=0) as features:
         for name in names:
             layer = features[name]
             assert isinstance(layer, StoredLayer)
@@ -130,8 +130,8 @@ def test_layers_on_disk_are_read_by_columns_and_are_gone_afterwards(blocks, imag
 def test_the_modes_of_a_network_are_put_back(blocks, images, tmp_path):
     blocks.train()
     blocks.stem.eval()
-    journey = ForwardPass(blocks, open_stimuli(images), "stem")
-    whole(journey, ["stem"], tmp_path)
+    forward_pass = ForwardPass(blocks, open_stimuli(images), "stem")
+    whole(forward_pass, ["stem"], tmp_path)
     assert blocks.training and blocks.block.training and not blocks.stem.training
 
 
@@ -166,8 +166,8 @@ def test_a_batch_that_does_not_fit_in_memory_is_told(blocks, images, tmp_path, b
     blocks.stem.register_forward_pre_hook(hungry)
     told = r"a batch of 4 images does not fit in memory .*allocate.*\ngive --batch-size 1, or fewer layers"
     with pytest.raises(DataError, match=told):
-        journey = ForwardPass(blocks, open_stimuli(images), "stem", batch_size=4)
-        whole(journey, list(journey.look().layers), tmp_path, in_memory=0)
+        forward_pass = ForwardPass(blocks, open_stimuli(images), "stem", batch_size=4)
+        whole(forward_pass, list(forward_pass.first_batch().layers), tmp_path, in_memory=0)
     assert not list(tmp_path.iterdir())
 
 
@@ -177,7 +177,7 @@ def test_other_errors_of_a_network_stay_what_they_are(blocks, images, tmp_path):
 
     blocks.stem.register_forward_pre_hook(broken)
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
-        ForwardPass(blocks, open_stimuli(images), "stem").look()
+        ForwardPass(blocks, open_stimuli(images), "stem").first_batch()
 
 
 def test_a_network_is_needed():

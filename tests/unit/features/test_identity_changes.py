@@ -488,9 +488,9 @@ def test_nothing_is_cached_of_a_network_whose_weights_cannot_be_read(tmp_path: P
     bench = Bench(tmp_path)
     model = bench.load()
     model.get_submodule("network").register_buffer("sparse", torch.eye(3).to_sparse())
-    journey = ForwardPass(model, open_stimuli(bench.images), ["final"])
+    forward_pass = ForwardPass(model, open_stimuli(bench.images), ["final"])
 
-    assert layer_keys(journey) == {}
+    assert layer_keys(forward_pass) == {}
 
 
 class Odd(nn.Conv2d):

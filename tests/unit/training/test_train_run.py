@@ -16,7 +16,7 @@ from filelock import FileLock
 
 from mvkit.errors import CheckpointError, DataError, FitError, RecipeError, UsageError
 from mvkit.pipeline.train import Machine, TrainReport, TrainRequest, plan_training, run_training
-from mvkit.training.log import Hearers, Pace
+from mvkit.training.log import Callbacks, Pace
 
 Train = Callable[..., TrainReport]
 
@@ -36,7 +36,7 @@ def test_a_run_and_what_it_leaves(request_: TrainRequest, tmp_path: Path) -> Non
     paces: list[Pace] = []
     said: list[str] = []
     generator = torch.get_rng_state()
-    report = run_training(request_, hearers=Hearers(said.append, paces.append))
+    report = run_training(request_, callbacks=Callbacks(said.append, paces.append))
     assert torch.equal(generator, torch.get_rng_state())
     assert (report.fit.step, report.fit.n_steps, report.fit.epochs) == (18, 18, 2)
     log = records(tmp_path / "run")
@@ -154,7 +154,7 @@ def test_ctrl_c_saves_and_the_same_request_goes_on(request_: TrainRequest, tmp_p
         if pace.step == 4:
             signal.raise_signal(signal.SIGINT)
 
-    report = run_training(request_, hearers=Hearers(said.append, interrupt))
+    report = run_training(request_, callbacks=Callbacks(said.append, interrupt))
     assert report.fit.interrupted and report.fit.step == 4
     assert "stopping after this step" in said[0]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -167,7 +167,7 @@ def test_a_second_ctrl_c_stops_at_once(request_: TrainRequest, tmp_path: Path) -
         signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        run_training(request_, hearers=Hearers(watch=interrupt))
+        run_training(request_, callbacks=Callbacks(watch=interrupt))
     assert not (tmp_path / "run" / "last.pt").exists()
 
 
