@@ -1,141 +1,25 @@
-"""One training run as a command describes it, with neural predictivity among its evaluations."""
+"""One training run as a command describes it: recipe, images, network, objective, loop."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from mvkit.distributed import all_reduce, is_main_process
 from mvkit.errors import DataError
-from mvkit.features.layers import layers_to_record
 from mvkit.files import check_link
-from mvkit.models import VisionModel
-from mvkit.neural import NeuralDataset, open_dataset
-from mvkit.pipeline.request import choose_recordings
-from mvkit.pipeline.score import score
-from mvkit.recipes import load_recipe
-from mvkit.scoring import ScoreSettings
-from mvkit.scoring.results import ALL_AREAS
-from mvkit.training.evaluation import EvaluationContext, Evaluator
-from mvkit.training.recipe import NeuralPredictivity
 
 if TYPE_CHECKING:
-    from mvkit.models.base import VisionModel as VisionModel_
+    from mvkit.models.base import VisionModel
     from mvkit.training.assembly import Sources
     from mvkit.training.evaluation import Evaluator
     from mvkit.training.log import Callbacks, FitReport
     from mvkit.training.plan import TrainPlan
     from mvkit.training.recipe import NeuralPredictivity, TrainRecipe
     from mvkit.training.step import PrecisionName
-
-
-class NeuralEvaluator(Evaluator):
-    """Noise-corrected predictivity of chosen layers on a neural file, as ``mvkit score`` computes it.
-
-    The first process scores, the others wait for its numbers.
-
-    Parameters
-    ----------
-    settings
-        Dataset, layers, areas.
-    name
-        Name in the log.
-    dataset
-        The recordings.
-    protocol
-        Splits, halvings and map.
-    n_jobs
-        Worker processes of scoring; None: one per core.
-    """
-
-    headline = ALL_AREAS
-
-    def __init__(
-        self,
-        settings: NeuralPredictivity,
-        *,
-        name: str,
-        dataset: NeuralDataset,
-        protocol: ScoreSettings,
-        n_jobs: int | None = None,
-    ) -> None:
-        super().__init__(name=name, every_epochs=settings.every_epochs)
-        self._settings = settings
-        self._dataset = dataset
-        self._protocol = protocol
-        self._n_jobs = n_jobs
-        recordings = choose_recordings(dataset, settings.areas)
-        self._keys = (*dict.fromkeys(recording.area for recording in recordings), ALL_AREAS)
-
-    def evaluate(self, context: EvaluationContext) -> Mapping[str, float]:
-        """Return each area's median score with its best layer, and ``all``: over the units of all areas.
-
-        As in the paper, best layers are chosen on the test images; an area without any score is NaN.
-        """
-        medians = torch.zeros(len(self._keys), dtype=torch.float64, device=context.device)
-        if is_main_process():
-            measured = self._score(context)
-            medians.copy_(torch.tensor([measured[key] for key in self._keys], dtype=torch.float64))
-        return dict(zip(self._keys, all_reduce(medians).tolist(), strict=True))
-
-    def _score(self, context: EvaluationContext) -> dict[str, float]:
-        scores = score(
-            context.encoder,
-            self._dataset,
-            layers=self._settings.layers,
-            areas=self._settings.areas,
-            n_jobs=self._n_jobs,
-            device=str(context.device),
-            settings=self._protocol,
-            # The weights are other ones every time: nothing kept would ever be asked for again.
-            cache=False,
-        )
-        best = scores.best_layers()
-        return dict(zip(best["area"], best["median"], strict=True))
-
-
-def build_neural_evaluator(
-    settings: NeuralPredictivity,
-    name: str,
-    *,
-    encoder: VisionModel,
-    home: Path | None = None,
-    n_jobs: int | None = None,
-) -> Evaluator:
-    """Open the recordings and check everything that training would otherwise stumble over epochs later.
-
-    Parameters
-    ----------
-    settings
-        What the recipe says.
-    name
-        Name in the log.
-    encoder
-        The network that will be trained.
-    home
-        mvkit's home directory, where datasets lie.
-    n_jobs
-        Worker processes of scoring; None: one per core.
-
-    Raises
-    ------
-    DataError
-        If the recordings are not there (names ``mvkit fetch neural --dataset ...``) or are damaged.
-    UsageError, RecipeError
-        If a layer, an area, a dataset or the scoring recipe is unknown.
-    """
-    protocol = load_recipe(ScoreSettings, settings.recipe)
-    layers_to_record(encoder, settings.layers)
-    dataset = open_dataset(settings.dataset, home=home)
-    return NeuralEvaluator(settings, name=name, dataset=dataset, protocol=protocol, n_jobs=n_jobs)
-
 
 #: Where runs are kept unless said otherwise, in the current directory.
 _RUNS = "runs"
@@ -355,7 +239,9 @@ def open_sources(request: TrainRequest, recipe: TrainRecipe) -> Sources:
 
 
 def _neural_evaluator(
-    settings: NeuralPredictivity, name: str, encoder: VisionModel_, *, home: Path | None
+    settings: NeuralPredictivity, name: str, encoder: VisionModel, *, home: Path | None
 ) -> Evaluator:
+    # Needs features and scoring, which no other run should wait for.
+    from mvkit.pipeline.predictivity import build_neural_evaluator
 
     return build_neural_evaluator(settings, name, encoder=encoder, home=home)

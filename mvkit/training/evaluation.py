@@ -774,7 +774,7 @@ def build_evaluators(
         Where the run computes.
     neural
         Given (settings, name), returns the evaluator of neural predictivity;
-        see :func:`mvkit.pipeline.train.build_neural_evaluator`.
+        see :func:`mvkit.pipeline.predictivity.build_neural_evaluator`.
 
     Raises
     ------

@@ -15,7 +15,7 @@ from mvkit.models.loading import build_for_training
 from mvkit.neural import NeuralDataset
 from mvkit.objectives.base import SimSiam
 from mvkit.objectives.registry import build_objective
-from mvkit.pipeline.train import build_neural_evaluator
+from mvkit.pipeline.predictivity import build_neural_evaluator
 from mvkit.scoring import ScoreSettings
 from mvkit.training.evaluation import EvaluationContext, EvaluatorSet
 from mvkit.training.recipe import NeuralPredictivity

@@ -20,7 +20,7 @@ from mvkit.distributed import rank, world_size
 from mvkit.images.settings import Batch
 from mvkit.objectives.base import CrossEntropy, InstanceRecognition
 from mvkit.objectives.registry import build_objective
-from mvkit.pipeline.train import NeuralEvaluator
+from mvkit.pipeline.predictivity import NeuralEvaluator
 from mvkit.training import evaluation as accuracy
 from mvkit.training import evaluation as bank_neighbours
 from mvkit.training import evaluation as feature_neighbours
