@@ -75,7 +75,7 @@ def recipes_page() -> str:
     lines = [
         "# Recipes",
         "",
-        "A recipe is a YAML file; `--set KEY=VALUE` changes a key of any of them, with dots between the levels.",
+        "A recipe is a YAML file. `--set KEY=VALUE` changes a key, with dots between the levels.",
         "`base:` names the recipe that a file lies over. Unknown keys are refused.",
         "",
     ]
