@@ -71,13 +71,15 @@ def limited_threads(count: int | None) -> Iterator[None]:
 
 
 def parse_device(device: str | torch.device) -> torch.device:
-    """Return the device of that name.
+    """Return the device of that name; "auto" is a GPU if there is one, else the CPU.
 
     Raises
     ------
     UsageError
         If there is no such kind of device, or none here.
     """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         # A tensor's device has an index ("cuda:0"), so that it can be compared with that of the weights.
         return torch.empty(0, device=torch.device(device)).device
@@ -85,7 +87,7 @@ def parse_device(device: str | torch.device) -> torch.device:
         # A build without CUDA says so with an AssertionError.
         reason = (str(error).splitlines() or ["not available"])[0]
         raise UsageError(
-            f"device '{device}' cannot be used: {reason}\nuse cpu, or cuda where there is a GPU"
+            f"device '{device}' cannot be used: {reason}\nuse auto, cpu, or cuda where there is a GPU"
         ) from error
 
 
