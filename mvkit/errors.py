@@ -116,7 +116,7 @@ def unknown_name(kind: str, name: str, valid: Iterable[str], *, command: str = "
 
 
 def valid_names(name: str, valid: Iterable[str], command: str = "") -> str:
-    """Return a line with the valid values: ``valid: a, b``, or of more than a dozen first those nearest to a name.
+    """Return a line with the valid values; of more than a dozen, those nearest to a name come first.
 
     Parameters
     ----------

@@ -112,9 +112,7 @@ def recipes(pattern: Pattern = None, home: HomeOption = None, as_json: JsonOptio
     for group in dict.fromkeys((row.command, row.in_table2) for row in rows):
         _print_recipes(group, [row for row in rows if (row.command, row.in_table2) == group])
     if pattern is None:
-        print_line(
-            "A recipe of your own is a YAML file: give its path; `base: NAME` starts from one of these."
-        )
+        print_line("A recipe of your own: give its path (base: NAME in it starts from one of these)")
 
 
 @app.command()
@@ -183,7 +181,7 @@ def _print_models(rows: Sequence[ListedModel]) -> None:
         print_renderable(table)
         fitting = [row for row in members if row.checkpoint and group == "architecture"]
         for row in fitting:
-            print_line(f"--weights released of {row.name} are those of {row.checkpoint} ({row.weights})")
+            print_line(f"{row.name} takes the weights of {row.checkpoint}")
         print_line("")
 
 
