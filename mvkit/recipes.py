@@ -116,9 +116,10 @@ def find_recipe(source: str) -> Path:
     packaged = packaged_recipes()
     path = _find(source, Path(), packaged)
     if path is None:
+        name = source.removeprefix("recipes/").removesuffix(".yaml")
         raise RecipeError(
-            f"recipe {_short(source)} is neither a file nor a packaged recipe{suggest(source, packaged)}\n"
-            f"{valid_names(source, packaged, 'mvkit list recipes')}"
+            f"recipe {_short(source)} is neither a file nor a packaged recipe{suggest(name, packaged)}\n"
+            f"{valid_names(name, packaged, 'mvkit list recipes')}"
         )
     return path
 

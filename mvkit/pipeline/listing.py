@@ -33,9 +33,7 @@ from mvkit.models.registry import (
     has_readout,
     is_model,
 )
-from mvkit.neural.dataset import AREA_ORDER
 from mvkit.paths import checkpoint_path, neural_path
-from mvkit.recipes import packaged_recipes
 
 if TYPE_CHECKING:
     from mvkit.features import LayerInfo
@@ -354,6 +352,8 @@ def list_recipes(pattern: str | None = None) -> tuple[ListedRecipe, ...]:
     UsageError
         If no name matches.
     """
+    from mvkit.recipes import packaged_recipes
+
     rows = [_listed_recipe(name, path) for name, path in packaged_recipes().items()]
     order = (_TRAIN, *_RECIPE_COMMANDS.values())
     rows.sort(key=lambda row: (order.index(row.command), not row.in_table2))
@@ -417,7 +417,7 @@ _RECORDED = {
     "calcium": "mean dF/F of calcium imaging, 118 natural scenes, 50 trials",
     SIMULATED: "spike rates that are linear in Gabor energies, 118 scenes, 50 trials; needs no file",
 }
-_SIMULATED_COUNTS: UnitCounts = (AREA_ORDER, 692, 4)
+_SIMULATED_COUNTS: UnitCounts = (("VISp", "VISl", "VISal", "VISpm", "VISrl", "VISam"), 692, 4)
 _NOT_COUNTED: UnitCounts = ((), None, None)
 
 
@@ -466,6 +466,7 @@ def _listed_dataset(name: str, path: Path) -> ListedDataset:
 
 def _count_units(path: Path) -> UnitCounts:
     """Return the areas of a neural file, its units and its animals."""
+    from mvkit.neural.dataset import AREA_ORDER
     from mvkit.neural.neural_file import reading
 
     with reading(path) as file:
