@@ -154,34 +154,30 @@ def layer_table(layers: Sequence[LayerInfo], n_images: int | None = None) -> Tab
 
 
 def _print_models(rows: Sequence[ListedModel]) -> None:
-    groups = {
+    sizes = " or ".join(map(str, dict.fromkeys(row.input_px for row in rows)))
+    print_line(f"Inputs are {sizes} px (--input-size changes it); BN: batch norm.\n")
+    titles = {
         "released": "Released: published weights (mvkit fetch checkpoints NAME)",
         "architecture": "Architectures: --weights random, or a file",
         "long name": "The same by the names of the paper's code, and further ones",
         "baseline": "Baselines: no weights",
     }
-    for group, title in groups.items():
+    columns = {"released": ("layers>", "params>", "weights"), "long name": ()}
+    for group, title in titles.items():
         members = [row for row in rows if row.group == group]
         if not members:
             continue
         print_line(title)
-        columns = ["name", "what it is", "px>", "layers>", "params>"]
-        table = plain_table(*columns, *(["weights"] if group == "released" else []))
-        if group == "long name":
-            table = plain_table("name", "what it is")
+        shown = columns.get(group, ("layers>", "params>"))
+        table = plain_table("name", "what it is", *shown)
         for row in members:
-            cells = [
-                ", ".join(filter(None, (row.description, row.objective))),
-                str(row.input_px),
-                str(row.n_layers),
-                _millions(row.n_parameters),
-                *([row.weights] if group == "released" else []),
-            ]
-            table.add_row(row.name, *(cells[:1] if group == "long name" else cells))
+            description = ", ".join(filter(None, (row.description, row.objective)))
+            cells = (str(row.n_layers), _millions(row.n_parameters), row.weights)
+            table.add_row(row.name, description, *cells[: len(shown)])
         print_renderable(table)
-        fitting = [row for row in members if row.checkpoint and group == "architecture"]
-        for row in fitting:
-            print_line(f"{row.name} takes the weights of {row.checkpoint}")
+        for row in members:
+            if row.checkpoint and group == "architecture":
+                print_line(f"{row.name} takes the weights of {row.checkpoint}")
         print_line("")
 
 

@@ -193,15 +193,15 @@ def _listed_model(group: ModelGroup, row: ModelRow, home: Path | None) -> Listed
 
 
 def describe_architecture(architecture: Architecture) -> str:
-    """Return a network in a few words: ``two streams after VISp, batch norm, 1,000 classes``."""
+    """Return a network in a few words: ``two streams, BN, 1,000 classes`` (BN: batch norm)."""
     net = architecture.blueprint
     parts = list(_describe_network(architecture))
     if isinstance(net, PlainNet | StreamNet) and (
         net.norm_features if isinstance(net, PlainNet) else net.norm
     ):
-        parts.append("batch norm")
+        parts.append("BN")
     if isinstance(net, StreamNet) and net.skip == "1x1":
-        parts.append("1x1 edges from VISp")
+        parts.append("1x1 edges")
     if has_readout(net):
         parts.append("1,000 classes")
     return ", ".join(parts)
@@ -220,20 +220,20 @@ def _describe_network(architecture: Architecture) -> Iterator[str]:
         case StreamNet():
             yield _describe_streams(net)
             if net.read_from != net.outputs:
-                yield f"read out at {' and '.join(net.read_from)}"
+                yield f"{' and '.join(net.read_from)} only"
         case MirrorNet():
             yield _describe_streams(net.encoder)
-            yield "autoencoder" if net.hidden is not None else "depth (hourglass)"
+            yield "autoencoder" if net.hidden is not None else "depth hourglass"
         case ConnectomeNet():
-            yield "MouseNet of Shi et al."
+            yield "MouseNet"
             if len(net.read_from) == 1:
-                yield f"read out at {net.read_from[0]}"
+                yield f"{net.read_from[0]} only"
         case Baseline():
             yield "grey values" if net.kind == "pixels" else "Gabor energies"
 
 
 def _describe_streams(net: StreamNet) -> str:
-    return {1: "one stream", 2: "two streams", 6: "six streams"}[len(net.streams)] + " after VISp"
+    return {1: "one stream", 2: "two streams", 6: "six streams"}[len(net.streams)]
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ def test_models_by_group(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     ]
     assert titles == sorted(titles) and len(titles) == 5
     released = next(line for line in lines if line.startswith("alexnet_bn_ir "))
-    assert released.split()[-6:] == ["64", "7", "57.0", "M", "to", "fetch"]
+    assert released.split()[-6:] == ["recognition", "7", "57.0", "M", "to", "fetch"]
     text = "\n".join(lines)
     assert "dual_stream_encoder takes the weights of dual_stream_ir" in text
     assert "torchvision:NAME" in text and "timm:NAME" in text and "FILE.py:FUNCTION" in text

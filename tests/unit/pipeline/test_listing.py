@@ -37,7 +37,7 @@ def test_rows_say_what_the_models_are(tmp_path: Path) -> None:
     checkpoint_path("alexnet_bn_ir", tmp_path).touch()
     rows = {row.name: row for row in list_models(home=tmp_path)}
     row = rows["alexnet_bn_ir"]
-    assert (row.group, row.description) == ("released", "AlexNet, batch norm")
+    assert (row.group, row.description) == ("released", "AlexNet, BN")
     assert (row.objective, row.input_px, row.n_layers) == ("instance recognition", 64, 7)
     assert (row.n_parameters, row.weights, row.checkpoint) == (57_022_528, "here", "alexnet_bn_ir")
     assert (rows["alexnet_encoder"].weights, rows["alexnet_encoder"].objective) == ("here", "")
@@ -57,15 +57,15 @@ def test_rows_say_what_the_models_are(tmp_path: Path) -> None:
     [
         ("alexnet_two_64x64", "first 2 layers of AlexNet, 1,000 classes"),
         ("alexnet_six_64x64", "first 6 layers of AlexNet, 1,000 classes"),
-        ("vgg16_ir_64x64", "VGG16, batch norm"),
+        ("vgg16_ir_64x64", "VGG16, BN"),
         ("resnet101_64x64_input", "ResNet-101, 1,000 classes"),
         (
             "simplified_mousenet_six_stream_vispor_only_visp_3x3",
-            "six streams after VISp, read out at VISpor, 1,000 classes",
+            "six streams, VISpor only, 1,000 classes",
         ),
-        ("simplified_mousenet_dual_stream", "two streams after VISp, 1x1 edges from VISp, 1,000 classes"),
-        ("simplified_mousenet_ae_single_stream", "one stream after VISp, autoencoder"),
-        ("shi_mousenet_vispor5_ir", "MouseNet of Shi et al., read out at VISpor5"),
+        ("simplified_mousenet_dual_stream", "two streams, 1x1 edges, 1,000 classes"),
+        ("simplified_mousenet_ae_single_stream", "one stream, autoencoder"),
+        ("shi_mousenet_vispor5_ir", "MouseNet, VISpor5 only"),
     ],
 )
 def test_descriptions(name: str, description: str) -> None:
