@@ -32,8 +32,9 @@ def test_models_by_group(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         lines.index(title) for title in lines if title.startswith(("Rel", "Arch", "The same", "Base", "Net"))
     ]
     assert titles == sorted(titles) and len(titles) == 5
-    released = next(line for line in lines if line.startswith("alexnet_bn_ir "))
-    assert released.split()[-6:] == ["recognition", "7", "57.0", "M", "to", "fetch"]
+    released = next(line for line in lines if line.startswith("six_stream_simclr "))
+    assert released.split() == "six_stream_simclr six streams, BN, SimCLR 9 16.8 M to fetch".split()
+    assert lines[0] == "Inputs are 64 px (--input-size changes it); BN: batch norm."
     text = "\n".join(lines)
     assert "dual_stream_encoder takes the weights of dual_stream_ir" in text
     assert "torchvision:NAME" in text and "timm:NAME" in text and "FILE.py:FUNCTION" in text
