@@ -33,7 +33,7 @@ def test_models_by_group(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     ]
     assert titles == sorted(titles) and len(titles) == 5
     released = next(line for line in lines if line.startswith("six_stream_simclr "))
-    assert released.split() == "six_stream_simclr six streams, BN, SimCLR 9 16.8 M to fetch".split()
+    assert " ".join(released.split()) == "six_stream_simclr six streams, BN, SimCLR 9 16.8 M to fetch"
     assert lines[0] == "Inputs are 64 px (--input-size changes it); BN: batch norm."
     text = "\n".join(lines)
     assert "dual_stream_encoder takes the weights of dual_stream_ir" in text
