@@ -22,84 +22,28 @@ from numpy.typing import NDArray
 from mvkit.errors import DataError, UsageError
 from mvkit.files import is_abandoned, is_leftover, is_temporary, temporary_beside
 
-#: Begins every entry; the number is to be raised when what follows is laid out differently.
-MAGIC = b"mvkit kept 1\n"
-
-_LENGTH = 8
-_DIGEST = 32
-#: Truth values, whole and real and complex numbers, bytes, text, dates.
-_PLAIN = "biufcSUMm"
-
-
-def packed(arrays: Mapping[str, NDArray[Any]], about: Mapping[str, object]) -> bytes:
-    """Return arrays and a document as bytes.
-
-    Raises
-    ------
-    DataError
-        If an array holds Python objects or records.
-    """
-    rows, parts = [], []
-    for name, values in arrays.items():
-        plain = np.asarray(values, order="C")
-        if plain.dtype.kind not in _PLAIN:
-            raise DataError(
-                f"array '{name}' is {plain.dtype}, which cannot be kept: give numbers, or text as dtype U"
-            )
-        rows.append((name, plain.dtype.str, plain.shape))
-        parts.append(plain.tobytes())
-    header = json.dumps({"arrays": rows, "about": dict(about)}).encode()
-    body = b"".join((MAGIC, len(header).to_bytes(_LENGTH, "little"), header, *parts))
-    return body + hashlib.sha256(body).digest()
-
-
-def unpacked(raw: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    """Return the arrays and the document that :func:`packed` made bytes of.
-
-    Raises
-    ------
-    ValueError
-        If they are not what it made, to the last bit.
-    """
-    if not raw.startswith(MAGIC):
-        raise ValueError("not an entry of this version")
-    body = memoryview(raw)[:-_DIGEST]
-    if hashlib.sha256(body).digest() != raw[-_DIGEST:]:
-        raise ValueError("its content has changed")
-    begin = len(MAGIC) + _LENGTH
-    place = begin + int.from_bytes(raw[len(MAGIC) : begin], "little")
-    header = json.loads(raw[begin:place])
-    arrays = {}
-    for name, text, shape in header["arrays"]:
-        dtype = np.dtype(text)
-        # Copied, so that arrays are aligned, can be written to and do not hold the whole entry.
-        arrays[name] = np.ndarray(tuple(shape), dtype, buffer=body, offset=place).copy()
-        place += dtype.itemsize * prod(shape)
-    return arrays, header["about"]
-
-
-#: Features of one image differ by float32 rounding between processors and sizes of batches.
-_RELATIVE, _ABSOLUTE = 1e-4, 1e-6
-
-
-def probes_agree(cached: NDArray[np.float64], now: NDArray[np.float64]) -> bool:
-    """Tell whether two fingerprints are equal up to float32 rounding; NaN agrees with NaN.
-
-    Parameters
-    ----------
-    cached, now
-        float64 (n,): what a layer gave for the first batch then, and what it gives now.
-    """
-    if cached.shape != now.shape:
-        return False
-    return bool(np.allclose(cached, now, rtol=_RELATIVE, atol=_ABSOLUTE, equal_nan=True))
-
-
 log = logging.getLogger(__name__)
 
-SUFFIX = ".kept"
+#: How every entry begins; the number is raised when the layout of what follows changes.
+MAGIC = b"mvkit cache 1\n"
+SUFFIX = ".cached"
+
+#: Ceilings between animals, each a folder beside the cache, are one kind of entry.
+CEILINGS = "ceilings"
+#: Folder in the cache of features that do not fit in memory; it holds no entries.
+_SCRATCH = "scratch"
 
 _KIND, _KEY = "kind", "key"
+_LENGTH_BYTES = 8
+_DIGEST_BYTES = 32
+#: Kinds of dtypes that an entry may hold: bool, integers, floats, complex, bytes, text, dates.
+_PLAIN_KINDS = "biufcSUMm"
+#: Features of one image differ by float32 rounding between processors and batch sizes.
+_RELATIVE, _ABSOLUTE = 1e-4, 1e-6
+
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
+_BYTES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_RULE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]*)")
 
 
 @dataclass(frozen=True)
@@ -130,10 +74,10 @@ class Store:
 
     folder: Path
     # A sweep caches thousands of results: a full disk is worth one warning.
-    _told: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
+    _warned: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
     def path(self, kind: str, key: str) -> Path:
-        """Return where an entry lies or would lie."""
+        """Return the file of an entry, whether it exists or not."""
         return self.folder / kind / key[:2] / f"{key}{SUFFIX}"
 
     def read(self, kind: str, key: str) -> Entry | None:
@@ -143,9 +87,9 @@ class Store:
         """
         path = self.path(kind, key)
         try:
-            arrays, about = unpacked(path.read_bytes())
+            arrays, about = _unpack(path.read_bytes())
             if (about.pop(_KIND), about.pop(_KEY)) != (kind, key):
-                raise ValueError("it says to be another entry")
+                raise ValueError("it is the entry of another key")
         except FileNotFoundError:
             return None
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
@@ -164,9 +108,9 @@ class Store:
         Raises
         ------
         DataError
-            If an array holds Python objects: text is kept as dtype ``U``.
+            If an array holds Python objects or records; text is cached as dtype ``U``.
         """
-        content = packed(arrays, {**about, _KIND: kind, _KEY: key})
+        content = _pack(arrays, {**about, _KIND: kind, _KEY: key})
         path = self.path(kind, key)
         temporary = temporary_beside(path)
         try:
@@ -174,17 +118,13 @@ class Store:
             temporary.write_bytes(content)
             temporary.replace(path)
         except OSError as error:
-            self._warn_once(path, error)
+            reason = error.strerror or str(error)
+            if reason not in self._warned:
+                self._warned.add(reason)
+                log.warning("%s: could not be cached (%s); results are not affected", path, reason)
         finally:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
-
-    def _warn_once(self, path: Path, error: OSError) -> None:
-        """Warn that something could not be cached, once for each reason."""
-        reason = error.strerror or str(error)
-        if reason not in self._told:
-            self._told.add(reason)
-            log.warning("%s: could not be cached (%s); results are not affected", path, reason)
 
 
 def mark_used(path: Path) -> None:
@@ -193,26 +133,29 @@ def mark_used(path: Path) -> None:
         os.utime(path)
 
 
-#: What ceilings between animals count as; each is a folder.
-CEILINGS = "ceilings"
-#: Folder in the cache that holds no results.
-_SCRATCH = "scratch"
+def fingerprints_agree(cached: NDArray[np.float64], now: NDArray[np.float64]) -> bool:
+    """Tell whether two fingerprints are equal up to float32 rounding; NaN agrees with NaN.
 
-_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
-_BYTES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-_RULE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]*)")
+    Parameters
+    ----------
+    cached, now
+        float64 (n,): numbers of a layer's features for the first batch, then and now.
+    """
+    if cached.shape != now.shape:
+        return False
+    return bool(np.allclose(cached, now, rtol=_RELATIVE, atol=_ABSOLUTE, equal_nan=True))
 
 
 @dataclass(frozen=True)
 class KindInfo:
-    """Results of one kind.
+    """Entries of one kind.
 
     Attributes
     ----------
     n_entries, n_bytes
-        How many, and the size of their files.
+        Their number, and the size of their files.
     oldest_use, newest_use
-        When the one unused for longest, and the one used last, were used; seconds since 1970.
+        Last use of the entry that has not been used for longest, and of the latest one; seconds since 1970.
     """
 
     n_entries: int
@@ -223,14 +166,14 @@ class KindInfo:
 
 @dataclass(frozen=True)
 class CacheInfo:
-    """What lies in a cache.
+    """Contents of a cache.
 
     Attributes
     ----------
     folder
         The cache.
     kinds
-        Kind -> what there is of it, by name.
+        Kind of entry -> its entries, by name.
     n_leftovers, leftover_bytes
         Files of processes that ended while writing.
     """
@@ -247,13 +190,11 @@ class CacheInfo:
 
     def to_json(self) -> dict[str, object]:
         """Return everything as plain values."""
-        kinds = {name: asdict(kind) for name, kind in self.kinds.items()}
-        leftovers = {"n_files": self.n_leftovers, "n_bytes": self.leftover_bytes}
         return {
             "folder": str(self.folder),
             "n_bytes": self.n_bytes,
-            "kinds": kinds,
-            "leftovers": leftovers,
+            "kinds": {name: asdict(kind) for name, kind in self.kinds.items()},
+            "leftovers": {"n_files": self.n_leftovers, "n_bytes": self.leftover_bytes},
         }
 
 
@@ -264,11 +205,11 @@ class PruneReport:
     Attributes
     ----------
     n_removed, removed_bytes
-        Results removed.
+        Removed entries.
     n_leftovers, leftover_bytes
         Removed files of processes that ended while writing.
     left
-        What there is now.
+        Contents of the cache afterwards.
     """
 
     n_removed: int
@@ -279,27 +220,11 @@ class PruneReport:
 
     def to_json(self) -> dict[str, object]:
         """Return everything as plain values."""
-        return {
-            "n_removed": self.n_removed,
-            "removed_bytes": self.removed_bytes,
-            "n_leftovers": self.n_leftovers,
-            "leftover_bytes": self.leftover_bytes,
-            "left": self.left.to_json(),
-        }
-
-
-@dataclass(frozen=True)
-class _Result:
-    """A cached result: a file, or the folder of a ceiling."""
-
-    kind: str
-    path: Path
-    n_bytes: int
-    used: float
+        return {**asdict(self), "left": self.left.to_json()}
 
 
 def cache_info(folder: Path, *, ceilings: Path | None = None) -> CacheInfo:
-    """Count what lies in a cache. Files that vanish meanwhile, or cannot be looked at, do not count.
+    """Count the entries of a cache. Files that vanish meanwhile, or cannot be read, do not count.
 
     Parameters
     ----------
@@ -308,26 +233,26 @@ def cache_info(folder: Path, *, ceilings: Path | None = None) -> CacheInfo:
     ceilings
         Folder of ceilings between animals, which lie beside the cache and count as one kind.
     """
-    grouped: dict[str, list[_Result]] = {}
-    for result in _entries(folder, ceilings):
-        grouped.setdefault(result.kind, []).append(result)
+    by_kind: dict[str, list[_EntryFile]] = {}
+    for file in _entry_files(folder, ceilings):
+        by_kind.setdefault(file.kind, []).append(file)
     kinds = {
         kind: KindInfo(
-            len(found),
-            sum(result.n_bytes for result in found),
-            min(result.used for result in found),
-            max(result.used for result in found),
+            len(files),
+            sum(file.n_bytes for file in files),
+            min(file.last_use for file in files),
+            max(file.last_use for file in files),
         )
-        for kind, found in sorted(grouped.items())
+        for kind, files in sorted(by_kind.items())
     }
     leftovers = list(_leftovers(folder, ceilings))
     return CacheInfo(folder, kinds, len(leftovers), sum(map(_size, leftovers)))
 
 
 def prune(folder: Path, rule: str, *, ceilings: Path | None = None) -> PruneReport:
-    """Remove results from a cache, and always what processes left that ended while writing.
+    """Remove entries of a cache, and always the files of processes that ended while writing.
 
-    Results that other processes read at the same moment become misses for them. Files that are being
+    Entries that other processes read at the same moment become misses for them. Files that are being
     written stay. Ceilings are pruned as everything else.
 
     Parameters
@@ -335,8 +260,8 @@ def prune(folder: Path, rule: str, *, ceilings: Path | None = None) -> PruneRepo
     folder, ceilings
         As for :func:`cache_info`.
     rule
-        ``"all"``; or for how long a result to be removed has not been used (``"30d"``, ``"12h"``, ``"90m"``,
-        ``"2w"``); or the size to which the cache is to shrink, unused for longest first (``"5GB"``,
+        ``"all"``; or an age: entries that have not been used for so long are removed (``"30d"``, ``"12h"``,
+        ``"90m"``, ``"2w"``); or the size to which the cache is to shrink, oldest use first (``"5GB"``,
         ``"500MB"``; a GB is 10^9 bytes).
 
     Raises
@@ -344,85 +269,120 @@ def prune(folder: Path, rule: str, *, ceilings: Path | None = None) -> PruneRepo
     UsageError
         If the rule is none of these.
     """
-    oldest_first = sorted(_entries(folder, ceilings), key=lambda result: result.used)
-    removable = _chosen(oldest_first, rule)
-    removed = [result for result in removable if _removed(result.path)]
+    oldest_first = sorted(_entry_files(folder, ceilings), key=lambda file: file.last_use)
+    removed = [file for file in _to_prune(oldest_first, rule) if _remove(file.path)]
     leftovers = [(path, _size(path)) for path in _leftovers(folder, ceilings)]
-    gone = [size for path, size in leftovers if _removed(path)]
+    removed_leftovers = [size for path, size in leftovers if _remove(path)]
     return PruneReport(
         len(removed),
-        sum(result.n_bytes for result in removed),
-        len(gone),
-        sum(gone),
+        sum(file.n_bytes for file in removed),
+        len(removed_leftovers),
+        sum(removed_leftovers),
         cache_info(folder, ceilings=ceilings),
     )
 
 
-def _chosen(oldest_first: list[_Result], rule: str) -> list[_Result]:
-    if rule.strip().lower() == "all":
-        return oldest_first
-    found = _RULE.fullmatch(rule.strip())
-    number, unit = found.groups() if found else ("", "")
-    if found and unit in _SECONDS:
-        limit = time.time() - float(number) * _SECONDS[unit]
-        return [result for result in oldest_first if result.used < limit]
-    prefix = unit.upper().removesuffix("B") if unit.upper().endswith("B") else None
-    if found is None or prefix not in _BYTES:
-        raise UsageError(
-            f"'{rule}' does not say what to prune\n"
-            "valid: all; an age since the last use (30d, 12h, 90m, 2w); a size to shrink to (5GB, 500MB)"
-        )
-    excess = sum(result.n_bytes for result in oldest_first) - float(number) * _BYTES[prefix]
-    removable = []
-    for result in oldest_first:
-        if excess <= 0:
-            break
-        removable.append(result)
-        excess -= result.n_bytes
-    return removable
+def _pack(arrays: Mapping[str, NDArray[Any]], about: Mapping[str, object]) -> bytes:
+    rows, parts = [], []
+    for name, values in arrays.items():
+        array = np.asarray(values, order="C")
+        if array.dtype.kind not in _PLAIN_KINDS:
+            raise DataError(
+                f"array '{name}' is {array.dtype}, which cannot be cached: give numbers, or text as dtype U"
+            )
+        rows.append((name, array.dtype.str, array.shape))
+        parts.append(array.tobytes())
+    header = json.dumps({"arrays": rows, "about": dict(about)}).encode()
+    body = b"".join((MAGIC, len(header).to_bytes(_LENGTH_BYTES, "little"), header, *parts))
+    return body + hashlib.sha256(body).digest()
 
 
-def _entries(folder: Path, ceilings: Path | None) -> Iterator[_Result]:
-    for kind in _folders(folder):
-        for place in () if kind.name == _SCRATCH else _folders(kind):
-            for path in _inside(place):
-                yield from _result(kind.name, path)
-    for path in _folders(ceilings) if ceilings is not None else ():
-        yield from _result(CEILINGS, path)
+def _unpack(content: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Return the arrays and the document that :func:`_pack` wrote; ValueError if a bit of it has changed."""
+    if not content.startswith(MAGIC):
+        raise ValueError("not an entry of this version")
+    body = memoryview(content)[:-_DIGEST_BYTES]
+    if hashlib.sha256(body).digest() != content[-_DIGEST_BYTES:]:
+        raise ValueError("its content has changed")
+    start = len(MAGIC) + _LENGTH_BYTES
+    offset = start + int.from_bytes(content[len(MAGIC) : start], "little")
+    header = json.loads(content[start:offset])
+    arrays = {}
+    for name, text, shape in header["arrays"]:
+        dtype = np.dtype(text)
+        # Copied, so that arrays are aligned, can be written to and do not hold the whole entry.
+        arrays[name] = np.ndarray(tuple(shape), dtype, buffer=body, offset=offset).copy()
+        offset += dtype.itemsize * prod(shape)
+    return arrays, header["about"]
 
 
-def _result(kind: str, path: Path) -> Iterator[_Result]:
-    # What another process removes meanwhile is not there.
-    with suppress(OSError):
-        if not is_temporary(path.name):
-            yield _Result(kind, path, _size(path), path.stat().st_mtime)
+@dataclass(frozen=True)
+class _EntryFile:
+    """The file of an entry, or the folder of a ceiling."""
+
+    kind: str
+    path: Path
+    n_bytes: int
+    last_use: float
+
+
+def _entry_files(folder: Path, ceilings: Path | None) -> Iterator[_EntryFile]:
+    paths = [
+        (kind.name, path)
+        for kind in _folders(folder)
+        if kind.name != _SCRATCH
+        for prefix in _folders(kind)
+        for path in _contents(prefix)
+    ]
+    paths += [(CEILINGS, path) for path in (_folders(ceilings) if ceilings is not None else ())]
+    for kind_name, path in paths:
+        # Another process may remove it meanwhile.
+        with suppress(OSError):
+            if not is_temporary(path.name):
+                yield _EntryFile(kind_name, path, _size(path), path.stat().st_mtime)
 
 
 def _leftovers(folder: Path, ceilings: Path | None) -> Iterator[Path]:
     for kind in _folders(folder):
-        if kind.name == _SCRATCH:
-            yield from _left_in_scratch(kind)
-            continue
-        for place in _folders(kind):
-            yield from (path for path in _inside(place) if is_leftover(path))
+        for inner in _folders(kind):
+            # Features in scratch of processes that were killed may be gigabytes.
+            if kind.name == _SCRATCH and is_abandoned(inner):
+                yield inner
+            else:
+                yield from filter(is_leftover, _contents(inner))
     if ceilings is not None:
-        yield from (path for path in _inside(ceilings) if is_leftover(path))
+        yield from filter(is_leftover, _contents(ceilings))
 
 
-def _left_in_scratch(scratch: Path) -> Iterator[Path]:
-    """Find what passes of killed processes have left: gigabytes, if they were large."""
-    for folder in _folders(scratch):
-        if is_abandoned(folder):
-            yield folder
-        else:
-            yield from (path for path in _inside(folder) if is_leftover(path))
+def _to_prune(oldest_first: list[_EntryFile], rule: str) -> list[_EntryFile]:
+    if rule.strip().lower() == "all":
+        return oldest_first
+    match = _RULE.fullmatch(rule.strip())
+    number, unit = match.groups() if match else ("", "")
+    if match and unit in _SECONDS:
+        limit = time.time() - float(number) * _SECONDS[unit]
+        return [file for file in oldest_first if file.last_use < limit]
+    prefix = unit.upper().removesuffix("B") if unit.upper().endswith("B") else None
+    if match is None or prefix not in _BYTES:
+        raise UsageError(
+            f"'{rule}' does not say what to prune\n"
+            "valid: all; an age since the last use (30d, 12h, 90m, 2w); a size to shrink to (5GB, 500MB)"
+        )
+    excess = sum(file.n_bytes for file in oldest_first) - float(number) * _BYTES[prefix]
+    chosen = []
+    for file in oldest_first:
+        if excess <= 0:
+            break
+        chosen.append(file)
+        excess -= file.n_bytes
+    return chosen
 
 
 def _folders(folder: Path) -> list[Path]:
-    return [path for path in _inside(folder) if path.is_dir() and not path.is_symlink()]
+    return [path for path in _contents(folder) if path.is_dir() and not path.is_symlink()]
 
 
-def _inside(folder: Path) -> list[Path]:
+def _contents(folder: Path) -> list[Path]:
     try:
         return sorted(folder.iterdir())
     except OSError:
@@ -430,7 +390,7 @@ def _inside(folder: Path) -> list[Path]:
 
 
 def _size(path: Path) -> int:
-    """Return the bytes of a file or of all files in a folder; what links lead to elsewhere is not in it."""
+    """Return the bytes of a file or of all files in a folder; links to folders are not followed."""
     try:
         if path.is_dir():
             return 0 if path.is_symlink() else sum(_size(inner) for inner in path.iterdir())
@@ -439,8 +399,8 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _removed(path: Path) -> bool:
-    """Remove a file or a folder; tell whether it was there and could be removed."""
+def _remove(path: Path) -> bool:
+    """Remove a file or a folder; return whether it existed and could be removed."""
     try:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     except OSError:

@@ -23,6 +23,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+#: Valid values that a message lists at most.
+_MOST_NAMES = 12
+
 
 def printable(text: str) -> str:
     r"""Return text that every stream and file can take: bytes of names that are no UTF-8 become ``\xNN``."""
@@ -103,10 +106,31 @@ def suggest(name: str, valid: Iterable[str]) -> str:
     return f"; did you mean '{folded[close[0]]}'?" if close else ""
 
 
-def unknown_name(kind: str, name: str, valid: Iterable[str]) -> UsageError:
+def unknown_name(kind: str, name: str, valid: Iterable[str], *, command: str = "") -> UsageError:
     """Build the error for a name outside a closed list.
 
-    The message holds the kind, the name, a suggestion and every valid value.
+    The message holds the kind, the name, a suggestion and the valid values, see :func:`valid_names`.
     """
     names = list(valid)
-    return UsageError(f"unknown {kind} '{name}'{suggest(name, names)}\nvalid: {', '.join(names)}")
+    return UsageError(f"unknown {kind} '{name}'{suggest(name, names)}\n{valid_names(name, names, command)}")
+
+
+def valid_names(name: str, valid: Iterable[str], command: str = "") -> str:
+    """Return a line with the valid values; of more than a dozen, those nearest to a name come first.
+
+    Parameters
+    ----------
+    name
+        What the user typed.
+    valid
+        Names that would have been accepted.
+    command
+        What lists all of them (``mvkit list models``).
+    """
+    names = list(valid)
+    if len(names) <= _MOST_NAMES:
+        return f"valid: {', '.join(names) or 'none'}"
+    nearest = difflib.get_close_matches(name, names, n=_MOST_NAMES, cutoff=0.4)
+    listed = list(dict.fromkeys([*nearest, *names]))[:_MOST_NAMES]
+    shown = f"valid: {', '.join(listed)} and {len(names) - len(listed)} more"
+    return f"{shown}; all: {command}" if command else shown

@@ -18,7 +18,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from mvkit.errors import RecipeError, suggest
+from mvkit.errors import RecipeError, suggest, valid_names
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -111,14 +111,15 @@ def find_recipe(source: str) -> Path:
     Raises
     ------
     RecipeError
-        Neither a file nor a packaged recipe; lists the packaged names.
+        Neither a file nor a packaged recipe; lists packaged names.
     """
     packaged = packaged_recipes()
     path = _find(source, Path(), packaged)
     if path is None:
+        name = source.removeprefix("recipes/").removesuffix(".yaml")
         raise RecipeError(
-            f"recipe {_short(source)} is neither a file nor a packaged recipe{suggest(source, packaged)}\n"
-            f"packaged: {', '.join(packaged) or 'none'}"
+            f"recipe {_short(source)} is neither a file nor a packaged recipe{suggest(name, packaged)}\n"
+            f"{valid_names(name, packaged, 'mvkit list recipes')}"
         )
     return path
 
@@ -279,7 +280,7 @@ def _problems(details: ErrorDetails, model: type[BaseModel]) -> Iterator[tuple[K
         kinds = [name for member in models for name in _kinds(member)]
         tag = str(context.get("tag", ""))
         wrong = f"unknown name '{tag}'{suggest(tag, kinds)}" if "tag" in context else "Field required"
-        yield (*key, _KIND), f"{wrong}; valid: {', '.join(kinds)}"
+        yield (*key, _KIND), f"{wrong}; {valid_names(tag, kinds)}"
     elif kind == "extra_forbidden":
         valid = [name for member in models for name in member.model_fields]
         valid += [_BASE] if len(key) == 1 else []

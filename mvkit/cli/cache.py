@@ -1,80 +1,78 @@
-"""What ``mvkit extract --cache-info`` and ``--cache-prune`` do."""
+"""``mvkit cache``: what is kept of earlier runs, and how to remove it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from mvkit.cli.console import print_json, print_line, print_renderable
+import typer
+
+from mvkit.cli.console import HomeOption, JsonOption, plain_table, print_json, print_line, print_renderable
+from mvkit.files import format_bytes
 
 if TYPE_CHECKING:
     from mvkit.cache import CacheInfo
 
+app = typer.Typer(
+    help="Show and prune what is cached of earlier runs: scores, principal coordinates, ceilings.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 
-def show_cache(rule: str | None, *, home: Path | None, beside: Mapping[str, object], as_json: bool) -> None:
-    """Print what lies in the cache, after pruning it if there is a rule.
 
-    Parameters
-    ----------
-    rule
-        As for :func:`mvkit.cache.prune`; None: nothing is removed.
-    home
-        mvkit's home directory.
-    beside
-        Arguments that ask for something else, by name; those that are given are refused.
-
-    Raises
-    ------
-    UsageError
-        If something else was asked for too, or the rule is not valid.
-    """
-    from mvkit.cache import cache_info, prune
-    from mvkit.errors import UsageError
-    from mvkit.files import format_bytes
+@app.command()
+def info(home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Show what is cached, how large it is, and when it was last used."""
+    from mvkit.cache import cache_info
     from mvkit.paths import cache_dir, ceilings_dir
 
-    given = [name for name, value in beside.items() if value]
-    option = "--cache-info" if rule is None else "--cache-prune"
-    if given:
-        raise UsageError(f"{option} is about the cache and extracts nothing: leave out {', '.join(given)}")
-    folder, ceilings = cache_dir(home), ceilings_dir(home)
-    if rule is None:
-        info = cache_info(folder, ceilings=ceilings)
-        if as_json:
-            print_json(info.to_json())
-            return
+    directory = Path(home) if home else None
+    cached = cache_info(cache_dir(directory), ceilings=ceilings_dir(directory))
+    if as_json:
+        print_json(cached.to_json())
     else:
-        report = prune(folder, rule, ceilings=ceilings)
-        if as_json:
-            print_json(report.to_json())
-            return
-        info = report.left
-        print_line(
-            f"removed {report.n_removed} results ({format_bytes(report.removed_bytes)}) and "
-            f"{report.n_leftovers} leftover files ({format_bytes(report.leftover_bytes)})"
-        )
-    _print_info(info)
+        _print_info(cached)
 
 
-def _print_info(info: CacheInfo) -> None:
+@app.command()
+def prune(
+    rule: Annotated[
+        str,
+        typer.Argument(
+            metavar="RULE",
+            help="all; an age since the last use (30d, 12h); or a size to shrink to (5GB), oldest use first.",
+        ),
+    ],
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove what is cached; it is computed again when it is needed."""
+    from mvkit.cache import prune as prune_cache
+    from mvkit.paths import cache_dir, ceilings_dir
+
+    directory = Path(home) if home else None
+    report = prune_cache(cache_dir(directory), rule, ceilings=ceilings_dir(directory))
+    if as_json:
+        print_json(report.to_json())
+        return
+    print_line(
+        f"removed {report.n_removed} results ({format_bytes(report.removed_bytes)}) and "
+        f"{report.n_leftovers} leftover files ({format_bytes(report.leftover_bytes)})"
+    )
+    _print_info(report.left)
+
+
+def _print_info(cached: CacheInfo) -> None:
     from datetime import datetime
 
-    from rich.table import Table
-
-    from mvkit.files import format_bytes
-
-    table = Table()
-    table.add_column("kept")
-    for title in ("results", "size", "unused since", "last used"):
-        table.add_column(title, justify="right")
-    for name, kind in info.kinds.items():
+    table = plain_table("cached", "results>", "size>", "unused since>", "last used>")
+    for name, kind in cached.kinds.items():
         times = [
             datetime.fromtimestamp(when).strftime("%Y-%m-%d %H:%M")
             for when in (kind.oldest_use, kind.newest_use)
         ]
-        table.add_row(name, str(kind.n_entries), format_bytes(kind.n_bytes), *times)
-    if info.kinds:
+        table.add_row(name, f"{kind.n_entries:,}", format_bytes(kind.n_bytes), *times)
+    if cached.kinds:
         print_renderable(table)
-    leftovers = f", {info.n_leftovers} leftover files" if info.n_leftovers else ""
-    print_line(f"{info.folder}: {format_bytes(info.n_bytes)}{leftovers}")
+    leftovers = f", {cached.n_leftovers} leftover files" if cached.n_leftovers else ""
+    print_line(f"{cached.folder}: {format_bytes(cached.n_bytes)}{leftovers}")

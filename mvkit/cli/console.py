@@ -14,6 +14,8 @@ from mvkit.errors import UsageError, printable
 from mvkit.files import plain
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from mvkit.models.preprocessing import InputOptions
 
 
@@ -98,6 +100,25 @@ def print_line(text: str) -> None:
 def note(text: str) -> None:
     """Print a remark for the person watching, on stderr."""
     _write(sys.stderr, text + "\n")
+
+
+def plain_table(*columns: str) -> Table:
+    """Return an empty table with a line below its head; a column named ``size>`` is flush right.
+
+    Names in the first column are not broken over lines.
+    """
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    for index, name in enumerate(columns):
+        table.add_column(
+            name.removesuffix(">"),
+            justify="right" if name.endswith(">") else "left",
+            overflow="fold",
+            no_wrap=index == 0,
+        )
+    return table
 
 
 def print_renderable(renderable: object) -> None:

@@ -9,8 +9,10 @@ from io import TextIOWrapper
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from mvkit.cli import extract, fetch, prep, score, train
+from mvkit.cli import cache, extract, fetch, prep, score, train
+from mvkit.cli import list as listing
 from mvkit.cli.console import note, print_json
 from mvkit.errors import MvkitError
 
@@ -21,8 +23,19 @@ _CommandLineError: Any = next(
     base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException"
 )
 
+
+class _InOrderOfUse(TyperGroup):
+    """The commands in the order in which one needs them."""
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
+        """Return the names of the commands."""
+        order = ("fetch", "list", "prep", "train", "extract", "score", "cache")
+        return sorted(self.commands, key=order.index)
+
+
 app = typer.Typer(
     name="mvkit",
+    cls=_InOrderOfUse,
     help="Models of mouse visual cortex: fetch data, train networks, extract features, score predictivity.",
     no_args_is_help=True,
     # Rich help pages would cost 0.15 s of the 0.3 s in which help must answer.
@@ -30,11 +43,13 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
 )
-app.add_typer(fetch.app, name="fetch")
+app.add_typer(fetch.app, name="fetch", short_help="Download checkpoints and recordings.")
+app.add_typer(listing.app, name="list", short_help="List models, layers, recipes, datasets.")
 app.command("prep", short_help="Write images as fast-loading beton files.")(prep.command)
 app.command("train", short_help="Train a network by a recipe.")(train.command)
 app.command("extract", short_help="Write features of any layers to a file.")(extract.command)
 app.command("score", short_help="Score how well layers predict neurons.")(score.command)
+app.add_typer(cache.app, name="cache", short_help="Show and prune what is cached of earlier runs.")
 
 
 def _print_version(wanted: bool) -> None:

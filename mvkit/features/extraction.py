@@ -24,7 +24,7 @@ from mvkit.features.buffer import IN_MEMORY_BYTES, FeatureRoom, StoredLayer, fea
 from mvkit.features.feature_file import FeatureWriter, check_names, feature_path, hdf5_for, is_npz
 from mvkit.features.feature_set import FeatureOrigin, FeatureSet, LayerInfo
 from mvkit.features.hooks import evaluating, floating_dtype, limited_threads, parse_device
-from mvkit.features.layers import LayerTap, default_layers, layers_to_record, published_layers, survey_layers
+from mvkit.features.layers import LayerTap, default_layers, layers_to_record, published_layers
 from mvkit.features.stimuli import (
     FALLBACK_DATASET,
     PREFERRED_DATASET,
@@ -702,7 +702,7 @@ class ExtractRequest:
     batch_size
         Images per forward pass; None: by the size of the inputs.
     device
-        Where to compute.
+        Where to compute; "auto": a GPU if there is one.
     threads
         CPU threads; None leaves torch's choice.
     inputs
@@ -744,7 +744,7 @@ class ExtractRequest:
 
 def run_extract(
     request: ExtractRequest,
-    target: Path | None,
+    target: Path,
     *,
     overwrite: bool,
     remark: Remark,
@@ -755,14 +755,10 @@ def run_extract(
     Raises
     ------
     UsageError
-        If there is no target, it exists, it is named otherwise than its format, or a name is wrong.
+        If the target exists, it is named otherwise than its format, or a name is wrong.
     MvkitError
         If weights or images are missing or damaged.
     """
-    if target is None:
-        raise UsageError(
-            "--out FILE is missing: where should the features go? (--list-layers writes nothing)"
-        )
     target = feature_path(target, request.format)
     # Before the weights are read, which takes seconds.
     refuse_existing(target, overwrite=overwrite)
@@ -795,59 +791,3 @@ def run_export(request: ExtractRequest, target: Path, *, overwrite: bool) -> Exp
     """
     check_target(target, overwrite=overwrite)
     return export_weights(request.load_model(), target, overwrite=overwrite)
-
-
-@dataclass(frozen=True)
-class LayerListing:
-    """Layers of a model and how many images they were listed for.
-
-    Parameters
-    ----------
-    model, stimuli
-        Names.
-    network
-        Which weights of a training run it has, and how large its input is; "" if that is not known.
-    n_images
-        Number of images.
-    layers
-        The layers, in the model's order.
-    left_out
-        Modules that cannot be tapped -> why.
-    """
-
-    model: str
-    stimuli: str
-    network: str
-    n_images: int
-    layers: tuple[LayerInfo, ...]
-    left_out: Mapping[str, str]
-
-    def to_json(self) -> dict[str, object]:
-        """Return the listing as plain data."""
-        return {
-            "model": self.model,
-            "stimuli": self.stimuli,
-            "network": self.network,
-            "n_images": self.n_images,
-            "layers": [layer.to_json() for layer in self.layers],
-            "left_out": dict(self.left_out),
-        }
-
-
-def list_named(request: ExtractRequest, *, remark: Remark) -> LayerListing:
-    """List the layers of a request's model for its stimuli; only those matching its patterns, if it has any.
-
-    Raises
-    ------
-    UsageError
-        If a name is wrong.
-    MvkitError
-        If weights or images are missing or damaged.
-    """
-    model = request.load_model()
-    stimuli = request.open_stimuli(remark)
-    with limited_threads(request.threads):
-        survey = survey_layers(model, stimuli, request.layers, device=request.device)
-    n_images = len(stimuli.image_ids)
-    network = model.describe() if isinstance(model, VisionModel) else ""
-    return LayerListing(request.model, stimuli.name, network, n_images, survey.layers, survey.left_out)

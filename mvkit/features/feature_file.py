@@ -485,14 +485,16 @@ def feature_path(target: Path, wanted: str | None) -> Path:
     target
         The name asked for.
     wanted
-        The format asked for, "h5" or "npz"; None: as the name says, HDF5 if it says nothing.
+        The format asked for, "h5" or "npz"; None: as the name says, HDF5 if it has no suffix.
 
     Raises
     ------
     UsageError
-        If there is no such format, or the name says another one.
+        If there is no such format, or the name says another one, or none that is known.
     """
     if wanted is None:
+        if target.suffix and not any(target.suffix.lower() in known for known in FORMATS.values()):
+            raise UsageError(f"{target}: features are written as .h5 or .npz (or say which: --format h5)")
         return target
     if wanted not in FORMATS:
         raise unknown_name("format", wanted, FORMATS)

@@ -20,6 +20,8 @@ from mvkit.features.stimuli import network_inputs, open_stimuli
 from mvkit.models.external import unwrapped
 
 REGEX_PREFIX = "re:"
+#: What lists all layers of a model.
+LISTING_COMMAND = "mvkit list layers MODEL"
 # A dot before the bracket makes it a glob's class: `features.[0-3]`.
 _CALL = re.compile(r"(?P<base>.*[^.])\[(?P<call>\d+)\]")
 
@@ -89,7 +91,7 @@ def wanted_layers(patterns: str | Sequence[str], names: Iterable[str]) -> tuple[
     for text in texts:
         matches = _match_one(text, ordered)
         if not matches:
-            raise unknown_name("layer", text, ordered)
+            raise unknown_name("layer", text, ordered, command=LISTING_COMMAND)
         found.extend(matches)
     # Named ones first: of two equal entries a dict keeps the first.
     distinct = dict.fromkeys(sorted(found, key=lambda layer: not layer.is_named))
@@ -145,7 +147,7 @@ OUTPUT = "final"
 PUBLISHED = "published"
 
 #: How many layers a message lists at most.
-_SHOWN = 24
+_SHOWN = 12
 
 
 def tappable_layers(model: nn.Module) -> dict[str, str]:
@@ -217,7 +219,7 @@ def layers_to_record(model: nn.Module, layers: str | Sequence[str] | None) -> tu
         shown = known if len(known) <= _SHOWN else [*known[:half], "...", *known[-half:]]
         raise UsageError(
             f"{name} has no published list of layers: name some (--layers)\n"
-            f"valid ({len(known)}): {', '.join(shown)}; or patterns such as '*'"
+            f"valid ({len(known)}): {', '.join(shown)}; or patterns such as '*'; all: {LISTING_COMMAND}"
         )
     return wanted_layers(chosen, names)
 

@@ -761,4 +761,4 @@ def find_model(name: str) -> ModelRow:
     if architecture in ARCHITECTURES:
         matching = (row for row in RELEASED.values() if row.architecture == architecture)
         return ModelRow(name, ARCHITECTURES[architecture], next(matching, None), IMAGENET_64)
-    raise unknown_name("model", name, [*list_models(), *SHORT_NAMES])
+    raise unknown_name("model", name, [*list_models(), *SHORT_NAMES], command="mvkit list models")

@@ -393,7 +393,7 @@ def module_path(network: nn.Module, layer: str | None) -> str:
     points: Callable[[], Mapping[str, str]] | None = getattr(network, "tap_points", None)
     paths = points() if callable(points) else {path: path for path, _ in network.named_modules() if path}
     if layer not in paths:
-        raise unknown_name("layer", layer, paths)
+        raise unknown_name("layer", layer, paths, command="mvkit list layers MODEL")
     return paths[layer]
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit import machine
-from mvkit.cache import Store, mark_used, probes_agree
+from mvkit.cache import Store, fingerprints_agree, mark_used
 from mvkit.errors import DataError
 from mvkit.files import digest_of, plain, write_text
 from mvkit.machine import installed_versions
@@ -93,7 +93,7 @@ class StoredScores:
         kept = read_kept(self._store, self.key(layer, recording))
         if kept is None:
             return None
-        if not probes_agree(kept.probe, self._layers[layer].fingerprint):
+        if not fingerprints_agree(kept.probe, self._layers[layer].fingerprint):
             # Once for all its recordings: whoever edits a network's code sees it of every layer.
             if layer not in self._warned:
                 self._warned.add(layer)
@@ -181,7 +181,7 @@ class KeptCoordinates:
             path = self._store.path(COORDINATES_KIND, key)
             log.warning("%s: incomplete, the coordinates are made anew (%s)", path, error)
             return None
-        if not probes_agree(probe, self._layers[name].fingerprint):
+        if not fingerprints_agree(probe, self._layers[name].fingerprint):
             log.info("layer '%s': the first images give other features than were cached", name)
             return None
         return kept

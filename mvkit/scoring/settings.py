@@ -185,7 +185,12 @@ def resolve_settings(**options: Any) -> ScoreSettings:
     """
     for name in options:
         if name not in ScoreSettings.model_fields:
-            raise unknown_name("scoring option", name, ScoreSettings.model_fields)
+            raise unknown_name(
+                "scoring option",
+                name,
+                ScoreSettings.model_fields,
+                command="help(mvkit.scoring.ScoreSettings)",
+            )
     try:
         return ScoreSettings(**options)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""`mvkit extract --cache-info` and `--cache-prune` as a user runs them."""
+"""`mvkit cache` as a user runs it."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def said(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_info_and_prune(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     place = ["--home", str(home)]
-    info = json.loads(said(["extract", "--cache-info", "--json", *place], capsys))
+    info = json.loads(said(["cache", "info", "--json", *place], capsys))
     assert {name: kind["n_entries"] for name, kind in info["kinds"].items()} == {"ceilings": 1, "scores": 2}
     assert info["folder"] == str(cache_dir(home))
-    table = said(["extract", "--cache-info", *place], capsys)
+    table = said(["cache", "info", *place], capsys)
     assert "scores" in table and "ceilings" in table and "last used" in table
 
-    assert "removed 0 results" in said(["extract", "--cache-prune", "30d", *place], capsys)
-    report = json.loads(said(["extract", "--cache-prune", "all", "--json", *place], capsys))
+    assert "removed 0 results" in said(["cache", "prune", "30d", *place], capsys)
+    report = json.loads(said(["cache", "prune", "all", "--json", *place], capsys))
     assert (report["n_removed"], report["removed_bytes"]) == (3, info["n_bytes"])
     assert report["left"]["kinds"] == {}
     assert list(ceilings_dir(home).iterdir()) == []
@@ -48,10 +48,9 @@ def test_info_and_prune(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["extract"], "Missing argument 'MODEL'"),
-        (["extract", "--cache-prune", "much"], "'much' does not say what to prune"),
-        (["extract", "pixels", "--cache-info"], "leave out MODEL"),
-        (["extract", "--cache-prune", "all", "--out", "x.h5"], "leave out --out"),
+        (["cache", "prune"], "Missing argument 'RULE'"),
+        (["cache", "prune", "much"], "'much' does not say what to prune"),
+        (["cache", "prun"], "Did you mean 'prune'"),
     ],
 )
 def test_refusals(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -74,33 +74,15 @@ def test_a_folder_of_images_and_several_patterns(tmp_path, folder, capsys):
         np.testing.assert_allclose(stored[name], expected[name], rtol=0, atol=1e-6 * scale)
 
 
-def test_layers_are_listed_with_shape_and_size(folder, capsys):
-    words = [*ALEXNET, "--list-layers", "--stimuli", str(folder)]
-    assert run([*words, "--json"]) == 0
-    document = json.loads(capsys.readouterr().out)
-    listed = {layer["name"]: layer for layer in document["layers"]}
-    # Widths of this network at 64 px: goldens README, section 2.
-    widths = [3136, 1728, 3456, 2304, 256, 4096, 4096]
-    published = [layer for layer in listed.values() if layer["published"]]
-    assert [layer["n_features"] for layer in published] == widths
-    assert listed["features.3"]["shape"] == [64, 7, 7]
-    assert listed["features.3"]["bytes_per_image"] == 3136 * 4
-    assert len(listed) > len(published)
-    assert run([*words, "-l", "features.3"]) == 0
-    printed = capsys.readouterr().out
-    assert "64 x 7 x 7" in printed
-    assert "classifier" not in printed
-
-
 def test_wrong_names_and_values_are_refused_with_the_way_out(tmp_path, folder, capsys):
     out = ["--stimuli", str(folder), "--out", str(tmp_path / "f.h5")]
     code, said = refused([*ALEXNET, *out, "-l", "featurs.3"], capsys)
-    assert (code, "did you mean 'features.3'" in said, "classifier.7" in said) == (2, True, True)
+    assert (code, "did you mean 'features.3'" in said, "all: mvkit list layers" in said) == (2, True, True)
     code, said = refused(["extract", "alexnet", *out], capsys)
     assert (code, "unknown model 'alexnet'; did you mean" in said) == (2, True)
     pixels = ["extract", "pixels"]
     code, said = refused([*pixels, "--stimuli", str(folder)], capsys)
-    assert (code, "--out FILE is missing" in said) == (2, True)
+    assert (code, "extract needs --out FILE (.h5 or .npz)" in said) == (2, True)
     code, said = refused([*pixels, *out, "--device", "warp"], capsys)
     assert (code, "device 'warp' cannot be used" in said) == (2, True)
     code, said = refused([*pixels, "--stimuli", "nowhere", *out[2:]], capsys)
@@ -163,6 +145,8 @@ def test_formats_that_contradict_the_name_are_refused(tmp_path, folder, capsys):
     words = ["extract", "pixels", "--stimuli", str(folder)]
     code, said = refused([*words, "--out", str(tmp_path / "f.npz"), "--format", "h5"], capsys)
     assert (code, "format h5 asked for, but the name ends in .npz" in said) == (2, True)
+    code, said = refused([*words, "--out", str(tmp_path / "f.csv")], capsys)
+    assert (code, "f.csv: features are written as .h5 or .npz" in said) == (2, True)
     code, said = refused([*words, "--out", str(tmp_path / "f"), "--format", "zarr"], capsys)
     assert (code, "unknown format 'zarr'" in said, "valid: h5, npz" in said) == (2, True, True)
     (tmp_path / "f.npz").write_text("precious")

@@ -125,7 +125,7 @@ def test_layers_are_listed_and_features_written(
     nets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["extract", f"{nets}:make", "--stimuli", "simulated", "--input-size", "16"]
-    assert run([*words, "--mean", "0.5", "--std", "0.5,0.4,0.3", "--list-layers", "--json"]) == 0
+    assert run(["list", "layers", f"{nets}:make", "--input-size", "16", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     listed = [layer["name"] for layer in document["layers"]]
     assert document["left_out"] == {}
@@ -154,14 +154,14 @@ def test_layers_are_listed_and_features_written(
             2,
             "stem, early, early.depthwise",
         ),
-        (["extract", "{nets}:fails", "--list-layers"], 1, "ValueError: no luck"),
-        (["extract", "{nets}:made", "--list-layers"], 2, "did you mean 'make'"),
-        (["extract", "{nets}:make", "--list-layers", "--mean", "a,b"], 2, "--mean must be"),
-        (["extract", "{nets}:make", "--list-layers", "--input-size", "2"], 1, "--input-size"),
-        (["extract", "{nets}:make", "--list-layers", "--weights", "none.pt"], 1, "none.pt: no such file"),
-        (["extract", "alexnet_bn_ir", "--weights", "random", "--list-layers", "--grey"], 2, "--grey"),
+        (["list", "layers", "{nets}:fails"], 1, "ValueError: no luck"),
+        (["list", "layers", "{nets}:made"], 2, "did you mean 'make'"),
+        (["extract", "{nets}:make", "--out", "x.h5", "--mean", "a,b"], 2, "--mean must be"),
+        (["list", "layers", "{nets}:make", "--input-size", "2"], 1, "--input-size"),
+        (["list", "layers", "{nets}:make", "--weights", "none.pt"], 1, "none.pt: no such file"),
+        (["extract", "alexnet_bn_ir", "--weights", "random", "--out", "x.h5", "--grey"], 2, "--grey"),
         (["score", "torchvision:alexnet", "-l", "*", *QUICK], 2, "--weights DEFAULT"),
-        (["extract", "timm:no_such_net", "--weights", "random", "--list-layers"], 2, "timm has no model"),
+        (["list", "layers", "timm:no_such_net"], 2, "timm has no model"),
     ],
 )
 def test_what_is_wrong_is_said_without_a_traceback(

@@ -175,7 +175,7 @@ def test_an_interrupted_run_exits_with_130(
     words = ["--splits", "100", "--jobs", "1", "--home", str(home), "--out", str(out)]
     process = mvkit_process("score", "gabor", "--dataset", "simulated", *words)
     # In the middle of its work: something was prepared, and all the fits would take minutes.
-    wait_until(lambda: any(home.rglob("*.kept")), process)
+    wait_until(lambda: any(home.rglob("*.cached")), process)
     process.send_signal(signal.SIGINT)
     printed, errors = process.communicate(timeout=60)
     assert process.returncode == 130

@@ -145,9 +145,9 @@ def test_a_network_is_scored_at_the_size_it_was_trained_at(
     words = [f"--set={change}" for change in small]
     assert run([*train[1:], "--images", str(demo_images), "--device", "cpu", *words]) == 0
     capsys.readouterr()
-    assert run(["extract", score[2], "--list-layers", "--stimuli", "simulated", "--json"]) == 0
+    assert run(["list", "layers", score[2], "--json"]) == 0
     listing = json.loads(capsys.readouterr().out)
-    assert listing["network"] == "last.pt, epoch 1 of 200; images at 104 px"
+    assert listing["description"] == "last.pt, epoch 1 of 200; images at 104 px"
     shapes = {layer["name"]: layer["shape"] for layer in listing["layers"]}
     # Convolution 11/4 with padding 2 and pooling 3/2: 104 -> 25 -> 12 (of 64 px: 7).
     assert shapes["features.3"] == [64, 12, 12]
@@ -248,7 +248,7 @@ def test_errors_say_what_to_do(
 ) -> None:
     (tmp_path / "last.pt").write_bytes((trained / "last.pt").read_bytes()[:-100_000])
     places = [word.replace("RUN", str(trained)).replace("CUT", str(tmp_path)) for word in words]
-    for command in (["score", *places], ["extract", *places, "--list-layers"]):
+    for command in (["score", *places], ["list", "layers", *places]):
         assert run(command) == code
         printed = capsys.readouterr()
         assert message in printed.err

@@ -30,6 +30,12 @@ def test_names_and_formats_that_agree(name, wanted, path):
     assert is_npz(found) == path.lower().endswith("npz")
 
 
+@pytest.mark.parametrize("name", ["f.csv", "f.features", "run.2"])
+def test_names_of_no_known_format(name):
+    with pytest.raises(UsageError, match=r"features are written as \.h5 or \.npz"):
+        feature_path(Path(name), None)
+
+
 @pytest.mark.parametrize(("name", "wanted"), [("f.npz", "h5"), ("f.h5", "npz"), ("f.dat", "npz")])
 def test_names_that_contradict_the_format(name, wanted):
     with pytest.raises(UsageError, match=rf"format {wanted} asked for, but the name ends in \.") as caught:

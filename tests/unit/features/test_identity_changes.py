@@ -20,7 +20,7 @@ from torch import nn
 from torchvision.transforms import v2
 
 import mvkit
-from mvkit.cache import probes_agree
+from mvkit.cache import fingerprints_agree
 from mvkit.features import extraction as identity_module
 from mvkit.features.extraction import ForwardPass, LayerKey, fingerprint_of, layer_keys
 from mvkit.features.stimuli import ArrayStimuli, open_stimuli
@@ -480,7 +480,7 @@ def test_a_change_is_a_hit_or_a_miss_as_it_should_be(
     before, after = function(Bench(tmp_path), monkeypatch)
     found = MISS
     if before.key == after.key:
-        found = HIT if probes_agree(before.fingerprint, after.fingerprint) else FINGERPRINT
+        found = HIT if fingerprints_agree(before.fingerprint, after.fingerprint) else FINGERPRINT
     assert found == expected
 
 
@@ -549,22 +549,22 @@ def test_fingerprint_tells_permutations_and_not_rounding() -> None:
     rounded = values * (1 + np.float32(1e-6) * noise)
     fingerprint = fingerprint_of(values)
 
-    assert probes_agree(fingerprint, fingerprint_of(rounded))
-    assert not probes_agree(fingerprint, fingerprint_of(values[::-1]))
-    assert not probes_agree(fingerprint, fingerprint_of(values[:, ::-1]))
-    assert not probes_agree(fingerprint, fingerprint_of(values[:2]))
-    assert not probes_agree(fingerprint, fingerprint_of(-values))
-    assert not probes_agree(fingerprint, fingerprint_of(values * np.float32(1.001)))
+    assert fingerprints_agree(fingerprint, fingerprint_of(rounded))
+    assert not fingerprints_agree(fingerprint, fingerprint_of(values[::-1]))
+    assert not fingerprints_agree(fingerprint, fingerprint_of(values[:, ::-1]))
+    assert not fingerprints_agree(fingerprint, fingerprint_of(values[:2]))
+    assert not fingerprints_agree(fingerprint, fingerprint_of(-values))
+    assert not fingerprints_agree(fingerprint, fingerprint_of(values * np.float32(1.001)))
     one_part = values.copy()
     one_part[2, :300] *= np.float32(1.01)
-    assert not probes_agree(fingerprint, fingerprint_of(one_part))
-    assert not probes_agree(fingerprint, fingerprint_of(values * np.float32(1e-8)))
+    assert not fingerprints_agree(fingerprint, fingerprint_of(one_part))
+    assert not fingerprints_agree(fingerprint, fingerprint_of(values * np.float32(1e-8)))
 
 
 @pytest.mark.parametrize("count", [1, 3, 17])
 def test_fingerprint_of_few_or_no_values(count: int) -> None:
     zeros = np.zeros((2, count), np.float32)
 
-    assert probes_agree(fingerprint_of(zeros), fingerprint_of(zeros))
-    assert not probes_agree(fingerprint_of(zeros), fingerprint_of(zeros + 1))
-    assert probes_agree(fingerprint_of(zeros * np.nan), fingerprint_of(zeros * np.nan))
+    assert fingerprints_agree(fingerprint_of(zeros), fingerprint_of(zeros))
+    assert not fingerprints_agree(fingerprint_of(zeros), fingerprint_of(zeros + 1))
+    assert fingerprints_agree(fingerprint_of(zeros * np.nan), fingerprint_of(zeros * np.nan))

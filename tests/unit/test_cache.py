@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mvkit import cache as container
+from mvkit import cache
 from mvkit.cache import Entry, Store, cache_info, prune
 from mvkit.errors import DataError
 from mvkit.files import is_leftover, is_temporary, temporary_beside
@@ -139,7 +139,7 @@ def test_another_version_is_a_miss(
     store: Store, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written(store)
-    monkeypatch.setattr(container, "MAGIC", b"mvkit kept 2\n")
+    monkeypatch.setattr(cache, "MAGIC", b"mvkit cache 2\n")
 
     assert store.read("kind", KEY) is None
     assert "version" in warnings_of(caplog)[0]
@@ -243,21 +243,21 @@ def test_two_processes_write_the_same_keys_and_are_killed_at_any_moment(
         prune(store.folder, "30d")
         assert cache_info(store.folder).n_leftovers == 0
     assert check(store, caplog) == 7
-    assert all(not is_temporary(path.name) for path in store.folder.rglob("*.kept"))
+    assert all(not is_temporary(path.name) for path in store.folder.rglob("*.cached"))
 
 
 def test_files_being_written_are_told_from_leftovers(tmp_path: Path) -> None:
-    target = tmp_path / f"{KEY}.kept"
+    target = tmp_path / f"{KEY}.cached"
     own = temporary_beside(target)
     own.write_bytes(b"")
     with subprocess.Popen([sys.executable, "-c", ""]) as ended:
         pass
     dead = own.with_name(own.name.replace(f"-{os.getpid()}-", f"-{ended.pid}-"))
     dead.write_bytes(b"")
-    elsewhere = own.with_name(f"{KEY}.tmp-01234567-1-01234567.kept")
+    elsewhere = own.with_name(f"{KEY}.tmp-01234567-1-01234567.cached")
     elsewhere.write_bytes(b"")
 
-    assert own.suffix == ".kept" and is_temporary(own.name) and not is_leftover(own)
+    assert own.suffix == ".cached" and is_temporary(own.name) and not is_leftover(own)
     assert is_leftover(dead)
     assert not is_leftover(elsewhere)
     os.utime(elsewhere, (1, 1))

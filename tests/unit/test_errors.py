@@ -1,0 +1,33 @@
+"""Messages about names that do not exist."""
+
+from __future__ import annotations
+
+import pytest
+
+from mvkit.errors import unknown_name, valid_names
+
+
+def test_a_dozen_names_are_all_listed() -> None:
+    names = [f"name{number:02d}" for number in range(12)]
+    message = str(unknown_name("thing", "nam03", names, command="mvkit list things"))
+    assert message == f"unknown thing 'nam03'; did you mean 'name03'?\nvalid: {', '.join(names)}"
+
+
+def test_of_more_names_the_nearest_come_first_and_the_command_lists_the_others() -> None:
+    names = [*(f"zzz{number:02d}" for number in range(20)), "dual_stream", "single_stream"]
+    message = str(unknown_name("model", "dual_streem", names, command="mvkit list models"))
+    first, second = message.splitlines()
+    assert first == "unknown model 'dual_streem'; did you mean 'dual_stream'?"
+    assert second == (
+        "valid: dual_stream, single_stream, zzz00, zzz01, zzz02, zzz03, zzz04, zzz05, zzz06, zzz07, zzz08, "
+        "zzz09 and 10 more; all: mvkit list models"
+    )
+
+
+@pytest.mark.parametrize(("names", "line"), [([], "valid: none"), (["a"], "valid: a")])
+def test_few_names(names: list[str], line: str) -> None:
+    assert valid_names("b", names) == line
+
+
+def test_without_a_command_the_number_of_the_others_is_told() -> None:
+    assert valid_names("q", [str(number) for number in range(13)]).endswith("10, 11 and 1 more")
