@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from mvkit.cli import extract, fetch, prep, score, train
-from mvkit.cli.console import note, print_json
+from mvkit.cli.console import Command, note, print_json
 from mvkit.errors import MvkitError
 
 _INTERRUPTED = 130
@@ -28,13 +28,14 @@ app = typer.Typer(
     # Rich help pages would cost 0.15 s of the 0.3 s in which help must answer.
     rich_markup_mode=None,
     add_completion=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 app.add_typer(fetch.app, name="fetch")
-app.command("prep", short_help="Write images as fast-loading beton files.")(prep.command)
-app.command("train", short_help="Train a network by a recipe.")(train.command)
-app.command("extract", short_help="Write features of any layers to a file.")(extract.command)
-app.command("score", short_help="Score how well layers predict neurons.")(score.command)
+app.command("prep", cls=Command, short_help="Write images as fast-loading beton files.")(prep.command)
+app.command("train", cls=Command, short_help="Train a network by a recipe.")(train.command)
+app.command("extract", cls=Command, short_help="Write features of any layers to a file.")(extract.command)
+app.command("score", cls=Command, short_help="Score how well layers predict neurons.")(score.command)
 
 
 def _print_version(wanted: bool) -> None:
