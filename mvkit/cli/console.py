@@ -45,10 +45,15 @@ class Command(TyperCommand):
         sections: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
-            if record is not None:
-                usual = "Arguments" if parameter.param_type_name == "argument" else "Options"
-                heading = getattr(parameter, "rich_help_panel", None) or usual
-                sections.setdefault(heading, []).append(record)
+            if record is None:
+                continue
+            is_argument = parameter.param_type_name == "argument"
+            heading = getattr(parameter, "rich_help_panel", None) or (
+                "Arguments" if is_argument else "Options"
+            )
+            # Newer Typers add the type to an argument's name.
+            name = record[0].split(" ")[0] if is_argument else record[0]
+            sections.setdefault(heading, []).append((name, record[1]))
         for heading, records in sections.items():
             with formatter.section(heading):
                 formatter.write_dl(records)
@@ -62,6 +67,28 @@ class Command(TyperCommand):
 def help_epilog(*examples: str, learn_more: str) -> str:
     """Return the end of a page of help: command lines to try, and where to read on."""
     return "\n".join(["Examples:", *(f"  {line}" for line in examples), "", "Learn more:", f"  {learn_more}"])
+
+
+def complete_models(incomplete: str) -> list[str]:
+    """Return the names of models that begin so, for the shell."""
+    from mvkit.models.registry import list_models
+
+    return [name for name in list_models() if name.startswith(incomplete)]
+
+
+def complete_datasets(incomplete: str) -> list[str]:
+    """Return the names of datasets that begin so, for the shell."""
+    from mvkit.neural.open import DATASETS
+
+    return [name for name in DATASETS if name.startswith(incomplete)]
+
+
+def complete_areas(incomplete: str) -> list[str]:
+    """Return lists of areas whose last one begins so, for the shell (``VISp,VISl``)."""
+    from mvkit.neural.dataset import AREA_ORDER
+
+    before, comma, last = incomplete.rpartition(",")
+    return [f"{before}{comma}{area}" for area in AREA_ORDER if area.startswith(last)]
 
 
 _PANEL = "Input of the network"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from io import TextIOWrapper
@@ -12,9 +13,12 @@ import typer
 
 from mvkit.cli import extract, fetch, prep, score, train
 from mvkit.cli.console import Command, note, print_json
-from mvkit.errors import MvkitError
+from mvkit.errors import MvkitError, suggest
 
 _INTERRUPTED = 130
+
+#: How Typer refuses a value that is none of an option's choices.
+_CHOICE = re.compile("'([^']*)' is not one of (.*)")
 
 #: What wrong words on the command line raise: a class of click, or of the click inside newer Typers.
 _CommandLineError: Any = next(
@@ -35,7 +39,9 @@ app.add_typer(fetch.app, name="fetch")
 app.command("prep", cls=Command, short_help="Write images as fast-loading beton files.")(prep.command)
 app.command("train", cls=Command, short_help="Train a network by a recipe.")(train.command)
 app.command("extract", cls=Command, short_help="Write features of any layers to a file.")(extract.command)
-app.command("score", cls=Command, short_help="Score how well layers predict neurons.")(score.command)
+app.command("score", cls=Command, epilog=score.EPILOG, short_help="Score how well layers predict neurons.")(
+    score.command
+)
 
 
 def _print_version(wanted: bool) -> None:
@@ -95,6 +101,8 @@ def run(arguments: list[str]) -> int:
     except OSError as error:
         return _report(MvkitError(_describe(error)), as_json=as_json)
     except _CommandLineError as error:
+        if (choice := _CHOICE.search(error.message)) is not None:
+            error.message += suggest(choice[1], re.findall("'([^']+)'", choice[2]))
         error.show()
         if as_json:
             print_json({"error": {"type": "UsageError", "message": error.format_message()}})
