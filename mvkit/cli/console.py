@@ -47,12 +47,11 @@ class Command(TyperCommand):
             record = parameter.get_help_record(ctx)
             if record is None:
                 continue
-            is_argument = parameter.param_type_name == "argument"
-            heading = getattr(parameter, "rich_help_panel", None) or (
-                "Arguments" if is_argument else "Options"
-            )
-            # Newer Typers add the type to an argument's name.
-            name = record[0].split(" ")[0] if is_argument else record[0]
+            name, heading = record[0], "Options"
+            if parameter.param_type_name == "argument":
+                # Newer Typers add the argument's type.
+                name, heading = name.split(" ")[0], "Arguments"
+            heading = getattr(parameter, "rich_help_panel", None) or heading
             sections.setdefault(heading, []).append((name, record[1]))
         for heading, records in sections.items():
             with formatter.section(heading):

@@ -18,7 +18,7 @@ from mvkit.errors import MvkitError, suggest
 _INTERRUPTED = 130
 
 #: How Typer refuses a value that is none of an option's choices.
-_CHOICE = re.compile("'([^']*)' is not one of (.*)")
+_CHOICE = re.compile("'([^']*)' is not one of (.*?)[.]?$")
 
 #: What wrong words on the command line raise: a class of click, or of the click inside newer Typers.
 _CommandLineError: Any = next(
@@ -102,7 +102,7 @@ def run(arguments: list[str]) -> int:
         return _report(MvkitError(_describe(error)), as_json=as_json)
     except _CommandLineError as error:
         if (choice := _CHOICE.search(error.message)) is not None:
-            error.message += suggest(choice[1], re.findall("'([^']+)'", choice[2]))
+            error.message = choice[0].rstrip(".") + suggest(choice[1], re.findall("'([^']+)'", choice[2]))
         error.show()
         if as_json:
             print_json({"error": {"type": "UsageError", "message": error.format_message()}})

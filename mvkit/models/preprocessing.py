@@ -609,9 +609,9 @@ class InputOptions:
 
     @property
     def given(self) -> tuple[str, ...]:
-        """Names of the options that were given, in words."""
-        names = {item.name: item.name.replace("_", " ") for item in fields(self)}
-        return tuple(words for name, words in names.items() if getattr(self, name) is not None)
+        """Names of the options that were given, as messages show them."""
+        values = {"--input-size": self.input_size, "mean": self.mean, "std": self.std, "grey": self.grey}
+        return tuple(name for name, value in values.items() if value is not None)
 
     def refuse_any(self, why: str) -> None:
         """Raise a UsageError if any option was given.
@@ -632,7 +632,7 @@ class InputOptions:
         why
             What stands against it.
         """
-        others = [option for option in self.given if option != "input size"]
+        others = [option for option in self.given if option != "--input-size"]
         if others:
             raise UsageError(f"{why}: leave out {', '.join(others)}")
 

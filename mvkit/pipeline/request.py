@@ -373,6 +373,9 @@ OPTIONS = {
 }
 
 
+_MIN_UNITS = ("q3", "median", "none", None)
+
+
 class UnitSelection(SelectionSettings):
     """The group ``selection`` of a scoring recipe: a preset, and the thresholds that differ from it.
 
@@ -394,11 +397,7 @@ class UnitSelection(SelectionSettings):
     def _read_none(cls, value: object, info: ValidationInfo) -> object:
         if info.field_name == "preset":
             return value
-        if (
-            info.field_name == "min_units"
-            and isinstance(value, str)
-            and value not in ("q3", "median", "none")
-        ):
+        if info.field_name == "min_units" and type(value) is not int and value not in _MIN_UNITS:
             raise ValueError("must be q3, median, none or a whole number")
         # What a validator has looked at is no JSON any more, in which a list is a tuple.
         return None if value == "none" else tuple(value) if isinstance(value, list) else value

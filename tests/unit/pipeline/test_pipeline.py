@@ -102,7 +102,7 @@ def test_untrained_scores_by_the_papers_way_stand_beside_table_2() -> None:
     )
     found = compare_with_table2("single_stream_encoder", "random", scores)
     assert found is not None
-    assert [difference.words for difference in found.differences] == ["3 components instead of 25"]
+    assert [difference.words for difference in found.differences] == ["n_components 3 instead of 25"]
     assert (found.row, found.value) == ("untrained single stream", 0.3276)
     assert found.here == scores.best_layers().set_index("area")["median"]["all"]
     assert scores.context["weights_source"] == "random, seed 0"
