@@ -225,7 +225,7 @@ def _estimate_model(
     return ModelEstimate(
         name=name,
         layers=layers,
-        # Either half of every halving.
+        # Either of every two halves.
         n_fits=2 * sum(len(compared) - layer.n_cached for layer in todo) * n_splits * settings.n_halves,
         features=features if in_memory else 0,
         features_on_disk=0 if in_memory else features,
@@ -268,7 +268,7 @@ def estimate_page(estimate: ResourceEstimate) -> Iterator[str | RenderableType]:
     yield (
         f"{estimate.dataset}: {estimate.n_images} images, {estimate.n_recordings} recordings, "
         f"{estimate.n_units} units; {settings.mapping}, {_count(settings.n_splits, 'image split')}, "
-        f"{settings.n_halves} halvings, {'a dask cluster' if estimate.n_workers == -1 else workers}"
+        f"{settings.n_halves} trial halves, {'a dask cluster' if estimate.n_workers == -1 else workers}"
     )
     for model in estimate.models:
         n_bytes = sum(layer.n_bytes for layer in model.layers)

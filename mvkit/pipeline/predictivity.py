@@ -35,7 +35,7 @@ class NeuralEvaluator(Evaluator):
     dataset
         The recordings.
     protocol
-        Splits, halvings and map.
+        Splits, trial halves and map.
     n_jobs
         Worker processes of scoring; None: one per core.
     """

@@ -105,7 +105,7 @@ def score(
     Notes
     -----
     Protocol of Nayebi, Kong et al. 2023, PLOS Comput Biol 19(10):e1011506, as the code published with it
-    computes it; numbers of splits and halvings as given to us, not checked against the paper's text.
+    computes it; numbers of splits and trial halves as given to us, not checked against the paper's text.
     """
     from mvkit.neural import open_dataset
     from mvkit.pipeline.layers import score_source

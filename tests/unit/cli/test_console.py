@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import subprocess
+import sys
 from typing import Annotated
 
 import pytest
@@ -47,3 +50,56 @@ def test_h_is_help(words: list[str], capsys: pytest.CaptureFixture[str]) -> None
     assert main.run([*words, "--help"]) == 0
     assert short == capsys.readouterr().out
     assert short.startswith("Usage: mvkit")
+
+
+def completed(words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """What bash is offered for the last word of a command line."""
+    monkeypatch.setenv("_MVKIT_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split(" ")) - 1))
+    with contextlib.suppress(SystemExit):
+        main.run([])
+    return capsys.readouterr().out.split()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("mvkit score gab", ["gabor"]),
+        ("mvkit score gabor --dataset ne", ["neuropixels"]),
+        ("mvkit score gabor --areas VISp,VISa", ["VISp,VISal", "VISp,VISam"]),
+        ("mvkit score gabor --recipe paper_r", ["paper_ridge", "paper_rsa"]),
+        ("mvkit score gabor --map r", ["ridge", "rsa"]),
+        ("mvkit score gabor --ceiling ", ["none", "holdout", "pairwise"]),
+        ("mvkit score gabor --selection p", ["paper"]),
+    ],
+)
+def test_shells_complete_names_and_choices(
+    words: str, expected: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert completed(words, monkeypatch, capsys) == expected
+
+
+def test_completion_imports_no_torch() -> None:
+    program = (
+        "import sys\n"
+        "from mvkit.cli.console import complete_areas, complete_datasets, complete_models\n"
+        "from mvkit.cli.score import complete_recipes\n"
+        "print(complete_models('pix'), complete_datasets('s'))\n"
+        "print(complete_areas('VISam'), complete_recipes('q'))\n"
+        "sys.exit('torch' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "['pixels'] ['simulated']\n['VISam'] ['quick']\n"
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "meant"), [("--map", "rige", "ridge"), ("--ceiling", "hold", "holdout")]
+)
+def test_a_wrong_choice_names_the_valid_ones_and_the_likely_one(
+    option: str, value: str, meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.run(["score", "pixels", option, value]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"Error: Invalid value for '{option}': '{value}' is not one of '")
+    assert last.endswith(f"'; did you mean '{meant}'?")

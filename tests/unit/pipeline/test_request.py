@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from pydantic import BaseModel
 
+from mvkit.cli.score import CeilingKind, MapName, SelectionPreset
 from mvkit.errors import MvkitError, RecipeError, UsageError
 from mvkit.models.preprocessing import InputOptions
 from mvkit.neural import SelectionSettings, selection_with
+from mvkit.neural.selection import PRESETS
 from mvkit.pipeline import score as score_run
-from mvkit.pipeline.request import OPTIONS, Machine, ScoreRecipe, ScoreRequest, resolve_recipe
+from mvkit.pipeline.request import OPTIONS, Machine, ScoreRecipe, ScoreRequest, UnitSelection, resolve_recipe
 from mvkit.pipeline.score import run_score
-from mvkit.recipes import load_recipe, packaged_recipes
+from mvkit.recipes import load_recipe, packaged_recipes, parse_scalar
 from mvkit.scoring import ScoreSettings
 
 
@@ -218,3 +223,42 @@ def test_contradictions_are_refused_before_anything_is_loaded(
     with pytest.raises(MvkitError, match=message) as caught:
         run_score(ScoreRequest(models=("pixels",), **changes), remark=lambda text: None)
     assert isinstance(caught.value, UsageError | RecipeError)
+
+
+PAGE = (Path(__file__).parents[3] / "docs" / "scoring.md").read_text(encoding="utf-8")
+
+
+def keys_of(model: type[BaseModel], before: str = "") -> dict[str, object]:
+    """Key -> default, as text that --set takes, of a recipe and its groups."""
+    defaults: dict[str, object] = {}
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            defaults |= keys_of(field.annotation, f"{name}.")
+        else:
+            defaults[before + name] = field.default
+    return defaults
+
+
+def test_the_page_on_scoring_has_every_key_with_its_default() -> None:
+    rows = re.findall(r"^\| `([\w.]+)` \| (.*?) \|", PAGE, flags=re.MULTILINE)
+    keys = keys_of(ScoreRecipe)
+    assert sorted(key for key, _ in rows) == sorted(keys)
+    for key, default in rows:
+        if (literal := re.fullmatch(r"`([^`. ]*|[\d.]+)`", default)) is not None:
+            assert parse_scalar(literal[1]) == keys[key], key
+
+
+def test_the_recipe_of_the_page_loads(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", PAGE, flags=re.DOTALL)
+    (tmp_path / "mine.yaml").write_text(text)
+    recipe = resolved(recipe=str(tmp_path / "mine.yaml"))
+    assert (recipe.layer_choice, recipe.correlation, recipe.extrapolate) == ("held-out", "spearman", "units")
+    assert recipe.selection.resolve().min_units == 10
+
+
+def test_the_command_line_has_the_choices_of_the_recipe() -> None:
+    choices = {"mapping": MapName, "ceiling": CeilingKind}
+    for key, names in choices.items():
+        assert {str(name) for name in names} == set(get_args(ScoreSettings.model_fields[key].annotation))
+    assert {str(name) for name in SelectionPreset} == set(PRESETS)
+    assert set(PRESETS) == set(get_args(UnitSelection.model_fields["preset"].annotation))

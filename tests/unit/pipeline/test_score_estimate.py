@@ -139,7 +139,7 @@ def test_worker_processes_prepare_layers_at_a_time(network: str, monkeypatch: py
 def test_a_cluster_is_not_connected_to(network: str) -> None:
     estimate = estimated(asked(network, resources=Resources(cache=False, dask="tcp://nowhere:1")))
     assert estimate.n_workers == -1
-    assert "3 halvings, a dask cluster" in page_of(estimate)
+    assert "3 trial halves, a dask cluster" in page_of(estimate)
 
 
 def test_memory_is_refused_with_numbers_where_it_is_short(network: str, machine: Callable[..., None]) -> None:
