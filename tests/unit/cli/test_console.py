@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import subprocess
 import sys
 from typing import Annotated
@@ -103,3 +104,12 @@ def test_a_wrong_choice_names_the_valid_ones_and_the_likely_one(
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith(f"Error: Invalid value for '{option}': '{value}' is not one of '")
     assert last.endswith(f"'; did you mean '{meant}'?")
+
+
+def test_score_has_options_for_what_every_run_is_about(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run(["score", "--help"]) == 0
+    page = capsys.readouterr().out.split("Examples:")[0]
+    options = re.findall(r"^  (?:-\w, )?--([\w-]+)", page, flags=re.MULTILINE)
+    expected = "layers dataset areas weights seed input-size recipe set map splits halves ceiling selection"
+    expected += " out figure against dry-run json jobs device dask shard no-cache home help"
+    assert options == expected.split()
