@@ -154,7 +154,7 @@ def estimate_run(request: ScoreRequest, *, remark: Remark) -> ResourceEstimate:
     from mvkit.scoring.run import check_recordings, populations
 
     run = open_run(request, remark=remark)
-    resources, settings = request.resources, run.settings
+    resources, settings = run.resources, run.settings
     n_images = check_recordings(run.recordings, settings)
     compared = populations(run.recordings, settings)
     scratch = resources.scratch or scratch_dir(resources.home)
@@ -225,7 +225,7 @@ def _estimate_model(
     return ModelEstimate(
         name=name,
         layers=layers,
-        # Either half of every halving.
+        # Either of every two halves.
         n_fits=2 * sum(len(compared) - layer.n_cached for layer in todo) * n_splits * settings.n_halves,
         features=features if in_memory else 0,
         features_on_disk=0 if in_memory else features,
@@ -250,13 +250,13 @@ def _error(estimate: ResourceEstimate, model: ModelEstimate) -> str:
             f"{format_bytes(estimate.memory_in_use + model.memory)} of memory are needed, of which "
             f"{format_bytes(estimate.memory_in_use)} are in use already, and "
             f"{format_bytes(available)} more are available\n"
-            "score fewer layers at a time (--layers), or give fewer --jobs or a smaller --batch-size"
+            "score fewer --layers at a time, or give fewer --jobs or a smaller --set machine.batch_size=N"
         )
     if model.features_on_disk > estimate.disk_free:
         return (
             f"{estimate.scratch}: features take {format_bytes(model.features_on_disk)}, and "
             f"{format_bytes(estimate.disk_free)} are free\n"
-            "give a folder on another disk with --scratch, or score fewer layers at a time (--layers)"
+            "give a folder on another disk with --set machine.scratch=DIR, or score fewer --layers at a time"
         )
     return ""
 
@@ -268,7 +268,7 @@ def estimate_page(estimate: ResourceEstimate) -> Iterator[str | RenderableType]:
     yield (
         f"{estimate.dataset}: {estimate.n_images} images, {estimate.n_recordings} recordings, "
         f"{estimate.n_units} units; {settings.mapping}, {_count(settings.n_splits, 'image split')}, "
-        f"{settings.n_halves} halvings, {'a dask cluster' if estimate.n_workers == -1 else workers}"
+        f"{settings.n_halves} trial halves, {'a dask cluster' if estimate.n_workers == -1 else workers}"
     )
     for model in estimate.models:
         n_bytes = sum(layer.n_bytes for layer in model.layers)

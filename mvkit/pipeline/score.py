@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mvkit.errors import DataError, UsageError
 from mvkit.files import shortened
-from mvkit.machine import Resources, worker_number
+from mvkit.machine import Resources, choose_device, worker_number
 from mvkit.paths import cache_dir, ceilings_dir
 from mvkit.pipeline.layers import open_layers, score_source
 from mvkit.pipeline.request import (
@@ -21,8 +21,7 @@ from mvkit.pipeline.request import (
     dataset_context,
     load_models,
     open_default,
-    selection_of,
-    settings_of,
+    resolve_recipe,
 )
 from mvkit.report.text import ScoreRun
 from mvkit.scoring.parallel import dask_cluster
@@ -106,7 +105,7 @@ def score(
     Notes
     -----
     Protocol of Nayebi, Kong et al. 2023, PLOS Comput Biol 19(10):e1011506, as the code published with it
-    computes it; numbers of splits and halvings as given to us, not checked against the paper's text.
+    computes it; numbers of splits and trial halves as given to us, not checked against the paper's text.
     """
     from mvkit.neural import open_dataset
     from mvkit.pipeline.layers import score_source
@@ -356,6 +355,8 @@ class OpenedRun:
     """A run of which everything is loaded and checked, and nothing done."""
 
     settings: ScoreSettings
+    extrapolate: Literal["none", "units", "stimuli"]
+    resources: Resources
     models: Mapping[str, VisionModel]
     earlier: Mapping[str, Scores]
     dataset: NeuralDataset
@@ -398,11 +399,11 @@ def run_score(request: ScoreRequest, *, remark: Remark, progress: ProgressBar = 
                     run.dataset,
                     run.recordings,
                     run.settings,
-                    request.resources,
+                    run.resources,
                     layers=request.layers,
                     progress=bar,
                 )
-        ceiling = _ceiling(request, run, remark, progress)
+        ceiling = _ceiling(run, remark, progress)
         compared = {**models, **run.earlier}
         return ScoreRun(
             models=models,
@@ -418,7 +419,7 @@ def run_score(request: ScoreRequest, *, remark: Remark, progress: ProgressBar = 
             comparison=compare_models(compared, choice=run.settings.layer_choice)
             if len(compared) > 1
             else None,
-            extrapolation=_extrapolation(request, run, progress),
+            extrapolation=_extrapolation(run, progress),
         )
 
 
@@ -430,45 +431,51 @@ def open_run(request: ScoreRequest, *, remark: Remark) -> OpenedRun:
     UsageError, RecipeError, CheckpointError, DataError
         As :func:`run_score`.
     """
-    settings = settings_of(request)
-    selection = selection_of(request)
-    home = request.resources.home
+    recipe = resolve_recipe(request)
+    settings = recipe.settings
+    selection = recipe.selection.resolve()
+    resources = replace(
+        request.resources,
+        device=str(choose_device(request.resources.device)),
+        batch_size=recipe.machine.batch_size or request.resources.batch_size,
+        scratch=recipe.machine.scratch or request.resources.scratch,
+    )
+    home = resources.home
     models = load_models(
         request.models,
         layers=request.layers,
         weights=request.weights,
         seed=request.seed,
         home=home,
-        inputs=request.inputs,
+        inputs=recipe.input.options(),
     )
     earlier = read_earlier(request.against)
     dataset = open_default(request.dataset, selection=selection, home=home, remark=remark)
     recordings = choose_recordings(dataset, request.areas)
     refuse_other_protocols(earlier, dataset, recordings, settings)
-    return OpenedRun(settings, models, earlier, dataset, recordings)
+    return OpenedRun(settings, recipe.extrapolate, resources, models, earlier, dataset, recordings)
 
 
-def _ceiling(request: ScoreRequest, run: OpenedRun, remark: Remark, progress: ProgressBar) -> Scores | None:
+def _ceiling(run: OpenedRun, remark: Remark, progress: ProgressBar) -> Scores | None:
     if run.settings.ceiling == "none":
         return None
     with progress("ceiling between animals") as bar:
         ceiling, was_kept = measured_ceiling(
-            run.dataset, run.recordings, run.settings, resources=request.resources, progress=bar
+            run.dataset, run.recordings, run.settings, resources=run.resources, progress=bar
         )
     if was_kept:
         remark(f"ceiling ({run.settings.ceiling}): measured before, read from the cache")
     return ceiling
 
 
-def _extrapolation(request: ScoreRequest, run: OpenedRun, progress: ProgressBar) -> Extrapolation | None:
-    if request.extrapolate is None:
+def _extrapolation(run: OpenedRun, progress: ProgressBar) -> Extrapolation | None:
+    if run.extrapolate == "none":
         return None
     from mvkit.scoring.extrapolation import extrapolate_ceiling
 
-    over: Literal["units", "stimuli"] = "units" if request.extrapolate == "units" else "stimuli"
-    with progress(f"ceiling over the number of {over}") as bar:
+    with progress(f"ceiling over the number of {run.extrapolate}") as bar:
         return extrapolate_ceiling(
-            run.recordings, run.settings, over, n_jobs=worker_number(request.resources), progress=bar
+            run.recordings, run.settings, run.extrapolate, n_jobs=worker_number(run.resources), progress=bar
         )
 
 
@@ -578,7 +585,7 @@ def run_shard(
         check_recordings(run.recordings, run.settings)
         compared = populations(run.recordings, run.settings)
         opened = {
-            name: open_layers(model, run.dataset, request.layers, run.settings, request.resources)
+            name: open_layers(model, run.dataset, request.layers, run.settings, run.resources)
             for name, model in run.models.items()
         }
         caches: dict[str, KeptScores] = {}
@@ -616,14 +623,14 @@ def run_shard(
                     compared,
                     run.settings,
                     todo,
-                    n_jobs=worker_number(request.resources),
+                    n_jobs=worker_number(run.resources),
                     progress=bar,
                     kept=caches[name],
                 )
     n_missing = len(own) - sum(map(is_cached, own))
     if n_missing:
         raise DataError(
-            f"{cache_dir(request.resources.home)}: the scores of {n_missing} of {len(own)} pairs could not "
+            f"{cache_dir(run.resources.home)}: the scores of {n_missing} of {len(own)} pairs could not "
             "be written there, and a shard is of no use without\n"
             "make room for them, or give a folder that can be written with --home or MVKIT_HOME"
         )
