@@ -45,7 +45,7 @@ def test_measures_prints_and_stores(mine: Path, capsys: pytest.CaptureFixture[st
         str((known >= 0.3).sum()),
         str((known >= 0.5).sum()),
     ]
-    assert "40 halvings, seed 0" in out
+    assert "40 split halves, seed 0" in out
     assert "undefined in 2 units: constant response in one half" in out
     after = open_dataset(mine)
     assert after.selection["applied"] is True

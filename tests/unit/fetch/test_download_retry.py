@@ -30,7 +30,7 @@ def test_a_server_that_is_not_well_is_asked_again(
     settings: DownloadSettings,
     feedback: Feedback,
     waits: list[float],
-    remarks: list[str],
+    messages: list[str],
     tmp_path: Path,
     status: int,
 ) -> None:
@@ -38,7 +38,7 @@ def test_a_server_that_is_not_well_is_asked_again(
     download(server.put("x.pt", body), tmp_path / "x.pt", settings=settings, feedback=feedback)
     assert (tmp_path / "x.pt").read_bytes() == body
     assert waits == [1.0, 2.0]
-    assert remarks[0] == f"x.pt: the server answered {status}: trying again in 1 s (1 of 4 attempts)"
+    assert messages[0] == f"x.pt: the server answered {status}: trying again in 1 s (1 of 4 attempts)"
 
 
 def test_giving_up_names_address_reason_and_remedy(
