@@ -11,21 +11,27 @@ import fcntl
 import hashlib
 import importlib.util
 import json
+import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from mvkit.errors import FetchError, MissingPackageError, UsageError
 from mvkit.fetch.download import Feedback
 from mvkit.files import file_lock, write_text
 from mvkit.paths import OFFLINE_VARIABLE, home_dir, is_offline
 
+LOGGER = logging.getLogger(__name__)
+
+SCRIPT = Path(__file__).with_name("sdk.py")
 INTERPRETER_VARIABLE = "MVKIT_ALLEN_PYTHON"
 ALLENSDK_VERSION = "2.16.2"
 REQUIREMENTS = (f"allensdk=={ALLENSDK_VERSION}",)
@@ -105,25 +111,71 @@ def find_allen_python(home: Path | None = None) -> AllenPython:
     )
 
 
-def default_folder(home: Path | None = None) -> Path:
-    """Return where ``mvkit fetch allensdk`` puts the environment."""
-    return home_dir(home) / "allensdk"
+def ask_allensdk(
+    python: AllenPython,
+    arguments: Sequence[str],
+    *,
+    about: str,
+    log: Callable[[str], object] = LOGGER.info,
+) -> list[dict[str, Any]]:
+    """Run :mod:`mvkit.allen.sdk` in a process of its own and return the rows of its answer.
 
+    Parameters
+    ----------
+    python
+        Where AllenSDK is.
+    arguments
+        As the script's docstring says.
+    about
+        What is asked for, for messages.
+    log
+        Receives the script's progress.
 
-def interpreter_of(folder: Path) -> Path:
-    """Return the interpreter of a virtual environment."""
-    return folder / "bin" / "python"
-
-
-def is_finished(folder: Path) -> bool:
-    """Tell whether the installation into ``folder`` came to its end."""
-    return bool(_read_stamp(folder)) and interpreter_of(folder).exists()
-
-
-def allensdk_version(python: Path) -> str | None:
-    """Return the version of AllenSDK that an interpreter has installed; None if there is none."""
-    done = _run([str(python), "-I", "-c", _ALLENSDK_VERSION], limit_s=_LIMIT_S)
-    return done.stdout.strip() or None if done is not None and done.returncode == 0 else None
+    Raises
+    ------
+    FetchError
+        The script's own error, or the last line that it wrote when it died.
+    """
+    rows: list[dict[str, Any]] = []
+    error, is_complete = "", False
+    with tempfile.TemporaryFile(mode="w+", encoding="utf-8", errors="replace") as stderr:
+        try:
+            # -I: neither PYTHONPATH nor the script's folder lends the old environment newer packages.
+            process = subprocess.Popen(
+                [str(python.path), "-I", str(SCRIPT), *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+            )
+        except OSError as failure:
+            raise FetchError(f"{python.path}: cannot be run ({failure.strerror or failure})") from failure
+        with process:
+            try:
+                for line in process.stdout or ():
+                    row = _row(line)
+                    if row is None:
+                        continue
+                    if "progress" in row:
+                        log(row["progress"])
+                    elif "error" in row:
+                        error = str(row["error"])
+                    elif "done" in row:
+                        is_complete = True
+                    else:
+                        rows.append(row)
+            except BaseException:
+                # We are interrupted; it must not go on without us.
+                process.kill()
+                raise
+        stderr.seek(0)
+        output = stderr.read()
+    LOGGER.debug("%s: AllenSDK wrote: %s", about, output)
+    if error:
+        raise FetchError(f"{error}\nwhat was fetched is kept: run the same command again")
+    if not is_complete:
+        raise FetchError(f"{about}: AllenSDK failed: {_failure(output, process.returncode)}")
+    return rows
 
 
 @dataclass(frozen=True)
@@ -206,6 +258,43 @@ def install_allensdk(
         _make_environment(python, folder, extras, lock)
         write_text(folder / STAMP_NAME, json.dumps(stamp) + "\n")
     return Installed(folder, "installed", ALLENSDK_VERSION)
+
+
+def default_folder(home: Path | None = None) -> Path:
+    """Return where ``mvkit fetch allensdk`` puts the environment."""
+    return home_dir(home) / "allensdk"
+
+
+def interpreter_of(folder: Path) -> Path:
+    """Return the interpreter of a virtual environment."""
+    return folder / "bin" / "python"
+
+
+def is_finished(folder: Path) -> bool:
+    """Tell whether the installation into ``folder`` came to its end."""
+    return bool(_read_stamp(folder)) and interpreter_of(folder).exists()
+
+
+def allensdk_version(python: Path) -> str | None:
+    """Return the version of AllenSDK that an interpreter has installed; None if there is none."""
+    done = _run([str(python), "-I", "-c", _ALLENSDK_VERSION], limit_s=_LIMIT_S)
+    return done.stdout.strip() or None if done is not None and done.returncode == 0 else None
+
+
+def _row(line: str) -> dict[str, Any] | None:
+    """Return the object of a line; None for one that a library wrote, or that a kill cut short."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def _failure(output: str, code: int) -> str:
+    if code == -signal.SIGKILL:
+        return "its process was killed (out of memory?)"
+    lines = [line for line in output.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else f"exit code {code}"
 
 
 def find_base_python() -> Path:

@@ -1,6 +1,6 @@
-"""One session: where it is before it is read, its responses, and the file in which it waits for the others.
+"""One session: its source, its responses, and the staged file in which it is stored until all are read.
 
-Sessions that were read wait, each in a file of its own, until all of a dataset are there::
+Every session that was read is staged in a file of its own until the dataset is complete::
 
     HOME/neural/DATASET.sessions/DIGEST OF THE REQUEST/SESSION.npz
     HOME/neural/DATASET.sessions/DIGEST OF THE REQUEST/images/SHA256.npy
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from mvkit.allen.request import SessionRequest
 from mvkit.errors import DataError
-from mvkit.files import look_at, remove_leftovers, replacing
+from mvkit.files import inspect_file, remove_leftovers, replacing
 
 #: Columns of units that every session has.
 UNIT_ID, AREA, SELECTIVITY, RUN_P = "unit_id", "visual_area", "image_selectivity_ns", "run_pval_ns"
@@ -35,7 +35,7 @@ UNIT_ID, AREA, SELECTIVITY, RUN_P = "unit_id", "visual_area", "image_selectivity
 _FORMAT, _VERSION = "mvkit-session", 1
 _COLUMN = "unit."
 # Keys of a staged session's provenance.
-_IDENTITY, _IMAGES = "identity", "images"
+_SOURCE_VERSION, _IMAGES = "identity", "images"
 
 
 @dataclass(frozen=True)
@@ -52,28 +52,28 @@ class SessionSource:
         Length of that file in bytes; None if not known.
     download_bytes
         Bytes that would cross the network; None if not known.
-    identity
-        What tells another version of the session apart; JSON values. A staged session of another identity
-        is read again.
+    version
+        Version of the session's files (such as size and time of change); JSON values. A staged session of
+        another version is read again.
     """
 
     session_id: int
     path: Path | None = None
     size: int | None = None
     download_bytes: int | None = 0
-    identity: Mapping[str, object] = field(default_factory=dict)
+    version: Mapping[str, object] = field(default_factory=dict)
 
     @classmethod
     def from_file(cls, session_id: int, path: Path, tables: Iterable[Path]) -> SessionSource:
         """Return a session on this machine; ``tables`` beside it, there or not, add to what is read.
 
-        Where only the name of the file is there, reading it is an error, leaving it out is none.
+        A file without content, such as a broken link, is an error only when it is read.
         """
-        if problem := look_at(path).problem:
-            return cls(session_id, path, identity={"problem": problem})
+        if problem := inspect_file(path).problem:
+            return cls(session_id, path, version={"problem": problem})
         versions = [{"name": table.name, **_file_version(table)} for table in tables if table.is_file()]
         version = _file_version(path)
-        return cls(session_id, path, version["bytes"], identity={**version, "tables": versions})
+        return cls(session_id, path, version["bytes"], version={**version, "tables": versions})
 
 
 class SessionReader(Protocol):
@@ -84,7 +84,7 @@ class SessionReader(Protocol):
         """Where the sessions come from and what reads them; JSON values."""
 
     def sessions(self) -> tuple[SessionSource, ...]:
-        """Return the sessions that can be had, ascending by number.
+        """Return the sessions that can be read, ascending by number.
 
         Raises
         ------
@@ -136,13 +136,13 @@ class SessionOutline:
 
     @property
     def image_names(self) -> dict[int, str]:
-        """Under which name the image of every frame of a staged session is stored."""
+        """Name under which the image of every frame of a staged session is stored."""
         names = self.provenance.get(_IMAGES)
         stored = names if isinstance(names, list) else []
         return {int(frame): str(name) for frame, name in zip(self.frame_ids, stored, strict=True)}
 
     def to_json(self) -> dict[str, object]:
-        """Return what a neural file reports of the session."""
+        """Return the session's entry in the provenance of a neural file."""
         return {
             "session_id": self.session_id,
             "specimen_id": self.specimen_id,
@@ -154,7 +154,7 @@ class SessionOutline:
 
 @dataclass(frozen=True, eq=False)
 class SessionRecording:
-    """What one session gives: responses of its units to every presentation of every image.
+    """One session: responses of its units to every presentation of every image.
 
     Attributes
     ----------
@@ -163,7 +163,7 @@ class SessionRecording:
     specimen_id
         The animal.
     frame_ids
-        int64 (n_frames,), ascending; images that were shown in the session, the grey one (-1) dropped.
+        int64 (n_frames,), ascending; images that were shown in the session, without the grey one (-1).
     responses
         uint16 (n_trials, n_frames, n_bins, n_units): spikes per bin, 0 where a presentation is missing; or
         float32 or float64 (n_trials, n_frames, n_units): averaged over time, NaN where it is missing.
@@ -177,7 +177,7 @@ class SessionRecording:
     stimuli
         uint8 (n_frames, height, width), as shown; height and width 0 where the images are stored elsewhere.
     provenance
-        What was read by what: reader, file, versions; JSON values.
+        Reader, file, versions; JSON values.
 
     Raises
     ------
@@ -261,7 +261,7 @@ class Staging:
     folder: Path
 
     def path(self, session_id: int) -> Path:
-        """Return where a session waits."""
+        """Return the path of a session's staged file."""
         return self.folder / f"{session_id}.npz"
 
     def find(self, source: SessionSource) -> SessionOutline | None:
@@ -273,7 +273,7 @@ class Staging:
             outline = load_outline(path)
         except DataError:
             return None
-        unchanged = outline.provenance.get(_IDENTITY) == json.loads(json.dumps(dict(source.identity)))
+        unchanged = outline.provenance.get(_SOURCE_VERSION) == json.loads(json.dumps(dict(source.version)))
         has_images = all(self._image_path(name).exists() for name in outline.image_names.values())
         return outline if unchanged and has_images else None
 
@@ -288,7 +288,7 @@ class Staging:
         self.folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(self.path(source.session_id))
         names = [self._add_image(image) for image in recording.stimuli]
-        provenance = {**recording.provenance, _IDENTITY: dict(source.identity), _IMAGES: names}
+        provenance = {**recording.provenance, _SOURCE_VERSION: dict(source.version), _IMAGES: names}
         no_images = np.empty((len(names), 0, 0), dtype=np.uint8)
         stored = replace(recording, stimuli=no_images, provenance=provenance)
         save_session(stored, self.path(source.session_id))
@@ -320,7 +320,7 @@ class Staging:
         try:
             return np.stack([np.load(self._image_path(name), allow_pickle=False) for name in names])
         except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"{self.folder}: images of the sessions cannot be joined ({error})") from error
+            raise DataError(f"{self.folder}: images of the sessions cannot be combined ({error})") from error
 
     def clear(self) -> None:
         """Remove everything."""
@@ -356,7 +356,7 @@ def save_session(recording: SessionRecording, path: Path) -> None:
         If it cannot be written: the disk is full, for example.
     """
     outline = recording.outline
-    facts = {
+    header = {
         "format": _FORMAT,
         "version": _VERSION,
         "session_id": outline.session_id,
@@ -371,7 +371,7 @@ def save_session(recording: SessionRecording, path: Path) -> None:
     with replacing(path) as temporary, temporary.open("wb") as stream:
         np.savez_compressed(
             stream,
-            facts=np.frombuffer(json.dumps(facts).encode(), dtype=np.uint8),
+            facts=np.frombuffer(json.dumps(header).encode(), dtype=np.uint8),
             frame_ids=recording.frame_ids,
             present=recording.present,
             stimuli=recording.stimuli,
@@ -431,19 +431,19 @@ def _arrays(path: Path) -> Iterator[Any]:
 
 
 def _outline(arrays: Any) -> SessionOutline:
-    facts = json.loads(arrays["facts"].tobytes())
-    if facts["format"] != _FORMAT or facts["version"] != _VERSION:
-        raise ValueError(f"format {facts['format']} {facts['version']}")
+    header = json.loads(arrays["facts"].tobytes())
+    if header["format"] != _FORMAT or header["version"] != _VERSION:
+        raise ValueError(f"format {header['format']} {header['version']}")
     return SessionOutline(
-        session_id=int(facts["session_id"]),
-        specimen_id=int(facts["specimen_id"]),
+        session_id=int(header["session_id"]),
+        specimen_id=int(header["specimen_id"]),
         frame_ids=arrays["frame_ids"],
-        shape=tuple(int(size) for size in facts["shape"]),
-        dtype=np.dtype(facts["dtype"]),
-        largest=int(facts["largest"]),
+        shape=tuple(int(size) for size in header["shape"]),
+        dtype=np.dtype(header["dtype"]),
+        largest=int(header["largest"]),
         present=arrays["present"],
-        unit_columns={name: arrays[f"{_COLUMN}{name}"] for name in facts["columns"]},
-        provenance=facts["provenance"],
+        unit_columns={name: arrays[f"{_COLUMN}{name}"] for name in header["columns"]},
+        provenance=header["provenance"],
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mvkit.errors import DataError, RecipeError, UsageError, suggest, unknown_name
-from mvkit.files import plain, shortened
+from mvkit.files import plain, shorten
 from mvkit.machine import Resources, installed_versions
 from mvkit.report.text import Table2Comparison, Table2Difference
 from mvkit.scoring.results import ALL_AREAS
@@ -326,7 +326,7 @@ def _other_protocol(settings: ScoreSettings) -> list[Table2Difference]:
             name,
             here[name],
             paper[name],
-            f"{_setting(name, here[name])} instead of {shortened(paper[name], _LONGEST)}",
+            f"{_setting(name, here[name])} instead of {shorten(paper[name], _LONGEST)}",
         )
         for name in here
         if here[name] != paper[name]
@@ -338,7 +338,7 @@ def _setting(name: str, value: object) -> str:
     if name in _COUNTED:
         noun = _COUNTED[name]
         return f"{value} {noun.removesuffix('s') if value == 1 else noun}"
-    return f"{name} {shortened(value, _LONGEST)}"
+    return f"{name} {shorten(value, _LONGEST)}"
 
 
 def _other_layers(here: Sequence[str], paper: Sequence[str]) -> Table2Difference | None:
@@ -358,7 +358,7 @@ def _other_preprocessing(context: Mapping[str, object], model: ModelRow) -> list
             "preprocessing",
             {name: here.get(name)},
             {name: paper.get(name)},
-            f"{name} {shortened(here.get(name), _LONGEST)} instead of {shortened(paper.get(name), _LONGEST)}",
+            f"{name} {shorten(here.get(name), _LONGEST)} instead of {shorten(paper.get(name), _LONGEST)}",
         )
         for name in dict.fromkeys([*paper, *here])
         if here.get(name) != paper.get(name)

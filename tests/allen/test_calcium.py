@@ -17,8 +17,8 @@ from warehouse import OphysWarehouse, running
 
 from mvkit.allen import environment
 from mvkit.allen.calcium import CalciumReader
-from mvkit.allen.download import DownloadingReader, ask_allensdk
-from mvkit.allen.environment import AllenPython
+from mvkit.allen.environment import AllenPython, ask_allensdk
+from mvkit.allen.fetch import DownloadingReader
 from mvkit.allen.request import SessionRequest
 from mvkit.allen.session import SessionRecording, SessionSource
 from mvkit.errors import DataError, FetchError

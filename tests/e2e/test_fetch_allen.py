@@ -206,7 +206,7 @@ def test_a_failing_session_is_told_and_left_out(tmp_path: Path, capfd: pytest.Ca
     assert run(words(home, folder)) == 1
     shown = capfd.readouterr().err
     assert "session_7102.nwb: not a readable session file" in shown
-    assert "to do without the failed: --exclude-sessions 7102" in shown
+    assert "to leave out those that failed: --exclude-sessions 7102" in shown
     assert run([*words(home, folder), "--exclude-sessions", "7102", "--json"]) == 0
     files = json.loads(capfd.readouterr().out)["files"]
     assert [one["status"] for one in files] == ["already there", "already there", "assembled"]

@@ -57,11 +57,11 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_it_is_made_once(small: Path) -> None:
-    remarks: list[str] = []
-    first = install_allensdk(small, feedback=Feedback(log=remarks.append))
+    messages: list[str] = []
+    first = install_allensdk(small, feedback=Feedback(log=messages.append))
     assert (first.status, first.version) == ("installed", "2.16.2")
     assert first.to_json()["python"] == str(small / "bin" / "python")
-    assert [remark for remark in remarks if "installing AllenSDK 2.16.2" in remark]
+    assert [message for message in messages if "installing AllenSDK 2.16.2" in message]
     made = (small / "pyvenv.cfg").stat().st_mtime_ns
     assert install_allensdk(small).status == "already there"
     assert (small / "pyvenv.cfg").stat().st_mtime_ns == made
