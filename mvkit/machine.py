@@ -36,10 +36,10 @@ class Resources:
     n_jobs
         Worker processes; None: one per core (of the cluster, with ``dask``).
     device
-        Where features are taken and their inner products formed: "cpu", "cuda", "cuda:1", ...
+        Device for features and their Gram matrices: "cpu", "cuda", "cuda:1", ...
     batch_size
-        Images per forward pass; None: so many that a batch has about as many pixels whatever their size.
-        Another number changes features by float32 rounding.
+        Images per forward pass; None: about as many pixels in a batch for any size of image. Another number
+        changes features by float32 rounding.
     home
         mvkit's home directory.
     scratch
@@ -70,13 +70,15 @@ def available_cores() -> int:
 
 
 def available_memory() -> int | None:
-    """Return the bytes to be had without pushing anything else out of memory; None where it is not known."""
-    known = [free for free in (_kilobytes(_MEMINFO, "MemAvailable:"), _left_in_cgroups()) if free is not None]
-    return min(known) if known else None
+    """Return the bytes available without swapping, of the machine and its limits; None if not known."""
+    limits = [
+        free for free in (_kilobytes(_MEMINFO, "MemAvailable:"), _free_in_cgroups()) if free is not None
+    ]
+    return min(limits) if limits else None
 
 
 def resident_memory() -> int:
-    """Return the bytes that this process takes; 0 where the system does not say."""
+    """Return the bytes that this process uses; 0 where the system does not report them."""
     return _kilobytes(_STATUS, "VmRSS:") or 0
 
 
@@ -100,7 +102,7 @@ def check_free_disk(path: Path, needed: int) -> None:
     if free < needed:
         raise FetchHaltedError(
             f"{path}: {format_bytes(needed)} of disk are needed and {format_bytes(free)} are free\n"
-            f"free {format_bytes(needed - free)}, or choose another place with --home or MVKIT_HOME"
+            f"free {format_bytes(needed - free)}, or choose another folder with --home or MVKIT_HOME"
         )
 
 
@@ -141,16 +143,16 @@ def installed_versions(*packages: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class _CgroupNames:
-    """Names of the files in which a version of control groups keeps its numbers about memory.
+    """File names of one version of control groups.
 
-    ``droppable`` is the entry of memory.stat for pages of files that can be dropped: they count as used
-    there, and are not in the way.
+    ``reclaimable`` is the entry of memory.stat for cached pages of files, which count as used but are freed
+    on demand.
     """
 
     folder: str
     limit: str
     used: str
-    droppable: str
+    reclaimable: str
 
 
 #: By the controllers that the list of groups names.
@@ -170,24 +172,24 @@ def _kilobytes(path: Path, label: str) -> int | None:
     return None if words is None else int(words[1]) * 1024
 
 
-def _left_in_cgroups() -> int | None:
-    """Return what the tightest limit of this process's control groups, or of those around them, leaves."""
+def _free_in_cgroups() -> int | None:
+    """Return the bytes left by the tightest limit of this process's control groups and their parents."""
     try:
         lines = _CGROUP.read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
-    left: list[int] = []
+    free: list[int] = []
     for line in lines:
         _, controllers, path = line.split(":", maxsplit=2)
         names = _CGROUP_VERSIONS.get("memory" if "memory" in controllers.split(",") else controllers)
         if names is not None:
             group = _CGROUP_ROOT / names.folder / path.strip("/")
-            limits = (_left_in(folder, names) for folder in (group, *group.parents))
-            left += [free for free in limits if free is not None]
-    return min(left) if left else None
+            limits = (_free_in(folder, names) for folder in (group, *group.parents))
+            free += [n_bytes for n_bytes in limits if n_bytes is not None]
+    return min(free) if free else None
 
 
-def _left_in(folder: Path, names: _CgroupNames) -> int | None:
+def _free_in(folder: Path, names: _CgroupNames) -> int | None:
     try:
         limit = int((folder / names.limit).read_text(encoding="ascii"))
         used = int((folder / names.used).read_text(encoding="ascii"))
@@ -195,10 +197,10 @@ def _left_in(folder: Path, names: _CgroupNames) -> int | None:
             line.split(maxsplit=1)
             for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines()
         )
-        droppable = int(fields.get(names.droppable, 0))
+        reclaimable = int(fields.get(names.reclaimable, 0))
     except (OSError, ValueError):  # no limit ("max"), or no such file
         return None
-    return max(0, limit - used + droppable)
+    return max(0, limit - used + reclaimable)
 
 
 def sources_digest(*parts: str) -> str:
@@ -212,7 +214,7 @@ def sources_digest(*parts: str) -> str:
     root = Path(__file__).parent
     state = hashlib.sha256()
     for part in parts:
-        # A part that is not there must not pass for an empty one.
+        # A part that does not exist is an error, not an empty digest.
         for path in sorted((root / part).rglob("*.py")) or [root / part]:
             state.update(path.relative_to(root).as_posix().encode() + b"\0")
             state.update(hashlib.sha256(path.read_bytes()).digest())

@@ -36,7 +36,7 @@ from mvkit.errors import DataError
 
 #: Cells read at a time.
 BLOCK = 16
-#: Lengths of a presentation before onset that F0 is taken of, and from onset on that are averaged.
+#: Lengths of a presentation: of the baseline F0 before onset, and of the response from onset on.
 BASELINE_LENGTHS, RESPONSE_LENGTHS = 4, 2
 
 _EXPERIMENT_NAME = re.compile(r"(?:ophys_)?(?:experiment_)?(\d+)")
@@ -59,7 +59,7 @@ class CalciumReader:
     folder
         Laid out as :mod:`mvkit.allen.folder` says.
     request
-        What will be taken: experiments without the stimulus, or of other areas, are left out.
+        Experiments without its stimulus, or of other areas, are left out.
     """
 
     def __init__(self, folder: Path, request: SessionRequest) -> None:

@@ -1,7 +1,7 @@
-"""The Python that has AllenSDK: found, or made with nothing but Python 3.11 and PyPI.
+"""The Python environment with AllenSDK: found or installed, and asked through a script.
 
 AllenSDK 2.16.2 needs Python 3.11, numpy 1 and pandas 1, so it usually has an environment beside mvkit's, in
-which only :mod:`mvkit.allen.sdk` runs. Looked for in this order: ``$MVKIT_ALLEN_PYTHON``, this interpreter,
+which only :mod:`mvkit.allen.sdk` runs. Searched in this order: ``$MVKIT_ALLEN_PYTHON``, this interpreter,
 ``HOME/allensdk`` (``mvkit fetch allensdk``), ``.venv-allen`` in a checkout (``make allen``).
 """
 
@@ -63,13 +63,13 @@ class AllenPython:
         The interpreter.
     version
         AllenSDK's version in it.
-    found_by
-        Why this one: the variable, or the folder.
+    source
+        The variable that named it, or its folder.
     """
 
     path: Path
     version: str
-    found_by: str
+    source: str
 
 
 def find_allen_python(home: Path | None = None) -> AllenPython:
@@ -85,14 +85,14 @@ def find_allen_python(home: Path | None = None) -> AllenPython:
     UsageError
         When ``$MVKIT_ALLEN_PYTHON`` names something that cannot.
     MissingPackageError
-        When there is none; says how to get one, and how to do without.
+        When there is none; the message has the commands with and without it.
     """
     chosen = os.environ.get(INTERPRETER_VARIABLE)
     if chosen:
         path = Path(chosen).expanduser().absolute()
         version = allensdk_version(path)
         if version is None:
-            raise UsageError(f"{INTERPRETER_VARIABLE}={chosen}: is no Python that has AllenSDK")
+            raise UsageError(f"{INTERPRETER_VARIABLE}={chosen}: not a Python with AllenSDK")
         return AllenPython(path, version, INTERPRETER_VARIABLE)
     candidates = []
     if importlib.util.find_spec("allensdk") is not None:
@@ -101,10 +101,10 @@ def find_allen_python(home: Path | None = None) -> AllenPython:
     if (PACKAGE_PARENT / "pyproject.toml").exists():
         folders.append(PACKAGE_PARENT / _CHECKOUT_ENVIRONMENT)
     candidates += [(interpreter_of(folder), str(folder)) for folder in folders if is_finished(folder)]
-    for path, found_by in candidates:
+    for path, source in candidates:
         version = allensdk_version(path)
         if version is not None:
-            return AllenPython(path, version, found_by)
+            return AllenPython(path, version, source)
     raise MissingPackageError(
         "AllenSDK is not installed: `mvkit fetch allensdk` (in a checkout: `make allen`) makes an "
         "environment for it\nsession files that are on disk already need none: --sessions-from DIR"
@@ -140,7 +140,7 @@ def ask_allensdk(
     error, is_complete = "", False
     with tempfile.TemporaryFile(mode="w+", encoding="utf-8", errors="replace") as stderr:
         try:
-            # -I: neither PYTHONPATH nor the script's folder lends the old environment newer packages.
+            # -I ignores PYTHONPATH and the script's folder, which hold newer packages.
             process = subprocess.Popen(
                 [str(python.path), "-I", str(SCRIPT), *arguments],
                 stdin=subprocess.DEVNULL,
@@ -165,7 +165,7 @@ def ask_allensdk(
                     else:
                         rows.append(row)
             except BaseException:
-                # We are interrupted; it must not go on without us.
+                # Interrupted: the child must not go on alone.
                 process.kill()
                 raise
         stderr.seek(0)
@@ -187,7 +187,7 @@ class Installed:
     folder
         Where it is.
     status
-        What was done.
+        Whether it was installed now.
     version
         AllenSDK's version.
     """
@@ -217,7 +217,7 @@ def install_allensdk(
 ) -> Installed:
     """Make the environment, unless it is there; an interrupted installation is begun again.
 
-    A second process waits for the first, then finds the environment there.
+    A second process waits for the first, then uses its environment.
 
     Parameters
     ----------
@@ -232,7 +232,7 @@ def install_allensdk(
     offline
         Use no network; ``MVKIT_OFFLINE`` has the same effect.
     feedback
-        Receives remarks.
+        Receives messages.
 
     Raises
     ------
@@ -271,7 +271,7 @@ def interpreter_of(folder: Path) -> Path:
 
 
 def is_finished(folder: Path) -> bool:
-    """Tell whether the installation into ``folder`` came to its end."""
+    """Tell whether the installation into ``folder`` was completed."""
     return bool(_read_stamp(folder)) and interpreter_of(folder).exists()
 
 
@@ -282,7 +282,7 @@ def allensdk_version(python: Path) -> str | None:
 
 
 def _row(line: str) -> dict[str, Any] | None:
-    """Return the object of a line; None for one that a library wrote, or that a kill cut short."""
+    """Return the object of a line; None for the output of a library, or a truncated line."""
     try:
         row = json.loads(line)
     except ValueError:
@@ -346,7 +346,7 @@ def _make_environment(python: Path, folder: Path, extras: Sequence[str], lock: i
 
 
 def _remove_environment(folder: Path) -> None:
-    """Remove what an interrupted or older installation left, and never anything else."""
+    """Remove an interrupted or older installation; FetchError for any other folder."""
     if not folder.exists():
         return
     is_environment = (folder / "pyvenv.cfg").exists() or (folder / STAMP_NAME).exists()
@@ -364,7 +364,7 @@ def _outliving_lock(folder: Path) -> Iterator[int]:
 
 
 def _read_stamp(folder: Path) -> dict[str, object]:
-    """Return what the last finished installation into ``folder`` noted, or nothing."""
+    """Return the stamp of the last complete installation into ``folder``, or {}."""
     try:
         stamp = json.loads((folder / STAMP_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -380,7 +380,7 @@ def _digest(extras: Sequence[str]) -> str:
 def _run(
     command: Sequence[str], *, limit_s: float | None = None, lock: int | None = None
 ) -> subprocess.CompletedProcess[str] | None:
-    # PYTHONPATH would lend the new environment the packages of this one.
+    # PYTHONPATH would add the packages of this environment to the new one.
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
     try:
         return subprocess.run(

@@ -27,7 +27,6 @@ from mvkit.allen.request import CALCIUM, NEUROPIXELS, SessionRequest
 from mvkit.allen.session import (
     RUN_P,
     SessionOutline,
-    SessionReader,
     SessionRecording,
     SessionSource,
     Staging,
@@ -93,8 +92,8 @@ def fetch_sessions(
 ) -> FetchReport:
     """Read sessions of the Allen Brain Observatory and make ``HOME/neural/DATASET.h5`` of them.
 
-    Every session read is kept, so that a call that was killed, or in which some sessions failed, is gone on
-    with by the next one. The neural file appears when all sessions are there.
+    Every session that was read is stored, so that the next call continues one that was killed, or in which
+    some sessions failed. The neural file appears when all sessions are there.
 
     Parameters
     ----------
@@ -162,7 +161,7 @@ class _SessionFetch:
             if request.folder is None
             else open_reader(request.folder, request)
         )
-        self.sources = _choose_sessions(request, self.reader)
+        self.sources = _choose_sessions(request, self.reader.sessions())
 
     def plan(self, *, reliability: bool) -> PlanReport:
         self._check_inputs()
@@ -187,7 +186,7 @@ class _SessionFetch:
             present = find_present(self.request.dataset, self.target, HDF5, self.fetch)
             if present is None:
                 return self._make(measure)
-            # A process that was killed right after the file appeared had still to do this.
+            # Left to do if a process was killed right after the file appeared.
             if not self.fetch.keep_raw:
                 self.staging.clear()
         # The lock is released before: measuring takes it itself.
@@ -475,7 +474,7 @@ class DownloadingReader:
         return ask_allensdk(self._python, [*options, *task], about=about, log=self._fetch.feedback.log)
 
 
-def open_reader(folder: Path, request: SessionRequest) -> SessionReader:
+def open_reader(folder: Path, request: SessionRequest) -> NeuropixelsReader | CalciumReader:
     """Return the reader of a folder of session files."""
     return NeuropixelsReader(folder) if request.dataset == NEUROPIXELS else CalciumReader(folder, request)
 
@@ -490,9 +489,11 @@ def _session_source(row: Mapping[str, Any], planned: PlannedStep | None) -> Sess
     return SessionSource(number, None, planned.size, planned.download_bytes, version)
 
 
-def _choose_sessions(request: SessionRequest, reader: SessionReader) -> tuple[SessionSource, ...]:
+def _choose_sessions(
+    request: SessionRequest, offered: Collection[SessionSource]
+) -> tuple[SessionSource, ...]:
     """Return the sessions to read, ascending by number; UsageError for unknown ones, or if none remains."""
-    sources = {source.session_id: source for source in reader.sessions()}
+    sources = {source.session_id: source for source in offered}
     for option, named in (("--sessions", request.sessions), ("--exclude-sessions", request.exclude)):
         for session_id in named:
             if session_id not in sources:

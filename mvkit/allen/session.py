@@ -18,14 +18,13 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mvkit.allen.request import SessionRequest
 from mvkit.errors import DataError
 from mvkit.files import inspect_file, remove_leftovers, replacing
 
@@ -76,38 +75,27 @@ class SessionSource:
         return cls(session_id, path, version["bytes"], version={**version, "tables": versions})
 
 
-class SessionReader(Protocol):
-    """Reads sessions one at a time."""
-
-    @property
-    def provenance(self) -> Mapping[str, object]:
-        """Where the sessions come from and what reads them; JSON values."""
-
-    def sessions(self) -> tuple[SessionSource, ...]:
-        """Return the sessions that can be read, ascending by number.
-
-        Raises
-        ------
-        MvkitError
-            If there are none.
-        """
-
-    def read(self, source: SessionSource, request: SessionRequest) -> SessionRecording:
-        """Read one session.
-
-        Raises
-        ------
-        MvkitError
-            If it cannot be read; the message names it.
-        """
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class SessionOutline:
-    """All of a session but its responses and images; see :class:`SessionRecording`.
+    """A session without its responses and images.
 
     Attributes
     ----------
+    session_id
+        Number of the session (Neuropixels) or experiment (calcium).
+    specimen_id
+        The animal.
+    frame_ids
+        int64 (n_frames,), ascending; images that were shown in the session, without the grey one (-1).
+    present
+        bool (n_trials, n_frames): False for a missing presentation. Those of an image come first, in the
+        order of time.
+    unit_columns
+        Columns (n_units,): int64 ``unit_id``, text ``visual_area``; with counts float64
+        ``image_selectivity_ns`` and ``run_pval_ns`` (NaN = not known); and any others of number, text or
+        bool. The order of units is that of the source.
+    provenance
+        Reader, file, versions; JSON values.
     shape, dtype
         Of the responses.
     largest
@@ -117,12 +105,12 @@ class SessionOutline:
     session_id: int
     specimen_id: int
     frame_ids: NDArray[np.int64]
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    largest: int
     present: NDArray[np.bool_]
     unit_columns: Mapping[str, NDArray[Any]]
-    provenance: Mapping[str, object]
+    provenance: Mapping[str, object] = field(default_factory=dict)
+    shape: tuple[int, ...] = ()
+    dtype: np.dtype[Any] = field(default_factory=lambda: np.dtype(np.float64))
+    largest: int = 0
 
     @property
     def n_units(self) -> int:
@@ -152,32 +140,17 @@ class SessionOutline:
         }
 
 
-@dataclass(frozen=True, eq=False)
-class SessionRecording:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SessionRecording(SessionOutline):
     """One session: responses of its units to every presentation of every image.
 
     Attributes
     ----------
-    session_id
-        Number of the session (Neuropixels) or experiment (calcium).
-    specimen_id
-        The animal.
-    frame_ids
-        int64 (n_frames,), ascending; images that were shown in the session, without the grey one (-1).
     responses
         uint16 (n_trials, n_frames, n_bins, n_units): spikes per bin, 0 where a presentation is missing; or
         float32 or float64 (n_trials, n_frames, n_units): averaged over time, NaN where it is missing.
-    present
-        bool (n_trials, n_frames): False for a missing presentation. Those of an image come first, in the
-        order of time.
-    unit_columns
-        Columns (n_units,): int64 ``unit_id``, text ``visual_area``; with counts float64
-        ``image_selectivity_ns`` and ``run_pval_ns`` (NaN = not known); and any others of number, text or
-        bool. The order of units is that of the source.
     stimuli
         uint8 (n_frames, height, width), as shown; height and width 0 where the images are stored elsewhere.
-    provenance
-        Reader, file, versions; JSON values.
 
     Raises
     ------
@@ -185,14 +158,8 @@ class SessionRecording:
         For arrays that do not belong together.
     """
 
-    session_id: int
-    specimen_id: int
-    frame_ids: NDArray[np.int64]
     responses: NDArray[Any]
-    present: NDArray[np.bool_]
-    unit_columns: Mapping[str, NDArray[Any]]
     stimuli: NDArray[np.uint8]
-    provenance: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check that the arrays belong together."""
@@ -227,25 +194,15 @@ class SessionRecording:
                     f"responses have {self.responses.shape[-1]} units"
                 )
 
-    @property
-    def n_units(self) -> int:
-        """Number of units."""
-        return int(self.responses.shape[-1])
+        largest = int(self.responses.max(initial=0)) if counted else 0
+        summary = {"shape": self.responses.shape, "dtype": self.responses.dtype, "largest": largest}
+        for name, value in summary.items():
+            object.__setattr__(self, name, value)
 
     @property
     def outline(self) -> SessionOutline:
-        """All but the responses."""
-        return SessionOutline(
-            session_id=self.session_id,
-            specimen_id=self.specimen_id,
-            frame_ids=self.frame_ids,
-            shape=self.responses.shape,
-            dtype=self.responses.dtype,
-            largest=int(self.responses.max(initial=0)) if self.responses.dtype.kind == "u" else 0,
-            present=self.present,
-            unit_columns=self.unit_columns,
-            provenance=self.provenance,
-        )
+        """All but the responses and images."""
+        return SessionOutline(**_outline_fields(self))
 
 
 @dataclass(frozen=True)
@@ -355,17 +312,16 @@ def save_session(recording: SessionRecording, path: Path) -> None:
     OSError
         If it cannot be written: the disk is full, for example.
     """
-    outline = recording.outline
     header = {
         "format": _FORMAT,
         "version": _VERSION,
-        "session_id": outline.session_id,
-        "specimen_id": outline.specimen_id,
-        "shape": list(outline.shape),
-        "dtype": outline.dtype.str,
-        "largest": outline.largest,
-        "columns": list(outline.unit_columns),
-        "provenance": dict(outline.provenance),
+        "session_id": recording.session_id,
+        "specimen_id": recording.specimen_id,
+        "shape": list(recording.shape),
+        "dtype": recording.dtype.str,
+        "largest": recording.largest,
+        "columns": list(recording.unit_columns),
+        "provenance": dict(recording.provenance),
     }
     arrays: dict[str, Any] = {f"{_COLUMN}{name}": column for name, column in recording.unit_columns.items()}
     with replacing(path) as temporary, temporary.open("wb") as stream:
@@ -391,14 +347,7 @@ def load_session(path: Path) -> SessionRecording:
     with _arrays(path) as arrays:
         outline = _outline(arrays)
         return SessionRecording(
-            session_id=outline.session_id,
-            specimen_id=outline.specimen_id,
-            frame_ids=outline.frame_ids,
-            responses=arrays["responses"],
-            present=outline.present,
-            unit_columns=outline.unit_columns,
-            stimuli=arrays["stimuli"],
-            provenance=outline.provenance,
+            **_outline_fields(outline), responses=arrays["responses"], stimuli=arrays["stimuli"]
         )
 
 
@@ -412,6 +361,10 @@ def load_outline(path: Path) -> SessionOutline:
     """
     with _arrays(path) as arrays:
         return _outline(arrays)
+
+
+def _outline_fields(session: SessionOutline) -> dict[str, Any]:
+    return {one.name: getattr(session, one.name) for one in fields(SessionOutline)}
 
 
 @contextmanager

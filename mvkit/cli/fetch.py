@@ -70,91 +70,76 @@ Source = Annotated[
         help="The published pickles, or the recording sessions that they were made from.",
     ),
 ]
+
+
+def _session_option(*names: str, metavar: str | None = None, text: str) -> Any:
+    return typer.Option(*names, metavar=metavar, help=text, show_default=False, rich_help_panel=_SESSIONS)
+
+
 SessionsFrom = Annotated[
     Path | None,
-    typer.Option(
+    _session_option(
         "--sessions-from",
         metavar="DIR",
-        help="Read session files (.nwb) that are there already; default: download those that AllenSDK lists.",
-        rich_help_panel=_SESSIONS,
+        text="Read session files (.nwb) that are there already; default: download those that AllenSDK lists.",
     ),
 ]
 Sessions = Annotated[
-    list[str] | None,
-    typer.Option("--sessions", metavar="ID,...", help="Only these; default: all.", rich_help_panel=_SESSIONS),
+    list[str] | None, _session_option("--sessions", metavar="ID,...", text="Only these; default: all.")
 ]
 ExcludeSessions = Annotated[
-    list[str] | None,
-    typer.Option("--exclude-sessions", metavar="ID,...", help="Leave these out.", rich_help_panel=_SESSIONS),
+    list[str] | None, _session_option("--exclude-sessions", metavar="ID,...", text="Leave these out.")
 ]
 Areas = Annotated[
     list[str] | None,
-    typer.Option(
-        "--areas",
-        "-a",
-        metavar="AREA,...",
-        help="Default: VISp,VISl,VISal,VISpm,VISrl,VISam.",
-        rich_help_panel=_SESSIONS,
-    ),
+    _session_option("--areas", "-a", metavar="AREA,...", text="Default: VISp,VISl,VISal,VISpm,VISrl,VISam."),
 ]
 Stimulus = Annotated[
-    str | None,
-    typer.Option("--stimulus", metavar="NAME", help="Default: natural_scenes.", rich_help_panel=_SESSIONS),
+    str | None, _session_option("--stimulus", metavar="NAME", text="Default: natural_scenes.")
 ]
 BinMs = Annotated[
     float | None,
-    typer.Option(
-        "--bin-ms",
-        metavar="MS",
-        help="Width of a time bin of spikes; default: 10.",
-        rich_help_panel=_SESSIONS,
-    ),
+    _session_option("--bin-ms", metavar="MS", text="Width of a time bin of spikes; default: 10."),
 ]
 WindowMs = Annotated[
     tuple[float, float] | None,
-    typer.Option(
+    _session_option(
         "--window-ms",
         metavar="START STOP",
-        help="Time after onset, a whole number of bins; default: 0 250.",
-        rich_help_panel=_SESSIONS,
+        text="Time after onset, a whole number of bins; default: 0 250.",
     ),
 ]
 IsiViolations = Annotated[
     float | None,
-    typer.Option(
+    _session_option(
         "--isi-violations",
         metavar="MOST",
-        help="Leave out units with more violations of the refractory period; default: AllenSDK's 0.5, "
+        text="Leave out units with more violations of the refractory period; default: AllenSDK's 0.5, "
         "inf for no limit.",
-        rich_help_panel=_SESSIONS,
     ),
 ]
 AmplitudeCutoff = Annotated[
     float | None,
-    typer.Option(
+    _session_option(
         "--amplitude-cutoff",
         metavar="MOST",
-        help="Leave out units that miss more of their spikes; default: AllenSDK's 0.1, inf for no limit.",
-        rich_help_panel=_SESSIONS,
+        text="Leave out units that miss more of their spikes; default: AllenSDK's 0.1, inf for no limit.",
     ),
 ]
 PresenceRatio = Annotated[
     float | None,
-    typer.Option(
+    _session_option(
         "--presence-ratio",
         metavar="LEAST",
-        help="Leave out units that are there for less of the session; default: AllenSDK's 0.95, "
+        text="Leave out units that are there for less of the session; default: AllenSDK's 0.95, "
         "0 for no limit.",
-        rich_help_panel=_SESSIONS,
     ),
 ]
 Reliability = Annotated[
     bool | None,
-    typer.Option(
+    _session_option(
         "--reliability/--no-reliability",
-        help="Measure split-half reliabilities, which the usual selection of units needs; default: do.",
-        show_default=False,
-        rich_help_panel=_SESSIONS,
+        text="Measure split-half reliabilities, which the usual selection of units needs; default: do.",
     ),
 ]
 

@@ -643,7 +643,7 @@ def _fetch_recording(dataset: str, request: FetchRequest, source: Path | None) -
         if present is not None:
             if source is not None:
                 feedback.log(f"{target} is there already: {source} was not used (--force does)")
-            # A process that was killed right after a conversion had still to do this.
+            # Left to do if a process was killed right after a conversion.
             if request.keep_raw and pickle.target.exists():
                 manifest.keep(pickle.target)
             elif _remove_pickle(pickle.target, manifest):

@@ -151,7 +151,7 @@ def test_addresses_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_the_variable_comes_first_and_must_be_right(
     allen_python: AllenPython, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert find_allen_python().found_by == environment.INTERPRETER_VARIABLE
+    assert find_allen_python().source == environment.INTERPRETER_VARIABLE
     assert find_allen_python().path == allen_python.path
     monkeypatch.setenv(environment.INTERPRETER_VARIABLE, str(tmp_path / "python"))
     with pytest.raises(UsageError, match=environment.INTERPRETER_VARIABLE):

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from mvkit.allen.calcium import CalciumReader, mean_sweep_responses, order_sweeps
-from mvkit.allen.folder import SessionFolder
 from mvkit.allen.request import SessionRequest
 from mvkit.allen.session import SessionRecording
 from mvkit.errors import DataError, UsageError
@@ -225,4 +224,4 @@ def test_a_folder_of_nothing_is_told(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no session files"):
         CalciumReader(tmp_path, REQUEST).sessions()
     with pytest.raises(UsageError, match="no such folder"):
-        SessionFolder(tmp_path / "nowhere").session_files()
+        CalciumReader(tmp_path / "nowhere", REQUEST).sessions()
