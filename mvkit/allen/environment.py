@@ -7,7 +7,6 @@ which only :mod:`mvkit.allen.sdk` runs. Searched in this order: ``$MVKIT_ALLEN_P
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import importlib.util
 import json
@@ -18,8 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -244,7 +242,7 @@ def install_allensdk(
     feedback = feedback or Feedback()
     folder = default_folder(home) if folder is None else folder.expanduser().absolute()
     stamp = {"inputs": _digest(extras), "allensdk": ALLENSDK_VERSION}
-    with file_lock(folder, log=feedback.log), _outliving_lock(folder) as lock:
+    with file_lock(folder, log=feedback.log):
         if not force and _read_stamp(folder) == stamp and allensdk_version(interpreter_of(folder)):
             return Installed(folder, "already there", ALLENSDK_VERSION)
         if offline or is_offline():
@@ -255,7 +253,7 @@ def install_allensdk(
         _remove_environment(folder)
         python = find_base_python()
         feedback.log(f"installing AllenSDK {ALLENSDK_VERSION} into {folder} (some minutes the first time)")
-        _make_environment(python, folder, extras, lock)
+        _make_environment(python, folder, extras)
         write_text(folder / STAMP_NAME, json.dumps(stamp) + "\n")
     return Installed(folder, "installed", ALLENSDK_VERSION)
 
@@ -317,12 +315,12 @@ def find_base_python() -> Path:
     )
 
 
-def _make_environment(python: Path, folder: Path, extras: Sequence[str], lock: int) -> None:
+def _make_environment(python: Path, folder: Path, extras: Sequence[str]) -> None:
     has_pip = importlib.util.find_spec("pip") is not None
     interpreter = str(interpreter_of(folder))
     # Debian's Python comes without ensurepip; the pip that installed mvkit can serve the new environment.
     options = ["--without-pip"] if has_pip else []
-    done = _run([str(python), "-m", "venv", *options, str(folder)], lock=lock)
+    done = _run([str(python), "-m", "venv", *options, str(folder)])
     if done is None or done.returncode:
         raise FetchError(
             f"{folder}: {python} could not make an environment there: {_last_line(done)}\n"
@@ -331,7 +329,7 @@ def _make_environment(python: Path, folder: Path, extras: Sequence[str], lock: i
     pip = [sys.executable, "-m", "pip", "--python", interpreter] if has_pip else [interpreter, "-m", "pip"]
     options = ["--quiet", "--disable-pip-version-check", "--no-input", "--retries", "2"]
     packages = ["--constraint", str(CONSTRAINTS), *REQUIREMENTS, *extras]
-    done = _run([*pip, "install", *options, *packages], lock=lock)
+    done = _run([*pip, "install", *options, *packages])
     if done is None or done.returncode:
         raise FetchError(
             f"{folder}: pip could not install AllenSDK: {_last_line(done)}\n"
@@ -352,15 +350,8 @@ def _remove_environment(folder: Path) -> None:
     is_environment = (folder / "pyvenv.cfg").exists() or (folder / STAMP_NAME).exists()
     if not is_environment and any(folder.iterdir()):
         raise FetchError(f"{folder}: exists and is no environment that mvkit made; name another folder")
-    shutil.rmtree(folder)
-
-
-@contextmanager
-def _outliving_lock(folder: Path) -> Iterator[int]:
-    """Hold a lock that pip inherits: if this process is killed, pip goes on, and others must wait for it."""
-    with folder.with_name(f"{folder.name}.installing").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield file.fileno()
+    # The pip of a process that was killed may still be writing there.
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _read_stamp(folder: Path) -> dict[str, object]:
@@ -377,9 +368,7 @@ def _digest(extras: Sequence[str]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _run(
-    command: Sequence[str], *, limit_s: float | None = None, lock: int | None = None
-) -> subprocess.CompletedProcess[str] | None:
+def _run(command: Sequence[str], *, limit_s: float | None = None) -> subprocess.CompletedProcess[str] | None:
     # PYTHONPATH would add the packages of this environment to the new one.
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
     try:
@@ -390,7 +379,6 @@ def _run(
             check=False,
             timeout=limit_s,
             env=environment,
-            pass_fds=() if lock is None else (lock,),
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

@@ -72,76 +72,44 @@ Source = Annotated[
 ]
 
 
-def _session_option(*names: str, metavar: str | None = None, text: str) -> Any:
-    return typer.Option(*names, metavar=metavar, help=text, show_default=False, rich_help_panel=_SESSIONS)
+def _session_option(names: str, metavar: str | None, text: str) -> Any:
+    return typer.Option(
+        *names.split(), metavar=metavar, help=text, show_default=False, rich_help_panel=_SESSIONS
+    )
 
 
-SessionsFrom = Annotated[
-    Path | None,
-    _session_option(
-        "--sessions-from",
-        metavar="DIR",
-        text="Read session files (.nwb) that are there already; default: download those that AllenSDK lists.",
-    ),
-]
-Sessions = Annotated[
-    list[str] | None, _session_option("--sessions", metavar="ID,...", text="Only these; default: all.")
-]
+_SESSIONS_FROM = (
+    "Read session files (.nwb) that are there already; default: download those that AllenSDK lists."
+)
+_WINDOW = "Time after onset, a whole number of bins; default: 0 250."
+_ISI = (
+    "Leave out units with more violations of the refractory period; default: AllenSDK's 0.5, "
+    "inf for no limit."
+)
+_CUTOFF = "Leave out units that miss more of their spikes; default: AllenSDK's 0.1, inf for no limit."
+_PRESENCE = (
+    "Leave out units that are there for less of the session; default: AllenSDK's 0.95, 0 for no limit."
+)
+_RELIABILITY = "Measure split-half reliabilities, which the usual selection of units needs; default: do."
+
+SessionsFrom = Annotated[Path | None, _session_option("--sessions-from", "DIR", _SESSIONS_FROM)]
+Sessions = Annotated[list[str] | None, _session_option("--sessions", "ID,...", "Only these; default: all.")]
 ExcludeSessions = Annotated[
-    list[str] | None, _session_option("--exclude-sessions", metavar="ID,...", text="Leave these out.")
+    list[str] | None, _session_option("--exclude-sessions", "ID,...", "Leave these out.")
 ]
 Areas = Annotated[
     list[str] | None,
-    _session_option("--areas", "-a", metavar="AREA,...", text="Default: VISp,VISl,VISal,VISpm,VISrl,VISam."),
+    _session_option("--areas -a", "AREA,...", "Default: VISp,VISl,VISal,VISpm,VISrl,VISam."),
 ]
-Stimulus = Annotated[
-    str | None, _session_option("--stimulus", metavar="NAME", text="Default: natural_scenes.")
-]
+Stimulus = Annotated[str | None, _session_option("--stimulus", "NAME", "Default: natural_scenes.")]
 BinMs = Annotated[
-    float | None,
-    _session_option("--bin-ms", metavar="MS", text="Width of a time bin of spikes; default: 10."),
+    float | None, _session_option("--bin-ms", "MS", "Width of a time bin of spikes; default: 10.")
 ]
-WindowMs = Annotated[
-    tuple[float, float] | None,
-    _session_option(
-        "--window-ms",
-        metavar="START STOP",
-        text="Time after onset, a whole number of bins; default: 0 250.",
-    ),
-]
-IsiViolations = Annotated[
-    float | None,
-    _session_option(
-        "--isi-violations",
-        metavar="MOST",
-        text="Leave out units with more violations of the refractory period; default: AllenSDK's 0.5, "
-        "inf for no limit.",
-    ),
-]
-AmplitudeCutoff = Annotated[
-    float | None,
-    _session_option(
-        "--amplitude-cutoff",
-        metavar="MOST",
-        text="Leave out units that miss more of their spikes; default: AllenSDK's 0.1, inf for no limit.",
-    ),
-]
-PresenceRatio = Annotated[
-    float | None,
-    _session_option(
-        "--presence-ratio",
-        metavar="LEAST",
-        text="Leave out units that are there for less of the session; default: AllenSDK's 0.95, "
-        "0 for no limit.",
-    ),
-]
-Reliability = Annotated[
-    bool | None,
-    _session_option(
-        "--reliability/--no-reliability",
-        text="Measure split-half reliabilities, which the usual selection of units needs; default: do.",
-    ),
-]
+WindowMs = Annotated[tuple[float, float] | None, _session_option("--window-ms", "START STOP", _WINDOW)]
+IsiViolations = Annotated[float | None, _session_option("--isi-violations", "MOST", _ISI)]
+AmplitudeCutoff = Annotated[float | None, _session_option("--amplitude-cutoff", "MOST", _CUTOFF)]
+PresenceRatio = Annotated[float | None, _session_option("--presence-ratio", "LEAST", _PRESENCE)]
+Reliability = Annotated[bool | None, _session_option("--reliability/--no-reliability", None, _RELIABILITY)]
 
 
 _PUBLISHED, _ALLENSDK, _CALCIUM = "published", "allensdk", "calcium"

@@ -6,7 +6,6 @@ note beside them (``TARGET.part.json``) holds the strong ETag it had.
 
 from __future__ import annotations
 
-import email.utils
 import json
 import os
 import random
@@ -15,10 +14,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import requests
@@ -29,7 +27,6 @@ from mvkit.fetch.manifest import HEAD_BYTES, ContentCheck
 from mvkit.files import file_digests, format_bytes, move_durably, write_text
 from mvkit.machine import check_free_disk, explain_full_disk
 
-T = TypeVar("T")
 #: Called with (done, total) bytes as work proceeds; total is 0 when unknown.
 ProgressCallback = Callable[[int, int], None]
 
@@ -146,6 +143,7 @@ def download(
     FetchHaltedError
         If the server cannot be reached at all, or the disk is or would be full.
     """
+    content = content or ContentCheck()
     settings, feedback = settings or DownloadSettings(), feedback or Feedback()
     check_http(url)
     address = without_credentials(url)
@@ -153,33 +151,50 @@ def download(
     partial = PartialFile(target)
     partial.resumed_from = partial.resumable_bytes(address)
 
-    def attempt() -> str:
-        if not partial.is_complete(address):
-            _receive(session, url, partial, content or ContentCheck(), settings, feedback)
-        return _verify(address, partial, content or ContentCheck(), feedback)
-
     with open_session() as session:
         try:
-            sha256 = call_with_retries(
-                attempt,
-                n_bytes=partial.n_bytes,
-                settings=settings,
-                log=lambda text: feedback.log(f"{target.name}: {text}"),
-            )
-        except TransientError as failure:
-            kind = FetchHaltedError if failure.unreachable else FetchError
-            raise kind(
-                f"{address}: {failure.reason} ({settings.attempts} attempts in a row)\n"
-                f"run the same command again later: {partial.describe_resume(address)}"
-            ) from failure
+            sha256 = _receive_with_retries(session, url, partial, content, settings, feedback)
         except KeyboardInterrupt:
-            feedback.log(
-                f"{target.name}: stopped; run the same command again: {partial.describe_resume(address)}"
-            )
+            resume = partial.describe_resume(address)
+            feedback.log(f"{target.name}: stopped; run the same command again: {resume}")
             raise
     version = partial.version() or RemoteVersion(address, None, partial.n_bytes())
     move_durably(partial.path, target)
     return Downloaded(version, sha256, partial.resumed_from)
+
+
+def _receive_with_retries(
+    session: requests.Session,
+    url: str,
+    partial: PartialFile,
+    content: ContentCheck,
+    settings: DownloadSettings,
+    feedback: Feedback,
+) -> str:
+    """Receive and verify the whole file, and return its SHA-256; errors as of :func:`download`."""
+    address = without_credentials(url)
+    n_failures, furthest = 0, partial.n_bytes()
+    while True:
+        try:
+            if not partial.is_complete(address):
+                _receive(session, url, partial, content, settings, feedback)
+            return _verify(address, partial, content, feedback)
+        except TransientError as failure:
+            if partial.n_bytes() >= furthest + settings.fresh_bytes:
+                # A long file over a poor line is not given up while it grows.
+                furthest, n_failures = partial.n_bytes(), 0
+            n_failures += 1
+            if n_failures >= settings.attempts:
+                kind = FetchHaltedError if failure.unreachable else FetchError
+                raise kind(
+                    f"{address}: {failure.reason} ({settings.attempts} attempts in a row)\n"
+                    f"run the same command again later: {partial.describe_resume(address)}"
+                ) from failure
+            seconds = wait_s(n_failures, failure, settings)
+            pause = f"trying again in {seconds:.0f} s" if seconds >= 0.5 else "trying again"
+            attempts = f"{n_failures} of {settings.attempts} attempts"
+            feedback.log(f"{partial.target.name}: {failure.reason}: {pause} ({attempts})")
+            settings.sleep(seconds)
 
 
 def _receive(
@@ -430,37 +445,6 @@ class TransientError(Exception):
         self.unreachable = unreachable
 
 
-def call_with_retries(
-    action: Callable[[], T],
-    *,
-    n_bytes: Callable[[], int],
-    settings: DownloadSettings,
-    log: Callable[[str], None],
-) -> T:
-    """Call ``action`` until it succeeds.
-
-    It is called again after a TransientError; other errors pass, as does the last of ``settings.attempts``
-    failures in a row. An attempt that brings ``n_bytes`` at least ``fresh_bytes`` beyond the furthest point
-    so far starts the count again, so that a long file over a poor line is not given up while it grows.
-    """
-    n_failures = 0
-    furthest = n_bytes()
-    while True:
-        try:
-            return action()
-        except TransientError as failure:
-            received = n_bytes()
-            if received >= furthest + settings.fresh_bytes:
-                furthest, n_failures = received, 0
-            n_failures += 1
-            if n_failures >= settings.attempts:
-                raise
-            seconds = wait_s(n_failures, failure, settings)
-            pause = f"trying again in {seconds:.0f} s" if seconds >= 0.5 else "trying again"
-            log(f"{failure.reason}: {pause} ({n_failures} of {settings.attempts} attempts)")
-            settings.sleep(seconds)
-
-
 def wait_s(n_failures: int, failure: TransientError, settings: DownloadSettings) -> float:
     """Return the seconds to wait after the ``n_failures``-th failure in a row (counted from 1).
 
@@ -612,17 +596,9 @@ def content_range(headers: Mapping[str, str]) -> tuple[int | None, int | None]:
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Return the wait that ``Retry-After`` asks for (seconds or a date), or None."""
+    """Return the seconds that ``Retry-After`` asks for, or None (also for a date)."""
     text = headers.get("Retry-After", "").strip()
-    if text.isascii() and text.isdigit():
-        return float(text)
-    try:
-        moment = email.utils.parsedate_to_datetime(text)
-    except ValueError:
-        return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - datetime.now(UTC)).total_seconds())
+    return float(text) if text.isascii() and text.isdigit() else None
 
 
 def _check_whole_answer(response: requests.Response, address: str) -> int | None:

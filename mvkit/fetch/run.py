@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import requests
 
@@ -463,16 +463,18 @@ def fetch_file(file: FileToFetch, request: FetchRequest, *, keep: bool = True) -
             raise type(error)(
                 f"{error}{separator}copy a file downloaded elsewhere to {target}, or run `{file.alternative}`"
             ) from error
-        record = Record(
-            size=target.stat().st_size,
+        version = received.version
+        outcome = _record(
+            file.name,
+            "fetched",
+            target,
+            request,
             sha256=received.sha256,
-            url=received.version.url,
-            etag=received.version.etag,
+            url=version.url,
+            etag=version.etag,
             keep=keep,
         )
-        request.manifest.record(target, record)
         PartialFile(target).remove_note()
-        outcome = FileOutcome.of(file.name, "fetched", target, record)
         return replace(outcome, resumed_from=received.resumed_from)
 
 
@@ -494,7 +496,9 @@ def find_present(
         request.feedback.log(f"{target}: not the size that was recorded; replacing it")
     if request.force or state in ("missing", "damaged"):
         return None
-    record = manifest.find(target) or _record_existing(target, content, request, keep=keep)
+    record = manifest.find(target)
+    if record is None:
+        return _record_existing(name, target, content, request, keep=keep)
     if keep and not record.keep:
         manifest.keep(target)
     return FileOutcome.of(name, "already there", target, record)
@@ -538,7 +542,8 @@ def _copy_checkpoint(name: str, source: Path, request: FetchRequest) -> FileOutc
         with explain_full_disk(target, remedy=_FULL_DISK_REMEDY), replacing(target) as temporary:
             shutil.copyfile(source, temporary)
             _check_checkpoint(temporary, where=str(source))
-        return _record(name, "copied", target, {"file": source.name, "url": None, "etag": None}, request)
+        made_from = {"file": source.name, "url": None, "etag": None}
+        return _record(name, "copied", target, request, made_from=made_from)
 
 
 def _check_checkpoint(path: Path, *, where: str) -> None:
@@ -680,7 +685,7 @@ def _generate_simulated(request: FetchRequest) -> list[FileOutcome]:
         remove_leftovers(target)
         with explain_full_disk(target, remedy=_FULL_DISK_REMEDY):
             write_simulated(target)
-        return [_record(SIMULATED, "generated", target, None, request)]
+        return [_record(SIMULATED, "generated", target, request)]
 
 
 def _convert(
@@ -696,26 +701,35 @@ def _convert(
     ):
         report = convert_pickle(source, target, dataset=dataset, progress=progress)
     made_from = {**made_from, "size": report.source_bytes, "sha256": report.source_sha256}
-    return _record(dataset, "converted", target, made_from, request)
+    return _record(dataset, "converted", target, request, made_from=made_from)
 
 
 def _record(
-    name: str, status: Status, target: Path, made_from: Mapping[str, object] | None, request: FetchRequest
+    name: str,
+    status: Status,
+    target: Path,
+    request: FetchRequest,
+    *,
+    sha256: str | None = None,
+    **fields: Any,
 ) -> FileOutcome:
-    with request.feedback.progress(f"checking {target.name}") as progress:
-        sha256 = sha256_of(target, progress=progress)
-    record = Record(size=target.stat().st_size, sha256=sha256, made_from=made_from)
+    """Record a file that is in place; ``fields`` are further ones of the record."""
+    if sha256 is None:
+        with request.feedback.progress(f"checking {target.name}") as progress:
+            sha256 = sha256_of(target, progress=progress)
+    record = Record(size=target.stat().st_size, sha256=sha256, **fields)
     request.manifest.record(target, record)
     return FileOutcome.of(name, status, target, record)
 
 
-def _record_existing(target: Path, content: ContentCheck, request: FetchRequest, *, keep: bool) -> Record:
+def _record_existing(
+    name: str, target: Path, content: ContentCheck, request: FetchRequest, *, keep: bool
+) -> FileOutcome:
     """Record a file that is in place without a record, see :func:`find_present`.
 
     It was put there by hand, or by a fetch that was killed between the last two steps; the note of the
     download is then still beside it.
     """
-    feedback = request.feedback
     with target.open("rb") as opened:
         head = opened.read(HEAD_BYTES)
     try:
@@ -723,18 +737,14 @@ def _record_existing(target: Path, content: ContentCheck, request: FetchRequest,
     except FetchError as error:
         raise FetchError(f"{error}\nremove it, or fetch it again with --force") from error
     size = target.stat().st_size
-    with feedback.progress(f"checking {target.name}") as progress:
-        sha256 = sha256_of(target, progress=progress)
     partial = PartialFile(target)
     version = partial.version()
-    if version is not None and version.size == size and not partial.path.exists():
-        record = Record(size=size, sha256=sha256, url=version.url, etag=version.etag, keep=keep)
-        partial.remove_note()
-    else:
-        record = Record(size=size, sha256=sha256)
-        feedback.log(f"{target}: had no record ({format_bytes(size)}); recorded as it is")
-    request.manifest.record(target, record)
-    return record
+    if version is None or version.size != size or partial.path.exists():
+        request.feedback.log(f"{target}: had no record ({format_bytes(size)}); recorded as it is")
+        return _record(name, "already there", target, request)
+    outcome = _record(name, "already there", target, request, url=version.url, etag=version.etag, keep=keep)
+    partial.remove_note()
+    return outcome
 
 
 def _remove_pickle(path: Path, manifest: Manifest) -> bool:
