@@ -21,6 +21,12 @@ _MEMINFO = Path("/proc/meminfo")
 _STATUS = Path("/proc/self/status")
 #: Limits of the control groups that this process belongs to: containers, batch jobs.
 _CGROUP_ROOT, _CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+#: By the controllers that the list of groups names (version 2: none): folder, files of limit and use, and the
+#: entry of memory.stat for cached pages of files, which count as used but are freed on demand.
+_CGROUP_VERSIONS: Mapping[str, tuple[str, str, str, str]] = {
+    "": ("", "memory.max", "memory.current", "inactive_file"),
+    "memory": ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
 #: No space, quota exceeded, longer than files may be.
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -141,25 +147,22 @@ def installed_versions(*packages: str) -> dict[str, str]:
     return versions
 
 
-@dataclass(frozen=True)
-class _CgroupNames:
-    """File names of one version of control groups.
+def sources_digest(*parts: str) -> str:
+    """Return the sha256 (hex) over mvkit's sources in some of its packages, so that edited code counts.
 
-    ``reclaimable`` is the entry of memory.stat for cached pages of files, which count as used but are freed
-    on demand.
+    Parameters
+    ----------
+    parts
+        Packages or files of ``mvkit``, such as "features" or "rng.py".
     """
-
-    folder: str
-    limit: str
-    used: str
-    reclaimable: str
-
-
-#: By the controllers that the list of groups names.
-_CGROUP_VERSIONS: Mapping[str, _CgroupNames] = {
-    "": _CgroupNames("", "memory.max", "memory.current", "inactive_file"),
-    "memory": _CgroupNames("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-}
+    root = Path(__file__).parent
+    state = hashlib.sha256()
+    for part in parts:
+        # A part that does not exist is an error, not an empty digest.
+        for path in sorted((root / part).rglob("*.py")) or [root / part]:
+            state.update(path.relative_to(root).as_posix().encode() + b"\0")
+            state.update(hashlib.sha256(path.read_bytes()).digest())
+    return state.hexdigest()
 
 
 def _kilobytes(path: Path, label: str) -> int | None:
@@ -183,39 +186,18 @@ def _free_in_cgroups() -> int | None:
         _, controllers, path = line.split(":", maxsplit=2)
         names = _CGROUP_VERSIONS.get("memory" if "memory" in controllers.split(",") else controllers)
         if names is not None:
-            group = _CGROUP_ROOT / names.folder / path.strip("/")
-            limits = (_free_in(folder, names) for folder in (group, *group.parents))
+            group = _CGROUP_ROOT / names[0] / path.strip("/")
+            limits = (_free_in(folder, *names[1:]) for folder in (group, *group.parents))
             free += [n_bytes for n_bytes in limits if n_bytes is not None]
     return min(free) if free else None
 
 
-def _free_in(folder: Path, names: _CgroupNames) -> int | None:
+def _free_in(folder: Path, limit: str, used: str, reclaimable: str) -> int | None:
     try:
-        limit = int((folder / names.limit).read_text(encoding="ascii"))
-        used = int((folder / names.used).read_text(encoding="ascii"))
-        fields = dict(
-            line.split(maxsplit=1)
-            for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines()
-        )
-        reclaimable = int(fields.get(names.reclaimable, 0))
+        most = int((folder / limit).read_text(encoding="ascii"))
+        in_use = int((folder / used).read_text(encoding="ascii"))
+        lines = (folder / "memory.stat").read_text(encoding="ascii").splitlines()
+        cached = int(dict(line.split(maxsplit=1) for line in lines).get(reclaimable, 0))
     except (OSError, ValueError):  # no limit ("max"), or no such file
         return None
-    return max(0, limit - used + reclaimable)
-
-
-def sources_digest(*parts: str) -> str:
-    """Return the sha256 (hex) over mvkit's sources in some of its packages, so that edited code counts.
-
-    Parameters
-    ----------
-    parts
-        Packages or files of ``mvkit``, such as "features" or "rng.py".
-    """
-    root = Path(__file__).parent
-    state = hashlib.sha256()
-    for part in parts:
-        # A part that does not exist is an error, not an empty digest.
-        for path in sorted((root / part).rglob("*.py")) or [root / part]:
-            state.update(path.relative_to(root).as_posix().encode() + b"\0")
-            state.update(hashlib.sha256(path.read_bytes()).digest())
-    return state.hexdigest()
+    return max(0, most - in_use + cached)

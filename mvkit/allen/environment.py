@@ -61,13 +61,10 @@ class AllenPython:
         The interpreter.
     version
         AllenSDK's version in it.
-    source
-        The variable that named it, or its folder.
     """
 
     path: Path
     version: str
-    source: str
 
 
 def find_allen_python(home: Path | None = None) -> AllenPython:
@@ -91,18 +88,18 @@ def find_allen_python(home: Path | None = None) -> AllenPython:
         version = allensdk_version(path)
         if version is None:
             raise UsageError(f"{INTERPRETER_VARIABLE}={chosen}: not a Python with AllenSDK")
-        return AllenPython(path, version, INTERPRETER_VARIABLE)
+        return AllenPython(path, version)
     candidates = []
     if importlib.util.find_spec("allensdk") is not None:
-        candidates.append((Path(sys.executable), "this interpreter"))
+        candidates.append(Path(sys.executable))
     folders = [default_folder(home)]
     if (PACKAGE_PARENT / "pyproject.toml").exists():
         folders.append(PACKAGE_PARENT / _CHECKOUT_ENVIRONMENT)
-    candidates += [(interpreter_of(folder), str(folder)) for folder in folders if is_finished(folder)]
-    for path, source in candidates:
+    candidates += [interpreter_of(folder) for folder in folders if is_finished(folder)]
+    for path in candidates:
         version = allensdk_version(path)
         if version is not None:
-            return AllenPython(path, version, source)
+            return AllenPython(path, version)
     raise MissingPackageError(
         "AllenSDK is not installed: `mvkit fetch allensdk` (in a checkout: `make allen`) makes an "
         "environment for it\nsession files that are on disk already need none: --sessions-from DIR"

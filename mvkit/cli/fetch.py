@@ -443,13 +443,12 @@ def plan_text(report: PlanReport) -> str:
         steps = [step for step in report.steps if step.note == reason]
         unknown = [step.name for step in steps if step.size is None]
         published = [step.name for step in steps if step.url and step.size is not None and not step.is_exact]
-        others = [step.name for step in steps if step.name not in (*unknown, *published)]
-        parts = [
-            f"{label}{', '.join(names)}"
-            for label, names in (("size unknown: ", unknown), ("published size: ", published), ("", others))
-            if names
-        ]
-        lines.append(f"{reason} ({'; '.join(parts)})")
+        parts = [f"size unknown: {', '.join(unknown)}"] if unknown else []
+        parts += [f"published size: {', '.join(published)}"] if published else []
+        if parts:
+            lines.append("; ".join([reason, *parts]))
+        else:
+            lines.append(f"{', '.join(step.name for step in steps)}: {reason}")
     is_known = all(step.download_bytes is not None for step in report.steps)
     verdict = "" if report.fits else ": TOO LITTLE, the fetch would be refused"
     lines.append(f"to download: {describe_downloads(report.steps)}")

@@ -42,7 +42,7 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], l
         path = tmp_path / "script.py"
         path.write_text(lines)
         monkeypatch.setattr(environment, "SCRIPT", path)
-        return ask_allensdk(AllenPython(Path(sys.executable), "0", "test"), [], about="session 5")
+        return ask_allensdk(AllenPython(Path(sys.executable), "0"), [], about="session 5")
 
     return ask
 
@@ -151,7 +151,6 @@ def test_addresses_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_the_variable_comes_first_and_must_be_right(
     allen_python: AllenPython, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert find_allen_python().source == environment.INTERPRETER_VARIABLE
     assert find_allen_python().path == allen_python.path
     monkeypatch.setenv(environment.INTERPRETER_VARIABLE, str(tmp_path / "python"))
     with pytest.raises(UsageError, match=environment.INTERPRETER_VARIABLE):

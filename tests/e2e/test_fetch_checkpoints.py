@@ -240,7 +240,7 @@ def test_a_dry_run_without_a_server_names_it_once(
     monkeypatch.setenv("MVKIT_CHECKPOINT_URL", "http://127.0.0.1:9")
     assert run(["fetch", "checkpoints", "--dry-run"]) == 0
     out = capsys.readouterr().out
-    assert f"127.0.0.1:9: no connection to the server (size unknown: {', '.join(RELEASED)})\n" in out
+    assert f"127.0.0.1:9: no connection to the server; size unknown: {', '.join(RELEASED)}\n" in out
     assert "to download: 5 files of unknown size from http://127.0.0.1:9\n" in out
     assert "disk needed: at least 0 B;" in out
     assert out.count("no connection") == 1

@@ -209,5 +209,5 @@ def test_a_dry_run_without_a_server_prints_published_sizes(
     monkeypatch.setenv("MVKIT_NEURAL_URL", "http://127.0.0.1:9")
     assert run(["fetch", "neural", "--dataset", "neuropixels", "--dry-run"]) == 0
     out = capsys.readouterr().out
-    assert "127.0.0.1:9: no connection to the server (published size: neuropixels pickle)\n" in out
+    assert "127.0.0.1:9: no connection to the server; published size: neuropixels pickle\n" in out
     assert "to download: 9.8 GB from http://127.0.0.1:9\n" in out

@@ -382,7 +382,7 @@ def test_sessions_are_listed_downloaded_and_read(
         tasks = 'TASKS = ("sessions", "scenes", "metrics")\n'
         script.write_text(f"from pathlib import Path\n{names}{tasks}{FAKE_SDK}")
         monkeypatch.setattr(environment, "SCRIPT", script)
-        python = AllenPython(Path(sys.executable), "2.16.2", "test")
+        python = AllenPython(Path(sys.executable), "2.16.2")
         monkeypatch.setattr(fetch_module, "find_allen_python", lambda home: python)
         messages: list[str] = []
         settings = FetchRequest(tmp_path / "home", feedback=Feedback(messages.append))
