@@ -95,11 +95,11 @@ def test_the_length_is_that_of_the_second_presentation() -> None:
 
 
 @pytest.mark.parametrize(
-    ("start", "end", "told"),
+    ("start", "end", "words"),
     [([40], [47], "too few"), ([40, 50], [47, 50], "lasts 0 samples"), ([5, 9], [12, 16], "no valid")],
 )
-def test_presentations_that_cannot_be_used_are_told(start: list[int], end: list[int], told: str) -> None:
-    with pytest.raises(DataError, match=told):
+def test_presentations_that_cannot_be_used_are_reported(start: list[int], end: list[int], words: str) -> None:
+    with pytest.raises(DataError, match=words):
         order_sweeps(np.zeros(len(start)), np.array(start), np.array(end), 100)
 
 
@@ -121,7 +121,7 @@ def test_only_experiments_with_the_scenes_in_the_areas_are_chosen(
         CalciumReader(tmp_path, SessionRequest("calcium", areas=("VISrl",))).sessions()
 
 
-def test_the_animal_is_told_by_tables_or_by_its_name(ophys_files: Any, tmp_path: Path) -> None:
+def test_the_animal_is_known_by_tables_or_by_its_name(ophys_files: Any, tmp_path: Path) -> None:
     path = ophys_files.write_ophys_folder(tmp_path, [ophys_files.draw_experiment(501, specimen=7)])
     nwb = path / "ophys_experiment_data" / "501.nwb"
     found = []
@@ -141,7 +141,7 @@ def test_failed_experiments_are_left_out(ophys_files: Any, tmp_path: Path) -> No
     assert numbers(CalciumReader(ophys_files.write_ophys_folder(tmp_path, made), REQUEST)) == [501]
 
 
-def test_the_file_tells_its_number_where_its_name_does_not(write: Write, tmp_path: Path) -> None:
+def test_the_file_reports_its_number_where_its_name_does_not(write: Write, tmp_path: Path) -> None:
     write(501).rename(tmp_path / "mouse.nwb")
     assert numbers(CalciumReader(tmp_path, REQUEST)) == [501]
     (tmp_path / "again").mkdir()
@@ -166,7 +166,7 @@ def test_a_damaged_file_fails_alone(write: Write, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "words"),
     [
         (
             replaced("stimulus/templates/natural_scenes_image_stack", None),
@@ -190,9 +190,9 @@ def test_a_damaged_file_fails_alone(write: Write, tmp_path: Path) -> None:
         (replaced(f"{PIPELINE}/ImageSegmentation", None), "it has no .*ImageSegmentation"),
     ],
 )
-def test_what_a_file_lacks_is_told(write: Write, change: Callable[[h5py.File], None], told: str) -> None:
+def test_what_a_file_lacks_is_reported(write: Write, change: Callable[[h5py.File], None], words: str) -> None:
     path = write(501, change)
-    with pytest.raises(DataError, match=rf"501\.nwb: .*({told})"):
+    with pytest.raises(DataError, match=rf"501\.nwb: .*({words})"):
         read(path)
 
 
@@ -204,7 +204,7 @@ def test_versions_are_read_from_lists_and_texts(write: Write, ophys_files: Any) 
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "told"),
+    ("name", "text", "words"),
     [
         ("cell_specimens.json", "[{", "not a readable table"),
         ("cell_specimens.json", '{"a": 1}', "expected a list"),
@@ -213,14 +213,14 @@ def test_versions_are_read_from_lists_and_texts(write: Write, ophys_files: Any) 
         ("ophys_experiments.json", '[{"specimen_id": 1}]', "not a table of experiments"),
     ],
 )
-def test_damaged_tables_are_told(write: Write, tmp_path: Path, name: str, text: str, told: str) -> None:
+def test_damaged_tables_are_reported(write: Write, tmp_path: Path, name: str, text: str, words: str) -> None:
     path = write(501)
     (tmp_path / name).write_text(text)
-    with pytest.raises(DataError, match=f"{name}: {told}"):
+    with pytest.raises(DataError, match=f"{name}: {words}"):
         read(path)
 
 
-def test_a_folder_of_nothing_is_told(tmp_path: Path) -> None:
+def test_a_folder_of_nothing_is_reported(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no session files"):
         CalciumReader(tmp_path, REQUEST).sessions()
     with pytest.raises(UsageError, match="no such folder"):

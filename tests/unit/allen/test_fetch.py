@@ -78,12 +78,12 @@ def test_the_file_equals_a_direct_computation(fetch: Any, allen_files: Path) -> 
         parts.append(counts)
     assert responses.dtype == np.uint8 and np.array_equal(responses, np.concatenate(parts, axis=-1))
     columns = contents.unit_columns
-    for name, told in {
+    for name, stored_name in {
         "unit_id": "unit_id",
         "visual_area": "visual_area",
         "run_pval_ns": "p_running",
     }.items():
-        joined = np.concatenate([truth[told] for truth in truths])
+        joined = np.concatenate([truth[stored_name] for truth in truths])
         assert np.array_equal(columns[name], joined, equal_nan=joined.dtype.kind == "f"), name
     n_units = [len(truth["unit_id"]) for truth in truths]
     assert columns["specimen_id"].tolist() == np.repeat([7501, 7502, 7503], n_units).tolist()
@@ -94,9 +94,9 @@ def test_the_file_equals_a_direct_computation(fetch: Any, allen_files: Path) -> 
     assert np.array_equal(contents.stimuli, truths[0]["stimuli"])
     assert contents.units_of_measure == "spikes/s" and contents.dataset == "neuropixels"
     assert contents.provenance["reader"] == "h5py" and contents.provenance["stored_as"] == "uint8 counts"
-    told_sessions = contents.provenance["sessions"]
-    assert isinstance(told_sessions, list)
-    assert [one["n_units"] for one in told_sessions] == n_units
+    sessions = contents.provenance["sessions"]
+    assert isinstance(sessions, list)
+    assert [one["n_units"] for one in sessions] == n_units
     json.dumps(contents.provenance)
 
 

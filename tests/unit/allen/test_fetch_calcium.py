@@ -139,12 +139,17 @@ def test_cells_of_an_animal_and_area_are_joined(assembled: Path) -> None:
     assert mvkit.open_dataset(assembled).recordings, "the usual selection keeps some"
 
 
-def test_the_file_tells_how_it_was_measured(assembled: Path) -> None:
+def test_the_file_reports_how_it_was_measured(assembled: Path) -> None:
     with reading(assembled) as file:
-        told = file.contents.provenance
-    assert told["scale"] == "per cent" and "mean_sweep_response" in str(told["averaging"])
-    assert told["request"] == SessionRequest("calcium").to_json() and "counting" not in told
-    assert [one["experiment_container_id"] for one in told["sessions"]] == [100601, 100602, 100603, 100604]  # type: ignore[attr-defined]
+        provenance = file.contents.provenance
+    assert provenance["scale"] == "per cent" and "mean_sweep_response" in str(provenance["averaging"])
+    assert provenance["request"] == SessionRequest("calcium").to_json() and "counting" not in provenance
+    assert [one["experiment_container_id"] for one in provenance["sessions"]] == [
+        100601,
+        100602,
+        100603,
+        100604,
+    ]  # type: ignore[attr-defined]
 
 
 def test_a_lost_cell_is_missing_and_never_selected(ophys_files: ModuleType, tmp_path: Path) -> None:
@@ -169,7 +174,7 @@ def test_areas_choose_experiments_and_a_second_call_keeps_the_file(folder: Path,
         fetched(folder, tmp_path)
 
 
-def test_a_plan_tells_bytes_and_changes_nothing(folder: Path, tmp_path: Path) -> None:
+def test_a_plan_reports_bytes_and_changes_nothing(folder: Path, tmp_path: Path) -> None:
     plan = plan_sessions(SessionRequest("calcium", folder), FetchRequest(tmp_path / "home"))
     files = sorted((folder / "ophys_experiment_data").iterdir())
     assert [one.size for one in plan.steps[:-1]] == [path.stat().st_size for path in files]
@@ -194,9 +199,9 @@ def test_without_tables_metrics_are_unknown_and_names_tell_animals(
     for one in experiments[:3]:
         ophys_files.write_experiment(one, tmp_path / f"{one.experiment_id}.nwb")
     with reading(fetched(tmp_path, tmp_path / "home").files[-1].path) as file:
-        told = file.contents.unit_columns
-    assert np.isnan(told["p_run_mod_ns"]).all() and np.isnan(told["pref_image_ns"]).all()
-    assert told["specimen_id"].tolist() == [222_401] * 12 + [222_402] * 6
+        columns = file.contents.unit_columns
+    assert np.isnan(columns["p_run_mod_ns"]).all() and np.isnan(columns["pref_image_ns"]).all()
+    assert columns["specimen_id"].tolist() == [222_401] * 12 + [222_402] * 6
 
 
 @pytest.mark.parametrize(
