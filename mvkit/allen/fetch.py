@@ -50,6 +50,7 @@ from mvkit.fetch.run import (
     PlannedStep,
     PlanReport,
     Status,
+    describe_downloads,
     fetch_file,
     find_present,
     plan_files,
@@ -246,6 +247,9 @@ class _SessionFetch:
     def _make(self, measure: Measure | None) -> FetchReport:
         try:
             with explain_full_disk(self.target, remedy="free some space and run the same command again"):
+                steps = [self._plan_step(source) for source in self.sources]
+                if any(step.step == "download" for step in steps):
+                    self.fetch.feedback.log(f"downloading {describe_downloads(steps)}")
                 outcomes, outlines = self._read_sessions()
                 if len(outlines) < len(outcomes):
                     return FetchReport(self.home, (*outcomes, self._incomplete(outcomes)))

@@ -274,10 +274,7 @@ def fetch_checkpoints(
             home, fetch_each(targets, lambda name: [_copy_checkpoint(name, copies[name], request)])
         )
     files = {name: checkpoint_file(name, home) for name in checkpoint_names(names)}
-    steps = plan_files(list(files.values()), request)
-    check_network(steps, request)
-    check_free_disk(home, peak_disk([steps]))
-    _announce(steps, request)
+    _start([[step] for step in plan_files(list(files.values()), request)], request)
     targets = {name: file.target for name, file in files.items()}
     return FetchReport(home, fetch_each(targets, lambda name: [fetch_file(files[name], request)]))
 
@@ -325,13 +322,7 @@ def fetch_neural(
     request = request or FetchRequest()
     home = request.home_dir
     names = _datasets(dataset, source)
-    plans = [_plan_dataset(name, request, source) for name in names]
-    steps = [step for plan in plans for step in plan]
-    check_network(steps, request)
-    # A size that only the catalogue knows refuses nothing: a mirror may hold smaller files.
-    exact = [plan for plan in plans if all(step.is_exact for step in plan if step.url)]
-    check_free_disk(home, peak_disk(exact, keep_raw=request.keep_raw))
-    _announce(steps, request)
+    _start([_plan_dataset(name, request, source) for name in names], request)
 
     def fetch(name: str) -> list[FileOutcome]:
         return _generate_simulated(request) if name == SIMULATED else _fetch_recording(name, request, source)
@@ -510,7 +501,13 @@ def _report(plans: Sequence[Sequence[PlannedStep]], request: FetchRequest) -> Pl
     return PlanReport(home, steps, needed_bytes=needed, free_bytes=free_disk(home))
 
 
-def _announce(steps: Sequence[PlannedStep], request: FetchRequest) -> None:
+def _start(plans: Sequence[Sequence[PlannedStep]], request: FetchRequest) -> None:
+    """Check that plans are possible with this network and disk, and announce their downloads."""
+    steps = [step for plan in plans for step in plan]
+    check_network(steps, request)
+    # A size that only the catalogue knows refuses nothing: a mirror may hold smaller files.
+    exact = [plan for plan in plans if all(step.is_exact for step in plan if step.url)]
+    check_free_disk(request.home_dir, peak_disk(exact, keep_raw=request.keep_raw))
     if any(step.step in ("download", "resume") for step in steps):
         request.feedback.log(f"downloading {describe_downloads(steps)}")
 

@@ -25,6 +25,7 @@ from mvkit.allen.request import SessionRequest
 from mvkit.errors import DataError, UsageError
 from mvkit.fetch.download import Feedback
 from mvkit.fetch.run import FetchReport, FetchRequest, verify_files
+from mvkit.files import format_bytes
 from mvkit.neural import NeuralFileContents, reading
 from mvkit.pipeline.reliability import measure_reliability
 
@@ -395,7 +396,7 @@ def test_sessions_are_listed_downloaded_and_read(
         server.faults = [*[faulty.Fault()] * 12, faulty.Fault(cut_after=100_000)]
         report = fetch_sessions(SessionRequest(), settings)
         assert statuses(report) == ["read", "read", "assembled"]
-        assert "asked for metrics" in messages
+        assert "asked for metrics" in messages and f"downloading {format_bytes(sum(sizes))}" in messages
         contents, responses = stored(report)
         assert contents.provenance["versions"]["allensdk"] == "2.16.2"  # type: ignore[index]
         # The same as from the files on disk, also once more without a network.
