@@ -65,7 +65,7 @@ Dataset = Annotated[
     typer.Option("--dataset", "-d", help="neuropixels, calcium, simulated, or the path of a neural file."),
 ]
 Areas = Annotated[
-    list[str] | None, typer.Option("--areas", "-a", metavar="AREA", help="VISp, VISl, ...; default: all.")
+    list[str] | None, typer.Option("--areas", "-a", metavar="AREA,...", help="VISp,VISl,...; default: all.")
 ]
 Out = Annotated[
     Path | None,
