@@ -38,7 +38,7 @@ def printable(text: str) -> str:
 class MvkitError(Exception):
     """Base of every error that mvkit raises deliberately.
 
-    Messages name files, and names of files are bytes: what of them is no text is escaped.
+    Bytes of file names in messages that are no UTF-8 are escaped.
     """
 
     exit_code = 1

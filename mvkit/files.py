@@ -1,4 +1,4 @@
-"""Files: listing, names, atomic writing, locks, digests, sizes in words, plain JSON values."""
+"""Files: writing them whole or not at all, locks, checksums, listing folders, names and values as text."""
 
 from __future__ import annotations
 
@@ -23,24 +23,28 @@ from filelock import FileLock, Timeout
 
 from mvkit.errors import DataError, UsageError, printable
 
-#: Folders that systems and archives leave; what is in them is no user's.
+#: Folders that systems and archives create; their content is not the user's.
 SYSTEM_FOLDERS: Final = frozenset(
     {"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"}
 )
 _READS_AS_ESCAPE: Final = re.compile(rb"\\(?=x[0-9a-f]{2})")
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _FILE_SUFFIX: Final = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,4}")
-#: In the target of every link that git-annex makes.
+#: Part of the target of every link that git-annex makes.
 _ANNEX: Final = "annex/objects/"
-#: How files begin that git-annex and Git LFS leave in place of a content that was not fetched.
+#: First bytes of the files that git-annex and Git LFS leave in place of a content that was not fetched.
 _POINTERS: Final = {
     b"/annex/objects/": "datalad get (or git annex get)",
     b"version https://git-lfs.github.com/": "git lfs pull",
 }
 
 _BLOCK_BYTES: Final = 1 << 20
+_LOCK: Final = ".lock"
+#: After this, the process of a temporary file is taken for dead, also on another machine.
+_ABANDONED_S: Final = 24 * 3600.0
+_TEMPORARY: Final = re.compile(r"\.(?:tmp|old)-(?:([0-9a-f]{8})-)?(\d+)-[0-9a-f]{8}(?:\.|$)")
 
-#: What tells a folder from others.
+#: Device and inode of a folder, or its real path.
 FolderId = tuple[int, int] | str
 
 
@@ -63,53 +67,114 @@ class ListedFile:
     problem: str = ""
 
 
-def format_bytes(n_bytes: int) -> str:
-    """Return a byte count in decimal units with one decimal, such as ``9.8 GB``."""
-    if n_bytes < 1000:
-        return f"{n_bytes} B"
-    size = float(n_bytes)
-    for unit in ("kB", "MB", "GB"):
-        size /= 1000
-        if round(size, 1) < 1000:
-            return f"{size:.1f} {unit}"
-    return f"{size / 1000:.1f} TB"
-
-
-def sha256_of(path: Path, *, progress: Callable[[int, int], None] | None = None) -> str:
-    """Return the SHA-256 of a file in hexadecimal; ``progress`` is called with (bytes read, size)."""
-    return file_digests(path, ("sha256",), progress=progress)["sha256"]
-
-
-def file_digests(
-    path: Path, algorithms: Sequence[str], *, progress: Callable[[int, int], None] | None = None
-) -> dict[str, str]:
-    """Read a file once and return its checksums in hexadecimal.
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """Yield a temporary path; rename it to ``target`` when the block succeeds.
 
     Parameters
     ----------
-    path
-        File to read.
-    algorithms
-        Names that :mod:`hashlib` knows.
-    progress
-        Called with (bytes read, size).
+    target
+        Final path. Its directory is created. An existing file is replaced.
+
+    Yields
+    ------
+    Path
+        A path in the same directory, with the same suffix, not yet existing.
     """
-    # An MD5 is a server's checksum here, not a safeguard against forgery.
-    hashes = {name: hashlib.new(name, usedforsecurity=False) for name in algorithms}
-    size, done = path.stat().st_size, 0
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            for one in hashes.values():
-                one.update(block)
-            done += len(block)
-            if progress is not None:
-                progress(done, size)
-    return {name: one.hexdigest() for name, one in hashes.items()}
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_beside(target)
+    try:
+        yield temporary
+        move_durably(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def move_durably(source: Path, target: Path) -> None:
+    """Rename ``source`` to ``target`` in the same directory so that a power cut cannot lose or mix them."""
+    _flush(source)
+    source.replace(target)
+    _flush(target.parent)
+
+
+def write_text(target: Path, text: str) -> None:
+    r"""Write UTF-8 text to ``target`` atomically; bytes of names that are none are written ``\xNN``."""
+    with replacing(target) as temporary:
+        temporary.write_text(printable(text), encoding="utf-8")
+
+
+def check_output_path(target: Path, *, overwrite: bool, example: str) -> None:
+    """Check that an output does not exist already, and is no folder.
+
+    Parameters
+    ----------
+    target
+        The file to be written.
+    overwrite
+        Allow an existing file.
+    example
+        A file name for the message about a folder.
+
+    Raises
+    ------
+    UsageError
+        With the way out.
+    """
+    if target.is_dir():
+        raise UsageError(f"{target}: is a folder; give a file name, such as {target / example}")
+    if target.exists() and not overwrite:
+        raise UsageError(f"{target}: exists already; choose another name, or overwrite it (--force)")
+
+
+def remove_leftovers(target: Path) -> None:
+    """Remove the temporary files of ``target`` that killed processes left; the caller holds its lock."""
+    for leftover in target.parent.glob(f"{glob.escape(target.stem)}.tmp-*{glob.escape(target.suffix)}"):
+        leftover.unlink(missing_ok=True)
+
+
+def temporary_beside(target: Path) -> Path:
+    """Return a path in the same folder that no other process uses, with the same suffix."""
+    mark = f"{_machine()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    return target.with_name(f"{target.stem}.tmp-{mark}{target.suffix}")
+
+
+def is_temporary(name: str) -> bool:
+    """Tell whether a file or folder of this name is, or was, being written."""
+    return _TEMPORARY.search(name) is not None
+
+
+def is_leftover(path: Path) -> bool:
+    """Tell whether the process that was writing a file is gone.
+
+    A file of another machine counts as left over after a day.
+    """
+    match = _TEMPORARY.search(path.name)
+    if match is None:
+        return False
+    machine, process = match.groups()
+    if machine == _machine() and not _runs(int(process)):
+        return True
+    try:
+        return time.time() - path.stat().st_mtime > _ABANDONED_S
+    except OSError:
+        return False
+
+
+def is_abandoned(folder: Path) -> bool:
+    """Tell whether a folder has a lock, ``.lock`` in it, that nobody holds."""
+    lock = folder / _LOCK
+    if not lock.is_file():
+        return False
+    try:
+        with FileLock(lock, timeout=0):
+            return True
+    except (Timeout, OSError):
+        return False
 
 
 @contextmanager
 def file_lock(target: Path, *, log: Callable[[str], None] = lambda text: None) -> Iterator[None]:
-    """Hold the lock of ``target``; wait, and say so, while another process has it.
+    """Hold the lock of ``target``; wait while another process has it.
 
     The system releases the lock when its holder dies, however it dies.
 
@@ -133,19 +198,42 @@ def file_lock(target: Path, *, log: Callable[[str], None] = lambda text: None) -
         lock.release()
 
 
-def name_text(name: str | os.PathLike[str]) -> str:
-    r"""Return a name or path as one line of text that can be encoded; another name has another text.
+def sha256_of(path: Path, *, progress: Callable[[int, int], None] | None = None) -> str:
+    """Return the SHA-256 of a file in hexadecimal; ``progress`` is called with (bytes read, size)."""
+    return file_digests(path, ("sha256",), progress=progress)["sha256"]
 
-    Bytes that are no UTF-8, control characters and line ends become ``\xNN`` for each of their bytes, a
-    backslash in front of ``xNN`` becomes ``\x5c``; all else stays.
+
+def file_digests(
+    path: Path, algorithms: Sequence[str], *, progress: Callable[[int, int], None] | None = None
+) -> dict[str, str]:
+    """Read a file once and return its checksums in hexadecimal.
+
+    Parameters
+    ----------
+    path
+        File to read.
+    algorithms
+        Names that :mod:`hashlib` knows.
+    progress
+        Called with (bytes read, size).
     """
-    raw = _READS_AS_ESCAPE.sub(rb"\\x5c", _as_bytes(name))
-    return _CONTROL.sub(_escaped, raw.decode("utf-8", "backslashreplace"))
+    # MD5 is a server's checksum, not a protection against forgery.
+    hashes = {name: hashlib.new(name, usedforsecurity=False) for name in algorithms}
+    size, done = path.stat().st_size, 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            for digest in hashes.values():
+                digest.update(block)
+            done += len(block)
+            if progress is not None:
+                progress(done, size)
+    return {name: digest.hexdigest() for name, digest in hashes.items()}
 
 
-def sort_key(name: str | os.PathLike[str]) -> bytes:
-    """Return what to sort paths by: the bytes of one folder's or file's name after the other's."""
-    return _as_bytes(name).replace(b"/", b"\0")
+def digest_of(document: Mapping[str, Any]) -> str:
+    """Return the sha256 (hex) of a JSON document; equal contents give equal digests."""
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def list_files(
@@ -178,39 +266,34 @@ def list_files(
     DataError
         If a folder cannot be listed, or one that is claimed is in this one.
     """
-    found: list[ListedFile] = []
-    seen: set[FolderId] = set()
+    files: list[ListedFile] = []
+    visited: set[FolderId] = set()
     waiting = deque([(folder, 0)])
     while waiting:
-        place, level = waiting.popleft()
-        identity = _identity(place)
-        if identity in seen:
+        current, level = waiting.popleft()
+        folder_id = _folder_id(current)
+        if folder_id in visited:
             continue
-        seen.add(identity)
-        if claimed is not None and identity in claimed:
-            raise DataError(
-                f"{claimed[identity]} and {place} are the same folder: its files would be in two classes\n"
-                "remove one of the two names"
-            )
-        inner = []
-        for entry in _entries(place):
-            if _is_folder(entry):
-                if levels is None or level < levels:
-                    inner.append(entry)
-            elif is_listed(entry.name, suffixes) or (
-                (levels is None or level < levels) and may_be_missing_folder(entry)
-            ):
-                found.append(look_at(Path(entry.path)))
-        for entry in inner:
-            if entry.is_symlink():
-                # Behind all folders that are there without links.
-                if not _leads_up(entry, place):
-                    waiting.append((Path(entry.path), level + 1))
-            else:
-                waiting.appendleft((Path(entry.path), level + 1))
+        visited.add(folder_id)
         if claimed is not None:
-            claimed[identity] = place
-    return sorted(found, key=lambda file: sort_key(file.path))
+            if folder_id in claimed:
+                raise DataError(
+                    f"{claimed[folder_id]} and {current} are the same folder: "
+                    "its files would be in two classes\nremove one of the two names"
+                )
+            claimed[folder_id] = current
+        is_deepest = levels is not None and level >= levels
+        for entry in _entries(current):
+            path = Path(entry.path)
+            if _is_folder(entry):
+                # Links are visited after all folders that are reached without one.
+                if not is_deepest and not entry.is_symlink():
+                    waiting.appendleft((path, level + 1))
+                elif not is_deepest and not _links_to_parent(entry, current):
+                    waiting.append((path, level + 1))
+            elif _has_suffix(entry.name, suffixes) or (not is_deepest and _may_be_missing_folder(entry)):
+                files.append(inspect_file(path))
+    return sorted(files, key=lambda file: _sort_key(file.path))
 
 
 def list_folders(folder: Path) -> tuple[list[Path], list[ListedFile]]:
@@ -225,30 +308,19 @@ def list_folders(folder: Path) -> tuple[list[Path], list[ListedFile]]:
     """
     entries = list(_entries(folder))
     inner = [entry for entry in entries if _is_folder(entry)]
-    folders = [Path(entry.path) for entry in inner if not (entry.is_symlink() and _leads_up(entry, folder))]
-    missing = [look_at(Path(entry.path)) for entry in entries if may_be_missing_folder(entry)]
-    return sorted(folders, key=sort_key), sorted(missing, key=lambda file: sort_key(file.path))
+    folders = [
+        Path(entry.path) for entry in inner if not (entry.is_symlink() and _links_to_parent(entry, folder))
+    ]
+    missing = [inspect_file(Path(entry.path)) for entry in entries if _may_be_missing_folder(entry)]
+    return sorted(folders, key=_sort_key), sorted(missing, key=lambda file: _sort_key(file.path))
 
 
-def is_listed(name: str, suffixes: Container[str]) -> bool:
-    """Tell whether a name ends in one of some suffixes, whatever their case."""
-    return Path(name).suffix.lower() in suffixes
-
-
-def may_be_missing_folder(entry: os.DirEntry[str]) -> bool:
-    """Tell whether an entry is a link to nothing and named like no file: a folder may be missing."""
-    path = Path(entry.path)
-    if not entry.is_symlink() or path.exists():
-        return False
-    return _FILE_SUFFIX.fullmatch(path.suffix) is None and _ANNEX not in _target(path)
-
-
-def look_at(path: Path) -> ListedFile:
-    """Return a file's size, or what is wrong with it; opens nothing, so that no pipe can hold it up."""
+def inspect_file(path: Path) -> ListedFile:
+    """Return a file's size, or what is wrong with it, without opening it (a pipe would block)."""
     try:
         status = path.stat()
     except OSError as error:
-        return ListedFile(path, 0, _absence(path, error))
+        return ListedFile(path, 0, _missing_reason(path, error))
     kinds = {
         stat.S_IFDIR: "a folder",
         stat.S_IFIFO: "a pipe",
@@ -261,7 +333,7 @@ def look_at(path: Path) -> ListedFile:
 
 
 def check_link(path: Path) -> None:
-    """Refuse a link to nothing; whether there is anything else is for the caller to find out.
+    """Check that a path is no link to nothing; it may be missing altogether.
 
     Raises
     ------
@@ -269,7 +341,25 @@ def check_link(path: Path) -> None:
         Names link and target.
     """
     if path.is_symlink() and not path.exists():
-        raise DataError(f"{path}: {look_at(path).problem}\nrestore what it leads to, or remove it")
+        raise DataError(f"{path}: {inspect_file(path).problem}\nrestore what it leads to, or remove it")
+
+
+def pointer_problem(content: bytes) -> str | None:
+    """Return what is wrong with a pointer file of git-annex or Git LFS; None for other files."""
+    for beginning, command in _POINTERS.items():
+        if content.startswith(beginning):
+            return f"its content was not fetched; run {command}"
+    return None
+
+
+def name_text(name: str | os.PathLike[str]) -> str:
+    r"""Return a name or path as one line of text that can be encoded; another name has another text.
+
+    Bytes that are no UTF-8, control characters and line ends become ``\xNN`` for each of their bytes, a
+    backslash in front of ``xNN`` becomes ``\x5c``; all else stays.
+    """
+    raw = _READS_AS_ESCAPE.sub(rb"\\x5c", _name_bytes(name))
+    return _CONTROL.sub(_escape, raw.decode("utf-8", "backslashreplace"))
 
 
 @contextmanager
@@ -284,155 +374,20 @@ def opening_as_text(path: Path, mode: str = "rb") -> Iterator[str]:
         yield str(path)
 
 
-def unfetched(content: bytes) -> str | None:
-    """Return what is wrong with a file that only names a content that was not fetched; None for others."""
-    for beginning, command in _POINTERS.items():
-        if content.startswith(beginning):
-            return f"its content was not fetched; run {command}"
-    return None
-
-
-def _absence(path: Path, error: OSError) -> str:
-    if not path.is_symlink():
-        return "no such file" if isinstance(error, FileNotFoundError) else error.strerror or str(error)
-    target = _target(path)
-    if isinstance(error, FileNotFoundError | NotADirectoryError):
-        advice = f"; {unfetched(b'/annex/objects/')}" if _ANNEX in target else ""
-        return f"a link to nothing ({name_text(target)}){advice}"
-    return f"a link that cannot be followed ({name_text(target)}: {error.strerror or error})"
-
-
-def _target(path: Path) -> str:
-    try:
-        return str(path.readlink())
-    except OSError:
-        return ""
-
-
-def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """Yield what is in a folder, but what is hidden or a system's."""
-    try:
-        with os.scandir(folder) as entries:
-            inside = list(entries)
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be listed ({error.strerror or error})") from error
-    yield from sorted(
-        (one for one in inside if not one.name.startswith(".") and one.name not in SYSTEM_FOLDERS),
-        key=lambda one: sort_key(one.name),
-    )
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:
-        # A link in a circle; looked at as a file.
-        return False
-
-
-def _identity(folder: Path) -> FolderId:
-    try:
-        status = folder.stat()
-    except OSError:
-        return os.path.realpath(folder)
-    # Some network file systems number nothing.
-    return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(folder)
-
-
-def _leads_up(link: os.DirEntry[str], place: Path) -> bool:
-    """Tell whether a link leads to a folder that it lies in, by the path to it or by where it really is."""
-    target = _identity(Path(link.path))
-    around = {above for start in (place.absolute(), place.resolve()) for above in (start, *start.parents)}
-    return any(_identity(above) == target for above in around)
-
-
-def _as_bytes(name: str | os.PathLike[str]) -> bytes:
-    try:
-        return os.fsencode(name)
-    except UnicodeEncodeError:
-        # Not a name of this system's: a text, or one of another encoding.
-        return os.fspath(name).encode("utf-8", "surrogatepass")
-
-
-def _escaped(found: re.Match[str]) -> str:
-    return "".join(f"\\x{byte:02x}" for byte in found.group().encode())
-
-
-def refuse_existing(target: Path, *, overwrite: bool, example: str) -> None:
-    """Refuse an output that exists already, or is a folder.
-
-    Parameters
-    ----------
-    target
-        The file to be written.
-    overwrite
-        Allow an existing file.
-    example
-        A file name for the message about a folder.
-
-    Raises
-    ------
-    UsageError
-        With the way out.
-    """
-    if target.is_dir():
-        raise UsageError(f"{target}: is a folder; give a file name, such as {target / example}")
-    if target.exists() and not overwrite:
-        raise UsageError(f"{target}: exists already; choose another name, or overwrite it (--force)")
-
-
-@contextmanager
-def replacing(target: Path) -> Iterator[Path]:
-    """Yield a temporary path; rename it to ``target`` when the block succeeds.
-
-    Parameters
-    ----------
-    target
-        Final path. Its directory is created. An existing file is replaced.
-
-    Yields
-    ------
-    Path
-        A path in the same directory, with the same suffix, not yet existing.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f"{target.stem}.tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}{target.suffix}")
-    try:
-        yield temporary
-        move_durably(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def move_durably(source: Path, target: Path) -> None:
-    """Rename ``source`` to ``target`` in the same directory so that a power cut cannot lose or mix them."""
-    _flush(source)
-    source.replace(target)
-    _flush(target.parent)
-
-
-def write_text(target: Path, text: str) -> None:
-    r"""Write UTF-8 text to ``target`` atomically; bytes of names that are none are written ``\xNN``."""
-    with replacing(target) as temporary:
-        temporary.write_text(printable(text), encoding="utf-8")
-
-
-def remove_leftovers(target: Path) -> None:
-    """Remove what killed processes left of ``target``; only the holder of its lock may do so."""
-    for leftover in target.parent.glob(f"{glob.escape(target.stem)}.tmp-*{glob.escape(target.suffix)}"):
-        leftover.unlink(missing_ok=True)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def format_bytes(n_bytes: int) -> str:
+    """Return a byte count in decimal units with one decimal, such as ``9.8 GB``."""
+    if n_bytes < 1000:
+        return f"{n_bytes} B"
+    size = float(n_bytes)
+    for unit in ("kB", "MB", "GB"):
+        size /= 1000
+        if round(size, 1) < 1000:
+            return f"{size:.1f} {unit}"
+    return f"{size / 1000:.1f} TB"
 
 
 def plain(value: object) -> Any:
-    r"""Turn a value into what JSON knows: numpy scalars and arrays, tuples, mappings; NaN becomes None.
+    r"""Convert a value to types of JSON: numpy scalars and arrays, tuples, mappings; NaN becomes None.
 
     Anything else, such as a path, becomes its text; bytes of names that are no UTF-8 become ``\xNN``. Needs
     no numpy itself.
@@ -453,65 +408,18 @@ def plain(value: object) -> Any:
     return printable(str(value))
 
 
-def shortened(value: object, longest: int) -> str:
+def shorten(value: object, longest: int) -> str:
     """Return the text of a value, cut to ``longest`` characters with ``...`` at the end."""
     text = str(plain(value))
     return text if len(text) <= longest else f"{text[: longest - 3]}..."
 
 
-def digest_of(document: Mapping[str, Any]) -> str:
-    """Return the sha256 (hex) of a JSON document; equal contents give equal digests."""
-    text = json.dumps(document, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-_LOCK = ".lock"
-
-#: Nothing here takes so long to write: after this, a process of that number is taken for another one, and
-#: one on another machine for dead.
-_ABANDONED_S = 24 * 3600.0
-
-_MARK = re.compile(r"\.(?:tmp|old)-(?:([0-9a-f]{8})-)?(\d+)-[0-9a-f]{8}(?:\.|$)")
-
-
-def temporary_beside(target: Path) -> Path:
-    """Return a path in the same folder that no other process uses, with the same suffix."""
-    mark = f"{_machine()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-    return target.with_name(f"{target.stem}.tmp-{mark}{target.suffix}")
-
-
-def is_temporary(name: str) -> bool:
-    """Tell whether a file or folder of this name is, or was, being written."""
-    return _MARK.search(name) is not None
-
-
-def is_leftover(path: Path) -> bool:
-    """Tell whether the process that was writing a file is gone.
-
-    Of a process on another machine nothing is known: its files are left over after a day.
-    """
-    found = _MARK.search(path.name)
-    if found is None:
-        return False
-    machine, process = found.groups()
-    if machine == _machine() and not _runs(int(process)):
-        return True
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        return time.time() - path.stat().st_mtime > _ABANDONED_S
-    except OSError:
-        return False
-
-
-def is_abandoned(folder: Path) -> bool:
-    """Tell whether a folder has a lock, ``.lock`` in it, that nobody holds."""
-    lock = folder / _LOCK
-    if not lock.is_file():
-        return False
-    try:
-        with FileLock(lock, timeout=0):
-            return True
-    except (Timeout, OSError):
-        return False
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _machine() -> str:
@@ -524,6 +432,92 @@ def _runs(process: int) -> bool:
     except ProcessLookupError:
         return False
     except OSError:
-        # It is there, and somebody else's.
+        # It runs, and is somebody else's.
         return True
     return True
+
+
+def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """Yield the entries of a folder, without hidden ones and those of systems, sorted."""
+    try:
+        with os.scandir(folder) as iterator:
+            entries = list(iterator)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be listed ({error.strerror or error})") from error
+    yield from sorted(
+        (entry for entry in entries if not entry.name.startswith(".") and entry.name not in SYSTEM_FOLDERS),
+        key=lambda entry: _sort_key(entry.name),
+    )
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        # A link in a circle; looked at as a file.
+        return False
+
+
+def _folder_id(folder: Path) -> FolderId:
+    try:
+        status = folder.stat()
+    except OSError:
+        return os.path.realpath(folder)
+    # Some network file systems number nothing.
+    return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(folder)
+
+
+def _links_to_parent(link: os.DirEntry[str], folder: Path) -> bool:
+    """Tell whether a link in a folder leads to that folder or one around it, by its path or its real path."""
+    target = _folder_id(Path(link.path))
+    parents = {
+        parent for start in (folder.absolute(), folder.resolve()) for parent in (start, *start.parents)
+    }
+    return any(_folder_id(parent) == target for parent in parents)
+
+
+def _has_suffix(name: str, suffixes: Container[str]) -> bool:
+    """Tell whether a name ends in one of some suffixes, whatever their case."""
+    return Path(name).suffix.lower() in suffixes
+
+
+def _may_be_missing_folder(entry: os.DirEntry[str]) -> bool:
+    """Tell whether an entry is a link to nothing and named like no file: a folder may be missing."""
+    path = Path(entry.path)
+    if not entry.is_symlink() or path.exists():
+        return False
+    return _FILE_SUFFIX.fullmatch(path.suffix) is None and _ANNEX not in _link_target(path)
+
+
+def _missing_reason(path: Path, error: OSError) -> str:
+    if not path.is_symlink():
+        return "no such file" if isinstance(error, FileNotFoundError) else error.strerror or str(error)
+    target = _link_target(path)
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        advice = f"; {pointer_problem(b'/annex/objects/')}" if _ANNEX in target else ""
+        return f"a link to nothing ({name_text(target)}){advice}"
+    return f"a link that cannot be followed ({name_text(target)}: {error.strerror or error})"
+
+
+def _link_target(path: Path) -> str:
+    try:
+        return str(path.readlink())
+    except OSError:
+        return ""
+
+
+def _sort_key(name: str | os.PathLike[str]) -> bytes:
+    """Return the key by which paths are sorted: the bytes of their names, folder by folder."""
+    return _name_bytes(name).replace(b"/", b"\0")
+
+
+def _name_bytes(name: str | os.PathLike[str]) -> bytes:
+    try:
+        return os.fsencode(name)
+    except UnicodeEncodeError:
+        # Not a name of this system's: a text, or one of another encoding.
+        return os.fspath(name).encode("utf-8", "surrogatepass")
+
+
+def _escape(match: re.Match[str]) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in match.group().encode())

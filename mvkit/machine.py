@@ -25,6 +25,12 @@ _MEMINFO = Path("/proc/meminfo")
 _STATUS = Path("/proc/self/status")
 #: Limits of the control groups that this process belongs to: containers, batch jobs.
 _CGROUP_ROOT, _CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+#: By the controllers that the list of groups names (version 2: none): folder, files of limit and use, and the
+#: entry of memory.stat for cached pages of files, which count as used but are freed on demand.
+_CGROUP_VERSIONS: Mapping[str, tuple[str, str, str, str]] = {
+    "": ("", "memory.max", "memory.current", "inactive_file"),
+    "memory": ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
 #: No space, quota exceeded, longer than files may be.
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -40,10 +46,14 @@ class Resources:
     n_jobs
         Worker processes; None: one per core (of the cluster, with ``dask``).
     device
-        Where features are taken and their inner products formed: "cpu", "cuda", "cuda:1", ..., "auto".
+<<<<<<< HEAD
+        Where features are taken and their inner products formed: "cpu", "cuda", "cuda:1", .
+=======
+        Device for features and their Gram matrices: "cpu", "cuda", "cuda:1", .
+>>>>>>> fetch
     batch_size
-        Images per forward pass; None: so many that a batch has about as many pixels whatever their size.
-        Another number changes features by float32 rounding.
+        Images per forward pass; None: about as many pixels in a batch for any size of image. Another number
+        changes features by float32 rounding.
     home
         mvkit's home directory.
     scratch
@@ -98,13 +108,15 @@ def available_cores() -> int:
 
 
 def available_memory() -> int | None:
-    """Return the bytes to be had without pushing anything else out of memory; None where it is not known."""
-    known = [free for free in (_kilobytes(_MEMINFO, "MemAvailable:"), _left_in_cgroups()) if free is not None]
-    return min(known) if known else None
+    """Return the bytes available without swapping, of the machine and its limits; None if not known."""
+    limits = [
+        free for free in (_kilobytes(_MEMINFO, "MemAvailable:"), _free_in_cgroups()) if free is not None
+    ]
+    return min(limits) if limits else None
 
 
 def resident_memory() -> int:
-    """Return the bytes that this process takes; 0 where the system does not say."""
+    """Return the bytes that this process uses; 0 where the system does not report them."""
     return _kilobytes(_STATUS, "VmRSS:") or 0
 
 
@@ -128,7 +140,7 @@ def check_free_disk(path: Path, needed: int) -> None:
     if free < needed:
         raise FetchHaltedError(
             f"{path}: {format_bytes(needed)} of disk are needed and {format_bytes(free)} are free\n"
-            f"free {format_bytes(needed - free)}, or choose another place with --home or MVKIT_HOME"
+            f"free {format_bytes(needed - free)}, or choose another folder with --home or MVKIT_HOME"
         )
 
 
@@ -167,25 +179,22 @@ def installed_versions(*packages: str) -> dict[str, str]:
     return versions
 
 
-@dataclass(frozen=True)
-class _CgroupNames:
-    """Names of the files in which a version of control groups keeps its numbers about memory.
+def sources_digest(*parts: str) -> str:
+    """Return the sha256 (hex) over mvkit's sources in some of its packages, so that edited code counts.
 
-    ``droppable`` is the entry of memory.stat for pages of files that can be dropped: they count as used
-    there, and are not in the way.
+    Parameters
+    ----------
+    parts
+        Packages or files of ``mvkit``, such as "features" or "rng.py".
     """
-
-    folder: str
-    limit: str
-    used: str
-    droppable: str
-
-
-#: By the controllers that the list of groups names.
-_CGROUP_VERSIONS: Mapping[str, _CgroupNames] = {
-    "": _CgroupNames("", "memory.max", "memory.current", "inactive_file"),
-    "memory": _CgroupNames("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-}
+    root = Path(__file__).parent
+    state = hashlib.sha256()
+    for part in parts:
+        # A part that does not exist is an error, not an empty digest.
+        for path in sorted((root / part).rglob("*.py")) or [root / part]:
+            state.update(path.relative_to(root).as_posix().encode() + b"\0")
+            state.update(hashlib.sha256(path.read_bytes()).digest())
+    return state.hexdigest()
 
 
 def _kilobytes(path: Path, label: str) -> int | None:
@@ -198,50 +207,29 @@ def _kilobytes(path: Path, label: str) -> int | None:
     return None if words is None else int(words[1]) * 1024
 
 
-def _left_in_cgroups() -> int | None:
-    """Return what the tightest limit of this process's control groups, or of those around them, leaves."""
+def _free_in_cgroups() -> int | None:
+    """Return the bytes left by the tightest limit of this process's control groups and their parents."""
     try:
         lines = _CGROUP.read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
-    left: list[int] = []
+    free: list[int] = []
     for line in lines:
         _, controllers, path = line.split(":", maxsplit=2)
         names = _CGROUP_VERSIONS.get("memory" if "memory" in controllers.split(",") else controllers)
         if names is not None:
-            group = _CGROUP_ROOT / names.folder / path.strip("/")
-            limits = (_left_in(folder, names) for folder in (group, *group.parents))
-            left += [free for free in limits if free is not None]
-    return min(left) if left else None
+            group = _CGROUP_ROOT / names[0] / path.strip("/")
+            limits = (_free_in(folder, *names[1:]) for folder in (group, *group.parents))
+            free += [n_bytes for n_bytes in limits if n_bytes is not None]
+    return min(free) if free else None
 
 
-def _left_in(folder: Path, names: _CgroupNames) -> int | None:
+def _free_in(folder: Path, limit: str, used: str, reclaimable: str) -> int | None:
     try:
-        limit = int((folder / names.limit).read_text(encoding="ascii"))
-        used = int((folder / names.used).read_text(encoding="ascii"))
-        fields = dict(
-            line.split(maxsplit=1)
-            for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines()
-        )
-        droppable = int(fields.get(names.droppable, 0))
+        most = int((folder / limit).read_text(encoding="ascii"))
+        in_use = int((folder / used).read_text(encoding="ascii"))
+        lines = (folder / "memory.stat").read_text(encoding="ascii").splitlines()
+        cached = int(dict(line.split(maxsplit=1) for line in lines).get(reclaimable, 0))
     except (OSError, ValueError):  # no limit ("max"), or no such file
         return None
-    return max(0, limit - used + droppable)
-
-
-def sources_digest(*parts: str) -> str:
-    """Return the sha256 (hex) over mvkit's sources in some of its packages, so that edited code counts.
-
-    Parameters
-    ----------
-    parts
-        Packages or files of ``mvkit``, such as "features" or "rng.py".
-    """
-    root = Path(__file__).parent
-    state = hashlib.sha256()
-    for part in parts:
-        # A part that is not there must not pass for an empty one.
-        for path in sorted((root / part).rglob("*.py")) or [root / part]:
-            state.update(path.relative_to(root).as_posix().encode() + b"\0")
-            state.update(hashlib.sha256(path.read_bytes()).digest())
-    return state.hexdigest()
+    return max(0, most - in_use + cached)

@@ -1,4 +1,4 @@
-"""Places where mvkit keeps files.
+"""Folders and files in mvkit's home.
 
 The home is, in this order: the ``home`` argument (``--home``), the environment
 variable ``MVKIT_HOME``, the platform's user data directory.
@@ -41,27 +41,27 @@ def images_dir(name: str, home: Path | None = None) -> Path:
 
 
 def ceilings_dir(home: Path | None = None) -> Path:
-    """Return the directory of ceilings between animals that were measured once and are kept."""
+    """Return the directory of cached ceilings between animals."""
     return home_dir(home) / "ceilings"
 
 
 def cache_dir(home: Path | None = None) -> Path:
-    """Return the directory of features and scores that were computed once and are kept."""
+    """Return the directory of cached features and scores."""
     return home_dir(home) / "cache"
 
 
 def scratch_dir(home: Path | None = None) -> Path:
-    """Return the directory of features that do not fit in memory while they are needed."""
+    """Return the directory of temporary features that do not fit in memory."""
     return cache_dir(home) / "scratch"
 
 
 def checkpoint_path(name: str, home: Path | None = None) -> Path:
-    """Return where the checkpoint of a released model lies once fetched."""
+    """Return the path of the fetched checkpoint of a released model."""
     return checkpoint_dir(home) / f"{name}.pt"
 
 
 def neural_path(dataset: str, home: Path | None = None) -> Path:
-    """Return where the neural file of a published dataset lies once fetched."""
+    """Return the path of the neural file of a published dataset."""
     return neural_dir(home) / f"{dataset}.h5"
 
 

@@ -1,4 +1,4 @@
-"""From staged sessions to one neural file, as the published recordings are converted to.
+"""Assembles staged sessions into one neural file, laid out as those of the published recordings.
 
 Units come session by session, ascending by number, each session's in its own order. Images that a session did
 not show, and presentations that others have and it has not, are missing (NaN).
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,9 +50,9 @@ def describe_sessions(
     outlines
         Sessions, ascending by number.
     staging
-        Where they and their images wait.
+        Where they and their images are stored.
     request
-        What was taken from them.
+        What was read from them.
     provenance
         To be stored in the file.
 
@@ -73,7 +72,7 @@ def describe_sessions(
         names |= outline.image_names
     frame_ids = np.array(sorted(names), dtype=np.int64)
     n_trials = max(outline.n_trials for outline in outlines)
-    dtype, remark = _stored_type(outlines, request)
+    dtype, reason = _stored_type(outlines, request)
     return NeuralFileContents(
         dataset=request.dataset,
         stimuli=staging.images([names[frame] for frame in sorted(names)]),
@@ -88,7 +87,7 @@ def describe_sessions(
             **provenance,
             "sessions": [outline.to_json() for outline in outlines],
             "stored_as": "uint8 counts" if dtype == np.uint8 else str(dtype),
-            "remark": remark,
+            "remark": reason,
         },
     )
 
@@ -121,29 +120,16 @@ def assemble(
         If the disk is full or fails.
     """
     with compressing() as pool:
-        digests = _write(target, contents, outlines, staging, request, progress, pool)
+        with layout.creating(target, contents) as stored:
+            # Counts are mostly zero and otherwise without pattern, see mvkit.neural.convert.
+            strategy = zlib.Z_RLE if contents.holds_counts else zlib.Z_DEFAULT_STRATEGY
+            writer = ChunkWriter(stored, pool, strategy=strategy)
+            sessions = (staging.load(outline.session_id) for outline in outlines if outline.n_units)
+            for first, values in _blocks(contents, sessions, request):
+                writer.write(values, (*(0 for _ in contents.shape[:-1]), first))
+                progress(first + values.shape[-1], contents.n_units)
         with reading(target) as file:
-            verify(file, replace(contents, provenance=file.contents.provenance), digests, pool)
-
-
-def _write(
-    target: Path,
-    contents: NeuralFileContents,
-    outlines: Sequence[SessionOutline],
-    staging: Staging,
-    request: SessionRequest,
-    progress: Progress,
-    pool: ThreadPoolExecutor,
-) -> dict[tuple[int, ...], bytes]:
-    with layout.creating(target, contents) as stored:
-        # Counts are mostly zero and otherwise without pattern, see mvkit.neural.convert.
-        strategy = zlib.Z_RLE if contents.holds_counts else zlib.Z_DEFAULT_STRATEGY
-        writer = ChunkWriter(stored, pool, strategy=strategy)
-        sessions = (staging.load(outline.session_id) for outline in outlines if outline.n_units)
-        for first, values in _blocks(contents, sessions, request):
-            writer.write(values, (*(0 for _ in contents.shape[:-1]), first))
-            progress(first + values.shape[-1], contents.n_units)
-    return writer.digests
+            verify(file, replace(contents, provenance=file.contents.provenance), writer.digests, pool)
 
 
 def _blocks(
@@ -187,15 +173,15 @@ def _encode(
 
 
 def _check_duplicates(outlines: Sequence[SessionOutline]) -> None:
-    """Check that no cell was imaged in two experiments: which of them is meant is the user's choice."""
-    ids = np.concatenate([outline.unit_columns[UNIT_ID] for outline in outlines])
-    units, counts = np.unique(ids, return_counts=True)
+    """Check that no cell was imaged in two experiments: the user has to choose one of them."""
+    all_units = np.concatenate([outline.unit_columns[UNIT_ID] for outline in outlines])
+    units, counts = np.unique(all_units, return_counts=True)
     if (counts > 1).any():
         unit = int(units[counts > 1][0])
-        where = [outline.session_id for outline in outlines if unit in outline.unit_columns[UNIT_ID]]
+        ids = [str(one.session_id) for one in outlines if unit in one.unit_columns[UNIT_ID]]
         raise DataError(
-            f"unit {unit} is in sessions {', '.join(map(str, dict.fromkeys(where)))}\n"
-            f"leave all but one of them out: --exclude-sessions {','.join(map(str, where[1:] or where))}"
+            f"unit {unit} is in sessions {', '.join(ids)}\n"
+            f"leave all but one of them out: --exclude-sessions {','.join(ids[1:] or ids)}"
         )
 
 
@@ -220,15 +206,15 @@ def _has_time(outlines: Sequence[SessionOutline]) -> bool:
 
 def _columns(outlines: Sequence[SessionOutline], n_trials: int) -> dict[str, NDArray[Any]]:
     counts = [outline.n_units for outline in outlines]
-    own: dict[str, NDArray[Any]] = {
+    added: dict[str, NDArray[Any]] = {
         "specimen_id": np.repeat(np.array([one.specimen_id for one in outlines], dtype=np.int64), counts),
         "session_id": np.repeat(np.array([one.session_id for one in outlines], dtype=np.int64), counts),
         # Sessions with fewer trials are padded, as in the published recordings: all have as many.
         "n_trials": np.full(sum(counts), n_trials, dtype=np.int64),
     }
     names = dict.fromkeys(name for outline in outlines for name in outline.unit_columns)
-    joined = {name: _concatenate(outlines, name) for name in names if name not in own} | own
-    return {name: joined[name] for name in (*_FIRST, *names) if name in joined}
+    columns = {name: _concatenate(outlines, name) for name in names if name not in added} | added
+    return {name: columns[name] for name in (*_FIRST, *names) if name in columns}
 
 
 def _concatenate(outlines: Sequence[SessionOutline], name: str) -> NDArray[Any]:
@@ -243,7 +229,7 @@ def _concatenate(outlines: Sequence[SessionOutline], name: str) -> NDArray[Any]:
         for outline in outlines
         if outline.n_units
     ]
-    joined: NDArray[Any] = np.concatenate(parts)
-    if joined.dtype.kind in "bU":
-        return joined
-    return joined.astype(np.float64 if joined.dtype.kind == "f" else np.int64)
+    column: NDArray[Any] = np.concatenate(parts)
+    if column.dtype.kind in "bU":
+        return column
+    return column.astype(np.float64 if column.dtype.kind == "f" else np.int64)

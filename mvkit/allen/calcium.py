@@ -1,16 +1,15 @@
-"""Read calcium imaging experiments from NWB-1 files: mean sweep responses, as AllenSDK defines them.
+"""Calcium imaging experiments in NWB-1 files: mean sweep responses, as AllenSDK defines them.
 
 A sweep is measured in samples of the microscope. With L the length of a presentation (7 samples, 0.25 s), F0
 is the mean of the 4 L samples before onset, and the response the mean of 100 * (F / F0 - 1), per cent, over
 the 2 L samples from onset on. F is fluorescence without overlapping cells and neuropil.
 
-What is kept, measured and in which order is what AllenSDK 2.16 gives; a test compares the two
-(``NaturalScenes.mean_sweep_response``, which keeps every sweep). Traces are read some cells at a time.
+Cells, responses and their order equal AllenSDK 2.16's (``NaturalScenes.mean_sweep_response``); a test
+compares the two. Traces are read some cells at a time.
 """
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,9 +22,9 @@ from numpy.typing import NDArray
 from mvkit.allen.folder import CELL_ID, SessionFolder
 from mvkit.allen.nwb import (
     Presentations,
-    decoded,
+    decode,
     group,
-    opening,
+    open_nwb,
     order_presentations,
     stored_images,
     text,
@@ -33,14 +32,11 @@ from mvkit.allen.nwb import (
 )
 from mvkit.allen.request import SessionRequest
 from mvkit.allen.session import AREA, UNIT_ID, SessionRecording, SessionSource
-from mvkit.errors import DataError, UsageError
-from mvkit.machine import installed_versions
-
-LOGGER = logging.getLogger(__name__)
+from mvkit.errors import DataError
 
 #: Cells read at a time.
 BLOCK = 16
-#: Lengths of a presentation before onset that F0 is taken of, and from onset on that are averaged.
+#: Lengths of a presentation: of the baseline F0 before onset, and of the response from onset on.
 BASELINE_LENGTHS, RESPONSE_LENGTHS = 4, 2
 
 _EXPERIMENT_NAME = re.compile(r"(?:ophys_)?(?:experiment_)?(\d+)")
@@ -63,7 +59,7 @@ class CalciumReader:
     folder
         Laid out as :mod:`mvkit.allen.folder` says.
     request
-        What will be taken: experiments without the stimulus, or of other areas, are left out.
+        Experiments without its stimulus, or of other areas, are left out.
     """
 
     def __init__(self, folder: Path, request: SessionRequest) -> None:
@@ -73,8 +69,7 @@ class CalciumReader:
     @property
     def provenance(self) -> Mapping[str, object]:
         """The folder's name and the versions that read it."""
-        versions = installed_versions("h5py", "numpy")
-        return {"folder": self._folder.path.absolute().name, "versions": versions}
+        return self._folder.provenance
 
     def sessions(self) -> tuple[SessionSource, ...]:
         """Return the experiments that showed the stimulus in the requested areas, ascending by number.
@@ -86,24 +81,11 @@ class CalciumReader:
         DataError
             If two files are of one experiment, or one is unreadable and its name has no number.
         """
-        folder = self._folder
-        paths: dict[int, Path] = {}
-        for path in folder.session_files(kind="experiments"):
-            experiment_id = self._requested_number(path)
-            if experiment_id is None:
-                LOGGER.info("%s: other stimuli or another area, left out", path)
-            elif experiment_id in paths:
-                raise DataError(f"experiment {experiment_id} is there twice: {paths[experiment_id]}, {path}")
-            elif not folder.is_failed(experiment_id):
-                paths[experiment_id] = path
-        if not paths:
-            raise UsageError(
-                f"--sessions-from {folder.path}: no imaging experiment with "
-                f"'{self._request.stimulus}' in {', '.join(self._request.areas)}"
-            )
-        return tuple(
-            SessionSource.from_file(number, path, folder.experiment_tables)
-            for number, path in sorted(paths.items())
+        request = self._request
+        return self._folder.sources(
+            self._requested_number,
+            lambda path, number: self._folder.experiment_tables,
+            requested=f"imaging experiment with '{request.stimulus}' in {', '.join(request.areas)}",
         )
 
     def read(self, source: SessionSource, request: SessionRequest) -> SessionRecording:
@@ -116,7 +98,7 @@ class CalciumReader:
         """
         if source.path is None:
             raise DataError(f"session {source.session_id}: no file")
-        with opening(source.path) as file:
+        with open_nwb(source.path) as file:
             number = int(text(file, _EXPERIMENT_ID))
             if number != source.session_id:
                 raise DataError(f"it is experiment {number}, not {source.session_id}")
@@ -158,16 +140,17 @@ class CalciumReader:
         """Return the number of an experiment that is to be read, None for another one."""
         name = _EXPERIMENT_NAME.fullmatch(path.stem)
         try:
-            with opening(path) as file:
+            with open_nwb(path) as file:
                 shown = _presentation(file, self._request.stimulus)
                 if shown is None or text(file, _LOCATION) not in self._request.areas:
                     return None
-                return int(text(file, _EXPERIMENT_ID))
+                number = int(text(file, _EXPERIMENT_ID))
         except DataError:
             if name is None:
                 raise
             # Reading it will fail, and be reported beside those that can be read.
-            return int(name.group(1))
+            number = int(name.group(1))
+        return None if self._folder.is_failed(number) else number
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,7 +210,7 @@ def order_sweeps(
     Parameters
     ----------
     frames
-        float64 (n,), image shown; negative (grey) ones are dropped.
+        float64 (n,), image shown; negative (grey) ones are left out.
     start, end
         int64 (n,), samples of onset and end.
     n_samples
@@ -251,7 +234,7 @@ def order_sweeps(
 
 
 def mean_sweep_responses(traces: NDArray[np.floating], sweeps: Sweeps) -> NDArray[np.float64]:
-    """Average what follows every onset, relative to what precedes it.
+    """Average the response after every onset, relative to the baseline before it.
 
     Parameters
     ----------
@@ -263,8 +246,8 @@ def mean_sweep_responses(traces: NDArray[np.floating], sweeps: Sweeps) -> NDArra
     Returns
     -------
     NDArray
-        float64 (n_presentations, n_units), per cent dF/F. A response that the recording's end cuts is the
-        mean of what is there, as in AllenSDK. NaN where F holds NaN or F0 is 0.
+        float64 (n_presentations, n_units), per cent dF/F. A response that the recording's end cuts short is
+        the mean of its samples, as in AllenSDK. NaN where F holds NaN or F0 is 0.
     """
     n_samples = traces.shape[1]
     baseline = np.arange(-BASELINE_LENGTHS * sweeps.length, 0)
@@ -318,7 +301,7 @@ def _pipeline_version(file: Any) -> int:
     if name not in file:
         return 0
     value = file[name][()]
-    version = decoded(value.reshape(-1)[-1]) if isinstance(value, np.ndarray) else decoded(value)[-1:]
+    version = decode(value.reshape(-1)[-1]) if isinstance(value, np.ndarray) else decode(value)[-1:]
     try:
         return int(version.partition(".")[0])
     except ValueError as error:

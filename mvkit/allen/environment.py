@@ -1,31 +1,35 @@
-"""The Python that has AllenSDK: found, or made with nothing but Python 3.11 and PyPI.
+"""The Python environment with AllenSDK: found or installed, and asked through a script.
 
 AllenSDK 2.16.2 needs Python 3.11, numpy 1 and pandas 1, so it usually has an environment beside mvkit's, in
-which only :mod:`mvkit.allen.sdk` runs. Looked for in this order: ``$MVKIT_ALLEN_PYTHON``, this interpreter,
+which only :mod:`mvkit.allen.sdk` runs. Searched in this order: ``$MVKIT_ALLEN_PYTHON``, this interpreter,
 ``HOME/allensdk`` (``mvkit fetch allensdk``), ``.venv-allen`` in a checkout (``make allen``).
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import importlib.util
 import json
+import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from mvkit.errors import FetchError, MissingPackageError, UsageError
 from mvkit.fetch.download import Feedback
 from mvkit.files import file_lock, write_text
 from mvkit.paths import OFFLINE_VARIABLE, home_dir, is_offline
 
+LOGGER = logging.getLogger(__name__)
+
+SCRIPT = Path(__file__).with_name("sdk.py")
 INTERPRETER_VARIABLE = "MVKIT_ALLEN_PYTHON"
 ALLENSDK_VERSION = "2.16.2"
 REQUIREMENTS = (f"allensdk=={ALLENSDK_VERSION}",)
@@ -57,13 +61,10 @@ class AllenPython:
         The interpreter.
     version
         AllenSDK's version in it.
-    found_by
-        Why this one: the variable, or the folder.
     """
 
     path: Path
     version: str
-    found_by: str
 
 
 def find_allen_python(home: Path | None = None) -> AllenPython:
@@ -79,51 +80,97 @@ def find_allen_python(home: Path | None = None) -> AllenPython:
     UsageError
         When ``$MVKIT_ALLEN_PYTHON`` names something that cannot.
     MissingPackageError
-        When there is none; says how to get one, and how to do without.
+        When there is none; the message has the commands with and without it.
     """
     chosen = os.environ.get(INTERPRETER_VARIABLE)
     if chosen:
         path = Path(chosen).expanduser().absolute()
         version = allensdk_version(path)
         if version is None:
-            raise UsageError(f"{INTERPRETER_VARIABLE}={chosen}: is no Python that has AllenSDK")
-        return AllenPython(path, version, INTERPRETER_VARIABLE)
+            raise UsageError(f"{INTERPRETER_VARIABLE}={chosen}: not a Python with AllenSDK")
+        return AllenPython(path, version)
     candidates = []
     if importlib.util.find_spec("allensdk") is not None:
-        candidates.append((Path(sys.executable), "this interpreter"))
+        candidates.append(Path(sys.executable))
     folders = [default_folder(home)]
     if (PACKAGE_PARENT / "pyproject.toml").exists():
         folders.append(PACKAGE_PARENT / _CHECKOUT_ENVIRONMENT)
-    candidates += [(interpreter_of(folder), str(folder)) for folder in folders if is_finished(folder)]
-    for path, found_by in candidates:
+    candidates += [interpreter_of(folder) for folder in folders if is_finished(folder)]
+    for path in candidates:
         version = allensdk_version(path)
         if version is not None:
-            return AllenPython(path, version, found_by)
+            return AllenPython(path, version)
     raise MissingPackageError(
         "AllenSDK is not installed: `mvkit fetch allensdk` (in a checkout: `make allen`) makes an "
         "environment for it\nsession files that are on disk already need none: --sessions-from DIR"
     )
 
 
-def default_folder(home: Path | None = None) -> Path:
-    """Return where ``mvkit fetch allensdk`` puts the environment."""
-    return home_dir(home) / "allensdk"
+def ask_allensdk(
+    python: AllenPython,
+    arguments: Sequence[str],
+    *,
+    about: str,
+    log: Callable[[str], object] = LOGGER.info,
+) -> list[dict[str, Any]]:
+    """Run :mod:`mvkit.allen.sdk` in a process of its own and return the rows of its answer.
 
+    Parameters
+    ----------
+    python
+        Where AllenSDK is.
+    arguments
+        As the script's docstring says.
+    about
+        What is asked for, for messages.
+    log
+        Receives the script's progress.
 
-def interpreter_of(folder: Path) -> Path:
-    """Return the interpreter of a virtual environment."""
-    return folder / "bin" / "python"
-
-
-def is_finished(folder: Path) -> bool:
-    """Tell whether the installation into ``folder`` came to its end."""
-    return bool(_read_stamp(folder)) and interpreter_of(folder).exists()
-
-
-def allensdk_version(python: Path) -> str | None:
-    """Return the version of AllenSDK that an interpreter has installed; None if there is none."""
-    done = _run([str(python), "-I", "-c", _ALLENSDK_VERSION], limit_s=_LIMIT_S)
-    return done.stdout.strip() or None if done is not None and done.returncode == 0 else None
+    Raises
+    ------
+    FetchError
+        The script's own error, or the last line that it wrote when it died.
+    """
+    rows: list[dict[str, Any]] = []
+    error, is_complete = "", False
+    with tempfile.TemporaryFile(mode="w+", encoding="utf-8", errors="replace") as stderr:
+        try:
+            # -I ignores PYTHONPATH and the script's folder, which hold newer packages.
+            process = subprocess.Popen(
+                [str(python.path), "-I", str(SCRIPT), *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+            )
+        except OSError as failure:
+            raise FetchError(f"{python.path}: cannot be run ({failure.strerror or failure})") from failure
+        with process:
+            try:
+                for line in process.stdout or ():
+                    row = _row(line)
+                    if row is None:
+                        continue
+                    if "progress" in row:
+                        log(row["progress"])
+                    elif "error" in row:
+                        error = str(row["error"])
+                    elif "done" in row:
+                        is_complete = True
+                    else:
+                        rows.append(row)
+            except BaseException:
+                # Interrupted: the child must not go on alone.
+                process.kill()
+                raise
+        stderr.seek(0)
+        output = stderr.read()
+    LOGGER.debug("%s: AllenSDK wrote: %s", about, output)
+    if error:
+        raise FetchError(f"{error}\nwhat was fetched is kept: run the same command again")
+    if not is_complete:
+        raise FetchError(f"{about}: AllenSDK failed: {_failure(output, process.returncode)}")
+    return rows
 
 
 @dataclass(frozen=True)
@@ -135,7 +182,7 @@ class Installed:
     folder
         Where it is.
     status
-        What was done.
+        Whether it was installed now.
     version
         AllenSDK's version.
     """
@@ -165,7 +212,7 @@ def install_allensdk(
 ) -> Installed:
     """Make the environment, unless it is there; an interrupted installation is begun again.
 
-    A second process waits for the first, then finds the environment there.
+    A second process waits for the first, then uses its environment.
 
     Parameters
     ----------
@@ -180,7 +227,7 @@ def install_allensdk(
     offline
         Use no network; ``MVKIT_OFFLINE`` has the same effect.
     feedback
-        Receives remarks.
+        Receives messages.
 
     Raises
     ------
@@ -192,7 +239,7 @@ def install_allensdk(
     feedback = feedback or Feedback()
     folder = default_folder(home) if folder is None else folder.expanduser().absolute()
     stamp = {"inputs": _digest(extras), "allensdk": ALLENSDK_VERSION}
-    with file_lock(folder, log=feedback.log), _outliving_lock(folder) as lock:
+    with file_lock(folder, log=feedback.log):
         if not force and _read_stamp(folder) == stamp and allensdk_version(interpreter_of(folder)):
             return Installed(folder, "already there", ALLENSDK_VERSION)
         if offline or is_offline():
@@ -203,9 +250,46 @@ def install_allensdk(
         _remove_environment(folder)
         python = find_base_python()
         feedback.log(f"installing AllenSDK {ALLENSDK_VERSION} into {folder} (some minutes the first time)")
-        _make_environment(python, folder, extras, lock)
+        _make_environment(python, folder, extras)
         write_text(folder / STAMP_NAME, json.dumps(stamp) + "\n")
     return Installed(folder, "installed", ALLENSDK_VERSION)
+
+
+def default_folder(home: Path | None = None) -> Path:
+    """Return where ``mvkit fetch allensdk`` puts the environment."""
+    return home_dir(home) / "allensdk"
+
+
+def interpreter_of(folder: Path) -> Path:
+    """Return the interpreter of a virtual environment."""
+    return folder / "bin" / "python"
+
+
+def is_finished(folder: Path) -> bool:
+    """Tell whether the installation into ``folder`` was completed."""
+    return bool(_read_stamp(folder)) and interpreter_of(folder).exists()
+
+
+def allensdk_version(python: Path) -> str | None:
+    """Return the version of AllenSDK that an interpreter has installed; None if there is none."""
+    done = _run([str(python), "-I", "-c", _ALLENSDK_VERSION], limit_s=_LIMIT_S)
+    return done.stdout.strip() or None if done is not None and done.returncode == 0 else None
+
+
+def _row(line: str) -> dict[str, Any] | None:
+    """Return the object of a line; None for the output of a library, or a truncated line."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def _failure(output: str, code: int) -> str:
+    if code == -signal.SIGKILL:
+        return "its process was killed (out of memory?)"
+    lines = [line for line in output.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else f"exit code {code}"
 
 
 def find_base_python() -> Path:
@@ -228,12 +312,12 @@ def find_base_python() -> Path:
     )
 
 
-def _make_environment(python: Path, folder: Path, extras: Sequence[str], lock: int) -> None:
+def _make_environment(python: Path, folder: Path, extras: Sequence[str]) -> None:
     has_pip = importlib.util.find_spec("pip") is not None
     interpreter = str(interpreter_of(folder))
     # Debian's Python comes without ensurepip; the pip that installed mvkit can serve the new environment.
     options = ["--without-pip"] if has_pip else []
-    done = _run([str(python), "-m", "venv", *options, str(folder)], lock=lock)
+    done = _run([str(python), "-m", "venv", *options, str(folder)])
     if done is None or done.returncode:
         raise FetchError(
             f"{folder}: {python} could not make an environment there: {_last_line(done)}\n"
@@ -242,7 +326,7 @@ def _make_environment(python: Path, folder: Path, extras: Sequence[str], lock: i
     pip = [sys.executable, "-m", "pip", "--python", interpreter] if has_pip else [interpreter, "-m", "pip"]
     options = ["--quiet", "--disable-pip-version-check", "--no-input", "--retries", "2"]
     packages = ["--constraint", str(CONSTRAINTS), *REQUIREMENTS, *extras]
-    done = _run([*pip, "install", *options, *packages], lock=lock)
+    done = _run([*pip, "install", *options, *packages])
     if done is None or done.returncode:
         raise FetchError(
             f"{folder}: pip could not install AllenSDK: {_last_line(done)}\n"
@@ -257,25 +341,18 @@ def _make_environment(python: Path, folder: Path, extras: Sequence[str], lock: i
 
 
 def _remove_environment(folder: Path) -> None:
-    """Remove what an interrupted or older installation left, and never anything else."""
+    """Remove an interrupted or older installation; FetchError for any other folder."""
     if not folder.exists():
         return
     is_environment = (folder / "pyvenv.cfg").exists() or (folder / STAMP_NAME).exists()
     if not is_environment and any(folder.iterdir()):
         raise FetchError(f"{folder}: exists and is no environment that mvkit made; name another folder")
-    shutil.rmtree(folder)
-
-
-@contextmanager
-def _outliving_lock(folder: Path) -> Iterator[int]:
-    """Hold a lock that pip inherits: if this process is killed, pip goes on, and others must wait for it."""
-    with folder.with_name(f"{folder.name}.installing").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield file.fileno()
+    # The pip of a process that was killed may still be writing there.
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _read_stamp(folder: Path) -> dict[str, object]:
-    """Return what the last finished installation into ``folder`` noted, or nothing."""
+    """Return the stamp of the last complete installation into ``folder``, or {}."""
     try:
         stamp = json.loads((folder / STAMP_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -288,10 +365,8 @@ def _digest(extras: Sequence[str]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _run(
-    command: Sequence[str], *, limit_s: float | None = None, lock: int | None = None
-) -> subprocess.CompletedProcess[str] | None:
-    # PYTHONPATH would lend the new environment the packages of this one.
+def _run(command: Sequence[str], *, limit_s: float | None = None) -> subprocess.CompletedProcess[str] | None:
+    # PYTHONPATH would add the packages of this environment to the new one.
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
     try:
         return subprocess.run(
@@ -301,7 +376,6 @@ def _run(
             check=False,
             timeout=limit_s,
             env=environment,
-            pass_fds=() if lock is None else (lock,),
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

@@ -1,22 +1,48 @@
-"""``mvkit fetch neural --source allensdk`` as a library: sessions one by one, then made into one file."""
+"""``mvkit fetch neural --source allensdk``: sessions read one by one, then assembled into one neural file.
+
+Sessions are files on disk, or those that the Allen Institute offers: listed by AllenSDK, downloaded by mvkit
+to where AllenSDK's cache looks for them (AllenSDK would leave a torn file when killed), read with h5py.
+"""
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 
 from mvkit import __version__
 from mvkit.allen.assemble import assemble, describe_sessions
-from mvkit.allen.download import DownloadingReader, open_folder
-from mvkit.allen.request import CALCIUM, SessionRequest
-from mvkit.allen.session import RUN_P, SessionOutline, SessionReader, SessionSource, Staging, differing_images
-from mvkit.errors import DataError, FetchHaltedError, MissingPackageError, MvkitError, UsageError, suggest
+from mvkit.allen.calcium import CalciumReader
+from mvkit.allen.environment import AllenPython, ask_allensdk, find_allen_python
+from mvkit.allen.folder import TEMPLATES
+from mvkit.allen.neuropixels import NeuropixelsReader
+from mvkit.allen.request import CALCIUM, NEUROPIXELS, SessionRequest
+from mvkit.allen.session import (
+    RUN_P,
+    SessionOutline,
+    SessionRecording,
+    SessionSource,
+    Staging,
+    differing_images,
+)
+from mvkit.errors import (
+    DataError,
+    FetchError,
+    FetchHaltedError,
+    MissingPackageError,
+    MvkitError,
+    UsageError,
+    suggest,
+)
 from mvkit.fetch.catalogue import HDF5
-from mvkit.fetch.manifest import Manifest, Record
+from mvkit.fetch.manifest import ContentCheck, FileToFetch, Record
 from mvkit.fetch.run import (
     FetchReport,
     FetchRequest,
@@ -24,10 +50,13 @@ from mvkit.fetch.run import (
     PlannedStep,
     PlanReport,
     Status,
-    adopt_file,
+    describe_downloads,
+    fetch_file,
+    find_present,
+    plan_files,
 )
 from mvkit.files import file_lock, move_durably, remove_leftovers, sha256_of
-from mvkit.machine import check_free_disk, explain_full_disk, free_disk
+from mvkit.machine import check_free_disk, explain_full_disk, free_disk, installed_versions
 from mvkit.neural.neural_file import reading
 from mvkit.neural.reliability import reliabilities_present
 from mvkit.paths import neural_dir, neural_path
@@ -35,9 +64,13 @@ from mvkit.paths import neural_dir, neural_path
 #: Measures reliabilities of a neural file and stores them in it: (path, home=, progress=).
 Measure = Callable[..., object]
 
-#: What files made here have in their provenance.
+#: Source and reader in the provenance of files made here.
 SOURCE = "Allen Brain Observatory, Visual Coding"
 READER = "h5py"
+#: Address of a mirror of the warehouse (``http://host:port``).
+WAREHOUSE_VARIABLE = "MVKIT_ALLEN_URL"
+NWB = ContentCheck("an NWB (HDF5) file", HDF5.beginnings)
+TIFF = ContentCheck("a TIFF image", (b"II*\0", b"MM\0*"))
 
 #: Columns of the p value of running modulation: Neuropixels, calcium.
 _RUN_P = (RUN_P, "p_run_mod_ns")
@@ -47,10 +80,10 @@ _NO_METRICS = (
 )
 #: HDF5 adds to its tables besides what is stored.
 _SPARE_BYTES = 1 << 20
-#: A session, where the server is not asked: length of its file (58 sessions are 147 GB), and values of some
-#: 300 units in a bin of 50 presentations of 118 images; the same of an imaging experiment of some 100 cells.
-_USUAL_BYTES, _USUAL_VALUES_PER_BIN = 2_500_000_000, 300 * 50 * 118
-_USUAL_CALCIUM_BYTES, _USUAL_CALCIUM_VALUES = 300_000_000, 100 * 50 * 118
+#: A session, where the server is not asked: length of its file (58 sessions are 147 GB), and its values: of
+#: some 300 units in a bin, or of 100 cells, in 50 presentations of 118 images.
+_USUAL_BYTES = {NEUROPIXELS: 2_500_000_000, CALCIUM: 300_000_000}
+_USUAL_VALUES = {NEUROPIXELS: 300 * 50 * 118, CALCIUM: 100 * 50 * 118}
 # Bytes per value, packed, of counts, of rates and of averaged responses.
 _COUNT_BYTES, _RATE_BYTES, _DOUBLE_BYTES = 0.25, 0.4, 8
 
@@ -60,8 +93,8 @@ def fetch_sessions(
 ) -> FetchReport:
     """Read sessions of the Allen Brain Observatory and make ``HOME/neural/DATASET.h5`` of them.
 
-    Every session read is kept, so that a call that was killed, or in which some sessions failed, is gone on
-    with by the next one. The neural file appears when all sessions are there.
+    Every session that was read is stored, so that the next call continues one that was killed, or in which
+    some sessions failed. The neural file appears when all sessions are there.
 
     Parameters
     ----------
@@ -89,28 +122,7 @@ def fetch_sessions(
     FetchError
         If the disk is full.
     """
-    fetch = fetch or FetchRequest()
-    home = fetch.home_dir
-    target = neural_path(request.dataset, home)
-    reader = _open_reader(request, fetch)
-    sources = _choose_sessions(request, reader)
-    with file_lock(target, log=fetch.feedback.log):
-        if not _is_present(request, sources, fetch):
-            return _Run(request, fetch, reader, sources, measure).run()
-        manifest = Manifest(home)
-        # A process that was killed right after the file appeared had still to do this.
-        record = manifest.find(target) or adopt_file(target, HDF5, fetch)
-        if not fetch.keep_raw:
-            _staging(request, home).clear()
-    # The lock is released before: measuring takes it itself.
-    if measure is not None:
-        with reading(target) as file:
-            is_measured = reliabilities_present(file.contents)
-        if not is_measured:
-            _measure(measure, target, fetch, label=target.name)
-            record = manifest.find(target) or record
-    present = FileOutcome.of(request.dataset, "already there", target, record)
-    return FetchReport(home, (present,))
+    return _SessionFetch(request, fetch or FetchRequest()).run(measure)
 
 
 def plan_sessions(
@@ -134,163 +146,125 @@ def plan_sessions(
     MissingPackageError
         If AllenSDK is needed and is not installed.
     """
-    fetch = fetch or FetchRequest()
-    home = fetch.home_dir
-    sources = _choose_sessions(request, _open_reader(request, fetch))
-    target = neural_path(request.dataset, home)
-    if _is_present(request, sources, fetch):
-        there = PlannedStep(request.dataset, "nothing", target, size=target.stat().st_size)
-        return PlanReport(home, (there,), needed_bytes=0, free_bytes=free_disk(home))
-    staging = _staging(request, home)
-    steps = [_plan_step(source, staging, request) for source in sources]
-    sizes = [_packed_bytes(source, request) for source in sources]
-    unread = sum(size for size, step in zip(sizes, steps, strict=True) if step.step != "nothing")
-    remark = "with reliabilities" if reliability else ""
-    steps.append(
-        PlannedStep(request.dataset, "assemble", target, size=sum(sizes), is_exact=False, remark=remark)
-    )
-    # Measuring reliabilities makes a copy.
-    copies = 2 if reliability else 1
-    downloads = sum(step.download_bytes or 0 for step in steps)
-    needed = downloads + unread + copies * sum(sizes)
-    return PlanReport(home, tuple(steps), needed_bytes=needed, free_bytes=free_disk(home))
+    return _SessionFetch(request, fetch or FetchRequest()).plan(reliability=reliability)
 
 
-def _plan_step(source: SessionSource, staging: Staging, request: SessionRequest) -> PlannedStep:
-    name, path = f"session {source.session_id}", staging.path(source.session_id)
-    if staging.find(source) is not None:
-        return PlannedStep(name, "nothing", path, size=path.stat().st_size)
-    if source.path is not None:
-        return PlannedStep(name, "read", source.path, size=source.size)
-    size = source.size or (_USUAL_CALCIUM_BYTES if request.dataset == CALCIUM else _USUAL_BYTES)
-    return PlannedStep(
-        name,
-        "download",
-        path,
-        size=size,
-        is_exact=source.size is not None,
-        download_bytes=size if source.download_bytes is None else source.download_bytes,
-    )
+class _SessionFetch:
+    """One run over the sessions of a request."""
 
-
-def _packed_bytes(source: SessionSource, request: SessionRequest) -> int:
-    """Estimate what a session takes once it is read: no more than its file, and what sessions usually do."""
-    if request.dataset == CALCIUM:
-        return min(_USUAL_CALCIUM_VALUES * _DOUBLE_BYTES, source.size or _USUAL_CALCIUM_BYTES)
-    per_value = _COUNT_BYTES if request.holds_counts else _RATE_BYTES
-    usual = round(_USUAL_VALUES_PER_BIN * request.n_bins * per_value)
-    return usual if source.size is None else min(usual, source.size)
-
-
-def _open_reader(request: SessionRequest, fetch: FetchRequest) -> SessionReader:
-    if request.folder is None:
-        return DownloadingReader(request, fetch)
-    return open_folder(request.folder, request)
-
-
-def _choose_sessions(request: SessionRequest, reader: SessionReader) -> tuple[SessionSource, ...]:
-    """Return the sessions to read, ascending by number; UsageError for unknown ones, or if none remains."""
-    sources = {source.session_id: source for source in reader.sessions()}
-    for option, named in (("--sessions", request.sessions), ("--exclude-sessions", request.exclude)):
-        for session_id in named:
-            if session_id not in sources:
-                raise _unknown_session(option, session_id, sources)
-    ids = sorted({*(request.sessions or sources)} - {*request.exclude})
-    if not ids:
-        raise UsageError("no session remains: all of them are excluded")
-    return tuple(sources[session_id] for session_id in ids)
-
-
-def _unknown_session(option: str, session_id: int, ids: Collection[int]) -> UsageError:
-    names = [str(number) for number in sorted(ids)]
-    shown = ", ".join(names[:10]) + (f", ... ({len(names)} in all)" if len(names) > 10 else "")
-    return UsageError(
-        f"{option}: no session {session_id}{suggest(str(session_id), names)}\nthere are: {shown}"
-    )
-
-
-def _is_present(request: SessionRequest, sources: Sequence[SessionSource], fetch: FetchRequest) -> bool:
-    """Tell whether a neural file of just these sessions and this request is there, and may stay.
-
-    UsageError if there is a file that was made otherwise, and ``force`` does not allow to replace it.
-    """
-    target = neural_path(request.dataset, fetch.home_dir)
-    if fetch.force or not target.exists():
-        return False
-    record = Manifest(fetch.home_dir).find(target)
-    if record is not None and target.stat().st_size != record.size:
-        fetch.feedback.log(f"{target}: not the size that was recorded; making it again")
-        return False
-    if _made_from(target) != _inputs(request, sources):
-        raise UsageError(
-            f"{target}: is there already, made from something else or with other options\n"
-            "replace it with --force, or choose another place with --home or MVKIT_HOME"
+    def __init__(self, request: SessionRequest, fetch: FetchRequest) -> None:
+        self.request, self.fetch = request, fetch
+        self.home = fetch.home_dir
+        self.target = neural_path(request.dataset, self.home)
+        self.staging = Staging(neural_dir(self.home) / f"{request.dataset}.sessions" / request.digest)
+        self.reader = (
+            DownloadingReader(request, fetch)
+            if request.folder is None
+            else open_reader(request.folder, request)
         )
-    return True
+        self.sources = _choose_sessions(request, self.reader.sessions())
 
+    def plan(self, *, reliability: bool) -> PlanReport:
+        self._check_inputs()
+        dataset, target = self.request.dataset, self.target
+        if self.fetch.manifest.has(target) and not self.fetch.force:
+            present = PlannedStep(dataset, "nothing", target, size=target.stat().st_size)
+            return PlanReport(self.home, (present,), needed_bytes=0, free_bytes=free_disk(self.home))
+        steps = [self._plan_step(source) for source in self.sources]
+        sizes = [self._packed_bytes(source) for source in self.sources]
+        unread = sum(size for size, step in zip(sizes, steps, strict=True) if step.step != "nothing")
+        note = "with reliabilities" if reliability else ""
+        steps.append(PlannedStep(dataset, "assemble", target, size=sum(sizes), is_exact=False, note=note))
+        # Measuring reliabilities makes a copy.
+        copies = 2 if reliability else 1
+        downloads = sum(step.download_bytes or 0 for step in steps)
+        needed = downloads + unread + copies * sum(sizes)
+        return PlanReport(self.home, tuple(steps), needed_bytes=needed, free_bytes=free_disk(self.home))
 
-def _inputs(request: SessionRequest, sources: Sequence[SessionSource]) -> dict[str, object]:
-    """Return what a file must have been made from to be the requested one; JSON values."""
-    return {"request": request.to_json(), "sessions": [source.session_id for source in sources]}
+    def run(self, measure: Measure | None) -> FetchReport:
+        with file_lock(self.target, log=self.fetch.feedback.log):
+            self._check_inputs()
+            present = find_present(self.request.dataset, self.target, HDF5, self.fetch)
+            if present is None:
+                return self._make(measure)
+            # Left to do if a process was killed right after the file appeared.
+            if not self.fetch.keep_raw:
+                self.staging.clear()
+        # The lock is released before: measuring takes it itself.
+        if measure is not None:
+            with reading(self.target) as file:
+                is_measured = reliabilities_present(file.contents)
+            if not is_measured:
+                self._measure(measure, self.target)
+                record = self.fetch.manifest.find(self.target)
+                if record is not None:
+                    present = FileOutcome.of(present.name, present.status, self.target, record)
+        return FetchReport(self.home, (present,))
 
+    def _check_inputs(self) -> None:
+        """Check that a file that is there was made from these sessions by this request; else UsageError.
 
-def _made_from(path: Path) -> dict[str, object]:
-    """Return the request and the sessions that a neural file was made of; {} if it was made otherwise."""
-    try:
-        with reading(path) as file:
-            provenance = file.contents.provenance
-    except DataError:
-        return {}
-    sessions = provenance.get("sessions")
-    if provenance.get("source") != SOURCE or not isinstance(sessions, list):
-        return {}
-    numbers = [session.get("session_id") for session in sessions]
-    return {"request": provenance.get("request"), "sessions": numbers}
+        One that is damaged, or that ``force`` allows to replace, passes.
+        """
+        is_replaced = self.fetch.force or not self.fetch.manifest.has(self.target)
+        if not is_replaced and _made_from(self.target) != self._inputs():
+            raise UsageError(
+                f"{self.target}: is there already, made from something else or with other options\n"
+                "replace it with --force, or choose another folder with --home or MVKIT_HOME"
+            )
 
+    def _inputs(self) -> dict[str, object]:
+        """Return what a file must have been made from to be the requested one; JSON values."""
+        numbers = [source.session_id for source in self.sources]
+        return {"request": self.request.to_json(), "sessions": numbers}
 
-def _staging(request: SessionRequest, home: Path) -> Staging:
-    return Staging(neural_dir(home) / f"{request.dataset}.sessions" / request.digest)
+    def _plan_step(self, source: SessionSource) -> PlannedStep:
+        name, path = f"session {source.session_id}", self.staging.path(source.session_id)
+        if self.staging.find(source) is not None:
+            return PlannedStep(name, "nothing", path, size=path.stat().st_size)
+        if source.path is not None:
+            return PlannedStep(name, "read", source.path, size=source.size)
+        size = source.size or _USUAL_BYTES[self.request.dataset]
+        return PlannedStep(
+            name,
+            "download",
+            path,
+            size=size,
+            is_exact=source.size is not None,
+            download_bytes=size if source.download_bytes is None else source.download_bytes,
+        )
 
+    def _packed_bytes(self, source: SessionSource) -> int:
+        """Estimate the size of a session once it is read: at most that of its file."""
+        request = self.request
+        if request.dataset == CALCIUM:
+            per_value: float = _DOUBLE_BYTES
+        else:
+            per_value = request.n_bins * (_COUNT_BYTES if request.holds_counts else _RATE_BYTES)
+        usual = round(_USUAL_VALUES[request.dataset] * per_value)
+        return min(usual, source.size or _USUAL_BYTES[request.dataset])
 
-@dataclass(frozen=True)
-class _Run:
-    request: SessionRequest
-    fetch: FetchRequest
-    reader: SessionReader
-    sources: tuple[SessionSource, ...]
-    measure: Measure | None
-
-    @property
-    def home(self) -> Path:
-        return self.fetch.home_dir
-
-    @property
-    def target(self) -> Path:
-        return neural_path(self.request.dataset, self.home)
-
-    @property
-    def staging(self) -> Staging:
-        return _staging(self.request, self.home)
-
-    def run(self) -> FetchReport:
+    def _make(self, measure: Measure | None) -> FetchReport:
         try:
             with explain_full_disk(self.target, remedy="free some space and run the same command again"):
-                outcomes, outlines = self._read_all()
-                n_failed = len(outcomes) - len(outlines)
-                if n_failed:
-                    return FetchReport(self.home, (*outcomes, self._incomplete(n_failed, outcomes)))
+                steps = [self._plan_step(source) for source in self.sources]
+                if any(step.step == "download" for step in steps):
+                    self.fetch.feedback.log(f"downloading {describe_downloads(steps)}")
+                outcomes, outlines = self._read_sessions()
+                if len(outlines) < len(outcomes):
+                    return FetchReport(self.home, (*outcomes, self._incomplete(outcomes)))
                 if not _has_metrics(outlines):
                     self.fetch.feedback.log(_NO_METRICS)
-                made = self._make(outlines)
+                assembled = self._assemble(outlines, measure)
                 if not self.fetch.keep_raw:
                     self.staging.clear()
                     outcomes = [replace(outcome, removed=True) for outcome in outcomes]
-                return FetchReport(self.home, (*outcomes, made))
+                return FetchReport(self.home, (*outcomes, assembled))
         except (OSError, RuntimeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise FetchHaltedError(f"{self.target}: not written ({reason}); is the disk full?") from error
 
-    def _read_all(self) -> tuple[list[FileOutcome], list[SessionOutline]]:
+    def _read_sessions(self) -> tuple[list[FileOutcome], list[SessionOutline]]:
         outcomes: list[FileOutcome] = []
         outlines: list[SessionOutline] = []
         for number, source in enumerate(self.sources, start=1):
@@ -319,9 +293,8 @@ class _Run:
         except (FetchHaltedError, MissingPackageError):
             raise
         except MvkitError as error:
-            self.fetch.feedback.log(
-                f"session {source.session_id}: {str(error).splitlines()[0]}: trying once more"
-            )
+            reason = str(error).splitlines()[0]
+            self.fetch.feedback.log(f"session {source.session_id}: {reason}: trying once more")
             recording = self.reader.read(source, self.request)
         return self.staging.add(recording, source)
 
@@ -335,24 +308,33 @@ class _Run:
                     f"if the images were changed on purpose, remove {self.staging.folder} to read all again"
                 )
 
-    def _incomplete(self, n_failed: int, outcomes: Sequence[FileOutcome]) -> FileOutcome:
-        failed = ",".join(
+    def _incomplete(self, outcomes: Sequence[FileOutcome]) -> FileOutcome:
+        failed = [
             str(source.session_id)
             for source, outcome in zip(self.sources, outcomes, strict=True)
             if outcome.status == "failed"
-        )
+        ]
         return FileOutcome(
             self.request.dataset,
             "failed",
             self.target,
-            error=f"{n_failed} of {len(outcomes)} sessions failed; the others are kept, "
+            error=f"{len(failed)} of {len(outcomes)} sessions failed; the others are kept, "
             "and the same command goes on with them\n"
-            f"to do without the failed: --exclude-sessions {failed}",
+            f"to leave out those that failed: --exclude-sessions {','.join(failed)}",
         )
 
-    def _make(self, outlines: Sequence[SessionOutline]) -> FileOutcome:
+    def _assemble(self, outlines: Sequence[SessionOutline], measure: Measure | None) -> FileOutcome:
         staging, request, target = self.staging, self.request, self.target
-        contents = describe_sessions(outlines, staging, request, provenance=self._provenance())
+        made_by = {"source": SOURCE, "reader": READER, **self.reader.provenance}
+        provenance = {
+            **made_by,
+            "request": request.to_json(),
+            **request.method,
+            "excluded_sessions": sorted(request.exclude),
+            "assembled": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "mvkit_version": __version__,
+        }
+        contents = describe_sessions(outlines, staging, request, provenance=provenance)
         remove_leftovers(target)
         # Measuring makes a copy.
         staged = sum(staging.path(outline.session_id).stat().st_size for outline in outlines)
@@ -361,37 +343,193 @@ class _Run:
         try:
             with self.fetch.feedback.progress(f"assembling {target.name}") as progress:
                 assemble(draft, contents, outlines, staging, request=request, progress=progress)
-            if self.measure is not None:
-                _measure(self.measure, draft, self.fetch, label=target.name)
+            if measure is not None:
+                self._measure(measure, draft)
             with self.fetch.feedback.progress(f"checking {target.name}") as progress:
                 sha256 = sha256_of(draft, progress=progress)
-            made_from = {**_inputs(request, self.sources), **self._made_by()}
-            record = Record.of_now(size=draft.stat().st_size, sha256=sha256, made_from=made_from)
+            record = Record(size=draft.stat().st_size, sha256=sha256, made_from={**self._inputs(), **made_by})
             move_durably(draft, target)
-            Manifest(self.home).record(target, record)
+            self.fetch.manifest.record(target, record)
         finally:
             draft.unlink(missing_ok=True)
         return FileOutcome.of(request.dataset, "assembled", target, record)
 
-    def _made_by(self) -> dict[str, object]:
-        return {"source": SOURCE, "reader": READER, **self.reader.provenance}
+    def _measure(self, measure: Measure, path: Path) -> None:
+        with self.fetch.feedback.progress(f"measuring {self.target.name}") as progress:
+            measure(path, home=self.home, progress=progress)
 
-    def _provenance(self) -> dict[str, object]:
+
+class DownloadingReader:
+    """Downloads sessions into AllenSDK's cache under mvkit's home, and reads them there.
+
+    Parameters
+    ----------
+    request
+        The dataset, and which areas and stimulus imaging experiments must have.
+    fetch
+        Home, network, retries and feedback.
+
+    Attributes
+    ----------
+    cache
+        Folder of AllenSDK's cache; its manifest and everything it fetches lie there.
+    """
+
+    def __init__(self, request: SessionRequest, fetch: FetchRequest) -> None:
+        self.cache = fetch.home_dir / "allensdk-cache" / request.dataset
+        self._request = request
+        # What was downloaded is never downloaded again, also when the neural file is made again.
+        self._fetch = replace(fetch, force=False)
+        self._is_neuropixels = request.dataset == NEUROPIXELS
+        self._reader = open_reader(self.cache, request)
+
+    @property
+    def provenance(self) -> Mapping[str, object]:
+        """The warehouse asked, and the versions that list and read."""
         return {
-            **self._made_by(),
-            "request": self.request.to_json(),
-            **self.request.method,
-            "excluded_sessions": sorted(self.request.exclude),
-            "assembled": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "mvkit_version": __version__,
+            "warehouse": os.environ.get(WAREHOUSE_VARIABLE, "Allen Brain Atlas data warehouse"),
+            "versions": {**installed_versions("h5py", "numpy"), "allensdk": self._python.version},
         }
+
+    def sessions(self) -> tuple[SessionSource, ...]:
+        """Return the sessions that the warehouse offers, ascending by number.
+
+        Raises
+        ------
+        MvkitError
+            If AllenSDK is not installed, or the warehouse does not answer.
+        """
+        missing = [row for row in self._rows.values() if row["url"] and not Path(row["path"]).is_file()]
+        steps = plan_files([self._session_file(row) for row in missing], self._fetch)
+        by_path = {step.path: step for step in steps}
+        return tuple(_session_source(row, by_path.get(Path(row["path"]))) for row in self._rows.values())
+
+    def read(self, source: SessionSource, request: SessionRequest) -> SessionRecording:
+        """Download one session unless it is there, and read it.
+
+        Raises
+        ------
+        MvkitError
+            If it cannot be downloaded or read; what was downloaded is kept.
+        """
+        name, row = f"session {source.session_id}", self._rows[source.session_id]
+        path = Path(row["path"])
+        if self._is_neuropixels:
+            self._download_scenes()
+        if not path.is_file():
+            self._require_network(name)
+            fetch_file(self._session_file(row), self._fetch)
+        if self._is_neuropixels:
+            metrics = path.with_name(f"session_{source.session_id}_analysis_metrics.csv")
+            if not metrics.is_file():
+                self._require_network(f"{name}: the table of its units")
+                self._ask(["metrics", str(source.session_id)], about=name)
+        return self._reader.read(replace(source, path=path), request)
+
+    @cached_property
+    def _python(self) -> AllenPython:
+        return find_allen_python(self._fetch.home)
+
+    @cached_property
+    def _rows(self) -> dict[int, dict[str, Any]]:
+        about = "the table of sessions"
+        if self._is_neuropixels:
+            table, task = "sessions.csv", ["sessions", *(["--offline"] if self._fetch.is_offline else [])]
+        else:
+            areas, stimulus = ",".join(self._request.areas), self._request.stimulus
+            table, task = "ophys_experiments.json", ["experiments", "--areas", areas, "--stimulus", stimulus]
+        if not (self.cache / table).is_file():
+            self._require_network(about)
+        rows = self._ask(task, about=about)
+        if not rows:
+            raise FetchError("the warehouse offers no session with natural scenes")
+        return {int(row["session_id"]): row for row in rows}
+
+    def _download_scenes(self) -> None:
+        complete = self.cache / TEMPLATES / "complete"
+        if complete.is_file():
+            return
+        self._require_network("the images")
+        for row in self._ask(["scenes"], about="the images"):
+            name = f"natural scene {row['frame']}"
+            fetch_file(FileToFetch(name, str(row["url"]), Path(row["path"]), TIFF), self._fetch)
+        complete.parent.mkdir(parents=True, exist_ok=True)
+        complete.touch()
+
+    def _session_file(self, row: Mapping[str, Any]) -> FileToFetch:
+        if not row["url"]:
+            raise FetchError(f"session {row['session_id']}: the warehouse offers no file of it")
+        return FileToFetch(f"session {row['session_id']}", str(row["url"]), Path(row["path"]), NWB)
+
+    def _require_network(self, what: str) -> None:
+        if self._fetch.is_offline:
+            raise FetchError(
+                f"{what}: not in {self.cache}, and the network is forbidden\n"
+                "allow it, or give session files that are on disk: --sessions-from DIR"
+            )
+
+    def _ask(self, task: Sequence[str], *, about: str) -> list[dict[str, Any]]:
+        address = os.environ.get(WAREHOUSE_VARIABLE, "")
+        parts = urlsplit(address)
+        if address and (parts.scheme not in ("http", "https") or not parts.netloc):
+            raise UsageError(f"{WAREHOUSE_VARIABLE}={address}: expected http://HOST or https://HOST")
+        self.cache.mkdir(parents=True, exist_ok=True)
+        options = ["--cache", str(self.cache), *(["--address", address] if address else [])]
+        return ask_allensdk(self._python, [*options, *task], about=about, log=self._fetch.feedback.log)
+
+
+def open_reader(folder: Path, request: SessionRequest) -> NeuropixelsReader | CalciumReader:
+    """Return the reader of a folder of session files."""
+    return NeuropixelsReader(folder) if request.dataset == NEUROPIXELS else CalciumReader(folder, request)
+
+
+def _session_source(row: Mapping[str, Any], planned: PlannedStep | None) -> SessionSource:
+    number, path = int(row["session_id"]), Path(row["path"])
+    version = {"session_id": row["session_id"], "published_at": row["published_at"]}
+    if path.is_file():
+        return SessionSource(number, path, path.stat().st_size, 0, version)
+    if planned is None:
+        return SessionSource(number, None, None, None, version)
+    return SessionSource(number, None, planned.size, planned.download_bytes, version)
+
+
+def _choose_sessions(
+    request: SessionRequest, offered: Collection[SessionSource]
+) -> tuple[SessionSource, ...]:
+    """Return the sessions to read, ascending by number; UsageError for unknown ones, or if none remains."""
+    sources = {source.session_id: source for source in offered}
+    for option, named in (("--sessions", request.sessions), ("--exclude-sessions", request.exclude)):
+        for session_id in named:
+            if session_id not in sources:
+                raise _unknown_session(option, session_id, sources)
+    ids = sorted({*(request.sessions or sources)} - {*request.exclude})
+    if not ids:
+        raise UsageError("no session remains: all of them are excluded")
+    return tuple(sources[session_id] for session_id in ids)
+
+
+def _unknown_session(option: str, session_id: int, ids: Collection[int]) -> UsageError:
+    names = [str(number) for number in sorted(ids)]
+    shown = ", ".join(names[:10]) + (f", ... ({len(names)} in all)" if len(names) > 10 else "")
+    return UsageError(
+        f"{option}: no session {session_id}{suggest(str(session_id), names)}\nthere are: {shown}"
+    )
+
+
+def _made_from(path: Path) -> dict[str, object]:
+    """Return the request and the sessions that a neural file was made of; {} if it was made otherwise."""
+    try:
+        with reading(path) as file:
+            provenance = file.contents.provenance
+    except DataError:
+        return {}
+    sessions = provenance.get("sessions")
+    if provenance.get("source") != SOURCE or not isinstance(sessions, list):
+        return {}
+    numbers = [session.get("session_id") for session in sessions]
+    return {"request": provenance.get("request"), "sessions": numbers}
 
 
 def _has_metrics(outlines: Sequence[SessionOutline]) -> bool:
     columns = [one.unit_columns[name] for one in outlines for name in _RUN_P if name in one.unit_columns]
     return any(bool(np.isfinite(column).any()) for column in columns)
-
-
-def _measure(measure: Measure, path: Path, fetch: FetchRequest, *, label: str) -> None:
-    with fetch.feedback.progress(f"measuring {label}") as progress:
-        measure(path, home=fetch.home_dir, progress=progress)

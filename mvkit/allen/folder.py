@@ -19,9 +19,10 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,8 +31,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mvkit.allen.session import SessionSource
 from mvkit.errors import DataError, UsageError
 from mvkit.files import list_files
+from mvkit.machine import installed_versions
+
+LOGGER = logging.getLogger(__name__)
 
 TEMPLATES = "natural_scene_templates"
 #: Metrics of cells for natural scenes, as in the published recordings.
@@ -74,22 +79,60 @@ class SessionFolder:
 
     path: Path
 
-    def session_files(self, *, kind: str = "session files") -> tuple[Path, ...]:
-        """Return the NWB files of the folder and of those in it, by name, but no field potentials.
+    @property
+    def provenance(self) -> Mapping[str, object]:
+        """The folder's name and the versions that read it."""
+        return {"folder": self.path.absolute().name, "versions": installed_versions("h5py", "numpy")}
+
+    def sources(
+        self,
+        session_number: Callable[[Path], int | None],
+        tables: Callable[[Path, int], Iterable[Path]],
+        *,
+        requested: str,
+    ) -> tuple[SessionSource, ...]:
+        """Return the sessions of the folder, ascending by number.
+
+        Parameters
+        ----------
+        session_number
+            Returns the number of a file's session; None leaves it out.
+        tables
+            Returns the tables that add to a session, there or not.
+        requested
+            Description of the sessions, as in "no REQUESTED".
 
         Raises
         ------
         UsageError
-            If the folder is missing, or holds none of the ``kind``.
+            If the folder is missing or holds none.
+        DataError
+            If two files are of one session.
         """
         if not self.path.is_dir():
             raise UsageError(f"--sessions-from {self.path}: no such folder")
         # A link to nothing is among them: to read it is an error.
         paths = [file.path for file in list_files(self.path, {".nwb"}, levels=1)]
-        files = tuple(path for path in paths if _LFP_NAME.fullmatch(path.stem) is None)
-        if not files:
-            raise UsageError(f"--sessions-from {self.path}: no {kind} (.nwb) in it or in the folders of it")
-        return files
+        paths = [path for path in paths if _LFP_NAME.fullmatch(path.stem) is None]
+        if not paths:
+            raise UsageError(
+                f"--sessions-from {self.path}: no session files (.nwb) in it or in the folders of it"
+            )
+        by_number: dict[int, Path] = {}
+        for path in paths:
+            number = session_number(path)
+            if number is None:
+                LOGGER.info("%s: no %s, left out", path, requested)
+                continue
+            if number in by_number:
+                raise DataError(f"session {number} is there twice: {by_number[number]} and {path}")
+            by_number[number] = path
+        if not by_number:
+            raise UsageError(f"--sessions-from {self.path}: no {requested}")
+        return tuple(
+            SessionSource.from_file(number, path, tables(path, number))
+            for number, path in sorted(by_number.items())
+        )
 
     # Neuropixels
 
@@ -102,7 +145,7 @@ class SessionFolder:
     def sessions(self) -> Mapping[int, Mapping[str, str]]:
         """Rows of ``sessions.csv`` by session, none without that table; DataError if it has no ids."""
         path = self.path / _SESSIONS
-        return {_whole(row, _SESSION_KEYS, path): row for row in _csv_rows(path)}
+        return {_whole_number(row, _SESSION_KEYS, path): row for row in _csv_rows(path)}
 
     def session_specimen(self, session_id: int, subject: str) -> int:
         """Return the animal: session files name the donor only, the table of sessions the specimen.
@@ -112,7 +155,7 @@ class SessionFolder:
         session_id
             The session.
         subject
-            What its file calls the animal; used where there is no table.
+            The animal's name in its file; used where there is no table.
         """
         specimen = self.sessions.get(session_id, {}).get("specimen_id", "")
         # Tables that pandas wrote again may hold whole numbers as floats.
@@ -131,7 +174,7 @@ class SessionFolder:
         rows = _csv_rows(path)
         if not rows or _STRUCTURE not in rows[0]:
             return {}
-        return {_whole(row, _CHANNEL_KEYS, path): row[_STRUCTURE] or "" for row in rows}
+        return {_whole_number(row, _CHANNEL_KEYS, path): row[_STRUCTURE] or "" for row in rows}
 
     def unit_metrics(
         self, session_file: Path, session_id: int, unit_ids: NDArray[np.int64]
@@ -145,7 +188,7 @@ class SessionFolder:
             rows = _csv_rows(path)
             if rows and any(key in rows[0] for keys in _UNIT_METRICS.values() for key in keys):
                 metrics = {
-                    _whole(row, _UNIT_KEYS, path): {
+                    _whole_number(row, _UNIT_KEYS, path): {
                         name: _number(row, keys, path) for name, keys in _UNIT_METRICS.items()
                     }
                     for row in rows
@@ -201,13 +244,13 @@ class SessionFolder:
         return self.path / _CELLS, self.path / _EXPERIMENTS
 
     def is_failed(self, experiment_id: int) -> bool:
-        """Tell whether the Allen Institute dropped the experiment or its container."""
+        """Tell whether the Allen Institute marked the experiment or its container as failed."""
         row = self._experiments.get(experiment_id, {})
         container = row.get("experiment_container") or {}
         return bool(row.get("failed") or container.get("failed"))
 
     def experiment_specimen(self, experiment_id: int, cell_ids: NDArray[np.int64], name: str) -> int:
-        """Return the animal, by which experiments of one animal are joined.
+        """Return the animal, which several experiments may share.
 
         Parameters
         ----------
@@ -216,8 +259,7 @@ class SessionFolder:
         cell_ids
             Its cells, looked up where there is no table of experiments.
         name
-            What its file calls the animal: it ends with a number of the animal's, which is used where there
-            is no table at all.
+            The animal's name in its file: it ends with a number, which is used where there is no table.
         """
         of_cells = [self._cells[int(cell)][0] for cell in cell_ids if int(cell) in self._cells]
         for specimen in (self._experiments.get(experiment_id, {}).get("specimen_id"), *of_cells[:1]):
@@ -245,7 +287,7 @@ class SessionFolder:
     def _cells(self) -> Mapping[int, tuple[Any, tuple[float, ...]]]:
         """Animal and metrics by cell."""
         path = self.path / _CELLS
-        # A row has some 70 values, and there are 63,000 rows: take what is needed while they are read.
+        # A row has some 70 values, and there are 63,000 rows: only what is needed is kept in memory.
         rows = _json_rows(path, lambda row: _cell_row(row) if CELL_ID in row else row)
         try:
             return dict(rows)
@@ -283,7 +325,7 @@ def _cell_row(row: Mapping[str, Any]) -> tuple[int, tuple[Any, tuple[float, ...]
     return int(row[CELL_ID]), (row.get("specimen_id"), values)
 
 
-def _whole(row: Mapping[str, str], keys: tuple[str, ...], path: Path) -> int:
+def _whole_number(row: Mapping[str, str], keys: tuple[str, ...], path: Path) -> int:
     text = next((row[key] for key in keys if key in row), None)
     try:
         return int(float(text)) if text and not text.isdigit() else int(text or "")

@@ -1,13 +1,11 @@
-"""Read Neuropixels sessions from NWB files: which units are kept, and their spikes per time bin.
+"""Neuropixels sessions in NWB files: which units are selected, and their spikes per time bin.
 
 Only what is requested is read: tables of units and channels, the presentations of the stimulus, and the spike
-times of one unit at a time. What is kept, counted and in which order is what AllenSDK 2.16 gives; a test
-compares the two.
+times of one unit at a time. Units, counts and their order equal AllenSDK 2.16's; a test compares the two.
 """
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +20,7 @@ from mvkit.allen.nwb import (
     Presentations,
     group,
     numbers,
-    opening,
+    open_nwb,
     order_presentations,
     ragged_ends,
     stored_images,
@@ -33,10 +31,7 @@ from mvkit.allen.nwb import (
 )
 from mvkit.allen.request import SessionRequest
 from mvkit.allen.session import AREA, UNIT_ID, SessionRecording, SessionSource
-from mvkit.errors import DataError, UsageError
-from mvkit.machine import installed_versions
-
-LOGGER = logging.getLogger(__name__)
+from mvkit.errors import DataError
 
 #: Kind of session in which the images of Brain Observatory 1.1 were shown.
 SESSION_TYPE = "brain_observatory_1.1"
@@ -50,7 +45,7 @@ _FRAME_COLUMNS = ("frame", "Image", "image")
 _STIMULUS_TAG = "stimulus"
 _OUTSIDE = ("", "None")
 _LIMITED = ("isi_violations", "amplitude_cutoff", "presence_ratio")
-#: Further columns that are kept where the file has them.
+#: Further columns that are read where the file has them.
 _FURTHER = ("firing_rate", "snr")
 
 
@@ -69,8 +64,7 @@ class NeuropixelsReader:
     @property
     def provenance(self) -> Mapping[str, object]:
         """The folder's name and the versions that read it."""
-        versions = installed_versions("h5py", "numpy")
-        return {"folder": self._folder.path.absolute().name, "versions": versions}
+        return self._folder.provenance
 
     def sessions(self) -> tuple[SessionSource, ...]:
         """Return the sessions of the folder, ascending by number.
@@ -80,30 +74,23 @@ class NeuropixelsReader:
         Raises
         ------
         UsageError
-            If the folder is missing or holds no session files.
+            If the folder is missing or holds no such session.
         DataError
             If two files are of one session, or one is unreadable and its name has no number.
         """
-        folder = self._folder
-        paths: dict[int, Path] = {}
-        for path in folder.session_files():
+
+        def number(path: Path) -> int | None:
             name = _SESSION_NAME.fullmatch(path.stem)
-            if name is None:
-                with opening(path) as file:
-                    session_id = _session_number(file)
-            else:
+            if name is not None:
                 session_id = int(name.group(1))
-            if folder.sessions.get(session_id, {}).get("session_type", SESSION_TYPE) != SESSION_TYPE:
-                LOGGER.info("%s: not a %s session, left out", path, SESSION_TYPE)
-                continue
-            if session_id in paths:
-                raise DataError(f"session {session_id} is there twice: {paths[session_id]} and {path}")
-            paths[session_id] = path
-        if not paths:
-            raise UsageError(f"--sessions-from {folder.path}: no session of kind {SESSION_TYPE}")
-        return tuple(
-            SessionSource.from_file(number, path, folder.session_tables(path, number))
-            for number, path in sorted(paths.items())
+            else:
+                with open_nwb(path) as file:
+                    session_id = _session_number(file)
+            kind = self._folder.sessions.get(session_id, {}).get("session_type", SESSION_TYPE)
+            return session_id if kind == SESSION_TYPE else None
+
+        return self._folder.sources(
+            number, self._folder.session_tables, requested=f"session of kind {SESSION_TYPE}"
         )
 
     def read(self, source: SessionSource, request: SessionRequest) -> SessionRecording:
@@ -117,7 +104,7 @@ class NeuropixelsReader:
         if source.path is None:
             raise DataError(f"session {source.session_id}: no file")
         folder = self._folder
-        with opening(source.path) as file:
+        with open_nwb(source.path) as file:
             session_id = _session_number(file)
             if session_id != source.session_id:
                 raise DataError(f"it is session {session_id}, not {source.session_id}")
@@ -179,7 +166,7 @@ def read_presentations(file: Any, stimulus: str) -> Presentations:
     if not start:
         raise DataError(f"no presentations of '{stimulus}'")
     starts, stops = np.concatenate(start), np.concatenate(stop)
-    masked = overlapping(starts, stops, _invalid_intervals(file))
+    masked = mask_overlaps(starts, stops, _invalid_intervals(file))
     try:
         return order_presentations(starts, np.concatenate(frames), masked)
     except DataError as error:
@@ -191,8 +178,8 @@ def choose_units(
 ) -> ChosenUnits:
     """Return the units of the requested areas that pass the limits.
 
-    A unit is kept if its peak channel is valid and lies in a requested area, its quality is "good", and its
-    three metrics are known and within the limits. Order: by probe, then position on it, vertical before
+    A unit is selected if its peak channel is valid and lies in a requested area, its quality is "good", and
+    its three metrics are known and within the limits. Order: by probe, then position on it, vertical before
     horizontal; ties as in the file.
 
     Parameters
@@ -202,7 +189,7 @@ def choose_units(
     request
         Areas and limits.
     corrected_areas
-        Area by channel, in place of what the file says of channels in the brain.
+        Area by channel, in place of the file's for channels in the brain.
 
     Raises
     ------
@@ -215,20 +202,20 @@ def choose_units(
     row_of = {int(channel): row for row, channel in enumerate(channels["id"])}
     rows = np.array([row_of.get(int(channel), -1) for channel in peak], dtype=np.int64)
     metrics = {name: numbers(units, name) for name in _LIMITED}
-    kept = (rows >= 0) & channels["usable"][rows] & np.isin(channels["area"][rows], request.areas)
+    selected = (rows >= 0) & channels["usable"][rows] & np.isin(channels["area"][rows], request.areas)
     if "quality" in units:
-        kept &= texts(units, "quality") == "good"
+        selected &= texts(units, "quality") == "good"
     # A comparison with NaN is false: unknown metrics fail, as in AllenSDK.
-    kept &= metrics["isi_violations"] <= request.max_isi_violations
-    kept &= metrics["amplitude_cutoff"] <= request.max_amplitude_cutoff
-    kept &= metrics["presence_ratio"] >= request.min_presence_ratio
-    chosen = np.flatnonzero(kept)
-    where = rows[chosen]
+    selected &= metrics["isi_violations"] <= request.max_isi_violations
+    selected &= metrics["amplitude_cutoff"] <= request.max_amplitude_cutoff
+    selected &= metrics["presence_ratio"] >= request.min_presence_ratio
+    chosen = np.flatnonzero(selected)
+    channel = rows[chosen]
     # The last key of lexsort counts first.
-    keys = (channels["horizontal"][where], channels["vertical"][where], channels["probe"][where])
+    keys = (channels["horizontal"][channel], channels["vertical"][channel], channels["probe"][channel])
     order = np.lexsort(keys)
-    chosen, where = chosen[order], where[order]
-    columns: dict[str, NDArray[Any]] = {UNIT_ID: unit_ids[chosen], AREA: channels["area"][where]}
+    chosen, channel = chosen[order], channel[order]
+    columns: dict[str, NDArray[Any]] = {UNIT_ID: unit_ids[chosen], AREA: channels["area"][channel]}
     columns |= {name: values[chosen] for name, values in metrics.items()}
     columns |= {name: numbers(units, name)[chosen] for name in _FURTHER if name in units}
     return ChosenUnits(chosen, columns)
@@ -267,7 +254,7 @@ def _invalid_intervals(file: Any) -> NDArray[np.float64]:
     return invalid
 
 
-def overlapping(
+def mask_overlaps(
     start_s: NDArray[np.float64], stop_s: NDArray[np.float64], intervals_s: NDArray[np.float64]
 ) -> NDArray[np.bool_]:
     """Tell which presentations overlap one of the intervals (n_intervals, 2); touching counts."""

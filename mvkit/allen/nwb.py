@@ -12,19 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.errors import DataError
-from mvkit.files import look_at
+from mvkit.files import inspect_file
 
 TEMPLATES = "stimulus/templates"
 #: Frame of the grey screen between images.
 GREY = -1
-# Spike times of neighbouring units share chunks: keep the last few instead of unpacking them again.
+# Spike times of neighbouring units share chunks: the last few stay unpacked.
 _CHUNK_CACHE_BYTES = 16 << 20
-#: What h5py raises for files that are damaged or laid out otherwise.
+#: Errors that h5py raises for files that are damaged or laid out otherwise.
 _FAILURES = (OSError, KeyError, ValueError, TypeError, IndexError, RuntimeError, AttributeError)
 
 
 @contextmanager
-def opening(path: Path) -> Iterator[Any]:
+def open_nwb(path: Path) -> Iterator[Any]:
     """Open an NWB file for reading; whatever fails inside becomes a DataError that names it.
 
     Yields
@@ -33,7 +33,7 @@ def opening(path: Path) -> Iterator[Any]:
     """
     import h5py
 
-    if problem := look_at(path).problem:
+    if problem := inspect_file(path).problem:
         raise DataError(f"{path}: {problem}")
     try:
         with h5py.File(path, "r", rdcc_nbytes=_CHUNK_CACHE_BYTES) as file:
@@ -58,10 +58,10 @@ def text(file: Any, name: str) -> str:
     value = group(file, name)[()]
     if isinstance(value, np.ndarray):
         value = value.reshape(-1)[0] if value.size else ""
-    return decoded(value)
+    return decode(value)
 
 
-def decoded(value: object) -> str:
+def decode(value: object) -> str:
     """Return a value as text."""
     return value.decode() if isinstance(value, bytes) else str(value)
 
@@ -184,7 +184,7 @@ def order_presentations(
     start
         (n,), onsets in any order.
     frames
-        float64 (n,), image shown; negative (grey) and NaN ones are dropped.
+        float64 (n,), image shown; negative (grey) and NaN ones are left out.
     masked
         bool (n,), presentations that are not valid and count as never made.
 

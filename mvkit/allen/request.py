@@ -1,4 +1,4 @@
-"""What is requested of the Allen Brain Observatory: which sessions, and what is taken from each."""
+"""A request to the Allen Brain Observatory: which sessions, and which responses of each."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class SessionRequest:
-    """Which sessions, and what is taken from each.
+    """Which sessions, and which responses of each.
 
     Attributes
     ----------
@@ -81,7 +81,7 @@ class SessionRequest:
     min_presence_ratio: float = 0.95
 
     def __post_init__(self) -> None:
-        """Check what cannot be meant."""
+        """Check the values, and that they fit together."""
         if self.dataset not in (NEUROPIXELS, CALCIUM):
             raise unknown_name("dataset of the Allen Brain Observatory", self.dataset, (NEUROPIXELS, CALCIUM))
         if self.stimulus not in STIMULI:
@@ -148,16 +148,16 @@ class SessionRequest:
         }
 
     def to_json(self) -> dict[str, object]:
-        """Return what is taken from a session as plain data, equal for requests that take the same."""
-        taken: dict[str, object] = {
+        """Return which responses of a session are read as plain data, without the choice of sessions."""
+        document: dict[str, object] = {
             "stimulus": self.stimulus,
             "areas": sorted(self.areas, key=area_sort_key),
         }
         if self.dataset == CALCIUM:
-            return {**taken, "measure": "mean_sweep_response"}
+            return {**document, "measure": "mean_sweep_response"}
         limits = {name: float(getattr(self, name)) for name in _LIMITS}
         return {
-            **taken,
+            **document,
             "bin_ms": float(self.bin_ms),
             "window_ms": [float(edge) for edge in self.window_ms],
             # JSON has no infinity.

@@ -2,7 +2,7 @@
 
 A script for a Python that has AllenSDK (2.16: Python 3.8 to 3.11, numpy 1, pandas 1); it imports nothing of
 mvkit, and mvkit never imports it. Tables go into AllenSDK's cache; the session files are downloaded by
-:mod:`mvkit.allen.download`, which resumes and checks them, to where AllenSDK's cache looks for them. ::
+:mod:`mvkit.allen.fetch`, which resumes and checks them, to where AllenSDK's cache looks for them. ::
 
     python -I sdk.py --cache DIR [--address http://HOST] sessions [--offline]
                                                          scenes
@@ -20,8 +20,6 @@ import contextlib
 import json
 import os
 import sys
-import threading
-import time
 import urllib.error
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -47,13 +45,11 @@ SESSION_TYPE = "brain_observatory_1.1"
 MANIFEST = "manifest.json"
 
 _OPHYS_FILE_TYPE = "NWBOphys"
-_WATCH_S = 0.5
 
 
 def main() -> int:
-    """Answer what the command line asks, one JSON object a line; return the exit code."""
+    """Print the answer, one JSON object a line; return the exit code."""
     arguments = _parser().parse_args()
-    threading.Thread(target=end_with_parent, args=(os.getppid(),), daemon=True).start()
     output = sys.stdout
 
     def write(line: dict[str, Any]) -> None:
@@ -168,13 +164,6 @@ def calcium_cache(arguments: argparse.Namespace) -> Any:
     """Return AllenSDK's cache of imaging experiments."""
     base = arguments.address.rstrip("/") if arguments.address else None
     return BrainObservatoryCache(manifest_file=str(Path(arguments.cache) / MANIFEST), base_uri=base)
-
-
-def end_with_parent(parent: int) -> None:
-    """End this process when the one that waits for its answer is gone, however it ended."""
-    while os.getppid() == parent:
-        time.sleep(_WATCH_S)
-    os._exit(1)
 
 
 class _LinkEngine(RmaEngine):  # type: ignore[misc]

@@ -1,6 +1,6 @@
-"""One session: where it is before it is read, its responses, and the file in which it waits for the others.
+"""One session: its source, its responses, and the staged file in which it is stored until all are read.
 
-Sessions that were read wait, each in a file of its own, until all of a dataset are there::
+Every session that was read is staged in a file of its own until the dataset is complete::
 
     HOME/neural/DATASET.sessions/DIGEST OF THE REQUEST/SESSION.npz
     HOME/neural/DATASET.sessions/DIGEST OF THE REQUEST/images/SHA256.npy
@@ -18,16 +18,15 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mvkit.allen.request import SessionRequest
 from mvkit.errors import DataError
-from mvkit.files import look_at, remove_leftovers, replacing
+from mvkit.files import inspect_file, remove_leftovers, replacing
 
 #: Columns of units that every session has.
 UNIT_ID, AREA, SELECTIVITY, RUN_P = "unit_id", "visual_area", "image_selectivity_ns", "run_pval_ns"
@@ -35,7 +34,7 @@ UNIT_ID, AREA, SELECTIVITY, RUN_P = "unit_id", "visual_area", "image_selectivity
 _FORMAT, _VERSION = "mvkit-session", 1
 _COLUMN = "unit."
 # Keys of a staged session's provenance.
-_IDENTITY, _IMAGES = "identity", "images"
+_SOURCE_VERSION, _IMAGES = "identity", "images"
 
 
 @dataclass(frozen=True)
@@ -52,62 +51,51 @@ class SessionSource:
         Length of that file in bytes; None if not known.
     download_bytes
         Bytes that would cross the network; None if not known.
-    identity
-        What tells another version of the session apart; JSON values. A staged session of another identity
-        is read again.
+    version
+        Version of the session's files (such as size and time of change); JSON values. A staged session of
+        another version is read again.
     """
 
     session_id: int
     path: Path | None = None
     size: int | None = None
     download_bytes: int | None = 0
-    identity: Mapping[str, object] = field(default_factory=dict)
+    version: Mapping[str, object] = field(default_factory=dict)
 
     @classmethod
     def from_file(cls, session_id: int, path: Path, tables: Iterable[Path]) -> SessionSource:
         """Return a session on this machine; ``tables`` beside it, there or not, add to what is read.
 
-        Where only the name of the file is there, reading it is an error, leaving it out is none.
+        A file without content, such as a broken link, is an error only when it is read.
         """
-        if problem := look_at(path).problem:
-            return cls(session_id, path, identity={"problem": problem})
+        if problem := inspect_file(path).problem:
+            return cls(session_id, path, version={"problem": problem})
         versions = [{"name": table.name, **_file_version(table)} for table in tables if table.is_file()]
         version = _file_version(path)
-        return cls(session_id, path, version["bytes"], identity={**version, "tables": versions})
+        return cls(session_id, path, version["bytes"], version={**version, "tables": versions})
 
 
-class SessionReader(Protocol):
-    """Reads sessions one at a time."""
-
-    @property
-    def provenance(self) -> Mapping[str, object]:
-        """Where the sessions come from and what reads them; JSON values."""
-
-    def sessions(self) -> tuple[SessionSource, ...]:
-        """Return the sessions that can be had, ascending by number.
-
-        Raises
-        ------
-        MvkitError
-            If there are none.
-        """
-
-    def read(self, source: SessionSource, request: SessionRequest) -> SessionRecording:
-        """Read one session.
-
-        Raises
-        ------
-        MvkitError
-            If it cannot be read; the message names it.
-        """
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class SessionOutline:
-    """All of a session but its responses and images; see :class:`SessionRecording`.
+    """A session without its responses and images.
 
     Attributes
     ----------
+    session_id
+        Number of the session (Neuropixels) or experiment (calcium).
+    specimen_id
+        The animal.
+    frame_ids
+        int64 (n_frames,), ascending; images that were shown in the session, without the grey one (-1).
+    present
+        bool (n_trials, n_frames): False for a missing presentation. Those of an image come first, in the
+        order of time.
+    unit_columns
+        Columns (n_units,): int64 ``unit_id``, text ``visual_area``; with counts float64
+        ``image_selectivity_ns`` and ``run_pval_ns`` (NaN = not known); and any others of number, text or
+        bool. The order of units is that of the source.
+    provenance
+        Reader, file, versions; JSON values.
     shape, dtype
         Of the responses.
     largest
@@ -117,12 +105,12 @@ class SessionOutline:
     session_id: int
     specimen_id: int
     frame_ids: NDArray[np.int64]
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    largest: int
     present: NDArray[np.bool_]
     unit_columns: Mapping[str, NDArray[Any]]
-    provenance: Mapping[str, object]
+    provenance: Mapping[str, object] = field(default_factory=dict)
+    shape: tuple[int, ...] = ()
+    dtype: np.dtype[Any] = field(default_factory=lambda: np.dtype(np.float64))
+    largest: int = 0
 
     @property
     def n_units(self) -> int:
@@ -136,13 +124,13 @@ class SessionOutline:
 
     @property
     def image_names(self) -> dict[int, str]:
-        """Under which name the image of every frame of a staged session is stored."""
+        """Name under which the image of every frame of a staged session is stored."""
         names = self.provenance.get(_IMAGES)
         stored = names if isinstance(names, list) else []
         return {int(frame): str(name) for frame, name in zip(self.frame_ids, stored, strict=True)}
 
     def to_json(self) -> dict[str, object]:
-        """Return what a neural file reports of the session."""
+        """Return the session's entry in the provenance of a neural file."""
         return {
             "session_id": self.session_id,
             "specimen_id": self.specimen_id,
@@ -152,32 +140,17 @@ class SessionOutline:
         }
 
 
-@dataclass(frozen=True, eq=False)
-class SessionRecording:
-    """What one session gives: responses of its units to every presentation of every image.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SessionRecording(SessionOutline):
+    """One session: responses of its units to every presentation of every image.
 
     Attributes
     ----------
-    session_id
-        Number of the session (Neuropixels) or experiment (calcium).
-    specimen_id
-        The animal.
-    frame_ids
-        int64 (n_frames,), ascending; images that were shown in the session, the grey one (-1) dropped.
     responses
         uint16 (n_trials, n_frames, n_bins, n_units): spikes per bin, 0 where a presentation is missing; or
         float32 or float64 (n_trials, n_frames, n_units): averaged over time, NaN where it is missing.
-    present
-        bool (n_trials, n_frames): False for a missing presentation. Those of an image come first, in the
-        order of time.
-    unit_columns
-        Columns (n_units,): int64 ``unit_id``, text ``visual_area``; with counts float64
-        ``image_selectivity_ns`` and ``run_pval_ns`` (NaN = not known); and any others of number, text or
-        bool. The order of units is that of the source.
     stimuli
         uint8 (n_frames, height, width), as shown; height and width 0 where the images are stored elsewhere.
-    provenance
-        What was read by what: reader, file, versions; JSON values.
 
     Raises
     ------
@@ -185,14 +158,8 @@ class SessionRecording:
         For arrays that do not belong together.
     """
 
-    session_id: int
-    specimen_id: int
-    frame_ids: NDArray[np.int64]
     responses: NDArray[Any]
-    present: NDArray[np.bool_]
-    unit_columns: Mapping[str, NDArray[Any]]
     stimuli: NDArray[np.uint8]
-    provenance: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check that the arrays belong together."""
@@ -227,25 +194,15 @@ class SessionRecording:
                     f"responses have {self.responses.shape[-1]} units"
                 )
 
-    @property
-    def n_units(self) -> int:
-        """Number of units."""
-        return int(self.responses.shape[-1])
+        largest = int(self.responses.max(initial=0)) if counted else 0
+        summary = {"shape": self.responses.shape, "dtype": self.responses.dtype, "largest": largest}
+        for name, value in summary.items():
+            object.__setattr__(self, name, value)
 
     @property
     def outline(self) -> SessionOutline:
-        """All but the responses."""
-        return SessionOutline(
-            session_id=self.session_id,
-            specimen_id=self.specimen_id,
-            frame_ids=self.frame_ids,
-            shape=self.responses.shape,
-            dtype=self.responses.dtype,
-            largest=int(self.responses.max(initial=0)) if self.responses.dtype.kind == "u" else 0,
-            present=self.present,
-            unit_columns=self.unit_columns,
-            provenance=self.provenance,
-        )
+        """All but the responses and images."""
+        return SessionOutline(**_outline_fields(self))
 
 
 @dataclass(frozen=True)
@@ -261,7 +218,7 @@ class Staging:
     folder: Path
 
     def path(self, session_id: int) -> Path:
-        """Return where a session waits."""
+        """Return the path of a session's staged file."""
         return self.folder / f"{session_id}.npz"
 
     def find(self, source: SessionSource) -> SessionOutline | None:
@@ -273,7 +230,7 @@ class Staging:
             outline = load_outline(path)
         except DataError:
             return None
-        unchanged = outline.provenance.get(_IDENTITY) == json.loads(json.dumps(dict(source.identity)))
+        unchanged = outline.provenance.get(_SOURCE_VERSION) == json.loads(json.dumps(dict(source.version)))
         has_images = all(self._image_path(name).exists() for name in outline.image_names.values())
         return outline if unchanged and has_images else None
 
@@ -288,7 +245,7 @@ class Staging:
         self.folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(self.path(source.session_id))
         names = [self._add_image(image) for image in recording.stimuli]
-        provenance = {**recording.provenance, _IDENTITY: dict(source.identity), _IMAGES: names}
+        provenance = {**recording.provenance, _SOURCE_VERSION: dict(source.version), _IMAGES: names}
         no_images = np.empty((len(names), 0, 0), dtype=np.uint8)
         stored = replace(recording, stimuli=no_images, provenance=provenance)
         save_session(stored, self.path(source.session_id))
@@ -320,7 +277,7 @@ class Staging:
         try:
             return np.stack([np.load(self._image_path(name), allow_pickle=False) for name in names])
         except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"{self.folder}: images of the sessions cannot be joined ({error})") from error
+            raise DataError(f"{self.folder}: images of the sessions cannot be combined ({error})") from error
 
     def clear(self) -> None:
         """Remove everything."""
@@ -355,23 +312,22 @@ def save_session(recording: SessionRecording, path: Path) -> None:
     OSError
         If it cannot be written: the disk is full, for example.
     """
-    outline = recording.outline
-    facts = {
+    header = {
         "format": _FORMAT,
         "version": _VERSION,
-        "session_id": outline.session_id,
-        "specimen_id": outline.specimen_id,
-        "shape": list(outline.shape),
-        "dtype": outline.dtype.str,
-        "largest": outline.largest,
-        "columns": list(outline.unit_columns),
-        "provenance": dict(outline.provenance),
+        "session_id": recording.session_id,
+        "specimen_id": recording.specimen_id,
+        "shape": list(recording.shape),
+        "dtype": recording.dtype.str,
+        "largest": recording.largest,
+        "columns": list(recording.unit_columns),
+        "provenance": dict(recording.provenance),
     }
     arrays: dict[str, Any] = {f"{_COLUMN}{name}": column for name, column in recording.unit_columns.items()}
     with replacing(path) as temporary, temporary.open("wb") as stream:
         np.savez_compressed(
             stream,
-            facts=np.frombuffer(json.dumps(facts).encode(), dtype=np.uint8),
+            facts=np.frombuffer(json.dumps(header).encode(), dtype=np.uint8),
             frame_ids=recording.frame_ids,
             present=recording.present,
             stimuli=recording.stimuli,
@@ -391,14 +347,7 @@ def load_session(path: Path) -> SessionRecording:
     with _arrays(path) as arrays:
         outline = _outline(arrays)
         return SessionRecording(
-            session_id=outline.session_id,
-            specimen_id=outline.specimen_id,
-            frame_ids=outline.frame_ids,
-            responses=arrays["responses"],
-            present=outline.present,
-            unit_columns=outline.unit_columns,
-            stimuli=arrays["stimuli"],
-            provenance=outline.provenance,
+            **_outline_fields(outline), responses=arrays["responses"], stimuli=arrays["stimuli"]
         )
 
 
@@ -412,6 +361,10 @@ def load_outline(path: Path) -> SessionOutline:
     """
     with _arrays(path) as arrays:
         return _outline(arrays)
+
+
+def _outline_fields(session: SessionOutline) -> dict[str, Any]:
+    return {one.name: getattr(session, one.name) for one in fields(SessionOutline)}
 
 
 @contextmanager
@@ -431,19 +384,19 @@ def _arrays(path: Path) -> Iterator[Any]:
 
 
 def _outline(arrays: Any) -> SessionOutline:
-    facts = json.loads(arrays["facts"].tobytes())
-    if facts["format"] != _FORMAT or facts["version"] != _VERSION:
-        raise ValueError(f"format {facts['format']} {facts['version']}")
+    header = json.loads(arrays["facts"].tobytes())
+    if header["format"] != _FORMAT or header["version"] != _VERSION:
+        raise ValueError(f"format {header['format']} {header['version']}")
     return SessionOutline(
-        session_id=int(facts["session_id"]),
-        specimen_id=int(facts["specimen_id"]),
+        session_id=int(header["session_id"]),
+        specimen_id=int(header["specimen_id"]),
         frame_ids=arrays["frame_ids"],
-        shape=tuple(int(size) for size in facts["shape"]),
-        dtype=np.dtype(facts["dtype"]),
-        largest=int(facts["largest"]),
+        shape=tuple(int(size) for size in header["shape"]),
+        dtype=np.dtype(header["dtype"]),
+        largest=int(header["largest"]),
         present=arrays["present"],
-        unit_columns={name: arrays[f"{_COLUMN}{name}"] for name in facts["columns"]},
-        provenance=facts["provenance"],
+        unit_columns={name: arrays[f"{_COLUMN}{name}"] for name in header["columns"]},
+        provenance=header["provenance"],
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,21 +17,25 @@ from mvkit.cli.console import (
     print_line,
     print_renderable,
     progress_bar,
+    split_commas,
 )
+from mvkit.errors import UsageError, unknown_name
 from mvkit.files import format_bytes
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from mvkit.allen.request import SessionRequest
-    from mvkit.fetch.run import FetchReport, FetchRequest, FileOutcome, PlannedStep, PlanReport, VerifyReport
+    from mvkit.fetch.run import FetchReport, FetchRequest, FileOutcome, Kind, PlannedStep, PlanReport
     from mvkit.neural.reliability import ReliabilityReport
 
 
 _SESSIONS = "Sessions of the Allen Brain Observatory (--source allensdk)"
 
 Force = Annotated[bool, typer.Option("--force", help="Fetch (and convert) again what is there.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done, and the disk needed.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Only print what would be done, and the disk needed.")
+]
 Offline = Annotated[bool, typer.Option("--offline", help="Use no network (also: MVKIT_OFFLINE=1).")]
 Verify = Annotated[
     bool, typer.Option("--verify", help="Only check files in place against their recorded size and SHA-256.")
@@ -39,10 +43,18 @@ Verify = Annotated[
 Dataset = Annotated[
     str | None, typer.Option("--dataset", "-d", help="neuropixels, calcium, simulated or all.")
 ]
-From = Annotated[
+FromPickle = Annotated[
     Path | None,
     typer.Option(
         "--from", metavar="FILE", help="Convert this .pkl, .pkl.gz or .pkl.xz instead of downloading."
+    ),
+]
+FromCheckpoint = Annotated[
+    Path | None,
+    typer.Option(
+        "--from",
+        metavar="FILE|DIR",
+        help="Copy a checkpoint downloaded elsewhere, or NAME.pt of a folder, instead of downloading.",
     ),
 ]
 KeepRaw = Annotated[
@@ -59,211 +71,50 @@ Source = Annotated[
         help="The published pickles, or the recording sessions that they were made from.",
     ),
 ]
-SessionsFrom = Annotated[
-    Path | None,
-    typer.Option(
-        "--sessions-from",
-        metavar="DIR",
-        help="Read session files (.nwb) that are there already; default: download those that AllenSDK lists.",
-        rich_help_panel=_SESSIONS,
-    ),
-]
-Sessions = Annotated[
-    list[str] | None,
-    typer.Option("--sessions", metavar="ID,...", help="Only these; default: all.", rich_help_panel=_SESSIONS),
-]
-ExcludeSessions = Annotated[
-    list[str] | None,
-    typer.Option("--exclude-sessions", metavar="ID,...", help="Leave these out.", rich_help_panel=_SESSIONS),
-]
-Areas = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--areas",
-        "-a",
-        metavar="AREA,...",
-        help="Default: VISp,VISl,VISal,VISpm,VISrl,VISam.",
-        rich_help_panel=_SESSIONS,
-    ),
-]
-Stimulus = Annotated[
-    str | None,
-    typer.Option("--stimulus", metavar="NAME", help="Default: natural_scenes.", rich_help_panel=_SESSIONS),
-]
-BinMs = Annotated[
-    float | None,
-    typer.Option(
-        "--bin-ms",
-        metavar="MS",
-        help="Width of a time bin of spikes; default: 10.",
-        rich_help_panel=_SESSIONS,
-    ),
-]
-WindowMs = Annotated[
-    tuple[float, float] | None,
-    typer.Option(
-        "--window-ms",
-        metavar="START STOP",
-        help="Time after onset, a whole number of bins; default: 0 250.",
-        rich_help_panel=_SESSIONS,
-    ),
-]
-IsiViolations = Annotated[
-    float | None,
-    typer.Option(
-        "--isi-violations",
-        metavar="MOST",
-        help="Leave out units with more violations of the refractory period; default: AllenSDK's 0.5, "
-        "inf for no limit.",
-        rich_help_panel=_SESSIONS,
-    ),
-]
-AmplitudeCutoff = Annotated[
-    float | None,
-    typer.Option(
-        "--amplitude-cutoff",
-        metavar="MOST",
-        help="Leave out units that miss more of their spikes; default: AllenSDK's 0.1, inf for no limit.",
-        rich_help_panel=_SESSIONS,
-    ),
-]
-PresenceRatio = Annotated[
-    float | None,
-    typer.Option(
-        "--presence-ratio",
-        metavar="LEAST",
-        help="Leave out units that are there for less of the session; default: AllenSDK's 0.95, "
-        "0 for no limit.",
-        rich_help_panel=_SESSIONS,
-    ),
-]
-Reliability = Annotated[
-    bool | None,
-    typer.Option(
-        "--reliability/--no-reliability",
-        help="Measure split-half reliabilities, which the usual selection of units needs; default: do.",
-        show_default=False,
-        rich_help_panel=_SESSIONS,
-    ),
-]
 
 
-def file_table(report: FetchReport) -> Table:
-    """One row per file of a fetch."""
-    table = _table("file", "status", "size>", "sha256", "path")
-    for outcome in report.files:
-        table.add_row(
-            outcome.name,
-            _status(outcome),
-            _size(outcome.size),
-            (outcome.sha256 or "")[:12],
-            _short(outcome.path, report.home),
-        )
-    return table
-
-
-def plan_table(report: PlanReport) -> Table:
-    """One row per thing that would be done."""
-    table = _table("file", "would", "size>", "path", "remark")
-    for step in report.steps:
-        would = "keep (already there)" if step.step == "nothing" else step.step
-        table.add_row(step.name, would, _planned_size(step), _short(step.path, report.home), step.remark)
-    return table
-
-
-def plan_words(report: PlanReport) -> str:
-    """Return the servers, and the disk needed and free."""
-    servers = dict.fromkeys(step.url.rpartition("/")[0] for step in report.steps if step.url)
-    download = [step.download_bytes for step in report.steps]
-    unknown = "" if None not in download else " and files of unknown size"
-    verdict = "" if report.fits else ": TOO LITTLE, the fetch would be refused"
-    return (
-        f"to download: {format_bytes(sum(size or 0 for size in download))}{unknown}"
-        f"{''.join(f' from {server}' for server in servers)}\n"
-        f"disk needed: {format_bytes(report.needed_bytes)}{unknown}; "
-        f"free at {report.home}: {format_bytes(report.free_bytes)}{verdict}"
+def _session_option(names: str, metavar: str | None, text: str) -> Any:
+    return typer.Option(
+        *names.split(), metavar=metavar, help=text, show_default=False, rich_help_panel=_SESSIONS
     )
 
 
-def verdict_table(report: VerifyReport) -> Table:
-    """One row per checked file."""
-    table = _table("file", "finding", "size>", "recorded>", "date")
-    for verdict in report.verdicts:
-        record = verdict.expected
-        table.add_row(
-            verdict.key,
-            verdict.finding,
-            _size(verdict.size),
-            _size(record.size) if record is not None else "",
-            record.date if record is not None else "",
-        )
-    return table
+_SESSIONS_FROM = (
+    "Read session files (.nwb) that are there already; default: download those that AllenSDK lists."
+)
+_WINDOW = "Time after onset, a whole number of bins; default: 0 250."
+_ISI = (
+    "Leave out units with more violations of the refractory period; default: AllenSDK's 0.5, "
+    "inf for no limit."
+)
+_CUTOFF = "Leave out units that miss more of their spikes; default: AllenSDK's 0.1, inf for no limit."
+_PRESENCE = (
+    "Leave out units that are there for less of the session; default: AllenSDK's 0.95, 0 for no limit."
+)
+_RELIABILITY = "Measure split-half reliabilities, which the usual selection of units needs; default: do."
 
-
-def reliability_table(report: ReliabilityReport) -> Table:
-    """One row per area."""
-    thresholds = list(report.areas[0].at_least)
-    counts = [f"at least {threshold:g}>" for threshold in thresholds]
-    table = _table("area", "specimens>", "units>", "undefined>", "median>", *counts)
-    for row in report.areas:
-        table.add_row(
-            row.area or "(unknown)",
-            str(row.n_specimens),
-            str(row.n_units),
-            str(row.n_undefined),
-            f"{row.median:.3f}" if row.n_undefined < row.n_units else "",
-            *(str(row.at_least[threshold]) for threshold in thresholds),
-        )
-    return table
-
-
-def reliability_words(report: ReliabilityReport) -> str:
-    """Return what the table is of, why units have no reliability, and where it is stored."""
-    which = ", in each unit's best time bin" if report.mean.ndim == 2 else ""
-    lines = [f"split-half reliability{which}: {report.n_halves} halvings, seed {report.seed}"]
-    lines += [f"undefined in {count} units: {reason}" for reason, count in report.undefined().items()]
-    replaced = f", in place of {' and '.join(report.replaced)}" if report.replaced else ""
-    return "\n".join([*lines, f"stored in {report.target}{replaced}"])
-
-
-def _table(*columns: str) -> Table:
-    """Return an empty table; a name that ends in ``>`` is of a column flush right."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for name in columns:
-        table.add_column(
-            name.removesuffix(">"), justify="right" if name.endswith(">") else "left", overflow="fold"
-        )
-    return table
-
-
-def _status(outcome: FileOutcome) -> str:
-    notes = []
-    if outcome.resumed_from:
-        notes.append(f"resumed after {format_bytes(outcome.resumed_from)}")
-    if outcome.removed:
-        notes.append("removed after conversion")
-    return f"{outcome.status} ({', '.join(notes)})" if notes else outcome.status
-
-
-def _size(n_bytes: int | None) -> str:
-    return "" if n_bytes is None else format_bytes(n_bytes)
-
-
-def _planned_size(step: PlannedStep) -> str:
-    if step.size is None:
-        return "unknown"
-    return format_bytes(step.size) if step.is_exact else f"about {format_bytes(step.size)}"
-
-
-def _short(path: Path, home: Path) -> str:
-    return str(path.relative_to(home)) if path.is_relative_to(home) else str(path)
+SessionsFrom = Annotated[Path | None, _session_option("--sessions-from", "DIR", _SESSIONS_FROM)]
+Sessions = Annotated[list[str] | None, _session_option("--sessions", "ID,...", "Only these; default: all.")]
+ExcludeSessions = Annotated[
+    list[str] | None, _session_option("--exclude-sessions", "ID,...", "Leave these out.")
+]
+Areas = Annotated[
+    list[str] | None,
+    _session_option("--areas -a", "AREA,...", "Default: VISp,VISl,VISal,VISpm,VISrl,VISam."),
+]
+Stimulus = Annotated[str | None, _session_option("--stimulus", "NAME", "Default: natural_scenes.")]
+BinMs = Annotated[
+    float | None, _session_option("--bin-ms", "MS", "Width of a time bin of spikes; default: 10.")
+]
+WindowMs = Annotated[tuple[float, float] | None, _session_option("--window-ms", "START STOP", _WINDOW)]
+IsiViolations = Annotated[float | None, _session_option("--isi-violations", "MOST", _ISI)]
+AmplitudeCutoff = Annotated[float | None, _session_option("--amplitude-cutoff", "MOST", _CUTOFF)]
+PresenceRatio = Annotated[float | None, _session_option("--presence-ratio", "LEAST", _PRESENCE)]
+Reliability = Annotated[bool | None, _session_option("--reliability/--no-reliability", None, _RELIABILITY)]
 
 
 _PUBLISHED, _ALLENSDK, _CALCIUM = "published", "allensdk", "calcium"
-#: Options about sessions, and how the library calls them.
+#: Options about sessions, and the fields of the request that they set.
 _SESSION_OPTIONS = {
     "--sessions-from": "folder",
     "--sessions": "sessions",
@@ -277,8 +128,7 @@ _SESSION_OPTIONS = {
     "--presence-ratio": "min_presence_ratio",
 }
 _SPIKE_OPTIONS = ("--bin-ms", "--window-ms", "--isi-violations", "--amplitude-cutoff", "--presence-ratio")
-_NUMBERS = ("--sessions", "--exclude-sessions")
-_LISTS = (*_NUMBERS, "--areas")
+_SESSION_LISTS = ("--sessions", "--exclude-sessions")
 
 app = typer.Typer(
     help="Download published checkpoints and recordings.\n\n"
@@ -294,6 +144,7 @@ def checkpoints(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME]...", help="Released models; default: all five.")
     ] = None,
+    from_file: FromCheckpoint = None,
     dry_run: DryRun = False,
     verify: Verify = False,
     force: Force = False,
@@ -302,23 +153,23 @@ def checkpoints(
     as_json: JsonOption = False,
 ) -> None:
     """Fetch the published checkpoints (HOME/checkpoints/NAME.pt)."""
-    from mvkit.fetch.run import fetch_checkpoints, plan_checkpoints, verify_checkpoints
+    from mvkit.fetch.run import fetch_checkpoints, plan_checkpoints
 
-    _refuse_both(dry_run=dry_run, verify=verify)
+    _check_exclusive({"--dry-run": dry_run, "--verify": verify, "--from": from_file is not None})
     request = _request(home, force=force, offline=offline)
     if verify:
-        _show_verdicts(verify_checkpoints(names or (), request), as_json=as_json)
+        _verify("checkpoints", names or (), request, as_json=as_json)
     elif dry_run:
         _show_plan(plan_checkpoints(names or (), request), as_json=as_json)
     else:
-        _show_files(fetch_checkpoints(names or (), request), as_json=as_json)
+        _show_files(fetch_checkpoints(names or (), request, source=from_file), as_json=as_json)
 
 
 @app.command(cls=Command)
 def neural(
     dataset: Dataset = None,
     source: Source = "published",
-    from_file: From = None,
+    from_file: FromPickle = None,
     keep_raw: KeepRaw = False,
     dry_run: DryRun = False,
     verify: Verify = False,
@@ -343,12 +194,12 @@ def neural(
     With --source allensdk the recordings are made anew from the Allen Brain Observatory's sessions, which
     --sessions-from and all options after it are about.
     """
-    from mvkit.fetch.run import fetch_neural, plan_neural, verify_neural
+    from mvkit.fetch.run import fetch_neural, plan_neural
 
-    _refuse_both(dry_run=dry_run, verify=verify)
+    _check_exclusive({"--dry-run": dry_run, "--verify": verify})
     request = _request(home, force=force, offline=offline, keep_raw=keep_raw)
     if verify:
-        _show_verdicts(verify_neural(dataset, request), as_json=as_json)
+        _verify("neural", [dataset] if dataset else (), request, as_json=as_json)
         return
     if dataset is None:
         raise typer.BadParameter("name one: neuropixels, calcium, simulated or all", param_hint="--dataset")
@@ -390,9 +241,9 @@ def neural(
 def reliability(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Neural file (.h5).")],
     halves: Annotated[
-        int, typer.Option("--halves", metavar="N", min=1, help="Halvings of the trials.")
+        int, typer.Option("--halves", metavar="N", min=1, help="Random splits of the trials into halves.")
     ] = 100,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Seed of the halvings.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Seed of these splits.")] = 0,
     out: Annotated[
         Path | None,
         typer.Option("--out", metavar="FILE", help="Write a copy here and leave FILE as it is."),
@@ -421,7 +272,7 @@ def reliability(
         print_json(report.to_json())
     else:
         print_renderable(reliability_table(report))
-        print_line(reliability_words(report))
+        print_line(reliability_text(report))
 
 
 @app.command(cls=Command)
@@ -440,7 +291,7 @@ def allensdk(
 ) -> None:
     """Make an environment with AllenSDK, for --source allensdk (needs Python 3.11, PyPI, and 1.5 GB).
 
-    mvkit finds it in HOME/allensdk; another one that has AllenSDK 2.16 is named by MVKIT_ALLEN_PYTHON.
+    It is used from HOME/allensdk; another one that has AllenSDK 2.16 is named by MVKIT_ALLEN_PYTHON.
     """
     from mvkit.allen.environment import install_allensdk
     from mvkit.fetch.download import Feedback
@@ -464,8 +315,6 @@ def _session_request(source: str, dataset: str, given: Mapping[str, Any]) -> Ses
 
     ``given`` has the options by name, None for one that was not given.
     """
-    from mvkit.errors import UsageError, unknown_name
-
     names = [name for name, value in given.items() if value is not None]
     if source not in (_PUBLISHED, _ALLENSDK):
         raise unknown_name("source", source, (_PUBLISHED, _ALLENSDK))
@@ -481,22 +330,20 @@ def _session_request(source: str, dataset: str, given: Mapping[str, Any]) -> Ses
         raise UsageError(f"{', '.join(about_spikes)}: only for spikes, not for --dataset {_CALCIUM}")
     from mvkit.allen.request import SessionRequest
 
-    values: dict[str, Any] = {
-        keyword: _split(name, given[name]) if name in _LISTS else given[name]
-        for name, keyword in _SESSION_OPTIONS.items()
+    fields: dict[str, Any] = {
+        field: _split(name, given[name]) if isinstance(given[name], list) else given[name]
+        for name, field in _SESSION_OPTIONS.items()
         if name in names
     }
-    return SessionRequest(dataset=dataset, **values)
+    return SessionRequest(dataset=dataset, **fields)
 
 
-def _split(option: str, words: list[str]) -> tuple[Any, ...]:
-    """Return the parts of words like ``1,2``; each once, in order."""
-    from mvkit.errors import UsageError
-
-    parts = [part.strip() for word in words for part in word.split(",") if part.strip()]
-    if not parts:
-        raise UsageError(f"{option}: names nothing")
-    if option in _NUMBERS:
+def _split(option: str, values: list[str]) -> tuple[Any, ...]:
+    """Return the parts of values like ``1,2``; each once, in order."""
+    parts = split_commas(values)
+    if parts is None:
+        raise UsageError(f"{option} is empty")
+    if option in _SESSION_LISTS:
         for part in parts:
             if not part.isdecimal():
                 raise UsageError(f"{option}: '{part}' is no number of a session")
@@ -504,9 +351,10 @@ def _split(option: str, words: list[str]) -> tuple[Any, ...]:
     return tuple(dict.fromkeys(parts))
 
 
-def _refuse_both(*, dry_run: bool, verify: bool) -> None:
-    if dry_run and verify:
-        raise typer.BadParameter("choose one of --dry-run and --verify")
+def _check_exclusive(options: Mapping[str, bool]) -> None:
+    given = [name for name, is_given in options.items() if is_given]
+    if len(given) > 1:
+        raise typer.BadParameter(f"choose one of {' and '.join(given)}")
 
 
 def _request(home: str | None, *, force: bool, offline: bool, keep_raw: bool = False) -> FetchRequest:
@@ -522,8 +370,15 @@ def _request(home: str | None, *, force: bool, offline: bool, keep_raw: bool = F
     )
 
 
-def _show_files(report: FetchReport, *, as_json: bool) -> None:
+def _show_plan(report: PlanReport, *, as_json: bool) -> None:
+    if as_json:
+        print_json(report.to_json())
+    else:
+        print_renderable(plan_table(report))
+        print_line(plan_text(report))
 
+
+def _show_files(report: FetchReport, *, as_json: bool) -> None:
     if as_json:
         print_json(report.to_json())
     else:
@@ -534,23 +389,130 @@ def _show_files(report: FetchReport, *, as_json: bool) -> None:
         raise typer.Exit(1)
 
 
-def _show_plan(report: PlanReport, *, as_json: bool) -> None:
+def _verify(kind: Kind, names: Sequence[str], request: FetchRequest, *, as_json: bool) -> None:
+    """Compare files with their records; those that were never fetched are no row of the table."""
+    from mvkit.fetch.run import verify_files
 
+    report = verify_files(kind, names, request)
+    absent = [outcome.path.stem for outcome in report.files if outcome.status == "not fetched"]
     if as_json:
         print_json(report.to_json())
-        return
-    print_renderable(plan_table(report))
-    print_line(plan_words(report))
-
-
-def _show_verdicts(report: VerifyReport, *, as_json: bool) -> None:
-
-    if as_json:
-        print_json(report.to_json())
-    elif report.verdicts:
-        print_renderable(verdict_table(report))
-    else:
+    elif len(report.files) > len(absent):
+        print_renderable(file_table(report))
+    elif not absent:
         print_line(f"nothing is recorded in {report.home} yet")
-    if not report.is_ok:
-        note("error: files are missing or changed; fetch them again with --force")
+    if absent:
+        command = "checkpoints NAME" if kind == "checkpoints" else "neural --dataset NAME"
+        note(f"error: {', '.join(absent)}: not fetched yet (mvkit fetch {command})")
+    changed = [outcome for outcome in report.failures if outcome.status != "not fetched"]
+    if changed:
+        reasons = ", ".join(str(outcome.error) for outcome in changed)
+        note(f"error: {reasons}\nfetch them again with --force")
+    if report.failures:
         raise typer.Exit(1)
+
+
+def file_table(report: FetchReport) -> Table:
+    """One row per file."""
+    table = _table("file", "status", "size>", "sha256", "path")
+    for outcome in report.files:
+        table.add_row(
+            outcome.name,
+            _status(outcome),
+            "" if outcome.size is None else format_bytes(outcome.size),
+            (outcome.sha256 or "")[:12],
+            _short(outcome.path, report.home),
+        )
+    return table
+
+
+def plan_table(report: PlanReport) -> Table:
+    """One row per step."""
+    table = _table("file", "would", "size>", "path")
+    for step in report.steps:
+        would = "keep (already there)" if step.step == "nothing" else step.step
+        table.add_row(step.name, would, _planned_size(step), _short(step.path, report.home))
+    return table
+
+
+def plan_text(report: PlanReport) -> str:
+    """Return why sizes are not known, how much would be downloaded, and the disk needed and free."""
+    from mvkit.fetch.run import describe_downloads
+
+    lines = []
+    for reason in dict.fromkeys(step.note for step in report.steps if step.note):
+        steps = [step for step in report.steps if step.note == reason]
+        unknown = [step.name for step in steps if step.size is None]
+        published = [step.name for step in steps if step.url and step.size is not None and not step.is_exact]
+        parts = [f"size unknown: {', '.join(unknown)}"] if unknown else []
+        parts += [f"published size: {', '.join(published)}"] if published else []
+        if parts:
+            lines.append("; ".join([reason, *parts]))
+        else:
+            lines.append(f"{', '.join(step.name for step in steps)}: {reason}")
+    is_known = all(step.download_bytes is not None for step in report.steps)
+    verdict = "" if report.fits else ": TOO LITTLE, the fetch would be refused"
+    lines.append(f"to download: {describe_downloads(report.steps)}")
+    lines.append(
+        f"disk needed: {'' if is_known else 'at least '}{format_bytes(report.needed_bytes)}; "
+        f"free at {report.home}: {format_bytes(report.free_bytes)}{verdict}"
+    )
+    return "\n".join(lines)
+
+
+def reliability_table(report: ReliabilityReport) -> Table:
+    """One row per area."""
+    thresholds = list(report.areas[0].at_least)
+    counts = [f"at least {threshold:g}>" for threshold in thresholds]
+    table = _table("area", "specimens>", "units>", "undefined>", "median>", *counts)
+    for row in report.areas:
+        table.add_row(
+            row.area or "(unknown)",
+            str(row.n_specimens),
+            str(row.n_units),
+            str(row.n_undefined),
+            f"{row.median:.3f}" if row.n_undefined < row.n_units else "",
+            *(str(row.at_least[threshold]) for threshold in thresholds),
+        )
+    return table
+
+
+def reliability_text(report: ReliabilityReport) -> str:
+    """Return what the table shows, why units have no reliability, and where it is stored."""
+    which = ", in each unit's best time bin" if report.mean.ndim == 2 else ""
+    lines = [f"split-half reliability{which}: {report.n_halves} split halves, seed {report.seed}"]
+    lines += [f"undefined in {count} units: {reason}" for reason, count in report.undefined().items()]
+    replaced = f", in place of {' and '.join(report.replaced)}" if report.replaced else ""
+    return "\n".join([*lines, f"stored in {report.target}{replaced}"])
+
+
+def _table(*columns: str) -> Table:
+    """Return an empty table; a name that ends in ``>`` is of a column flush right."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for name in columns:
+        table.add_column(
+            name.removesuffix(">"), justify="right" if name.endswith(">") else "left", overflow="fold"
+        )
+    return table
+
+
+def _status(outcome: FileOutcome) -> str:
+    notes = []
+    if outcome.resumed_from:
+        notes.append(f"resumed after {format_bytes(outcome.resumed_from)}")
+    if outcome.removed:
+        notes.append("removed after conversion")
+    return f"{outcome.status} ({', '.join(notes)})" if notes else outcome.status
+
+
+def _planned_size(step: PlannedStep) -> str:
+    if step.size is None:
+        return "unknown"
+    return format_bytes(step.size) if step.is_exact else f"about {format_bytes(step.size)}"
+
+
+def _short(path: Path, home: Path) -> str:
+    return str(path.relative_to(home)) if path.is_relative_to(home) else str(path)

@@ -660,7 +660,7 @@ def refuse_existing(target: Path, *, overwrite: bool) -> None:
     UsageError
         With the way out.
     """
-    atomic.refuse_existing(target, overwrite=overwrite, example="features.h5")
+    atomic.check_output_path(target, overwrite=overwrite, example="features.h5")
 
 
 def _require_memory(layers: Mapping[str, LayerInfo], n_images: int) -> None:

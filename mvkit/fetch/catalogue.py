@@ -74,7 +74,7 @@ RECORDINGS: Mapping[str, PublishedPickle] = MappingProxyType(
 
 
 def checkpoint_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the released names meant by ``names``; none means all of them.
+    """Return the released names that ``names`` stand for; none means all of them.
 
     Raises
     ------
@@ -91,7 +91,7 @@ def checkpoint_names(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def dataset_names(name: str) -> tuple[str, ...]:
-    """Return the datasets meant by ``name``: itself, or every one for ``all``.
+    """Return the datasets that ``name`` stands for: itself, or every one for ``all``.
 
     Raises
     ------
@@ -107,17 +107,22 @@ def dataset_names(name: str) -> tuple[str, ...]:
 
 
 def checkpoint_file(name: str, home: Path) -> FileToFetch:
-    """Return where a released checkpoint comes from and where it goes."""
+    """Return the address and the path of a released checkpoint."""
     url = _address(CHECKPOINT_URL_VARIABLE, PUBLISHED_AT, RELEASED[name].file_name)
-    return FileToFetch(name, url, checkpoint_path(name, home), CHECKPOINT)
+    alternative = f"mvkit fetch checkpoints {name} --from FILE"
+    return FileToFetch(name, url, checkpoint_path(name, home), CHECKPOINT, alternative=alternative)
 
 
 def pickle_file(dataset: str, home: Path) -> FileToFetch:
-    """Return where a published pickle comes from and where it waits for its conversion."""
+    """Return the address of a published pickle and the path at which it is stored until its conversion."""
     row = RECORDINGS[dataset]
-    url = _address(NEURAL_URL_VARIABLE, NEURAL_URL, row.file_name)
     return FileToFetch(
-        f"{dataset} pickle", url, neural_dir(home) / "raw" / row.file_name, PICKLE, row.approximate_size
+        name=f"{dataset} pickle",
+        url=_address(NEURAL_URL_VARIABLE, NEURAL_URL, row.file_name),
+        target=neural_dir(home) / "raw" / row.file_name,
+        content=PICKLE,
+        approximate_size=row.approximate_size,
+        alternative=f"mvkit fetch neural --dataset {dataset} --from FILE",
     )
 
 

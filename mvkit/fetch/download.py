@@ -6,7 +6,6 @@ note beside them (``TARGET.part.json``) holds the strong ETag it had.
 
 from __future__ import annotations
 
-import email.utils
 import json
 import os
 import random
@@ -15,10 +14,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import requests
@@ -29,11 +27,10 @@ from mvkit.fetch.manifest import HEAD_BYTES, ContentCheck
 from mvkit.files import file_digests, format_bytes, move_durably, write_text
 from mvkit.machine import check_free_disk, explain_full_disk
 
-T = TypeVar("T")
 #: Called with (done, total) bytes as work proceeds; total is 0 when unknown.
 ProgressCallback = Callable[[int, int], None]
 
-#: Answers that say "not now" rather than "no".
+#: Answers after which the same request may succeed later.
 TRANSIENT_STATUSES = (408, 425, 429, 500, 502, 503, 504)
 _STATUS_REASONS = {
     401: "the server wants a log-in",
@@ -43,14 +40,14 @@ _STATUS_REASONS = {
     410: "the file was removed from the server",
 }
 _PAGE_TYPES = ("text/html", "text/xml", "application/xml", "application/xhtml+xml", "application/json")
-#: A second file that does not match its own checksum is no accident of the line.
+#: A second file that does not match its checksum is not a fault of the connection.
 _CHECKSUM_FAILURES = 2
 _FULL_DISK_REMEDY = "free some space and run the same command again: it goes on from what was received"
 
 
 @dataclass(frozen=True)
 class Feedback:
-    """Where progress and messages for the person watching go; silent by default.
+    """Receivers of progress and messages; silent by default.
 
     Attributes
     ----------
@@ -75,7 +72,7 @@ class DownloadSettings:
     connect_timeout_s, read_timeout_s
         Longest wait for a connection, and for the next bytes.
     block_bytes
-        Bytes written at a time: so few that a reset connection loses little, so many that disks keep up.
+        Bytes written at a time: few enough that a reset connection loses little, enough for the disk's speed.
     attempts
         Attempts in a row that bring nothing new before giving up.
     first_wait_s, longest_wait_s
@@ -120,9 +117,9 @@ def download(
 ) -> Downloaded:
     """Fetch ``url`` into ``target``.
 
-    A later call goes on where an earlier one stopped if the server still has that version, and starts again
-    if not. The note of the ETag is left behind for the caller, who removes it (``PartialFile.remove_note``)
-    after recording the download.
+    A later call resumes an earlier one if the server still has that version, and starts anew if not. The note
+    of the ETag is left for the caller, who removes it (``PartialFile.remove_note``) after recording the
+    download.
 
     Parameters
     ----------
@@ -141,11 +138,12 @@ def download(
     Raises
     ------
     FetchError
-        If the file cannot be had: refused, not found, not what was expected, or every attempt failed.
-        Received bytes are kept where they are of use.
+        If the download fails: refused, not found, not what was expected, or every attempt failed. Received
+        bytes are kept where a later call can use them.
     FetchHaltedError
         If the server cannot be reached at all, or the disk is or would be full.
     """
+    content = content or ContentCheck()
     settings, feedback = settings or DownloadSettings(), feedback or Feedback()
     check_http(url)
     address = without_credentials(url)
@@ -153,31 +151,50 @@ def download(
     partial = PartialFile(target)
     partial.resumed_from = partial.resumable_bytes(address)
 
-    def attempt() -> str:
-        if not partial.is_complete(address):
-            _receive(session, url, partial, content or ContentCheck(), settings, feedback)
-        return _verify(address, partial, content or ContentCheck(), feedback)
-
     with open_session() as session:
         try:
-            sha256 = call_with_retries(
-                attempt,
-                n_bytes=partial.n_bytes,
-                settings=settings,
-                log=lambda text: feedback.log(f"{target.name}: {text}"),
-            )
-        except TransientError as failure:
-            kind = FetchHaltedError if failure.unreachable else FetchError
-            raise kind(
-                f"{address}: {failure.reason} ({settings.attempts} attempts in a row)\n"
-                f"run the same command again later: {partial.outlook(address)}"
-            ) from failure
+            sha256 = _receive_with_retries(session, url, partial, content, settings, feedback)
         except KeyboardInterrupt:
-            feedback.log(f"{target.name}: stopped; run the same command again: {partial.outlook(address)}")
+            resume = partial.describe_resume(address)
+            feedback.log(f"{target.name}: stopped; run the same command again: {resume}")
             raise
     version = partial.version() or RemoteVersion(address, None, partial.n_bytes())
     move_durably(partial.path, target)
     return Downloaded(version, sha256, partial.resumed_from)
+
+
+def _receive_with_retries(
+    session: requests.Session,
+    url: str,
+    partial: PartialFile,
+    content: ContentCheck,
+    settings: DownloadSettings,
+    feedback: Feedback,
+) -> str:
+    """Receive and verify the whole file, and return its SHA-256; errors as of :func:`download`."""
+    address = without_credentials(url)
+    n_failures, furthest = 0, partial.n_bytes()
+    while True:
+        try:
+            if not partial.is_complete(address):
+                _receive(session, url, partial, content, settings, feedback)
+            return _verify(address, partial, content, feedback)
+        except TransientError as failure:
+            if partial.n_bytes() >= furthest + settings.fresh_bytes:
+                # A long file over a poor line is not given up while it grows.
+                furthest, n_failures = partial.n_bytes(), 0
+            n_failures += 1
+            if n_failures >= settings.attempts:
+                kind = FetchHaltedError if failure.unreachable else FetchError
+                raise kind(
+                    f"{address}: {failure.reason} ({settings.attempts} attempts in a row)\n"
+                    f"run the same command again later: {partial.describe_resume(address)}"
+                ) from failure
+            seconds = wait_s(n_failures, failure, settings)
+            pause = f"trying again in {seconds:.0f} s" if seconds >= 0.5 else "trying again"
+            attempts = f"{n_failures} of {settings.attempts} attempts"
+            feedback.log(f"{partial.target.name}: {failure.reason}: {pause} ({attempts})")
+            settings.sleep(seconds)
 
 
 def _receive(
@@ -188,14 +205,14 @@ def _receive(
     settings: DownloadSettings,
     feedback: Feedback,
 ) -> None:
-    """Ask for what is missing, judge the answer before letting go of earlier bytes, and append it."""
+    """Request the missing bytes, check the answer before earlier bytes are removed, and append them."""
     address, name = without_credentials(url), partial.target.name
     offset, version = partial.resumable_bytes(address), partial.version()
     headers = {}
     if offset and version is not None and version.etag is not None:
         headers = {"Range": f"bytes={offset}-", "If-Range": version.etag}
     with send_request(session, "GET", url, headers=headers, settings=settings) as response:
-        # The length is compared below, where what did arrive is kept; urllib3 would drop its last block.
+        # The length is compared below, after the bytes are written; urllib3 would discard the last block.
         response.raw.enforce_content_length = False
         blocks: Iterator[bytes] = response.iter_content(settings.block_bytes)
         if headers and version is not None and response.status_code == 206:
@@ -204,12 +221,12 @@ def _receive(
             is_same_size = size is None or version.size in (None, size)
             is_same_version = response.headers.get("ETag") in (None, version.etag)
             if first_byte != offset or not is_same_size or not is_same_version:
-                raise partial.start_again("the server answered with a part of another file")
+                raise partial.restart("the server answered with a part of another file")
             if version.size is None and size is not None:
                 version = replace(version, size=size)
                 partial.write_note(version)
         elif headers and response.status_code in (412, 416):
-            raise partial.start_again("the file changed on the server")
+            raise partial.restart("the file changed on the server")
         elif response.status_code == 200:
             size = _check_whole_answer(response, address)
             first_block = next(blocks, b"")
@@ -237,20 +254,22 @@ def _receive(
             for received in partial.append(blocks):
                 progress(received, version.size or 0)
         if version.size is None:
-            # Only a chunked body has no length, and it ends with a mark, so this is all of it.
+            # Only a chunked body has no length; its end is marked, so this is the whole file.
             partial.write_note(replace(version, size=received))
         elif received < version.size:
             raise TransientError(
                 f"the connection closed after {format_bytes(received)} of {format_bytes(version.size)}"
             )
         elif received > version.size:
-            raise partial.start_again("the server sent more than it announced")
+            raise partial.restart("the server sent more than it announced")
 
 
 def _verify(address: str, partial: PartialFile, content: ContentCheck, feedback: Feedback) -> str:
     """Check the beginning and the MD5 of the whole file, and return its SHA-256."""
+    with partial.path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
     try:
-        content.check(partial.head(), where=address)
+        content.check(head, where=address)
     except FetchError:
         partial.remove()
         raise
@@ -315,7 +334,7 @@ class PartialFile:
     Attributes
     ----------
     resumed_from
-        Bytes that an earlier run left and this download uses; 0 once they are dropped.
+        Bytes that an earlier run left and this download uses; 0 once they are removed.
     n_damaged
         Whole files received whose MD5 was not the server's.
     """
@@ -332,7 +351,6 @@ class PartialFile:
         try:
             return RemoteVersion(**json.loads(self.note_path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
-            # A note that cannot be read identifies nothing; the download starts again.
             return None
 
     def n_bytes(self) -> int:
@@ -370,10 +388,7 @@ class PartialFile:
         write_text(self.note_path, json.dumps(asdict(version)))
 
     def append(self, blocks: Iterable[bytes]) -> Iterator[int]:
-        """Write blocks behind what is there; yield the length of the file after each.
-
-        Nothing is kept back in the process, so that a killed one loses only the block on its way.
-        """
+        """Append blocks, unbuffered; yield the length of the file after each."""
         with self.path.open("ab", buffering=0) as file:
             length = file.tell()
             for block in blocks:
@@ -383,24 +398,19 @@ class PartialFile:
                 length += len(block)
                 yield length
 
-    def head(self) -> bytes:
-        """Return the first bytes."""
-        with self.path.open("rb") as file:
-            return file.read(HEAD_BYTES)
-
     def remove(self) -> None:
         """Remove both files."""
         self.resumed_from = 0
         self.path.unlink(missing_ok=True)
         self.note_path.unlink(missing_ok=True)
 
-    def start_again(self, reason: str) -> TransientError:
-        """Drop the received bytes and return the error that asks for an attempt from the beginning."""
+    def restart(self, reason: str) -> TransientError:
+        """Remove the received bytes and return the error that asks for an attempt from the beginning."""
         self.remove()
         return TransientError(f"{reason}: starting again from the beginning", at_once=True)
 
-    def outlook(self, url: str) -> str:
-        """Return what the next download from ``url`` will do, in words."""
+    def describe_resume(self, url: str) -> str:
+        """Return where the next download from ``url`` will start, as text."""
         n_bytes = self.resumable_bytes(url)
         return (
             f"it goes on after the {format_bytes(n_bytes)} received"
@@ -414,10 +424,10 @@ class PartialFile:
 
 
 class TransientError(Exception):
-    """One attempt failed in a way that may pass; stays inside the package.
+    """One attempt failed for a reason that may pass; used inside the package only.
 
-    ``retry_after_s`` is the wait that the server asked for. The next attempt may start ``at_once`` if the
-    server is well and only our partial file was no use. ``unreachable``: no answer came at all.
+    ``retry_after_s`` is the wait that the server asked for; ``at_once``: the next attempt needs no wait, as
+    only the partial file was of no use; ``unreachable``: no answer came at all.
     """
 
     def __init__(
@@ -435,43 +445,11 @@ class TransientError(Exception):
         self.unreachable = unreachable
 
 
-def call_with_retries(
-    action: Callable[[], T],
-    *,
-    n_bytes: Callable[[], int],
-    settings: DownloadSettings,
-    log: Callable[[str], None],
-) -> T:
-    """Call ``action`` until it succeeds.
-
-    It raises TransientError to be called again; other errors pass, as does the last of ``settings.attempts``
-    failures in a row. They count in a row only while no attempt brings ``n_bytes`` to ``fresh_bytes`` beyond
-    the furthest point of any before: a long file over a poor line is not given up while it grows, and a
-    server that always starts again from zero and breaks off is not asked for ever.
-    """
-    n_failures = 0
-    furthest = n_bytes()
-    while True:
-        try:
-            return action()
-        except TransientError as failure:
-            received = n_bytes()
-            if received >= furthest + settings.fresh_bytes:
-                furthest, n_failures = received, 0
-            n_failures += 1
-            if n_failures >= settings.attempts:
-                raise
-            seconds = wait_s(n_failures, failure, settings)
-            pause = f"trying again in {seconds:.0f} s" if seconds >= 0.5 else "trying again"
-            log(f"{failure.reason}: {pause} ({n_failures} of {settings.attempts} attempts)")
-            settings.sleep(seconds)
-
-
 def wait_s(n_failures: int, failure: TransientError, settings: DownloadSettings) -> float:
     """Return the seconds to wait after the ``n_failures``-th failure in a row (counted from 1).
 
     A server's ``Retry-After`` is honoured up to ``longest_retry_after_s``. Otherwise the wait doubles with
-    every failure and is drawn from its upper half, so that many clients do not return together.
+    every failure, with jitter from its upper half.
     """
     if failure.at_once:
         return 0.0
@@ -485,7 +463,7 @@ def open_session() -> requests.Session:
     """Return a session that asks for files as they are stored, uncompressed."""
     session = requests.Session()
     session.max_redirects = 5
-    # Ranges, lengths and checksums all refer to the stored bytes; a compressed transfer would spoil each.
+    # Ranges, lengths and checksums refer to the stored bytes, not to a compressed transfer.
     session.headers.update({"User-Agent": f"mvkit/{__version__}", "Accept-Encoding": "identity"})
     return session
 
@@ -499,7 +477,7 @@ def send_request(
     headers: Mapping[str, str] | None = None,
     settings: DownloadSettings,
 ) -> Iterator[requests.Response]:
-    """Send a request and yield the answer with its body unread; network failures inside become ours.
+    """Send a request and yield the answer with its body unread; network failures become TransientError.
 
     Raises
     ------
@@ -509,7 +487,7 @@ def send_request(
         For a bad address, a redirect loop, or a redirect from https to anything else.
     """
     address = without_credentials(url)
-    silence = f"nothing received for {settings.read_timeout_s:g} s"
+    timed_out = f"nothing received for {settings.read_timeout_s:g} s"
     try:
         with session.request(
             method,
@@ -534,11 +512,11 @@ def send_request(
             f"no connection within {settings.connect_timeout_s:g} s", unreachable=True
         ) from error
     except requests.Timeout as error:
-        raise TransientError(silence) from error
+        raise TransientError(timed_out) from error
     except requests.ConnectionError as error:
         text = str(error)
         if "Read timed out" in text:
-            raise TransientError(silence) from error
+            raise TransientError(timed_out) from error
         if any(words in text for words in ("NameResolution", "Name or service", "getaddrinfo")):
             raise TransientError("the server's name is not known (no network?)", unreachable=True) from error
         if any(words in text for words in ("Max retries", "NewConnection")):
@@ -609,7 +587,7 @@ def content_length(headers: Mapping[str, str]) -> int | None:
 
 
 def content_range(headers: Mapping[str, str]) -> tuple[int | None, int | None]:
-    """Return (first byte, total length) of ``Content-Range``; None for what it does not say."""
+    """Return (first byte, total length) of ``Content-Range``, None where it has none."""
     match = re.fullmatch(r"\s*bytes\s+(?:(\d+)-\d+|\*)/(\d+|\*)\s*", headers.get("Content-Range", ""))
     if match is None:
         return None, None
@@ -618,21 +596,13 @@ def content_range(headers: Mapping[str, str]) -> tuple[int | None, int | None]:
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Return the wait that ``Retry-After`` asks for (seconds or a date), or None."""
+    """Return the seconds that ``Retry-After`` asks for, or None (also for a date)."""
     text = headers.get("Retry-After", "").strip()
-    if text.isascii() and text.isdigit():
-        return float(text)
-    try:
-        moment = email.utils.parsedate_to_datetime(text)
-    except ValueError:
-        return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - datetime.now(UTC)).total_seconds())
+    return float(text) if text.isascii() and text.isdigit() else None
 
 
 def _check_whole_answer(response: requests.Response, address: str) -> int | None:
-    """Check that an answer is a file of known end rather than a page, and return its length if it has one."""
+    """Check that an answer is a file whose end is known, not a web page; return its length if it has one."""
     check_not_compressed(response)
     kind = response.headers.get("Content-Type", "").split(";")[0].strip().lower()
     if kind in _PAGE_TYPES:
@@ -644,7 +614,7 @@ def _check_whole_answer(response: requests.Response, address: str) -> int | None
     if size is None and "chunked" not in response.headers.get("Transfer-Encoding", "").lower():
         raise FetchError(
             f"{address}: the server does not say how long the file is, "
-            "so a cut download could not be told from a whole one"
+            "so a truncated download could not be recognised"
         )
     return size
 

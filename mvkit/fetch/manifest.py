@@ -1,4 +1,4 @@
-"""Files to fetch, and the record of those fetched and converted: where each came from and what it must be.
+"""Files to fetch, and the records of those fetched and converted: source, size and checksum of each.
 
 One JSON file, ``manifest.json`` in mvkit's home, replaced as a whole under a lock::
 
@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 from mvkit import __version__
 from mvkit.errors import FetchError
-from mvkit.files import file_lock, sha256_of, write_text
+from mvkit.files import file_lock, write_text
 
-#: How many of a file's first bytes are looked at.
+#: How many of a file's first bytes are checked.
 HEAD_BYTES = 512
 
 _FORMAT = "mvkit-manifest"
@@ -28,7 +28,6 @@ _VERSION = 1
 _PAGE_BEGINNINGS = (b"<!doctype", b"<html", b"<?xml", b"<error", b"<head", b"<body")
 
 State = Literal["there", "there, not recorded", "damaged", "missing"]
-Finding = Literal["ok", "missing", "wrong size", "wrong checksum", "not recorded"]
 
 
 @dataclass(frozen=True)
@@ -85,6 +84,8 @@ class FileToFetch:
         What it must begin with.
     approximate_size
         Published length in bytes, for planning without a server; None if not known.
+    alternative
+        The command that takes a copy downloaded elsewhere, for messages; "" if there is none.
     """
 
     name: str
@@ -92,9 +93,14 @@ class FileToFetch:
     target: Path
     content: ContentCheck
     approximate_size: int | None = None
+    alternative: str = ""
 
 
-@dataclass(frozen=True)
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Record:
     """What is known of one file.
 
@@ -118,54 +124,14 @@ class Record:
         False for an intermediate file that mvkit may remove once it has served.
     """
 
-    url: str | None
+    url: str | None = None
     size: int
-    etag: str | None
+    etag: str | None = None
     sha256: str
-    date: str
-    mvkit_version: str
+    date: str = field(default_factory=_now)
+    mvkit_version: str = __version__
     made_from: Mapping[str, object] | None = None
     keep: bool = True
-
-    @classmethod
-    def of_now(
-        cls,
-        *,
-        size: int,
-        sha256: str,
-        url: str | None = None,
-        etag: str | None = None,
-        made_from: Mapping[str, object] | None = None,
-        keep: bool = True,
-    ) -> Record:
-        """Return a record dated now."""
-        return cls(
-            url=url,
-            size=size,
-            etag=etag,
-            sha256=sha256,
-            date=datetime.now(UTC).isoformat(timespec="seconds"),
-            mvkit_version=__version__,
-            made_from=made_from,
-            keep=keep,
-        )
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What checking one file against its record found."""
-
-    key: str
-    path: Path
-    finding: Finding
-    expected: Record | None
-    size: int | None = None
-    sha256: str | None = None
-
-    @property
-    def is_ok(self) -> bool:
-        """Tell whether the file is what was recorded."""
-        return self.finding == "ok"
 
 
 class Manifest:
@@ -221,43 +187,19 @@ class Manifest:
         """Add or replace the record of a file."""
         self._change(lambda files: files.update({self.key(path): record}))
 
-    def mark_kept(self, path: Path) -> None:
-        """Note that an intermediate file is wanted and is not to be removed."""
+    def keep(self, path: Path) -> None:
+        """Record that an intermediate file is not to be removed."""
 
-        def keep(files: dict[str, Record]) -> None:
+        def edit(files: dict[str, Record]) -> None:
             key = self.key(path)
             if key in files:
                 files[key] = replace(files[key], keep=True)
 
-        self._change(keep)
+        self._change(edit)
 
     def forget(self, path: Path) -> None:
-        """Drop the record of a file, if there is one."""
+        """Remove the record of a file, if there is one."""
         self._change(lambda files: files.pop(self.key(path), None))
-
-    def verify(
-        self, keys: list[str], *, progress: Callable[[int, int], None] = lambda done, total: None
-    ) -> list[Verdict]:
-        """Compare size and SHA-256 of files with their records.
-
-        Parameters
-        ----------
-        keys
-            Which files; one without a record is "not recorded".
-        progress
-            Called with (bytes read, bytes in all).
-        """
-        records = self.records()
-        total = sum(records[key].size for key in keys if key in records)
-        verdicts, before = [], 0
-        for key in keys:
-            path, record = self.home / key, records.get(key)
-            if record is None:
-                verdicts.append(Verdict(key, path, "not recorded" if path.exists() else "missing", None))
-                continue
-            verdicts.append(_verify(key, path, record, _shift(progress, before, total)))
-            before += record.size
-        return verdicts
 
     def _change(self, edit: Callable[[dict[str, Record]], object]) -> None:
         with file_lock(self.path):
@@ -269,19 +211,3 @@ class Manifest:
                 "files": {key: asdict(files[key]) for key in sorted(files)},
             }
             write_text(self.path, json.dumps(document, indent=2) + "\n")
-
-
-def _verify(key: str, path: Path, record: Record, progress: Callable[[int, int], None]) -> Verdict:
-    if not path.exists():
-        return Verdict(key, path, "missing", record)
-    size = path.stat().st_size
-    if size != record.size:
-        return Verdict(key, path, "wrong size", record, size=size)
-    sha256 = sha256_of(path, progress=progress)
-    finding: Finding = "ok" if sha256 == record.sha256 else "wrong checksum"
-    return Verdict(key, path, finding, record, size=size, sha256=sha256)
-
-
-def _shift(progress: Callable[[int, int], None], before: int, total: int) -> Callable[[int, int], None]:
-    """Return a callback for one file of several that reports the count over all of them."""
-    return lambda done, _: progress(before + done, total)

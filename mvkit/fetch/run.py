@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import requests
 
 from mvkit.errors import DataError, FetchError, FetchHaltedError, MvkitError, UsageError
 from mvkit.fetch.catalogue import (
+    CHECKPOINT,
     HDF5,
     RECORDINGS,
     SIMULATED,
@@ -29,15 +35,35 @@ from mvkit.fetch.download import (
     request_version,
     without_credentials,
 )
-from mvkit.fetch.manifest import HEAD_BYTES, ContentCheck, FileToFetch, Manifest, Record, Verdict
-from mvkit.files import file_lock, format_bytes, remove_leftovers, sha256_of
+from mvkit.fetch.manifest import HEAD_BYTES, ContentCheck, FileToFetch, Manifest, Record
+from mvkit.files import file_lock, format_bytes, remove_leftovers, replacing, sha256_of
 from mvkit.machine import check_free_disk, explain_full_disk, free_disk
-from mvkit.paths import checkpoint_dir, checkpoint_path, home_dir, is_offline, neural_dir, neural_path
+from mvkit.models.registry import RELEASED
+from mvkit.paths import checkpoint_path, home_dir, is_offline, neural_path
 
 Step = Literal["nothing", "download", "resume", "convert", "generate", "read", "assemble"]
-Status = Literal["already there", "fetched", "converted", "generated", "read", "assembled", "failed"]
+Status = Literal[
+    "already there",
+    "fetched",
+    "copied",
+    "converted",
+    "generated",
+    "read",
+    "assembled",
+    "failed",
+    # Of files checked against their records.
+    "ok",
+    "missing",
+    "wrong size",
+    "wrong checksum",
+    "not recorded",
+    "not fetched",
+]
+#: What can be fetched, each into a folder of this name.
+Kind = Literal["checkpoints", "neural"]
 
 _SUFFIXES = (".pkl", ".pkl.gz", ".pkl.xz")
+_FULL_DISK_REMEDY = "free some space and run the same command again"
 #: HDF5 reports a full disk while it writes data, but may crash if there is no room for its first few pages.
 _LEAST_FREE_BYTES = 1_000_000
 
@@ -87,7 +113,7 @@ class FetchRequest:
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """One thing that would be done.
+    """One step of a plan.
 
     Attributes
     ----------
@@ -105,7 +131,7 @@ class PlannedStep:
         Whether ``size`` comes from the server or the disk rather than from an estimate.
     download_bytes
         Bytes that would cross the network; None if not known.
-    remark
+    note
         What else the user should know, such as why the server did not report the size.
     """
 
@@ -116,7 +142,7 @@ class PlannedStep:
     size: int | None = None
     is_exact: bool = True
     download_bytes: int | None = 0
-    remark: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -148,11 +174,11 @@ class PlanReport:
 
 @dataclass(frozen=True)
 class FileOutcome:
-    """What became of one file.
+    """What became of one file, or what checking it against its record gave.
 
     ``path`` is where it is or would have been. ``resumed_from`` counts the bytes used of an interrupted
     download; ``removed``: it served its purpose and is gone again; ``made_from`` describes the source of a
-    converted file; ``error`` says why it failed. What is not known, or does not apply, is None.
+    converted file; ``error`` says what is wrong. What is not known, or does not apply, is None.
     """
 
     name: str
@@ -168,9 +194,7 @@ class FileOutcome:
     error: str | None = None
 
     @classmethod
-    def of(
-        cls, name: str, status: Status, path: Path, record: Record, *, resumed_from: int = 0
-    ) -> FileOutcome:
+    def of(cls, name: str, status: Status, path: Path, record: Record) -> FileOutcome:
         """Return the outcome for a file that is in place and recorded."""
         return cls(
             name=name,
@@ -180,7 +204,6 @@ class FileOutcome:
             sha256=record.sha256,
             url=record.url,
             etag=record.etag,
-            resumed_from=resumed_from,
             made_from=record.made_from,
         )
 
@@ -192,48 +215,20 @@ class FileOutcome:
 
 @dataclass(frozen=True)
 class FetchReport:
-    """What became of every file of a request; failures are among them, not raised."""
+    """What became of every file of a request; failures are listed with them, not raised."""
 
     home: Path
     files: tuple[FileOutcome, ...]
 
     @property
     def failures(self) -> tuple[FileOutcome, ...]:
-        """Files that could not be had."""
-        return tuple(outcome for outcome in self.files if outcome.status == "failed")
+        """Files that could not be fetched, or are not what was recorded."""
+        return tuple(outcome for outcome in self.files if outcome.error is not None)
 
     def to_json(self) -> dict[str, object]:
         """Return plain data."""
         files = [outcome.to_json() for outcome in self.files]
         return {"home": str(self.home), "ok": not self.failures, "files": files}
-
-
-@dataclass(frozen=True)
-class VerifyReport:
-    """How recorded files compare with their records."""
-
-    home: Path
-    verdicts: tuple[Verdict, ...]
-
-    @property
-    def is_ok(self) -> bool:
-        """Whether every file is what was recorded."""
-        return all(verdict.is_ok for verdict in self.verdicts)
-
-    def to_json(self) -> dict[str, object]:
-        """Return plain data."""
-        files = [
-            {
-                "file": verdict.key,
-                "path": str(verdict.path),
-                "finding": verdict.finding,
-                "size": verdict.size,
-                "sha256": verdict.sha256,
-                "recorded": asdict(verdict.expected) if verdict.expected is not None else None,
-            }
-            for verdict in self.verdicts
-        ]
-        return {"home": str(self.home), "ok": self.is_ok, "files": files}
 
 
 def plan_checkpoints(names: Sequence[str] = (), request: FetchRequest | None = None) -> PlanReport:
@@ -244,15 +239,19 @@ def plan_checkpoints(names: Sequence[str] = (), request: FetchRequest | None = N
     return _report([steps], request)
 
 
-def fetch_checkpoints(names: Sequence[str] = (), request: FetchRequest | None = None) -> FetchReport:
+def fetch_checkpoints(
+    names: Sequence[str] = (), request: FetchRequest | None = None, *, source: Path | None = None
+) -> FetchReport:
     """Fetch published checkpoints to ``HOME/checkpoints/NAME.pt``.
 
     Parameters
     ----------
     names
-        Released names or their architectures; none means all.
+        Released names or their architectures; none means all, or all that are in ``source``.
     request
         How to fetch.
+    source
+        A checkpoint downloaded elsewhere, or a folder of files ``NAME.pt``; copied after a check.
 
     Returns
     -------
@@ -262,34 +261,22 @@ def fetch_checkpoints(names: Sequence[str] = (), request: FetchRequest | None = 
     Raises
     ------
     UsageError
-        For an unknown name.
+        For an unknown name, or a source that does not hold what was named.
     FetchError
         Before anything starts: no network allowed, or too little free disk.
     """
     request = request or FetchRequest()
     home = request.home_dir
+    if source is not None:
+        copies = _checkpoint_sources(names, source)
+        targets = {name: checkpoint_path(name, home) for name in copies}
+        return FetchReport(
+            home, fetch_each(targets, lambda name: [_copy_checkpoint(name, copies[name], request)])
+        )
     files = {name: checkpoint_file(name, home) for name in checkpoint_names(names)}
-    steps = plan_files(list(files.values()), request)
-    check_network(steps, request, advice="fetch with a network, or put the files there by hand")
-    check_free_disk(home, peak_disk([steps]))
-    paths = {name: file.target for name, file in files.items()}
-    return FetchReport(home, fetch_each(paths, lambda name: [fetch_file(files[name], request)]))
-
-
-def verify_checkpoints(names: Sequence[str] = (), request: FetchRequest | None = None) -> VerifyReport:
-    """Compare size and SHA-256 of checkpoints with the manifest; without names, of all that are recorded.
-
-    Raises
-    ------
-    UsageError
-        For an unknown name.
-    FetchError
-        If the manifest is damaged.
-    """
-    request = request or FetchRequest()
-    home = request.home_dir
-    paths = [checkpoint_path(name, home) for name in checkpoint_names(names)] if names else None
-    return _verify(paths, checkpoint_dir(home), request)
+    _start([[step] for step in plan_files(list(files.values()), request)], request)
+    targets = {name: file.target for name, file in files.items()}
+    return FetchReport(home, fetch_each(targets, lambda name: [fetch_file(files[name], request)]))
 
 
 def plan_neural(
@@ -335,33 +322,177 @@ def fetch_neural(
     request = request or FetchRequest()
     home = request.home_dir
     names = _datasets(dataset, source)
-    plans = [_plan_dataset(name, request, source) for name in names]
-    advice = "fetch with a network, put the files there by hand, or name one with --from FILE"
-    check_network([step for steps in plans for step in steps], request, advice=advice)
-    # A size that only the catalogue knows refuses nothing: a mirror may hold smaller files.
-    certain = [steps for steps in plans if all(step.is_exact for step in steps if step.url)]
-    check_free_disk(home, peak_disk(certain, keep_raw=request.keep_raw))
+    _start([_plan_dataset(name, request, source) for name in names], request)
 
-    def obtain(name: str) -> list[FileOutcome]:
-        return _obtain_simulated(request) if name == SIMULATED else _obtain_recording(name, request, source)
+    def fetch(name: str) -> list[FileOutcome]:
+        return _generate_simulated(request) if name == SIMULATED else _fetch_recording(name, request, source)
 
-    return FetchReport(home, fetch_each({name: neural_path(name, home) for name in names}, obtain))
+    return FetchReport(home, fetch_each({name: neural_path(name, home) for name in names}, fetch))
 
 
-def verify_neural(dataset: str | None = None, request: FetchRequest | None = None) -> VerifyReport:
-    """Compare size and SHA-256 of neural files with the manifest; without a name, of all that are recorded.
+def verify_files(kind: Kind, names: Sequence[str] = (), request: FetchRequest | None = None) -> FetchReport:
+    """Compare size and SHA-256 of files with the manifest.
+
+    Parameters
+    ----------
+    kind
+        Checkpoints or neural files.
+    names
+        Released models, or datasets; none means every file of this kind that is recorded.
+    request
+        Home and feedback.
 
     Raises
     ------
     UsageError
-        For an unknown dataset.
+        For an unknown name.
     FetchError
         If the manifest is damaged.
     """
     request = request or FetchRequest()
-    home = request.home_dir
-    paths = [neural_path(name, home) for name in dataset_names(dataset)] if dataset else None
-    return _verify(paths, neural_dir(home), request)
+    home, manifest = request.home_dir, request.manifest
+    if kind == "checkpoints":
+        paths = [checkpoint_path(name, home) for name in checkpoint_names(names)]
+    else:
+        paths = [neural_path(name, home) for one in names for name in dataset_names(one)]
+    records = manifest.records()
+    keys = [manifest.key(path) for path in paths] if names else [*records]
+    files = [_verify_file(key, records.get(key), request) for key in keys if key.startswith(f"{kind}/")]
+    return FetchReport(home, tuple(files))
+
+
+def plan_files(files: Sequence[FileToFetch], request: FetchRequest) -> tuple[PlannedStep, ...]:
+    """Plan the download of files, asking their servers for sizes; nothing is changed."""
+    unreachable: dict[str, str] = {}
+    with open_session() as session:
+        return tuple(_plan_file(file, request, session, unreachable) for file in files)
+
+
+def describe_downloads(steps: Iterable[PlannedStep]) -> str:
+    """Return how much would be downloaded from where, such as ``9.8 GB from https://SERVER``."""
+    downloads = [step for step in steps if step.step in ("download", "resume")]
+    n_bytes = sum(step.download_bytes or 0 for step in downloads)
+    n_unknown = sum(step.download_bytes is None for step in downloads)
+    parts = [format_bytes(n_bytes)] if n_bytes or not n_unknown else []
+    if n_unknown:
+        parts.append(f"{n_unknown} file{'s' if n_unknown > 1 else ''} of unknown size")
+    servers = dict.fromkeys(step.url.rpartition("/")[0] for step in downloads if step.url)
+    return " and ".join(parts) + "".join(f" from {server}" for server in servers)
+
+
+def peak_disk(plans: Iterable[Sequence[PlannedStep]], *, keep_raw: bool = False) -> int:
+    """Return the most disk in use at any moment, in bytes, when plans are carried out one after the other."""
+    lasting = peak = 0
+    for steps in plans:
+        made = sum(step.size or 0 for step in steps if step.step in ("convert", "generate"))
+        downloaded = sum(step.download_bytes or 0 for step in steps)
+        peak = max(peak, lasting + made + downloaded)
+        # A pickle is removed once it is converted.
+        is_removed = any(step.step == "convert" for step in steps) and not keep_raw
+        lasting += made if is_removed else made + downloaded
+    return peak
+
+
+def check_network(steps: Sequence[PlannedStep], request: FetchRequest) -> None:
+    """Check that nothing has to be fetched if the network is forbidden; FetchError names what would be."""
+    missing = [step for step in steps if step.step in ("download", "resume")]
+    if request.is_offline and missing:
+        files = "\n".join(f"  {step.path}  from {step.url}" for step in missing)
+        raise FetchError(
+            f"offline (--offline or MVKIT_OFFLINE), and {len(missing)} file(s) would have to be fetched:\n"
+            f"{files}\nfetch with a network, or give files that were downloaded elsewhere with --from FILE"
+        )
+
+
+def fetch_each(
+    paths: Mapping[str, Path], fetch: Callable[[str], list[FileOutcome]]
+) -> tuple[FileOutcome, ...]:
+    """Fetch files, given by name, in turn; a failed one does not stop the others.
+
+    Only a failure that every other file would share does: no network, or a full disk.
+    """
+    outcomes: list[FileOutcome] = []
+    halted = ""
+    for name, path in paths.items():
+        if halted:
+            outcomes.append(FileOutcome(name, "failed", path, error=halted))
+            continue
+        try:
+            outcomes.extend(fetch(name))
+        except MvkitError as error:
+            outcomes.append(FileOutcome(name, "failed", path, error=str(error)))
+            if isinstance(error, FetchHaltedError):
+                halted = f"{name} failed for a reason that stops every file: {path.name} was not tried"
+    return tuple(outcomes)
+
+
+def fetch_file(file: FileToFetch, request: FetchRequest, *, keep: bool = True) -> FileOutcome:
+    """Make sure that a file is in place and recorded; download it if it is not.
+
+    A second process that needs the same file waits for the first, then uses its file. ``keep`` is False for
+    an intermediate file.
+
+    Raises
+    ------
+    FetchError
+        If it cannot be downloaded; then nothing is changed under its final name.
+    """
+    feedback, target = request.feedback, file.target
+    with file_lock(target, log=feedback.log):
+        present = find_present(file.name, target, file.content, request, keep=keep)
+        if present is not None:
+            return present
+        try:
+            received = download(
+                file.url, target, content=file.content, settings=request.download, feedback=feedback
+            )
+        except FetchError as error:
+            is_disk = isinstance(error, FetchHaltedError) and not isinstance(error.__cause__, TransientError)
+            if is_disk or not file.alternative:
+                raise
+            separator = "; or " if "\n" in str(error) else "\n"
+            raise type(error)(
+                f"{error}{separator}copy a file downloaded elsewhere to {target}, or run `{file.alternative}`"
+            ) from error
+        version = received.version
+        outcome = _record(
+            file.name,
+            "fetched",
+            target,
+            request,
+            sha256=received.sha256,
+            url=version.url,
+            etag=version.etag,
+            keep=keep,
+        )
+        PartialFile(target).remove_note()
+        return replace(outcome, resumed_from=received.resumed_from)
+
+
+def find_present(
+    name: str, target: Path, content: ContentCheck, request: FetchRequest, *, keep: bool = True
+) -> FileOutcome | None:
+    """Return the outcome for a file that is in place; None if it is missing or is to be replaced.
+
+    A file that someone put in place by hand is recorded if it begins as it should; one whose size is not what
+    was recorded is to be replaced. The caller holds its lock.
+
+    Raises
+    ------
+    FetchError
+        If a file without a record does not begin as such a file must.
+    """
+    manifest, state = request.manifest, request.manifest.state(target)
+    if state == "damaged":
+        request.feedback.log(f"{target}: not the size that was recorded; replacing it")
+    if request.force or state in ("missing", "damaged"):
+        return None
+    record = manifest.find(target)
+    if record is None:
+        return _record_existing(name, target, content, request, keep=keep)
+    if keep and not record.keep:
+        manifest.keep(target)
+    return FileOutcome.of(name, "already there", target, record)
 
 
 def _report(plans: Sequence[Sequence[PlannedStep]], request: FetchRequest) -> PlanReport:
@@ -370,65 +501,102 @@ def _report(plans: Sequence[Sequence[PlannedStep]], request: FetchRequest) -> Pl
     return PlanReport(home, steps, needed_bytes=needed, free_bytes=free_disk(home))
 
 
-def _verify(paths: Sequence[Path] | None, folder: Path, request: FetchRequest) -> VerifyReport:
-    """Check recorded files: those named, or all below ``folder``."""
-    manifest = request.manifest
-    if paths is None:
-        keys = [key for key in manifest.records() if key.startswith(f"{manifest.key(folder)}/")]
-    else:
-        keys = [manifest.key(path) for path in paths]
-    with request.feedback.progress("verifying") as progress:
-        return VerifyReport(request.home_dir, tuple(manifest.verify(keys, progress=progress)))
+def _start(plans: Sequence[Sequence[PlannedStep]], request: FetchRequest) -> None:
+    """Check that plans are possible with this network and disk, and announce their downloads."""
+    steps = [step for plan in plans for step in plan]
+    check_network(steps, request)
+    # A size that only the catalogue knows refuses nothing: a mirror may hold smaller files.
+    exact = [plan for plan in plans if all(step.is_exact for step in plan if step.url)]
+    check_free_disk(request.home_dir, peak_disk(exact, keep_raw=request.keep_raw))
+    if any(step.step in ("download", "resume") for step in steps):
+        request.feedback.log(f"downloading {describe_downloads(steps)}")
 
 
-def plan_files(files: Sequence[FileToFetch], request: FetchRequest) -> tuple[PlannedStep, ...]:
-    """Find out what fetching files would take, asking their servers for sizes; nothing is changed."""
-    manifest = request.manifest
-    steps = []
-    unreachable: dict[str, str] = {}
-    with open_session() as session:
-        for file in files:
-            address, target = without_credentials(file.url), file.target
-            if manifest.has(target) and not request.force:
-                steps.append(
-                    PlannedStep(file.name, "nothing", target, url=address, size=target.stat().st_size)
-                )
-                continue
-            host = address.partition("://")[2].partition("/")[0]
-            remark = "offline" if request.is_offline else unreachable.get(host, "")
-            remote: RemoteVersion | None = None
-            if not remark:
-                try:
-                    remote = request_version(session, file.url, request.download)
-                except TransientError as failure:
-                    remark = failure.reason
-                    if failure.unreachable:
-                        unreachable[host] = remark
-                except FetchError as error:
-                    remark = str(error).splitlines()[0].removeprefix(f"{address}: ")
-            partial = PartialFile(target)
-            received, version = partial.resumable_bytes(address), partial.version()
-            if remote is not None and version is not None and remote.etag != version.etag:
-                received = 0
-            is_exact = remote is not None and remote.size is not None
-            size = remote.size if remote is not None and is_exact else file.approximate_size
-            steps.append(
-                PlannedStep(
-                    name=file.name,
-                    step="resume" if received else "download",
-                    path=target,
-                    url=address,
-                    size=size,
-                    is_exact=is_exact,
-                    download_bytes=None if size is None else max(0, size - received),
-                    remark=remark,
-                )
-            )
-    return tuple(steps)
+def _checkpoint_sources(names: Sequence[str], source: Path) -> dict[str, Path]:
+    """Return the file of every checkpoint that is to be copied; UsageError if there is none."""
+    if source.is_dir():
+        files = {name: source / RELEASED[name].file_name for name in checkpoint_names(names)}
+        missing = [path.name for path in files.values() if not path.is_file()]
+        if missing and (names or len(missing) == len(files)):
+            raise UsageError(f"--from {source}: no {', '.join(missing)} in this folder")
+        return {name: path for name, path in files.items() if path.is_file()}
+    if not source.is_file():
+        raise UsageError(f"--from {source}: no such file or folder")
+    chosen = checkpoint_names(names or ([source.stem] if source.stem in RELEASED else []))
+    if len(chosen) != 1:
+        raise UsageError(f"--from {source} is one checkpoint: name one of {', '.join(RELEASED)}")
+    return {chosen[0]: source}
+
+
+def _copy_checkpoint(name: str, source: Path, request: FetchRequest) -> FileOutcome:
+    target = checkpoint_path(name, request.home_dir)
+    with file_lock(target, log=request.feedback.log):
+        present = find_present(name, target, CHECKPOINT, request)
+        if present is not None:
+            request.feedback.log(f"{target} is there already: {source} was not used (--force does)")
+            return present
+        check_free_disk(target.parent, source.stat().st_size)
+        with explain_full_disk(target, remedy=_FULL_DISK_REMEDY), replacing(target) as temporary:
+            shutil.copyfile(source, temporary)
+            _check_checkpoint(temporary, where=str(source))
+        made_from = {"file": source.name, "url": None, "etag": None}
+        return _record(name, "copied", target, request, made_from=made_from)
+
+
+def _check_checkpoint(path: Path, *, where: str) -> None:
+    """Check the beginning of a checkpoint and, in a zip archive, every checksum; else FetchError."""
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    CHECKPOINT.check(head, where=where)
+    if head.startswith(b"PK"):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()
+        except (zipfile.BadZipFile, EOFError, NotImplementedError, zlib.error) as error:
+            raise FetchError(f"{where}: cut short or damaged ({error}); download it again") from error
+        if damaged is not None:
+            raise FetchError(f"{where}: damaged ('{damaged}' in it fails its checksum); download it again")
+
+
+def _plan_file(
+    file: FileToFetch, request: FetchRequest, session: requests.Session, unreachable: dict[str, str]
+) -> PlannedStep:
+    """Plan one download; ``unreachable`` has servers that did not answer, and why, and is added to."""
+    address, target = without_credentials(file.url), file.target
+    if request.manifest.has(target) and not request.force:
+        return PlannedStep(file.name, "nothing", target, url=address, size=target.stat().st_size)
+    host = address.partition("://")[2].partition("/")[0]
+    note = "offline" if request.is_offline else unreachable.get(host, "")
+    remote: RemoteVersion | None = None
+    if not note:
+        try:
+            remote = request_version(session, file.url, request.download)
+        except TransientError as failure:
+            note = failure.reason
+            if failure.unreachable:
+                note = unreachable[host] = f"{host}: {failure.reason}"
+        except FetchError as error:
+            note = str(error).splitlines()[0].removeprefix(f"{address}: ")
+    partial = PartialFile(target)
+    received, version = partial.resumable_bytes(address), partial.version()
+    if remote is not None and version is not None and remote.etag != version.etag:
+        received = 0
+    is_exact = remote is not None and remote.size is not None
+    size = remote.size if remote is not None and is_exact else file.approximate_size
+    return PlannedStep(
+        name=file.name,
+        step="resume" if received else "download",
+        path=target,
+        url=address,
+        size=size,
+        is_exact=is_exact,
+        download_bytes=None if size is None else max(0, size - received),
+        note=note,
+    )
 
 
 def _datasets(dataset: str, source: Path | None) -> tuple[str, ...]:
-    """Return the datasets meant by a name, having checked that a source goes with it."""
+    """Return the datasets that a name stands for, after checking that a source goes with it."""
     names = dataset_names(dataset)
     if source is not None:
         if dataset not in RECORDINGS:
@@ -448,140 +616,22 @@ def _plan_dataset(dataset: str, request: FetchRequest, source: Path | None) -> t
         return (PlannedStep(dataset, "generate", target, size=SIMULATED_BYTES, is_exact=False),)
     if source is not None:
         size = _converted_bytes(dataset, source)
-        return (PlannedStep(dataset, "convert", target, size=size, is_exact=False, remark=f"from {source}"),)
+        return (PlannedStep(dataset, "convert", target, size=size, is_exact=False, note=f"from {source}"),)
     (fetch,) = plan_files([pickle_file(dataset, request.home_dir)], request)
     size = round(RECORDINGS[dataset].converted_fraction * (fetch.size or 0))
     return fetch, PlannedStep(dataset, "convert", target, size=size, is_exact=False)
 
 
 def _converted_bytes(dataset: str, pickle: Path) -> int:
-    """Return the most disk that the converted file of a pickle takes, estimated."""
+    """Estimate the most disk that the converted file of a pickle takes."""
     n_bytes = pickle.stat().st_size
     if pickle.suffix != ".pkl":
-        # How much a compressed pickle unpacks to is not known beforehand; the neural file is compressed too,
-        # so it is of the same order.
+        # The neural file is compressed, too, so it is of the same order.
         return 2 * n_bytes
     return round(RECORDINGS[dataset].converted_fraction * n_bytes)
 
 
-def peak_disk(plans: Iterable[Sequence[PlannedStep]], *, keep_raw: bool = False) -> int:
-    """Return the most disk in use at any moment, in bytes, when plans are carried out one after the other."""
-    lasting = peak = 0
-    for steps in plans:
-        made = sum(step.size or 0 for step in steps if step.step in ("convert", "generate"))
-        downloaded = sum(step.download_bytes or 0 for step in steps)
-        peak = max(peak, lasting + made + downloaded)
-        # A pickle is removed once it is converted.
-        is_removed = any(step.step == "convert" for step in steps) and not keep_raw
-        lasting += made if is_removed else made + downloaded
-    return peak
-
-
-def check_network(steps: Sequence[PlannedStep], request: FetchRequest, *, advice: str) -> None:
-    """Check that nothing has to be fetched if the network is forbidden; FetchError names what would be."""
-    missing = [step for step in steps if step.step in ("download", "resume")]
-    if request.is_offline and missing:
-        files = "\n".join(f"  {step.path}  from {step.url}" for step in missing)
-        raise FetchError(
-            f"offline (--offline or MVKIT_OFFLINE), and {len(missing)} file(s) would have to be fetched:\n"
-            f"{files}\n{advice}"
-        )
-
-
-def fetch_each(
-    paths: Mapping[str, Path], obtain: Callable[[str], list[FileOutcome]]
-) -> tuple[FileOutcome, ...]:
-    """Obtain files, given by name, in turn; a failed one does not stop the others.
-
-    Only what would befall every other one as well does: no network, or a full disk.
-    """
-    outcomes: list[FileOutcome] = []
-    halted = ""
-    for name, path in paths.items():
-        if halted:
-            outcomes.append(FileOutcome(name, "failed", path, error=halted))
-            continue
-        try:
-            outcomes.extend(obtain(name))
-        except MvkitError as error:
-            outcomes.append(FileOutcome(name, "failed", path, error=str(error)))
-            if isinstance(error, FetchHaltedError):
-                halted = f"{name} failed, and this would fail alike: not tried"
-    return tuple(outcomes)
-
-
-def fetch_file(file: FileToFetch, request: FetchRequest, *, keep: bool = True) -> FileOutcome:
-    """Make sure that a file is in place and recorded; download it if it is not.
-
-    A second process that wants the same file waits for the first and then finds it there. A file that
-    someone put in place by hand is accepted if it begins as it should, and recorded. One whose size is no
-    longer what was recorded is fetched again. ``keep`` is False for an intermediate file.
-
-    Raises
-    ------
-    FetchError
-        If it cannot be had; then nothing is changed under its final name.
-    """
-    manifest, feedback, target = request.manifest, request.feedback, file.target
-    with file_lock(target, log=feedback.log):
-        if manifest.has(target) and not request.force:
-            record = manifest.find(target)
-            if record is None:
-                record = adopt_file(target, file.content, request, keep=keep)
-            elif keep and not record.keep:
-                manifest.mark_kept(target)
-            return FileOutcome.of(file.name, "already there", target, record)
-        if manifest.state(target) == "damaged":
-            feedback.log(f"{target}: not the size that was recorded; fetching it again")
-        received = download(
-            file.url, target, content=file.content, settings=request.download, feedback=feedback
-        )
-        record = Record.of_now(
-            size=target.stat().st_size,
-            sha256=received.sha256,
-            url=received.version.url,
-            etag=received.version.etag,
-            keep=keep,
-        )
-        manifest.record(target, record)
-        PartialFile(target).remove_note()
-        return FileOutcome.of(file.name, "fetched", target, record, resumed_from=received.resumed_from)
-
-
-def adopt_file(target: Path, content: ContentCheck, request: FetchRequest, *, keep: bool = True) -> Record:
-    """Record a file that is in place without a record.
-
-    It was put there by hand, or by a fetch that was killed between the last two steps; the note of the
-    download is then still beside it. The caller holds its lock.
-
-    Raises
-    ------
-    FetchError
-        If it does not begin as such a file must.
-    """
-    feedback = request.feedback
-    with target.open("rb") as opened:
-        head = opened.read(HEAD_BYTES)
-    try:
-        content.check(head, where=str(target))
-    except FetchError as error:
-        raise FetchError(f"{error}\nremove it, or fetch it again with --force") from error
-    size = target.stat().st_size
-    with feedback.progress(f"checking {target.name}") as progress:
-        sha256 = sha256_of(target, progress=progress)
-    partial = PartialFile(target)
-    version = partial.version()
-    if version is not None and version.size == size and not partial.path.exists():
-        record = Record.of_now(size=size, sha256=sha256, url=version.url, etag=version.etag, keep=keep)
-        partial.remove_note()
-    else:
-        record = Record.of_now(size=size, sha256=sha256)
-        feedback.log(f"{target}: found without a record ({format_bytes(size)}); recorded as it is")
-    request.manifest.record(target, record)
-    return record
-
-
-def _obtain_recording(dataset: str, request: FetchRequest, source: Path | None) -> list[FileOutcome]:
+def _fetch_recording(dataset: str, request: FetchRequest, source: Path | None) -> list[FileOutcome]:
     """Make sure that the neural file of a published dataset is in place.
 
     Whatever kills the process, the next call goes on from the last whole thing: the bytes received, the
@@ -591,14 +641,13 @@ def _obtain_recording(dataset: str, request: FetchRequest, source: Path | None) 
     target, pickle = neural_path(dataset, request.home_dir), pickle_file(dataset, request.home_dir)
     manifest, feedback = request.manifest, request.feedback
     with file_lock(target, log=feedback.log):
-        present = _find_present(dataset, target, request)
+        present = find_present(dataset, target, HDF5, request)
         if present is not None:
             if source is not None:
                 feedback.log(f"{target} is there already: {source} was not used (--force does)")
-            # What a process that was killed right after a conversion had still to do. A pickle that the user
-            # kept and has removed since is no longer missed either.
+            # Left to do if a process was killed right after a conversion.
             if request.keep_raw and pickle.target.exists():
-                manifest.mark_kept(pickle.target)
+                manifest.keep(pickle.target)
             elif _remove_pickle(pickle.target, manifest):
                 feedback.log(f"{pickle.target}: removed; it had been converted")
             return [present]
@@ -611,8 +660,7 @@ def _obtain_recording(dataset: str, request: FetchRequest, source: Path | None) 
             converted = _convert(dataset, fetched.path, target, made_from, request)
         except DataError as error:
             if isinstance(error.__cause__, OSError | RuntimeError):
-                # The neural file could not be written: the pickle is well, and the next dataset would fare no
-                # better.
+                # The neural file could not be written, and the next dataset's could not be either.
                 raise FetchHaltedError(
                     f"{error}\nthe pickle is kept: the same command goes on from there"
                 ) from error
@@ -622,30 +670,19 @@ def _obtain_recording(dataset: str, request: FetchRequest, source: Path | None) 
         return [replace(fetched, removed=_remove_pickle(fetched.path, manifest)), converted]
 
 
-def _obtain_simulated(request: FetchRequest) -> list[FileOutcome]:
+def _generate_simulated(request: FetchRequest) -> list[FileOutcome]:
     """Make sure that the neural file of the simulated dataset is in place."""
     target = neural_path(SIMULATED, request.home_dir)
     with file_lock(target, log=request.feedback.log):
-        present = _find_present(SIMULATED, target, request)
+        present = find_present(SIMULATED, target, HDF5, request)
         if present is not None:
             return [present]
         from mvkit.neural import write_simulated
 
         remove_leftovers(target)
-        with explain_full_disk(target, remedy="free some space and run the same command again"):
+        with explain_full_disk(target, remedy=_FULL_DISK_REMEDY):
             write_simulated(target)
-        return [_record(SIMULATED, "generated", target, None, request)]
-
-
-def _find_present(dataset: str, target: Path, request: FetchRequest) -> FileOutcome | None:
-    """Return the outcome for a neural file that is in place, unless it is to be made again."""
-    manifest = request.manifest
-    if request.force or not manifest.has(target):
-        if manifest.state(target) == "damaged":
-            request.feedback.log(f"{target}: not the size that was recorded; making it again")
-        return None
-    record = manifest.find(target) or adopt_file(target, HDF5, request)
-    return FileOutcome.of(dataset, "already there", target, record)
+        return [_record(SIMULATED, "generated", target, request)]
 
 
 def _convert(
@@ -656,30 +693,59 @@ def _convert(
     remove_leftovers(target)
     check_free_disk(target.parent, max(_converted_bytes(dataset, source), _LEAST_FREE_BYTES))
     with (
-        explain_full_disk(target, remedy="free some space and run the same command again"),
+        explain_full_disk(target, remedy=_FULL_DISK_REMEDY),
         request.feedback.progress(f"converting {source.name}") as progress,
     ):
         report = convert_pickle(source, target, dataset=dataset, progress=progress)
     made_from = {**made_from, "size": report.source_bytes, "sha256": report.source_sha256}
-    return _record(dataset, "converted", target, made_from, request)
+    return _record(dataset, "converted", target, request, made_from=made_from)
 
 
 def _record(
-    dataset: str,
+    name: str,
     status: Status,
     target: Path,
-    made_from: Mapping[str, object] | None,
     request: FetchRequest,
+    *,
+    sha256: str | None = None,
+    **fields: Any,
 ) -> FileOutcome:
-    with request.feedback.progress(f"checking {target.name}") as progress:
-        sha256 = sha256_of(target, progress=progress)
-    record = Record.of_now(size=target.stat().st_size, sha256=sha256, made_from=made_from)
+    """Record a file that is in place; ``fields`` are further ones of the record."""
+    if sha256 is None:
+        with request.feedback.progress(f"checking {target.name}") as progress:
+            sha256 = sha256_of(target, progress=progress)
+    record = Record(size=target.stat().st_size, sha256=sha256, **fields)
     request.manifest.record(target, record)
-    return FileOutcome.of(dataset, status, target, record)
+    return FileOutcome.of(name, status, target, record)
+
+
+def _record_existing(
+    name: str, target: Path, content: ContentCheck, request: FetchRequest, *, keep: bool
+) -> FileOutcome:
+    """Record a file that is in place without a record, see :func:`find_present`.
+
+    It was put there by hand, or by a fetch that was killed between the last two steps; the note of the
+    download is then still beside it.
+    """
+    with target.open("rb") as opened:
+        head = opened.read(HEAD_BYTES)
+    try:
+        content.check(head, where=str(target))
+    except FetchError as error:
+        raise FetchError(f"{error}\nremove it, or fetch it again with --force") from error
+    size = target.stat().st_size
+    partial = PartialFile(target)
+    version = partial.version()
+    if version is None or version.size != size or partial.path.exists():
+        request.feedback.log(f"{target}: had no record ({format_bytes(size)}); recorded as it is")
+        return _record(name, "already there", target, request)
+    outcome = _record(name, "already there", target, request, url=version.url, etag=version.etag, keep=keep)
+    partial.remove_note()
+    return outcome
 
 
 def _remove_pickle(path: Path, manifest: Manifest) -> bool:
-    """Remove a pickle that mvkit fetched only for its conversion; say whether it was there and is gone."""
+    """Remove a pickle that mvkit fetched only for its conversion; tell whether it was there and is gone."""
     record = manifest.find(path)
     if record is None or (record.keep and path.exists()):
         return False
@@ -687,3 +753,26 @@ def _remove_pickle(path: Path, manifest: Manifest) -> bool:
     path.unlink(missing_ok=True)
     manifest.forget(path)
     return was_there
+
+
+def _verify_file(key: str, record: Record | None, request: FetchRequest) -> FileOutcome:
+    path = request.home_dir / key
+    size = path.stat().st_size if path.exists() else None
+    sha256: str | None = None
+    status: Status
+    if record is None:
+        status = "not fetched" if size is None else "not recorded"
+    elif size is None:
+        status = "missing"
+    elif size != record.size:
+        status = "wrong size"
+    else:
+        with request.feedback.progress(f"verifying {path.name}") as progress:
+            sha256 = sha256_of(path, progress=progress)
+        status = "ok" if sha256 == record.sha256 else "wrong checksum"
+    outcome = FileOutcome(
+        key, status, path, size, sha256, error=None if status == "ok" else f"{key}: {status}"
+    )
+    if record is None:
+        return outcome
+    return replace(outcome, url=record.url, etag=record.etag, made_from=record.made_from)

@@ -31,7 +31,7 @@ from pydantic import Field, field_validator
 
 from mvkit import files as atomic
 from mvkit.errors import DataError, UsageError, printable, unknown_name
-from mvkit.files import check_link, file_lock, name_text, unfetched
+from mvkit.files import check_link, file_lock, name_text, pointer_problem
 from mvkit.images import beton
 from mvkit.images import sources as cifar10
 from mvkit.images import sources as folder
@@ -189,7 +189,7 @@ def _content(path: Path, what: str) -> bytes:
         raise _UnfitError(f"its {what} {name_text(path)} is missing") from error
     if not content:
         raise _UnfitError(f"its {what} is an empty file")
-    if problem := unfetched(content):
+    if problem := pointer_problem(content):
         raise _UnfitError(problem)
     return content
 

@@ -18,11 +18,11 @@ from mvkit.files import (
     FolderId,
     ListedFile,
     check_link,
+    inspect_file,
     list_files,
     list_folders,
-    look_at,
     name_text,
-    unfetched,
+    pointer_problem,
 )
 from mvkit.neural.pickle_arrays import array_ref, load
 from mvkit.neural.pickle_reader import PickleFile, name_file_in_errors, read_pickle
@@ -186,7 +186,7 @@ def read_depth(path: str) -> Image.Image:
 
 
 def _opened(file: str | BinaryIO, name: str) -> Image.Image:
-    if isinstance(file, str) and (problem := look_at(Path(file)).problem):
+    if isinstance(file, str) and (problem := inspect_file(Path(file)).problem):
         # A pipe, for one, would never end.
         raise DataError(f"{name}: cannot be read as an image: {problem}\nrestore or remove it")
     try:
@@ -202,7 +202,7 @@ def _opened(file: str | BinaryIO, name: str) -> Image.Image:
 def reason_of(file: str | BinaryIO, error: Exception) -> str:
     """Say what is wrong with an image file that Pillow does not read, without the file's name."""
     if isinstance(error, UnidentifiedImageError):
-        if isinstance(file, str) and (problem := unfetched(_beginning(file))):
+        if isinstance(file, str) and (problem := pointer_problem(_beginning(file))):
             return problem
         # Pillow's message repeats the name, or names an object in memory.
         return "not an image of a kind that Pillow knows"
@@ -249,7 +249,7 @@ def open_cifar10(root: Path) -> tuple[SplitSource, ...]:
 
 def _open_cifar10_split(folder: Path, split: str, names: tuple[str, ...]) -> SplitSource:
     classes = _class_names(folder)
-    files: list[SourceFile] = list(described(folder, [look_at(folder / name) for name in names]))
+    files: list[SourceFile] = list(described(folder, [inspect_file(folder / name) for name in names]))
     n_images = sum(len(read_batch(folder / name, len(classes))[1]) for name in names)
 
     def items() -> Iterator[Item]:
@@ -440,7 +440,7 @@ def _open_pairs_split(root: Path, split: str) -> SplitSource:
     listed = list_files(images, SUFFIXES, levels=0)
     if not listed:
         raise DataError(f"{images}: no images in this folder")
-    maps = [look_at(depths / file.path.name) for file in listed]
+    maps = [inspect_file(depths / file.path.name) for file in listed]
     files = tuple(described(root, (_paired(file, depth) for file, depth in zip(listed, maps, strict=True))))
     there = tuple(described(root, (depth for depth in maps if not depth.problem)))
 

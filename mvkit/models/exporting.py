@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import mvkit
 from mvkit.errors import CheckpointError, UsageError, printable
-from mvkit.files import refuse_existing, replacing
+from mvkit.files import check_output_path, replacing
 from mvkit.models.base import WeightsOrigin, state_digest
 from mvkit.models.checkpoints import FORMAT_NAME, FORMAT_VERSION, SUFFIX
 from mvkit.models.external import ForeignModel, unwrapped
@@ -114,7 +114,7 @@ def check_target(target: Path, *, overwrite: bool) -> None:
     """
     if target.suffix != SUFFIX:
         raise UsageError(f"{target}: weights are written as safetensors; name the file *{SUFFIX}")
-    refuse_existing(target, overwrite=overwrite, example=f"weights{SUFFIX}")
+    check_output_path(target, overwrite=overwrite, example=f"weights{SUFFIX}")
 
 
 def describe_weights(model: nn.Module) -> dict[str, str]:

@@ -258,9 +258,7 @@ def _store(
         if known is not None:
             made_from = {**(known.made_from or {}), "reliabilities": dict(values.record)}
             sha256 = sha256_of(target)
-            manifest.record(
-                place, Record.of_now(size=target.stat().st_size, sha256=sha256, made_from=made_from)
-            )
+            manifest.record(place, Record(size=target.stat().st_size, sha256=sha256, made_from=made_from))
 
 
 def _n_threads() -> int:

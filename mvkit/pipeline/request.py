@@ -8,10 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+<<<<<<< HEAD
 from pydantic import ConfigDict, ValidationInfo, field_validator
 
 from mvkit.errors import DataError, RecipeError, UsageError, suggest
-from mvkit.files import plain, shortened
+from mvkit.files import plain, shorten
+=======
+from mvkit.errors import DataError, RecipeError, UsageError, suggest, unknown_name
+from mvkit.files import plain, shorten
+>>>>>>> fetch
 from mvkit.machine import Resources, installed_versions
 from mvkit.neural.selection import SelectionSettings, selection_with
 from mvkit.recipes import Count, Settings, load_recipe, packaged_recipes, parse_scalar
@@ -578,13 +583,28 @@ def _other_protocol(settings: ScoreSettings) -> list[Table2Difference]:
             name,
             here[name],
             paper[name],
-            f"{name} {shortened(here[name], _LONGEST)} instead of {shortened(paper[name], _LONGEST)}",
+<<<<<<< HEAD
+            f"{name} {shorten(here[name], _LONGEST)} instead of {shorten(paper[name], _LONGEST)}",
+=======
+            f"{_setting(name, here[name])} instead of {shorten(paper[name], _LONGEST)}",
+>>>>>>> fetch
         )
         for name in here
         if here[name] != paper[name]
     ]
 
 
+<<<<<<< HEAD
+=======
+def _setting(name: str, value: object) -> str:
+    """Write a setting: ``2 splits``, or its name and value."""
+    if name in _COUNTED:
+        noun = _COUNTED[name]
+        return f"{value} {noun.removesuffix('s') if value == 1 else noun}"
+    return f"{name} {shorten(value, _LONGEST)}"
+
+
+>>>>>>> fetch
 def _other_layers(here: Sequence[str], paper: Sequence[str]) -> Table2Difference | None:
     if set(here) == set(paper):
         return None
@@ -602,7 +622,7 @@ def _other_preprocessing(context: Mapping[str, object], model: ModelRow) -> list
             "preprocessing",
             {name: here.get(name)},
             {name: paper.get(name)},
-            f"{name} {shortened(here.get(name), _LONGEST)} instead of {shortened(paper.get(name), _LONGEST)}",
+            f"{name} {shorten(here.get(name), _LONGEST)} instead of {shorten(paper.get(name), _LONGEST)}",
         )
         for name in dict.fromkeys([*paper, *here])
         if here.get(name) != paper.get(name)

@@ -10,8 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mvkit.errors import DataError, UsageError
-from mvkit.files import shortened
+<<<<<<< HEAD
+from mvkit.files import shorten
 from mvkit.machine import Resources, choose_device, worker_number
+=======
+from mvkit.files import shorten
+from mvkit.machine import Resources, worker_number
+>>>>>>> fetch
 from mvkit.paths import cache_dir, ceilings_dir
 from mvkit.pipeline.layers import open_layers, score_source
 from mvkit.pipeline.request import (
@@ -336,7 +341,7 @@ def refuse_other_protocols(
             differences["areas"] = ",".join(scores.areas), ",".join(areas)
         if differences:
             fields = "; ".join(
-                f"{name}: {shortened(there, _LONGEST)} there, {shortened(now, _LONGEST)} here"
+                f"{name}: {shorten(there, _LONGEST)} there, {shorten(now, _LONGEST)} here"
                 for name, (there, now) in differences.items()
             )
             raise UsageError(

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mvkit.files import plain, shortened
+from mvkit.files import plain, shorten
 from mvkit.report.tables import (
     CHOICES,
     best_layer_table,
@@ -189,7 +189,7 @@ def _differences(settings: ScoreSettings) -> str:
     """Name every setting that numbers depend on and that differs from the paper's."""
     here, paper = settings.protocol(), DEFAULT_SETTINGS.protocol()
     changed = [
-        f"{name} {shortened(here[name], _LONGEST)} ({shortened(paper[name], _LONGEST)})"
+        f"{name} {shorten(here[name], _LONGEST)} ({shorten(paper[name], _LONGEST)})"
         for name in here
         if here[name] != paper[name]
     ]

@@ -19,7 +19,7 @@ from allensdk.core.brain_observatory_nwb_data_set import BrainObservatoryNwbData
 from mvkit.allen import sdk
 from mvkit.allen.calcium import mean_sweep_responses, order_sweeps
 from mvkit.allen.folder import SessionFolder
-from mvkit.allen.nwb import Presentations, opening, order_presentations, stored_images, text
+from mvkit.allen.nwb import Presentations, open_nwb, order_presentations, stored_images, text
 from mvkit.allen.request import SessionRequest
 from mvkit.allen.session import AREA, UNIT_ID, SessionRecording
 
@@ -87,7 +87,7 @@ def _session(session: Any, path: Path, folder: SessionFolder, request: SessionRe
             columns[name] = units[name].to_numpy(dtype=np.float64)
     images = None
     if not folder.has_templates:
-        with opening(path) as file:
+        with open_nwb(path) as file:
             images = stored_images(file, request.stimulus, shown.frame_ids)
     return SessionRecording(
         session_id=session_id,
@@ -140,7 +140,7 @@ def _experiment(data: Any, path: Path, folder: SessionFolder, request: SessionRe
     means = np.empty((len(sweeps.start), 0))
     if len(cells):
         means = mean_sweep_responses(data.get_corrected_fluorescence_traces(cells)[1], sweeps)
-    with opening(path) as file:
+    with open_nwb(path) as file:
         animal = text(file, "general/specimen_name")
     number = int(metadata["ophys_experiment_id"])
     return SessionRecording(

@@ -15,7 +15,7 @@ import numpy as np
 PERIOD_S = 0.25
 #: Lengths of the probes' sites in micrometres.
 SITE_UM = 20
-#: Limits that AllenSDK applies to units unless told otherwise.
+#: Limits that AllenSDK applies to units by default.
 DEFAULT_LIMITS = {"isi_violations": 0.5, "amplitude_cutoff": 0.1, "presence_ratio": 0.95}
 
 

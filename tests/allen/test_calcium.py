@@ -17,8 +17,8 @@ from warehouse import OphysWarehouse, running
 
 from mvkit.allen import environment
 from mvkit.allen.calcium import CalciumReader
-from mvkit.allen.download import DownloadingReader, ask_allensdk
-from mvkit.allen.environment import AllenPython
+from mvkit.allen.environment import AllenPython, ask_allensdk
+from mvkit.allen.fetch import DownloadingReader
 from mvkit.allen.request import SessionRequest
 from mvkit.allen.session import SessionRecording, SessionSource
 from mvkit.errors import DataError, FetchError
@@ -81,9 +81,9 @@ def assert_measured(recording: SessionRecording, experiment: Experiment) -> None
     np.testing.assert_array_equal(recording.unit_columns["cell_specimen_id"], experiment.cell_ids)
     assert set(recording.unit_columns["visual_area"]) == {experiment.area}
     for name in ("p_run_mod_ns", "pref_image_ns"):
-        told = [experiment.metrics.get(int(cell), {}).get(name) for cell in experiment.cell_ids]
-        wanted = [np.nan if value is None else value for value in told]
-        np.testing.assert_array_equal(recording.unit_columns[name], wanted)
+        values = [experiment.metrics.get(int(cell), {}).get(name) for cell in experiment.cell_ids]
+        expected = [np.nan if value is None else value for value in values]
+        np.testing.assert_array_equal(recording.unit_columns[name], expected)
     np.testing.assert_array_equal(recording.stimuli, experiment.images[frames])
 
 
@@ -131,7 +131,7 @@ def test_it_is_what_allensdk_calls_mean_sweep_response(
         np.testing.assert_allclose(own, made, rtol=1e-13, atol=1e-12)
 
 
-def test_other_files_and_areas_are_told(oracle: ModuleType, tmp_path: Path) -> None:
+def test_other_files_and_areas_are_reported(oracle: ModuleType, tmp_path: Path) -> None:
     experiment = draw_experiment(501, area="VISl")
     path = write_ophys_folder(tmp_path, [experiment]) / "ophys_experiment_data" / "501.nwb"
     with pytest.raises(DataError, match="it is experiment 501, not 502"):
@@ -213,7 +213,7 @@ def test_a_prepared_folder_is_read_as_allensdks_cache(
     np.testing.assert_array_equal(reader.read(reader.sessions()[1], REQUEST).responses, recording.responses)
 
 
-def test_a_warehouse_that_does_not_answer_is_told(
+def test_a_warehouse_that_does_not_answer_is_reported(
     served: OphysWarehouse, allen_python: AllenPython, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(environment.INTERPRETER_VARIABLE, str(allen_python.path))
@@ -224,6 +224,6 @@ def test_a_warehouse_that_does_not_answer_is_told(
     assert {path.name for path in reader.cache.glob("*.json")} <= {"manifest.json"}
 
 
-def test_what_is_not_there_is_told(tmp_path: Path) -> None:
+def test_what_is_not_there_is_reported(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no file"):
         CalciumReader(tmp_path, REQUEST).read(SessionSource(501), REQUEST)

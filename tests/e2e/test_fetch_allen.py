@@ -206,7 +206,7 @@ def test_a_failing_session_is_told_and_left_out(tmp_path: Path, capfd: pytest.Ca
     assert run(words(home, folder)) == 1
     shown = capfd.readouterr().err
     assert "session_7102.nwb: not a readable session file" in shown
-    assert "to do without the failed: --exclude-sessions 7102" in shown
+    assert "to leave out those that failed: --exclude-sessions 7102" in shown
     assert run([*words(home, folder), "--exclude-sessions", "7102", "--json"]) == 0
     files = json.loads(capfd.readouterr().out)["files"]
     assert [one["status"] for one in files] == ["already there", "already there", "assembled"]
@@ -233,17 +233,17 @@ def test_options_reach_the_file(tmp_path: Path) -> None:
     }
 
 
-def test_a_dry_run_tells_sessions_bytes_and_disk(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_reports_sessions_bytes_and_disk(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     home = tmp_path / "home"
     assert run([*words(home), "--dry-run", "--json"]) == 0
-    told = json.loads(capfd.readouterr().out)
-    assert [one["step"] for one in told["files"]] == ["read", "read", "read", "assemble"]
-    assert told["disk"]["fits"] and told["disk"]["needed_bytes"] > 0
+    plan = json.loads(capfd.readouterr().out)
+    assert [one["step"] for one in plan["files"]] == ["read", "read", "read", "assemble"]
+    assert plan["disk"]["fits"] and plan["disk"]["needed_bytes"] > 0
     assert not home.exists()
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         (["--source", "allen"], "did you mean 'allensdk'"),
         (["--source", "published"], "--sessions-from: only for recording sessions"),
@@ -260,8 +260,8 @@ def test_a_dry_run_tells_sessions_bytes_and_disk(tmp_path: Path, capfd: pytest.C
     ],
 )
 def test_what_cannot_be_meant_is_refused_at_once(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], wrong: list[str], told: str
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], wrong: list[str], message: str
 ) -> None:
     assert run([*words(tmp_path / "home"), *wrong]) == 2
-    assert told in capfd.readouterr().err
+    assert message in capfd.readouterr().err
     assert not (tmp_path / "home").exists()

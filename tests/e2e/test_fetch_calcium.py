@@ -58,8 +58,8 @@ def test_what_is_fetched_can_be_scored(
     assert run(words(tmp_path, folder)) == 0
     assert run(["fetch", "neural", "--verify", "--home", str(tmp_path)]) == 0
     with reading(tmp_path / "neural" / "calcium.h5") as file:
-        stored, told = file.stored[...], file.contents.unit_columns
-    assert set(told["visual_area"]) == {"VISp", "VISl"} and stored.shape == (5, 12, 32)
+        stored, columns = file.stored[...], file.contents.unit_columns
+    assert set(columns["visual_area"]) == {"VISp", "VISl"} and stored.shape == (5, 12, 32)
     wanted = expected_responses(draw_experiment(801, seed=0, n_cells=8, n_frames=12))[1]
     np.testing.assert_allclose(stored[..., :8], wanted, rtol=1e-11, atol=1e-11)
     capfd.readouterr()
@@ -91,7 +91,7 @@ def test_a_killed_run_goes_on_where_it_was(
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         (["--bin-ms", "10"], "--bin-ms: only for spikes, not for --dataset calcium"),
         (["--window-ms", "0", "250"], "--window-ms: only for spikes"),
@@ -102,8 +102,8 @@ def test_a_killed_run_goes_on_where_it_was(
     ],
 )
 def test_what_cannot_be_meant_is_refused_at_once(
-    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], wrong: list[str], told: str
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], wrong: list[str], message: str
 ) -> None:
     assert run([*words(tmp_path / "home", folder), *wrong]) == 2
-    assert told in capfd.readouterr().err
+    assert message in capfd.readouterr().err
     assert not (tmp_path / "home").exists()

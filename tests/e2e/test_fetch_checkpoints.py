@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,6 +15,7 @@ import numpy as np
 import pytest
 
 from mvkit.cli.main import run
+from mvkit.files import format_bytes
 from mvkit.models.registry import RELEASED
 from mvkit.paths import checkpoint_path, home_dir
 
@@ -61,7 +65,7 @@ def test_names_and_architectures_choose(
 
 
 def test_the_table_and_home(
-    bodies: dict[str, bytes], capsys: pytest.CaptureFixture[str], tmp_path: Path
+    server: Any, bodies: dict[str, bytes], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     assert run(["fetch", "checkpoints", "alexnet_bn_ir", "--home", str(tmp_path / "h")]) == 0
     printed = capsys.readouterr()
@@ -74,7 +78,7 @@ def test_the_table_and_home(
         hashlib.sha256(bodies["alexnet_bn_ir"]).hexdigest()[:12],
         "checkpoints/alexnet_bn_ir.pt",
     ]
-    assert printed.err == ""
+    assert printed.err == f"downloading 20.0 kB from {server.url}\n"
     assert (tmp_path / "h" / "checkpoints" / "alexnet_bn_ir.pt").read_bytes() == bodies["alexnet_bn_ir"]
 
 
@@ -93,7 +97,13 @@ def test_one_missing_file_does_not_stop_the_others(
     assert [row["name"] for row in found["files"] if row["status"] == "failed"] == ["dual_stream_ir"]
     assert not checkpoint_path("dual_stream_ir").exists()
     assert all(checkpoint_path(name).exists() for name in bodies if name != "dual_stream_ir")
-    assert printed.err == (f"error: {server.url}/dual_stream_ir.pt: HTTP 404: the server has no such file\n")
+    sizes = sum(len(body) for name, body in bodies.items() if name != "dual_stream_ir")
+    assert printed.err == (
+        f"downloading {format_bytes(sizes)} and 1 file of unknown size from {server.url}\n"
+        f"error: {server.url}/dual_stream_ir.pt: HTTP 404: the server has no such file\n"
+        f"copy a file downloaded elsewhere to {checkpoint_path('dual_stream_ir')}, "
+        "or run `mvkit fetch checkpoints dual_stream_ir --from FILE`\n"
+    )
 
 
 def test_what_is_no_checkpoint_is_refused(server: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -111,7 +121,7 @@ def test_both_checkpoint_formats_are_known_by_their_first_bytes(
     assert document(["alexnet_bn_ir"], capsys)["files"][0]["bytes"] == len(head) + 4
 
 
-def test_a_dry_run_tells_and_does_nothing(
+def test_a_dry_run_reports_and_does_nothing(
     server: Any, bodies: dict[str, bytes], capsys: pytest.CaptureFixture[str]
 ) -> None:
     document(["shi_mousenet_ir"], capsys)
@@ -186,10 +196,16 @@ def test_verify_reports_each_file(bodies: dict[str, bytes], capsys: pytest.Captu
     body = bodies["dual_stream_ir"]
     checkpoint_path("dual_stream_ir").write_bytes(body[:-1] + bytes([body[-1] ^ 1]))
     checkpoint_path("shi_mousenet_ir").unlink()
-    found = document(["--verify"], capsys, code=1)
-    findings = {Path(row["file"]).stem: row["finding"] for row in found["files"]}
+    statuses = {
+        Path(row["name"]).stem: row["status"] for row in document(["--verify"], capsys, code=1)["files"]
+    }
     wrong = {"dual_stream_ir": "wrong checksum", "shi_mousenet_ir": "missing"}
-    assert findings == {name: wrong.get(name, "ok") for name in bodies}
+    assert statuses == {name: wrong.get(name, "ok") for name in bodies}
+    assert run(["fetch", "checkpoints", "--verify"]) == 1
+    assert capsys.readouterr().err == (
+        "error: checkpoints/dual_stream_ir.pt: wrong checksum, checkpoints/shi_mousenet_ir.pt: missing\n"
+        "fetch them again with --force\n"
+    )
     assert run(["fetch", "checkpoints", "--verify", "alexnet_bn_ir"]) == 0
     assert run(["fetch", "checkpoints", "--verify", "shi_mousenet_ir"]) == 1
 
@@ -205,3 +221,51 @@ def test_503_then_200(
 
 def test_dry_run_and_verify_exclude_each_other(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["fetch", "checkpoints", "--dry-run", "--verify"]) == 2
+
+
+def test_files_that_were_never_fetched_are_named_as_such(
+    bodies: dict[str, bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    document(["alexnet_bn_ir"], capsys)
+    words = ["fetch", "checkpoints", "--verify", "alexnet_bn_ir", "dual_stream_ir"]
+    assert run(words) == 1
+    printed = capsys.readouterr()
+    assert printed.err == "error: dual_stream_ir: not fetched yet (mvkit fetch checkpoints NAME)\n"
+    assert "checkpoints/alexnet_bn_ir.pt" in printed.out
+
+
+def test_a_dry_run_without_a_server_names_it_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MVKIT_CHECKPOINT_URL", "http://127.0.0.1:9")
+    assert run(["fetch", "checkpoints", "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert f"127.0.0.1:9: no connection to the server; size unknown: {', '.join(RELEASED)}\n" in out
+    assert "to download: 5 files of unknown size from http://127.0.0.1:9\n" in out
+    assert "disk needed: at least 0 B;" in out
+    assert out.count("no connection") == 1
+
+
+def test_a_checkpoint_downloaded_elsewhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mine = tmp_path / "mine.pt"
+    with zipfile.ZipFile(mine, "w") as archive:
+        archive.writestr("archive/data.pkl", b"weights")
+    (row,) = document(["alexnet_bn_ir", "--from", str(mine), "--offline"], capsys)["files"]
+    assert (row["status"], row["path"]) == ("copied", str(checkpoint_path("alexnet_bn_ir")))
+    assert checkpoint_path("alexnet_bn_ir").read_bytes() == mine.read_bytes()
+    assert document(["--verify"], capsys)["ok"] is True
+    assert run(["fetch", "checkpoints", "--from", str(mine), "--dry-run"]) == 2
+
+
+def test_fetching_loads_no_torch(bodies: dict[str, bytes]) -> None:
+    for words in (
+        ["checkpoints", "--dry-run"],
+        ["checkpoints", "alexnet_bn_ir"],
+        ["checkpoints", "--verify"],
+    ):
+        code = (
+            f"import sys; from mvkit.cli.main import run; code = run(['fetch', *{words!r}]); "
+            "sys.exit(code or 'torch' in sys.modules or 'numpy' in sys.modules)"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, (words, done.stderr)

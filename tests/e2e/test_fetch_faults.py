@@ -115,6 +115,7 @@ def test_two_at_once_download_once(
     first = mvkit_process(*WORDS)
     wait_until(lambda: PartialFile(checkpoint_path(NAME)).n_bytes() >= BLOCK, first)
     second = mvkit_process(*WORDS)
+    assert next(second.stderr).startswith("downloading ")
     assert next(second.stderr) == f"another mvkit process is working on {NAME}.pt: waiting for it to finish\n"
     server.released.set()
     ends = [finished(first), finished(second)]
@@ -133,6 +134,7 @@ def test_when_the_first_of_two_is_killed_the_second_goes_on(
     first = mvkit_process(*WORDS)
     wait_until(lambda: PartialFile(checkpoint_path(NAME)).n_bytes() >= BLOCK, first)
     second = mvkit_process(*WORDS)
+    assert next(second.stderr).startswith("downloading ")
     assert "another mvkit process" in next(second.stderr)
     first.kill()
     first.wait(timeout=30)

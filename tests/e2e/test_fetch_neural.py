@@ -192,3 +192,22 @@ def test_all_is_the_two_published_ones_and_the_simulation(
     ]
     assert list((neural_dir() / "raw").glob("*.pkl")) == []
     assert document(["--verify", "--dataset", "all"], capsys)["ok"] is True
+
+
+def test_datasets_that_were_never_fetched_are_named_as_such(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["fetch", "neural", "--dataset", "all", "--verify"]) == 1
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == (
+        "",
+        "error: neuropixels, calcium, simulated: not fetched yet (mvkit fetch neural --dataset NAME)\n",
+    )
+
+
+def test_a_dry_run_without_a_server_prints_published_sizes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MVKIT_NEURAL_URL", "http://127.0.0.1:9")
+    assert run(["fetch", "neural", "--dataset", "neuropixels", "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "127.0.0.1:9: no connection to the server; published size: neuropixels pickle\n" in out
+    assert "to download: 9.8 GB from http://127.0.0.1:9\n" in out

@@ -122,6 +122,7 @@ def test_two_at_once_convert_once(
     first = mvkit_process(*WORDS)
     wait_until(lambda: bool(served.gets()), first)
     second = mvkit_process(*WORDS)
+    assert next(second.stderr).startswith("downloading ")
     assert "another mvkit process is working on neuropixels.h5" in next(second.stderr)
     served.released.set()
     ends = [process.communicate(timeout=60) for process in (first, second)]

@@ -45,7 +45,7 @@ def test_measures_prints_and_stores(mine: Path, capsys: pytest.CaptureFixture[st
         str((known >= 0.3).sum()),
         str((known >= 0.5).sum()),
     ]
-    assert "40 halvings, seed 0" in out
+    assert "40 split halves, seed 0" in out
     assert "undefined in 2 units: constant response in one half" in out
     after = open_dataset(mine)
     assert after.selection["applied"] is True
@@ -85,7 +85,7 @@ def test_table_of_timed_recordings_is_of_best_bins(
     """A converted pickle, few trials and images, so that some reliabilities are undefined."""
     assert run(["fetch", "reliability", str(expected), "--halves", "4", "--replace"]) == 0
     out = capsys.readouterr().out
-    assert "split-half reliability, in each unit's best time bin: 4 halvings" in out
+    assert "split-half reliability, in each unit's best time bin: 4 split halves" in out
     with reading(expected) as file:
         reliabilities = file.contents.reliabilities["splithalf_r_mean"]
         areas = file.contents.unit_columns["visual_area"]

@@ -16,12 +16,12 @@ from mvkit.errors import DataError, printable
 from mvkit.files import (
     check_link,
     format_bytes,
+    inspect_file,
     list_files,
     list_folders,
-    look_at,
     name_text,
     opening_as_text,
-    unfetched,
+    pointer_problem,
 )
 
 PNG = frozenset({".png"})
@@ -153,7 +153,7 @@ def test_a_socket_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.chdir(tmp_path)
     with socket.socket(socket.AF_UNIX) as one:
         one.bind("s.png")
-        assert look_at(Path("s.png")).problem == "a socket, not a file"
+        assert inspect_file(Path("s.png")).problem == "a socket, not a file"
 
 
 def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,9 +179,9 @@ def test_libraries_that_take_text_open_any_file(tmp_path: Path, name: bytes) -> 
 
 
 def test_files_that_stand_for_others() -> None:
-    assert unfetched(b"/annex/objects/SHA256E-s9--ab.png\n") is not None
-    assert unfetched(b"version https://git-lfs.github.com/spec/v1\noid") is not None
-    assert unfetched(b"\x89PNG") is None
+    assert pointer_problem(b"/annex/objects/SHA256E-s9--ab.png\n") is not None
+    assert pointer_problem(b"version https://git-lfs.github.com/spec/v1\noid") is not None
+    assert pointer_problem(b"\x89PNG") is None
 
 
 def test_leftovers_of_a_name_are_removed_and_no_others(tmp_path: Path) -> None:

@@ -1,217 +1,227 @@
-"""Imaging experiments made into one neural file: against arithmetic, and a published pickle of the same."""
+"""Reading imaging experiments with h5py: responses by hand, what is chosen, damaged files."""
 
 from __future__ import annotations
 
-import pickle
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import h5py
 import numpy as np
-import pandas as pd
 import pytest
-import xarray as xr
 
-import mvkit
-from mvkit.allen.fetch import fetch_sessions, plan_sessions
+from mvkit.allen.calcium import CalciumReader, mean_sweep_responses, order_sweeps
 from mvkit.allen.request import SessionRequest
+from mvkit.allen.session import SessionRecording
 from mvkit.errors import DataError, UsageError
-from mvkit.fetch.run import FetchReport, FetchRequest
-from mvkit.neural import convert_pickle, reading
-from mvkit.pipeline.reliability import measure_reliability
+
+REQUEST = SessionRequest("calcium")
+PIPELINE = "processing/brain_observatory_pipeline"
+Write = Callable[..., Path]
 
 
-@pytest.fixture(scope="module")
-def experiments(ophys_files: ModuleType) -> list[Any]:
-    """One animal imaged in VISp at two depths, another in VISp and VISl; fewer trials, a lost image."""
-    return [
-        ophys_files.draw_experiment(601, seed=1, specimen=1, n_cells=7, n_trials=8),
-        ophys_files.draw_experiment(602, seed=2, specimen=1, n_cells=5, n_trials=8, fewer={2: 5}),
-        ophys_files.draw_experiment(603, seed=3, specimen=2, n_cells=6, n_trials=6, fewer={5: 0}),
-        ophys_files.draw_experiment(604, seed=4, specimen=2, n_cells=4, n_trials=8, area="VISl"),
+@pytest.fixture(name="write")
+def _write(ophys_files: Any, tmp_path: Path) -> Write:
+    """Writes an experiment, and lets its file be changed."""
+
+    def write(number: int = 501, change: Callable[[h5py.File], None] | None = None, **drawn: Any) -> Path:
+        experiment = ophys_files.draw_experiment(number, **drawn)
+        path: Path = ophys_files.write_experiment(experiment, tmp_path / f"{number}.nwb")
+        if change is not None:
+            with h5py.File(path, "r+") as file:
+                change(file)
+        return path
+
+    return write
+
+
+def read(path: Path) -> SessionRecording:
+    reader = CalciumReader(path.parent, REQUEST)
+    (source,) = reader.sessions()
+    return reader.read(source, REQUEST)
+
+
+def numbers(reader: CalciumReader) -> list[int]:
+    return [one.session_id for one in reader.sessions()]
+
+
+def replaced(name: str, value: Any) -> Callable[[h5py.File], None]:
+    def change(file: h5py.File) -> None:
+        del file[name]
+        if value is not None:
+            file[name] = value
+
+    return change
+
+
+def test_a_rise_of_ten_per_cent_is_ten() -> None:
+    trace = np.full((3, 100), 100.0)
+    trace[0, 40:54] = 110.0
+    # Before and after the window nothing counts; in it the mean does.
+    trace[1, 54:] = 900.0
+    trace[1, :12] = 900.0
+    trace[1, 40:47] = 150.0
+    trace[2, 12:40] = [0.0, 200.0] * 14
+    sweeps = order_sweeps(np.array([0.0, -1.0]), np.array([40, 47]), np.array([47, 54]), 100)
+    assert mean_sweep_responses(trace, sweeps).tolist() == [
+        [pytest.approx(10.0, abs=1e-12), pytest.approx(25.0, abs=1e-12), 0.0]
     ]
 
 
-def fetched(folder: Path, home: Path, *, measured: bool = True, **wanted: Any) -> FetchReport:
-    """Fetch a folder's experiments."""
-    request = SessionRequest("calcium", folder, **wanted)
-    return fetch_sessions(request, FetchRequest(home), measure=measure_reliability if measured else None)
+def test_a_baseline_of_nothing_is_missing() -> None:
+    traces = np.ones((3, 80))
+    traces[0, :40] = 0.0
+    traces[1, 20] = np.nan
+    sweeps = order_sweeps(np.array([4.0, -1.0]), np.array([40, 47]), np.array([47, 54]), 80)
+    means = mean_sweep_responses(traces, sweeps)
+    assert np.isnan(means[0, :2]).all() and means[0, 2] == 0.0
 
 
-def direct(ophys_files: ModuleType, experiments: list[Any]) -> np.ndarray:
-    """Compute the array of the dataset from the traces, float64 (trials, frames, units), NaN = missing."""
-    whole = np.full((8, 6, sum(len(one.cell_ids) for one in experiments)), np.nan)
-    first = 0
-    for one in experiments:
-        frames, responses, _ = ophys_files.expected_responses(one)
-        whole[: len(responses), frames, first : first + len(one.cell_ids)] = responses
-        first += len(one.cell_ids)
-    return whole
+def test_what_ends_with_the_recording_is_averaged_as_far_as_it_goes() -> None:
+    traces = np.full((1, 100), 10.0)
+    traces[0, 90:] = np.arange(10) + 10
+    frames, start = np.array([0.0, 1.0, 2.0, 3.0]), np.array([27, 28, 90, 100])
+    sweeps = order_sweeps(frames, start, start + 7, 100)
+    # No baseline for the first, no sample of the last.
+    assert sweeps.shown.frame_ids.tolist() == [1, 2]
+    assert mean_sweep_responses(traces, sweeps)[:, 0].tolist() == [0.0, pytest.approx(45.0)]
 
 
-def columns(ophys_files: ModuleType, experiments: list[Any]) -> dict[str, np.ndarray]:
-    """Return the columns as the published pickle has them, units in the order of experiment and file."""
-    cells = [(one, int(cell)) for one in experiments for cell in one.cell_ids]
-    metrics = {
-        name: np.array(
-            [
-                np.nan if (value := one.metrics.get(cell, {}).get(name)) is None else value
-                for one, cell in cells
-            ],
-            dtype=np.float64,
-        )
-        for name in ophys_files.METRICS
-    }
-    return {
-        **metrics,
-        "specimen_id": np.array([one.specimen_id for one, _ in cells]),
-        "cell_specimen_id": np.array([cell for _, cell in cells]),
-        "visual_area": np.array([one.area for one, _ in cells], dtype=object),
-    }
-
-
-@pytest.fixture(scope="module")
-def folder(ophys_files: ModuleType, experiments: list[Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made: Path = ophys_files.write_ophys_folder(tmp_path_factory.mktemp("experiments"), experiments)
-    return made
-
-
-@pytest.fixture(scope="module")
-def assembled(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return fetched(folder, tmp_path_factory.mktemp("home")).files[-1].path
-
-
-@pytest.fixture(scope="module")
-def converted(
-    ophys_files: ModuleType, experiments: list[Any], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """The same recordings as a pickle of the published layout, converted, with reliabilities measured."""
-    levels = columns(ophys_files, experiments)
-    index = pd.MultiIndex.from_arrays(list(levels.values()), names=list(levels))
-    array = xr.DataArray(
-        direct(ophys_files, experiments),
-        dims=["trials", "frame_id", "units"],
-        coords=xr.Coordinates.from_pandas_multiindex(index, "units"),
-    ).assign_coords({"trials": np.arange(1, 9), "frame_id": np.arange(6)})
-    place = tmp_path_factory.mktemp("published")
-    source = place / "recording.pkl"
-    source.write_bytes(pickle.dumps({"stimuli": experiments[0].images, "neural_data": array}))
-    convert_pickle(source, place / "calcium.h5", dataset="calcium")
-    measure_reliability(place / "calcium.h5")
-    return place / "calcium.h5"
-
-
-def test_the_file_holds_what_a_published_one_holds(converted: Path, assembled: Path) -> None:
-    with reading(converted) as one, reading(assembled) as other:
-        np.testing.assert_allclose(other.stored[...], one.stored[...], rtol=1e-11, atol=1e-11)
-        np.testing.assert_array_equal(np.isnan(other.stored[...]), np.isnan(one.stored[...]))
-        assert other.stored.dtype == one.stored.dtype == np.float64
-        assert other.contents.kind == "averaged" and other.contents.units_of_measure == "dF/F"
-        for name in ("dims", "units_of_measure", "kind"):
-            assert getattr(one.contents, name) == getattr(other.contents, name), name
-        for name in ("stimuli", "trials", "frame_ids"):
-            assert np.array_equal(getattr(one.contents, name), getattr(other.contents, name)), name
-        for name, column in one.contents.unit_columns.items():
-            made = other.contents.unit_columns[name]
-            assert made.dtype.kind == column.dtype.kind, name
-            if column.dtype.kind == "f":
-                np.testing.assert_allclose(made, column, rtol=1e-9, err_msg=name)
-            else:
-                assert np.array_equal(made, column), name
-
-
-def test_missing_presentations_are_missing(assembled: Path) -> None:
-    with reading(assembled) as file:
-        missing = np.isnan(file.stored[...])
-    assert not missing[..., :7].any()
-    assert (
-        missing[5:, 2, 7:12].all()
-        and missing.any(axis=(0, 1)).tolist() == [False] * 7 + [True] * 11 + [False] * 4
-    )
-    assert missing[:, 5, 12:18].all() and missing[6:, :, 12:18].all() and not missing[:6, :5, 12:18].any()
-
-
-def test_cells_of_an_animal_and_area_are_joined(assembled: Path) -> None:
-    dataset = mvkit.open_dataset(assembled, selection="none")
-    found = {(one.area, one.specimen): one.n_units for one in dataset.recordings}
-    assert found == {("VISp", 496_908_001): 12, ("VISp", 496_908_002): 6, ("VISl", 496_908_002): 4}
-    assert mvkit.open_dataset(assembled).recordings, "the usual selection keeps some"
-
-
-def test_the_file_tells_how_it_was_measured(assembled: Path) -> None:
-    with reading(assembled) as file:
-        told = file.contents.provenance
-    assert told["scale"] == "per cent" and "mean_sweep_response" in str(told["averaging"])
-    assert told["request"] == SessionRequest("calcium").to_json() and "counting" not in told
-    assert [one["experiment_container_id"] for one in told["sessions"]] == [100601, 100602, 100603, 100604]  # type: ignore[attr-defined]
-
-
-def test_a_lost_cell_is_missing_and_never_selected(ophys_files: ModuleType, tmp_path: Path) -> None:
-    one = ophys_files.draw_experiment(611, n_cells=5, n_trials=8)
-    demixed = one.demixed.copy()
-    demixed[2] = np.nan
-    ophys_files.write_ophys_folder(tmp_path, [replace(one, demixed=demixed)])
-    path = fetched(tmp_path, tmp_path / "home").files[-1].path
-    with reading(path) as file:
-        assert np.isnan(file.stored[...]).all(axis=(0, 1)).tolist() == [False, False, True, False, False]
-        assert np.isnan(file.contents.unit_columns["reliability_mean"][2])
-    (kept,) = mvkit.open_dataset(path).recordings
-    assert one.cell_ids[2] not in kept.unit_ids and kept.n_units > 0
-
-
-def test_areas_choose_experiments_and_a_second_call_keeps_the_file(folder: Path, tmp_path: Path) -> None:
-    report = fetched(folder, tmp_path, areas=("VISl",), measured=False)
-    assert [one.name for one in report.files] == ["session 604", "calcium"]
-    again = fetched(folder, tmp_path, areas=("VISl",), measured=False)
-    assert [one.status for one in again.files] == ["already there"]
-    with pytest.raises(UsageError, match="made from something else"):
-        fetched(folder, tmp_path)
-
-
-def test_a_plan_tells_bytes_and_changes_nothing(folder: Path, tmp_path: Path) -> None:
-    plan = plan_sessions(SessionRequest("calcium", folder), FetchRequest(tmp_path / "home"))
-    files = sorted((folder / "ophys_experiment_data").iterdir())
-    assert [one.size for one in plan.steps[:-1]] == [path.stat().st_size for path in files]
-    assert not (tmp_path / "home").exists()
-
-
-def test_a_cell_of_two_experiments_is_refused(
-    ophys_files: ModuleType, experiments: list[Any], tmp_path: Path
-) -> None:
-    one = experiments[0]
-    twin = replace(one, experiment_id=609)
-    ophys_files.write_ophys_folder(tmp_path, [one, twin])
-    with pytest.raises(DataError, match=r"in sessions 601, 609\n.*--exclude-sessions 609"):
-        fetched(tmp_path, tmp_path / "home")
-    report = fetched(tmp_path, tmp_path / "home", exclude=(609,))
-    assert [one.status for one in report.files] == ["already there", "assembled"]
-
-
-def test_without_tables_metrics_are_unknown_and_names_tell_animals(
-    ophys_files: ModuleType, experiments: list[Any], tmp_path: Path
-) -> None:
-    for one in experiments[:3]:
-        ophys_files.write_experiment(one, tmp_path / f"{one.experiment_id}.nwb")
-    with reading(fetched(tmp_path, tmp_path / "home").files[-1].path) as file:
-        told = file.contents.unit_columns
-    assert np.isnan(told["p_run_mod_ns"]).all() and np.isnan(told["pref_image_ns"]).all()
-    assert told["specimen_id"].tolist() == [222_401] * 12 + [222_402] * 6
+def test_the_length_is_that_of_the_second_presentation() -> None:
+    start = np.array([60, 40, 50])
+    sweeps = order_sweeps(np.array([0.0, 1.0, 2.0]), start, np.array([68, 46, 57]), 200)
+    assert sweeps.length == 7 and sweeps.start.tolist() == [40, 50, 60]
 
 
 @pytest.mark.parametrize(
-    "asked", [{"bin_ms": 5.0}, {"window_ms": (0.0, 100.0)}, {"max_isi_violations": 1.0}], ids=str
+    ("start", "end", "words"),
+    [([40], [47], "too few"), ([40, 50], [47, 50], "lasts 0 samples"), ([5, 9], [12, 16], "no valid")],
 )
-def test_what_is_about_spikes_is_refused(folder: Path, asked: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match=f"calcium: {next(iter(asked))}: only for spikes"):
-        SessionRequest("calcium", folder, **asked)
+def test_presentations_that_cannot_be_used_are_reported(start: list[int], end: list[int], words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        order_sweeps(np.zeros(len(start)), np.array(start), np.array(end), 100)
 
 
-def test_requests_of_other_areas_and_datasets_differ() -> None:
-    digests = [
-        SessionRequest("calcium", areas=("VISl", "VISp")).digest,
-        SessionRequest("calcium").digest,
-        SessionRequest(areas=("VISl", "VISp")).digest,
-    ]
-    assert len(set(digests)) == 3
-    assert SessionRequest("calcium", areas=("VISp", "VISl")).digest == digests[0]
+def test_only_experiments_with_the_scenes_in_the_areas_are_chosen(
+    ophys_files: Any, write: Write, tmp_path: Path
+) -> None:
+    write(503)
+    write(501)
+    write(502, area="VISl")
+    write(504, area="VISal", change=lambda file: file.move("stimulus/presentation", "stimulus/elsewhere"))
+    ophys_files.write_experiment(ophys_files.draw_experiment(505), tmp_path / "505.nwb", stimulus="movie")
+    write(
+        506,
+        change=lambda file: file["stimulus/presentation"].move("natural_scenes_stimulus", "natural_scenes"),
+    )
+    assert numbers(CalciumReader(tmp_path, REQUEST)) == [501, 502, 503, 506]
+    assert numbers(CalciumReader(tmp_path, SessionRequest("calcium", areas=("VISl", "VISam")))) == [502]
+    with pytest.raises(UsageError, match="no imaging experiment with 'natural_scenes' in VISrl"):
+        CalciumReader(tmp_path, SessionRequest("calcium", areas=("VISrl",))).sessions()
+
+
+def test_the_animal_is_known_by_tables_or_by_its_name(ophys_files: Any, tmp_path: Path) -> None:
+    path = ophys_files.write_ophys_folder(tmp_path, [ophys_files.draw_experiment(501, specimen=7)])
+    nwb = path / "ophys_experiment_data" / "501.nwb"
+    found = []
+    for table in ("neither.json", "ophys_experiments.json", "cell_specimens.json"):
+        (path / table).unlink(missing_ok=True)
+        (source,) = CalciumReader(path, REQUEST).sessions()
+        found.append(CalciumReader(path, REQUEST).read(source, REQUEST).specimen_id)
+    with h5py.File(nwb, "r+") as file:
+        del file["general/specimen_name"]
+    (source,) = CalciumReader(path, REQUEST).sessions()
+    found.append(CalciumReader(path, REQUEST).read(source, REQUEST).specimen_id)
+    assert found == [496_908_007, 496_908_007, 222_407, 501]
+
+
+def test_failed_experiments_are_left_out(ophys_files: Any, tmp_path: Path) -> None:
+    made = [ophys_files.draw_experiment(501), replace(ophys_files.draw_experiment(502), failed=True)]
+    assert numbers(CalciumReader(ophys_files.write_ophys_folder(tmp_path, made), REQUEST)) == [501]
+
+
+def test_the_file_reports_its_number_where_its_name_does_not(write: Write, tmp_path: Path) -> None:
+    write(501).rename(tmp_path / "mouse.nwb")
+    assert numbers(CalciumReader(tmp_path, REQUEST)) == [501]
+    (tmp_path / "again").mkdir()
+    write(501).rename(tmp_path / "again" / "501.nwb")
+    with pytest.raises(DataError, match="session 501 is there twice"):
+        CalciumReader(tmp_path, REQUEST).sessions()
+
+
+def test_a_damaged_file_fails_alone(write: Write, tmp_path: Path) -> None:
+    write(501)
+    path = write(502)
+    path.write_bytes(path.read_bytes()[:9000])
+    reader = CalciumReader(tmp_path, REQUEST)
+    sources = reader.sessions()
+    assert [one.session_id for one in sources] == [501, 502]
+    assert reader.read(sources[0], REQUEST).n_units == 4
+    with pytest.raises(DataError, match=r"502\.nwb: not a readable session file"):
+        reader.read(sources[1], REQUEST)
+    path.rename(tmp_path / "mouse.nwb")
+    with pytest.raises(DataError, match=r"mouse\.nwb"):
+        reader.sessions()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            replaced("stimulus/templates/natural_scenes_image_stack", None),
+            "no images 'stimulus/templates/nat",
+        ),
+        (replaced("stimulus/templates/natural_scenes_image_stack/data", np.zeros((6, 4, 4))), "of 8 bits"),
+        (replaced(f"{PIPELINE}/Fluorescence/imaging_plane_1_demixed_signal", None), "it has no .*demixed"),
+        (
+            replaced(f"{PIPELINE}/Fluorescence/imaging_plane_1_neuropil_response/r", np.ones(3)),
+            "do not fit 4 cells",
+        ),
+        (
+            replaced(f"{PIPELINE}/Fluorescence/imaging_plane_1/timestamps", np.ones(9)),
+            "no valid presentation",
+        ),
+        (
+            replaced("stimulus/presentation/natural_scenes_stimulus/frame_duration", np.ones((3, 2))),
+            "30|35 frames",
+        ),
+        (replaced("general/generated_by", np.bytes_("x")), "ends with 'x', expected a version"),
+        (replaced(f"{PIPELINE}/ImageSegmentation", None), "it has no .*ImageSegmentation"),
+    ],
+)
+def test_what_a_file_lacks_is_reported(write: Write, change: Callable[[h5py.File], None], words: str) -> None:
+    path = write(501, change)
+    with pytest.raises(DataError, match=rf"501\.nwb: .*({words})"):
+        read(path)
+
+
+def test_versions_are_read_from_lists_and_texts(write: Write, ophys_files: Any) -> None:
+    wanted = ophys_files.expected_responses(ophys_files.draw_experiment(501))[1]
+    for value in (np.array([b"made by", b"2.0.2"]), np.bytes_("pipeline 3"), b"2"):
+        recording = read(write(501, replaced("general/generated_by", value)))
+        np.testing.assert_allclose(recording.responses, wanted, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("cell_specimens.json", "[{", "not a readable table"),
+        ("cell_specimens.json", '{"a": 1}', "expected a list"),
+        ("cell_specimens.json", "[1]", "not a table of cells"),
+        ("cell_specimens.json", '[{"cell_specimen_id": 1, "p_ns": "x"}]', "not a readable table"),
+        ("ophys_experiments.json", '[{"specimen_id": 1}]', "not a table of experiments"),
+    ],
+)
+def test_damaged_tables_are_reported(write: Write, tmp_path: Path, name: str, text: str, words: str) -> None:
+    path = write(501)
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=f"{name}: {words}"):
+        read(path)
+
+
+def test_a_folder_of_nothing_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no session files"):
+        CalciumReader(tmp_path, REQUEST).sessions()
+    with pytest.raises(UsageError, match="no such folder"):
+        CalciumReader(tmp_path / "nowhere", REQUEST).sessions()

@@ -27,8 +27,8 @@ def waits() -> list[float]:
 
 
 @pytest.fixture
-def remarks() -> list[str]:
-    """Remarks that the code under test made."""
+def messages() -> list[str]:
+    """Messages that the code under test logged."""
     return []
 
 
@@ -47,9 +47,9 @@ def settings(waits: list[float]) -> DownloadSettings:
 
 
 @pytest.fixture
-def feedback(remarks: list[str]) -> Feedback:
-    """Feedback that notes its remarks."""
-    return Feedback(log=remarks.append)
+def feedback(messages: list[str]) -> Feedback:
+    """Feedback that collects messages."""
+    return Feedback(log=messages.append)
 
 
 @pytest.fixture

@@ -130,14 +130,14 @@ def test_if_range_makes_a_good_server_send_the_changed_file_whole(
     body: bytes,
     settings: DownloadSettings,
     feedback: Feedback,
-    remarks: list[str],
+    messages: list[str],
     tmp_path: Path,
 ) -> None:
     url, target = server.put("x.pt", body), tmp_path / "x.pt"
     leave_partial(target, body[:-7][::-1], url=url, etag='"older"', size=len(body))
     download(url, target, settings=settings, feedback=feedback)
     assert target.read_bytes() == body
-    assert "starting again" in remarks[0]
+    assert "starting again" in messages[0]
 
 
 def test_a_change_between_two_cuts_does_not_mix_versions(

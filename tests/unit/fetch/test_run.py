@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import threading
+import zipfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -16,18 +19,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mvkit
-from mvkit.errors import FetchError, FetchHaltedError
+from mvkit.errors import FetchError, FetchHaltedError, UsageError
 from mvkit.fetch.download import DownloadSettings, Feedback, PartialFile, RemoteVersion
-from mvkit.fetch.manifest import ContentCheck, FileToFetch, Manifest
+from mvkit.fetch.manifest import ContentCheck, FileToFetch, Manifest, Record
 from mvkit.fetch.run import (
     FetchRequest,
     FileOutcome,
     PlannedStep,
+    fetch_checkpoints,
     fetch_each,
     fetch_file,
     peak_disk,
     plan_files,
+    verify_files,
 )
+from mvkit.models.registry import RELEASED
+from mvkit.paths import checkpoint_path
 
 
 @pytest.fixture
@@ -103,7 +110,7 @@ def test_a_failed_forced_fetch_leaves_the_old_file(
     with pytest.raises(FetchError):
         fetch_file(file, replace(request_, force=True))
     assert file.target.read_bytes() == body
-    assert [verdict.finding for verdict in manifest.verify(["checkpoints/x.pt"])] == ["ok"]
+    assert [outcome.status for outcome in verify_files("checkpoints", (), request_).files] == ["ok"]
 
 
 def test_a_file_whose_size_changed_is_fetched_again(
@@ -112,14 +119,14 @@ def test_a_file_whose_size_changed_is_fetched_again(
     body: bytes,
     request_: FetchRequest,
     feedback: Feedback,
-    remarks: list[str],
+    messages: list[str],
 ) -> None:
     fetch_file(file, request_)
     file.target.write_bytes(body[:-1])
     assert manifest.state(file.target) == "damaged"
     assert fetch_file(file, replace(request_, feedback=feedback)).status == "fetched"
     assert file.target.read_bytes() == body
-    assert "not the size that was recorded" in remarks[0]
+    assert "not the size that was recorded" in messages[0]
 
 
 def test_a_file_put_there_by_hand_is_recorded(
@@ -167,11 +174,11 @@ def test_the_second_of_two_waits_and_then_finds_the_file(
     request_: FetchRequest,
 ) -> None:
     server.faults = [faulty.Fault(hold_at=30_000)]
-    remarks: list[str] = []
+    messages: list[str] = []
     statuses: list[str] = []
 
     def log(text: str) -> None:
-        remarks.append(text)
+        messages.append(text)
         server.released.set()
 
     def fetch() -> None:
@@ -185,11 +192,122 @@ def test_the_second_of_two_waits_and_then_finds_the_file(
         thread.join(timeout=30)
     assert sorted(statuses) == ["already there", "fetched"]
     assert len(server.gets()) == 1
-    assert remarks == ["another mvkit process is working on x.pt: waiting for it to finish"]
+    assert messages == ["another mvkit process is working on x.pt: waiting for it to finish"]
     assert file.target.read_bytes() == body
 
 
-def test_a_plan_tells_sizes_and_states_and_changes_nothing(
+def test_every_kind_of_damage_is_reported(tmp_path: Path) -> None:
+    manifest = Manifest(tmp_path)
+
+    def put(name: str, body: bytes) -> Path:
+        path = checkpoint_path(name, tmp_path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(body)
+        manifest.record(path, Record(size=len(body), sha256=sha256(body)))
+        return path
+
+    good, flipped, short, gone, never = list(RELEASED)
+    put(good, b"12345")
+    put(flipped, b"12345").write_bytes(b"12346")
+    put(short, b"12345").write_bytes(b"1234")
+    put(gone, b"12345").unlink()
+    counts: list[tuple[int, int]] = []
+
+    def progress(label: str) -> Any:
+        return nullcontext(lambda done, total: counts.append((done, total)))
+
+    request = FetchRequest(tmp_path, feedback=Feedback(progress=progress))
+    report = verify_files("checkpoints", list(RELEASED), request)
+    statuses = ["ok", "wrong checksum", "wrong size", "missing", "not fetched"]
+    assert [outcome.status for outcome in report.files] == statuses
+    assert [outcome.error is None for outcome in report.files] == [True] + [False] * 4
+    assert counts == [(5, 5), (5, 5)]
+    checkpoint_path(never, tmp_path).write_bytes(b"1")
+    assert [outcome.status for outcome in verify_files("checkpoints", [never], request).files] == [
+        "not recorded"
+    ]
+    assert [outcome.name for outcome in verify_files("checkpoints", (), request).files] == [
+        f"checkpoints/{name}.pt" for name in sorted((good, flipped, short, gone))
+    ]
+    assert verify_files("neural", (), request).files == ()
+
+
+def test_a_failed_download_names_url_path_and_the_other_way(
+    file: FileToFetch, faulty: ModuleType, server: Any, request_: FetchRequest
+) -> None:
+    file = replace(file, alternative="mvkit fetch checkpoints x --from FILE")
+    other = (
+        f"copy a file downloaded elsewhere to {file.target}, or run `mvkit fetch checkpoints x --from FILE`"
+    )
+    server.always = faulty.Fault(status=404)
+    with pytest.raises(FetchError) as refused:
+        fetch_file(file, request_)
+    assert str(refused.value) == f"{file.url}: HTTP 404: the server has no such file\n{other}"
+    server.always = faulty.Fault(status=503)
+    with pytest.raises(FetchError) as failed:
+        fetch_file(file, request_)
+    assert str(failed.value) == (
+        f"{file.url}: the server answered 503 (4 attempts in a row)\n"
+        f"run the same command again later: it starts from the beginning; or {other}"
+    )
+
+
+def checkpoint_body() -> bytes:
+    """A zip archive, as torch writes them."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("archive/data.pkl", bytes(range(256)) * 40)
+    return buffer.getvalue()
+
+
+def test_a_checkpoint_downloaded_elsewhere_is_copied_checked_and_recorded(tmp_path: Path) -> None:
+    body, name = checkpoint_body(), "dual_stream_ir"
+    source, request = tmp_path / "elsewhere" / "renamed.pt", FetchRequest(tmp_path / "home", offline=True)
+    source.parent.mkdir()
+    source.write_bytes(body)
+    (copied,) = fetch_checkpoints([name], request, source=source).files
+    target = checkpoint_path(name, tmp_path / "home")
+    assert (copied.status, copied.sha256, copied.path) == ("copied", sha256(body), target)
+    assert target.read_bytes() == source.read_bytes() == body
+    assert copied.made_from == {"file": "renamed.pt", "url": None, "etag": None}
+    assert [one.status for one in verify_files("checkpoints", (), request).files] == ["ok"]
+    assert fetch_checkpoints([name], request, source=source).files[0].status == "already there"
+    source.rename(source.with_name("shi_mousenet_ir.pt"))
+    (from_folder,) = fetch_checkpoints((), request, source=source.parent).files
+    assert (from_folder.name, from_folder.status) == ("shi_mousenet_ir", "copied")
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "page"])
+def test_a_damaged_copy_is_refused(tmp_path: Path, damage: str) -> None:
+    body = bytearray(checkpoint_body())
+    body[100] ^= 1
+    wrong = {"cut": checkpoint_body()[:-200], "flipped": bytes(body), "page": b"<html>"}[damage]
+    source = tmp_path / "alexnet_bn_ir.pt"
+    source.write_bytes(wrong)
+    (failed,) = fetch_checkpoints((), FetchRequest(tmp_path / "home"), source=source).failures
+    assert str(source) in str(failed.error)
+    assert not list((tmp_path / "home" / "checkpoints").glob("*.pt"))
+
+
+@pytest.mark.parametrize(
+    "names, source, words",
+    [
+        ((), "mine.pt", "is one checkpoint: name one of alexnet_bn_ir"),
+        (("alexnet_bn_ir", "dual_stream_ir"), "mine.pt", "is one checkpoint"),
+        (("alexnet_bn_ir",), "nowhere.pt", "no such file or folder"),
+        (("alexnet_bn_ir",), ".", r"no alexnet_bn_ir\.pt in this folder"),
+        ((), ".", r"no alexnet_bn_ir\.pt, .* in this folder"),
+    ],
+)
+def test_sources_that_do_not_fit_are_refused(
+    tmp_path: Path, names: tuple[str, ...], source: str, words: str
+) -> None:
+    (tmp_path / "mine.pt").write_bytes(checkpoint_body())
+    with pytest.raises(UsageError, match=words):
+        fetch_checkpoints(names, FetchRequest(tmp_path / "home"), source=tmp_path / source)
+
+
+def test_a_plan_reports_sizes_and_states_and_changes_nothing(
     file: FileToFetch, manifest: Manifest, server: Any, body: bytes, request_: FetchRequest
 ) -> None:
     def row(**options: Any) -> tuple[Any, ...]:
@@ -218,8 +336,8 @@ def test_a_plan_says_why_a_size_is_not_known(
     server.head_status = 503
     other = FileToFetch("y", f"{server.url}/y.pt", file.target.with_name("y.pt"), file.content, 77)
     first, second = plan_files([file, other], request_)
-    assert (first.size, first.remark) == (None, "the server answered 503")
-    assert (second.size, second.is_exact, second.remark) == (
+    assert (first.size, first.note) == (None, "the server answered 503")
+    assert (second.size, second.is_exact, second.note) == (
         77,
         False,
         "HTTP 404: the server has no such file",
@@ -231,9 +349,9 @@ def test_a_host_that_cannot_be_reached_is_asked_once(tmp_path: Path) -> None:
         FileToFetch(name, f"http://no-such-host.invalid/{name}", tmp_path / name, ContentCheck())
         for name in "abc"
     ]
-    remarks = {step.remark for step in plan_files(files, FetchRequest(tmp_path))}
-    assert len(remarks) == 1
-    assert remarks != {""}
+    messages = {step.note for step in plan_files(files, FetchRequest(tmp_path))}
+    assert len(messages) == 1
+    assert messages != {""}
 
 
 def peak(uses: Sequence[tuple[int, int]], **options: bool) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +16,16 @@ import pytest
 from PIL import Image
 
 import mvkit
+from mvkit.allen import environment
+from mvkit.allen import fetch as fetch_module
+from mvkit.allen.environment import AllenPython
 from mvkit.allen.fetch import fetch_sessions, plan_sessions
 from mvkit.allen.neuropixels import NeuropixelsReader
 from mvkit.allen.request import SessionRequest
 from mvkit.errors import DataError, UsageError
 from mvkit.fetch.download import Feedback
-from mvkit.fetch.run import FetchReport, FetchRequest, verify_neural
+from mvkit.fetch.run import FetchReport, FetchRequest, verify_files
+from mvkit.files import format_bytes
 from mvkit.neural import NeuralFileContents, reading
 from mvkit.pipeline.reliability import measure_reliability
 
@@ -33,22 +38,22 @@ def folder(allen_files: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def fetch(tmp_path: Path, folder: Path) -> Callable[..., tuple[FetchReport, list[str]]]:
-    """Fetches from that folder; returns the report and the remarks."""
+    """Fetches from that folder; returns the report and the messages."""
 
     def act(
         *, force: bool = False, keep_raw: bool = False, measured: bool = False, **changes: Any
     ) -> tuple[FetchReport, list[str]]:
-        remarks: list[str] = []
+        messages: list[str] = []
         how = FetchRequest(
-            tmp_path / "home", force=force, keep_raw=keep_raw, feedback=Feedback(remarks.append)
+            tmp_path / "home", force=force, keep_raw=keep_raw, feedback=Feedback(messages.append)
         )
         measure = measure_reliability if measured else None
-        return fetch_sessions(wanted(folder, **changes), how, measure=measure), remarks
+        return fetch_sessions(session_request(folder, **changes), how, measure=measure), messages
 
     return act
 
 
-def wanted(folder: Path, **changes: Any) -> SessionRequest:
+def session_request(folder: Path, **changes: Any) -> SessionRequest:
     return SessionRequest(folder=folder, **changes)
 
 
@@ -74,12 +79,12 @@ def test_the_file_equals_a_direct_computation(fetch: Any, allen_files: Path) -> 
         parts.append(counts)
     assert responses.dtype == np.uint8 and np.array_equal(responses, np.concatenate(parts, axis=-1))
     columns = contents.unit_columns
-    for name, told in {
+    for name, stored_name in {
         "unit_id": "unit_id",
         "visual_area": "visual_area",
         "run_pval_ns": "p_running",
     }.items():
-        joined = np.concatenate([truth[told] for truth in truths])
+        joined = np.concatenate([truth[stored_name] for truth in truths])
         assert np.array_equal(columns[name], joined, equal_nan=joined.dtype.kind == "f"), name
     n_units = [len(truth["unit_id"]) for truth in truths]
     assert columns["specimen_id"].tolist() == np.repeat([7501, 7502, 7503], n_units).tolist()
@@ -90,9 +95,9 @@ def test_the_file_equals_a_direct_computation(fetch: Any, allen_files: Path) -> 
     assert np.array_equal(contents.stimuli, truths[0]["stimuli"])
     assert contents.units_of_measure == "spikes/s" and contents.dataset == "neuropixels"
     assert contents.provenance["reader"] == "h5py" and contents.provenance["stored_as"] == "uint8 counts"
-    told_sessions = contents.provenance["sessions"]
-    assert isinstance(told_sessions, list)
-    assert [one["n_units"] for one in told_sessions] == n_units
+    sessions = contents.provenance["sessions"]
+    assert isinstance(sessions, list)
+    assert [one["n_units"] for one in sessions] == n_units
     json.dumps(contents.provenance)
 
 
@@ -126,7 +131,7 @@ def test_more_units_than_a_chunk_holds(
     folder = tmp_path / "sessions"
     folder.mkdir()
     write_folder(folder, *made, n_frames=3)
-    contents, responses = stored(fetch_sessions(wanted(folder), FetchRequest(tmp_path / "home")))
+    contents, responses = stored(fetch_sessions(session_request(folder), FetchRequest(tmp_path / "home")))
     kept = [sessions.kept_units(one, ("VISp",)) for one in made]
     counts = [sessions.expected_counts(one, units)[2] for one, units in zip(made, kept, strict=True)]
     assert contents.n_units > 256
@@ -181,12 +186,12 @@ def test_a_failing_session_is_tried_twice_reported_and_can_be_left_out(
         return read(self, source, request)
 
     monkeypatch.setattr(NeuropixelsReader, "read", counting)
-    report, remarks = fetch()
+    report, messages = fetch()
     assert asked == [7101, 7102, 7102, 7103]
     assert statuses(report) == ["read", "failed", "read", "failed"]
     assert "session_7102.nwb" in str(report.files[1].error)
     assert "--exclude-sessions 7102" in str(report.files[-1].error)
-    assert any("trying once more" in remark for remark in remarks)
+    assert any("trying once more" in message for message in messages)
     assert not report.files[-1].path.exists()
     # The others stay: what was damaged is read when it has been mended.
     asked.clear()
@@ -209,9 +214,9 @@ def test_a_failure_that_passes_is_not_reported(fetch: Any, monkeypatch: pytest.M
         return read(self, source, request)
 
     monkeypatch.setattr(NeuropixelsReader, "read", faltering)
-    report, remarks = fetch()
+    report, messages = fetch()
     assert statuses(report) == ["read", "read", "read", "assembled"]
-    assert sum("the disk was away: trying once more" in remark for remark in remarks) == 3
+    assert sum("the disk was away: trying once more" in message for message in messages) == 3
 
 
 def test_a_session_changed_or_damaged_since_it_was_read_is_read_again(fetch: Any, folder: Path) -> None:
@@ -271,10 +276,10 @@ def test_repeating_reads_nothing(fetch: Any, tmp_path: Path) -> None:
     first, _ = fetch()
     assert all(outcome.removed for outcome in first.files[:-1])
     assert not (tmp_path / "home" / "neural" / "neuropixels.sessions").exists()
-    again, remarks = fetch()
-    assert statuses(again) == ["already there"] and remarks == []
+    again, messages = fetch()
+    assert statuses(again) == ["already there"] and messages == []
     assert again.files[-1].sha256 == first.files[-1].sha256
-    assert verify_neural(None, FetchRequest(tmp_path / "home")).is_ok
+    assert not verify_files("neural", (), FetchRequest(tmp_path / "home")).failures
 
 
 def test_kept_sessions_serve_another_selection_of_them(fetch: Any) -> None:
@@ -304,7 +309,7 @@ def test_a_file_that_was_not_recorded_any_more_is_adopted(fetch: Any, tmp_path: 
     fetch()
     (tmp_path / "home" / "manifest.json").unlink()
     assert statuses(fetch()[0]) == ["already there"]
-    assert verify_neural(None, FetchRequest(tmp_path / "home")).is_ok
+    assert not verify_files("neural", (), FetchRequest(tmp_path / "home")).failures
 
 
 def test_reliabilities_are_measured_also_later(fetch: Any, tmp_path: Path) -> None:
@@ -314,24 +319,93 @@ def test_reliabilities_are_measured_also_later(fetch: Any, tmp_path: Path) -> No
     assert set(later.reliabilities) == {"splithalf_r_mean", "splithalf_r_std"}
     for name, values in later.reliabilities.items():
         assert np.array_equal(values, fresh.reliabilities[name], equal_nan=True)
-    assert verify_neural(None, FetchRequest(tmp_path / "home")).is_ok
+    assert not verify_files("neural", (), FetchRequest(tmp_path / "home")).failures
 
 
-def test_missing_metrics_are_remarked(fetch: Any, folder: Path) -> None:
+def test_missing_metrics_are_logged(fetch: Any, folder: Path) -> None:
     for path in folder.glob("*/*_analysis_metrics.csv"):
         path.unlink()
-    report, remarks = fetch()
+    report, messages = fetch()
     assert np.isnan(stored(report)[0].unit_columns["run_pval_ns"]).all()
-    assert sum("no p values of running" in remark for remark in remarks) == 1
+    assert sum("no p values of running" in message for message in messages) == 1
 
 
 def test_the_plan_changes_nothing(fetch: Any, folder: Path, tmp_path: Path) -> None:
     home = FetchRequest(tmp_path / "home")
-    plan = plan_sessions(wanted(folder), home)
+    plan = plan_sessions(session_request(folder), home)
     assert [step.step for step in plan.steps] == ["read", "read", "read", "assemble"]
     assert plan.steps[0].size == (folder / "session_7101" / "session_7101.nwb").stat().st_size
     assert 0 < plan.needed_bytes < 2_000_000 and not (tmp_path / "home").exists()
     fetch()
-    assert [step.step for step in plan_sessions(wanted(folder), home).steps] == ["nothing"]
+    assert [step.step for step in plan_sessions(session_request(folder), home).steps] == ["nothing"]
     with pytest.raises(UsageError, match="--force"):
-        plan_sessions(wanted(folder, bin_ms=5), home)
+        plan_sessions(session_request(folder, bin_ms=5), home)
+
+
+#: Stands for the script that asks AllenSDK: the folder's sessions, tables and images, on a server.
+FAKE_SDK = """
+import json, shutil, sys
+from pathlib import Path
+cache, task = Path(sys.argv[sys.argv.index("--cache") + 1]), next(w for w in sys.argv if w in TASKS)
+rows = []
+if task == "sessions":
+    (cache / "sessions.csv").write_text((FILES / "sessions.csv").read_text())
+    for number in (7101, 7102):
+        path = cache / f"session_{number}" / f"session_{number}.nwb"
+        url = f"{URL}/session_{number}.nwb" if "--offline" not in sys.argv and not path.is_file() else ""
+        rows.append({"session_id": number, "path": str(path), "url": url, "published_at": "2019"})
+if task == "scenes":
+    for frame in range(12):
+        name = f"natural_scene_{frame}.tiff"
+        path = cache / "natural_scene_templates" / name
+        rows.append({"frame": frame, "path": str(path), "url": f"{URL}/{name}"})
+if task == "metrics":
+    name = f"session_{sys.argv[-1]}_analysis_metrics.csv"
+    folder = f"session_{sys.argv[-1]}"
+    shutil.copyfile(FILES / folder / name, cache / folder / name)
+for row in [{"progress": f"asked for {task}"}, *rows, {"done": True}]:
+    print(json.dumps(row))
+"""
+
+
+def test_sessions_are_listed_downloaded_and_read(
+    allen_files: Path, faulty: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with faulty.running() as server:
+        for number in (7101, 7102):
+            name = f"session_{number}.nwb"
+            server.put(name, (allen_files / f"session_{number}" / name).read_bytes())
+        for path in (allen_files / "natural_scene_templates").glob("*.tiff"):
+            server.put(path.name, path.read_bytes())
+        script = tmp_path / "fake_sdk.py"
+        names = f"FILES = Path({str(allen_files)!r})\nURL = {server.url!r}\n"
+        tasks = 'TASKS = ("sessions", "scenes", "metrics")\n'
+        script.write_text(f"from pathlib import Path\n{names}{tasks}{FAKE_SDK}")
+        monkeypatch.setattr(environment, "SCRIPT", script)
+        python = AllenPython(Path(sys.executable), "2.16.2")
+        monkeypatch.setattr(fetch_module, "find_allen_python", lambda home: python)
+        messages: list[str] = []
+        settings = FetchRequest(tmp_path / "home", feedback=Feedback(messages.append))
+        plan = plan_sessions(SessionRequest(), settings)
+        sizes = [len(server.files[f"/session_{number}.nwb"]) for number in (7101, 7102)]
+        assert [(step.step, step.download_bytes) for step in plan.steps[:2]] == [
+            ("download", size) for size in sizes
+        ]
+        # The connection breaks in the middle of the first session (after the 12 images).
+        server.faults = [*[faulty.Fault()] * 12, faulty.Fault(cut_after=100_000)]
+        report = fetch_sessions(SessionRequest(), settings)
+        assert statuses(report) == ["read", "read", "assembled"]
+        assert "asked for metrics" in messages and f"downloading {format_bytes(sum(sizes))}" in messages
+        contents, responses = stored(report)
+        assert contents.provenance["versions"]["allensdk"] == "2.16.2"  # type: ignore[index]
+        # The same as from the files on disk, also once more without a network.
+        folder = FetchRequest(tmp_path / "other")
+        local = fetch_sessions(session_request(allen_files, sessions=(7101, 7102)), folder)
+        assert np.array_equal(responses, stored(local)[1])
+        for name, column in stored(local)[0].unit_columns.items():
+            assert np.array_equal(contents.unit_columns[name], column, equal_nan=column.dtype.kind == "f")
+        n_asked = len(server.seen)
+        offline = replace(settings, offline=True, force=True)
+        assert statuses(fetch_sessions(SessionRequest(), offline)) == ["read", "read", "assembled"]
+        assert len(server.seen) == n_asked

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from mvkit.errors import FetchError
+from mvkit.fetch import download as module
 from mvkit.fetch.download import (
     DownloadSettings,
     Feedback,
     TransientError,
-    call_with_retries,
     download,
     retry_after_s,
     wait_s,
@@ -30,7 +30,7 @@ def test_a_server_that_is_not_well_is_asked_again(
     settings: DownloadSettings,
     feedback: Feedback,
     waits: list[float],
-    remarks: list[str],
+    messages: list[str],
     tmp_path: Path,
     status: int,
 ) -> None:
@@ -38,7 +38,7 @@ def test_a_server_that_is_not_well_is_asked_again(
     download(server.put("x.pt", body), tmp_path / "x.pt", settings=settings, feedback=feedback)
     assert (tmp_path / "x.pt").read_bytes() == body
     assert waits == [1.0, 2.0]
-    assert remarks[0] == f"x.pt: the server answered {status}: trying again in 1 s (1 of 4 attempts)"
+    assert messages[0] == f"x.pt: the server answered {status}: trying again in 1 s (1 of 4 attempts)"
 
 
 def test_giving_up_names_address_reason_and_remedy(
@@ -115,21 +115,22 @@ def test_retry_after_is_honoured_up_to_a_limit(
     assert waits == [7.0, settings.longest_retry_after_s, 4.0]
 
 
-def test_retry_after_may_be_a_date() -> None:
-    wait = retry_after_s({"Retry-After": formatdate(time() + 50, usegmt=True)})
-    assert wait is not None
-    assert 45 < wait <= 50
-    assert retry_after_s({"Retry-After": formatdate(time() - 50, usegmt=True)}) == 0
+def test_retry_after_as_a_date_is_ignored() -> None:
+    assert retry_after_s({"Retry-After": formatdate(time() + 50, usegmt=True)}) is None
+    assert retry_after_s({"Retry-After": "50"}) == 50
     assert retry_after_s({}) is None
 
 
-def test_errors_that_are_no_failures_of_the_line_pass_at_once() -> None:
+def test_errors_that_are_no_failures_of_the_line_pass_at_once(
+    server: Any, body: bytes, settings: DownloadSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls = []
 
-    def action() -> None:
+    def receive(*arguments: Any) -> None:
         calls.append(1)
         raise ValueError("a mistake in the code")
 
+    monkeypatch.setattr(module, "_receive", receive)
     with pytest.raises(ValueError, match="mistake"):
-        call_with_retries(action, n_bytes=lambda: 0, settings=DownloadSettings(), log=lambda text: None)
+        download(server.put("x.pt", body), tmp_path / "x.pt", settings=settings)
     assert calls == [1]

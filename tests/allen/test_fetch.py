@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mvkit.allen import download, environment
-from mvkit.allen.download import DownloadingReader, ask_allensdk
-from mvkit.allen.environment import AllenPython, find_allen_python
+from mvkit.allen import environment
+from mvkit.allen.environment import AllenPython, ask_allensdk, find_allen_python
+from mvkit.allen.fetch import DownloadingReader
 from mvkit.allen.request import SessionRequest
 from mvkit.errors import FetchError, MissingPackageError, UsageError
 from mvkit.fetch.download import DownloadSettings, Feedback
@@ -42,8 +41,8 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], l
     def ask(lines: str) -> list[dict[str, Any]]:
         path = tmp_path / "script.py"
         path.write_text(lines)
-        monkeypatch.setattr(download, "SCRIPT", path)
-        return ask_allensdk(AllenPython(Path(sys.executable), "0", "test"), [], about="session 5")
+        monkeypatch.setattr(environment, "SCRIPT", path)
+        return ask_allensdk(AllenPython(Path(sys.executable), "0"), [], about="session 5")
 
     return ask
 
@@ -79,7 +78,7 @@ def test_no_folder_of_another_environment_is_lent_to_it(
 def test_the_script_imports_nothing_of_mvkit(allen_python: AllenPython) -> None:
     code = (
         f"import runpy, sys; sys.argv = ['sdk.py', '--help']\n"
-        f"try: runpy.run_path({str(download.SCRIPT)!r}, run_name='__main__')\n"
+        f"try: runpy.run_path({str(environment.SCRIPT)!r}, run_name='__main__')\n"
         "except SystemExit: pass\n"
         "print([name for name in sys.modules if name.split('.')[0] == 'mvkit'])"
     )
@@ -89,32 +88,13 @@ def test_the_script_imports_nothing_of_mvkit(allen_python: AllenPython) -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_the_script_ends_with_the_process_that_asked(allen_python: AllenPython) -> None:
-    # As after kill -9: the one that asked is gone without a word.
-    busy = (
-        f"import runpy; sdk = runpy.run_path({str(download.SCRIPT)!r}); "
-        "import os, threading, time; "
-        "threading.Thread(target=sdk['end_with_parent'], args=(os.getppid(),), daemon=True).start(); "
-        "print(os.getpid(), flush=True); time.sleep(300)"
-    )
-    asking = f"import subprocess, sys; subprocess.run([{str(allen_python.path)!r}, '-I', '-c', {busy!r}])"
-    asker = subprocess.Popen([sys.executable, "-c", asking], stdout=subprocess.PIPE, text=True)
-    with asker:
-        number = int(asker.stdout.readline())
-        asker.kill()
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline and Path(f"/proc/{number}").exists():
-        time.sleep(0.05)
-    assert not Path(f"/proc/{number}").exists()
-
-
 @pytest.mark.slow
 def test_the_cache_is_filled_from_a_server_and_read(
     warehouse: Any, allen_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MVKIT_ALLEN_URL", warehouse.url)
-    remarks: list[str] = []
-    reader = DownloadingReader(SessionRequest(), fetching(tmp_path, feedback=Feedback(log=remarks.append)))
+    messages: list[str] = []
+    reader = DownloadingReader(SessionRequest(), fetching(tmp_path, feedback=Feedback(log=messages.append)))
     sources = reader.sessions()
     assert [(one.session_id, one.path) for one in sources] == [(7101, None), (7102, None), (7103, None)]
     nwb = allen_files / "session_7102" / "session_7102.nwb"
@@ -138,7 +118,7 @@ def test_the_cache_is_filled_from_a_server_and_read(
     asked = len(warehouse.asked)
     again = DownloadingReader(SessionRequest(), fetching(tmp_path, offline=True))
     sources_again = again.sessions()
-    assert sources_again[1].path == cached and sources_again[1].identity == sources[1].identity
+    assert sources_again[1].path == cached and sources_again[1].version == sources[1].version
     np.testing.assert_array_equal(
         again.read(sources_again[1], SessionRequest()).responses, recording.responses
     )
@@ -171,7 +151,6 @@ def test_addresses_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_the_variable_comes_first_and_must_be_right(
     allen_python: AllenPython, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert find_allen_python().found_by == environment.INTERPRETER_VARIABLE
     assert find_allen_python().path == allen_python.path
     monkeypatch.setenv(environment.INTERPRETER_VARIABLE, str(tmp_path / "python"))
     with pytest.raises(UsageError, match=environment.INTERPRETER_VARIABLE):

@@ -57,11 +57,11 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_it_is_made_once(small: Path) -> None:
-    remarks: list[str] = []
-    first = install_allensdk(small, feedback=Feedback(log=remarks.append))
+    messages: list[str] = []
+    first = install_allensdk(small, feedback=Feedback(log=messages.append))
     assert (first.status, first.version) == ("installed", "2.16.2")
     assert first.to_json()["python"] == str(small / "bin" / "python")
-    assert [remark for remark in remarks if "installing AllenSDK 2.16.2" in remark]
+    assert [message for message in messages if "installing AllenSDK 2.16.2" in message]
     made = (small / "pyvenv.cfg").stat().st_mtime_ns
     assert install_allensdk(small).status == "already there"
     assert (small / "pyvenv.cfg").stat().st_mtime_ns == made
@@ -95,14 +95,14 @@ def test_two_at_once_wait_for_each_other(small: Path) -> None:
     assert sorted(found) == ["already there", "installed"]
 
 
-def test_what_pip_says_is_told(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_pip_says_is_reported(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "REQUIREMENTS", ("allensdk==2.16.2",))
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
     with pytest.raises(
         FetchError, match=r"pip could not install AllenSDK: ERROR: .*allensdk==2\.16\.2"
-    ) as told:
+    ) as raised:
         install_allensdk(small, extras=("no-such-package-of-mvkit==1",))
-    assert str(told.value).count("\n") == 1
+    assert str(raised.value).count("\n") == 1
     assert not environment.is_finished(small)
 
 
@@ -117,9 +117,9 @@ def test_an_installation_that_does_not_import_is_none(small: Path, monkeypatch: 
 def test_without_a_network_nothing_is_begun(small: Path, monkeypatch: pytest.MonkeyPatch, by: str) -> None:
     if by == "variable":
         monkeypatch.setenv("MVKIT_OFFLINE", "1")
-    with pytest.raises(FetchError, match="the network is forbidden") as told:
+    with pytest.raises(FetchError, match="the network is forbidden") as raised:
         install_allensdk(small, offline=by == "option")
-    assert "--sessions-from DIR" in str(told.value)
+    assert "--sessions-from DIR" in str(raised.value)
     assert not small.exists()
 
 
@@ -159,7 +159,7 @@ def test_the_constraints_are_those_of_the_extra() -> None:
     )
 
 
-def test_the_command_tells_where_it_is(small: Path) -> None:
+def test_the_command_reports_where_it_is(small: Path) -> None:
     pytest.importorskip("typer", reason="the AllenSDK environment has no command line")
     install_allensdk(small)
     code = (

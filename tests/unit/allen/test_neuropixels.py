@@ -44,9 +44,9 @@ def test_files_that_allensdk_opens_give_the_truth(allen_files: Path, session_id:
             "run_pval_ns": "p_running",
             **{name: name for name in ("unit_id", "visual_area", "isi_violations", "snr")},
         }
-        for name, told in columns.items():
-            equal_nan = truth[told].dtype.kind == "f"
-            assert np.array_equal(found.unit_columns[name], truth[told], equal_nan=equal_nan), name
+        for name, stored_name in columns.items():
+            equal_nan = truth[stored_name].dtype.kind == "f"
+            assert np.array_equal(found.unit_columns[name], truth[stored_name], equal_nan=equal_nan), name
 
 
 def test_sessions_of_47_presentations_and_cut_short_lack_the_rest(allen_files: Path) -> None:

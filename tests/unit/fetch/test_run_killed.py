@@ -25,12 +25,12 @@ class Killed(BaseException):
     """Stands for the end of the process at a chosen moment."""
 
 
-class World:
-    """A home, a server and a converter that count what is asked of them."""
+class FakeFetch:
+    """A home, a server and a converter that count their calls."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
-        self.remarks: list[str] = []
+        self.messages: list[str] = []
         self.n_downloads = 0
         self.n_conversions = 0
         self.conversion_fails: BaseException | None = None
@@ -55,20 +55,20 @@ class World:
     def fetch(self, **options: Any) -> list[str]:
         """Fetch and return the statuses."""
         request = FetchRequest(
-            home=self.home, offline=True, feedback=Feedback(log=self.remarks.append), **options
+            home=self.home, offline=True, feedback=Feedback(log=self.messages.append), **options
         )
         return [outcome.status for outcome in fetch_neural("calcium", request).files]
 
 
 @pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    """Such a world; the plan is not allowed a network, and does not need one here."""
-    made = World(tmp_path)
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeFetch:
+    """One of these; the plan is allowed no network, and needs none here."""
+    made = FakeFetch(tmp_path)
     monkeypatch.setattr(run, "download", made.download)
     monkeypatch.setattr(
         importlib.import_module("mvkit.neural"), "convert_pickle", made.convert, raising=False
     )
-    monkeypatch.setattr(run, "check_network", lambda steps, request, advice: None)
+    monkeypatch.setattr(run, "check_network", lambda steps, request: None)
     return made
 
 
@@ -86,21 +86,21 @@ def killing_when(
     monkeypatch.setattr(owner, name, method)
 
 
-def kept_files(world: World) -> set[str]:
+def files_left(fake: FakeFetch) -> set[str]:
     """Names of all files but locks and the manifest."""
     return {
         path.name
-        for path in world.home.rglob("*")
+        for path in fake.home.rglob("*")
         if path.is_file() and path.name[0] != "." and path.name != "manifest.json"
     }
 
 
-def test_without_accidents(world: World) -> None:
-    assert world.fetch() == ["fetched", "converted"]
-    assert world.fetch() == ["already there"]
-    assert (world.n_downloads, world.n_conversions) == (1, 1)
-    assert kept_files(world) == {"calcium.h5"}
-    record = world.manifest.find(world.target)
+def test_without_accidents(fake: FakeFetch) -> None:
+    assert fake.fetch() == ["fetched", "converted"]
+    assert fake.fetch() == ["already there"]
+    assert (fake.n_downloads, fake.n_conversions) == (1, 1)
+    assert files_left(fake) == {"calcium.h5"}
+    record = fake.manifest.find(fake.target)
     assert record is not None
     assert record.made_from is not None
     assert record.made_from["sha256"] == "1" * 64
@@ -117,7 +117,7 @@ def test_without_accidents(world: World) -> None:
     ],
 )
 def test_killed_while(
-    world: World,
+    fake: FakeFetch,
     monkeypatch: pytest.MonkeyPatch,
     moment: str,
     second: list[str],
@@ -126,87 +126,87 @@ def test_killed_while(
 ) -> None:
     with monkeypatch.context() as patch:
         if moment == "recording the pickle":
-            killing_when(patch, Manifest, "record", lambda self, path, record: path == world.raw)
+            killing_when(patch, Manifest, "record", lambda self, path, record: path == fake.raw)
         if moment == "converting":
-            world.conversion_fails = Killed()
+            fake.conversion_fails = Killed()
         if moment == "recording the neural file":
-            killing_when(patch, Manifest, "record", lambda self, path, record: path == world.target)
+            killing_when(patch, Manifest, "record", lambda self, path, record: path == fake.target)
         if moment == "removing the pickle":
-            killing_when(patch, Path, "unlink", lambda path, *args, **options: path == world.raw)
+            killing_when(patch, Path, "unlink", lambda path, *args, **options: path == fake.raw)
         if moment == "forgetting the pickle":
             killing_when(patch, Manifest, "forget", lambda self, path: True)
         with pytest.raises(Killed):
-            world.fetch()
-    world.conversion_fails = None
-    world.target.with_name("calcium.tmp-1-dead.h5").write_bytes(b"half")
-    assert world.fetch() == second
-    assert (world.n_downloads, world.n_conversions) == (downloads, conversions)
-    assert world.target.read_bytes() == HDF5 + b"\x80\x04 a pickle"
-    assert any(world.home.rglob("*.tmp-*")) == ("converted" not in second), "what was half written is cleared"
-    assert world.manifest.find(world.target) is not None
+            fake.fetch()
+    fake.conversion_fails = None
+    fake.target.with_name("calcium.tmp-1-dead.h5").write_bytes(b"half")
+    assert fake.fetch() == second
+    assert (fake.n_downloads, fake.n_conversions) == (downloads, conversions)
+    assert fake.target.read_bytes() == HDF5 + b"\x80\x04 a pickle"
+    assert any(fake.home.rglob("*.tmp-*")) == ("converted" not in second), "what was half written is cleared"
+    assert fake.manifest.find(fake.target) is not None
     if moment != "recording the pickle":
-        assert not world.raw.exists()
-        assert world.manifest.find(world.raw) is None
-    assert world.fetch() == ["already there"]
+        assert not fake.raw.exists()
+        assert fake.manifest.find(fake.raw) is None
+    assert fake.fetch() == ["already there"]
 
 
-def test_a_pickle_put_there_by_hand_is_used_and_left(world: World) -> None:
-    world.raw.parent.mkdir(parents=True)
-    world.raw.write_bytes(b"\x80\x04 my own")
-    assert world.fetch() == ["already there", "converted"]
-    assert world.n_downloads == 0
-    assert world.raw.read_bytes() == b"\x80\x04 my own"
-    assert world.fetch() == ["already there"]
-    assert world.raw.exists()
+def test_a_pickle_put_there_by_hand_is_used_and_left(fake: FakeFetch) -> None:
+    fake.raw.parent.mkdir(parents=True)
+    fake.raw.write_bytes(b"\x80\x04 my own")
+    assert fake.fetch() == ["already there", "converted"]
+    assert fake.n_downloads == 0
+    assert fake.raw.read_bytes() == b"\x80\x04 my own"
+    assert fake.fetch() == ["already there"]
+    assert fake.raw.exists()
 
 
-def test_a_kept_pickle_stays_kept(world: World) -> None:
-    assert world.fetch(keep_raw=True) == ["fetched", "converted"]
-    assert world.fetch() == ["already there"]
-    assert world.raw.exists()
-    world.raw.unlink()
-    assert world.fetch() == ["already there"]
-    assert world.manifest.find(world.raw) is None, "what the user removed is not missed by --verify"
+def test_a_kept_pickle_stays_kept(fake: FakeFetch) -> None:
+    assert fake.fetch(keep_raw=True) == ["fetched", "converted"]
+    assert fake.fetch() == ["already there"]
+    assert fake.raw.exists()
+    fake.raw.unlink()
+    assert fake.fetch() == ["already there"]
+    assert fake.manifest.find(fake.raw) is None, "what the user removed is not missed by --verify"
 
 
-def test_keep_raw_may_be_asked_for_late(world: World) -> None:
-    world.conversion_fails = Killed()
+def test_keep_raw_may_be_asked_for_late(fake: FakeFetch) -> None:
+    fake.conversion_fails = Killed()
     with pytest.raises(Killed):
-        world.fetch()
-    world.conversion_fails = None
-    assert world.fetch(keep_raw=True) == ["already there", "converted"]
-    assert world.raw.exists()
+        fake.fetch()
+    fake.conversion_fails = None
+    assert fake.fetch(keep_raw=True) == ["already there", "converted"]
+    assert fake.raw.exists()
 
 
-def test_a_neural_file_whose_size_changed_is_made_again(world: World) -> None:
-    world.fetch()
-    world.target.write_bytes(HDF5)
-    assert world.fetch() == ["fetched", "converted"]
-    assert "not the size that was recorded" in world.remarks[0]
+def test_a_neural_file_whose_size_changed_is_made_again(fake: FakeFetch) -> None:
+    fake.fetch()
+    fake.target.write_bytes(HDF5)
+    assert fake.fetch() == ["fetched", "converted"]
+    assert any("not the size that was recorded" in message for message in fake.messages)
 
 
-def test_a_damaged_pickle_is_kept_and_named(world: World) -> None:
-    world.conversion_fails = DataError("cut short at byte 9")
-    request = FetchRequest(home=world.home, offline=True)
+def test_a_damaged_pickle_is_kept_and_named(fake: FakeFetch) -> None:
+    fake.conversion_fails = DataError("cut short at byte 9")
+    request = FetchRequest(home=fake.home, offline=True)
     (failed,) = fetch_neural("calcium", request).failures
-    assert failed.error == f"cut short at byte 9\nthe pickle is kept at {world.raw}; --force fetches it again"
-    assert world.raw.exists()
-    assert not world.target.exists()
+    assert failed.error == f"cut short at byte 9\nthe pickle is kept at {fake.raw}; --force fetches it again"
+    assert fake.raw.exists()
+    assert not fake.target.exists()
 
 
-def test_records_name_the_source_that_was_converted(world: World, tmp_path: Path) -> None:
+def test_records_name_the_source_that_was_converted(fake: FakeFetch, tmp_path: Path) -> None:
     mine = tmp_path / "mine.pkl.gz"
     mine.write_bytes(b"zipped")
-    (outcome,) = fetch_neural("calcium", FetchRequest(home=world.home), source=mine).files
+    (outcome,) = fetch_neural("calcium", FetchRequest(home=fake.home), source=mine).files
     expected = {"file": "mine.pkl.gz", "url": None, "etag": None, "size": 6, "sha256": "1" * 64}
     assert outcome.made_from == expected
-    found = world.manifest.find(world.target)
-    assert found == Record(
+    record = fake.manifest.find(fake.target)
+    assert record == Record(
         url=None,
         size=len(HDF5) + 6,
         etag=None,
-        sha256=found.sha256 if found else "",
-        date=found.date if found else "",
-        mvkit_version=found.mvkit_version if found else "",
+        sha256=record.sha256 if record else "",
+        date=record.date if record else "",
+        mvkit_version=record.mvkit_version if record else "",
         made_from=expected,
     )
