@@ -46,11 +46,7 @@ class Resources:
     n_jobs
         Worker processes; None: one per core (of the cluster, with ``dask``).
     device
-<<<<<<< HEAD
-        Where features are taken and their inner products formed: "cpu", "cuda", "cuda:1", .
-=======
-        Device for features and their Gram matrices: "cpu", "cuda", "cuda:1", .
->>>>>>> fetch
+        Device for features and their Gram matrices: "cpu", "cuda", "cuda:1", ..., or "auto".
     batch_size
         Images per forward pass; None: about as many pixels in a batch for any size of image. Another number
         changes features by float32 rounding.

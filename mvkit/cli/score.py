@@ -121,22 +121,7 @@ Dataset = Annotated[
     ),
 ]
 Areas = Annotated[
-<<<<<<< HEAD
     list[str] | None,
-=======
-    list[str] | None, typer.Option("--areas", "-a", metavar="AREA,...", help="VISp,VISl,...; default: all.")
-]
-Out = Annotated[
-    Path | None,
-    typer.Option("--out", "-o", metavar="DIR", help="Write CSV, Parquet and summary.json here."),
-]
-Figure = Annotated[
-    Path | None,
-    typer.Option("--figure", metavar="FILE", help="Draw scores, intervals and ceiling; .svg, .png or .pdf."),
-]
-DryRun = Annotated[
-    bool,
->>>>>>> fetch
     typer.Option(
         "--areas",
         "-a",

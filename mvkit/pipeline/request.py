@@ -8,15 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-<<<<<<< HEAD
 from pydantic import ConfigDict, ValidationInfo, field_validator
 
 from mvkit.errors import DataError, RecipeError, UsageError, suggest
 from mvkit.files import plain, shorten
-=======
-from mvkit.errors import DataError, RecipeError, UsageError, suggest, unknown_name
-from mvkit.files import plain, shorten
->>>>>>> fetch
 from mvkit.machine import Resources, installed_versions
 from mvkit.neural.selection import SelectionSettings, selection_with
 from mvkit.recipes import Count, Settings, load_recipe, packaged_recipes, parse_scalar
@@ -583,28 +578,13 @@ def _other_protocol(settings: ScoreSettings) -> list[Table2Difference]:
             name,
             here[name],
             paper[name],
-<<<<<<< HEAD
             f"{name} {shorten(here[name], _LONGEST)} instead of {shorten(paper[name], _LONGEST)}",
-=======
-            f"{_setting(name, here[name])} instead of {shorten(paper[name], _LONGEST)}",
->>>>>>> fetch
         )
         for name in here
         if here[name] != paper[name]
     ]
 
 
-<<<<<<< HEAD
-=======
-def _setting(name: str, value: object) -> str:
-    """Write a setting: ``2 splits``, or its name and value."""
-    if name in _COUNTED:
-        noun = _COUNTED[name]
-        return f"{value} {noun.removesuffix('s') if value == 1 else noun}"
-    return f"{name} {shorten(value, _LONGEST)}"
-
-
->>>>>>> fetch
 def _other_layers(here: Sequence[str], paper: Sequence[str]) -> Table2Difference | None:
     if set(here) == set(paper):
         return None

@@ -10,13 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mvkit.errors import DataError, UsageError
-<<<<<<< HEAD
 from mvkit.files import shorten
 from mvkit.machine import Resources, choose_device, worker_number
-=======
-from mvkit.files import shorten
-from mvkit.machine import Resources, worker_number
->>>>>>> fetch
 from mvkit.paths import cache_dir, ceilings_dir
 from mvkit.pipeline.layers import open_layers, score_source
 from mvkit.pipeline.request import (
