@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import platform
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import mvkit
-from mvkit.errors import FetchHaltedError
+from mvkit.errors import FetchHaltedError, UsageError
 from mvkit.files import format_bytes
 
 _MEMINFO = Path("/proc/meminfo")
@@ -57,6 +58,20 @@ class Resources:
     scratch: Path | None = None
     cache: bool = True
     dask: str | None = None
+
+
+def check_device(name: str) -> None:
+    """Check that a name is one of a kind of device; whether this machine has one is checked by torch.
+
+    Raises
+    ------
+    UsageError
+        If there is no such kind.
+    """
+    if re.fullmatch(r"(cpu|cuda|mps|xpu|hpu|mtia|xla)(:\d+)?", name) is None:
+        raise UsageError(
+            f"device '{name}' cannot be used: there is no such kind\nuse cpu, or cuda where there is a GPU"
+        )
 
 
 def worker_number(resources: Resources) -> int:

@@ -75,7 +75,7 @@ def command(
         typer.Option(
             "--export-weights",
             metavar="FILE.safetensors",
-            help="Write the model's weights with their origin and preprocessing instead of features.",
+            help="Write the model's weights with their provenance and preprocessing instead of features.",
         ),
     ] = None,
     weights: Annotated[
@@ -140,7 +140,13 @@ def command(
 
         raise UsageError("Missing argument 'MODEL'.\nmodels: mvkit extract --help; the cache: --cache-info")
     from mvkit.cli.console import split_commas
-    from mvkit.features.extraction import ExtractRequest, list_named, run_extract
+    from mvkit.machine import check_device
+    from mvkit.models.names import check_models
+
+    # Before torch is imported, which takes seconds.
+    check_models([model], weights=weights, layers=split_commas(layers), home=Path(home) if home else None)
+    check_device(device)
+    from mvkit.features.extraction import ExtractRequest, list_model_layers, run_extract
 
     request = ExtractRequest(
         model=model,
@@ -169,7 +175,7 @@ def command(
         _print_export(run_export(request, export_weights, overwrite=force), as_json=as_json)
         return
     if list_layers:
-        listing = list_named(request, remark=note)
+        listing = list_model_layers(request, log=note)
         if as_json:
             print_json(listing.to_json())
             return
@@ -180,7 +186,7 @@ def command(
             print_line(f"not tappable: {name}: {reason}")
         return
     with progress_bar("images") as progress:
-        report = run_extract(request, out, overwrite=force, remark=note, progress=progress)
+        report = run_extract(request, out, overwrite=force, log=note, progress=progress)
     if as_json:
         print_json(report.to_json())
         return
@@ -208,8 +214,8 @@ def _print_export(report: ExportReport, *, as_json: bool) -> None:
 
 
 def _headline(report: ExtractionReport) -> str:
-    origin = report.origin
-    return f"{origin.model_name} ({origin.weights_id}), {report.n_images} images of {origin.stimuli}"
+    source = report.provenance
+    return f"{source.model_name} ({source.weights_id}), {report.n_images} images of {source.stimuli}"
 
 
 def _layer_table(layers: tuple[LayerInfo, ...], n_images: int) -> Table:

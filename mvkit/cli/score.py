@@ -330,7 +330,14 @@ def command(
 ) -> None:
     """Score how well models' layers predict mouse neurons, corrected for noise; compare several models."""
     from mvkit.cli.console import split_commas
-    from mvkit.machine import Resources
+    from mvkit.machine import Resources, check_device
+    from mvkit.models.names import check_models
+
+    # Before torch is imported, which takes seconds.
+    check_models(
+        models or (), weights=weights, layers=split_commas(layers), home=Path(home) if home else None
+    )
+    check_device(device)
     from mvkit.pipeline.request import ScoreRequest
     from mvkit.pipeline.score import parse_shard, run_score, run_shard
     from mvkit.report import run_document, run_page, save_run, written_lines

@@ -85,7 +85,7 @@ _IN_USE, _BEING_MADE = "pass-", "new-"
 _ABANDONED_S = 3600.0
 
 
-class FeatureRoom:
+class FeatureBuffer:
     """Takes the features of a pass, batch after batch, and gives them back by layer.
 
     Parameters
@@ -143,9 +143,9 @@ class FeatureRoom:
 
 
 @contextmanager
-def feature_room(
+def feature_buffer(
     layers: Mapping[str, LayerInfo], n_images: int, *, scratch: Path, in_memory: int = IN_MEMORY_BYTES
-) -> Iterator[FeatureRoom]:
+) -> Iterator[FeatureBuffer]:
     """Make room for the features of some layers, for the length of a block.
 
     Parameters
@@ -167,7 +167,7 @@ def feature_room(
     needed = sum(info.n_bytes(n_images) for info in layers.values())
     available = available_memory()
     if needed <= (in_memory if available is None else min(in_memory, available // 2)):
-        yield FeatureRoom(layers, n_images, None)
+        yield FeatureBuffer(layers, n_images, None)
         return
     with _private_folder(scratch) as folder:
         free = shutil.disk_usage(folder).free
@@ -177,7 +177,7 @@ def feature_room(
                 f"they are scored, and {free / 1e9:.2f} GB are free\n"
                 "free some, name another place with --scratch DIR, or take fewer layers (--layers)"
             )
-        yield FeatureRoom(layers, n_images, folder)
+        yield FeatureBuffer(layers, n_images, folder)
 
 
 def remove_abandoned(scratch: Path) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.errors import DataError, UsageError, unknown_name
-from mvkit.features.feature_set import FeatureOrigin, FeatureSet, ImageIds, LayerInfo
+from mvkit.features.feature_set import FeatureProvenance, FeatureSet, ImageIds, LayerInfo
 from mvkit.files import replacing
 from mvkit.neural.dataset import as_text, whole_numbers
 from mvkit.neural.netcdf import PACKING_ATTRIBUTES, packing_of
@@ -97,24 +97,24 @@ class FeatureWriter:
         """Write features of images ``start`` to ``start + len(rows)``, (rows, n_features)."""
         self._group[escape(layer)][start : start + len(rows)] = rows
 
-    def write_origin(self, origin: FeatureOrigin) -> None:
+    def write_provenance(self, provenance: FeatureProvenance) -> None:
         """Write where the features come from; last, as the digest is known when all images were read."""
-        texts = origin.image_ids and isinstance(origin.image_ids[0], str)
+        texts = provenance.image_ids and isinstance(provenance.image_ids[0], str)
         self._file.create_dataset(
             _IMAGE_IDS,
-            data=list(origin.image_ids) if texts else np.array(origin.image_ids, dtype=np.int64),
+            data=list(provenance.image_ids) if texts else np.array(provenance.image_ids, dtype=np.int64),
             dtype=h5py.string_dtype() if texts else np.int64,
         )
         self._file.attrs.update(
             {
                 "mvkit_format": FORMAT_NAME,
                 "mvkit_format_version": FORMAT_VERSION,
-                "model": origin.model_name,
-                "weights_id": origin.weights_id,
-                "preprocessing": json.dumps(dict(origin.preprocessing)),
-                "stimuli": origin.stimuli,
-                "stimuli_digest": origin.stimuli_digest,
-                "versions": json.dumps(dict(origin.versions)),
+                "model": provenance.model_name,
+                "weights_id": provenance.weights_id,
+                "preprocessing": json.dumps(dict(provenance.preprocessing)),
+                "stimuli": provenance.stimuli,
+                "stimuli_digest": provenance.stimuli_digest,
+                "versions": json.dumps(dict(provenance.versions)),
             }
         )
 
@@ -176,17 +176,17 @@ def read_hdf5(place: Path, *, lazy: bool = False) -> FeatureSet:
     """
     with _opening_hdf5(place) as file:
         _check_format(place, file)
-        origin = _read_hdf5_origin(file)
+        provenance = _read_hdf5_origin(file)
         stored = sorted(file[_LAYERS].values(), key=lambda dataset: int(dataset.attrs["position"]))
         shapes = {str(item.attrs["layer"]): tuple(map(int, item.attrs["shape"])) for item in stored}
         for layer, item in zip(shapes, stored, strict=True):
-            expected = (len(origin.image_ids), int(np.prod(shapes[layer], dtype=np.int64)))
+            expected = (len(provenance.image_ids), int(np.prod(shapes[layer], dtype=np.int64)))
             if item.shape != expected or item.dtype != np.float32:
                 raise ValueError(f"layer '{layer}' is {item.dtype} {item.shape}, not float32 {expected}")
             _check_plain(item, f"{place}: layer '{layer}'")
         arrays = StoredArrays(place, tuple(shapes))
         eager = None if lazy else {layer: item[:] for layer, item in zip(shapes, stored, strict=True)}
-    return FeatureSet(arrays if eager is None else eager, shapes, origin)
+    return FeatureSet(arrays if eager is None else eager, shapes, provenance)
 
 
 def escape(layer: str) -> str:
@@ -273,13 +273,13 @@ def image_ids_of(stored: NDArray[Any], what: str) -> ImageIds:
     return tuple(whole_numbers(stored, what).tolist())
 
 
-def _read_hdf5_origin(file: Any) -> FeatureOrigin:
+def _read_hdf5_origin(file: Any) -> FeatureProvenance:
     raw = file[_IMAGE_IDS]
     what = f"{file.filename}: image_ids"
     if h5py.check_string_dtype(raw.dtype) is None:
         _check_plain(raw, what)
     ids = image_ids_of(raw[:], what)
-    return FeatureOrigin(
+    return FeatureProvenance(
         model_name=str(file.attrs["model"]),
         weights_id=str(file.attrs["weights_id"]),
         preprocessing=json.loads(file.attrs["preprocessing"]),
@@ -331,7 +331,7 @@ def check_names(layers: Mapping[str, object]) -> None:
 
 
 def write_npz(
-    path: Path, rows: RowBlocks, shapes: Mapping[str, tuple[int, ...]], origin: FeatureOrigin
+    path: Path, rows: RowBlocks, shapes: Mapping[str, tuple[int, ...]], provenance: FeatureProvenance
 ) -> None:
     """Write features as an archive; memory holds one block of rows.
 
@@ -343,7 +343,7 @@ def write_npz(
         The layers' values.
     shapes
         Layer name -> shape of one image's output before flattening, in the model's order.
-    origin
+    provenance
         Network, weights, images and versions.
 
     Raises
@@ -354,7 +354,7 @@ def write_npz(
         If a layer has a name that is taken.
     """
     check_names(shapes)
-    n_images = len(origin.image_ids)
+    n_images = len(provenance.image_ids)
     try:
         with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
             for layer, shape in shapes.items():
@@ -367,8 +367,8 @@ def write_npz(
                     np.lib.format.write_array_header_1_0(member, header)
                     for block in rows.row_blocks(layer):
                         member.write(np.ascontiguousarray(block, "<f4").tobytes())
-            _write_array(archive, _IMAGE_IDS, np.array(origin.image_ids))
-            _write_array(archive, _METADATA, np.array(json.dumps(_describe(shapes, origin))))
+            _write_array(archive, _IMAGE_IDS, np.array(provenance.image_ids))
+            _write_array(archive, _METADATA, np.array(json.dumps(_describe(shapes, provenance))))
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
@@ -395,11 +395,11 @@ def read_npz(path: Path, *, lazy: bool = False) -> FeatureSet:
         check_version(path, int(described["mvkit_format_version"]))
         shapes = {str(layer["name"]): tuple(map(int, layer["shape"])) for layer in described["layers"]}
         ids = image_ids_of(_read_array(archive, _IMAGE_IDS), f"{path}: image_ids")
-        origin = _read_origin(described, ids)
+        provenance = _read_origin(described, ids)
         for layer, shape in shapes.items():
-            _check_header(archive, layer, (len(origin.image_ids), int(np.prod(shape, dtype=np.int64))))
+            _check_header(archive, layer, (len(provenance.image_ids), int(np.prod(shape, dtype=np.int64))))
     arrays = ArchivedArrays(path, tuple(shapes))
-    return FeatureSet(arrays if lazy else dict(arrays), shapes, origin)
+    return FeatureSet(arrays if lazy else dict(arrays), shapes, provenance)
 
 
 class ArchivedArrays(LazyArrays):
@@ -410,22 +410,22 @@ class ArchivedArrays(LazyArrays):
             return np.asarray(_read_array(archive, layer), dtype=np.float32)
 
 
-def _describe(shapes: Mapping[str, tuple[int, ...]], origin: FeatureOrigin) -> dict[str, object]:
+def _describe(shapes: Mapping[str, tuple[int, ...]], provenance: FeatureProvenance) -> dict[str, object]:
     return {
         "mvkit_format": FORMAT_NAME,
         "mvkit_format_version": FORMAT_VERSION,
-        "model": origin.model_name,
-        "weights_id": origin.weights_id,
-        "stimuli": origin.stimuli,
-        "stimuli_digest": origin.stimuli_digest,
-        "preprocessing": dict(origin.preprocessing),
-        "versions": dict(origin.versions),
+        "model": provenance.model_name,
+        "weights_id": provenance.weights_id,
+        "stimuli": provenance.stimuli,
+        "stimuli_digest": provenance.stimuli_digest,
+        "preprocessing": dict(provenance.preprocessing),
+        "versions": dict(provenance.versions),
         "layers": [{"name": layer, "shape": list(shape)} for layer, shape in shapes.items()],
     }
 
 
-def _read_origin(described: Mapping[str, Any], ids: ImageIds) -> FeatureOrigin:
-    return FeatureOrigin(
+def _read_origin(described: Mapping[str, Any], ids: ImageIds) -> FeatureProvenance:
+    return FeatureProvenance(
         model_name=str(described["model"]),
         weights_id=str(described["weights_id"]),
         preprocessing=dict(described["preprocessing"]),
@@ -514,7 +514,7 @@ def is_npz(target: Path) -> bool:
 
 
 @contextmanager
-def hdf5_for(target: Path) -> Iterator[Path]:
+def hdf5_target(target: Path) -> Iterator[Path]:
     """Yield the path of an HDF5 feature file to fill; afterwards ``target`` holds it in its own format.
 
     An .npz holds whole layers one after the other, while a network gives all layers of a few images at a
@@ -529,7 +529,7 @@ def hdf5_for(target: Path) -> Iterator[Path]:
         try:
             yield scratch
             stored = read_hdf5(scratch, lazy=True)
-            write_npz(temporary, StoredArrays(scratch, stored.layers), stored.shapes, stored.origin)
+            write_npz(temporary, StoredArrays(scratch, stored.layers), stored.shapes, stored.provenance)
         finally:
             scratch.unlink(missing_ok=True)
 

@@ -11,14 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from mvkit.errors import UsageError
+from mvkit.machine import check_device
 from mvkit.models.base import is_quantised
-from mvkit.models.external import refuse_meta, wrapped_part
+from mvkit.models.external import check_has_values, wrapper_attribute
 
 logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def evaluating(model: nn.Module, device: torch.device) -> Iterator[None]:
+def evaluation_mode(model: nn.Module, device: torch.device) -> Iterator[None]:
     """Put a network into evaluation mode on a device; restore every module's mode and the device afterwards.
 
     Gradients are off, automatic mixed precision is off, and on a GPU convolutions keep float32 precision and
@@ -49,7 +50,7 @@ def evaluating(model: nn.Module, device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def limited_threads(count: int | None) -> Iterator[None]:
+def limit_threads(count: int | None) -> Iterator[None]:
     """Let torch use ``count`` CPU threads inside the block; None changes nothing.
 
     Raises
@@ -78,6 +79,8 @@ def parse_device(device: str | torch.device) -> torch.device:
     UsageError
         If there is no such kind of device, or none here.
     """
+    if isinstance(device, str):
+        check_device(device)
     try:
         # A tensor's device has an index ("cuda:0"), so that it can be compared with that of the weights.
         return torch.empty(0, device=torch.device(device)).device
@@ -105,7 +108,7 @@ def _device_of(model: nn.Module) -> torch.device | None:
             "move it to one of them"
         )
     if torch.device("meta") in devices:
-        refuse_meta(model, str(getattr(model, "name", type(model).__name__)))
+        check_has_values(model, str(getattr(model, "name", type(model).__name__)))
     return devices.pop() if devices else None
 
 
@@ -207,7 +210,7 @@ def _parts(output: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
 
 def _uncompiled(model: nn.Module) -> AbstractContextManager[object]:
     """Run compiled parts as they were written: hooks on modules inside compiled code may be skipped."""
-    if any(wrapped_part(part) or part._compiled_call_impl is not None for part in model.modules()):
+    if any(wrapper_attribute(part) or part._compiled_call_impl is not None for part in model.modules()):
         stance: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
         return stance
     return nullcontext()

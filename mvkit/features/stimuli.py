@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import mvkit
 from mvkit import paths
 from mvkit.errors import DataError, UsageError, printable
-from mvkit.features.feature_set import FeatureOrigin, ImageIds
+from mvkit.features.feature_set import FeatureProvenance, ImageIds
 from mvkit.files import list_files, name_text
 from mvkit.images.sources import reason_of
 from mvkit.models.base import state_digest
@@ -346,10 +346,10 @@ def network_inputs(model: nn.Module, stimuli: Stimuli, pictures: Sequence[NDArra
     return torch.cat(inputs)
 
 
-def describe_origin(model: nn.Module, stimuli: Stimuli, stimuli_digest: str) -> FeatureOrigin:
+def describe_provenance(model: nn.Module, stimuli: Stimuli, stimuli_digest: str) -> FeatureProvenance:
     """Gather what identifies a run: network, weights, preprocessing, images, versions."""
     weights_id = getattr(model, "weights_id", None)
-    return FeatureOrigin(
+    return FeatureProvenance(
         model_name=printable(_name(model)),
         weights_id=str(weights_id) if weights_id else state_digest(model),
         preprocessing={} if stimuli.is_prepared else describe_preprocessing(model),

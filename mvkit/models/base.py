@@ -1,4 +1,4 @@
-"""What every model has besides its modules: name, layers, preprocessing, provenance; digests of weights."""
+"""The base class of models, with name, layers, preprocessing and provenance; digests of weights."""
 
 from __future__ import annotations
 
@@ -95,6 +95,13 @@ def _contents(value: Tensor) -> Iterator[bytes | memoryview]:
         yield tensor_bytes(part) or b""
 
 
+def declared_names(module: object, attribute: str) -> tuple[str, ...]:
+    """Return the names that a module lists under an attribute; none if it is not a list of names."""
+    names: Any = getattr(module, attribute, None)
+    is_list = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+    return tuple(names) if is_list else ()
+
+
 def is_quantised(model: nn.Module) -> bool:
     """Tell whether modules keep weights in torch's packed form, outside parameters and buffers."""
     return any(
@@ -115,13 +122,13 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 #: Name under which a model's output can be tapped.
 FINAL = "final"
 
-#: Identity of a model without weights.
+#: ``weights_id`` of a model without weights.
 NO_WEIGHTS = "none"
 
 
 @dataclass(frozen=True)
-class WeightsOrigin:
-    """Where weights come from; what is not known is empty.
+class WeightsProvenance:
+    """Where weights come from; fields that are not known are empty.
 
     Attributes
     ----------
@@ -135,9 +142,9 @@ class WeightsOrigin:
     licence
         Terms under which the weights may be passed on, where they are not the user's own.
     training_run
-        What a checkpoint of ``mvkit train`` says of its network; empty for other weights.
+        Description of the network in a checkpoint of ``mvkit train``; empty for other weights.
     checkpoint
-        Which checkpoint of a training run they are, in words: file, epoch, and by what it is the best.
+        The checkpoint of a training run in words: file, epoch, and by which evaluation it is the best.
     """
 
     architecture: str = ""
@@ -163,10 +170,10 @@ class VisionModel(nn.Module):
         Turns uint8 images into the model's input.
     weights_id
         sha256 of the checkpoint file, "random:seed=N", or "none".
-    origin
-        What else is known of the weights.
-    input_was_px
-        Side of the input before it was changed on request (``input_size``); None: it was not.
+    provenance
+        Where the weights come from.
+    own_input_px
+        Side of the input before ``input_size`` changed it; None: it was not changed.
     layers_run_once
         Whether each of ``layers`` is known to run once in a forward pass.
     """
@@ -178,8 +185,8 @@ class VisionModel(nn.Module):
     published_layers: tuple[str, ...]
     preprocess: Preprocessing
     weights_id: str
-    origin: WeightsOrigin
-    input_was_px: int | None
+    provenance: WeightsProvenance
+    own_input_px: int | None
 
     def __init__(self) -> None:
         super().__init__()
@@ -188,8 +195,8 @@ class VisionModel(nn.Module):
         self.published_layers = ()
         self.preprocess = IMAGENET_64
         self.weights_id = NO_WEIGHTS
-        self.origin = WeightsOrigin()
-        self.input_was_px = None
+        self.provenance = WeightsProvenance()
+        self.own_input_px = None
 
     @torch.no_grad()
     def check_input_side(self, side_px: int) -> None:
@@ -217,9 +224,9 @@ class VisionModel(nn.Module):
         known = (getattr(self.preprocess, name, None) for name in ("input_px", "crop_px", "resize_px"))
         side = next((side for side in known if side is not None), None)
         size = f"images at {side} px" if side is not None else ""
-        if size and self.input_was_px is not None:
-            size += f" on request; its own size is {self.input_was_px} px"
-        return "; ".join(filter(None, (self.origin.checkpoint, size)))
+        if size and self.own_input_px is not None:
+            size += f" on request; its own size is {self.own_input_px} px"
+        return "; ".join(filter(None, (self.provenance.checkpoint, size)))
 
     def tap_points(self) -> dict[str, str]:
         """Return the layers that can be tapped: layer name -> path of the module whose output it is.

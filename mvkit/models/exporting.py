@@ -1,4 +1,4 @@
-"""Writing a model's weights for use elsewhere: safetensors, with origin and preprocessing as metadata."""
+"""Writing a model's weights for use elsewhere: safetensors, with provenance and preprocessing as metadata."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from torch import Tensor, nn
 import mvkit
 from mvkit.errors import CheckpointError, UsageError, printable
 from mvkit.files import refuse_existing, replacing
-from mvkit.models.base import WeightsOrigin, state_digest
+from mvkit.models.base import WeightsProvenance, state_digest
 from mvkit.models.checkpoints import FORMAT_NAME, FORMAT_VERSION, SUFFIX
-from mvkit.models.external import ForeignModel, unwrapped
+from mvkit.models.external import ExternalModel, unwrap
 from mvkit.models.loading import load_model
 
 
@@ -87,9 +87,9 @@ def export_weights(
     """
     target = Path(target).expanduser()
     check_target(target, overwrite=overwrite)
-    module = unwrapped(model) if isinstance(model, nn.Module) else load_model(model)
+    module = unwrap(model) if isinstance(model, nn.Module) else load_model(model)
     # The names that the model's own library knows.
-    tensors = _tensors(module.network if isinstance(module, ForeignModel) else module)
+    tensors = _tensors(module.network if isinstance(module, ExternalModel) else module)
     metadata = describe_weights(module)
     if not tensors:
         raise UsageError(f"'{metadata['model']}' has no weights to export")
@@ -119,8 +119,8 @@ def check_target(target: Path, *, overwrite: bool) -> None:
 
 def describe_weights(model: nn.Module) -> dict[str, str]:
     """Return the metadata of a model's weights, sorted by key (see :mod:`mvkit.models.checkpoints`)."""
-    origin: Any = getattr(model, "origin", None)
-    known = origin if isinstance(origin, WeightsOrigin) else WeightsOrigin()
+    provenance: Any = getattr(model, "provenance", None)
+    known = provenance if isinstance(provenance, WeightsProvenance) else WeightsProvenance()
     layers: Any = getattr(model, "layers", ())
     as_dict = getattr(getattr(model, "preprocess", None), "as_dict", None)
     preprocessing = as_dict() if callable(as_dict) else {}

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from mvkit.gabor import GREY_LEVEL, GaborScale, gabor_bank
 from mvkit.models.base import VisionModel
-from mvkit.models.registry import Baseline, Conv, Drop, Hidden, PlainNet, Pool, Readout, ResidualNet
+from mvkit.models.registry import Baseline, Conv, Dropout, Hidden, PlainNet, Pool, Readout, ResidualNet
 
 _IMAGE_CHANNELS = 3
 
@@ -50,7 +50,7 @@ def _classifier_modules(net: PlainNet) -> Iterator[nn.Module]:
     last_conv = [layer for layer in net.features if isinstance(layer, Conv)][-1]
     width = last_conv.width * net.pooled_px**2
     for layer in net.classifier:
-        if isinstance(layer, Drop):
+        if isinstance(layer, Dropout):
             yield nn.Dropout(0.5)
         elif isinstance(layer, Hidden):
             yield nn.Linear(width, layer.width)

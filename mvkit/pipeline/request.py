@@ -168,24 +168,24 @@ def load_models(
 def _check_duplicates(names: Sequence[str]) -> None:
     """Refuse two names of one model: the network's short and long name, a run and its checkpoint."""
     from mvkit.models import find_model
-    from mvkit.models.external import parse_foreign
-    from mvkit.models.loading import is_place, trained_file
+    from mvkit.models.loading import checkpoint_file
+    from mvkit.models.names import is_checkpoint_path, parse_external
 
     first: dict[object, str] = {}
     for name in names:
-        foreign = parse_foreign(name)
-        identity: object = (
-            foreign.identity
-            if foreign is not None
-            else trained_file(name).resolve()
-            if is_place(name)
+        external = parse_external(name)
+        key: object = (
+            external.key
+            if external is not None
+            else checkpoint_file(name).resolve()
+            if is_checkpoint_path(name)
             else find_model(name).architecture.name
         )
-        if identity in first:
-            other = first[identity]
+        if key in first:
+            other = first[key]
             same = "is given twice" if other == name else f"is the same model as {other}"
             raise UsageError(f"model {name} {same}: give each model once")
-        first[identity] = name
+        first[key] = name
 
 
 def compare_with_table2(name: str, weights: str, scores: Scores) -> Table2Comparison | None:
