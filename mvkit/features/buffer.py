@@ -17,7 +17,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from mvkit.errors import DataError
-from mvkit.features.feature_file import NO_ROOM
+from mvkit.features.feature_file import DISK_FULL
 from mvkit.features.feature_set import LayerInfo
 from mvkit.files import is_abandoned
 from mvkit.machine import available_memory
@@ -126,7 +126,7 @@ class FeatureBuffer:
                 with path.open("ab", buffering=0) as file:
                     _write_all(file, np.ascontiguousarray(values, "<f4"))
             except OSError as error:
-                if error.errno not in NO_ROOM:
+                if error.errno not in DISK_FULL:
                     raise
                 raise DataError(
                     f"{self._folder}: the disk is full ({error.strerror}) while features are put there\n"
