@@ -1,4 +1,4 @@
-"""Features that wait on disk until they are needed."""
+"""Buffers for the features of a forward pass, in memory or on disk."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ _ABANDONED_S = 3600.0
 
 
 class FeatureBuffer:
-    """Takes the features of a pass, batch after batch, and gives them back by layer.
+    """Collects the features of a forward pass, batch after batch, by layer.
 
     Parameters
     ----------
@@ -108,7 +108,7 @@ class FeatureBuffer:
         self._files = {name: f"{index}.f32" for index, name in enumerate(layers)}
 
     def write(self, start: int, rows: Mapping[str, NDArray[np.float32]]) -> None:
-        """Take features of the images from ``start`` on, which follow those taken before.
+        """Add features of the images from ``start`` on, which follow those added before.
 
         Raises
         ------
@@ -129,8 +129,8 @@ class FeatureBuffer:
                 if error.errno not in DISK_FULL:
                     raise
                 raise DataError(
-                    f"{self._folder}: the disk is full ({error.strerror}) while features are put there\n"
-                    "free some, name another place with --scratch DIR, or take fewer layers"
+                    f"{self._folder}: the disk is full ({error.strerror}) while features are stored there\n"
+                    "free some, choose another folder with --scratch DIR, or take fewer layers"
                 ) from error
 
     def features(self) -> dict[str, NDArray[np.float32] | StoredLayer]:
@@ -146,7 +146,7 @@ class FeatureBuffer:
 def feature_buffer(
     layers: Mapping[str, LayerInfo], n_images: int, *, scratch: Path, in_memory: int = IN_MEMORY_BYTES
 ) -> Iterator[FeatureBuffer]:
-    """Make room for the features of some layers, for the length of a block.
+    """Hold the features of some layers for the length of a block.
 
     Parameters
     ----------
@@ -175,13 +175,13 @@ def feature_buffer(
             raise DataError(
                 f"{scratch}: {needed / 1e9:.2f} GB are needed for the features of {len(layers)} layers while "
                 f"they are scored, and {free / 1e9:.2f} GB are free\n"
-                "free some, name another place with --scratch DIR, or take fewer layers (--layers)"
+                "free some, choose another folder with --scratch DIR, or take fewer layers (--layers)"
             )
         yield FeatureBuffer(layers, n_images, folder)
 
 
 def remove_abandoned(scratch: Path) -> None:
-    """Remove what killed processes have left in a scratch folder."""
+    """Remove the folders of killed processes from a scratch folder."""
     for folder in scratch.glob(f"{_BEING_MADE}*"):
         try:
             is_old = time.time() - folder.stat().st_mtime > _ABANDONED_S
@@ -190,7 +190,7 @@ def remove_abandoned(scratch: Path) -> None:
         if is_old:
             shutil.rmtree(folder, ignore_errors=True)
     for folder in scratch.glob(f"{_IN_USE}*"):
-        # Nobody takes up a folder again that was given up: between asking and removing nothing changes.
+        # A folder without a running owner is never used again.
         if is_abandoned(folder):
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -201,11 +201,11 @@ def _private_folder(scratch: Path) -> Iterator[Path]:
     try:
         scratch.mkdir(parents=True, exist_ok=True)
         remove_abandoned(scratch)
-        # Nobody finds it under its name before its lock is held.
+        # It gets its final name only when its lock is held.
         (scratch / f"{_BEING_MADE}{name}").mkdir()
     except OSError as error:
         raise DataError(
-            f"{scratch}: features cannot be put there ({error})\nname another place with --scratch DIR"
+            f"{scratch}: features cannot be stored there ({error})\nchoose another folder with --scratch DIR"
         ) from error
     made, folder = scratch / f"{_BEING_MADE}{name}", scratch / f"{_IN_USE}{name}"
     lock = FileLock(made / _LOCK)
@@ -214,8 +214,8 @@ def _private_folder(scratch: Path) -> Iterator[Path]:
         made.rename(folder)
         yield folder
     finally:
-        for place in (made, folder):
-            shutil.rmtree(place, ignore_errors=True)
+        for path in (made, folder):
+            shutil.rmtree(path, ignore_errors=True)
         lock.release()
 
 

@@ -104,8 +104,7 @@ def extract(
         ``model.layers``, the same but for ``vgg16_encoder``. A layer that runs several times gives
         ``name[0]``, ``name[1]``, ...; a tuple or dict output gives ``name:0`` or ``name:key``.
     batch_size
-        Images per forward pass; None: so many that a batch has about as many pixels whatever their size, see
-        :mod:`mvkit.features.extraction`.
+        Images per forward pass; None: by the size of the inputs, so that a batch has 131,072 pixels.
     device
         Where to compute: "cpu", "cuda", "cuda:1", ...
     progress
@@ -424,7 +423,7 @@ class ForwardPass:
     layers
         Names, patterns or ``"published"``; None for the model's default list.
     batch_size
-        Images per forward pass; None: as :mod:`mvkit.features.extraction` says.
+        Images per forward pass; None: by the size of the inputs.
     device
         Where to compute.
 
@@ -809,7 +808,7 @@ def _signs(count: int) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class DeviceProducts:
-    """Forms ``block @ block.T`` on a device in float64; scoring takes it in the place of numpy.
+    """Forms ``block @ block.T`` on a device in float64; scoring uses it instead of numpy.
 
     See :class:`mvkit.scoring.gram.GramMatrix`. Products differ from numpy's by float64 rounding.
     A device without float64 (Apple's) cannot serve.

@@ -98,12 +98,12 @@ def feature_path(target: Path, file_format: str | None) -> Path:
     target
         The name asked for.
     file_format
-        The format asked for, "h5" or "npz"; None: as the name says, HDF5 if it says nothing.
+        The format asked for, "h5" or "npz"; None: by the name, or else HDF5.
 
     Raises
     ------
     UsageError
-        If there is no such format, or the name says another one.
+        If there is no such format, or the name is that of another one.
     """
     if file_format is None:
         return target
@@ -148,7 +148,7 @@ def hdf5_target(target: Path) -> Iterator[Path]:
 
 
 class FeatureWriter:
-    """Fills a feature file row block by row block; nothing is kept in memory.
+    """Fills a feature file row block by row block, without holding it in memory.
 
     Parameters
     ----------
@@ -229,7 +229,7 @@ def _reserve_space(path: Path, n_bytes: int) -> None:
                 raise
             raise DataError(
                 f"{path.parent}: no room for {n_bytes / 1e6:.1f} MB of features ({error.strerror})\n"
-                "free some, write elsewhere, or take fewer layers"
+                "free some, write to another disk, or take fewer layers"
             ) from error
         os.ftruncate(file.fileno(), size)
 
@@ -355,7 +355,7 @@ def write_npz(
             raise
         raise DataError(
             f"{path.parent}: no room for the features as .npz ({error.strerror}); it needs twice their size "
-            "while it is written\nfree some, write elsewhere, or take fewer layers"
+            "while it is written\nfree some, write to another disk, or take fewer layers"
         ) from error
 
 

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 def evaluation_mode(model: nn.Module, device: torch.device) -> Iterator[None]:
     """Put a network into evaluation mode on a device; restore every module's mode and the device afterwards.
 
-    Gradients are off, automatic mixed precision is off, and on a GPU convolutions keep float32 precision and
+    Gradients are off, automatic mixed precision is off, and on a GPU convolutions have float32 precision and
     fixed algorithms, so that features do not depend on the card.
 
     Raises
@@ -138,8 +138,8 @@ def _exact_convolutions(device: torch.device) -> Iterator[None]:
 CallValue = Mapping[str, Tensor]
 
 
-class _Enough(BaseException):
-    """Ends a forward pass once every wanted value is there.
+class _StopForwardPass(BaseException):
+    """Ends a forward pass once every requested value is there.
 
     Not an ``Exception``, so that a ``try`` inside somebody's ``forward`` does not swallow it.
     """
@@ -164,7 +164,7 @@ def record_calls(
     Returns
     -------
     dict
-        Module path -> one entry per call, in order. Tensors lie on the CPU, keep their dtype, and share no
+        Module path -> one entry per call, in order. Tensors lie on the CPU, in their own dtype, and share no
         memory with the network's own.
     """
     calls: dict[str, list[CallValue]] = {path: [] for path in needed}
@@ -176,7 +176,7 @@ def record_calls(
             del module, arguments
             calls[path].append({part: _copy(value) for part, value in _parts(output)})
             if may_stop and all(len(calls[other]) >= count for other, count in limits.items()):
-                raise _Enough
+                raise _StopForwardPass
 
         return hook
 
@@ -186,7 +186,7 @@ def record_calls(
             handles.append(model.get_submodule(path).register_forward_hook(recorder(path)))
         with torch.no_grad(), _uncompiled(model):
             model(inputs)
-    except _Enough:
+    except _StopForwardPass:
         pass
     finally:
         for handle in handles:

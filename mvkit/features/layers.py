@@ -74,7 +74,7 @@ def list_layers(
     Returns
     -------
     tuple of LayerInfo
-        In the model's order; ``is_default`` and ``is_published`` say in which of its lists one is. Modules
+        In the model's order; ``is_default`` and ``is_published`` tell which of its lists it is in. Modules
         that never run, or return nothing that has one row per image, are left out.
 
     Raises

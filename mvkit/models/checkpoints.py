@@ -30,12 +30,12 @@ FORMAT_NAME = "mvkit-weights"
 FORMAT_VERSION = 1
 SUFFIX = ".safetensors"
 
-#: Where the weights lie in a checkpoint, the first one found; otherwise the checkpoint is the state dict.
+#: Where the weights lie in a checkpoint, the first that is there; otherwise the checkpoint is the state dict.
 CONTAINERS = ("model_state_dict", "state_dict", "model")
 
 #: Path component that ``DistributedDataParallel`` adds; no architecture of mvkit's has one of that name.
 _WRAPPERS = ("module",)
-#: First components of what objectives keep beside the network (names of the goldens' ``losses/``).
+#: First components of the state of objectives beside the network (names of the goldens' ``losses/``).
 _OBJECTIVE_STATE = (
     "_embedding_func",
     "decoder",
@@ -58,7 +58,7 @@ _FETCH_AGAIN = "if it is a published one, fetch it again: mvkit fetch checkpoint
 _ZIP_MAGIC = b"PK\x03\x04"
 _NUMPY_KINDS = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?", "U", "S")
 _LENGTH_BYTES = 8
-# The format's own bound on headers (its README, "Format"); more is refused before anything is allocated.
+# The format's own bound on headers (its README, "Format"); longer ones are not read.
 _LONGEST_HEADER = 100_000_000
 # All that the readers of torch, zip and safetensors are known to raise on damaged files and other kinds.
 _UNREADABLE = (
@@ -103,16 +103,16 @@ def read_checkpoint(path: Path, *, remedy: str = _FETCH_AGAIN) -> object:
             torch.serialization.safe_globals(_numpy_globals()),
             warnings.catch_warnings(),
         ):
-            # torch warns of pickle protocols other than its own; what it cannot read it refuses anyway.
+            # torch warns of pickle protocols other than its own; what it cannot read is an error anyway.
             warnings.simplefilter("ignore")
             # Mapping the file keeps the memory bank and optimiser state, which are not needed, out of memory.
             return torch.load(
                 name, map_location="cpu", weights_only=True, mmap=first.startswith(_ZIP_MAGIC) or None
             )
     except _UNREADABLE as error:
-        if refused := _refused_global(error):
+        if name := _forbidden_global(error):
             raise CheckpointError(
-                f"{path}: refused, it names '{refused}', which may run code when loaded\n"
+                f"{path}: refused, it names '{name}', which may run code when loaded\n"
                 "only tensors, numpy scalars and plain data are read; use a file from a source that you trust"
             ) from None
         raise _damaged(path, "checkpoint", error, remedy) from None
@@ -205,8 +205,8 @@ def _numpy_globals() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]
     return [*named, *(type(np.dtype(kind)) for kind in _NUMPY_KINDS)]
 
 
-def _refused_global(error: BaseException) -> str:
-    """Return the name that torch's restricted unpickler refused, or "" if the error is another one."""
+def _forbidden_global(error: BaseException) -> str:
+    """Return the name that torch's restricted unpickler does not allow, or "" if the error is another one."""
     if not isinstance(error, pickle.UnpicklingError):
         return ""
     name = re.search(r"GLOBAL (\S+)", str(error)) or re.search(r"function (.+?)(?: which|$)", str(error))
@@ -296,7 +296,7 @@ def fit_state(
     then, of all prefixes ending in "." (and the empty one) under which the
     checkpoint holds expected keys, the one with the most of them is taken, the
     first in the file on ties. So a network under ``backbone.`` or
-    ``encoder_q.0.`` is found, and what lies under other prefixes (heads,
+    ``encoder_q.0.`` is taken, and what lies under other prefixes (heads,
     momentum copies) is left aside, as is the known state of objectives beside
     the network. All other keys under the chosen prefix must be expected, and
     every expected key must be there.
@@ -386,18 +386,13 @@ def strip_parts(keys: Iterable[str], parts: Collection[str]) -> dict[str, str]:
 
 
 def _best_prefix(keys: Iterable[str], expected: Mapping[str, Tensor]) -> str:
+    """Return the prefix ("", "a.", "a.b.") under which most expected keys are; of several the first."""
     counts = {"": 0}
     for key in keys:
-        for prefix, rest in _splits(key):
-            if rest in expected:
-                counts[prefix] = counts.get(prefix, 0) + 1
+        for cut in (0, *(position + 1 for position, letter in enumerate(key) if letter == ".")):
+            if key[cut:] in expected:
+                counts[key[:cut]] = counts.get(key[:cut], 0) + 1
     return max(counts, key=lambda prefix: counts[prefix])
-
-
-def _splits(key: str) -> Iterable[tuple[str, str]]:
-    """Cut a key at every component: ("", "a.b.c"), ("a.", "b.c"), ("a.b.", "c")."""
-    cuts = [0, *(position + 1 for position, letter in enumerate(key) if letter == ".")]
-    return ((key[:cut], key[cut:]) for cut in cuts)
 
 
 def _listing(kind: str, keys: list[str]) -> str:

@@ -178,7 +178,7 @@ def _apply_options(
 ) -> _AnyPreprocessing:
     if isinstance(declared, Preprocessing):
         return options.apply(declared)
-    options.check_none_given(f"{name.label} brings a .preprocess function of its own")
+    options.check_only((), f"{name.label} brings a .preprocess function of its own")
     return declared
 
 
@@ -216,7 +216,7 @@ def make_network(name: ExternalName, seed: int | None) -> tuple[nn.Module, objec
     -------
     network, declared
         The network without wrappers (``torch.compile``, ``DataParallel``), and the module that the function
-        returned, whose attributes ``layers`` and ``preprocess`` may say how to use it.
+        returned, whose attributes ``layers`` and ``preprocess`` may declare how to use it.
 
     Raises
     ------
@@ -336,8 +336,8 @@ def build_torchvision(name: str, weights: str | os.PathLike[str], seed: int | No
 
     A file is built as the library builds its entry of weights: with the same arguments (``transform_input``,
     ``quantize``), names of keys and transforms. It is known by the published name, or by its content, whose
-    sha256 begins as the name says. Of other files the entries that they fit are compared: where these declare
-    different things, one must be named.
+    sha256 begins as in the published name. Of other files the entries that they fit are compared: where
+    these declare different things, one must be named.
 
     Parameters
     ----------
@@ -372,7 +372,7 @@ def build_torchvision(name: str, weights: str | os.PathLike[str], seed: int | No
         return network, model.input_without_entry(network)
     entry = model.entry(str(weights))
     cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
-    advice = f"download {entry.url} elsewhere and give --weights FILE, or --weights random"
+    advice = f"download {entry.url} on another machine and give --weights FILE, or --weights random"
     with _downloading(f"torchvision:{name}", advice, is_here=cached.is_file()):
         return model.build(entry), model.input_of_entry(entry)
 
@@ -412,15 +412,15 @@ class _TorchvisionModel:
 
     def build_bare(self, seed: int | None = None) -> nn.Module:
         """Build it without weights."""
-        # Detectors take a pretrained backbone, and so the network, unless told not to.
+        # Detectors download a pretrained backbone by default.
         options = {"weights_backbone": None} if "weights_backbone" in self._parameters else {}
-        with _quiet():
+        with warnings.catch_warnings(action="ignore"):
             return build_seeded(lambda: self._builder(weights=None, **options), seed)
 
     def build(self, entry: Any, state: Mapping[str, Any] | None = None) -> nn.Module:
         """Build it as the library does for an entry of weights; with a state in place of the download."""
         options = {"quantize": True} if "unquantized" in entry.meta else {}
-        with _quiet(), _state_for(entry, state):
+        with warnings.catch_warnings(action="ignore"), _state_for(entry, state):
             return build_seeded(lambda: self._builder(weights=entry, **options), None)
 
     def input_of_entry(self, entry: Any) -> _AnyPreprocessing:
@@ -671,11 +671,11 @@ def build_timm(name: str, weights: str | os.PathLike[str], seed: int | None) -> 
             )
         network = _build_timm_with_file(name, path, seed)
     elif weights == "random":
-        with _quiet():
+        with warnings.catch_warnings(action="ignore"):
             network = build_seeded(lambda: timm.create_model(name, pretrained=False), seed)
     elif weights in ("DEFAULT", "pretrained"):
-        advice = "download them elsewhere and give --weights FILE, or --weights random"
-        with _downloading(f"timm:{name}", advice, is_here=False), _quiet():
+        advice = "download them on another machine and give --weights FILE, or --weights random"
+        with _downloading(f"timm:{name}", advice, is_here=False), warnings.catch_warnings(action="ignore"):
             network = timm.create_model(name, pretrained=True)
     else:
         raise UsageError(f"timm:{name} has no weights '{weights}'; valid: random, DEFAULT, or a file")
@@ -719,7 +719,7 @@ def _build_timm_with_file(name: str, path: Path, seed: int | None) -> nn.Module:
     tagged = _tag_of_file(name, path)
 
     def make(**options: Any) -> nn.Module:
-        with _quiet():
+        with warnings.catch_warnings(action="ignore"):
             return build_seeded(lambda: timm.create_model(tagged, **options), seed)
 
     network = make(pretrained=False)
@@ -757,14 +757,6 @@ def _tag_of_file(name: str, path: Path) -> str:
             name,
         )
     return name
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep back warnings of libraries about their own defaults and future."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 @contextmanager
@@ -812,7 +804,7 @@ def fill_network(
     network: nn.Module, weights: Mapping[str, Tensor], path: Path, model_name: str, *, quiet: bool = False
 ) -> None:
     """Fill a network from the state dict of :func:`read_state`; as :func:`fill_from_file`."""
-    _materialise(network, model_name)
+    has_meta = _check_meta(network, model_name)
     if not quiet:
         warn_unused_heads(network, weights, path)
     heads = _missing_heads(network)
@@ -820,31 +812,31 @@ def fill_network(
         weights,
         {_todays_name(key): value for key, value in weights.items() if not _head_of(key, heads)},
     )
-    state = network.state_dict()
-    if any(not isinstance(value, Tensor) or value.is_quantized for value in state.values()):
+    own = network.state_dict()
+    if any(not isinstance(value, Tensor) or value.is_quantized for value in own.values()):
         _fill_by_torch(network, path, model_name)
         return
-    if not any(key.endswith(_COUNTS) for key in weights):
-        state = OrderedDict((key, value) for key, value in state.items() if not key.endswith(_COUNTS))
+    has_counts = any(key.endswith(_COUNTS) for key in weights)
+    state = {key: value for key, value in own.items() if has_counts or not key.endswith(_COUNTS)}
     plain, wrappers = strip_parts(state, WRAPPER_PARTS), WRAPPER_PARTS
     expected = {plain[key]: value for key, value in state.items()}
     if len(expected) < len(state):
-        # The network has modules of its own under a wrapper's name; only exact names can be told apart then.
-        plain, expected, wrappers = {key: key for key in state}, dict(state), tuple[str, ...]()
+        # The network has modules of its own under a wrapper's name; only exact names are unambiguous then.
+        plain, expected, wrappers = {key: key for key in state}, state, tuple[str, ...]()
     try:
         fitted = fit_state(weights, expected, path, model_name, wrappers=wrappers, beside=())
     except CheckpointError as error:
         # Modules may know older names of their entries: torch asks them while it loads.
-        if not _loads(network, plain_keys(weights, expected, wrappers), weights):
+        if not _loads(network, plain_keys(weights, expected, wrappers), weights, assign=has_meta):
             raise error from None
         return
-    with torch.no_grad():
-        for key, value in state.items():
-            value.copy_(fitted[plain[key]])
+    # Copies, as the file may be mapped into memory.
+    filled = _state_like(own, {key: fitted[plain[key]].clone() for key in state})
+    network.load_state_dict(filled, strict=False, assign=has_meta)
 
 
 def read_state(path: Path) -> Mapping[str, Tensor]:
-    """Return the state dict in a file; it keeps torch's ``_metadata`` if the file has them.
+    """Return the state dict in a file, with torch's ``_metadata`` if the file has any.
 
     Raises
     ------
@@ -935,32 +927,17 @@ def raw_state(path: Path) -> Mapping[str, Any]:
     return inner
 
 
-def _materialise(network: nn.Module, model_name: str) -> None:
-    """Give memory to what lies on the device "meta"; what no file fills must not lie there."""
+def _check_meta(network: nn.Module, model_name: str) -> bool:
+    """Tell whether anything lies on the device "meta"; check that files of weights have all of it."""
     meta = meta_tensors(network)
-    if not meta:
-        return
-    state = network.state_dict(keep_vars=True)
+    state = network.state_dict(keep_vars=True) if meta else {}
     unsaved = [name for name in meta if name not in state]
     if unsaved:
         raise CheckpointError(
             f"{model_name}: buffers {', '.join(unsaved[:_SHOWN])} lie on the device 'meta', and no file of "
             "weights has them\nmake the network on the CPU (not under torch.device('meta'))"
         )
-    allocated: dict[int, Tensor] = {}
-    for module in network.modules():
-        for own in (module._parameters, module._buffers):
-            for name, value in own.items():
-                if value is not None and value.is_meta:
-                    # Tied weights stay tied.
-                    if id(value) not in allocated:
-                        empty = torch.zeros_like(value, device="cpu")
-                        allocated[id(value)] = (
-                            nn.Parameter(empty, requires_grad=value.requires_grad)
-                            if isinstance(value, nn.Parameter)
-                            else empty
-                        )
-                    own[name] = allocated[id(value)]  # type: ignore[assignment]
+    return bool(meta)
 
 
 def _fill_by_torch(network: nn.Module, path: Path, model_name: str) -> None:
@@ -972,13 +949,15 @@ def _fill_by_torch(network: nn.Module, path: Path, model_name: str) -> None:
         raise CheckpointError(f"{path}: does not fit '{model_name}' ({reason[:300]})") from error
 
 
-def _loads(network: nn.Module, keys: Mapping[str, str], weights: Mapping[str, Tensor]) -> bool:
-    """Let torch load entries of a file (by their names in the network) and tell whether all fit."""
+def _loads(
+    network: nn.Module, keys: Mapping[str, str], weights: Mapping[str, Tensor], *, assign: bool
+) -> bool:
+    """Let torch load entries of a file (by their names in the network); return whether all fit."""
     state = _state_like(weights, {plain: weights[key] for key, plain in keys.items()})
     if not all_finite(state):
         return False
     try:
-        misfits = network.load_state_dict(state, strict=False)
+        misfits = network.load_state_dict(state, strict=False, assign=assign)
     except Exception:  # noqa: BLE001 - the error of mvkit's own matching is the one to show
         return False
     missing = [key for key in misfits.missing_keys if not key.endswith(_COUNTS)]
@@ -986,7 +965,7 @@ def _loads(network: nn.Module, keys: Mapping[str, str], weights: Mapping[str, Te
 
 
 def wrapper_attribute(module: nn.Module) -> str | None:
-    """Return under which name a wrapper keeps the network it wraps; None if it is no wrapper."""
+    """Return the attribute of a wrapper that holds the wrapped network; None if it is no wrapper."""
     if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
         return "module"
     # torch's class for compiled networks lies in torch._dynamo, whose import takes seconds.

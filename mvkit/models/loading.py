@@ -101,7 +101,7 @@ def load_model(
     -------
     VisionModel
         In eval mode, on the CPU, float32. ``name``, ``layers``, ``preprocess``
-        and ``weights_id`` say what it is; ``tap_points()`` which layers it has.
+        and ``weights_id`` describe it; ``tap_points()`` lists its layers.
 
     Raises
     ------
@@ -116,7 +116,7 @@ def load_model(
     external = parse_external(name)
     if external is not None:
         return load_external(external, weights, seed, options)
-    options.check_only_size(f"{os.fspath(name)} has its own mean, deviation and colours")
+    options.check_only(("--input-size",), f"{os.fspath(name)} has its own mean, deviation and colours")
     if is_checkpoint_path(name):
         model = _load_checkpoint(name, weights, seed)
     else:
@@ -290,7 +290,7 @@ def _configure(model: VisionModel, row: ModelRow) -> VisionModel:
 
 
 def checkpoint_file(name: str | os.PathLike[str], weights: str | os.PathLike[str] = "released") -> Path:
-    """Return the file of a checkpoint: itself, or that of a run folder which its recipe says to score.
+    """Return the file of a checkpoint: itself, or that of a run folder which its recipe chooses for scoring.
 
     Raises
     ------
@@ -446,10 +446,10 @@ def read_trained_network(contents: object, path: Path) -> TrainedNetwork:
             contents=contents,
         )
     except KeyError as error:
-        raise CheckpointError(f"{path}: does not say {error}; {ANOTHER}") from error
+        raise CheckpointError(f"{path}: {error} is missing; {ANOTHER}") from error
     except (TypeError, ValueError, UsageError) as error:
         raise CheckpointError(
-            f"{path}: what it says of its network makes no sense ({error})\n{ANOTHER}"
+            f"{path}: the description of its network makes no sense ({error})\n{ANOTHER}"
         ) from error
 
 
@@ -459,7 +459,7 @@ def check_same_network(trained: TrainedNetwork, requested: ModelRow) -> None:
     Raises
     ------
     CheckpointError
-        If architectures or numbers of classes differ; says how to use the checkpoint itself.
+        If architectures or numbers of classes differ; the message explains how to use the checkpoint itself.
     """
     if trained.architecture == requested.architecture:
         return

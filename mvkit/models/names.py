@@ -1,4 +1,4 @@
-"""Names of models and of their layers, and what can be said of them without torch."""
+"""Names of models and of their layers, and checks of them that need no torch."""
 
 from __future__ import annotations
 

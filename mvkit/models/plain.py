@@ -14,6 +14,10 @@ from mvkit.models.registry import Baseline, Conv, Dropout, Hidden, PlainNet, Poo
 
 _IMAGE_CHANNELS = 3
 
+#: Channels of the four stages of a residual network, and the factor by which bottlenecks widen them.
+_STAGE_WIDTHS = (64, 128, 256, 512)
+_BOTTLENECK_EXPANSION = 4
+
 
 class PlainModel(VisionModel):
     """A chain of convolutions and pools, adaptive average pooling, and a classifier."""
@@ -70,10 +74,6 @@ def _init_fan_out(module: nn.Module) -> None:
         nn.init.normal_(module.weight, 0.0, 0.01)
     if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
         nn.init.zeros_(module.bias)
-
-
-_STAGE_WIDTHS = (64, 128, 256, 512)
-_BOTTLENECK_EXPANSION = 4
 
 
 class PlainBlock(nn.Module):
@@ -197,7 +197,7 @@ class GaborEnergies(nn.Module):
         for number, scale in enumerate(bank):
             for phase in ("even", "odd"):
                 kernels = torch.tensor(getattr(scale, phase), dtype=torch.float32).unsqueeze(1)
-                # Not persistent: the bank is defined by code, so a state dict has nothing to say about it.
+                # Not persistent: the bank is defined by code, not by a state dict.
                 self.register_buffer(f"{phase}_{number}", kernels, persistent=False)
 
     def forward(self, grey: Tensor) -> Tensor:

@@ -570,26 +570,9 @@ class InputOptions:
         }
         return tuple(name for name, value in values.items() if value is not None)
 
-    def check_none_given(self, why: str) -> None:
-        """Raise a UsageError if any option was given.
-
-        Parameters
-        ----------
-        why
-            The reason, for the message.
-        """
-        if self.given:
-            raise UsageError(f"{why}: leave out {', '.join(self.given)}")
-
-    def check_only_size(self, why: str) -> None:
-        """Raise a UsageError if more than a size was given.
-
-        Parameters
-        ----------
-        why
-            The reason, for the message.
-        """
-        others = [option for option in self.given if option != "--input-size"]
+    def check_only(self, allowed: Sequence[str], why: str) -> None:
+        """Raise a UsageError, with a reason, if other options than these were given."""
+        others = [option for option in self.given if option not in allowed]
         if others:
             raise UsageError(f"{why}: leave out {', '.join(others)}")
 

@@ -363,7 +363,7 @@ _ALEXNET_HEADLESS = (Dropout(), Hidden(4096), Dropout(), Hidden(4096))
 _ALEXNET = PlainNet(_ALEXNET_FEATURES, (*_ALEXNET_HEADLESS, Readout()), pooled_px=6)
 _ALEXNET_LAYERS = _layers(features=(2, 5, 7, 9, 12), classifier=(2, 5))
 _ALEXNET_BN_LAYERS = _layers(features=(3, 7, 10, 13, 17), classifier=(3, 7))
-# Name of the truncation -> number of feature items kept, and the classifier.
+# Name of the truncation -> number of feature items, and the classifier.
 _ALEXNET_TRUNCATIONS = {
     "two": (4, (Dropout(), Readout())),
     "three": (5, (Dropout(), Readout())),

@@ -89,7 +89,7 @@ def test_a_disk_that_fills_up_is_told(tmp_path, monkeypatch):
 def test_a_place_that_is_no_folder_is_told(tmp_path):
     (tmp_path / "file").write_text("")
     with (
-        pytest.raises(DataError, match="features cannot be put there"),
+        pytest.raises(DataError, match="features cannot be stored there"),
         feature_buffer(LAYERS, 3, scratch=tmp_path / "file", in_memory=0),
     ):
         pass
