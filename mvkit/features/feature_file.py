@@ -84,7 +84,7 @@ def read_features(path: str | Path, *, lazy: bool = False) -> FeatureSet:
     """
     file = Path(path).expanduser()
     if not file.is_file():
-        raise _missing(file)
+        raise _missing_error(file)
     with file.open("rb") as raw:
         is_archive = raw.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC
     return _read_npz(file, lazy=lazy) if is_archive else _read_hdf5(file, lazy=lazy)
@@ -486,7 +486,7 @@ def _check_plain(dataset: Any, what: str) -> None:
 @contextmanager
 def _explain_damage(path: Path) -> Iterator[None]:
     if not path.is_file():
-        raise _missing(path)
+        raise _missing_error(path)
     try:
         yield
     except _UNREADABLE as error:
@@ -496,5 +496,5 @@ def _explain_damage(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _missing(path: Path) -> DataError:
+def _missing_error(path: Path) -> DataError:
     return DataError(f"{path}: no such feature file; write one with `mvkit extract MODEL --out {path.name}`")

@@ -184,7 +184,7 @@ def record_calls(
     try:
         for path in needed:
             handles.append(model.get_submodule(path).register_forward_hook(recorder(path)))
-        with torch.no_grad(), _uncompiled(model):
+        with torch.no_grad(), _run_uncompiled(model):
             model(inputs)
     except _StopForwardPass:
         pass
@@ -208,7 +208,7 @@ def _parts(output: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
         yield from _parts(item, f"{prefix}:{key}" if prefix else key)
 
 
-def _uncompiled(model: nn.Module) -> AbstractContextManager[object]:
+def _run_uncompiled(model: nn.Module) -> AbstractContextManager[object]:
     """Run compiled parts as they were written: hooks on modules inside compiled code may be skipped."""
     if any(wrapper_attribute(part) or part._compiled_call_impl is not None for part in model.modules()):
         stance: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")

@@ -221,7 +221,7 @@ def open_stimuli(source: object, *, home: Path | None = None) -> Stimuli:
     if isinstance(source, ArrayStimuli | FolderStimuli):
         return source
     if isinstance(source, str | Path):
-        return _open_named(str(source), home)
+        return _open_by_name(str(source), home)
     if hasattr(source, "stimuli"):
         images = _check_array(source.stimuli)
         frame_ids = getattr(source, "frame_ids", range(len(images)))
@@ -236,7 +236,7 @@ def default_stimuli(*, home: Path | None = None) -> str:
     return PREFERRED_DATASET if fetched else FALLBACK_DATASET
 
 
-def _open_named(name: str, home: Path | None) -> Stimuli:
+def _open_by_name(name: str, home: Path | None) -> Stimuli:
     path = Path(name).expanduser()
     if name not in DATASETS:
         if path.is_dir():

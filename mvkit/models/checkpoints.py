@@ -115,7 +115,7 @@ def read_checkpoint(path: Path, *, remedy: str = _FETCH_AGAIN) -> object:
                 f"{path}: refused, it names '{name}', which may run code when loaded\n"
                 "only tensors, numpy scalars and plain data are read; use a file from a source that you trust"
             ) from None
-        raise _damaged(path, "checkpoint", error, remedy) from None
+        raise _damage_error(path, "checkpoint", error, remedy) from None
 
 
 def _first_bytes(path: Path, remedy: str) -> bytes:
@@ -192,7 +192,7 @@ def read_safetensors(path: Path, *, remedy: str) -> tuple[dict[str, Tensor], dic
         with opening_as_text(path) as name, safe_open(name, framework="pt", device="cpu") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except _UNREADABLE as error:
-        raise _damaged(path, "safetensors file", error, remedy) from None
+        raise _damage_error(path, "safetensors file", error, remedy) from None
 
 
 def _numpy_globals() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
@@ -213,7 +213,7 @@ def _forbidden_global(error: BaseException) -> str:
     return name.group(1) if name else ""
 
 
-def _damaged(path: Path, kind: str, error: BaseException, remedy: str) -> CheckpointError:
+def _damage_error(path: Path, kind: str, error: BaseException, remedy: str) -> CheckpointError:
     reason = " ".join(str(error).split()) or type(error).__name__
     return CheckpointError(
         f"{path}: not a readable {kind} ({reason[:160]})\n"
@@ -334,7 +334,7 @@ def fit_state(
         if key in inside and inside[key].shape != value.shape
     ]
     problems = [
-        _listing(kind, keys)
+        _list_keys(kind, keys)
         for kind, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
         if keys
     ]
@@ -395,7 +395,7 @@ def _best_prefix(keys: Iterable[str], expected: Mapping[str, Tensor]) -> str:
     return max(counts, key=lambda prefix: counts[prefix])
 
 
-def _listing(kind: str, keys: list[str]) -> str:
+def _list_keys(kind: str, keys: list[str]) -> str:
     more = f", ... ({len(keys) - _SHOWN} more)" if len(keys) > _SHOWN else ""
     return f"{len(keys)} {kind}: {', '.join(keys[:_SHOWN])}{more}"
 

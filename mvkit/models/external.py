@@ -170,7 +170,7 @@ def _user_preprocess(
         return _apply_options(as_preprocessing(own, name.label), name, options)
     if is_timm_network(network):
         return _apply_options(timm_input(network, name.label), name, options)
-    return _usual_preprocessing(name, options)
+    return _default_preprocessing(name, options)
 
 
 def _apply_options(
@@ -182,7 +182,7 @@ def _apply_options(
     return declared
 
 
-def _usual_preprocessing(name: ExternalName, options: InputOptions) -> Preprocessing:
+def _default_preprocessing(name: ExternalName, options: InputOptions) -> Preprocessing:
     """Return the usual preprocessing where a network declares none, and log it."""
     usual = options.apply(IMAGENET_224)
     if not {"--input-size", "--mean", "--std"} <= set(options.given):
@@ -227,7 +227,7 @@ def make_network(name: ExternalName, seed: int | None) -> tuple[nn.Module, objec
     """
     folder = name.path.resolve().parent if name.kind == "file" else Path.cwd()
     with _importable(folder, forget=name.kind == "file"):
-        made = build_seeded(lambda: _call_factory(name), seed)
+        made = build_with_seed(lambda: _call_factory(name), seed)
     declared = unwrap(made)
     return unwrap_all(made), made if hasattr(made, "layers") or hasattr(made, "preprocess") else declared
 
@@ -373,7 +373,7 @@ def build_torchvision(name: str, weights: str | os.PathLike[str], seed: int | No
     entry = model.entry(str(weights))
     cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
     advice = f"download {entry.url} on another machine and give --weights FILE, or --weights random"
-    with _downloading(f"torchvision:{name}", advice, is_here=cached.is_file()):
+    with _explain_download_errors(f"torchvision:{name}", advice, is_here=cached.is_file()):
         return model.build(entry), model.input_of_entry(entry)
 
 
@@ -415,13 +415,13 @@ class _TorchvisionModel:
         # Detectors download a pretrained backbone by default.
         options = {"weights_backbone": None} if "weights_backbone" in self._parameters else {}
         with warnings.catch_warnings(action="ignore"):
-            return build_seeded(lambda: self._builder(weights=None, **options), seed)
+            return build_with_seed(lambda: self._builder(weights=None, **options), seed)
 
     def build(self, entry: Any, state: Mapping[str, Any] | None = None) -> nn.Module:
         """Build it as the library does for an entry of weights; with a state in place of the download."""
         options = {"quantize": True} if "unquantized" in entry.meta else {}
         with warnings.catch_warnings(action="ignore"), _state_for(entry, state):
-            return build_seeded(lambda: self._builder(weights=entry, **options), None)
+            return build_with_seed(lambda: self._builder(weights=entry, **options), None)
 
     def input_of_entry(self, entry: Any) -> _AnyPreprocessing:
         """Return what an entry declares of its input.
@@ -672,10 +672,13 @@ def build_timm(name: str, weights: str | os.PathLike[str], seed: int | None) -> 
         network = _build_timm_with_file(name, path, seed)
     elif weights == "random":
         with warnings.catch_warnings(action="ignore"):
-            network = build_seeded(lambda: timm.create_model(name, pretrained=False), seed)
+            network = build_with_seed(lambda: timm.create_model(name, pretrained=False), seed)
     elif weights in ("DEFAULT", "pretrained"):
         advice = "download them on another machine and give --weights FILE, or --weights random"
-        with _downloading(f"timm:{name}", advice, is_here=False), warnings.catch_warnings(action="ignore"):
+        with (
+            _explain_download_errors(f"timm:{name}", advice, is_here=False),
+            warnings.catch_warnings(action="ignore"),
+        ):
             network = timm.create_model(name, pretrained=True)
     else:
         raise UsageError(f"timm:{name} has no weights '{weights}'; valid: random, DEFAULT, or a file")
@@ -720,7 +723,7 @@ def _build_timm_with_file(name: str, path: Path, seed: int | None) -> nn.Module:
 
     def make(**options: Any) -> nn.Module:
         with warnings.catch_warnings(action="ignore"):
-            return build_seeded(lambda: timm.create_model(tagged, **options), seed)
+            return build_with_seed(lambda: timm.create_model(tagged, **options), seed)
 
     network = make(pretrained=False)
     try:
@@ -760,7 +763,7 @@ def _tag_of_file(name: str, path: Path) -> str:
 
 
 @contextmanager
-def _downloading(model: str, advice: str, *, is_here: bool) -> Iterator[None]:
+def _explain_download_errors(model: str, advice: str, *, is_here: bool) -> Iterator[None]:
     if is_offline() and not is_here:
         raise FetchError(
             f"{model}: pretrained weights would have to be downloaded, but MVKIT_OFFLINE is set\n{advice}"
@@ -1053,7 +1056,7 @@ class ExternalModel(VisionModel):
         return inner if FINAL in inner else {**inner, FINAL: ""}
 
 
-def build_seeded(make: Callable[[], _Network], seed: int | None) -> _Network:
+def build_with_seed(make: Callable[[], _Network], seed: int | None) -> _Network:
     """Make a network with random weights drawn from a seed (None: 0); torch's generator stays as it was."""
     # Only the CPU's generator draws: seeding all devices would disturb CUDA's.
     with torch.random.fork_rng(devices=[]):

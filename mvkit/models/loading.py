@@ -14,7 +14,7 @@ import torch
 from mvkit.errors import CheckpointError, UsageError
 from mvkit.models.base import NO_WEIGHTS, VisionModel, WeightsProvenance
 from mvkit.models.checkpoints import fill_weights, read_checkpoint
-from mvkit.models.external import build_seeded, load_external
+from mvkit.models.external import build_with_seed, load_external
 from mvkit.models.mousenet import ConnectomeModel
 from mvkit.models.names import (
     BEST,
@@ -120,7 +120,7 @@ def load_model(
     if is_checkpoint_path(name):
         model = _load_checkpoint(name, weights, seed)
     else:
-        model = _load_named(find_model(str(name)), weights, seed, home)
+        model = _load_by_name(find_model(str(name)), weights, seed, home)
     if input_size is not None:
         if model.weights_id == NO_WEIGHTS:
             raise UsageError(f"{model.name} is defined for its own size of images: leave out --input-size")
@@ -175,11 +175,11 @@ def build_for_training(
     if weights == "released":
         if with_classes(row.architecture, n_classes) != row.architecture:
             raise UsageError(f"'{architecture}' was released with its own read-out, not {n_classes} classes")
-        return _load_named(row, weights, None, home).train()
+        return _load_by_name(row, weights, None, home).train()
     row = replace(row, architecture=with_classes(row.architecture, n_classes))
     if weights == "random":
         return _build_random(row, seed).train()
-    model, trained = _build_filled(row, checkpoint_file(weights))
+    model, trained = _build_from_file(row, checkpoint_file(weights))
     if trained is not None:
         model.preprocess = trained.preprocess
     return model.train()
@@ -208,7 +208,7 @@ def build(blueprint: Blueprint) -> VisionModel:
             return build_baseline(blueprint)
 
 
-def _load_named(
+def _load_by_name(
     row: ModelRow, weights: str | os.PathLike[str], seed: int | None, home: Path | None
 ) -> VisionModel:
     path = weights_path(row, weights, home)
@@ -218,7 +218,7 @@ def _load_named(
         return model
     if path is None:
         return _build_random(row, seed or 0)
-    model, trained = _build_filled(row, path)
+    model, trained = _build_from_file(row, path)
     if trained is not None:
         model.provenance = trained.provenance()
     elif weights == "released" and row.released is not None:
@@ -259,10 +259,10 @@ def _build_random(row: ModelRow, seed: int) -> VisionModel:
 
 def build_random(architecture: Architecture, seed: int) -> VisionModel:
     """Build a network with weights drawn from ``seed``; torch's global generator is left as it was."""
-    return build_seeded(lambda: build(architecture.blueprint), seed)
+    return build_with_seed(lambda: build(architecture.blueprint), seed)
 
 
-def _build_filled(row: ModelRow, path: Path) -> tuple[VisionModel, TrainedNetwork | None]:
+def _build_from_file(row: ModelRow, path: Path) -> tuple[VisionModel, TrainedNetwork | None]:
     """Build a network with the weights of a file; also return what a training run's checkpoint describes."""
     contents = read_checkpoint(path)
     trained = None

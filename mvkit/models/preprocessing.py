@@ -236,16 +236,6 @@ class ExternalPreprocessing(Preprocessing):
     crop_hw: _Size | None = None
     channels: int = 3
 
-    def __post_init__(self) -> None:
-        for name, value, valid in (
-            ("interpolation", self.interpolation, _INTERPOLATIONS),
-            ("crop_mode", self.crop_mode, _CROP_MODES),
-        ):
-            if value not in valid:
-                raise UsageError(f"{name} '{value}' is not known; valid: {', '.join(valid)}")
-        if self.channels not in (1, 3):
-            raise UsageError(f"inputs with {self.channels} channels cannot be made of pictures; valid: 1, 3")
-
     def as_dict(self) -> dict[str, object]:
         """Return the fields as plain data, for files and logs; unusual ones only where they are set."""
         usual = {"crop_mode": "center", "resize_hw": None, "crop_hw": None, "channels": 3}

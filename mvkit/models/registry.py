@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
@@ -577,17 +577,15 @@ def with_classes(architecture: Architecture, n_classes: int | None) -> Architect
         return architecture
     if n_classes < 1:
         raise UsageError(f"'{architecture.name}' needs at least 1 class, got {n_classes}")
-    match blueprint:
-        case PlainNet():
-            classifier = tuple(
-                replace(layer, classes=n_classes) if isinstance(layer, Readout) else layer
-                for layer in blueprint.classifier
-            )
-            return replace(architecture, blueprint=replace(blueprint, classifier=classifier))
-        case StreamNet() | ResidualNet() | ConnectomeNet():
-            return replace(architecture, blueprint=replace(blueprint, classes=n_classes))
-        case _:
-            return architecture
+    if isinstance(blueprint, PlainNet):
+        classifier = tuple(
+            replace(layer, classes=n_classes) if isinstance(layer, Readout) else layer
+            for layer in blueprint.classifier
+        )
+        return replace(architecture, blueprint=replace(blueprint, classifier=classifier))
+    if isinstance(blueprint, StreamNet | ResidualNet | ConnectomeNet):
+        return replace(architecture, blueprint=replace(blueprint, classes=n_classes))
+    return architecture
 
 
 def _names() -> Iterator[tuple[str, str]]:
@@ -651,8 +649,8 @@ class Released:
     name: str
     architecture: str
     objective: str
-    citation: tuple[str, ...]
-    preprocess: Preprocessing = field(default=IMAGENET_64)
+    citation: tuple[str, ...] = (PAPER,)
+    preprocess: Preprocessing = IMAGENET_64
 
     @property
     def file_name(self) -> str:
@@ -670,41 +668,18 @@ class Released:
         return ARCHITECTURES[self.architecture].layers
 
 
+_BOTH = (PAPER, SHI_PAPER)
+
 #: Published checkpoints by name.
 RELEASED: Mapping[str, Released] = MappingProxyType(
     {
         row.name: row
         for row in (
-            Released(
-                name="alexnet_bn_ir",
-                architecture="alexnet_bn_ir_64x64_input_pool_6",
-                objective="instance recognition",
-                citation=(PAPER,),
-            ),
-            Released(
-                name="dual_stream_ir",
-                architecture="simplified_mousenet_dual_stream_visp_3x3_ir",
-                objective="instance recognition",
-                citation=(PAPER,),
-            ),
-            Released(
-                name="six_stream_simclr",
-                architecture="simplified_mousenet_six_stream_visp_3x3_simclr",
-                objective="SimCLR",
-                citation=(PAPER,),
-            ),
-            Released(
-                name="shi_mousenet_ir",
-                architecture="shi_mousenet_ir",
-                objective="instance recognition",
-                citation=(PAPER, SHI_PAPER),
-            ),
-            Released(
-                name="shi_mousenet_vispor5_ir",
-                architecture="shi_mousenet_vispor5_ir",
-                objective="instance recognition",
-                citation=(PAPER, SHI_PAPER),
-            ),
+            Released("alexnet_bn_ir", "alexnet_bn_ir_64x64_input_pool_6", "instance recognition"),
+            Released("dual_stream_ir", f"{_PREFIX}_dual_stream_visp_3x3_ir", "instance recognition"),
+            Released("six_stream_simclr", f"{_PREFIX}_six_stream_visp_3x3_simclr", "SimCLR"),
+            Released("shi_mousenet_ir", "shi_mousenet_ir", "instance recognition", _BOTH),
+            Released("shi_mousenet_vispor5_ir", "shi_mousenet_vispor5_ir", "instance recognition", _BOTH),
         )
     }
 )
