@@ -41,10 +41,10 @@ def rows(start: int, stop: int) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("in_memory", [0, 131, 132])
 def test_rows_come_back_by_layer(tmp_path, in_memory):
-    with feature_buffer(LAYERS, 3, scratch=tmp_path, in_memory=in_memory) as room:
-        room.write(0, rows(0, 2))
-        room.write(2, rows(2, 3))
-        found = room.features()
+    with feature_buffer(LAYERS, 3, scratch=tmp_path, in_memory=in_memory) as buffer:
+        buffer.write(0, rows(0, 2))
+        buffer.write(2, rows(2, 3))
+        found = buffer.features()
         on_disk = isinstance(found["c"], StoredLayer)
         assert on_disk == (in_memory < 3 * 11 * 4)
         for name in LAYERS:
@@ -55,9 +55,9 @@ def test_rows_come_back_by_layer(tmp_path, in_memory):
 def test_little_memory_sends_features_to_the_disk(tmp_path, monkeypatch):
     for available, on_disk in ((None, False), (264, False), (263, True)):
         monkeypatch.setattr(scratch, "available_memory", lambda available=available: available)
-        with feature_buffer(LAYERS, 3, scratch=tmp_path, in_memory=132) as room:
-            room.write(0, rows(0, 3))
-            assert isinstance(room.features()["c"], StoredLayer) == on_disk
+        with feature_buffer(LAYERS, 3, scratch=tmp_path, in_memory=132) as buffer:
+            buffer.write(0, rows(0, 3))
+            assert isinstance(buffer.features()["c"], StoredLayer) == on_disk
 
 
 def test_what_does_not_fit_on_the_disk_is_refused_with_numbers(tmp_path, monkeypatch):
@@ -80,9 +80,9 @@ def test_a_disk_that_fills_up_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(scratch, "_write_all", full)
     with (
         pytest.raises(DataError, match="the disk is full"),
-        feature_buffer(LAYERS, 3, scratch=tmp_path, in_memory=0) as room,
+        feature_buffer(LAYERS, 3, scratch=tmp_path, in_memory=0) as buffer,
     ):
-        room.write(0, rows(0, 2))
+        buffer.write(0, rows(0, 2))
     assert not list(tmp_path.iterdir())
 
 
