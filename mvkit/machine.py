@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import platform
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -69,6 +70,20 @@ class Resources:
     dask: str | None = None
 
 
+def check_device(name: str) -> None:
+    """Check that a name is one of a kind of device; whether this machine has one is checked by torch.
+
+    Raises
+    ------
+    UsageError
+        If there is no such kind.
+    """
+    if re.fullmatch(r"(auto|cpu|cuda|mps|xpu|hpu|mtia|xla)(:\d+)?", name) is None:
+        raise UsageError(
+            f"device '{name}' cannot be used: there is no such kind\nuse cpu, or cuda where there is a GPU"
+        )
+
+
 def worker_number(resources: Resources) -> int:
     """Return the worker processes of a run: by default one per core, of this machine or the cluster (-1)."""
     return resources.n_jobs or (available_cores() if resources.dask is None else -1)
@@ -82,6 +97,8 @@ def choose_device(name: str | torch.device | None) -> torch.device:
     UsageError
         If there is no such kind of device, or none here.
     """
+    if isinstance(name, str):
+        check_device(name)
     import torch
 
     if name is None or name == "auto":

@@ -79,7 +79,7 @@ def command(
         typer.Option(
             "--export-weights",
             metavar="FILE.safetensors",
-            help="Write the model's weights with their origin and preprocessing instead of features.",
+            help="Write the model's weights with their provenance and preprocessing instead of features.",
         ),
     ] = None,
     weights: Annotated[
@@ -126,6 +126,12 @@ def command(
     if export_weights is not None:
         beside = {"--out": out, "--layers": layers, "--stimuli": stimuli, "--format": file_format}
         _refuse_beside_export([option for option, value in beside.items() if value])
+    from mvkit.machine import check_device
+    from mvkit.models.names import check_models
+
+    # Before torch is imported, which takes seconds.
+    check_models([model], weights=weights, layers=split_commas(layers), home=Path(home) if home else None)
+    check_device(device)
     from mvkit.features.extraction import ExtractRequest, run_export, run_extract
 
     request = ExtractRequest(
@@ -145,7 +151,7 @@ def command(
         _print_export(run_export(request, target, overwrite=force), as_json=as_json)
         return
     with progress_bar("images") as progress:
-        report = run_extract(request, target, overwrite=force, remark=note, progress=progress)
+        report = run_extract(request, target, overwrite=force, log=note, progress=progress)
     if as_json:
         print_json(report.to_json())
         return
@@ -171,5 +177,5 @@ def _print_export(report: ExportReport, *, as_json: bool) -> None:
 
 
 def _headline(report: ExtractionReport) -> str:
-    origin = report.origin
-    return f"{origin.model_name} ({origin.weights_id}), {report.n_images} images of {origin.stimuli}"
+    source = report.provenance
+    return f"{source.model_name} ({source.weights_id}), {report.n_images} images of {source.stimuli}"

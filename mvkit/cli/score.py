@@ -309,7 +309,14 @@ def command(
     home: HomeOption = None,
 ) -> None:
     """Score how well models' layers predict mouse neurons, corrected for noise; compare several models."""
-    from mvkit.machine import Resources
+    from mvkit.machine import Resources, check_device
+    from mvkit.models.names import check_models
+
+    # Before torch is imported, which takes seconds.
+    check_models(
+        models or (), weights=weights, layers=_names("--layers", layers), home=Path(home) if home else None
+    )
+    check_device(device)
     from mvkit.pipeline.request import ScoreRequest
     from mvkit.pipeline.score import parse_shard, run_score, run_shard
     from mvkit.report import run_document, run_page, save_run, written_lines

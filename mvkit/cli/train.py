@@ -259,7 +259,7 @@ def _show_plan(plan: TrainPlan, *, as_json: bool) -> None:
 
 
 def _show_report(report: TrainReport, *, as_json: bool) -> None:
-    from mvkit.models.loading import BEST
+    from mvkit.models.names import BEST
 
     fit = report.fit
     if as_json:

@@ -1,4 +1,4 @@
-"""Features that wait on disk until they are needed."""
+"""Buffers for the features of a forward pass, in memory or on disk."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from mvkit.errors import DataError
-from mvkit.features.feature_file import NO_ROOM
+from mvkit.features.feature_file import DISK_FULL
 from mvkit.features.feature_set import LayerInfo
 from mvkit.files import is_abandoned
 from mvkit.machine import available_memory
@@ -85,8 +85,8 @@ _IN_USE, _BEING_MADE = "pass-", "new-"
 _ABANDONED_S = 3600.0
 
 
-class FeatureRoom:
-    """Takes the features of a pass, batch after batch, and gives them back by layer.
+class FeatureBuffer:
+    """Collects the features of a forward pass, batch after batch, by layer.
 
     Parameters
     ----------
@@ -108,7 +108,7 @@ class FeatureRoom:
         self._files = {name: f"{index}.f32" for index, name in enumerate(layers)}
 
     def write(self, start: int, rows: Mapping[str, NDArray[np.float32]]) -> None:
-        """Take features of the images from ``start`` on, which follow those taken before.
+        """Add features of the images from ``start`` on, which follow those added before.
 
         Raises
         ------
@@ -126,10 +126,10 @@ class FeatureRoom:
                 with path.open("ab", buffering=0) as file:
                     _write_all(file, np.ascontiguousarray(values, "<f4"))
             except OSError as error:
-                if error.errno not in NO_ROOM:
+                if error.errno not in DISK_FULL:
                     raise
                 raise DataError(
-                    f"{self._folder}: the disk is full ({error.strerror}) while features are put there\n"
+                    f"{self._folder}: the disk is full ({error.strerror}) while features are stored there\n"
                     "free some, name another folder with --set machine.scratch=DIR, or take fewer layers"
                 ) from error
 
@@ -143,10 +143,10 @@ class FeatureRoom:
 
 
 @contextmanager
-def feature_room(
+def feature_buffer(
     layers: Mapping[str, LayerInfo], n_images: int, *, scratch: Path, in_memory: int = IN_MEMORY_BYTES
-) -> Iterator[FeatureRoom]:
-    """Make room for the features of some layers, for the length of a block.
+) -> Iterator[FeatureBuffer]:
+    """Hold the features of some layers for the length of a block.
 
     Parameters
     ----------
@@ -167,7 +167,7 @@ def feature_room(
     needed = sum(info.n_bytes(n_images) for info in layers.values())
     available = available_memory()
     if needed <= (in_memory if available is None else min(in_memory, available // 2)):
-        yield FeatureRoom(layers, n_images, None)
+        yield FeatureBuffer(layers, n_images, None)
         return
     with _private_folder(scratch) as folder:
         free = shutil.disk_usage(folder).free
@@ -177,11 +177,11 @@ def feature_room(
                 f"they are scored, and {free / 1e9:.2f} GB are free\n"
                 "free some, name another folder with --set machine.scratch=DIR, or take fewer --layers"
             )
-        yield FeatureRoom(layers, n_images, folder)
+        yield FeatureBuffer(layers, n_images, folder)
 
 
 def remove_abandoned(scratch: Path) -> None:
-    """Remove what killed processes have left in a scratch folder."""
+    """Remove the folders of killed processes from a scratch folder."""
     for folder in scratch.glob(f"{_BEING_MADE}*"):
         try:
             is_old = time.time() - folder.stat().st_mtime > _ABANDONED_S
@@ -190,7 +190,7 @@ def remove_abandoned(scratch: Path) -> None:
         if is_old:
             shutil.rmtree(folder, ignore_errors=True)
     for folder in scratch.glob(f"{_IN_USE}*"):
-        # Nobody takes up a folder again that was given up: between asking and removing nothing changes.
+        # A folder without a running owner is never used again.
         if is_abandoned(folder):
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -201,11 +201,11 @@ def _private_folder(scratch: Path) -> Iterator[Path]:
     try:
         scratch.mkdir(parents=True, exist_ok=True)
         remove_abandoned(scratch)
-        # Nobody finds it under its name before its lock is held.
+        # It gets its final name only when its lock is held.
         (scratch / f"{_BEING_MADE}{name}").mkdir()
     except OSError as error:
         raise DataError(
-            f"{scratch}: features cannot be put there ({error})\n"
+            f"{scratch}: features cannot be stored there ({error})\n"
             "name another folder with --set machine.scratch=DIR"
         ) from error
     made, folder = scratch / f"{_BEING_MADE}{name}", scratch / f"{_IN_USE}{name}"
@@ -215,8 +215,8 @@ def _private_folder(scratch: Path) -> Iterator[Path]:
         made.rename(folder)
         yield folder
     finally:
-        for place in (made, folder):
-            shutil.rmtree(place, ignore_errors=True)
+        for path in (made, folder):
+            shutil.rmtree(path, ignore_errors=True)
         lock.release()
 
 

@@ -18,12 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mvkit import files as atomic
 from mvkit.errors import DataError, UsageError
-from mvkit.features.buffer import IN_MEMORY_BYTES, FeatureRoom, StoredLayer, feature_room
-from mvkit.features.feature_file import FeatureWriter, check_names, feature_path, hdf5_for, is_npz
-from mvkit.features.feature_set import FeatureOrigin, FeatureSet, LayerInfo
-from mvkit.features.hooks import evaluating, floating_dtype, limited_threads, parse_device
+from mvkit.features.buffer import IN_MEMORY_BYTES, FeatureBuffer, StoredLayer, feature_buffer
+from mvkit.features.feature_file import FeatureWriter, check_names, feature_path, hdf5_target, is_npz
+from mvkit.features.feature_set import FeatureProvenance, FeatureSet, LayerInfo
+from mvkit.features.hooks import evaluation_mode, floating_dtype, limit_threads, parse_device
 from mvkit.features.layers import LayerTap, default_layers, layers_to_record, published_layers
 from mvkit.features.stimuli import (
     FALLBACK_DATASET,
@@ -31,101 +30,325 @@ from mvkit.features.stimuli import (
     ImagesDigest,
     Stimuli,
     default_stimuli,
-    describe_origin,
     describe_preprocessing,
+    describe_provenance,
     network_inputs,
     open_stimuli,
 )
-from mvkit.files import digest_of
+from mvkit.files import check_output_path, digest_of
 from mvkit.machine import available_memory, installed_versions, sources_digest
 from mvkit.models import VisionModel, load_model
 from mvkit.models.base import weights_digest
 from mvkit.models.exporting import ExportReport, check_target, export_weights
-from mvkit.models.external import unwrapped
+from mvkit.models.external import unwrap
 from mvkit.models.preprocessing import InputOptions
 
-#: Pixels of a batch: 32 images of 64 x 64, 2 of 224 x 224. Memory holds all wanted layers of a batch, which
-#: for the 38 layers of a VGG16 are 230 MB.
-_BATCH_PIXELS = 2**17
-_LARGEST = 64
-
-
-def images_per_batch(batch_size: int | None, input_shape: Sequence[int]) -> int:
-    """Return how many images go through together.
-
-    Parameters
-    ----------
-    batch_size
-        The size asked for, or None.
-    input_shape
-        Shape of one input, (channels, height, width) or any other.
-
-    Raises
-    ------
-    UsageError
-        If a size below 1 is asked for.
-    """
-    if batch_size is not None:
-        if batch_size < 1:
-            raise UsageError(f"batch size must be at least 1, got {batch_size}")
-        return batch_size
-    pixels = math.prod(input_shape[1:])
-    return max(1, min(_LARGEST, _BATCH_PIXELS // max(1, pixels)))
-
-
-def batches_from(start: int, n_images: int, size: int) -> Iterator[tuple[int, int]]:
-    """Yield (start, stop) of every batch from an image on."""
-    for begin in range(start, n_images, size):
-        yield begin, min(begin + size, n_images)
-
-
-@dataclass(frozen=True)
-class DeviceProducts:
-    """Forms ``block @ block.T`` on a device in float64; scoring takes it in the place of numpy.
-
-    See :class:`mvkit.scoring.gram.GramMatrix`. Products differ from numpy's by float64 rounding.
-    A device without float64 (Apple's) cannot serve.
-
-    Attributes
-    ----------
-    device
-        "cuda", "cuda:1", "cpu", ...
-    """
-
-    device: str
-
-    def __call__(self, block: NDArray[np.float64], /) -> NDArray[np.float64]:
-        """Return float64 (n_images, n_images) for a block, float64 (n_images, n_features)."""
-        values = torch.from_numpy(block).to(self.device)
-        with torch.inference_mode():
-            products: NDArray[np.float64] = (values @ values.T).cpu().numpy()
-        return products
-
-
 logger = logging.getLogger(__name__)
-
-#: What torch says on a processor; on a GPU it has an error of its own for it.
-_NO_MEMORY = "can't allocate memory"
 
 #: Called with (images done, images in total).
 ProgressCallback = Callable[[int, int], None]
 Rows = Mapping[str, NDArray[np.float32]]
 
+#: Pixels of a batch: 32 images of 64 x 64, 2 of 224 x 224. Memory holds all requested layers of a batch,
+#: which for the 38 layers of a VGG16 are 230 MB.
+_BATCH_PIXELS = 2**17
+_LARGEST_BATCH = 64
+
+#: torch's message on a processor; on a GPU it has an error of its own for it.
+_NO_MEMORY = "can't allocate memory"
+
+#: To be raised whenever cached results must not be used any more.
+EDITION = 2
+
+#: Libraries whose versions features depend on.
+_LIBRARIES = ("torch", "torchvision", "numpy", "pillow")
+#: The parts of mvkit that features are computed by.
+_OWN_PARTS = ("models", "features", "gabor.py")
+#: The address of an object in memory, which differs from process to process.
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+
+#: Parts of every image's features that a fingerprint measures one by one, so that a change in one shows.
+_N_PARTS = 4
+#: Features that are summed at once; their signs repeat. A prime, as maps have other sizes.
+_BLOCK = 4093
+_SIGN_SEED = 20180921
+
+
+def extract(
+    model: nn.Module | str | Path,
+    images: object,
+    layers: str | Sequence[str] | None = None,
+    *,
+    batch_size: int | None = None,
+    device: str | torch.device = "cpu",
+    progress: ProgressCallback | None = None,
+) -> FeatureSet:
+    """Show images to a network and return the features of its layers.
+
+    All layers come from one forward pass per batch, in evaluation mode and without gradients; the network's
+    mode and device are restored afterwards. Results do not depend on ``batch_size`` beyond float rounding.
+
+    Parameters
+    ----------
+    model
+        A model of :func:`mvkit.load_model` (or what that takes: a name, the path of a training run's
+        checkpoint), or any ``nn.Module``. One without ``.preprocess`` (mvkit's, a preset of torchvision's, or
+        a callable from one PIL image to a float tensor) takes only images that are prepared already: a float
+        array or tensor (n, channels, height, width).
+    images
+        uint8 array (n, height, width) or (n, height, width, 3); a dataset or its name; a folder of images;
+        prepared float inputs. See :func:`mvkit.features.open_stimuli`.
+    layers
+        Names or patterns (globs such as ``features.*``, regular expressions after ``re:``), or
+        ``"published"`` for the list that the reference scored; None for the model's default list,
+        ``model.layers``, the same but for ``vgg16_encoder``. A layer that runs several times gives
+        ``name[0]``, ``name[1]``, ...; a tuple or dict output gives ``name:0`` or ``name:key``.
+    batch_size
+        Images per forward pass; None: by the size of the inputs, so that a batch has 131,072 pixels.
+    device
+        Where to compute: "cpu", "cuda", "cuda:1", ...
+    progress
+        Called with (images done, images in total) after each batch.
+
+    Returns
+    -------
+    FeatureSet
+        Layer -> float32 (n_images, n_features), flattened in C order, in the model's order.
+
+    Raises
+    ------
+    UsageError
+        If a layer is unknown or cannot be recorded, an argument is out of range, or the images are of a wrong
+        type.
+    DataError
+        If images cannot be read, or the features do not fit in memory.
+    """
+    stimuli = open_stimuli(images)
+    forward_pass = ForwardPass(_network(model), stimuli, layers, batch_size=batch_size, device=device)
+    infos = forward_pass.first_batch().layers
+    _check_memory(infos, len(stimuli.image_ids))
+    buffer = FeatureBuffer(infos, len(stimuli.image_ids), None)
+    provenance = forward_pass.run(buffer.write, progress=progress)
+    arrays = {name: np.asarray(values) for name, values in buffer.features().items()}
+    return FeatureSet(arrays, {name: info.shape for name, info in infos.items()}, provenance)
+
+
+def extract_to_file(
+    model: nn.Module | str | Path,
+    images: object,
+    target: str | Path,
+    layers: str | Sequence[str] | None = None,
+    *,
+    batch_size: int | None = None,
+    device: str | torch.device = "cpu",
+    overwrite: bool = False,
+    progress: ProgressCallback | None = None,
+) -> ExtractionReport:
+    """Show images to a network and write the features of its layers to a file, batch by batch.
+
+    Memory holds one batch. The file appears under its name when it is complete, never before. A ``target``
+    named ``*.npz`` is written as NumPy's archive, any other as HDF5; the former needs twice the features'
+    size on the disk while it is written.
+
+    Parameters
+    ----------
+    target
+        The feature file; :func:`mvkit.features.read_features` reads it.
+    overwrite
+        Replace an existing file.
+    model, images, layers, batch_size, device, progress
+        As for :func:`extract`.
+
+    Raises
+    ------
+    UsageError
+        As for :func:`extract`, and if ``target`` exists and ``overwrite`` is False.
+    DataError
+        If images cannot be read.
+    """
+    target = Path(target)
+    check_output_path(target, overwrite=overwrite, example="features.h5")
+    stimuli = open_stimuli(images)
+    forward_pass = ForwardPass(_network(model), stimuli, layers, batch_size=batch_size, device=device)
+    first = forward_pass.first_batch()
+    if is_npz(target):
+        check_names(first.layers)
+    with hdf5_target(target) as path, h5py.File(path, "w") as file:
+        writer = FeatureWriter(file, len(stimuli.image_ids), forward_pass.images_per_batch)
+        writer.create_layers(first.layers)
+
+        def write(start: int, rows: Rows) -> None:
+            for name, values in rows.items():
+                writer.write_rows(name, start, values)
+
+        provenance = forward_pass.run(write, progress=progress)
+        writer.write_provenance(provenance)
+    return ExtractionReport(target, tuple(first.layers.values()), provenance)
+
 
 @dataclass(frozen=True)
-class FirstBatch:
-    """What the first batch of images gives.
+class ExtractionReport:
+    """A feature file that was written.
 
-    Attributes
+    Parameters
     ----------
+    path
+        The feature file.
     layers
-        Layer -> its shape for one image, in the model's order; under final names (``name[0]``, ``name:key``).
-    n_images
-        How many images were shown: a full batch, unless there are fewer.
+        Its layers, in order.
+    provenance
+        Network, weights, images and versions.
     """
 
-    layers: Mapping[str, LayerInfo]
-    n_images: int
+    path: Path
+    layers: tuple[LayerInfo, ...]
+    provenance: FeatureProvenance
+
+    @property
+    def n_images(self) -> int:
+        """Number of images."""
+        return len(self.provenance.image_ids)
+
+    def to_json(self) -> dict[str, object]:
+        """Return the report as plain data."""
+        return {
+            "file": str(self.path),
+            "model": self.provenance.model_name,
+            "weights_id": self.provenance.weights_id,
+            "stimuli": self.provenance.stimuli,
+            "stimuli_digest": self.provenance.stimuli_digest,
+            "n_images": self.n_images,
+            "layers": [layer.to_json() for layer in self.layers],
+            "preprocessing": dict(self.provenance.preprocessing),
+            "versions": dict(self.provenance.versions),
+        }
+
+
+def _check_memory(layers: Mapping[str, LayerInfo], n_images: int) -> None:
+    needed = sum(info.n_bytes(n_images) for info in layers.values())
+    available = available_memory()
+    if available is not None and needed > available:
+        raise DataError(
+            f"features of {len(layers)} layers for {n_images} images take {needed / 1e9:.2f} GB, and "
+            f"{available / 1e9:.2f} GB of memory are available\n"
+            "write them to a file (mvkit extract), take fewer layers, or score the model itself"
+        )
+
+
+def _network(model: nn.Module | str | Path) -> nn.Module:
+    if isinstance(model, str | Path):
+        return load_model(model)
+    return unwrap(model) if isinstance(model, nn.Module) else model
+
+
+@dataclass(frozen=True)
+class ExtractRequest:
+    """One extraction, in names and numbers.
+
+    Parameters
+    ----------
+    model
+        Name of a model, or the path of a checkpoint or folder of a training run.
+    layers
+        Names, patterns or ``published``; None for the model's default list.
+    stimuli
+        Dataset, neural file or folder; None for the published stimuli if fetched, else the simulated ones.
+    weights
+        "released", "random" or the path of a checkpoint.
+    seed
+        Seed of random weights; None: 0, or a training run's own.
+    batch_size
+        Images per forward pass; None: by the size of the inputs.
+    device
+        Where to compute; "auto": a GPU if there is one.
+    threads
+        CPU threads; None leaves torch's choice.
+    inputs
+        Preprocessing of an external model, see :func:`mvkit.load_model` (``input_size``, ``mean``, ...).
+    home
+        mvkit's home directory.
+    format
+        Of the feature file: "h5", "npz", or None to go by its name.
+    """
+
+    model: str
+    layers: tuple[str, ...] | None = None
+    stimuli: str | None = None
+    weights: str = "released"
+    seed: int | None = None
+    batch_size: int | None = None
+    device: str = "cpu"
+    threads: int | None = None
+    inputs: InputOptions = field(default_factory=InputOptions)
+    home: Path | None = None
+    format: str | None = None
+
+    def load_model(self) -> nn.Module:
+        """Load the network."""
+        return load_model(
+            self.model, weights=self.weights, seed=self.seed, home=self.home, **self.inputs.keywords()
+        )
+
+    def open_stimuli(self, log: Callable[[str], None]) -> Stimuli:
+        """Open the images; log it if simulated ones stand in for the published ones."""
+        chosen = self.stimuli or default_stimuli(home=self.home)
+        if self.stimuli is None and chosen == FALLBACK_DATASET:
+            log(
+                f"stimuli: the {FALLBACK_DATASET} dataset; for the published images run "
+                f"mvkit fetch neural --dataset {PREFERRED_DATASET}"
+            )
+        return open_stimuli(chosen, home=self.home)
+
+
+def run_extract(
+    request: ExtractRequest,
+    target: Path,
+    *,
+    overwrite: bool,
+    log: Callable[[str], None],
+    progress: ProgressCallback | None = None,
+) -> ExtractionReport:
+    """Carry out a request and write the feature file.
+
+    Raises
+    ------
+    UsageError
+        If there is no target, it exists, it is named otherwise than its format, or a name is wrong.
+    MvkitError
+        If weights or images are missing or damaged.
+    """
+    target = feature_path(target, request.format)
+    # Before the weights are read, which takes seconds.
+    check_output_path(target, overwrite=overwrite, example="features.h5")
+    model = request.load_model()
+    if isinstance(model, VisionModel) and model.describe():
+        log(f"{model.name}: {model.describe()}")
+    stimuli = request.open_stimuli(log)
+    with limit_threads(request.threads):
+        return extract_to_file(
+            model,
+            stimuli,
+            target,
+            request.layers,
+            batch_size=request.batch_size,
+            device=request.device,
+            overwrite=overwrite,
+            progress=progress,
+        )
+
+
+def run_export(request: ExtractRequest, target: Path, *, overwrite: bool) -> ExportReport:
+    """Write the weights of a request's model instead of features.
+
+    Raises
+    ------
+    UsageError
+        If the target exists or is not named ``*.safetensors``, or a name is wrong.
+    MvkitError
+        If weights are missing or damaged.
+    """
+    check_target(target, overwrite=overwrite)
+    return export_weights(request.load_model(), target, overwrite=overwrite)
 
 
 class ForwardPass:
@@ -140,7 +363,7 @@ class ForwardPass:
     layers
         Names, patterns or ``"published"``; None for the model's default list.
     batch_size
-        Images per forward pass; None: as :mod:`mvkit.features.extraction` says.
+        Images per forward pass; None: by the size of the inputs.
     device
         Where to compute.
 
@@ -171,10 +394,10 @@ class ForwardPass:
         self.device = parse_device(device)
         self._tap = LayerTap(model, layers_to_record(model, layers))
         self._size = self._images_per_batch()
-        self._shown: FirstBatch | None = None
+        self._first_batch: FirstBatch | None = None
         self._digest = ImagesDigest()
         self._pending: Rows | None = None
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
 
     @property
     def images_per_batch(self) -> int:
@@ -182,7 +405,7 @@ class ForwardPass:
         return self._size
 
     def first_batch(self) -> FirstBatch:
-        """Show the first batch, once; later calls return what it gave.
+        """Show the first batch, once; later calls return the same.
 
         Raises
         ------
@@ -191,22 +414,22 @@ class ForwardPass:
         DataError
             If images cannot be read.
         """
-        if self._shown is None:
+        if self._first_batch is None:
             values = self._show_first_batch()
-            n_shown = min(self._size, len(self.stimuli.image_ids))
+            n_images = min(self._size, len(self.stimuli.image_ids))
             default, published = set(default_layers(self.model)), set(published_layers(self.model))
             infos = {
                 name: LayerInfo(name, tuple(value.shape[1:]), name in default, name in published)
                 for name, value in values.items()
             }
-            self._shown = FirstBatch(infos, n_shown)
+            self._first_batch = FirstBatch(infos, n_images)
             self._pending = self._flat(values)
-        return self._shown
+        return self._first_batch
 
     def first_rows(self) -> Rows:
-        """Return what the first batch gave: layer -> float32 (n_images, n_features).
+        """Return the features of the first batch: layer -> float32 (n_images, n_features).
 
-        It is let go when :meth:`run` has handed it on; asked for again after that, the batch is shown again.
+        They are dropped when :meth:`run` has passed them on; after that the batch is shown again.
         """
         self.first_batch()
         if self._pending is None:
@@ -219,13 +442,13 @@ class ForwardPass:
         names: Sequence[str] | None = None,
         *,
         progress: ProgressCallback | None = None,
-    ) -> FeatureOrigin:
-        """Hand every batch's features to ``consume(first row, layer -> rows)``, those of the look included.
+    ) -> FeatureProvenance:
+        """Pass the features of every batch, the first included, to ``consume(first row, layer -> rows)``.
 
         Parameters
         ----------
         consume
-            Called in the order of the images; holds on to nothing if memory is to hold one batch only.
+            Called in the order of the images; must not keep rows if memory is to hold one batch only.
         names
             Layers, by the names of :attr:`FirstBatch.layers`; None: all of them.
         progress
@@ -233,28 +456,29 @@ class ForwardPass:
 
         Returns
         -------
-        FeatureOrigin
+        FeatureProvenance
             Network, weights, images and versions.
         """
-        shown = self.first_batch()
-        wanted = list(shown.layers) if names is None else list(names)
-        is_all = wanted == list(shown.layers)
-        tap = self._tap if is_all else LayerTap(self.model, layers_to_record(self.model, wanted))
+        first_batch = self.first_batch()
+        requested = list(first_batch.layers) if names is None else list(names)
+        is_all = requested == list(first_batch.layers)
+        tap = self._tap if is_all else LayerTap(self.model, layers_to_record(self.model, requested))
         n_images = len(self.stimuli.image_ids)
         first = self.first_rows()
         digest = self._digest.copy()
         self._pending = None
-        consume(0, {name: first[name] for name in wanted})
+        consume(0, {name: first[name] for name in requested})
         del first
         if progress is not None:
-            progress(shown.n_images, n_images)
-        with evaluating(self.model, self.device), self._explaining_memory():
-            for start, stop in batches_from(shown.n_images, n_images, self._size):
+            progress(first_batch.n_images, n_images)
+        with evaluation_mode(self.model, self.device), self._explain_memory_errors():
+            for start in range(first_batch.n_images, n_images, self._size):
+                stop = min(start + self._size, n_images)
                 # Not bound to a name: it would live on while the next batch is on its way.
                 consume(start, self._flat(tap(self._inputs(start, stop, digest))))
                 if progress is not None:
                     progress(stop, n_images)
-        return describe_origin(self.model, self.stimuli, digest.hexdigest())
+        return describe_provenance(self.model, self.stimuli, digest.hexdigest())
 
     @contextmanager
     def features(
@@ -265,7 +489,7 @@ class ForwardPass:
         progress: ProgressCallback | None = None,
         in_memory: int = IN_MEMORY_BYTES,
     ) -> Iterator[Mapping[str, NDArray[np.float32] | StoredLayer]]:
-        """Show the other images and give the features of some of the layers found by :meth:`look`.
+        """Show the other images, and hold the features of some layers for the length of a block.
 
         Parameters
         ----------
@@ -286,14 +510,15 @@ class ForwardPass:
         Raises
         ------
         DataError
-            If there is no room for the features; as :meth:`look`.
+            If memory and disk cannot hold the features; as :meth:`first_batch`.
         """
         first = self.first_batch()
-        wanted = {name: first.layers[name] for name in names}
-        with feature_room(wanted, len(self.stimuli.image_ids), scratch=scratch, in_memory=in_memory) as room:
-            if wanted:
-                self.run(room.write, names, progress=progress)
-            yield room.features()
+        infos = {name: first.layers[name] for name in names}
+        n_images = len(self.stimuli.image_ids)
+        with feature_buffer(infos, n_images, scratch=scratch, in_memory=in_memory) as buffer:
+            if infos:
+                self.run(buffer.write, names, progress=progress)
+            yield buffer.features()
 
     def _images_per_batch(self) -> int:
         """Prepare one image, to know how large inputs are."""
@@ -302,7 +527,7 @@ class ForwardPass:
 
     def _show_first_batch(self) -> dict[str, Tensor]:
         self._digest = ImagesDigest()
-        with evaluating(self.model, self.device), self._explaining_memory():
+        with evaluation_mode(self.model, self.device), self._explain_memory_errors():
             return self._tap(self._inputs(0, min(self._size, len(self.stimuli.image_ids)), self._digest))
 
     def _inputs(self, start: int, stop: int, digest: ImagesDigest) -> Tensor:
@@ -316,16 +541,16 @@ class ForwardPass:
             name: value.reshape(len(value), -1).to(torch.float32).numpy() for name, value in values.items()
         }
         for name, row in rows.items():
-            if name not in self._told and not np.isfinite(row).all():
-                self._told.add(name)
+            if name not in self._warned and not np.isfinite(row).all():
+                self._warned.add(name)
                 logger.warning(
                     "layer '%s': values that are not finite (the network overflows or holds NaN)", name
                 )
         return rows
 
     @contextmanager
-    def _explaining_memory(self) -> Iterator[None]:
-        """Turn torch's and numpy's refusals of memory into an error of two lines."""
+    def _explain_memory_errors(self) -> Iterator[None]:
+        """Turn out-of-memory errors of torch and numpy into an error of two lines."""
         try:
             yield
         except (RuntimeError, MemoryError) as error:
@@ -338,35 +563,55 @@ class ForwardPass:
             ) from error
 
 
-log = logging.getLogger(__name__)
+@dataclass(frozen=True)
+class FirstBatch:
+    """The layers of a network and their shapes, from the first batch of images.
 
-#: To be raised whenever what is cached must not be used any more.
-EDITION = 2
+    Attributes
+    ----------
+    layers
+        Layer -> its shape for one image, in the model's order; under final names (``name[0]``, ``name:key``).
+    n_images
+        How many images were shown: a full batch, unless there are fewer.
+    """
 
-#: Libraries whose versions features depend on.
-_LIBRARIES = ("torch", "torchvision", "numpy", "pillow")
-#: The parts of mvkit that features are computed by.
-_OWN_PARTS = ("models", "features", "gabor.py")
-#: Where an object lies in memory, which differs from process to process.
-_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+    layers: Mapping[str, LayerInfo]
+    n_images: int
 
-#: Parts of every image's features that a fingerprint looks at one by one, so that a change in one shows.
-_N_PARTS = 4
-#: Features that are taken at once; their signs repeat. A prime, as maps have other sizes.
-_BLOCK = 4093
-_SIGN_SEED = 20180921
+
+def images_per_batch(batch_size: int | None, input_shape: Sequence[int]) -> int:
+    """Return how many images go through together.
+
+    Parameters
+    ----------
+    batch_size
+        The size asked for, or None.
+    input_shape
+        Shape of one input, (channels, height, width) or any other.
+
+    Raises
+    ------
+    UsageError
+        If a size below 1 is asked for.
+    """
+    if batch_size is not None:
+        if batch_size < 1:
+            raise UsageError(f"batch size must be at least 1, got {batch_size}")
+        return batch_size
+    pixels = math.prod(input_shape[1:])
+    return max(1, min(_LARGEST_BATCH, _BATCH_PIXELS // max(1, pixels)))
 
 
 @dataclass(frozen=True)
 class LayerKey:
-    """Under what a layer's results are cached, and how to tell whether its features are still what they were.
+    """The key of a layer in the cache, and a fingerprint that tells whether its features are still the same.
 
     Attributes
     ----------
     key
         sha256 (hex) of weights, modules, preprocessing, images, layer, device, batch size and versions.
     fingerprint
-        float64 (n,): what the layer gives for the first batch, in a few numbers for each image.
+        float64 (n,): the features of the first batch, condensed to a few numbers for each image.
     """
 
     key: str
@@ -374,10 +619,10 @@ class LayerKey:
 
 
 def layer_keys(forward_pass: ForwardPass) -> dict[str, LayerKey]:
-    """Return the key and the fingerprint of every layer that the first batch has shown.
+    """Return the key and the fingerprint of every layer of a forward pass.
 
-    Weights and buffers count by what they are now, modules by class and settings, preprocessing by what is
-    recorded of it, images by their pixels in order. Code does not count: what it does shows in the
+    Weights and buffers count by their present values, modules by class and settings, preprocessing by what is
+    recorded of it, images by their pixels in order. Code does not count: its effect shows in the
     fingerprint. Names of models, datasets and files do not count, nor does which other layers were asked for.
 
     Returns
@@ -391,10 +636,10 @@ def layer_keys(forward_pass: ForwardPass) -> dict[str, LayerKey]:
         As :meth:`~mvkit.features.extraction.ForwardPass.first_batch`.
     """
     # Wrappers change neither names nor what is computed.
-    network = unwrapped(forward_pass.model)
+    network = unwrap(forward_pass.model)
     weights = weights_digest(network)
     if weights is None:
-        log.info("the network holds tensors whose content cannot be read; nothing of it is cached")
+        logger.info("the network holds tensors whose content cannot be read; nothing of it is cached")
         return {}
     versions = installed_versions(*_LIBRARIES)
     common = {
@@ -418,25 +663,25 @@ def layer_keys(forward_pass: ForwardPass) -> dict[str, LayerKey]:
 
 def _describe_modules(network: nn.Module) -> list[tuple[str, str, str]]:
     """Return path, class and settings of every module, as torch prints them."""
-    described = []
+    descriptions = []
     for path, module in network.named_modules(remove_duplicate=False):
         try:
             settings = _ADDRESS.sub("", module.extra_repr())
         except Exception:  # noqa: BLE001 - any error of a user's method, which only prints
             settings = ""
-        described.append((path, type(module).__qualname__, settings))
-    return described
+        descriptions.append((path, type(module).__qualname__, settings))
+    return descriptions
 
 
 def _package_versions(network: nn.Module) -> dict[str, str]:
     """Return the versions of the installed packages that the modules' classes come from."""
-    found = {}
+    versions = {}
     for package in {type(module).__module__.partition(".")[0] for module in network.modules()} - {"mvkit"}:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except (PackageNotFoundError, ValueError):
             continue
-    return found
+    return versions
 
 
 def _preprocessing(model: nn.Module, stimuli: Stimuli) -> dict[str, object]:
@@ -502,292 +747,23 @@ def _signs(count: int) -> NDArray[np.float64]:
 
 
 @dataclass(frozen=True)
-class ExtractionReport:
-    """What was written where.
+class DeviceProducts:
+    """Forms ``block @ block.T`` on a device in float64; scoring uses it instead of numpy.
 
-    Parameters
+    See :class:`mvkit.scoring.gram.GramMatrix`. Products differ from numpy's by float64 rounding.
+    A device without float64 (Apple's) cannot serve.
+
+    Attributes
     ----------
-    path
-        The feature file.
-    layers
-        Its layers, in order.
-    origin
-        Network, weights, images and versions.
-    """
-
-    path: Path
-    layers: tuple[LayerInfo, ...]
-    origin: FeatureOrigin
-
-    @property
-    def n_images(self) -> int:
-        """Number of images."""
-        return len(self.origin.image_ids)
-
-    def to_json(self) -> dict[str, object]:
-        """Return the report as plain data."""
-        return {
-            "file": str(self.path),
-            "model": self.origin.model_name,
-            "weights_id": self.origin.weights_id,
-            "stimuli": self.origin.stimuli,
-            "stimuli_digest": self.origin.stimuli_digest,
-            "n_images": self.n_images,
-            "layers": [layer.to_json() for layer in self.layers],
-            "preprocessing": dict(self.origin.preprocessing),
-            "versions": dict(self.origin.versions),
-        }
-
-
-def extract(
-    model: nn.Module | str | Path,
-    images: object,
-    layers: str | Sequence[str] | None = None,
-    *,
-    batch_size: int | None = None,
-    device: str | torch.device = "cpu",
-    progress: ProgressCallback | None = None,
-) -> FeatureSet:
-    """Show images to a network and keep what its layers give.
-
-    All layers come from one forward pass per batch, in evaluation mode and without gradients; the network's
-    mode and device are restored afterwards. Results do not depend on ``batch_size`` beyond float rounding.
-
-    Parameters
-    ----------
-    model
-        A model of :func:`mvkit.load_model` (or what that takes: a name, the path of a training run's
-        checkpoint), or any ``nn.Module``. One without ``.preprocess`` (mvkit's, a preset of torchvision's, or
-        a callable from one PIL image to a float tensor) takes only images that are prepared already: a float
-        array or tensor (n, channels, height, width).
-    images
-        uint8 array (n, height, width) or (n, height, width, 3); a dataset or its name; a folder of images;
-        prepared float inputs. See :func:`mvkit.features.open_stimuli`.
-    layers
-        Names or patterns (globs such as ``features.*``, regular expressions after ``re:``), or
-        ``"published"`` for the list that the reference scored; None for the model's default list,
-        ``model.layers``, the same but for ``vgg16_encoder``. A layer that runs several times gives
-        ``name[0]``, ``name[1]``, ...; a tuple or dict output gives ``name:0`` or ``name:key``.
-    batch_size
-        Images per forward pass; None: so many that a batch has about as many pixels whatever their size, see
-        :mod:`mvkit.features.extraction`.
     device
-        Where to compute: "cpu", "cuda", "cuda:1", ...
-    progress
-        Called with (images done, images in total) after each batch.
-
-    Returns
-    -------
-    FeatureSet
-        Layer -> float32 (n_images, n_features), flattened in C order, in the model's order.
-
-    Raises
-    ------
-    UsageError
-        If a layer is unknown or cannot be recorded, an argument is out of range, or the images are of a wrong
-        type.
-    DataError
-        If images cannot be read, or the features do not fit in memory.
-    """
-    stimuli = open_stimuli(images)
-    forward_pass = ForwardPass(_network(model), stimuli, layers, batch_size=batch_size, device=device)
-    found = forward_pass.first_batch().layers
-    _require_memory(found, len(stimuli.image_ids))
-    room = FeatureRoom(found, len(stimuli.image_ids), None)
-    origin = forward_pass.run(room.write, progress=progress)
-    arrays = {name: np.asarray(values) for name, values in room.features().items()}
-    return FeatureSet(arrays, {name: info.shape for name, info in found.items()}, origin)
-
-
-def extract_to_file(
-    model: nn.Module | str | Path,
-    images: object,
-    target: str | Path,
-    layers: str | Sequence[str] | None = None,
-    *,
-    batch_size: int | None = None,
-    device: str | torch.device = "cpu",
-    overwrite: bool = False,
-    progress: ProgressCallback | None = None,
-) -> ExtractionReport:
-    """Show images to a network and write what its layers give to a feature file, batch by batch.
-
-    Memory holds one batch. The file appears under its name when it is complete, never before. A ``target``
-    named ``*.npz`` is written as NumPy's archive, any other as HDF5; the former needs twice the features'
-    size on the disk while it is written.
-
-    Parameters
-    ----------
-    target
-        The feature file; :func:`mvkit.features.read_features` reads it.
-    overwrite
-        Replace an existing file.
-    model, images, layers, batch_size, device, progress
-        As for :func:`extract`.
-
-    Raises
-    ------
-    UsageError
-        As for :func:`extract`, and if ``target`` exists and ``overwrite`` is False.
-    DataError
-        If images cannot be read.
-    """
-    target = Path(target)
-    refuse_existing(target, overwrite=overwrite)
-    stimuli = open_stimuli(images)
-    forward_pass = ForwardPass(_network(model), stimuli, layers, batch_size=batch_size, device=device)
-    first = forward_pass.first_batch()
-    if is_npz(target):
-        check_names(first.layers)
-    with hdf5_for(target) as path, h5py.File(path, "w") as file:
-        writer = FeatureWriter(file, len(stimuli.image_ids), forward_pass.images_per_batch)
-        writer.create_layers(first.layers)
-
-        def write(start: int, rows: Rows) -> None:
-            for name, values in rows.items():
-                writer.write_rows(name, start, values)
-
-        origin = forward_pass.run(write, progress=progress)
-        writer.write_origin(origin)
-    return ExtractionReport(target, tuple(first.layers.values()), origin)
-
-
-def refuse_existing(target: Path, *, overwrite: bool) -> None:
-    """Refuse a feature file that exists already, or is a folder.
-
-    Raises
-    ------
-    UsageError
-        With the way out.
-    """
-    atomic.check_output_path(target, overwrite=overwrite, example="features.h5")
-
-
-def _require_memory(layers: Mapping[str, LayerInfo], n_images: int) -> None:
-    needed = sum(info.n_bytes(n_images) for info in layers.values())
-    available = available_memory()
-    if available is not None and needed > available:
-        raise DataError(
-            f"features of {len(layers)} layers for {n_images} images take {needed / 1e9:.2f} GB, and "
-            f"{available / 1e9:.2f} GB of memory are available\n"
-            "write them to a file (mvkit extract), take fewer layers, or score the model itself"
-        )
-
-
-def _network(model: nn.Module | str | Path) -> nn.Module:
-    if isinstance(model, str | Path):
-        return load_model(model)
-    return unwrapped(model) if isinstance(model, nn.Module) else model
-
-
-Remark = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class ExtractRequest:
-    """One extraction, in names and numbers.
-
-    Parameters
-    ----------
-    model
-        Name of a model, or the path of a checkpoint or folder of a training run.
-    layers
-        Names, patterns or ``published``; None for the model's default list.
-    stimuli
-        Dataset, neural file or folder; None for the published stimuli if fetched, else the simulated ones.
-    weights
-        "released", "random" or the path of a checkpoint.
-    seed
-        Seed of random weights; None: 0, or a training run's own.
-    batch_size
-        Images per forward pass; None: by the size of the inputs.
-    device
-        Where to compute; "auto": a GPU if there is one.
-    threads
-        CPU threads; None leaves torch's choice.
-    inputs
-        Preprocessing of a model from elsewhere, see :func:`mvkit.load_model` (``input_size``, ``mean``, ...).
-    home
-        mvkit's home directory.
-    format
-        Of the feature file: "h5", "npz", or None to go by its name.
+        "cuda", "cuda:1", "cpu", ...
     """
 
-    model: str
-    layers: tuple[str, ...] | None = None
-    stimuli: str | None = None
-    weights: str = "released"
-    seed: int | None = None
-    batch_size: int | None = None
-    device: str = "cpu"
-    threads: int | None = None
-    inputs: InputOptions = field(default_factory=InputOptions)
-    home: Path | None = None
-    format: str | None = None
+    device: str
 
-    def load_model(self) -> nn.Module:
-        """Load the network."""
-        return load_model(
-            self.model, weights=self.weights, seed=self.seed, home=self.home, **self.inputs.keywords()
-        )
-
-    def open_stimuli(self, remark: Remark) -> Stimuli:
-        """Open the images, with a remark if simulated ones stand in for the published ones."""
-        chosen = self.stimuli or default_stimuli(home=self.home)
-        if self.stimuli is None and chosen == FALLBACK_DATASET:
-            remark(
-                f"stimuli: the {FALLBACK_DATASET} dataset; for the published images run "
-                f"mvkit fetch neural --dataset {PREFERRED_DATASET}"
-            )
-        return open_stimuli(chosen, home=self.home)
-
-
-def run_extract(
-    request: ExtractRequest,
-    target: Path,
-    *,
-    overwrite: bool,
-    remark: Remark,
-    progress: ProgressCallback | None = None,
-) -> ExtractionReport:
-    """Carry out a request and write the feature file.
-
-    Raises
-    ------
-    UsageError
-        If the target exists, it is named otherwise than its format, or a name is wrong.
-    MvkitError
-        If weights or images are missing or damaged.
-    """
-    target = feature_path(target, request.format)
-    # Before the weights are read, which takes seconds.
-    refuse_existing(target, overwrite=overwrite)
-    model = request.load_model()
-    if isinstance(model, VisionModel) and model.describe():
-        remark(f"{model.name}: {model.describe()}")
-    stimuli = request.open_stimuli(remark)
-    with limited_threads(request.threads):
-        return extract_to_file(
-            model,
-            stimuli,
-            target,
-            request.layers,
-            batch_size=request.batch_size,
-            device=request.device,
-            overwrite=overwrite,
-            progress=progress,
-        )
-
-
-def run_export(request: ExtractRequest, target: Path, *, overwrite: bool) -> ExportReport:
-    """Write the weights of a request's model instead of features.
-
-    Raises
-    ------
-    UsageError
-        If the target exists or is not named ``*.safetensors``, or a name is wrong.
-    MvkitError
-        If weights are missing or damaged.
-    """
-    check_target(target, overwrite=overwrite)
-    return export_weights(request.load_model(), target, overwrite=overwrite)
+    def __call__(self, block: NDArray[np.float64], /) -> NDArray[np.float64]:
+        """Return float64 (n_images, n_images) for a block, float64 (n_images, n_features)."""
+        values = torch.from_numpy(block).to(self.device)
+        with torch.inference_mode():
+            products: NDArray[np.float64] = (values @ values.T).cpu().numpy()
+        return products

@@ -8,38 +8,149 @@ import math
 import os
 import zipfile
 import zlib
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.errors import DataError, UsageError, unknown_name
-from mvkit.features.feature_set import FeatureOrigin, FeatureSet, ImageIds, LayerInfo
+from mvkit.features.feature_set import FeatureProvenance, FeatureSet, ImageIds, LayerInfo
 from mvkit.files import replacing
 from mvkit.neural.dataset import as_text, whole_numbers
 from mvkit.neural.netcdf import PACKING_ATTRIBUTES, packing_of
 
 FORMAT_NAME = "mvkit-features"
 FORMAT_VERSION = 1
+
+#: Format -> suffixes of its files; the first is added to a name without one.
+FORMATS = {"h5": (".h5", ".hdf5"), "npz": (".npz",)}
+
+#: Errors of the operating system for a full disk.
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
 _LAYERS = "layers"
+_IMAGE_IDS = "image_ids"
+_METADATA = "metadata"
+_ZIP_MAGIC = b"PK\x03\x04"
+
 _CHUNK_BYTES = 256 * 1024
-# Chunks are stored whole: more rows than this would waste room at the end of a file of few images.
+# Chunks are stored whole: more rows than this would waste space at the end of a file of few images.
 _CHUNK_ROWS = 16
-_BLOCK_BYTES = 16 * 1024 * 1024
-_VALUE_BYTES = 4
-#: What the operating system says of a full disk.
-NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 # Checksum and index entry of a chunk, generously.
 _CHUNK_OVERHEAD = 64
+_BLOCK_BYTES = 16 * 1024 * 1024
+_VALUE_BYTES = 4
+
+# All that the readers of HDF5, zip and numpy raise on damaged files and other kinds, depending on where the
+# bytes are wrong.
+_UNREADABLE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    OSError,
+    EOFError,
+    KeyError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    MemoryError,
+    RuntimeError,
+)
+
+
+def read_features(path: str | Path, *, lazy: bool = False) -> FeatureSet:
+    """Read a feature file, HDF5 or .npz.
+
+    Parameters
+    ----------
+    path
+        File written by :func:`mvkit.features.extract_to_file` or ``mvkit extract``.
+    lazy
+        Read each layer when it is accessed (and again at each access) instead of all now.
+
+    Returns
+    -------
+    FeatureSet
+        Layers in the order in which they were written.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, damaged, of another kind, or of a newer version.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise _missing_error(file)
+    with file.open("rb") as raw:
+        is_archive = raw.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC
+    return _read_npz(file, lazy=lazy) if is_archive else _read_hdf5(file, lazy=lazy)
+
+
+def feature_path(target: Path, file_format: str | None) -> Path:
+    """Return the file to write: ``target``, with the format's suffix if it has none.
+
+    Parameters
+    ----------
+    target
+        The name asked for.
+    file_format
+        The format asked for, "h5" or "npz"; None: by the name, or else HDF5.
+
+    Raises
+    ------
+    UsageError
+        If there is no such format, or the name is that of another one.
+    """
+    if file_format is None:
+        if target.suffix and not any(target.suffix.lower() in known for known in FORMATS.values()):
+            raise UsageError(f"{target}: features are written as .h5 or .npz (or say which: --format h5)")
+        return target
+    if file_format not in FORMATS:
+        raise unknown_name("format", file_format, FORMATS)
+    if not target.suffix:
+        return target.with_name(target.name + FORMATS[file_format][0])
+    others = {suffix for name, suffixes in FORMATS.items() if name != file_format for suffix in suffixes}
+    is_other = target.suffix.lower() in others
+    if is_other or (file_format == "npz" and not is_npz(target)):
+        raise UsageError(
+            f"{target}: format {file_format} asked for, but the name ends in {target.suffix}\n"
+            f"name the file *{FORMATS[file_format][0]}, or leave out --format"
+        )
+    return target
+
+
+def is_npz(target: Path) -> bool:
+    """Tell whether a file of this name is written as .npz."""
+    return target.suffix.lower() in FORMATS["npz"]
+
+
+@contextmanager
+def hdf5_target(target: Path) -> Iterator[Path]:
+    """Yield the path of an HDF5 feature file to fill; afterwards ``target`` holds it in its own format.
+
+    An .npz holds whole layers one after the other, while a network gives all layers of a few images at a
+    time: it is made from an HDF5 file beside it, a few rows at a time, so that memory stays bounded; the
+    disk holds the features twice for that moment.
+    """
+    with replacing(target) as temporary:
+        if not is_npz(target):
+            yield temporary
+            return
+        scratch = temporary.with_suffix(".h5")
+        try:
+            yield scratch
+            stored = _read_hdf5(scratch, lazy=True)
+            write_npz(temporary, partial(_row_blocks, scratch), stored.shapes, stored.provenance)
+        finally:
+            scratch.unlink(missing_ok=True)
 
 
 class FeatureWriter:
-    """Fills a feature file row block by row block; nothing is kept in memory.
+    """Fills a feature file row block by row block, without holding it in memory.
 
     Parameters
     ----------
@@ -59,7 +170,7 @@ class FeatureWriter:
         self._group = file.create_group(_LAYERS)
 
     def create_layers(self, layers: Mapping[str, LayerInfo]) -> None:
-        """Make room for every layer, in order.
+        """Create the arrays of every layer, in order.
 
         Raises
         ------
@@ -67,7 +178,7 @@ class FeatureWriter:
             If the disk is too full for all of them.
         """
         chunks = {layer: self._chunk(info.n_features) for layer, info in layers.items()}
-        _require_room(
+        _reserve_space(
             Path(self._file.filename),
             sum(self._stored_bytes(info.n_features, chunks[layer]) for layer, info in layers.items()),
         )
@@ -97,96 +208,32 @@ class FeatureWriter:
         """Write features of images ``start`` to ``start + len(rows)``, (rows, n_features)."""
         self._group[escape(layer)][start : start + len(rows)] = rows
 
-    def write_origin(self, origin: FeatureOrigin) -> None:
+    def write_provenance(self, provenance: FeatureProvenance) -> None:
         """Write where the features come from; last, as the digest is known when all images were read."""
-        texts = origin.image_ids and isinstance(origin.image_ids[0], str)
+        texts = provenance.image_ids and isinstance(provenance.image_ids[0], str)
         self._file.create_dataset(
             _IMAGE_IDS,
-            data=list(origin.image_ids) if texts else np.array(origin.image_ids, dtype=np.int64),
+            data=list(provenance.image_ids) if texts else np.array(provenance.image_ids, dtype=np.int64),
             dtype=h5py.string_dtype() if texts else np.int64,
         )
-        self._file.attrs.update(
-            {
-                "mvkit_format": FORMAT_NAME,
-                "mvkit_format_version": FORMAT_VERSION,
-                "model": origin.model_name,
-                "weights_id": origin.weights_id,
-                "preprocessing": json.dumps(dict(origin.preprocessing)),
-                "stimuli": origin.stimuli,
-                "stimuli_digest": origin.stimuli_digest,
-                "versions": json.dumps(dict(origin.versions)),
-            }
-        )
+        for name, value in _describe(provenance).items():
+            self._file.attrs[name] = json.dumps(value) if isinstance(value, dict) else value
 
 
-class LazyArrays(Mapping[str, NDArray[np.float32]], ABC):
-    """Layers of a file, each read when it is asked for."""
-
-    def __init__(self, path: Path, layers: tuple[str, ...]) -> None:
-        # Absolute: the working directory may change before a layer is read.
-        self._path = path.absolute()
-        self._layers = layers
-
-    def __getitem__(self, layer: str) -> NDArray[np.float32]:
-        """Read one layer, float32 (n_images, n_features)."""
-        if layer not in self._layers:
-            raise KeyError(layer)
-        return self._read(layer)
-
-    @abstractmethod
-    def _read(self, layer: str) -> NDArray[np.float32]:
-        """Read a layer that the file has."""
-
-    def __iter__(self) -> Iterator[str]:
-        """Iterate over layer names."""
-        return iter(self._layers)
-
-    def __len__(self) -> int:
-        """Return the number of layers."""
-        return len(self._layers)
-
-
-class StoredArrays(LazyArrays):
-    """Layers of an HDF5 feature file."""
-
-    def _read(self, layer: str) -> NDArray[np.float32]:
-        with _opening_hdf5(self._path) as file:
-            values: NDArray[np.float32] = file[_LAYERS][escape(layer)][:]
-        return values
-
-    def row_blocks(self, layer: str) -> Iterator[NDArray[np.float32]]:
-        """Yield a layer's rows in order, float32 (rows, n_features), some 16 MB (or one row) at a time."""
-        with _opening_hdf5(self._path) as file:
-            stored = file[_LAYERS][escape(layer)]
-            n_images, n_features = stored.shape
-            # Whole chunks, so that each is read once.
-            chunk = stored.chunks[0]
-            rows = max(1, _BLOCK_BYTES // (_VALUE_BYTES * n_features * chunk)) * chunk
-            for start in range(0, n_images, rows):
-                yield stored[start : start + rows]
-
-
-def read_hdf5(place: Path, *, lazy: bool = False) -> FeatureSet:
-    """Read an HDF5 feature file; as :func:`mvkit.features.read_features`.
-
-    Raises
-    ------
-    DataError
-        If the file is missing, damaged, of another kind, or of a newer version.
-    """
-    with _opening_hdf5(place) as file:
-        _check_format(place, file)
-        origin = _read_hdf5_origin(file)
-        stored = sorted(file[_LAYERS].values(), key=lambda dataset: int(dataset.attrs["position"]))
-        shapes = {str(item.attrs["layer"]): tuple(map(int, item.attrs["shape"])) for item in stored}
-        for layer, item in zip(shapes, stored, strict=True):
-            expected = (len(origin.image_ids), int(np.prod(shapes[layer], dtype=np.int64)))
-            if item.shape != expected or item.dtype != np.float32:
-                raise ValueError(f"layer '{layer}' is {item.dtype} {item.shape}, not float32 {expected}")
-            _check_plain(item, f"{place}: layer '{layer}'")
-        arrays = StoredArrays(place, tuple(shapes))
-        eager = None if lazy else {layer: item[:] for layer, item in zip(shapes, stored, strict=True)}
-    return FeatureSet(arrays if eager is None else eager, shapes, origin)
+def _reserve_space(path: Path, n_bytes: int) -> None:
+    """Check that a file can grow to this size; HDF5 itself crashes when a write fails."""
+    with path.open("r+b") as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            os.posix_fallocate(file.fileno(), 0, size + n_bytes)
+        except OSError as error:
+            if error.errno not in DISK_FULL:
+                raise
+            raise DataError(
+                f"{path.parent}: no room for {n_bytes / 1e6:.1f} MB of features ({error.strerror})\n"
+                "free some, write to another disk, or take fewer layers"
+            ) from error
+        os.ftruncate(file.fileno(), size)
 
 
 def escape(layer: str) -> str:
@@ -196,126 +243,57 @@ def escape(layer: str) -> str:
     return "%2E" if escaped == "." else escaped
 
 
-def _require_room(path: Path, n_bytes: int) -> None:
-    """Check that a file can grow to this size; HDF5 itself crashes when a write fails."""
-    with path.open("r+b") as file:
-        size = os.fstat(file.fileno()).st_size
-        try:
-            os.posix_fallocate(file.fileno(), 0, size + n_bytes)
-        except OSError as error:
-            if error.errno not in NO_ROOM:
-                raise
-            raise DataError(
-                f"{path.parent}: no room for {n_bytes / 1e6:.1f} MB of features ({error.strerror})\n"
-                "free some, write elsewhere, or take fewer layers"
-            ) from error
-        os.ftruncate(file.fileno(), size)
+def _read_hdf5(path: Path, *, lazy: bool) -> FeatureSet:
+    with _open_hdf5(path) as file:
+        if file.attrs.get("mvkit_format") != FORMAT_NAME:
+            raise DataError(f"{path}: not a feature file of mvkit; write one with `mvkit extract`")
+        attributes = dict(file.attrs)
+        described = {
+            **attributes,
+            **{key: json.loads(attributes[key]) for key in ("preprocessing", "versions")},
+        }
+        provenance = _read_provenance(path, described, _read_hdf5_ids(path, file[_IMAGE_IDS]))
+        stored = sorted(file[_LAYERS].values(), key=lambda dataset: int(dataset.attrs["position"]))
+        shapes = {str(item.attrs["layer"]): tuple(map(int, item.attrs["shape"])) for item in stored}
+        for layer, item in zip(shapes, stored, strict=True):
+            _check_array(layer, item.shape, item.dtype, provenance, shapes)
+            _check_plain(item, f"{path}: layer '{layer}'")
+    arrays = LazyArrays(tuple(shapes), partial(_read_hdf5_layer, path.absolute()))
+    return FeatureSet(arrays if lazy else dict(arrays), shapes, provenance)
+
+
+def _read_hdf5_ids(path: Path, stored: Any) -> ImageIds:
+    if h5py.check_string_dtype(stored.dtype) is None:
+        _check_plain(stored, f"{path}: image_ids")
+    return _image_ids(path, stored[:])
+
+
+def _read_hdf5_layer(path: Path, layer: str) -> NDArray[np.float32]:
+    with _open_hdf5(path) as file:
+        values: NDArray[np.float32] = file[_LAYERS][escape(layer)][:]
+    return values
+
+
+def _row_blocks(path: Path, layer: str) -> Iterator[NDArray[np.float32]]:
+    """Yield a layer's rows in order, float32 (rows, n_features), some 16 MB (or one row) at a time."""
+    with _open_hdf5(path) as file:
+        stored = file[_LAYERS][escape(layer)]
+        n_images, n_features = stored.shape
+        # Whole chunks, so that each is read once.
+        chunk = stored.chunks[0]
+        rows = max(1, _BLOCK_BYTES // (_VALUE_BYTES * n_features * chunk)) * chunk
+        for start in range(0, n_images, rows):
+            yield stored[start : start + rows]
 
 
 @contextmanager
-def _opening_hdf5(path: Path) -> Iterator[Any]:
-    if not path.is_file():
-        raise DataError(
-            f"{path}: no such feature file; write one with `mvkit extract MODEL --out {path.name}`"
-        )
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
-        # h5py reports damage with any of these, depending on where the bytes are wrong.
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{path}: damaged, or not a feature file ({reason}); extract it again") from error
-
-
-def _check_format(path: Path, file: Any) -> None:
-    if file.attrs.get("mvkit_format") != FORMAT_NAME:
-        raise DataError(f"{path}: not a feature file of mvkit; write one with `mvkit extract`")
-    check_version(path, int(file.attrs["mvkit_format_version"]))
-
-
-def check_version(path: Path, version: int) -> None:
-    """Refuse a feature file, of either format, that a newer mvkit wrote.
-
-    Raises
-    ------
-    DataError
-        If this mvkit does not read that version.
-    """
-    if version > FORMAT_VERSION:
-        raise DataError(
-            f"{path}: feature file version {version} is newer than this mvkit reads; update mvkit"
-        )
-
-
-def _check_plain(dataset: Any, what: str) -> None:
-    """Refuse numbers that another program packed, or in which it marked some as missing.
-
-    Raises
-    ------
-    DataError
-        Naming the attributes that say so.
-    """
-    if not packing_of(dataset, what).is_plain:
-        named = ", ".join(f"'{name}'" for name in PACKING_ATTRIBUTES if name in dataset.attrs)
-        raise DataError(f"{what}: saved by another program with {named}, which is not read; extract it again")
-
-
-def image_ids_of(stored: NDArray[Any], what: str) -> ImageIds:
-    """Return ids as a file holds them: text, or whole numbers.
-
-    Raises
-    ------
-    DataError
-        If they are numbers that are not whole.
-    """
-    if stored.dtype.kind in "SUO":
-        return tuple(as_text(text, what) for text in stored.tolist())
-    return tuple(whole_numbers(stored, what).tolist())
-
-
-def _read_hdf5_origin(file: Any) -> FeatureOrigin:
-    raw = file[_IMAGE_IDS]
-    what = f"{file.filename}: image_ids"
-    if h5py.check_string_dtype(raw.dtype) is None:
-        _check_plain(raw, what)
-    ids = image_ids_of(raw[:], what)
-    return FeatureOrigin(
-        model_name=str(file.attrs["model"]),
-        weights_id=str(file.attrs["weights_id"]),
-        preprocessing=json.loads(file.attrs["preprocessing"]),
-        stimuli=str(file.attrs["stimuli"]),
-        stimuli_digest=str(file.attrs["stimuli_digest"]),
-        image_ids=ids,
-        versions=json.loads(file.attrs["versions"]),
-    )
-
-
-_IMAGE_IDS = "image_ids"
-_METADATA = "metadata"
-# All that zip's and numpy's readers raise on damaged or foreign files.
-_DAMAGE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    OSError,
-    EOFError,
-    KeyError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    MemoryError,
-    RuntimeError,
-)
-
-
-class RowBlocks(Protocol):
-    """Layers that are read a few images at a time."""
-
-    def row_blocks(self, layer: str) -> Iterator[NDArray[np.float32]]:
-        """Yield a layer's rows in order, float32 (rows, n_features) each."""
+def _open_hdf5(path: Path) -> Iterator[Any]:
+    with _explain_damage(path), h5py.File(path, "r") as file:
+        yield file
 
 
 def check_names(layers: Mapping[str, object]) -> None:
-    """Refuse layers whose arrays would stand where the archive keeps something else.
+    """Check that no layer has the name of another array of an archive.
 
     Raises
     ------
@@ -331,7 +309,10 @@ def check_names(layers: Mapping[str, object]) -> None:
 
 
 def write_npz(
-    path: Path, rows: RowBlocks, shapes: Mapping[str, tuple[int, ...]], origin: FeatureOrigin
+    path: Path,
+    row_blocks: Callable[[str], Iterator[NDArray[np.float32]]],
+    shapes: Mapping[str, tuple[int, ...]],
+    provenance: FeatureProvenance,
 ) -> None:
     """Write features as an archive; memory holds one block of rows.
 
@@ -339,11 +320,11 @@ def write_npz(
     ----------
     path
         The file; replaced if it exists, and of no use if the function fails.
-    rows
-        The layers' values.
+    row_blocks
+        Called with a layer's name; yields its rows in order, float32 (rows, n_features) each.
     shapes
         Layer name -> shape of one image's output before flattening, in the model's order.
-    origin
+    provenance
         Network, weights, images and versions.
 
     Raises
@@ -354,7 +335,9 @@ def write_npz(
         If a layer has a name that is taken.
     """
     check_names(shapes)
-    n_images = len(origin.image_ids)
+    n_images = len(provenance.image_ids)
+    layers = [{"name": layer, "shape": list(shape)} for layer, shape in shapes.items()]
+    described = {**_describe(provenance), "layers": layers}
     try:
         with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
             for layer, shape in shapes.items():
@@ -365,75 +348,45 @@ def write_npz(
                 }
                 with archive.open(f"{layer}.npy", "w", force_zip64=True) as member:
                     np.lib.format.write_array_header_1_0(member, header)
-                    for block in rows.row_blocks(layer):
+                    for block in row_blocks(layer):
                         member.write(np.ascontiguousarray(block, "<f4").tobytes())
-            _write_array(archive, _IMAGE_IDS, np.array(origin.image_ids))
-            _write_array(archive, _METADATA, np.array(json.dumps(_describe(shapes, origin))))
+            _write_array(archive, _IMAGE_IDS, np.array(provenance.image_ids))
+            _write_array(archive, _METADATA, np.array(json.dumps(described)))
     except OSError as error:
-        if error.errno not in NO_ROOM:
+        if error.errno not in DISK_FULL:
             raise
         raise DataError(
             f"{path.parent}: no room for the features as .npz ({error.strerror}); it needs twice their size "
-            "while it is written\nfree some, write elsewhere, or take fewer layers"
+            "while it is written\nfree some, write to another disk, or take fewer layers"
         ) from error
 
 
-def read_npz(path: Path, *, lazy: bool = False) -> FeatureSet:
-    """Read features from an archive of :func:`write_npz`; as :func:`mvkit.features.read_features`.
-
-    Raises
-    ------
-    DataError
-        If the file is damaged, of another kind, or of a newer version.
-    """
-    with _opening(path) as archive:
+def _read_npz(path: Path, *, lazy: bool) -> FeatureSet:
+    with _open_npz(path) as archive:
         if f"{_METADATA}.npy" not in archive.namelist():
             raise DataError(f"{path}: not a feature file of mvkit; write one with `mvkit extract`")
         described = json.loads(str(_read_array(archive, _METADATA)))
         if described["mvkit_format"] != FORMAT_NAME:
             raise ValueError("another program's metadata")
-        check_version(path, int(described["mvkit_format_version"]))
+        provenance = _read_provenance(path, described, _image_ids(path, _read_array(archive, _IMAGE_IDS)))
         shapes = {str(layer["name"]): tuple(map(int, layer["shape"])) for layer in described["layers"]}
-        ids = image_ids_of(_read_array(archive, _IMAGE_IDS), f"{path}: image_ids")
-        origin = _read_origin(described, ids)
-        for layer, shape in shapes.items():
-            _check_header(archive, layer, (len(origin.image_ids), int(np.prod(shape, dtype=np.int64))))
-    arrays = ArchivedArrays(path, tuple(shapes))
-    return FeatureSet(arrays if lazy else dict(arrays), shapes, origin)
+        for layer in shapes:
+            with archive.open(f"{layer}.npy") as member:
+                shape, _, dtype = _read_header(member)
+            _check_array(layer, shape, dtype, provenance, shapes)
+    arrays = LazyArrays(tuple(shapes), partial(_read_npz_layer, path.absolute()))
+    return FeatureSet(arrays if lazy else dict(arrays), shapes, provenance)
 
 
-class ArchivedArrays(LazyArrays):
-    """Layers of an archive."""
-
-    def _read(self, layer: str) -> NDArray[np.float32]:
-        with _opening(self._path) as archive:
-            return np.asarray(_read_array(archive, layer), dtype=np.float32)
+def _read_npz_layer(path: Path, layer: str) -> NDArray[np.float32]:
+    with _open_npz(path) as archive:
+        return np.asarray(_read_array(archive, layer), dtype=np.float32)
 
 
-def _describe(shapes: Mapping[str, tuple[int, ...]], origin: FeatureOrigin) -> dict[str, object]:
-    return {
-        "mvkit_format": FORMAT_NAME,
-        "mvkit_format_version": FORMAT_VERSION,
-        "model": origin.model_name,
-        "weights_id": origin.weights_id,
-        "stimuli": origin.stimuli,
-        "stimuli_digest": origin.stimuli_digest,
-        "preprocessing": dict(origin.preprocessing),
-        "versions": dict(origin.versions),
-        "layers": [{"name": layer, "shape": list(shape)} for layer, shape in shapes.items()],
-    }
-
-
-def _read_origin(described: Mapping[str, Any], ids: ImageIds) -> FeatureOrigin:
-    return FeatureOrigin(
-        model_name=str(described["model"]),
-        weights_id=str(described["weights_id"]),
-        preprocessing=dict(described["preprocessing"]),
-        stimuli=str(described["stimuli"]),
-        stimuli_digest=str(described["stimuli_digest"]),
-        image_ids=ids,
-        versions=dict(described["versions"]),
-    )
+@contextmanager
+def _open_npz(path: Path) -> Iterator[zipfile.ZipFile]:
+    with _explain_damage(path), zipfile.ZipFile(path) as archive:
+        yield archive
 
 
 def _write_array(archive: zipfile.ZipFile, name: str, values: NDArray[Any]) -> None:
@@ -447,118 +400,103 @@ def _read_array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
     return values
 
 
-def _check_header(archive: zipfile.ZipFile, layer: str, expected: tuple[int, int]) -> None:
-    with archive.open(f"{layer}.npy") as member:
-        shape, _, dtype = _header(member)
-    if shape != expected or dtype != np.float32:
-        raise ValueError(f"layer '{layer}' is {dtype} {shape}, not float32 {expected}")
-
-
-def _header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, Any]:
+def _read_header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, Any]:
     if np.lib.format.read_magic(member) != (1, 0):
         raise ValueError("an array of another version of NumPy's format")
     return np.lib.format.read_array_header_1_0(member)
 
 
+class LazyArrays(Mapping[str, NDArray[np.float32]]):
+    """Layers of a file, each read when it is accessed: float32 (n_images, n_features)."""
+
+    def __init__(self, layers: tuple[str, ...], read: Callable[[str], NDArray[np.float32]]) -> None:
+        self._layers = layers
+        self._read = read
+
+    def __getitem__(self, layer: str) -> NDArray[np.float32]:
+        """Read one layer."""
+        if layer not in self._layers:
+            raise KeyError(layer)
+        return self._read(layer)
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over layer names."""
+        return iter(self._layers)
+
+    def __len__(self) -> int:
+        """Return the number of layers."""
+        return len(self._layers)
+
+
+def _describe(provenance: FeatureProvenance) -> dict[str, object]:
+    return {
+        "mvkit_format": FORMAT_NAME,
+        "mvkit_format_version": FORMAT_VERSION,
+        "model": provenance.model_name,
+        "weights_id": provenance.weights_id,
+        "stimuli": provenance.stimuli,
+        "stimuli_digest": provenance.stimuli_digest,
+        "preprocessing": dict(provenance.preprocessing),
+        "versions": dict(provenance.versions),
+    }
+
+
+def _read_provenance(path: Path, described: Mapping[str, Any], ids: ImageIds) -> FeatureProvenance:
+    version = int(described["mvkit_format_version"])
+    if version > FORMAT_VERSION:
+        raise DataError(
+            f"{path}: feature file version {version} is newer than this mvkit reads; update mvkit"
+        )
+    return FeatureProvenance(
+        model_name=str(described["model"]),
+        weights_id=str(described["weights_id"]),
+        preprocessing=dict(described["preprocessing"]),
+        stimuli=str(described["stimuli"]),
+        stimuli_digest=str(described["stimuli_digest"]),
+        image_ids=ids,
+        versions=dict(described["versions"]),
+    )
+
+
+def _image_ids(path: Path, stored: NDArray[Any]) -> ImageIds:
+    """Return ids of a file: text, or whole numbers."""
+    what = f"{path}: image_ids"
+    if stored.dtype.kind in "SUO":
+        return tuple(as_text(text, what) for text in stored.tolist())
+    return tuple(whole_numbers(stored, what).tolist())
+
+
+def _check_array(
+    layer: str,
+    shape: tuple[int, ...],
+    dtype: Any,
+    provenance: FeatureProvenance,
+    shapes: Mapping[str, tuple[int, ...]],
+) -> None:
+    expected = (len(provenance.image_ids), int(np.prod(shapes[layer], dtype=np.int64)))
+    if shape != expected or dtype != np.float32:
+        raise ValueError(f"layer '{layer}' is {dtype} {shape}, not float32 {expected}")
+
+
+def _check_plain(dataset: Any, what: str) -> None:
+    """Check that no other program packed the numbers, or marked some as missing."""
+    if not packing_of(dataset, what).is_plain:
+        named = ", ".join(f"'{name}'" for name in PACKING_ATTRIBUTES if name in dataset.attrs)
+        raise DataError(f"{what}: saved by another program with {named}, which is not read; extract it again")
+
+
 @contextmanager
-def _opening(path: Path) -> Iterator[zipfile.ZipFile]:
+def _explain_damage(path: Path) -> Iterator[None]:
+    if not path.is_file():
+        raise _missing_error(path)
     try:
-        with zipfile.ZipFile(path) as archive:
-            yield archive
-    except _DAMAGE as error:
+        yield
+    except _UNREADABLE as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(
             f"{path}: damaged, or not a feature file ({reason[:160]}); extract it again"
         ) from error
 
 
-#: Format -> how its files may be named; the first is added to a name without a suffix.
-FORMATS = {"h5": (".h5", ".hdf5"), "npz": (".npz",)}
-_ZIP_MAGIC = b"PK\x03\x04"
-
-
-def feature_path(target: Path, wanted: str | None) -> Path:
-    """Return the file to write: ``target``, with the format's suffix if it has none.
-
-    Parameters
-    ----------
-    target
-        The name asked for.
-    wanted
-        The format asked for, "h5" or "npz"; None: as the name says, HDF5 if it has no suffix.
-
-    Raises
-    ------
-    UsageError
-        If there is no such format, or the name says another one, or none that is known.
-    """
-    if wanted is None:
-        if target.suffix and not any(target.suffix.lower() in known for known in FORMATS.values()):
-            raise UsageError(f"{target}: features are written as .h5 or .npz (or say which: --format h5)")
-        return target
-    if wanted not in FORMATS:
-        raise unknown_name("format", wanted, FORMATS)
-    if not target.suffix:
-        return target.with_name(target.name + FORMATS[wanted][0])
-    others = {suffix for name, suffixes in FORMATS.items() if name != wanted for suffix in suffixes}
-    is_other = target.suffix.lower() in others
-    if is_other or (wanted == "npz" and not is_npz(target)):
-        raise UsageError(
-            f"{target}: format {wanted} asked for, but the name ends in {target.suffix}\n"
-            f"name the file *{FORMATS[wanted][0]}, or leave out --format"
-        )
-    return target
-
-
-def is_npz(target: Path) -> bool:
-    """Tell whether a file of this name is written as .npz."""
-    return target.suffix.lower() in FORMATS["npz"]
-
-
-@contextmanager
-def hdf5_for(target: Path) -> Iterator[Path]:
-    """Yield the path of an HDF5 feature file to fill; afterwards ``target`` holds it in its own format.
-
-    An .npz holds whole layers one after the other, while a network gives all layers of a few images at a
-    time: it is made from an HDF5 file beside it, a few rows at a time, so that memory stays bounded; the
-    disk holds the features twice for that moment.
-    """
-    with replacing(target) as temporary:
-        if not is_npz(target):
-            yield temporary
-            return
-        scratch = temporary.with_suffix(".h5")
-        try:
-            yield scratch
-            stored = read_hdf5(scratch, lazy=True)
-            write_npz(temporary, StoredArrays(scratch, stored.layers), stored.shapes, stored.origin)
-        finally:
-            scratch.unlink(missing_ok=True)
-
-
-def read_features(path: str | Path, *, lazy: bool = False) -> FeatureSet:
-    """Read a feature file, HDF5 or .npz.
-
-    Parameters
-    ----------
-    path
-        File written by :func:`mvkit.features.extract_to_file` or ``mvkit extract``.
-    lazy
-        Read each layer when it is accessed (and again at each access) instead of all now.
-
-    Returns
-    -------
-    FeatureSet
-        Layers in the order in which they were written.
-
-    Raises
-    ------
-    DataError
-        If the file is missing, damaged, of another kind, or of a newer version.
-    """
-    place = Path(path).expanduser()
-    if place.is_file():
-        with place.open("rb") as file:
-            if file.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC:
-                return read_npz(place, lazy=lazy)
-    return read_hdf5(place, lazy=lazy)
+def _missing_error(path: Path) -> DataError:
+    return DataError(f"{path}: no such feature file; write one with `mvkit extract MODEL --out {path.name}`")

@@ -55,7 +55,7 @@ class LayerInfo:
 
 
 @dataclass(frozen=True)
-class FeatureOrigin:
+class FeatureProvenance:
     """Where features come from.
 
     Parameters
@@ -95,13 +95,13 @@ class FeatureSet(Mapping[str, NDArray[np.float32]]):
         The features; may read from a file on access.
     shapes
         Layer name -> shape of one image's output before it was flattened in C order.
-    origin
+    provenance
         Network, weights, images and versions.
     """
 
     arrays: Mapping[str, NDArray[np.float32]]
     shapes: Mapping[str, tuple[int, ...]]
-    origin: FeatureOrigin
+    provenance: FeatureProvenance
 
     # A mapping compares its values, which arrays refuse; two sets are equal if they are the same one.
     __eq__ = object.__eq__
@@ -132,27 +132,27 @@ class FeatureSet(Mapping[str, NDArray[np.float32]]):
     @property
     def n_images(self) -> int:
         """Number of images (rows)."""
-        return len(self.origin.image_ids)
+        return len(self.provenance.image_ids)
 
     @property
     def image_ids(self) -> ImageIds:
         """One id per row: frame numbers or file names."""
-        return self.origin.image_ids
+        return self.provenance.image_ids
 
     @property
     def model_name(self) -> str:
         """Name of the network."""
-        return self.origin.model_name
+        return self.provenance.model_name
 
     @property
     def weights_id(self) -> str:
         """Identity of the weights."""
-        return self.origin.weights_id
+        return self.provenance.weights_id
 
     @property
     def preprocessing(self) -> Mapping[str, object]:
         """How images became inputs."""
-        return self.origin.preprocessing
+        return self.provenance.preprocessing
 
     def shape_of(self, layer: str) -> tuple[int, ...]:
         """Return the shape of one image's output before flattening."""

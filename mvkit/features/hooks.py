@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from mvkit.errors import UsageError
 from mvkit.machine import choose_device
 from mvkit.models.base import is_quantised
-from mvkit.models.external import refuse_meta, wrapped_part
+from mvkit.models.external import check_has_values, wrapper_attribute
 
 logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def evaluating(model: nn.Module, device: torch.device) -> Iterator[None]:
+def evaluation_mode(model: nn.Module, device: torch.device) -> Iterator[None]:
     """Put a network into evaluation mode on a device; restore every module's mode and the device afterwards.
 
-    Gradients are off, automatic mixed precision is off, and on a GPU convolutions keep float32 precision and
+    Gradients are off, automatic mixed precision is off, and on a GPU convolutions have float32 precision and
     fixed algorithms, so that features do not depend on the card.
 
     Raises
@@ -50,7 +50,7 @@ def evaluating(model: nn.Module, device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def limited_threads(count: int | None) -> Iterator[None]:
+def limit_threads(count: int | None) -> Iterator[None]:
     """Let torch use ``count`` CPU threads inside the block; None changes nothing.
 
     Raises
@@ -98,7 +98,7 @@ def _device_of(model: nn.Module) -> torch.device | None:
             "move it to one of them"
         )
     if torch.device("meta") in devices:
-        refuse_meta(model, str(getattr(model, "name", type(model).__name__)))
+        check_has_values(model, str(getattr(model, "name", type(model).__name__)))
     return devices.pop() if devices else None
 
 
@@ -128,8 +128,8 @@ def _exact_convolutions(device: torch.device) -> Iterator[None]:
 CallValue = Mapping[str, Tensor]
 
 
-class _Enough(BaseException):
-    """Ends a forward pass once every wanted value is there.
+class _StopForwardPass(BaseException):
+    """Ends a forward pass once every requested value is there.
 
     Not an ``Exception``, so that a ``try`` inside somebody's ``forward`` does not swallow it.
     """
@@ -154,7 +154,7 @@ def record_calls(
     Returns
     -------
     dict
-        Module path -> one entry per call, in order. Tensors lie on the CPU, keep their dtype, and share no
+        Module path -> one entry per call, in order. Tensors lie on the CPU, in their own dtype, and share no
         memory with the network's own.
     """
     calls: dict[str, list[CallValue]] = {path: [] for path in needed}
@@ -166,7 +166,7 @@ def record_calls(
             del module, arguments
             calls[path].append({part: _copy(value) for part, value in _parts(output)})
             if may_stop and all(len(calls[other]) >= count for other, count in limits.items()):
-                raise _Enough
+                raise _StopForwardPass
 
         return hook
 
@@ -174,9 +174,9 @@ def record_calls(
     try:
         for path in needed:
             handles.append(model.get_submodule(path).register_forward_hook(recorder(path)))
-        with torch.no_grad(), _uncompiled(model):
+        with torch.no_grad(), _run_uncompiled(model):
             model(inputs)
-    except _Enough:
+    except _StopForwardPass:
         pass
     finally:
         for handle in handles:
@@ -198,9 +198,9 @@ def _parts(output: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
         yield from _parts(item, f"{prefix}:{key}" if prefix else key)
 
 
-def _uncompiled(model: nn.Module) -> AbstractContextManager[object]:
+def _run_uncompiled(model: nn.Module) -> AbstractContextManager[object]:
     """Run compiled parts as they were written: hooks on modules inside compiled code may be skipped."""
-    if any(wrapped_part(part) or part._compiled_call_impl is not None for part in model.modules()):
+    if any(wrapper_attribute(part) or part._compiled_call_impl is not None for part in model.modules()):
         stance: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
         return stance
     return nullcontext()

@@ -1,301 +1,31 @@
-"""Layers of a network: names, patterns, which can be recorded, their shapes."""
+"""Layers of a network: which there are, their shapes, and recording them."""
 
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mvkit.errors import UsageError, unknown_name
+from mvkit.errors import UsageError
 from mvkit.features.feature_set import LayerInfo
-from mvkit.features.hooks import CallValue, evaluating, floating_dtype, parse_device, record_calls
+from mvkit.features.hooks import CallValue, evaluation_mode, floating_dtype, parse_device, record_calls
 from mvkit.features.stimuli import network_inputs, open_stimuli
-from mvkit.models.external import unwrapped
-
-REGEX_PREFIX = "re:"
-#: What lists all layers of a model.
-LISTING_COMMAND = "mvkit list layers MODEL"
-# A dot before the bracket makes it a glob's class: `features.[0-3]`.
-_CALL = re.compile(r"(?P<base>.*[^.])\[(?P<call>\d+)\]")
-
-
-@dataclass(frozen=True)
-class WantedLayer:
-    """One layer to record.
-
-    Parameters
-    ----------
-    name
-        Name of the layer as the model lists it.
-    call
-        Which call of the layer within one forward pass (from 0); None for all of them.
-    part
-        Which part of a tuple or dict output; None for all of them.
-    is_named
-        Whether it was asked for by name. A layer that only a glob or regular expression brought in is left
-        out if it turns out to have nothing to record.
-    """
-
-    name: str
-    call: int | None = None
-    part: str | None = None
-    is_named: bool = field(default=True, compare=False)
-
-
-def match_layers(patterns: str | Sequence[str], names: Iterable[str]) -> tuple[str, ...]:
-    """Return the names that patterns mean, in the order of ``names`` and without duplicates.
-
-    For names that are at hand, such as those of a feature set; see :func:`wanted_layers` for the patterns.
-
-    Raises
-    ------
-    UsageError
-        If a pattern matches nothing or is not a valid regular expression.
-    """
-    return tuple(dict.fromkeys(layer.name for layer in wanted_layers(patterns, names)))
-
-
-def wanted_layers(patterns: str | Sequence[str], names: Iterable[str]) -> tuple[WantedLayer, ...]:
-    """Resolve patterns to layers, in the model's order and without duplicates.
-
-    A pattern is an exact name, a glob (``features.*``; ``*`` also crosses dots, ``?`` is one character,
-    ``[ab]`` one of several) or a regular expression after ``re:`` that matches the whole name. An exact name
-    or glob may end with ``[k]`` for the k-th call of a layer that runs several times in one pass, and with
-    ``:part`` for one entry of a tuple or dict output.
-
-    Parameters
-    ----------
-    patterns
-        One pattern or several.
-    names
-        Layer names of the model, in its order.
-
-    Raises
-    ------
-    UsageError
-        If a pattern matches nothing (the message suggests a name and lists the valid ones), is empty, or is
-        not a valid regular expression.
-    """
-    ordered = list(names)
-    texts = (patterns,) if isinstance(patterns, str) else tuple(patterns)
-    if not texts:
-        raise UsageError("no layers asked for: give at least one name or pattern")
-    found: list[WantedLayer] = []
-    for text in texts:
-        matches = _match_one(text, ordered)
-        if not matches:
-            raise unknown_name("layer", text, ordered, command=LISTING_COMMAND)
-        found.extend(matches)
-    # Named ones first: of two equal entries a dict keeps the first.
-    distinct = dict.fromkeys(sorted(found, key=lambda layer: not layer.is_named))
-    position = {name: index for index, name in enumerate(ordered)}
-    return tuple(sorted(distinct, key=lambda layer: position[layer.name]))
-
-
-def _match_one(pattern: str, names: Sequence[str]) -> list[WantedLayer]:
-    if pattern in names:
-        # First, since a name may itself hold ':' or '[' ("decoder:VISp").
-        return [WantedLayer(pattern)]
-    if pattern.startswith(REGEX_PREFIX):
-        expression = _compile(pattern)
-        return [WantedLayer(name, is_named=False) for name in names if expression.fullmatch(name)]
-    readings = [reading for reading in _readings(pattern) if reading != WantedLayer(pattern)]
-    for reading in readings:
-        if reading.name in names:
-            # `relu[0]` means the first call of `relu`, although a glob would read it as "relu0".
-            return [reading]
-    for reading in [WantedLayer(pattern), *readings]:
-        found = [
-            replace(reading, name=name, is_named=False) for name in names if fnmatchcase(name, reading.name)
-        ]
-        if found:
-            return found
-    return []
-
-
-def _readings(pattern: str) -> Iterator[WantedLayer]:
-    """Split ``base[call]:part`` in every way that is possible, the longest base first."""
-    pieces = pattern.split(":")
-    for n_pieces in range(len(pieces), 0, -1):
-        base, part = ":".join(pieces[:n_pieces]), ":".join(pieces[n_pieces:]) or None
-        indexed = _CALL.fullmatch(base)
-        if indexed is not None:
-            yield WantedLayer(indexed["base"], int(indexed["call"]), part)
-        yield WantedLayer(base, None, part)
-
-
-def _compile(pattern: str) -> re.Pattern[str]:
-    try:
-        return re.compile(pattern.removeprefix(REGEX_PREFIX))
-    except re.error as error:
-        raise UsageError(f"layer pattern '{pattern}' is not a valid regular expression: {error}") from error
-
+from mvkit.models.base import FINAL, declared_names
+from mvkit.models.external import unwrap
+from mvkit.models.names import LISTING_COMMAND, PUBLISHED, RequestedLayer, requested_layers
 
 logger = logging.getLogger(__name__)
-
-#: Layer name of a network's output.
-OUTPUT = "final"
-
-#: Stands for a model's published list wherever layers are asked for.
-PUBLISHED = "published"
 
 #: How many layers a message lists at most.
 _SHOWN = 12
 
 
-def tappable_layers(model: nn.Module) -> dict[str, str]:
-    """Return the layers that can be tapped: layer name -> module path, in the model's order.
-
-    A model with a ``tap_points()`` method (all of mvkit's) names its own; those in
-    its ``layers`` run once in a pass. Any other module offers every
-    submodule under its path, and its output (empty path) as "final".
-    """
-    own = getattr(model, "tap_points", None)
-    if callable(own):
-        return dict(own())
-    containers = (nn.ModuleList, nn.ModuleDict)
-    inner = {
-        path: path
-        for path, module in model.named_modules()
-        # Transforms of pictures are no part of the forward pass, even where they are modules.
-        if path and not isinstance(module, containers) and path.partition(".")[0] != "preprocess"
-    }
-    return inner if OUTPUT in inner else {**inner, OUTPUT: ""}
-
-
-def default_layers(model: nn.Module) -> tuple[str, ...]:
-    """Return the layers that a model declares to be scored; none if its ``layers`` is something else."""
-    return _declared_names(model, "layers")
-
-
-def published_layers(model: nn.Module) -> tuple[str, ...]:
-    """Return what ``published`` stands for: the layers that the reference scored, mostly the default ones."""
-    return _declared_names(model, "published_layers") or default_layers(model)
-
-
-def _declared_names(model: nn.Module, attribute: str) -> tuple[str, ...]:
-    names: Any = getattr(model, attribute, None)
-    is_list = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
-    return tuple(names) if is_list else ()
-
-
-def layers_to_record(model: nn.Module, layers: str | Sequence[str] | None) -> tuple[WantedLayer, ...]:
-    """Resolve the layers asked for, or those that the model declares if none are.
-
-    Parameters
-    ----------
-    model
-        The network.
-    layers
-        Names or patterns, see :func:`mvkit.features.layers.wanted_layers`; among them ``"published"``
-        stands for :func:`published_layers` (a layer of that very name is ``"re:published"``). None for
-        :func:`default_layers`.
-
-    Raises
-    ------
-    UsageError
-        If a pattern matches nothing, or the model has no list of layers where one is needed.
-    """
-    names = tappable_layers(model)
-    asked = (layers,) if isinstance(layers, str) else layers
-    listed = default_layers(model) if asked is None else published_layers(model)
-    if asked is None:
-        chosen = listed
-    else:
-        chosen = tuple(
-            layer for pattern in asked for layer in (listed if pattern == PUBLISHED else (pattern,))
-        )
-    if not listed and (asked is None or PUBLISHED in asked):
-        name = getattr(model, "name", "this network")
-        known = list(names)
-        half = _SHOWN // 2
-        shown = known if len(known) <= _SHOWN else [*known[:half], "...", *known[-half:]]
-        raise UsageError(
-            f"{name} has no published list of layers: name some (--layers)\n"
-            f"valid ({len(known)}): {', '.join(shown)}; or patterns such as '*'; all: {LISTING_COMMAND}"
-        )
-    return wanted_layers(chosen, names)
-
-
-class LayerTap:
-    """Records chosen layers, batch after batch, one forward pass each.
-
-    The first pass finds out how often each layer runs, unless the model declares it; from then on a pass ends
-    with the last wanted layer.
-
-    Parameters
-    ----------
-    model
-        The network.
-    wanted
-        Layers from :func:`mvkit.features.layers.wanted_layers`.
-    """
-
-    def __init__(self, model: nn.Module, wanted: Sequence[WantedLayer]) -> None:
-        self._model = model
-        self._wanted = tuple(wanted)
-        self._paths = tappable_layers(model)
-        self._needed = self._declared_calls()
-        self._names: tuple[str, ...] | None = None
-
-    def __call__(self, inputs: Tensor) -> dict[str, Tensor]:
-        """Return layer name -> value, (n_images, ...), on the CPU, in the model's order.
-
-        A layer that runs several times in one pass gives ``name[0]``, ``name[1]``, ...; a tuple or dict gives
-        ``name:0`` or ``name:key``.
-
-        Raises
-        ------
-        UsageError
-            If a layer never runs, returns no tensor, does not return one value per image, or runs a different
-            number of times for different batches.
-        """
-        calls = record_calls(self._model, inputs, self._needed)
-        values: dict[str, Tensor] = {}
-        for layer in self._wanted:
-            try:
-                values.update(_named_values(layer, calls[self._paths[layer.name]], len(inputs)))
-            except UsageError as error:
-                if layer.is_named:
-                    raise
-                if self._names is None:
-                    logger.warning("left out: %s", str(error).splitlines()[0])
-        if not values:
-            raise UsageError("none of the layers that the patterns match has anything to record")
-        if self._names is None:
-            self._names = tuple(values)
-            self._needed = {path: count or len(calls[path]) for path, count in self._needed.items()}
-        elif self._names != tuple(values):
-            raise UsageError(
-                f"layers differ between batches (first {', '.join(self._names)}; now {', '.join(values)}): "
-                "the network takes different paths for different images"
-            )
-        return values
-
-    def _declared_calls(self) -> dict[str, int | None]:
-        # Listed layers of mvkit's own models run once per pass (a test runs over all of them), so even the
-        # first pass can end early. Of other modules nothing is known before one pass has run to its end.
-        runs_once = getattr(self._model, "layers_run_once", hasattr(self._model, "tap_points"))
-        listed = (*default_layers(self._model), *published_layers(self._model))
-        once = set(listed) if runs_once else set()
-        needed: dict[str, int | None] = {}
-        for layer in self._wanted:
-            path = self._paths[layer.name]
-            count = layer.call + 1 if layer.call is not None else 1 if layer.name in once else None
-            known = needed.get(path, 0)
-            needed[path] = None if count is None or known is None else max(count, known)
-        return needed
-
-
 def tap(model: nn.Module, inputs: Tensor, layers: str | Sequence[str]) -> dict[str, Tensor]:
-    """Run one batch through a network and return what the wanted layers gave.
+    """Run one batch through a network and return the values of some layers.
 
     Parameters
     ----------
@@ -316,63 +46,8 @@ def tap(model: nn.Module, inputs: Tensor, layers: str | Sequence[str]) -> dict[s
     UsageError
         If a pattern matches nothing or a layer cannot be recorded.
     """
-    model = unwrapped(model)
+    model = unwrap(model)
     return LayerTap(model, layers_to_record(model, layers))(inputs)
-
-
-def problem_with(value: Tensor, n_images: int) -> str | None:
-    """Say why a recorded value cannot become features, or return None if it can."""
-    if value.is_complex():
-        return "holds complex numbers"
-    if value.ndim == 0 or len(value) != n_images:
-        return f"has shape {tuple(value.shape)}, which is not one row for each of {n_images} image(s)"
-    if value.numel() == 0:
-        return f"is empty, of shape {tuple(value.shape)}"
-    return None
-
-
-def name_calls(layer: str, calls: Sequence[CallValue]) -> Iterator[tuple[str, Tensor]]:
-    """Name every value of a layer: ``layer``, or ``layer[call]`` of several calls; ``:part`` in tuples."""
-    for index, parts in enumerate(calls):
-        base = layer if len(calls) == 1 else f"{layer}[{index}]"
-        for part, value in parts.items():
-            yield (f"{base}:{part}" if part else base), value
-
-
-def _named_values(layer: WantedLayer, calls: Sequence[CallValue], n_images: int) -> dict[str, Tensor]:
-    if not calls:
-        raise UsageError(
-            f"layer '{layer.name}' exists but the forward pass never calls it\n"
-            "only modules that run can be tapped, not operations called as functions (F.relu, +)"
-        )
-    if layer.call is not None:
-        if layer.call >= len(calls):
-            raise UsageError(
-                f"layer '{layer.name}' runs {len(calls)} time(s) per pass: there is no call {layer.call}"
-            )
-        name, chosen = f"{layer.name}[{layer.call}]", calls[layer.call : layer.call + 1]
-    else:
-        name, chosen = layer.name, calls
-    if layer.part is not None:
-        chosen = [_only_part(layer, parts) for parts in chosen]
-    values = dict(name_calls(name, chosen))
-    if not values:
-        raise UsageError(f"layer '{layer.name}' returns no tensor, so it has no features")
-    for full_name, value in values.items():
-        problem = problem_with(value, n_images)
-        if problem:
-            raise UsageError(f"layer '{full_name}' cannot be recorded: its output {problem}")
-    return values
-
-
-def _only_part(layer: WantedLayer, parts: CallValue) -> CallValue:
-    part = layer.part or ""
-    if part not in parts:
-        raise UsageError(
-            f"layer '{layer.name}' has no part '{part}'; it returns "
-            + (", ".join(name for name in parts if name) or "a single tensor")
-        )
-    return {part: parts[part]}
 
 
 def list_layers(
@@ -399,7 +74,7 @@ def list_layers(
     Returns
     -------
     tuple of LayerInfo
-        In the model's order; ``is_default`` and ``is_published`` say in which of its lists one is. Modules
+        In the model's order; ``is_default`` and ``is_published`` tell which of its lists it is in. Modules
         that never run, or return nothing that has one row per image, are left out.
 
     Raises
@@ -414,7 +89,7 @@ def list_layers(
 
 @dataclass(frozen=True)
 class LayerSurvey:
-    """What a network offers, and what it does not.
+    """Layers of a network, and modules that are none.
 
     Attributes
     ----------
@@ -435,11 +110,11 @@ def survey_layers(
     *,
     device: str | torch.device = "cpu",
 ) -> LayerSurvey:
-    """Show one image to a network and note what can be tapped and what cannot.
+    """Show one image to a network and list what can be tapped and what cannot.
 
     Parameters and errors are those of :func:`list_layers`.
     """
-    model = unwrapped(model)
+    model = unwrap(model)
     if images is None:
         if not hasattr(model, "preprocess"):
             raise UsageError(
@@ -447,15 +122,15 @@ def survey_layers(
             )
         images = np.zeros((1, 64, 64), np.uint8)
     stimuli = open_stimuli(images)
-    place = parse_device(device)
+    compute_on = parse_device(device)
     paths = tappable_layers(model)
     if layers is not None:
         paths = {layer.name: paths[layer.name] for layer in layers_to_record(model, layers)}
-    with evaluating(model, place):
-        inputs = network_inputs(model, stimuli, stimuli.read(0, 1)).to(place, floating_dtype(model))
+    with evaluation_mode(model, compute_on):
+        inputs = network_inputs(model, stimuli, stimuli.read(0, 1)).to(compute_on, floating_dtype(model))
         calls = record_calls(model, inputs, dict.fromkeys(paths.values()))
     default, published = set(default_layers(model)), set(published_layers(model))
-    found, left_out = [], {}
+    infos, left_out = [], {}
     for name, path in paths.items():
         values = dict(name_calls(name, calls[path]))
         if not values:
@@ -464,7 +139,197 @@ def survey_layers(
             problem = problem_with(value, 1)
             if problem is None:
                 shape = tuple(value.shape[1:])
-                found.append(LayerInfo(full_name, shape, name in default, name in published))
+                infos.append(LayerInfo(full_name, shape, name in default, name in published))
             else:
                 left_out[full_name] = f"its output {problem}"
-    return LayerSurvey(tuple(found), left_out)
+    return LayerSurvey(tuple(infos), left_out)
+
+
+def tappable_layers(model: nn.Module) -> dict[str, str]:
+    """Return the layers that can be tapped: layer name -> module path, in the model's order.
+
+    A model with a ``tap_points()`` method (all of mvkit's) names its own; those in
+    its ``layers`` run once in a pass. Any other module offers every
+    submodule under its path, and its output (empty path) as "final".
+    """
+    own = getattr(model, "tap_points", None)
+    if callable(own):
+        return dict(own())
+    containers = (nn.ModuleList, nn.ModuleDict)
+    inner = {
+        path: path
+        for path, module in model.named_modules()
+        # Transforms of pictures are no part of the forward pass, even where they are modules.
+        if path and not isinstance(module, containers) and path.partition(".")[0] != "preprocess"
+    }
+    return inner if FINAL in inner else {**inner, FINAL: ""}
+
+
+def default_layers(model: nn.Module) -> tuple[str, ...]:
+    """Return the layers that a model declares to be scored; none if its ``layers`` is something else."""
+    return declared_names(model, "layers")
+
+
+def published_layers(model: nn.Module) -> tuple[str, ...]:
+    """Return the layers that the reference scored (``published``), mostly the default ones."""
+    return declared_names(model, "published_layers") or default_layers(model)
+
+
+def layers_to_record(model: nn.Module, layers: str | Sequence[str] | None) -> tuple[RequestedLayer, ...]:
+    """Resolve the layers asked for, or those that the model declares if none are.
+
+    Parameters
+    ----------
+    model
+        The network.
+    layers
+        Names or patterns, see :func:`mvkit.models.names.requested_layers`; among them ``"published"``
+        stands for :func:`published_layers` (a layer of that very name is ``"re:published"``). None for
+        :func:`default_layers`.
+
+    Raises
+    ------
+    UsageError
+        If a pattern matches nothing, or the model has no list of layers where one is needed.
+    """
+    names = tappable_layers(model)
+    asked = (layers,) if isinstance(layers, str) else layers
+    listed = default_layers(model) if asked is None else published_layers(model)
+    if not listed and (asked is None or PUBLISHED in asked):
+        name = getattr(model, "name", "this network")
+        known = list(names)
+        half = _SHOWN // 2
+        shown = known if len(known) <= _SHOWN else [*known[:half], "...", *known[-half:]]
+        raise UsageError(
+            f"{name} has no published list of layers: name some (--layers)\n"
+            f"valid ({len(known)}): {', '.join(shown)}; or patterns such as '*'; all: {LISTING_COMMAND}"
+        )
+    if asked is None:
+        return requested_layers(listed, names)
+    patterns = [layer for pattern in asked for layer in (listed if pattern == PUBLISHED else (pattern,))]
+    return requested_layers(patterns, names)
+
+
+class LayerTap:
+    """Records chosen layers, batch after batch, one forward pass each.
+
+    The first pass finds out how often each layer runs, unless the model declares it; from then on a pass ends
+    with the last requested layer.
+
+    Parameters
+    ----------
+    model
+        The network.
+    requested
+        Layers from :func:`mvkit.models.names.requested_layers`.
+    """
+
+    def __init__(self, model: nn.Module, requested: Sequence[RequestedLayer]) -> None:
+        self._model = model
+        self._requested = tuple(requested)
+        self._paths = tappable_layers(model)
+        self._needed = self._declared_calls()
+        self._names: tuple[str, ...] | None = None
+
+    def __call__(self, inputs: Tensor) -> dict[str, Tensor]:
+        """Return layer name -> value, (n_images, ...), on the CPU, in the model's order.
+
+        A layer that runs several times in one pass gives ``name[0]``, ``name[1]``, ...; a tuple or dict gives
+        ``name:0`` or ``name:key``.
+
+        Raises
+        ------
+        UsageError
+            If a layer never runs, returns no tensor, does not return one value per image, or runs a different
+            number of times for different batches.
+        """
+        calls = record_calls(self._model, inputs, self._needed)
+        values: dict[str, Tensor] = {}
+        for layer in self._requested:
+            try:
+                values.update(_named_values(layer, calls[self._paths[layer.name]], len(inputs)))
+            except UsageError as error:
+                if layer.is_named:
+                    raise
+                if self._names is None:
+                    logger.warning("left out: %s", str(error).splitlines()[0])
+        if not values:
+            raise UsageError("none of the layers that the patterns match has anything to record")
+        if self._names is None:
+            self._names = tuple(values)
+            self._needed = {path: count or len(calls[path]) for path, count in self._needed.items()}
+        elif self._names != tuple(values):
+            raise UsageError(
+                f"layers differ between batches (first {', '.join(self._names)}; now {', '.join(values)}): "
+                "the network takes different paths for different images"
+            )
+        return values
+
+    def _declared_calls(self) -> dict[str, int | None]:
+        # Listed layers of mvkit's own models run once per pass (a test runs over all of them), so even the
+        # first pass can end early. Of other modules nothing is known before one pass has run to its end.
+        runs_once = getattr(self._model, "layers_run_once", hasattr(self._model, "tap_points"))
+        listed = (*default_layers(self._model), *published_layers(self._model))
+        once = set(listed) if runs_once else set()
+        needed: dict[str, int | None] = {}
+        for layer in self._requested:
+            path = self._paths[layer.name]
+            count = layer.call + 1 if layer.call is not None else 1 if layer.name in once else None
+            known = needed.get(path, 0)
+            needed[path] = None if count is None or known is None else max(count, known)
+        return needed
+
+
+def problem_with(value: Tensor, n_images: int) -> str | None:
+    """Return why a recorded value cannot become features; None if it can."""
+    if value.is_complex():
+        return "holds complex numbers"
+    if value.ndim == 0 or len(value) != n_images:
+        return f"has shape {tuple(value.shape)}, which is not one row for each of {n_images} image(s)"
+    if value.numel() == 0:
+        return f"is empty, of shape {tuple(value.shape)}"
+    return None
+
+
+def name_calls(layer: str, calls: Sequence[CallValue]) -> Iterator[tuple[str, Tensor]]:
+    """Name every value of a layer: ``layer``, or ``layer[call]`` of several calls; ``:part`` in tuples."""
+    for index, parts in enumerate(calls):
+        base = layer if len(calls) == 1 else f"{layer}[{index}]"
+        for part, value in parts.items():
+            yield (f"{base}:{part}" if part else base), value
+
+
+def _named_values(layer: RequestedLayer, calls: Sequence[CallValue], n_images: int) -> dict[str, Tensor]:
+    if not calls:
+        raise UsageError(
+            f"layer '{layer.name}' exists but the forward pass never calls it\n"
+            "only modules that run can be tapped, not operations called as functions (F.relu, +)"
+        )
+    if layer.call is not None:
+        if layer.call >= len(calls):
+            raise UsageError(
+                f"layer '{layer.name}' runs {len(calls)} time(s) per pass: there is no call {layer.call}"
+            )
+        name, chosen = f"{layer.name}[{layer.call}]", calls[layer.call : layer.call + 1]
+    else:
+        name, chosen = layer.name, calls
+    if layer.part is not None:
+        chosen = [_only_part(layer, parts) for parts in chosen]
+    values = dict(name_calls(name, chosen))
+    if not values:
+        raise UsageError(f"layer '{layer.name}' returns no tensor, so it has no features")
+    for full_name, value in values.items():
+        problem = problem_with(value, n_images)
+        if problem:
+            raise UsageError(f"layer '{full_name}' cannot be recorded: its output {problem}")
+    return values
+
+
+def _only_part(layer: RequestedLayer, parts: CallValue) -> CallValue:
+    part = layer.part or ""
+    if part not in parts:
+        raise UsageError(
+            f"layer '{layer.name}' has no part '{part}'; it returns "
+            + (", ".join(name for name in parts if name) or "a single tensor")
+        )
+    return {part: parts[part]}

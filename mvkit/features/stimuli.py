@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import mvkit
 from mvkit import paths
 from mvkit.errors import DataError, UsageError, printable
-from mvkit.features.feature_set import FeatureOrigin, ImageIds
+from mvkit.features.feature_set import FeatureProvenance, ImageIds
 from mvkit.files import list_files, name_text
 from mvkit.images.sources import reason_of
 from mvkit.models.base import state_digest
@@ -124,7 +124,7 @@ def _natural_key(name: str) -> tuple[list[tuple[str, int]], str]:
 
 
 DATASETS = ("neuropixels", "calcium", "simulated")
-#: Stimuli when nobody says which: the published ones if they were fetched, else the simulated ones.
+#: Stimuli when none are named: the published ones if they were fetched, else the simulated ones.
 PREFERRED_DATASET, FALLBACK_DATASET = "neuropixels", "simulated"
 
 
@@ -199,7 +199,7 @@ class ImagesDigest:
 
 
 def open_stimuli(source: object, *, home: Path | None = None) -> Stimuli:
-    """Turn whatever holds images into stimuli.
+    """Open images of any kind as stimuli.
 
     Parameters
     ----------
@@ -221,51 +221,51 @@ def open_stimuli(source: object, *, home: Path | None = None) -> Stimuli:
     if isinstance(source, ArrayStimuli | FolderStimuli):
         return source
     if isinstance(source, str | Path):
-        return _from_place(str(source), home)
+        return _open_by_name(str(source), home)
     if hasattr(source, "stimuli"):
-        images = _checked_array(source.stimuli)
+        images = _check_array(source.stimuli)
         frame_ids = getattr(source, "frame_ids", range(len(images)))
         return ArrayStimuli(images, tuple(map(int, frame_ids)), str(getattr(source, "name", "array")))
-    images = _checked_array(source)
+    images = _check_array(source)
     return ArrayStimuli(images, tuple(range(len(images))))
 
 
 def default_stimuli(*, home: Path | None = None) -> str:
-    """Return the dataset to show when nobody says which: neuropixels if it was fetched, else simulated."""
+    """Return the dataset to show when none is named: neuropixels if it was fetched, else simulated."""
     fetched = paths.neural_path(PREFERRED_DATASET, home).is_file()
     return PREFERRED_DATASET if fetched else FALLBACK_DATASET
 
 
-def _from_place(place: str, home: Path | None) -> Stimuli:
-    path = Path(place).expanduser()
-    if place not in DATASETS:
+def _open_by_name(name: str, home: Path | None) -> Stimuli:
+    path = Path(name).expanduser()
+    if name not in DATASETS:
         if path.is_dir():
             return FolderStimuli.open(path)
         if not path.is_file():
             raise UsageError(
-                f"stimuli '{place}': no such dataset, neural file or folder of images\n"
+                f"stimuli '{name}': no such dataset, neural file or folder of images\n"
                 f"valid: {', '.join(DATASETS)}, or a path"
             )
-        return _from_neural_file(path, path.stem)
-    fetched = paths.neural_path(place, home)
+        return _open_neural_file(path, path.stem)
+    fetched = paths.neural_path(name, home)
     if fetched.is_file():
-        return _from_neural_file(fetched, place)
+        return _open_neural_file(fetched, name)
     # Here and not above: networks and images do not need the neural package, datasets do.
     from mvkit.neural import open_dataset
 
-    return open_stimuli(open_dataset(place, home=home))
+    return open_stimuli(open_dataset(name, home=home))
 
 
-def _from_neural_file(path: Path, name: str) -> Stimuli:
+def _open_neural_file(path: Path, name: str) -> Stimuli:
     # The responses stay unread: selecting units takes longer than showing the images.
     from mvkit.neural import reading
 
     with reading(path) as file:
         contents = file.contents
-    return ArrayStimuli(_checked_array(contents.stimuli), tuple(map(int, contents.frame_ids)), name)
+    return ArrayStimuli(_check_array(contents.stimuli), tuple(map(int, contents.frame_ids)), name)
 
 
-def _checked_array(source: Any) -> NDArray[Any]:
+def _check_array(source: Any) -> NDArray[Any]:
     if hasattr(source, "detach"):  # a tensor, perhaps on a GPU or with a gradient
         source = source.detach().cpu()
     if np.ma.is_masked(source):
@@ -346,10 +346,10 @@ def network_inputs(model: nn.Module, stimuli: Stimuli, pictures: Sequence[NDArra
     return torch.cat(inputs)
 
 
-def describe_origin(model: nn.Module, stimuli: Stimuli, stimuli_digest: str) -> FeatureOrigin:
-    """Gather what identifies a run: network, weights, preprocessing, images, versions."""
+def describe_provenance(model: nn.Module, stimuli: Stimuli, stimuli_digest: str) -> FeatureProvenance:
+    """Describe a run: network, weights, preprocessing, images, versions."""
     weights_id = getattr(model, "weights_id", None)
-    return FeatureOrigin(
+    return FeatureProvenance(
         model_name=printable(_name(model)),
         weights_id=str(weights_id) if weights_id else state_digest(model),
         preprocessing={} if stimuli.is_prepared else describe_preprocessing(model),
@@ -370,9 +370,9 @@ def _storable(ids: ImageIds) -> ImageIds:
 def describe_preprocessing(model: nn.Module) -> dict[str, object]:
     """Return what is recorded of a network's preprocessing, as plain data."""
     prepare = as_preprocessing(getattr(model, "preprocess", None), _name(model))
-    # As JSON gives it back, so that features in memory and from a file say the same.
-    described: dict[str, object] = json.loads(json.dumps(prepare.as_dict()))
-    return described
+    # As JSON gives it back, so that features in memory and from a file are equal.
+    recorded: dict[str, object] = json.loads(json.dumps(prepare.as_dict()))
+    return recorded
 
 
 def _name(model: nn.Module) -> str:

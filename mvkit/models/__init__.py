@@ -1,7 +1,7 @@
 """Models: the tables of networks, their builders, and released weights.
 
-``released``, ``architectures`` and ``preprocessing`` are free of torch; the
-names below are loaded when first used (PEP 562).
+``names``, ``registry`` and ``preprocessing`` can be imported without torch; the names below are loaded when
+first used (PEP 562).
 """
 
 from __future__ import annotations

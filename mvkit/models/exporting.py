@@ -1,4 +1,4 @@
-"""Writing a model's weights for use elsewhere: safetensors, with origin and preprocessing as metadata."""
+"""Export of a model's weights as safetensors, with provenance and preprocessing as metadata."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from torch import Tensor, nn
 import mvkit
 from mvkit.errors import CheckpointError, UsageError, printable
 from mvkit.files import check_output_path, replacing
-from mvkit.models.base import WeightsOrigin, state_digest
+from mvkit.models.base import WeightsProvenance, state_digest
 from mvkit.models.checkpoints import FORMAT_NAME, FORMAT_VERSION, SUFFIX
-from mvkit.models.external import ForeignModel, unwrapped
+from mvkit.models.external import ExternalModel, unwrap
 from mvkit.models.loading import load_model
 
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was written where.
+    """A weights file that was written.
 
     Attributes
     ----------
@@ -37,7 +37,7 @@ class ExportReport:
     n_bytes
         Size of the file.
     metadata
-        What the file says about its weights.
+        Texts in the file about its weights.
     """
 
     path: Path
@@ -61,8 +61,8 @@ def export_weights(
     """Write a model's state dict as a safetensors file.
 
     The file appears under its name when it is complete. The same weights give the same bytes.
-    :func:`mvkit.load_model` takes it as ``weights``; one of a training run, which says which network it is
-    of, also in place of a model's name.
+    :func:`mvkit.load_model` takes it as ``weights``; one of a training run, which describes its network,
+    also in place of a model's name.
 
     Parameters
     ----------
@@ -87,9 +87,9 @@ def export_weights(
     """
     target = Path(target).expanduser()
     check_target(target, overwrite=overwrite)
-    module = unwrapped(model) if isinstance(model, nn.Module) else load_model(model)
+    module = unwrap(model) if isinstance(model, nn.Module) else load_model(model)
     # The names that the model's own library knows.
-    tensors = _tensors(module.network if isinstance(module, ForeignModel) else module)
+    tensors = _tensors(module.network if isinstance(module, ExternalModel) else module)
     metadata = describe_weights(module)
     if not tensors:
         raise UsageError(f"'{metadata['model']}' has no weights to export")
@@ -105,7 +105,7 @@ def export_weights(
 
 
 def check_target(target: Path, *, overwrite: bool) -> None:
-    """Refuse a place for weights before a model is read, which takes seconds.
+    """Check a path for weights before a model is read, which takes seconds.
 
     Raises
     ------
@@ -119,8 +119,8 @@ def check_target(target: Path, *, overwrite: bool) -> None:
 
 def describe_weights(model: nn.Module) -> dict[str, str]:
     """Return the metadata of a model's weights, sorted by key (see :mod:`mvkit.models.checkpoints`)."""
-    origin: Any = getattr(model, "origin", None)
-    known = origin if isinstance(origin, WeightsOrigin) else WeightsOrigin()
+    provenance: Any = getattr(model, "provenance", None)
+    known = provenance if isinstance(provenance, WeightsProvenance) else WeightsProvenance()
     layers: Any = getattr(model, "layers", ())
     as_dict = getattr(getattr(model, "preprocess", None), "as_dict", None)
     preprocessing = as_dict() if callable(as_dict) else {}
@@ -168,7 +168,7 @@ def _sort_metadata(path: Path) -> None:
         header = json.loads(file.read(length))
         header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
         text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-        # The same members take the same room in any order; the rest of the header is blanks.
+        # The same members take as many bytes in any order; the rest of the header is blanks.
         if len(text) <= length:
             file.seek(8)
             file.write(text.ljust(length))

@@ -10,9 +10,13 @@ from torch.nn import functional
 
 from mvkit.gabor import GREY_LEVEL, GaborScale, gabor_bank
 from mvkit.models.base import VisionModel
-from mvkit.models.registry import Baseline, Conv, Drop, Hidden, PlainNet, Pool, Readout, ResidualNet
+from mvkit.models.registry import Baseline, Conv, Dropout, Hidden, PlainNet, Pool, Readout, ResidualNet
 
 _IMAGE_CHANNELS = 3
+
+#: Channels of the four stages of a residual network, and the factor by which bottlenecks widen them.
+_STAGE_WIDTHS = (64, 128, 256, 512)
+_BOTTLENECK_EXPANSION = 4
 
 
 class PlainModel(VisionModel):
@@ -50,7 +54,7 @@ def _classifier_modules(net: PlainNet) -> Iterator[nn.Module]:
     last_conv = [layer for layer in net.features if isinstance(layer, Conv)][-1]
     width = last_conv.width * net.pooled_px**2
     for layer in net.classifier:
-        if isinstance(layer, Drop):
+        if isinstance(layer, Dropout):
             yield nn.Dropout(0.5)
         elif isinstance(layer, Hidden):
             yield nn.Linear(width, layer.width)
@@ -70,10 +74,6 @@ def _init_fan_out(module: nn.Module) -> None:
         nn.init.normal_(module.weight, 0.0, 0.01)
     if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
         nn.init.zeros_(module.bias)
-
-
-_STAGE_WIDTHS = (64, 128, 256, 512)
-_BOTTLENECK_EXPANSION = 4
 
 
 class PlainBlock(nn.Module):
@@ -197,7 +197,7 @@ class GaborEnergies(nn.Module):
         for number, scale in enumerate(bank):
             for phase in ("even", "odd"):
                 kernels = torch.tensor(getattr(scale, phase), dtype=torch.float32).unsqueeze(1)
-                # Not persistent: the bank is defined by code, so a state dict has nothing to say about it.
+                # Not persistent: the bank is defined by code, not by a state dict.
                 self.register_buffer(f"{phase}_{number}", kernels, persistent=False)
 
     def forward(self, grey: Tensor) -> Tensor:

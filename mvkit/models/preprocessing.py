@@ -32,6 +32,28 @@ if TYPE_CHECKING:
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+_INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
+_CROP_MODES = ("center", "squash", "border")
+
+#: Height and width in pixels.
+_Size = tuple[int, int]
+
+#: Values of red, green and blue.
+_Channels = tuple[float, float, float]
+
+#: What a module's ``.preprocess`` may be, for messages.
+PREPROCESS_CONTRACT = (
+    ".preprocess must be mvkit.models.Preprocessing, a preset of torchvision (weights.transforms()), or a "
+    "callable that takes one PIL image (RGB) and returns a float tensor (3, height, width)"
+)
+
+#: Characters that are recorded of a function, and shown of an error in a user's code.
+_LONGEST_TEXT, _LONGEST_ERROR = 2000, 300
+
+#: Where mvkit and installed packages lie.
+_MVKIT = Path(__file__).parent.parent.parent
+_INSTALLED = tuple(Path(sysconfig.get_paths()[kind]) for kind in ("stdlib", "purelib", "platlib"))
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -78,14 +100,9 @@ class Preprocessing:
         sides = {name: values[name] for name in ("resize_px", "crop_px", "input_px")}
         if any(side is not None and (type(side) is not int or side < 1) for side in sides.values()):
             raise ValueError(f"preprocessing sides {sides} are not numbers of pixels")
-        red_mean, green_mean, blue_mean = map(float, values["mean"])
-        red_std, green_std, blue_std = map(float, values["std"])
-        return cls(
-            **sides,
-            mean=(red_mean, green_mean, blue_mean),
-            std=(red_std, green_std, blue_std),
-            grey=bool(values["grey"]),
-        )
+        if {len(values["mean"]), len(values["std"])} != {3}:
+            raise ValueError(f"mean {values['mean']} and std {values['std']} are not three numbers each")
+        return cls(**sides, mean=_three(values["mean"]), std=_three(values["std"]), grey=bool(values["grey"]))
 
     def __call__(self, images: NDArray[np.uint8]) -> torch.Tensor:
         """Prepare a batch of images.
@@ -138,13 +155,17 @@ class Preprocessing:
         return rgb
 
     def _resize(self, image: Image.Image, side_px: int) -> Image.Image:
+        return resize_shortest(image, side_px, self._filter)
+
+    @property
+    def _filter(self) -> Image.Resampling:
         from PIL import Image
 
-        return resize_shortest(image, side_px, Image.Resampling.BILINEAR)
+        return Image.Resampling.BILINEAR
 
 
 def check_images(images: NDArray[np.uint8]) -> None:
-    """Refuse arrays that are no pictures.
+    """Check that an array holds pictures.
 
     Raises
     ------
@@ -189,76 +210,8 @@ GREY_64 = Preprocessing(
 )
 
 
-_LONGEST = 300
-_MVKIT = Path(__file__).parent.parent.parent
-_INSTALLED = tuple(Path(sysconfig.get_paths()[kind]) for kind in ("stdlib", "purelib", "platlib"))
-
-
-class UserCode:
-    """Turns what code inside the ``with`` block raises into a :class:`~mvkit.errors.UserCodeError`.
-
-    Errors of mvkit's own, interruptions by the keyboard, and exceptions that are not errors pass.
-
-    Parameters
-    ----------
-    what
-        Whose code it is and what it was doing.
-    advice
-        What to try; a second line.
-    """
-
-    def __init__(self, what: str, advice: str = "") -> None:
-        self._what = what
-        self._advice = advice
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        del kind, trace
-        # A script without a `__main__` guard ends itself when it is imported.
-        if isinstance(error, MvkitError) or not isinstance(error, Exception | SystemExit):
-            return
-        text = " ".join(str(error).split())
-        shortened = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
-        message = f"{self._what}: {_place(error)}{type(error).__name__}{f': {shortened}' if text else ''}"
-        raise UserCodeError("\n".join(filter(None, (message, self._advice)))) from error
-
-
-def _place(error: BaseException) -> str:
-    """Return ``FILE:LINE: `` of the last step in the user's own code, or in a library if there is none."""
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{error.filename}:{error.lineno}: "
-    steps = [step for step in traceback.extract_tb(error.__traceback__) if Path(step.filename).is_file()]
-    outside = [step for step in steps if not Path(step.filename).is_relative_to(_MVKIT)]
-    own = [
-        step
-        for step in outside
-        if not any(Path(step.filename).is_relative_to(folder) for folder in _INSTALLED)
-    ]
-    chosen = own or outside
-    return f"{chosen[-1].filename}:{chosen[-1].lineno}: " if chosen else ""
-
-
-_INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
-_CROP_MODES = ("center", "squash", "border")
-
-#: Height and width in pixels.
-_Size = tuple[int, int]
-
-#: What a module's ``.preprocess`` may be, for messages.
-PREPROCESS_CONTRACT = (
-    ".preprocess must be mvkit.models.Preprocessing, a preset of torchvision (weights.transforms()), or a "
-    "callable that takes one PIL image (RGB) and returns a float tensor (3, height, width)"
-)
-
-_LONGEST_TEXT = 2000
-
-
 @dataclass(frozen=True)
-class ForeignPreprocessing(Preprocessing):
+class ExternalPreprocessing(Preprocessing):
     """Preprocessing as libraries declare it; equal to what they make of PIL images.
 
     Images smaller than the crop are padded, as the libraries do.
@@ -283,18 +236,8 @@ class ForeignPreprocessing(Preprocessing):
     crop_hw: _Size | None = None
     channels: int = 3
 
-    def __post_init__(self) -> None:
-        for name, value, valid in (
-            ("interpolation", self.interpolation, _INTERPOLATIONS),
-            ("crop_mode", self.crop_mode, _CROP_MODES),
-        ):
-            if value not in valid:
-                raise UsageError(f"{name} '{value}' is not known; valid: {', '.join(valid)}")
-        if self.channels not in (1, 3):
-            raise UsageError(f"inputs with {self.channels} channels cannot be made of pictures; valid: 1, 3")
-
     def as_dict(self) -> dict[str, object]:
-        """Return the fields as plain data, for files and logs; rare ones only where they say something."""
+        """Return the fields as plain data, for files and logs; unusual ones only where they are set."""
         usual = {"crop_mode": "center", "resize_hw": None, "crop_hw": None, "channels": 3}
         return {
             name: value
@@ -313,7 +256,7 @@ class ForeignPreprocessing(Preprocessing):
         image = Image.fromarray(pixels)
         if self.grey or self.channels == 1:
             image = image.convert("L")
-        image = self._sized(image.convert("RGB"))
+        image = self._resize_before_crop(image.convert("RGB"))
         crop = self.crop_hw or (self.crop_px and (self.crop_px, self.crop_px))
         if crop:
             fill = (
@@ -325,8 +268,7 @@ class ForeignPreprocessing(Preprocessing):
         rgb: NDArray[np.uint8] = np.asarray(image)
         return rgb
 
-    def _sized(self, image: Image.Image) -> Image.Image:
-        """Resize before the crop."""
+    def _resize_before_crop(self, image: Image.Image) -> Image.Image:
         side = self.resize_px
         if self.crop_mode == "center" and side is not None:
             return self._resize(image, side)
@@ -340,14 +282,137 @@ class ForeignPreprocessing(Preprocessing):
             target = round(image.height / ratio), round(image.width / ratio)
         return image.resize((target[1], target[0]), self._filter)
 
-    def _resize(self, image: Image.Image, side_px: int) -> Image.Image:
-        return resize_shortest(image, side_px, self._filter)
-
     @property
     def _filter(self) -> Image.Resampling:
         from PIL import Image
 
         return Image.Resampling[self.interpolation.upper()]
+
+
+def _crop_or_pad(image: Image.Image, size: _Size, fill: tuple[int, ...]) -> Image.Image:
+    """Cut out the centre; what an image is too small for is filled. As torchvision's and timm's."""
+    from PIL import ImageOps
+
+    height, width = size
+    across, down = max(0, width - image.width), max(0, height - image.height)
+    if across or down:
+        border = (across // 2, down // 2, (across + 1) // 2, (down + 1) // 2)
+        image = ImageOps.expand(image, border, fill=fill)
+    left, top = round((image.width - width) / 2), round((image.height - height) / 2)
+    return image.crop((left, top, left + width, top + height))
+
+
+#: Used where nothing is declared: the usual evaluation on ImageNet.
+IMAGENET_224 = ExternalPreprocessing(
+    resize_px=256, crop_px=224, input_px=None, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+)
+
+
+def as_preprocessing(declared: Any, model_name: str) -> Preprocessing | UserPreprocessing:
+    """Return the preprocessing that a module's ``.preprocess`` declares.
+
+    Parameters
+    ----------
+    declared
+        mvkit's own preprocessing; a preset of torchvision's (``weights.transforms()``), whose fields are
+        taken over; or any other callable, see :class:`UserPreprocessing`.
+    model_name
+        For messages.
+
+    Raises
+    ------
+    UsageError
+        If it is something else.
+    """
+    if isinstance(declared, Preprocessing | UserPreprocessing):
+        return declared
+    preset = read_preset(declared)
+    if preset is not None:
+        return preset
+    if not callable(declared):
+        raise UsageError(f"{model_name}: .preprocess is {_describe(declared)}\n{PREPROCESS_CONTRACT}")
+    return UserPreprocessing(declared, model_name)
+
+
+def read_preset(steps: Any) -> ExternalPreprocessing | None:
+    """Take over every field of a preset of torchvision's for pictures; None if it is something else.
+
+    ``antialias`` does not matter: PIL images are always resized with it.
+    """
+    kind = type(steps)
+    if kind.__module__ != "torchvision.transforms._presets":
+        return None
+    if kind.__name__ == "ObjectDetection":
+        zero, one = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+        return ExternalPreprocessing(resize_px=None, crop_px=None, input_px=None, mean=zero, std=one)
+    if kind.__name__ not in ("ImageClassification", "SemanticSegmentation"):
+        return None
+    resize, crop = steps.resize_size, getattr(steps, "crop_size", None)
+    for size in (resize, crop):
+        if size is not None and not (len(size) == 1 and type(size[0]) is int and size[0] > 0):
+            return None
+    # On PIL images torchvision's two kinds of nearest neighbour are one.
+    interpolation = steps.interpolation.value.removesuffix("-exact")
+    if interpolation not in _INTERPOLATIONS or {len(steps.mean), len(steps.std)} - {1, 3}:
+        return None
+    return ExternalPreprocessing(
+        resize_px=resize and resize[0],
+        crop_px=crop and crop[0],
+        input_px=None,
+        mean=_three(steps.mean),
+        std=_three(steps.std),
+        interpolation=interpolation,
+    )
+
+
+def read_timm(config: Mapping[str, Any], model_name: str) -> ExternalPreprocessing:
+    """Take over every field of timm's data configuration (``timm.data.resolve_model_data_config``).
+
+    Raises
+    ------
+    UsageError
+        If a field has a value that cannot be used; it is named.
+    """
+    unknown = set(config) - {"input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode"}
+    interpolation, mode = str(config["interpolation"]), str(config["crop_mode"])
+    channels, height, width = map(int, config["input_size"])
+    problems = [f"{name} {config[name]!r}" for name in sorted(unknown)]
+    if interpolation not in _INTERPOLATIONS:
+        problems.append(f"interpolation '{interpolation}'")
+    if mode not in _CROP_MODES:
+        problems.append(f"crop_mode '{mode}'")
+    if channels not in (1, 3):
+        problems.append(f"input_size {config['input_size']} ({channels} channels)")
+    problems += [
+        f"{name} {config[name]}" for name in ("mean", "std") if len(config[name]) not in (1, channels)
+    ]
+    if problems:
+        raise UsageError(
+            f"{model_name}: timm's data configuration has {', '.join(problems)}, which mvkit cannot use\n"
+            "make the network in a function of your own with .preprocess (FILE.py:FUNCTION)"
+        )
+    # As timm's own evaluation: the crop is this part of the resized image.
+    crop_pct = float(config["crop_pct"])
+    resized = int(height / crop_pct), int(width / crop_pct)
+    square = height == width
+    return ExternalPreprocessing(
+        resize_px=resized[0] if square else None,
+        crop_px=height if square else None,
+        input_px=None,
+        mean=_three(config["mean"]),
+        std=_three(config["std"]),
+        interpolation=interpolation,
+        crop_mode=mode,
+        resize_hw=None if square else resized,
+        crop_hw=None if square else (height, width),
+        channels=channels,
+    )
+
+
+def _three(values: Sequence[float]) -> tuple[float, float, float]:
+    """Return values for three channels; one stands for all."""
+    red, green, blue = map(float, [*values] * 3 if len(values) == 1 else values)
+    return red, green, blue
 
 
 @dataclass(frozen=True)
@@ -382,15 +447,15 @@ class UserPreprocessing:
 
         check_images(images)
         with torch.no_grad():
-            rows, error = self._of_pictures(images)
+            rows, error = self._prepare_pictures(images)
             if rows is not None and len(rows[0]) in (1, 3):
-                return _stacked(rows, self.model_name)
+                return _stack(rows, self.model_name)
             # A function of arrays, or one that makes an unusual number of channels.
-            batch = self._of_arrays(images)
+            batch = self._prepare_arrays(images)
             if batch is not None:
                 return batch
             if rows is not None:
-                return _stacked(rows, self.model_name)
+                return _stack(rows, self.model_name)
             with UserCode(f"{self.model_name}: .preprocess", PREPROCESS_CONTRACT):
                 raise error
             raise error
@@ -398,171 +463,51 @@ class UserPreprocessing:
     def as_dict(self) -> dict[str, object]:
         """Return what is known of the function, for files."""
         kind = type(self.function).__qualname__
-        described = {"function": getattr(self.function, "__qualname__", kind), "of": self.model_name}
+        description = {"function": getattr(self.function, "__qualname__", kind), "of": self.model_name}
         text = " ".join(repr(self.function).split())
         # Objects that describe themselves, such as torchvision's transforms, not those with an address only.
-        return described if " at 0x" in text else {**described, "steps": text[:_LONGEST_TEXT]}
+        return description if " at 0x" in text else {**description, "steps": text[:_LONGEST_TEXT]}
 
-    def _of_pictures(self, images: NDArray[np.uint8]) -> tuple[list[torch.Tensor] | None, Exception]:
+    def _prepare_pictures(self, images: NDArray[np.uint8]) -> tuple[list[torch.Tensor] | None, Exception]:
         from PIL import Image
 
         rows = []
         for image in images:
             try:
-                made = self.function(Image.fromarray(image).convert("RGB"))
+                value = self.function(Image.fromarray(image).convert("RGB"))
             except Exception as error:  # noqa: BLE001 - any error of a user's function
                 return None, error
-            row = _input_of_floats(made)
+            row = _as_input(value)
             if row is not None and row.ndim == 4 and len(row) == 1:
                 row = row[0]
             if row is None or row.ndim != 3:
                 return None, UsageError(
-                    f"{self.model_name}: .preprocess returned {_describe(made)}\n{PREPROCESS_CONTRACT}"
+                    f"{self.model_name}: .preprocess returned {_describe(value)}\n{PREPROCESS_CONTRACT}"
                 )
             rows.append(row)
         return rows, UsageError(f"{self.model_name}: there are no images")
 
-    def _of_arrays(self, images: NDArray[np.uint8]) -> torch.Tensor | None:
+    def _prepare_arrays(self, images: NDArray[np.uint8]) -> torch.Tensor | None:
         try:
-            batch = _input_of_floats(self.function(images))
+            batch = _as_input(self.function(images))
         except Exception:  # noqa: BLE001 - the error for a picture is the one to show
             return None
         return batch if batch is not None and batch.ndim == 4 and len(batch) == len(images) else None
 
 
-def as_preprocessing(declared: Any, model_name: str) -> Preprocessing | UserPreprocessing:
-    """Return what a module's ``.preprocess`` stands for.
-
-    Parameters
-    ----------
-    declared
-        mvkit's own preprocessing; a preset of torchvision's (``weights.transforms()``), whose fields are
-        taken over; or any other callable, see :class:`UserPreprocessing`.
-    model_name
-        For messages.
-
-    Raises
-    ------
-    UsageError
-        If it is something else.
-    """
-    if isinstance(declared, Preprocessing | UserPreprocessing):
-        return declared
-    preset = read_preset(declared)
-    if preset is not None:
-        return preset
-    if not callable(declared):
-        raise UsageError(f"{model_name}: .preprocess is {_describe(declared)}\n{PREPROCESS_CONTRACT}")
-    return UserPreprocessing(declared, model_name)
-
-
-def read_preset(steps: Any) -> ForeignPreprocessing | None:
-    """Take over every field of a preset of torchvision's for pictures; None if it is something else.
-
-    ``antialias`` does not matter: PIL images are always resized with it.
-    """
-    kind = type(steps)
-    if kind.__module__ != "torchvision.transforms._presets":
-        return None
-    if kind.__name__ == "ObjectDetection":
-        zero, one = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-        return ForeignPreprocessing(resize_px=None, crop_px=None, input_px=None, mean=zero, std=one)
-    if kind.__name__ not in ("ImageClassification", "SemanticSegmentation"):
-        return None
-    resize, crop = steps.resize_size, getattr(steps, "crop_size", None)
-    for size in (resize, crop):
-        if size is not None and not (len(size) == 1 and type(size[0]) is int and size[0] > 0):
-            return None
-    # On PIL images torchvision's two kinds of nearest neighbour are one.
-    interpolation = steps.interpolation.value.removesuffix("-exact")
-    if interpolation not in _INTERPOLATIONS or {len(steps.mean), len(steps.std)} - {1, 3}:
-        return None
-    return ForeignPreprocessing(
-        resize_px=resize and resize[0],
-        crop_px=crop and crop[0],
-        input_px=None,
-        mean=three(steps.mean),
-        std=three(steps.std),
-        interpolation=interpolation,
-    )
-
-
-def read_timm(config: Mapping[str, Any], model_name: str) -> ForeignPreprocessing:
-    """Take over every field of timm's data configuration (``timm.data.resolve_model_data_config``).
-
-    Raises
-    ------
-    UsageError
-        If a field has a value that cannot be used; it is named.
-    """
-    unknown = set(config) - {"input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode"}
-    interpolation, mode = str(config["interpolation"]), str(config["crop_mode"])
-    channels, height, width = map(int, config["input_size"])
-    problems = [f"{name} {config[name]!r}" for name in sorted(unknown)]
-    if interpolation not in _INTERPOLATIONS:
-        problems.append(f"interpolation '{interpolation}'")
-    if mode not in _CROP_MODES:
-        problems.append(f"crop_mode '{mode}'")
-    if channels not in (1, 3):
-        problems.append(f"input_size {config['input_size']} ({channels} channels)")
-    problems += [
-        f"{name} {config[name]}" for name in ("mean", "std") if len(config[name]) not in (1, channels)
-    ]
-    if problems:
-        raise UsageError(
-            f"{model_name}: timm's data configuration has {', '.join(problems)}, which mvkit cannot use\n"
-            "make the network in a function of your own with .preprocess (FILE.py:FUNCTION)"
-        )
-    # As timm's own evaluation: the crop is this part of the resized image.
-    crop_pct = float(config["crop_pct"])
-    resized = int(height / crop_pct), int(width / crop_pct)
-    square = height == width
-    return ForeignPreprocessing(
-        resize_px=resized[0] if square else None,
-        crop_px=height if square else None,
-        input_px=None,
-        mean=three(config["mean"]),
-        std=three(config["std"]),
-        interpolation=interpolation,
-        crop_mode=mode,
-        resize_hw=None if square else resized,
-        crop_hw=None if square else (height, width),
-        channels=channels,
-    )
-
-
-def three(values: Sequence[float]) -> tuple[float, float, float]:
-    """Return values for three channels; one stands for all."""
-    red, green, blue = map(float, [*values] * 3 if len(values) == 1 else values)
-    return red, green, blue
-
-
-def _crop_or_pad(image: Image.Image, size: _Size, fill: tuple[int, ...]) -> Image.Image:
-    """Cut out the centre; what an image is too small for is filled. As torchvision's and timm's."""
-    from PIL import ImageOps
-
-    height, width = size
-    across, down = max(0, width - image.width), max(0, height - image.height)
-    if across or down:
-        border = (across // 2, down // 2, (across + 1) // 2, (down + 1) // 2)
-        image = ImageOps.expand(image, border, fill=fill)
-    left, top = round((image.width - width) / 2), round((image.height - height) / 2)
-    return image.crop((left, top, left + width, top + height))
-
-
-def _input_of_floats(made: Any) -> torch.Tensor | None:
+def _as_input(value: Any) -> torch.Tensor | None:
     import numpy as np
     import torch
 
-    if isinstance(made, np.ndarray) and made.dtype.kind == "f":
-        made = torch.from_numpy(np.ascontiguousarray(made))
-    if not isinstance(made, torch.Tensor) or not made.is_floating_point() or 0 in made.shape:
+    if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+        value = torch.from_numpy(np.ascontiguousarray(value))
+    if not isinstance(value, torch.Tensor) or not value.is_floating_point() or 0 in value.shape:
         return None
     # Not torchvision's classes of tensors, whose operations differ.
-    return made.detach().as_subclass(torch.Tensor).cpu()
+    return value.detach().as_subclass(torch.Tensor).cpu()
 
 
-def _stacked(rows: Sequence[torch.Tensor], model_name: str) -> torch.Tensor:
+def _stack(rows: Sequence[torch.Tensor], model_name: str) -> torch.Tensor:
     import torch
 
     shapes = list(dict.fromkeys(tuple(row.shape) for row in rows))
@@ -574,13 +519,10 @@ def _stacked(rows: Sequence[torch.Tensor], model_name: str) -> torch.Tensor:
     return torch.stack(list(rows))
 
 
-def _describe(made: Any) -> str:
-    shape = getattr(made, "shape", None)
-    text = f"a {type(made).__module__}.{type(made).__qualname__}".replace("a builtins.", "a ")
-    return text if shape is None else f"{text} of {getattr(made, 'dtype', '')} {tuple(shape)}"
-
-
-_Channels = tuple[float, float, float]
+def _describe(value: Any) -> str:
+    shape = getattr(value, "shape", None)
+    text = f"a {type(value).__module__}.{type(value).__qualname__}".replace("a builtins.", "a ")
+    return text if shape is None else f"{text} of {getattr(value, 'dtype', '')} {tuple(shape)}"
 
 
 @dataclass(frozen=True)
@@ -613,30 +555,13 @@ class InputOptions:
         values = {"--input-size": self.input_size, "mean": self.mean, "std": self.std, "grey": self.grey}
         return tuple(name for name, value in values.items() if value is not None)
 
-    def refuse_any(self, why: str) -> None:
-        """Raise a UsageError if any option was given.
-
-        Parameters
-        ----------
-        why
-            What stands against it.
-        """
-        if self.given:
-            raise UsageError(f"{why}: leave out {', '.join(self.given)}")
-
-    def only_size(self, why: str) -> None:
-        """Raise a UsageError if more than a size was given.
-
-        Parameters
-        ----------
-        why
-            What stands against it.
-        """
-        others = [option for option in self.given if option != "--input-size"]
+    def check_only(self, allowed: Sequence[str], why: str) -> None:
+        """Raise a UsageError, with a reason, if other options than these were given."""
+        others = [option for option in self.given if option not in allowed]
         if others:
             raise UsageError(f"{why}: leave out {', '.join(others)}")
 
-    def applied_to(self, declared: Preprocessing) -> Preprocessing:
+    def apply(self, declared: Preprocessing) -> Preprocessing:
         """Return preprocessing with the options in place of what was declared.
 
         Raises
@@ -644,9 +569,7 @@ class InputOptions:
         UsageError
             If a value is out of range.
         """
-        changed = declared
-        if self.input_size is not None:
-            changed = _resized(changed, self.input_size)
+        changed = declared if self.input_size is None else _change_size(declared, self.input_size)
         if self.mean is not None:
             changed = replace(changed, mean=_channels("mean", self.mean))
         if self.std is not None:
@@ -657,10 +580,10 @@ class InputOptions:
         return changed if self.grey is None else replace(changed, grey=self.grey)
 
 
-def _resized(declared: Preprocessing, side_px: int) -> Preprocessing:
+def _change_size(declared: Preprocessing, side_px: int) -> Preprocessing:
     if type(side_px) is not int or side_px < 1:
         raise UsageError(f"input size must be a whole number of pixels, 1 or more, got {side_px!r}")
-    if isinstance(declared, ForeignPreprocessing) and declared.crop_hw is not None:
+    if isinstance(declared, ExternalPreprocessing) and declared.crop_hw is not None:
         height, width = declared.crop_hw
         raise UsageError(
             f"--input-size {side_px} is one side, but the network takes images of {height} x {width} px "
@@ -680,11 +603,52 @@ def _channels(name: str, value: float | Sequence[float]) -> _Channels:
         isinstance(number, int | float) and math.isfinite(number) for number in numbers
     ):
         raise UsageError(f"{name} must be one number or three (red, green, blue), got {value}")
-    red, green, blue = map(float, numbers * 3 if len(numbers) == 1 else numbers)
-    return red, green, blue
+    return _three(numbers)
 
 
-#: What is used where nothing is declared: the usual evaluation on ImageNet.
-IMAGENET_224 = ForeignPreprocessing(
-    resize_px=256, crop_px=224, input_px=None, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
-)
+class UserCode:
+    """Turns what code inside the ``with`` block raises into a :class:`~mvkit.errors.UserCodeError`.
+
+    Errors of mvkit's own, interruptions by the keyboard, and exceptions that are not errors pass.
+
+    Parameters
+    ----------
+    what
+        Whose code it is and what it was doing.
+    advice
+        What to try; a second line.
+    """
+
+    def __init__(self, what: str, advice: str = "") -> None:
+        self._what = what
+        self._advice = advice
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        del kind, trace
+        # A script without a `__main__` guard ends itself when it is imported.
+        if isinstance(error, MvkitError) or not isinstance(error, Exception | SystemExit):
+            return
+        text = " ".join(str(error).split())
+        shortened = text if len(text) <= _LONGEST_ERROR else f"{text[:_LONGEST_ERROR]}..."
+        message = f"{self._what}: {_location(error)}{type(error).__name__}{f': {shortened}' if text else ''}"
+        raise UserCodeError("\n".join(filter(None, (message, self._advice)))) from error
+
+
+def _location(error: BaseException) -> str:
+    """Return ``FILE:LINE: `` of the last step in the user's own code, or in a library if there is none."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}: "
+    steps = [step for step in traceback.extract_tb(error.__traceback__) if Path(step.filename).is_file()]
+    outside = [step for step in steps if not Path(step.filename).is_relative_to(_MVKIT)]
+    own = [
+        step
+        for step in outside
+        if not any(Path(step.filename).is_relative_to(folder) for folder in _INSTALLED)
+    ]
+    chosen = own or outside
+    return f"{chosen[-1].filename}:{chosen[-1].lineno}: " if chosen else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
@@ -30,7 +30,7 @@ class Pool:
 
 
 @dataclass(frozen=True)
-class Drop:
+class Dropout:
     """Dropout of one half."""
 
 
@@ -66,7 +66,7 @@ class PlainNet:
     """
 
     features: tuple[Conv | Pool, ...]
-    classifier: tuple[Drop | Hidden | Readout, ...]
+    classifier: tuple[Dropout | Hidden | Readout, ...]
     pooled_px: int
     norm_features: bool = False
     norm_classifier: bool = False
@@ -359,30 +359,32 @@ _ALEXNET_FEATURES = (
     Conv(256, kernel=3, padding=1),
     Pool(),
 )
-_ALEXNET_HEADLESS = (Drop(), Hidden(4096), Drop(), Hidden(4096))
+_ALEXNET_HEADLESS = (Dropout(), Hidden(4096), Dropout(), Hidden(4096))
 _ALEXNET = PlainNet(_ALEXNET_FEATURES, (*_ALEXNET_HEADLESS, Readout()), pooled_px=6)
 _ALEXNET_LAYERS = _layers(features=(2, 5, 7, 9, 12), classifier=(2, 5))
 _ALEXNET_BN_LAYERS = _layers(features=(3, 7, 10, 13, 17), classifier=(3, 7))
-# Name of the truncation -> number of feature items kept, and the classifier.
+# Name of the truncation -> number of feature items, and the classifier.
 _ALEXNET_TRUNCATIONS = {
-    "two": (4, (Drop(), Readout())),
-    "three": (5, (Drop(), Readout())),
-    "four": (6, (Drop(), Readout())),
-    "five": (8, (Drop(), Readout())),
-    "six": (8, (Drop(), Hidden(4096), Readout())),
+    "two": (4, (Dropout(), Readout())),
+    "three": (5, (Dropout(), Readout())),
+    "four": (6, (Dropout(), Readout())),
+    "five": (8, (Dropout(), Readout())),
+    "six": (8, (Dropout(), Hidden(4096), Readout())),
 }
 _TRUNCATED_LAYERS = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6}
 
 # VGG16 (Simonyan & Zisserman 2015, table 1, column D): widths of the convolutions of each block.
 _VGG16_BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 _VGG16_FEATURES = tuple(layer for widths in _VGG16_BLOCKS for layer in _vgg_block(widths))
-_VGG16_HEADLESS = (Hidden(4096), Drop(), Hidden(4096))
+_VGG16_HEADLESS = (Hidden(4096), Dropout(), Hidden(4096))
 _VGG16_LAYERS = _layers(features=(4, 9, 16, 23, 30), classifier=(1, 4))
 _VGG16_BN_LAYERS = _layers(features=(6, 13, 23, 33, 43), classifier=(1, 4))
 # The reference scored vgg16_ir by the list of the VGG16 without batch norm, where it means the five pools.
 # With batch norms the same numbers are a batch norm, two ReLUs, the third pool and a convolution.
 _VGG16_BN_PUBLISHED = _VGG16_LAYERS
-_VGG16 = PlainNet(_VGG16_FEATURES, (*_VGG16_HEADLESS, Drop(), Readout()), pooled_px=7, weight_init="fan_out")
+_VGG16 = PlainNet(
+    _VGG16_FEATURES, (*_VGG16_HEADLESS, Dropout(), Readout()), pooled_px=7, weight_init="fan_out"
+)
 
 # Blocks per stage and whether they are bottlenecks (He et al. 2016, table 1).
 _RESIDUAL = {
@@ -500,6 +502,68 @@ def has_readout(blueprint: Blueprint) -> bool:
             return False
 
 
+def layer_names(blueprint: Blueprint) -> tuple[str, ...]:
+    """Return the layers of a network that can be tapped, in its order, without building it.
+
+    The same names as :func:`mvkit.features.tappable_layers` gives for the network itself.
+    """
+    match blueprint:
+        case PlainNet():
+            names = _plain_layer_names(blueprint)
+        case ResidualNet():
+            names = _residual_layer_names(blueprint)
+        case StreamNet():
+            names = _stream_layer_names(blueprint)
+        case MirrorNet():
+            streams = blueprint.encoder.streams
+            decoder = (f"decoder:{area}" for area in (*reversed(streams), "VISp", INPUT))
+            final = (f"final:{name}" for name in ("encoder_output", "hidden_vec", "output"))
+            return ("VISp", *streams, *blueprint.encoder.outputs, "avgpool", *decoder, *final)
+        case ConnectomeNet():
+            names = list(AREAS)
+        case _:
+            names = list(BASELINES[blueprint.kind].layers)
+    return (*names, "final")
+
+
+def _sequence(path: str, n_modules: int) -> list[str]:
+    return [path, *(f"{path}.{index}" for index in range(n_modules))]
+
+
+def _plain_layer_names(net: PlainNet) -> list[str]:
+    n_conv, n_hidden = 2 + net.norm_features, 2 + net.norm_classifier
+    n_features = sum(n_conv if isinstance(layer, Conv) else 1 for layer in net.features)
+    n_classifier = sum(n_hidden if isinstance(layer, Hidden) else 1 for layer in net.classifier)
+    return [*_sequence("features", n_features), "avgpool", "flatten", *_sequence("classifier", n_classifier)]
+
+
+def _residual_layer_names(net: ResidualNet) -> list[str]:
+    names = ["conv1", "bn1", "relu", "maxpool"]
+    n_convs = 3 if net.bottleneck else 2
+    for stage, n_blocks in enumerate(net.blocks, start=1):
+        names.append(f"layer{stage}")
+        for index in range(n_blocks):
+            block = f"layer{stage}.{index}"
+            kinds = [f"{kind}{number + 1}" for number in range(n_convs) for kind in ("conv", "bn", "relu")]
+            names += [block, *(f"{block}.{kind}" for kind in kinds)]
+            # The first block of a stage changes the shape, except where widths and sizes stay.
+            if index == 0 and (stage > 1 or net.bottleneck):
+                names += _sequence(f"{block}.downsample", 2)
+    return [*names, "avgpool", "flatten", *(["fc"] if net.classes is not None else [])]
+
+
+def _stream_layer_names(net: StreamNet) -> list[str]:
+    n_conv = 2 + net.norm
+    edges = [("input_VISp", n_conv + 1)]
+    edges += [(f"VISp_{stream}", 2 * n_conv + 1) for stream in net.streams]
+    edges += [(f"VISp_{output}", n_conv + (net.skip == "1x1")) for output in net.outputs]
+    edges += [(f"{stream}_{output}", n_conv) for stream in net.streams for output in reversed(net.outputs)]
+    names = ["VISp", *net.streams, *net.outputs]
+    for name, n_modules in edges:
+        names += _sequence(f"model_layers.{name}", n_modules)
+    return [*names, "avgpool", *(["flatten"] if net.classes is None else _sequence("classifier", 3))]
+
+
 def with_classes(architecture: Architecture, n_classes: int | None) -> Architecture:
     """Return the row with a read-out of this width; unchanged if it has none or ``n_classes`` is None.
 
@@ -513,17 +577,15 @@ def with_classes(architecture: Architecture, n_classes: int | None) -> Architect
         return architecture
     if n_classes < 1:
         raise UsageError(f"'{architecture.name}' needs at least 1 class, got {n_classes}")
-    match blueprint:
-        case PlainNet():
-            classifier = tuple(
-                replace(layer, classes=n_classes) if isinstance(layer, Readout) else layer
-                for layer in blueprint.classifier
-            )
-            return replace(architecture, blueprint=replace(blueprint, classifier=classifier))
-        case StreamNet() | ResidualNet() | ConnectomeNet():
-            return replace(architecture, blueprint=replace(blueprint, classes=n_classes))
-        case _:
-            return architecture
+    if isinstance(blueprint, PlainNet):
+        classifier = tuple(
+            replace(layer, classes=n_classes) if isinstance(layer, Readout) else layer
+            for layer in blueprint.classifier
+        )
+        return replace(architecture, blueprint=replace(blueprint, classifier=classifier))
+    if isinstance(blueprint, StreamNet | ResidualNet | ConnectomeNet):
+        return replace(architecture, blueprint=replace(blueprint, classes=n_classes))
+    return architecture
 
 
 def _names() -> Iterator[tuple[str, str]]:
@@ -587,8 +649,8 @@ class Released:
     name: str
     architecture: str
     objective: str
-    citation: tuple[str, ...]
-    preprocess: Preprocessing = field(default=IMAGENET_64)
+    citation: tuple[str, ...] = (PAPER,)
+    preprocess: Preprocessing = IMAGENET_64
 
     @property
     def file_name(self) -> str:
@@ -606,41 +668,18 @@ class Released:
         return ARCHITECTURES[self.architecture].layers
 
 
+_BOTH = (PAPER, SHI_PAPER)
+
 #: Published checkpoints by name.
 RELEASED: Mapping[str, Released] = MappingProxyType(
     {
         row.name: row
         for row in (
-            Released(
-                name="alexnet_bn_ir",
-                architecture="alexnet_bn_ir_64x64_input_pool_6",
-                objective="instance recognition",
-                citation=(PAPER,),
-            ),
-            Released(
-                name="dual_stream_ir",
-                architecture="simplified_mousenet_dual_stream_visp_3x3_ir",
-                objective="instance recognition",
-                citation=(PAPER,),
-            ),
-            Released(
-                name="six_stream_simclr",
-                architecture="simplified_mousenet_six_stream_visp_3x3_simclr",
-                objective="SimCLR",
-                citation=(PAPER,),
-            ),
-            Released(
-                name="shi_mousenet_ir",
-                architecture="shi_mousenet_ir",
-                objective="instance recognition",
-                citation=(PAPER, SHI_PAPER),
-            ),
-            Released(
-                name="shi_mousenet_vispor5_ir",
-                architecture="shi_mousenet_vispor5_ir",
-                objective="instance recognition",
-                citation=(PAPER, SHI_PAPER),
-            ),
+            Released("alexnet_bn_ir", "alexnet_bn_ir_64x64_input_pool_6", "instance recognition"),
+            Released("dual_stream_ir", f"{_PREFIX}_dual_stream_visp_3x3_ir", "instance recognition"),
+            Released("six_stream_simclr", f"{_PREFIX}_six_stream_visp_3x3_simclr", "SimCLR"),
+            Released("shi_mousenet_ir", "shi_mousenet_ir", "instance recognition", _BOTH),
+            Released("shi_mousenet_vispor5_ir", "shi_mousenet_vispor5_ir", "instance recognition", _BOTH),
         )
     }
 )

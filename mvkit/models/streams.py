@@ -261,7 +261,7 @@ class MirrorModel(VisionModel):
             self.decompress_fc = nn.Linear(net.hidden, width)
         self.decoder_layers = nn.ModuleDict(
             {
-                f"{edge.target}_{edge.source}": MirroredBlock(*_mirrored(blocks[edge.name]))
+                f"{edge.target}_{edge.source}": MirroredBlock(*_mirror_modules(blocks[edge.name]))
                 for edge in reversed(self._edges)
             }
         )
@@ -323,7 +323,7 @@ def _record_indices(block: TracingBlock) -> None:
             module.return_indices = True
 
 
-def _mirrored(block: TracingBlock) -> Iterator[nn.Module]:
+def _mirror_modules(block: TracingBlock) -> Iterator[nn.Module]:
     """Return the modules of the mirror image."""
     for module in reversed(list(block)):
         if isinstance(module, nn.Conv2d):

@@ -160,12 +160,12 @@ def _of_model(
     resources: Resources,
 ) -> OpenedLayers:
     from mvkit.features.extraction import ForwardPass, layer_keys
-    from mvkit.features.stimuli import describe_origin, open_stimuli
+    from mvkit.features.stimuli import describe_provenance, open_stimuli
     from mvkit.models.base import VisionModel
-    from mvkit.models.external import unwrapped
+    from mvkit.models.external import unwrap
     from mvkit.scoring.run import LayerSource
 
-    network = unwrapped(model)
+    network = unwrap(model)
     forward_pass = ForwardPass(
         network,
         open_stimuli(dataset),
@@ -176,7 +176,7 @@ def _of_model(
     names = tuple(forward_pass.first_batch().layers)
     # Empty where weights cannot be read.
     keys = (layer_keys(forward_pass) or None) if resources.cache else None
-    origin = describe_origin(network, forward_pass.stimuli, "")
+    provenance = describe_provenance(network, forward_pass.stimuli, "")
 
     scratch = resources.scratch or scratch_dir(resources.home)
 
@@ -185,10 +185,10 @@ def _of_model(
 
     source = LayerSource(names, features, inner=_products(resources.device))
     about = {
-        "model": origin.model_name,
-        "weights_id": origin.weights_id,
-        "preprocessing": origin.preprocessing,
-        "weights_source": str(getattr(getattr(network, "origin", None), "source", "")),
+        "model": provenance.model_name,
+        "weights_id": provenance.weights_id,
+        "preprocessing": provenance.preprocessing,
+        "weights_source": str(getattr(getattr(network, "provenance", None), "source", "")),
     }
     if isinstance(network, VisionModel):
         about["network"] = network.describe()
@@ -246,7 +246,7 @@ def _pick_layers(
     features: Mapping[str, NDArray[Any]], layers: Sequence[str] | str | None, *, n_images: int
 ) -> dict[str, NDArray[Any]]:
     from mvkit.features import match_layers
-    from mvkit.features.layers import PUBLISHED
+    from mvkit.models.names import PUBLISHED
 
     patterns = [layers] if isinstance(layers, str) else layers
     if patterns and PUBLISHED in patterns and PUBLISHED not in features:

@@ -412,17 +412,17 @@ def load_models(
 def _check_duplicates(names: Sequence[str]) -> None:
     """Refuse two names of one model: the network's short and long name, a run and its checkpoint."""
     from mvkit.models import find_model
-    from mvkit.models.external import parse_foreign
-    from mvkit.models.loading import is_place, trained_file
+    from mvkit.models.loading import checkpoint_file
+    from mvkit.models.names import is_checkpoint_path, parse_external
 
     first: dict[object, str] = {}
     for name in names:
-        external = parse_foreign(name)
+        external = parse_external(name)
         key: object = (
-            external.identity
+            external.key
             if external is not None
-            else trained_file(name).resolve()
-            if is_place(name)
+            else checkpoint_file(name).resolve()
+            if is_checkpoint_path(name)
             else find_model(name).architecture.name
         )
         if key in first:

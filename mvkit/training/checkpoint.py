@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from mvkit.errors import CheckpointError, RecipeError, UsageError
 from mvkit.files import remove_leftovers, replacing, write_text
 from mvkit.models.checkpoints import read_checkpoint
-from mvkit.models.loading import BEST, FORMAT, LAST, VERSION
+from mvkit.models.loading import FORMAT, VERSION
+from mvkit.models.names import BEST, LAST
 from mvkit.training.recipe import TrainRecipe, differences, recipe_text, science_digest
 from mvkit.training.setup import TrainingSetup
 

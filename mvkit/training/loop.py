@@ -15,7 +15,7 @@ import torch
 
 from mvkit.distributed import all_reduce, is_main_process, rank, world_size
 from mvkit.images.crops import output_px
-from mvkit.models.loading import BEST, LAST
+from mvkit.models.names import BEST, LAST
 from mvkit.rng import hashed
 from mvkit.training.checkpoint import Progress, checkpoint_name, restore, snapshot, write_checkpoint
 from mvkit.training.evaluation import EvaluationContext

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mvkit.images.settings import Batch
-from mvkit.models.loading import BEST, LAST
+from mvkit.models.names import BEST, LAST
 from mvkit.objectives.base import Objective
 from mvkit.training.assembly import Sources, Start, build_networks, check_images
 from mvkit.training.checkpoint import checkpoint_name

@@ -48,7 +48,7 @@ def test_the_simulated_stimuli_are_the_default_and_the_fetch_command_is_named(tm
     assert "mvkit fetch neural --dataset neuropixels" in printed.err
     assert str(out) in printed.out
     stored = read_features(out)
-    assert (stored.origin.stimuli, stored.model_name) == ("simulated", "gabor")
+    assert (stored.provenance.stimuli, stored.model_name) == ("simulated", "gabor")
     assert list(stored) == list(mvkit.load_model("gabor").layers)
     assert stored.n_images == 118
 
@@ -136,7 +136,7 @@ def test_npz_by_its_name_or_by_the_option_holds_what_hdf5_holds(tmp_path, folder
     with np.load(tmp_path / "f.npz", allow_pickle=False) as stored:
         np.testing.assert_array_equal(stored["energy"], expected["energy"])
         assert stored["image_ids"].tolist() == list(expected.image_ids)
-    assert read_features(tmp_path / "f.npz").origin == expected.origin
+    assert read_features(tmp_path / "f.npz").provenance == expected.provenance
     assert (tmp_path / "named.npz").read_bytes() == (tmp_path / "f.npz").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["f.h5", "f.npz", "images", "named.npz"]
 
@@ -199,4 +199,4 @@ def test_names_that_are_no_text_on_a_terminal_of_ascii(folder: Path) -> None:
     assert done.stdout.isascii()
     features = read_features(place / "f.h5")
     assert features.image_ids == (r"caf\xe9.png", "image2.png", "é\U0001f400.png")
-    assert features.origin.stimuli == r"st\xefüm"
+    assert features.provenance.stimuli == r"st\xefüm"

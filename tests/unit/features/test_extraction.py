@@ -14,7 +14,7 @@ from torch import nn
 
 import mvkit
 from mvkit.errors import DataError, UsageError
-from mvkit.features import extract, extract_to_file, limited_threads, read_features
+from mvkit.features import extract, extract_to_file, limit_threads, read_features
 
 #: Float32 rounding of sums of a few dozen products, relative to the largest value of a layer.
 ROUNDING = 1e-6
@@ -47,10 +47,10 @@ def test_a_feature_set_says_where_it_comes_from(prepared, pictures):
     assert features.image_ids == (6, 5, 4, 3, 2, 1, 0)
     assert (features.model_name, features.weights_id) == ("toy", "random:seed=5")
     assert features.preprocessing == json.loads(json.dumps(prepared.preprocess.as_dict()))
-    assert features.origin.stimuli == "scenes"
-    assert features.origin.versions["torch"] == str(torch.__version__)
-    assert features.origin.stimuli_digest == extract(prepared, pictures).origin.stimuli_digest
-    assert features.origin.stimuli_digest != extract(prepared, pictures[::-1]).origin.stimuli_digest
+    assert features.provenance.stimuli == "scenes"
+    assert features.provenance.versions["torch"] == str(torch.__version__)
+    assert features.provenance.stimuli_digest == extract(prepared, pictures).provenance.stimuli_digest
+    assert features.provenance.stimuli_digest != extract(prepared, pictures[::-1]).provenance.stimuli_digest
     assert "toy, 7 images" in repr(features)
 
 
@@ -64,9 +64,9 @@ def test_results_do_not_depend_on_the_batch_size_and_take_one_pass_per_batch(pre
 
 
 def test_results_do_not_depend_on_the_number_of_threads(prepared, pictures):
-    with limited_threads(1):
+    with limit_threads(1):
         one = extract(prepared, pictures, "*")
-    with limited_threads(2):
+    with limit_threads(2):
         two = extract(prepared, pictures, "*")
     assert_equal_up_to_rounding(one, two)
 
@@ -191,7 +191,7 @@ def test_a_file_holds_what_memory_would(prepared, pictures, tmp_path, batch_size
     stored = read_features(target)
     assert list(stored) == list(kept) == [layer.name for layer in report.layers]
     assert "VISp2/3" in stored
-    assert stored.origin == kept.origin == report.origin
+    assert stored.provenance == kept.provenance == report.provenance
     assert dict(stored.shapes) == dict(kept.shapes)
     for layer in kept:
         np.testing.assert_array_equal(stored[layer], kept[layer])

@@ -174,12 +174,12 @@ def test_numbers_packed_by_another_program_are_refused_by_attribute(feature_file
 
 
 def test_image_ids_of_other_types_are_whole_numbers_or_refused(feature_file):
-    expected = read_features(feature_file).origin.image_ids
+    expected = read_features(feature_file).provenance.image_ids
     for ids in (np.array(expected, dtype="f8"), np.array(expected, dtype=">i2")):
         with h5py.File(feature_file, "r+") as file:
             del file["image_ids"]
             file["image_ids"] = ids
-        assert read_features(feature_file).origin.image_ids == expected
+        assert read_features(feature_file).provenance.image_ids == expected
     with h5py.File(feature_file, "r+") as file:
         del file["image_ids"]
         file["image_ids"] = np.array(expected) + 0.5

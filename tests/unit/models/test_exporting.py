@@ -96,7 +96,7 @@ def test_metadata_say_what_is_known(tmp_path):
         "mvkit_format_version": "1",
         "mvkit_version": mvkit.__version__,
         "model": ENCODER,
-        "architecture": model.origin.architecture,
+        "architecture": model.provenance.architecture,
         "weights_id": "random:seed=3",
         "source": "random, seed 3",
         "citation": PAPER,
@@ -141,7 +141,7 @@ def test_a_run_exported_is_refused_for_another_network(tmp_path, run_file):
     report = export_weights(run_file(), tmp_path / "w.safetensors")
     with pytest.raises(CheckpointError, match=r"is of 'single_stream_encoder' \(recipe demo\), not of 'dual"):
         mvkit.load_model("dual_stream_encoder", weights=report.path)
-    assert mvkit.load_model(ENCODER, weights=report.path).origin.training_run["digest"] == "ab" * 32
+    assert mvkit.load_model(ENCODER, weights=report.path).provenance.training_run["digest"] == "ab" * 32
 
 
 def test_the_same_weights_give_the_same_bytes(tmp_path):

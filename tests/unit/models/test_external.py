@@ -22,7 +22,7 @@ from mvkit.errors import CheckpointError, UsageError, UserCodeError
 from mvkit.features.extraction import ForwardPass, layer_keys
 from mvkit.features.stimuli import open_stimuli
 from mvkit.models.base import weights_digest
-from mvkit.models.external import ForeignModel
+from mvkit.models.external import ExternalModel
 from mvkit.models.preprocessing import IMAGENET_224, Preprocessing
 
 Write = Callable[[str, str], Path]
@@ -30,7 +30,7 @@ Write = Callable[[str, str], Path]
 
 def own_state(model: nn.Module) -> dict[str, torch.Tensor]:
     """State of the network inside."""
-    assert isinstance(model, ForeignModel)
+    assert isinstance(model, ExternalModel)
     return dict(model.network.state_dict())
 
 
@@ -198,7 +198,7 @@ def test_a_networks_own_preprocessing_gives_what_it_gives_for_pil_images(
     # Given as it is, a network is treated alike.
     again = mvkit.extract(network, images, layers="final")
     np.testing.assert_array_equal(again["final"], features["final"])
-    used = features.origin.preprocessing
+    used = features.provenance.preprocessing
     assert used.get("resize_px") == 16 if factory in ("as_mvkits", "as_preset") else used["function"]
     if factory in ("as_v1", "as_v2"):
         assert "Normalize(mean=" in str(used["steps"])

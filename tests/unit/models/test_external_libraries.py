@@ -18,7 +18,7 @@ from PIL import Image
 import mvkit
 from mvkit.errors import CheckpointError, FetchError, MissingPackageError, UsageError
 from mvkit.features.stimuli import ArrayStimuli, network_inputs
-from mvkit.models.external import ForeignModel
+from mvkit.models.external import ExternalModel
 from mvkit.models.preprocessing import read_preset, read_timm
 
 
@@ -31,7 +31,7 @@ from mvkit.models.preprocessing import read_preset, read_timm
 )
 def test_random_weights_are_the_librarys_own_at_that_seed(name, make) -> None:
     model = mvkit.load_model(name, weights="random", seed=6)
-    assert isinstance(model, ForeignModel)
+    assert isinstance(model, ExternalModel)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(6)
         expected = make().state_dict()
@@ -54,7 +54,7 @@ def test_torchvisions_transforms_are_reproduced(name: str) -> None:
 def test_timms_transforms_are_reproduced(name: str) -> None:
     pixels = np.random.default_rng(2).integers(0, 256, (300, 300, 3), dtype=np.uint8)
     model = mvkit.load_model(f"timm:{name}", weights="random")
-    assert isinstance(model, ForeignModel)
+    assert isinstance(model, ExternalModel)
     config = timm.data.resolve_model_data_config(model.network)
     transforms = timm.data.create_transform(**config, is_training=False)
     prepared = model.preprocess(pixels[np.newaxis])
@@ -258,7 +258,7 @@ def test_a_file_that_could_be_of_two_kinds_is_refused_with_what_to_say(hub: Path
     for word, transforms in (("IMAGENET1K_V1", True), ("GoogLeNet_Weights.DEFAULT", True), ("none", False)):
         model = mvkit.load_model("torchvision:googlenet", f"{word}={path}")
         assert model.get_submodule("network").transform_input is transforms
-        assert model.origin.source == f"file mine.pth, settings of {word}"
+        assert model.provenance.source == f"file mine.pth, settings of {word}"
     with pytest.raises(UsageError, match="valid: random, DEFAULT, IMAGENET1K_V1, or a file"):
         mvkit.load_model("torchvision:googlenet", f"IMAGENET1K_V2={path}")
 

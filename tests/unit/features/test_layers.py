@@ -12,9 +12,10 @@ from torch import nn
 from mvkit.errors import UsageError
 from mvkit.features import extract
 from mvkit.features.hooks import record_calls
-from mvkit.features.layers import LayerTap, layers_to_record, tap, tappable_layers, wanted_layers
+from mvkit.features.layers import LayerTap, layers_to_record, tap, tappable_layers
 from mvkit.models import load_model
 from mvkit.models.loading import build_for_training
+from mvkit.models.names import requested_layers
 from mvkit.models.registry import ARCHITECTURES
 
 
@@ -80,7 +81,7 @@ def test_hooks_are_gone_after_success_an_early_end_and_an_error(chain, inputs):
 
 def test_the_pass_ends_with_the_last_wanted_layer(prepared, inputs, module_calls):
     calls = module_calls(prepared)
-    LayerTap(prepared, wanted_layers(["conv", "VISp2/3"], prepared.tap_points()))(inputs)
+    LayerTap(prepared, requested_layers(["conv", "VISp2/3"], prepared.tap_points()))(inputs)
     assert calls["features.2"] == 1
     assert calls["head"] == 0
 
@@ -94,7 +95,7 @@ def test_what_is_recorded_does_not_depend_on_the_early_end(prepared, inputs):
 
 def test_an_unknown_network_runs_to_its_end_once_and_is_cut_short_from_then_on(chain, inputs, module_calls):
     calls = module_calls(chain)
-    recorder = LayerTap(chain, wanted_layers("features.0", tappable_layers(chain)))
+    recorder = LayerTap(chain, requested_layers("features.0", tappable_layers(chain)))
     for _ in range(3):
         recorder(inputs)
     assert calls["features.0"] == 3
@@ -192,7 +193,7 @@ def test_a_network_that_changes_its_path_between_batches_is_refused():
             return rows
 
     model = Moody()
-    recorder = LayerTap(model, wanted_layers(["inner"], tappable_layers(model)))
+    recorder = LayerTap(model, requested_layers(["inner"], tappable_layers(model)))
     recorder(torch.full((2, 1), 3.0))
     with pytest.raises(UsageError, match="different paths"):
         recorder(torch.full((2, 1), 2.0))

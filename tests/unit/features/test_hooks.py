@@ -11,9 +11,9 @@ from torch import nn
 from mvkit.errors import UsageError
 from mvkit.features.hooks import (
     _exact_convolutions,
-    evaluating,
+    evaluation_mode,
     floating_dtype,
-    limited_threads,
+    limit_threads,
     parse_device,
 )
 
@@ -24,7 +24,7 @@ def test_every_module_gets_its_own_mode_back():
     model = nn.Sequential(nn.Linear(1, 1), nn.Sequential(nn.Dropout(), nn.Dropout()))
     model[1][0].eval()
     before = [module.training for module in model.modules()]
-    with pytest.raises(ZeroDivisionError), evaluating(model, CPU):
+    with pytest.raises(ZeroDivisionError), evaluation_mode(model, CPU):
         assert not any(module.training for module in model.modules())
         assert not torch.is_grad_enabled()
         raise ZeroDivisionError
@@ -34,13 +34,13 @@ def test_every_module_gets_its_own_mode_back():
 
 def test_a_network_on_several_devices_is_refused():
     model = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1, device="meta"))
-    with pytest.raises(UsageError, match=r"several devices \(cpu, meta\)"), evaluating(model, CPU):
+    with pytest.raises(UsageError, match=r"several devices \(cpu, meta\)"), evaluation_mode(model, CPU):
         pass
 
 
 def test_batch_statistics_are_warned_of(caplog):
     model = nn.Sequential(nn.BatchNorm1d(2), nn.BatchNorm1d(2, track_running_stats=False))
-    with caplog.at_level(logging.WARNING), evaluating(model, CPU):
+    with caplog.at_level(logging.WARNING), evaluation_mode(model, CPU):
         pass
     assert [record.getMessage().split("'")[1] for record in caplog.records] == ["1"]
 
@@ -60,12 +60,12 @@ def test_convolutions_on_a_gpu_are_exact_and_repeatable_and_settings_come_back()
 
 def test_threads_are_limited_and_restored():
     before = torch.get_num_threads()
-    with limited_threads(before + 1):
+    with limit_threads(before + 1):
         assert torch.get_num_threads() == before + 1
     assert torch.get_num_threads() == before
-    with limited_threads(None):
+    with limit_threads(None):
         assert torch.get_num_threads() == before
-    with pytest.raises(UsageError, match="at least 1"), limited_threads(0):
+    with pytest.raises(UsageError, match="at least 1"), limit_threads(0):
         pass
 
 

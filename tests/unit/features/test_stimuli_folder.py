@@ -37,7 +37,7 @@ def test_files_come_in_natural_order(folder, pictures):
 def test_a_folder_gives_the_features_of_the_same_array(folder, prepared, pictures):
     from_files = extract(prepared, str(folder), batch_size=5)
     from_array = extract(prepared, pictures[np.arange(12) % 7], batch_size=5)
-    assert from_files.origin.stimuli_digest == from_array.origin.stimuli_digest
+    assert from_files.provenance.stimuli_digest == from_array.provenance.stimuli_digest
     for layer in from_array:
         np.testing.assert_array_equal(from_files[layer], from_array[layer])
 
@@ -105,7 +105,7 @@ def test_names_are_bytes_and_written_as_text(tmp_path, prepared, pictures, suffi
         (tmp_path / "x.png").rename(folder / os.fsdecode(name))
     extract_to_file(prepared, folder, tmp_path / f"f.{suffix}")
     features = read_features(tmp_path / f"f.{suffix}")
-    assert features.origin.stimuli == r"st\xefm"
+    assert features.provenance.stimuli == r"st\xefm"
     assert sorted(features.image_ids) == sorted(texts.values())
     together, rows = extract(prepared, pictures), list(texts.values())
     for row, name in enumerate(features.image_ids):

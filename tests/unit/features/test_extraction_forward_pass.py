@@ -12,7 +12,7 @@ from torch import nn
 from mvkit.errors import DataError, UsageError
 from mvkit.features import extract, extraction
 from mvkit.features.buffer import StoredLayer
-from mvkit.features.extraction import ForwardPass, batches_from, images_per_batch
+from mvkit.features.extraction import ForwardPass, images_per_batch
 from mvkit.features.stimuli import open_stimuli
 
 
@@ -192,7 +192,6 @@ def test_batches_have_about_as_many_pixels_whatever_their_size():
     assert images_per_batch(None, (3, 8, 8)) == 64
     assert images_per_batch(None, (3, 4096, 4096)) == 1
     assert images_per_batch(7, (3, 224, 224)) == 7
-    assert list(batches_from(2, 7, 2)) == [(2, 4), (4, 6), (6, 7)]
     with pytest.raises(UsageError, match="batch size must be at least 1, got 0"):
         images_per_batch(0, (3, 8, 8))
 

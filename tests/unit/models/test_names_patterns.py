@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mvkit.errors import UsageError
-from mvkit.features.layers import WantedLayer, match_layers, wanted_layers
+from mvkit.models.names import RequestedLayer, match_layers, requested_layers
 
 NAMES = ("features.0", "features.1", "features.10", "VISp2/3", "decoder:VISp", "relu", "final")
 
@@ -34,19 +34,22 @@ def test_patterns_keep_the_models_order_without_duplicates(patterns, expected):
 
 
 def test_suffixes_name_a_call_and_a_part():
-    assert wanted_layers("relu[1]", NAMES) == (WantedLayer("relu", call=1),)
-    assert wanted_layers("relu:key", NAMES) == (WantedLayer("relu", part="key"),)
-    assert wanted_layers("relu[0]:2:mean", NAMES) == (WantedLayer("relu", call=0, part="2:mean"),)
-    assert wanted_layers("fea*[2]", NAMES) == tuple(WantedLayer(name, call=2) for name in NAMES[:3])
+    assert requested_layers("relu[1]", NAMES) == (RequestedLayer("relu", call=1),)
+    assert requested_layers("relu:key", NAMES) == (RequestedLayer("relu", part="key"),)
+    assert requested_layers("relu[0]:2:mean", NAMES) == (RequestedLayer("relu", call=0, part="2:mean"),)
+    assert requested_layers("fea*[2]", NAMES) == tuple(RequestedLayer(name, call=2) for name in NAMES[:3])
 
 
 def test_a_trailing_index_means_a_call_where_the_layer_exists_and_a_glob_class_elsewhere():
-    assert wanted_layers("features.1[0]", NAMES) == (WantedLayer("features.1", call=0),)
-    assert wanted_layers("features.[01]", NAMES) == (WantedLayer("features.0"), WantedLayer("features.1"))
+    assert requested_layers("features.1[0]", NAMES) == (RequestedLayer("features.1", call=0),)
+    assert requested_layers("features.[01]", NAMES) == (
+        RequestedLayer("features.0"),
+        RequestedLayer("features.1"),
+    )
 
 
 def test_a_layer_that_is_named_stays_named_when_a_glob_also_matches_it():
-    named = {layer.name: layer.is_named for layer in wanted_layers(["*", "relu"], NAMES)}
+    named = {layer.name: layer.is_named for layer in requested_layers(["*", "relu"], NAMES)}
     assert named["relu"]
     assert not named["final"]
 

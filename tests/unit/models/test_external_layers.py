@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import mvkit
-from mvkit.models.external import ForeignModel
+from mvkit.models.external import ExternalModel
 
 
 class Repeating(nn.Module):
@@ -73,7 +73,7 @@ def by_hand(network: Repeating, inputs: torch.Tensor) -> dict[str, torch.Tensor]
     }
 
 
-def assert_features(model: ForeignModel, images: np.ndarray, expected: dict[str, torch.Tensor]) -> None:
+def assert_features(model: ExternalModel, images: np.ndarray, expected: dict[str, torch.Tensor]) -> None:
     """Names and values, whatever the size of batches."""
     for batch_size in (64, 2):
         features = mvkit.extract(model, images, layers="*", batch_size=batch_size)
@@ -86,12 +86,12 @@ def assert_features(model: ForeignModel, images: np.ndarray, expected: dict[str,
 def test_in_place_and_repeated_modules(repeating: Repeating, images: np.ndarray, tmp_path: Path) -> None:
     path = tmp_path / "net.py"
     path.write_text("NETWORK = None\ndef make(): return NETWORK\n")
-    import mvkit.models.external as factories
+    from mvkit.models import external
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(factories, "_find", lambda name, module: lambda: repeating)
+        patch.setattr(external, "_find_factory", lambda name, module: lambda: repeating)
         model = mvkit.load_model(f"{path}:make", input_size=16)
-    assert isinstance(model, ForeignModel)
+    assert isinstance(model, ExternalModel)
     inputs = model.preprocess(images)
     assert inputs.shape == (5, 3, 16, 16)
     passes: list[int] = []
@@ -117,7 +117,7 @@ def test_an_exported_program_that_a_function_opens(
         "def make(): return torch.export.unflatten(torch.export.load(FILE))\n"
     )
     model = mvkit.load_model(f"{opening}:make", input_size=16)
-    assert isinstance(model, ForeignModel)
+    assert isinstance(model, ExternalModel)
     assert_features(model, images, by_hand(repeating, model.preprocess(images)))
 
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.numpy import save
 
 from mvkit.errors import CheckpointError
-from mvkit.models.checkpoints import looks_like_safetensors, read_metadata, read_safetensors
+from mvkit.models.checkpoints import looks_like_safetensors, read_safetensors
 
 
 def by_hand(header: dict[str, object] | bytes, body: bytes = b"") -> bytes:
@@ -45,11 +45,11 @@ def written(tmp_path: Path):
 
 def test_a_file_made_by_hand_is_read_value_by_value(written):
     path = written(GOOD)
-    tensors = read_safetensors(path)
+    tensors, metadata = read_safetensors(path, remedy="")
     assert set(tensors) == {"weight", "count"}
     assert torch.equal(tensors["weight"], torch.tensor([[1.5, -2.0], [0.25, 3.0]]))
     assert (tensors["count"].dtype, tensors["count"].item()) == (torch.int64, 17)
-    assert read_metadata(path) == {"model": "tiny", "note": "ü"}
+    assert metadata == {"model": "tiny", "note": "ü"}
 
 
 def test_what_the_numpy_side_of_the_library_wrote_is_read(written):
@@ -62,12 +62,12 @@ def test_what_the_numpy_side_of_the_library_wrote_is_read(written):
         "nothing": np.empty((0, 3), np.float32),
     }
     path = written(save(arrays))
-    tensors = read_safetensors(path)
+    tensors, metadata = read_safetensors(path, remedy="")
     assert set(tensors) == set(arrays)
     for name, array in arrays.items():
         assert str(tensors[name].dtype).removeprefix("torch.") == str(array.dtype)
         np.testing.assert_array_equal(tensors[name].numpy(), array)
-    assert read_metadata(path) == {}
+    assert metadata == {}
 
 
 @pytest.mark.parametrize(
@@ -105,11 +105,10 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("data", DAMAGED.values(), ids=DAMAGED.keys())
-@pytest.mark.parametrize("read", [read_safetensors, read_metadata])
-def test_damage_is_told_in_two_lines_with_a_way_out(written, data, read):
+def test_damage_is_told_in_two_lines_with_a_way_out(written, data):
     path = written(data)
     with pytest.raises(CheckpointError) as caught:
-        read(path, remedy="export it again")
+        read_safetensors(path, remedy="export it again")
     first, second = str(caught.value).splitlines()
     assert first.startswith(f"{path}: not a readable safetensors file (")
     assert len(first) < len(str(path)) + 220
@@ -118,12 +117,13 @@ def test_damage_is_told_in_two_lines_with_a_way_out(written, data, read):
 
 def test_places_without_a_file_are_named(tmp_path):
     with pytest.raises(CheckpointError, match=r"none\.safetensors: cannot be read \(No such file"):
-        read_safetensors(tmp_path / "none.safetensors")
+        read_safetensors(tmp_path / "none.safetensors", remedy="")
     with pytest.raises(CheckpointError, match="cannot be read"):
-        read_metadata(tmp_path)
+        read_safetensors(tmp_path, remedy="")
 
 
 def test_names_of_files_are_bytes(written):
     path = written(GOOD, os.fsdecode(b"caf\xe9.safetensors"))
-    assert read_safetensors(path)["weight"].tolist() == [[1.5, -2.0], [0.25, 3.0]]
-    assert read_metadata(path) == {"model": "tiny", "note": "ü"}
+    tensors, metadata = read_safetensors(path, remedy="")
+    assert tensors["weight"].tolist() == [[1.5, -2.0], [0.25, 3.0]]
+    assert metadata == {"model": "tiny", "note": "ü"}

@@ -17,7 +17,7 @@ import pytest
 
 from mvkit.errors import DataError
 from mvkit.features import buffer as scratch
-from mvkit.features.buffer import StoredLayer, feature_room, remove_abandoned
+from mvkit.features.buffer import StoredLayer, feature_buffer, remove_abandoned
 from mvkit.features.feature_set import LayerInfo
 
 LAYERS = {"a/b": LayerInfo("a/b", (2, 3)), "c": LayerInfo("c", (5,))}
@@ -26,9 +26,9 @@ HOLDING = """
     import sys, time
     from pathlib import Path
     from mvkit.features.feature_set import LayerInfo
-    from mvkit.features.buffer import feature_room
+    from mvkit.features.buffer import feature_buffer
     layers = {"a": LayerInfo("a", (4,))}
-    with feature_room(layers, 3, scratch=Path(sys.argv[1]), in_memory=0):
+    with feature_buffer(layers, 3, scratch=Path(sys.argv[1]), in_memory=0):
         print("holding", flush=True)
         time.sleep(60)
 """
@@ -41,10 +41,10 @@ def rows(start: int, stop: int) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("in_memory", [0, 131, 132])
 def test_rows_come_back_by_layer(tmp_path, in_memory):
-    with feature_room(LAYERS, 3, scratch=tmp_path, in_memory=in_memory) as room:
-        room.write(0, rows(0, 2))
-        room.write(2, rows(2, 3))
-        found = room.features()
+    with feature_buffer(LAYERS, 3, scratch=tmp_path, in_memory=in_memory) as buffer:
+        buffer.write(0, rows(0, 2))
+        buffer.write(2, rows(2, 3))
+        found = buffer.features()
         on_disk = isinstance(found["c"], StoredLayer)
         assert on_disk == (in_memory < 3 * 11 * 4)
         for name in LAYERS:
@@ -55,9 +55,9 @@ def test_rows_come_back_by_layer(tmp_path, in_memory):
 def test_little_memory_sends_features_to_the_disk(tmp_path, monkeypatch):
     for available, on_disk in ((None, False), (264, False), (263, True)):
         monkeypatch.setattr(scratch, "available_memory", lambda available=available: available)
-        with feature_room(LAYERS, 3, scratch=tmp_path, in_memory=132) as room:
-            room.write(0, rows(0, 3))
-            assert isinstance(room.features()["c"], StoredLayer) == on_disk
+        with feature_buffer(LAYERS, 3, scratch=tmp_path, in_memory=132) as buffer:
+            buffer.write(0, rows(0, 3))
+            assert isinstance(buffer.features()["c"], StoredLayer) == on_disk
 
 
 def test_what_does_not_fit_on_the_disk_is_refused_with_numbers(tmp_path, monkeypatch):
@@ -68,7 +68,7 @@ def test_what_does_not_fit_on_the_disk_is_refused_with_numbers(tmp_path, monkeyp
             DataError,
             match=r"0\.02 GB are needed .* 1 layers .* 0\.01 GB are free\n.*machine\.scratch=DIR",
         ),
-        feature_room(wide, 3, scratch=tmp_path, in_memory=0),
+        feature_buffer(wide, 3, scratch=tmp_path, in_memory=0),
     ):
         pass
     assert not list(tmp_path.iterdir())
@@ -81,17 +81,17 @@ def test_a_disk_that_fills_up_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(scratch, "_write_all", full)
     with (
         pytest.raises(DataError, match="the disk is full"),
-        feature_room(LAYERS, 3, scratch=tmp_path, in_memory=0) as room,
+        feature_buffer(LAYERS, 3, scratch=tmp_path, in_memory=0) as buffer,
     ):
-        room.write(0, rows(0, 2))
+        buffer.write(0, rows(0, 2))
     assert not list(tmp_path.iterdir())
 
 
 def test_a_place_that_is_no_folder_is_told(tmp_path):
     (tmp_path / "file").write_text("")
     with (
-        pytest.raises(DataError, match="features cannot be put there"),
-        feature_room(LAYERS, 3, scratch=tmp_path / "file", in_memory=0),
+        pytest.raises(DataError, match="features cannot be stored there"),
+        feature_buffer(LAYERS, 3, scratch=tmp_path / "file", in_memory=0),
     ):
         pass
 
@@ -107,7 +107,7 @@ def test_folders_of_killed_processes_go_and_those_in_use_stay(tmp_path):
         assert len(list(tmp_path.iterdir())) == 2
         holders[0].send_signal(signal.SIGKILL)
         holders[0].wait()
-        with feature_room(LAYERS, 3, scratch=tmp_path, in_memory=0):
+        with feature_buffer(LAYERS, 3, scratch=tmp_path, in_memory=0):
             assert len(list(tmp_path.iterdir())) == 2  # this one's and the living one's
         assert len(list(tmp_path.iterdir())) == 1
     finally:

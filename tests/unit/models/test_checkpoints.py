@@ -15,7 +15,11 @@ import pytest
 import torch
 
 from mvkit.errors import CheckpointError
-from mvkit.models.checkpoints import read_checkpoint, read_weights
+from mvkit.models.checkpoints import fill_weights, read_checkpoint
+
+
+def _fill(model, path):
+    return fill_weights(model, read_checkpoint(path), path)
 
 
 def _fits(model, weights) -> bool:
@@ -48,14 +52,14 @@ def _training_state(weights) -> dict[str, object]:
 def test_weights_are_found_in_any_container_under_any_prefix(tiny, weights, save, container, prefix):
     named = OrderedDict((prefix + key, value) for key, value in weights.items())
     path = save({container: named, "epoch": 4} if container else named)
-    digest = read_weights(tiny, path)
+    digest = _fill(tiny, path)
     assert _fits(tiny, weights)
     assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_training_state_with_numpy_numbers_is_read(tiny, weights, save):
     path = save(_training_state(weights))
-    read_weights(tiny, path)
+    _fill(tiny, path)
     assert _fits(tiny, weights)
     results = read_checkpoint(path)["results"]
     assert results["loss"] == 1.5
@@ -92,7 +96,7 @@ def _rewrite_pickle(path: Path, change) -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64, torch.bfloat16])
 def test_other_precisions_become_float32_with_a_note(tiny, weights, save, dtype, caplog):
     stored = {key: value.to(dtype) if value.is_floating_point() else value for key, value in weights.items()}
-    read_weights(tiny, save(stored))
+    _fill(tiny, save(stored))
     expected = {key: value.float() if value.is_floating_point() else value for key, value in stored.items()}
     assert _fits(tiny, expected)
     assert str(dtype) in caplog.text
@@ -211,7 +215,7 @@ def test_other_zip_archives_are_refused(tmp_path):
 )
 def test_files_without_weights_say_what_they_hold(tiny, save, contents, found):
     with pytest.raises(CheckpointError, match=f"no weights inside.*found {found}"):
-        read_weights(tiny, save(contents))
+        _fill(tiny, save(contents))
 
 
 def test_names_of_files_are_bytes(tiny, weights, tmp_path):

@@ -141,7 +141,7 @@ def test_layers_are_listed_and_features_written(
     target = tmp_path / "features.h5"
     assert run([*words, "--mean", "0.5", "--std", "0.5,0.4,0.3", "-l", "stem", "--out", str(target)]) == 0
     stored = read_features(target)
-    assert stored.origin.preprocessing["std"] == [0.5, 0.4, 0.3]
+    assert stored.provenance.preprocessing["std"] == [0.5, 0.4, 0.3]
     assert (stored.model_name, stored.weights_id[:6]) == ("nets.py:make", "state:")
 
 

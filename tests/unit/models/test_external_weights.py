@@ -12,13 +12,13 @@ from safetensors.torch import save_file
 
 import mvkit
 from mvkit.errors import CheckpointError
-from mvkit.models.external import ForeignModel
+from mvkit.models.external import ExternalModel
 
 
 def saved_state(nets: Path) -> dict[str, torch.Tensor]:
     """Weights that no seed of a test draws."""
     model = mvkit.load_model(f"{nets}:make", seed=77)
-    assert isinstance(model, ForeignModel)
+    assert isinstance(model, ExternalModel)
     return {key: value.contiguous() for key, value in model.network.state_dict().items()}
 
 
@@ -59,7 +59,7 @@ def test_a_network_with_modules_called_like_wrappers(tmp_path: Path) -> None:
         "def make(): return nn.ModuleDict({'module': nn.ModuleDict({'a': nn.Linear(2, 3)})})\n"
     )
     first = mvkit.load_model(f"{path}:make", seed=5)
-    assert isinstance(first, ForeignModel)
+    assert isinstance(first, ExternalModel)
     assert list(first.tap_points()) == ["module.a", "final"]
     torch.save(first.network.state_dict(), tmp_path / "odd.pt")
     again = mvkit.load_model(f"{path}:make", weights=tmp_path / "odd.pt")

@@ -1,0 +1,393 @@
+"""Names of models and of their layers, and checks of them that need no torch."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Literal
+
+from mvkit.errors import CheckpointError, UsageError, suggest, unknown_name
+from mvkit.models.registry import (
+    RELEASED,
+    Baseline,
+    ModelRow,
+    find_model,
+    is_model,
+    layer_names,
+)
+from mvkit.paths import checkpoint_path
+
+#: The newest checkpoint of a training run and that of its best epoch, in its folder.
+LAST, BEST = "last.pt", "best.pt"
+
+#: Stands for a model's published list wherever layers are named.
+PUBLISHED = "published"
+
+#: Lists all layers of a model.
+LISTING_COMMAND = "mvkit list layers MODEL"
+
+#: Words for weights that are no file.
+WEIGHT_CHOICES = ("released", "random")
+
+_CHECKPOINT_SUFFIXES = (".pt", ".pth", ".ckpt", ".tar", ".safetensors")
+
+
+def check_models(
+    names: Sequence[str],
+    *,
+    weights: str | os.PathLike[str] = "released",
+    layers: str | Sequence[str] | None = None,
+    home: Path | None = None,
+) -> None:
+    """Check the names in a request without importing torch or reading a file.
+
+    Parameters
+    ----------
+    names, weights, home
+        As for :func:`mvkit.load_model`, for each model.
+    layers
+        Names or patterns of layers; those of a checkpoint or an external model are checked when it is loaded.
+
+    Raises
+    ------
+    UsageError
+        If there is no such model, layer or choice of weights.
+    CheckpointError
+        If a file of weights does not exist.
+    """
+    asked = (layers,) if isinstance(layers, str) else layers or ()
+    patterns = [pattern for pattern in asked if pattern != PUBLISHED]
+    for name in names:
+        external = parse_external(name)
+        if external is not None:
+            external.check(weights)
+        elif is_checkpoint_path(name):
+            find_checkpoint(name, weights)
+        else:
+            row = find_model(name)
+            weights_path(row, weights, home)
+            try:
+                if patterns:
+                    match_layers(patterns, layer_names(row.architecture.blueprint))
+            except UsageError as error:
+                raise error if len(names) == 1 else UsageError(f"{name}: {error}") from None
+
+
+ExternalKind = Literal["torchvision", "timm", "module", "file"]
+
+_IDENTIFIER = r"[^\W\d]\w*"
+_DOTTED = rf"{_IDENTIFIER}(?:\.{_IDENTIFIER})*"
+_IN_FILE = re.compile(rf"(?P<source>.+\.py):(?P<item>{_DOTTED})", re.DOTALL)
+_IN_MODULE = re.compile(rf"(?P<source>{_DOTTED}):(?P<item>{_DOTTED})")
+_IN_LIBRARY = re.compile(r"(?P<source>torchvision|timm):(?P<item>.+)", re.DOTALL)
+_WEIGHTS_SUFFIXES = (*_CHECKPOINT_SUFFIXES, ".bin")
+
+
+@dataclass(frozen=True)
+class ExternalName:
+    """Name of a model that is not one of mvkit's.
+
+    Attributes
+    ----------
+    kind
+        A library, or a module or file of the user's.
+    source
+        The library, module or file.
+    item
+        The library's name of the model, or the function that makes it.
+    """
+
+    kind: ExternalKind
+    source: str
+    item: str
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return Path(self.source).expanduser()
+
+    @property
+    def label(self) -> str:
+        """The name that results carry: as given, but of a file without its folder."""
+        return f"{self.path.name if self.kind == 'file' else self.source}:{self.item}"
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """Equal for two names of the same model."""
+        return (self.kind, str(self.path.resolve()) if self.kind == "file" else self.source, self.item)
+
+    @property
+    def is_of_library(self) -> bool:
+        """Whether torchvision or timm builds it."""
+        return self.kind in ("torchvision", "timm")
+
+    def check(self, weights: str | os.PathLike[str]) -> None:
+        """Check that files are there, and that weights of a library were chosen.
+
+        Raises
+        ------
+        UsageError, CheckpointError
+            If not.
+        """
+        if self.kind == "file" and not self.path.is_file():
+            raise UsageError(f"{self.path}: no such file")
+        if self.is_of_library:
+            if weights == "released":
+                raise UsageError(
+                    f"{self.label}: say which weights: --weights random, --weights DEFAULT (the library's "
+                    "pretrained ones, which it downloads), or --weights FILE; in Python load_model(name, "
+                    "weights=...)"
+                )
+            path, _ = split_weights(weights)
+        else:
+            path = None if weights in WEIGHT_CHOICES else Path(weights).expanduser()
+        if path is not None and not path.is_file():
+            raise CheckpointError(f"{path}: no such file; give the path of a .pt, .pth or .safetensors file")
+
+
+def parse_external(name: str | os.PathLike[str]) -> ExternalName | None:
+    """Return what the name of an external model points to; None if it is not the name of one.
+
+    ``torchvision:NAME``, ``timm:NAME``, ``package.module:factory``, ``path/to/file.py:factory``.
+
+    Raises
+    ------
+    UsageError
+        If it is a Python file without the function that makes the model, or an exported program.
+    """
+    text = os.fspath(name)
+    if library := _IN_LIBRARY.fullmatch(text):
+        return ExternalName("timm" if library["source"] == "timm" else "torchvision", **library.groupdict())
+    if text.endswith(".py"):
+        raise UsageError(f"{text}: say which function of the file makes the model: {text}:FUNCTION")
+    if in_file := _IN_FILE.fullmatch(text):
+        return ExternalName("file", **in_file.groupdict())
+    if text.endswith(".pt2"):
+        raise UsageError(
+            f"{text}: mvkit does not open exported programs itself\nname a function of your own that does, "
+            "FILE.py:FUNCTION: def FUNCTION(): return torch.export.unflatten(torch.export.load(...))"
+        )
+    in_module = _IN_MODULE.fullmatch(text)
+    return ExternalName("module", **in_module.groupdict()) if in_module else None
+
+
+def split_weights(weights: str | os.PathLike[str]) -> tuple[Path | None, str | None]:
+    """Return the file and the entry of a library's weights: FILE, ENTRY=FILE, or neither (a name)."""
+    path = Path(weights).expanduser()
+    if isinstance(weights, str) and not path.is_file():
+        entry, equals, file = weights.partition("=")
+        if equals and os.sep not in entry and _is_file_name(file):
+            return Path(file).expanduser(), entry
+    return (path, None) if _is_file_name(weights) else (None, None)
+
+
+def _is_file_name(weights: str | os.PathLike[str]) -> bool:
+    path = Path(weights).expanduser()
+    return (
+        not isinstance(weights, str)
+        or path.suffix in _WEIGHTS_SUFFIXES
+        or os.sep in weights
+        or path.is_file()
+    )
+
+
+def is_checkpoint_path(name: str | os.PathLike[str]) -> bool:
+    """Tell whether a model is given by the path of a checkpoint or run folder, and not by its name.
+
+    A path object is; text is if it looks like a path, or is no model's name but that of a file or run folder.
+    """
+    if not isinstance(name, str):
+        return True
+    if os.sep in name or name.endswith(_CHECKPOINT_SUFFIXES) or name.startswith(("~", ".")):
+        return True
+    return not is_model(name) and (Path(name).is_file() or (Path(name) / LAST).is_file())
+
+
+def find_checkpoint(name: str | os.PathLike[str], weights: str | os.PathLike[str] = "released") -> Path:
+    """Return the path of a checkpoint that is itself the model, or of a run folder that holds one.
+
+    Raises
+    ------
+    UsageError
+        If there is none, or a file of weights is given beside it.
+    """
+    if weights not in WEIGHT_CHOICES:
+        raise UsageError(
+            f"{name} has weights of its own: leave out {weights}, or name the network instead of the file"
+        )
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / LAST).is_file():
+            raise UsageError(f"{path}: no {LAST} in this folder; is it the folder of a training run?")
+    elif not path.is_file():
+        raise UsageError(
+            f"{path}: no such file; give a checkpoint of mvkit train, a run folder, or a model's name"
+        )
+    return path
+
+
+def weights_path(row: ModelRow, weights: str | os.PathLike[str], home: Path | None) -> Path | None:
+    """Return the file that holds the weights of a model; None for random weights and for baselines.
+
+    Raises
+    ------
+    UsageError
+        If ``weights`` is neither a choice nor a file, or is a file for a baseline.
+    CheckpointError
+        If there is no such file, or no weights were released.
+    """
+    if isinstance(row.architecture.blueprint, Baseline):
+        if weights not in WEIGHT_CHOICES:
+            raise UsageError(f"'{row.name}' has no weights to load: leave out {weights}")
+        return None
+    if weights == "random":
+        return None
+    if weights != "released":
+        return _given_path(weights)
+    if row.released is None:
+        raise CheckpointError(
+            f"no released weights for '{row.name}'; released: {', '.join(RELEASED)}\n"
+            f"use random weights (--weights random) or a checkpoint of your own (--weights PATH)"
+        )
+    path = checkpoint_path(row.released.name, home)
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path} is missing: the released weights of '{row.released.name}' are not on this machine\n"
+            f"run: mvkit fetch checkpoints {row.released.name}"
+        )
+    return path
+
+
+def _given_path(weights: str | os.PathLike[str]) -> Path:
+    path = Path(weights).expanduser()
+    if path.is_file():
+        return path
+    choices = WEIGHT_CHOICES
+    if isinstance(weights, str) and path.name == weights and not path.suffix:
+        raise UsageError(
+            f"weights '{weights}' is neither {' nor '.join(choices)} nor a file{suggest(weights, choices)}"
+        )
+    raise CheckpointError(
+        f"{path}: no such file; give the path of a checkpoint, or one of: {', '.join(choices)}"
+    )
+
+
+REGEX_PREFIX = "re:"
+# A dot before the bracket makes it a glob's class: `features.[0-3]`.
+_CALL = re.compile(r"(?P<base>.*[^.])\[(?P<call>\d+)\]")
+
+
+@dataclass(frozen=True)
+class RequestedLayer:
+    """One layer to record.
+
+    Parameters
+    ----------
+    name
+        Name of the layer as the model lists it.
+    call
+        Which call of the layer within one forward pass (from 0); None for all of them.
+    part
+        Which part of a tuple or dict output; None for all of them.
+    is_named
+        Whether it was asked for by name. A layer that only a glob or regular expression brought in is left
+        out if it turns out to have nothing to record.
+    """
+
+    name: str
+    call: int | None = None
+    part: str | None = None
+    is_named: bool = field(default=True, compare=False)
+
+
+def match_layers(patterns: str | Sequence[str], names: Iterable[str]) -> tuple[str, ...]:
+    """Return the names that patterns mean, in the order of ``names`` and without duplicates.
+
+    For names that are at hand, such as those of a feature set; see :func:`requested_layers` for the patterns.
+
+    Raises
+    ------
+    UsageError
+        If a pattern matches nothing or is not a valid regular expression.
+    """
+    return tuple(dict.fromkeys(layer.name for layer in requested_layers(patterns, names)))
+
+
+def requested_layers(patterns: str | Sequence[str], names: Iterable[str]) -> tuple[RequestedLayer, ...]:
+    """Resolve patterns to layers, in the model's order and without duplicates.
+
+    A pattern is an exact name, a glob (``features.*``; ``*`` also crosses dots, ``?`` is one character,
+    ``[ab]`` one of several) or a regular expression after ``re:`` that matches the whole name. An exact name
+    or glob may end with ``[k]`` for the k-th call of a layer that runs several times in one pass, and with
+    ``:part`` for one entry of a tuple or dict output.
+
+    Parameters
+    ----------
+    patterns
+        One pattern or several.
+    names
+        Layer names of the model, in its order.
+
+    Raises
+    ------
+    UsageError
+        If a pattern matches nothing (the message suggests a name and lists the valid ones), is empty, or is
+        not a valid regular expression.
+    """
+    ordered = list(names)
+    texts = (patterns,) if isinstance(patterns, str) else tuple(patterns)
+    if not texts:
+        raise UsageError("no layers asked for: give at least one name or pattern")
+    matches: list[RequestedLayer] = []
+    for text in texts:
+        matching = _match_one(text, ordered)
+        if not matching:
+            raise unknown_name("layer", text, ordered, command=LISTING_COMMAND)
+        matches += matching
+    # Named ones first: of two equal entries a dict keeps the first.
+    distinct = dict.fromkeys(sorted(matches, key=lambda layer: not layer.is_named))
+    position = {name: index for index, name in enumerate(ordered)}
+    return tuple(sorted(distinct, key=lambda layer: position[layer.name]))
+
+
+def _match_one(pattern: str, names: Sequence[str]) -> list[RequestedLayer]:
+    if pattern in names:
+        # First, since a name may itself hold ':' or '[' ("decoder:VISp").
+        return [RequestedLayer(pattern)]
+    if pattern.startswith(REGEX_PREFIX):
+        expression = _compile(pattern)
+        return [RequestedLayer(name, is_named=False) for name in names if expression.fullmatch(name)]
+    readings = [reading for reading in _readings(pattern) if reading != RequestedLayer(pattern)]
+    for reading in readings:
+        if reading.name in names:
+            # `relu[0]` means the first call of `relu`, although a glob would read it as "relu0".
+            return [reading]
+    for reading in [RequestedLayer(pattern), *readings]:
+        matching = [
+            replace(reading, name=name, is_named=False) for name in names if fnmatchcase(name, reading.name)
+        ]
+        if matching:
+            return matching
+    return []
+
+
+def _readings(pattern: str) -> Iterator[RequestedLayer]:
+    """Split ``base[call]:part`` in every way that is possible, the longest base first."""
+    pieces = pattern.split(":")
+    for n_pieces in range(len(pieces), 0, -1):
+        base, part = ":".join(pieces[:n_pieces]), ":".join(pieces[n_pieces:]) or None
+        indexed = _CALL.fullmatch(base)
+        if indexed is not None:
+            yield RequestedLayer(indexed["base"], int(indexed["call"]), part)
+        yield RequestedLayer(base, None, part)
+
+
+def _compile(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern.removeprefix(REGEX_PREFIX))
+    except re.error as error:
+        raise UsageError(f"layer pattern '{pattern}' is not a valid regular expression: {error}") from error
