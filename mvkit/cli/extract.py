@@ -117,6 +117,12 @@ def command(
     as_json: JsonOption = False,
 ) -> None:
     """Write what a model's layers give for a set of images, all layers in one pass."""
+    from mvkit.machine import check_device
+    from mvkit.models.names import check_models
+
+    # Before torch is imported, which takes seconds.
+    check_models([model], weights=weights, layers=split_commas(layers), home=Path(home) if home else None)
+    check_device(device)
     target = export_weights or out
     if target is None:
         raise UsageError(
@@ -126,12 +132,6 @@ def command(
     if export_weights is not None:
         beside = {"--out": out, "--layers": layers, "--stimuli": stimuli, "--format": file_format}
         _refuse_beside_export([option for option, value in beside.items() if value])
-    from mvkit.machine import check_device
-    from mvkit.models.names import check_models
-
-    # Before torch is imported, which takes seconds.
-    check_models([model], weights=weights, layers=split_commas(layers), home=Path(home) if home else None)
-    check_device(device)
     from mvkit.features.extraction import ExtractRequest, run_export, run_extract
 
     request = ExtractRequest(
