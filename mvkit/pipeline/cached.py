@@ -222,7 +222,7 @@ def with_kept_coordinates(source: LayerSource, kept: KeptCoordinates) -> LayerSo
 
 
 #: To be raised whenever the numbers that a ceiling holds change: what was kept before is measured anew.
-EDITION = 1
+EDITION = 2
 #: File beside the others that holds their sha256: parquet would not notice a changed byte.
 CHECKSUMS = "checksums.json"
 #: What a ceiling's context says of itself, whoever asks for it.

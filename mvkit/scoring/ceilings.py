@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from mvkit.errors import UsageError
-from mvkit.scoring.correlation import Drop
+from mvkit.scoring.correlation import DROPPED_COLUMNS, Drop
 from mvkit.scoring.maps import MAPPINGS, Map
 from mvkit.scoring.parallel import run_jobs_by_index
 from mvkit.scoring.protocol import (
@@ -98,7 +98,7 @@ def measure_ceiling(
         One layer, named like ``settings.ceiling``. Besides the columns of a model's scores: ``n_sources``
         (int64), other animals that the score is from, and ``n_source_units`` (int64), units of theirs
         together that predictions were made from. Where a score is NaN because the area holds one animal, or
-        no source can be mapped, ``reason`` says so; sources that cannot are named in ``dropped_because``.
+        no source can be mapped, ``detail`` says so; it also names sources that cannot be mapped.
 
     Raises
     ------
@@ -216,8 +216,7 @@ def aggregate_sources(
 ) -> UnitScores:
     """Condense all sources of a target to one row per unit, every split and halving of each counting equally.
 
-    Sources that cannot be mapped at all take no part; ``dropped_because`` names them. Where none is left,
-    ``reason`` says why.
+    Sources that cannot be mapped at all take no part; ``detail`` names them.
 
     Returns
     -------
@@ -249,11 +248,11 @@ def aggregate_sources(
         ),
     }
     if not used:
-        columns["halves_dropped"] = np.zeros(n_rows, dtype=np.int64)
+        for column in ("halves_dropped", *DROPPED_COLUMNS.values()):
+            columns[column] = np.zeros(n_rows, dtype=np.int64)
     elif without:
-        columns["dropped_because"] = np.array(
-            ["; ".join(filter(None, (text, without))) for text in measured.columns["dropped_because"]],
-            dtype=object,
+        columns["detail"] = np.array(
+            ["; ".join(filter(None, (text, without))) for text in measured.columns["detail"]], dtype=object
         )
     return UnitScores(columns, measured.by_fold)
 

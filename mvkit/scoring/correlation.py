@@ -244,51 +244,34 @@ class Drop(IntEnum):
     FEW_UNITS = 8
     UNDEFINED_RDM = 9
     NOT_CONVERGED = 10
+    UNMAPPED = 11
+
+    @property
+    def code(self) -> str:
+        """The reason as tables have it, for instance ``"negative_map"``."""
+        return self.name.lower()
 
 
-NEGATIVE = (Drop.NEGATIVE_BOTH, Drop.NEGATIVE_MAP, Drop.NEGATIVE_RESPONSE)
-
-_TEXT = {
-    Drop.NO_TRIAL: "no valid trial in one half",
-    Drop.CONSTANT_RESPONSE: "constant response",
-    Drop.CONSTANT_PREDICTION: "constant prediction",
-    Drop.NEGATIVE_BOTH: "two negative reliabilities",
-    Drop.NEGATIVE_MAP: "negative map reliability",
-    Drop.NEGATIVE_RESPONSE: "negative response reliability",
-    Drop.UNDEFINED: "reliability of zero",
-    Drop.FEW_UNITS: "fewer than two units",
-    Drop.UNDEFINED_RDM: "undefined dissimilarities (all units respond alike to an image, or all are equal)",
-    Drop.NOT_CONVERGED: "map did not converge",
+#: Why a unit has no score (column ``reason``) -> words. Halves are dropped for those of :class:`Drop`; the
+#: last three are of means over halves (``estimator="corrected-mean"``).
+REASONS = {
+    Drop.NO_TRIAL.code: "no valid trial in one half",
+    Drop.CONSTANT_RESPONSE.code: "constant response",
+    Drop.CONSTANT_PREDICTION.code: "constant prediction",
+    Drop.NEGATIVE_BOTH.code: "two negative reliabilities",
+    Drop.NEGATIVE_MAP.code: "negative map reliability",
+    Drop.NEGATIVE_RESPONSE.code: "negative response reliability",
+    Drop.UNDEFINED.code: "reliability of zero",
+    Drop.FEW_UNITS.code: "fewer than two units",
+    Drop.UNDEFINED_RDM.code: (
+        "undefined dissimilarities (all units respond alike to an image, or all are equal)"
+    ),
+    Drop.NOT_CONVERGED.code: "map did not converge",
+    Drop.UNMAPPED.code: "no map from the layer",
+    "mean_both": "mean map and response reliability not positive",
+    "mean_map": "mean map reliability not positive",
+    "mean_response": "mean response reliability not positive",
 }
 
-
-def explain(counts: NDArray[np.int64], n_halvings: int, missing_image: int) -> str:
-    """Put the reasons of a unit's dropped halvings into words.
-
-    Parameters
-    ----------
-    counts
-        int64 (number of reasons,): halvings per reason, indexed by :class:`Drop`.
-    n_halvings
-        Halvings in all.
-    missing_image
-        Position of the first image without a valid trial in one half, or -1.
-
-    Returns
-    -------
-    str
-        E.g. ``"negative reliability in all halvings"`` or ``"constant response in 3, negative map
-        reliability in 12 of 1000 halvings"``; "" if none was dropped.
-    """
-    found = [drop for drop in Drop if drop is not Drop.KEPT and counts[drop]]
-    if not found:
-        return ""
-    texts = {drop: _TEXT[drop] for drop in found}
-    if Drop.NO_TRIAL in texts:
-        texts[Drop.NO_TRIAL] += f" (image {missing_image})"
-    if not counts[Drop.KEPT]:
-        if len(found) == 1:
-            return f"{texts[found[0]]} in all halvings"
-        if all(drop in NEGATIVE for drop in found):
-            return "negative reliability in all halvings"
-    return ", ".join(f"{texts[drop]} in {counts[drop]}" for drop in found) + f" of {n_halvings} halvings"
+#: Reason -> the column that counts the halves dropped for it.
+DROPPED_COLUMNS = {drop: f"dropped_{drop.code}" for drop in Drop if drop is not Drop.KEPT}

@@ -52,10 +52,13 @@ class Scores:
         - ``response_reliability``: mean of SB(r_target);
         - ``score``: mean of the noise-corrected r_cross / sqrt(SB(r_map) SB(r_target));
         - ``map_correlation``, ``response_correlation``: means of r_map and r_target, not corrected;
-        - ``halves_used``, ``halves_dropped``: splits x halvings that the score is a mean of, and all others;
-        - ``reason``: why the score is NaN, or ""; ``dropped_because``: why halvings were dropped, or "".
+        - ``halves_used``, ``halves_dropped``: image splits x trial halves that the score is a mean of, and
+          all others; ``dropped_no_trial`` and so on: how many were dropped for each reason;
+        - ``reason``: why the score is NaN, a key of :data:`mvkit.scoring.correlation.REASONS`, or "";
+        - ``detail``: what there is to say beyond the reason, in words: which image has no trial, or why a
+          layer or other animals cannot be mapped; or "".
 
-        All means run over splits and halvings at once and ignore NaN.
+        All means run over image splits and trial halves at once and ignore NaN.
     layers, areas
         Names in the order given.
     settings

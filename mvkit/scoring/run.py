@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from mvkit.errors import DataError, FitError, UsageError
-from mvkit.scoring.correlation import Drop, correct_for_noise, explain, whole_reliability
+from mvkit.scoring.correlation import DROPPED_COLUMNS, Drop, correct_for_noise, whole_reliability
 from mvkit.scoring.gram import GramMatrix, LayerCoordinates
 from mvkit.scoring.maps import MAPPINGS, prepare_layers
 from mvkit.scoring.parallel import run_jobs, worker_count
@@ -444,14 +444,15 @@ def unit_scores(halvings: SplitHalfScores, layer_reason: str, settings: ScoreSet
     n_units = halvings.scores.shape[-1]
     total = int(np.prod(halvings.scores.shape[:2]))
     flat = halvings.drops.reshape(total, n_units)
-    counts = np.stack([(flat == drop).sum(axis=0) for drop in Drop])
+    dropped = {drop: (flat == drop).sum(axis=0) for drop in DROPPED_COLUMNS}
+    n_dropped = np.sum(list(dropped.values()), axis=0)
+    if layer_reason:
+        dropped = {drop: np.zeros_like(n_dropped) for drop in DROPPED_COLUMNS} | {Drop.UNMAPPED: n_dropped}
     score = estimate(halvings, settings)
-    why = [
-        layer_reason or explain(counts[:, unit], total, int(halvings.missing_image[unit]))
-        for unit in range(n_units)
+    detail = [
+        layer_reason or ("" if image < 0 else f"image {image} has no valid trial in one half")
+        for image in halvings.missing_image
     ]
-    kept = counts[Drop.KEPT]
-    reasons = why if settings.estimator == "mean-of-corrected" else _reasons_of_means(halvings, why)
     with np.errstate(invalid="ignore", divide="ignore"):
         r_map, r_target = (whole_reliability(part, settings) for part in (halvings.r_map, halvings.r_target))
     columns: dict[str, Column] = {
@@ -461,24 +462,27 @@ def unit_scores(halvings: SplitHalfScores, layer_reason: str, settings: ScoreSet
         "score": score,
         "map_correlation": mean_ignoring_nan(halvings.r_map),
         "response_correlation": mean_ignoring_nan(halvings.r_target),
-        "halves_used": kept,
-        "halves_dropped": total - kept,
-        "reason": np.array(
-            [text if np.isnan(score[unit]) else "" for unit, text in enumerate(reasons)], dtype=object
-        ),
-        "dropped_because": np.array(why, dtype=object),
+        "halves_used": total - n_dropped,
+        "halves_dropped": n_dropped,
+        "reason": np.where(np.isnan(score), _reasons(halvings, dropped, settings), ""),
+        "detail": np.array(detail, dtype=object),
+        **{DROPPED_COLUMNS[drop]: count for drop, count in dropped.items()},
     }
     return UnitScores(columns, _by_fold(halvings, settings))
 
 
-def _reasons_of_means(halvings: SplitHalfScores, why: Sequence[str]) -> list[str]:
-    """Say why averages cannot be corrected; where there is nothing to average, ``why`` says it already."""
+def _reasons(
+    halvings: SplitHalfScores, dropped: Mapping[Drop, NDArray[np.int64]], settings: ScoreSettings
+) -> NDArray[np.object_]:
+    """Return why each unit has no score, if it has none: what most halves were dropped for."""
+    codes = np.array([drop.code for drop in dropped], dtype=object)
+    most: NDArray[np.object_] = codes[np.argmax(np.stack(list(dropped.values())), axis=0)]
+    if settings.estimator == "mean-of-corrected":
+        return most
     _, r_map, r_target = _mean_parts(halvings, EVERY)
-    causes = np.where(r_map > 0.0, "response", np.where(r_target > 0.0, "map", "map and response"))
-    return [
-        text if np.isnan(mean) else f"mean {cause} reliability not positive"
-        for text, mean, cause in zip(why, r_map, causes, strict=True)
-    ]
+    of_means = np.where(r_map > 0.0, "mean_response", np.where(r_target > 0.0, "mean_map", "mean_both"))
+    # Without a mean there was nothing to average.
+    return np.where(np.isnan(r_map), most, of_means.astype(object))
 
 
 def check_recordings(recordings: Sequence[RecordingLike], settings: ScoreSettings) -> int:

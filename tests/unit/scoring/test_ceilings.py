@@ -140,7 +140,7 @@ def test_pairwise_averages_over_sources_splits_and_halvings_at_once(recordings: 
 def test_an_animal_alone_in_its_area_has_no_ceiling(recordings: list[Any]) -> None:
     ceiling = measure_ceiling(recordings, ScoreSettings(ceiling="pairwise", **SMALL))
     assert np.isnan(of_specimen(ceiling, "VISam", 20, "score")).all()
-    assert set(of_specimen(ceiling, "VISam", 20, "reason")) == {"no other animal in this area"}
+    assert set(of_specimen(ceiling, "VISam", 20, "detail")) == {"no other animal in this area"}
     for column in ("n_sources", "n_source_units", "halves_used", "halves_dropped"):
         assert set(of_specimen(ceiling, "VISam", 20, column)) == {0}
     assert np.isnan(ceiling.by_fold[:, ceiling.columns["area"] == "VISam"]).all()
@@ -157,9 +157,10 @@ def test_sources_with_too_few_units_are_left_out_by_name(recordings: list[Any]) 
     )
     assert set(of_specimen(ceiling, "VISp", 10, "n_sources")) == {1}
     without = "source 30: 6 components need at least 6 source units, there are 5"
-    assert all(text.endswith(without) for text in of_specimen(ceiling, "VISp", 10, "dropped_because"))
+    assert all(text.endswith(without) for text in of_specimen(ceiling, "VISp", 10, "detail"))
     # Animal 30 of VISl has but one source, with 4 units.
-    assert set(of_specimen(ceiling, "VISl", 30, "reason")) == {
+    assert set(of_specimen(ceiling, "VISl", 30, "reason")) == {"unmapped"}
+    assert set(of_specimen(ceiling, "VISl", 30, "detail")) == {
         "source 10: 6 components need at least 6 source units, there are 4"
     }
     assert np.isnan(of_specimen(ceiling, "VISl", 30, "score")).all()
@@ -172,7 +173,7 @@ def test_populations_have_one_row_per_animal(recordings: list[Any]) -> None:
     assert list(ceiling.columns["specimen"]) == [30, 10, 10, 20, 30, 20]
     expected = expected_halvings(recordings[1], [recordings[3], recordings[0]], settings).scores
     np.testing.assert_allclose(of_specimen(ceiling, "VISp", 10, "score"), np.nanmean(expected), atol=1e-12)
-    assert list(of_specimen(ceiling, "VISam", 20, "reason")) == ["no other animal in this area"]
+    assert list(of_specimen(ceiling, "VISam", 20, "detail")) == ["no other animal in this area"]
 
 
 @pytest.mark.parametrize("mapping", ["pls", "one-to-one", "rsa"])
@@ -269,17 +270,18 @@ def test_sources_without_a_map_take_no_part(target: Any) -> None:
     assert list(columns["n_sources"]) == [1, 1]
     assert list(columns["n_source_units"]) == [5, 5]
     assert list(columns["halves_dropped"]) == [0, 0]
-    assert list(columns["dropped_because"]) == ["source 2, 3: too few"] * 2
+    assert list(columns["detail"]) == ["source 2, 3: too few"] * 2
     assert list(columns["reason"]) == ["", ""]
 
 
 @pytest.mark.parametrize(
-    ("others", "reason"), [(True, "source 2: too few"), (False, "no other animal in this area")]
+    ("others", "detail"), [(True, "source 2: too few"), (False, "no other animal in this area")]
 )
-def test_without_any_source_the_reason_is_given(target: Any, others: bool, reason: str) -> None:
+def test_without_any_source_the_reason_is_given(target: Any, others: bool, detail: str) -> None:
     bad = SourceScores((2,), PairScores(no_scores((3, 1, 2), SETTINGS), 4, "too few"))
     found = aggregate_sources(target, [bad] if others else [], 3, SETTINGS)
-    assert list(found.columns["reason"]) == [reason] * 2
+    assert list(found.columns["reason"]) == ["unmapped"] * 2
+    assert list(found.columns["detail"]) == [detail] * 2
     assert np.isnan(found.columns["score"].astype(float)).all()
     assert found.by_fold.shape == (2, 2) and np.isnan(found.by_fold).all()
     for column in ("n_sources", "n_source_units", "halves_used", "halves_dropped"):

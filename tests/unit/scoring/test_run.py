@@ -10,6 +10,7 @@ import pytest
 
 from mvkit.errors import DataError, FitError, UsageError
 from mvkit.scoring import Scores, ScoreSettings, score_features
+from mvkit.scoring.correlation import DROPPED_COLUMNS, Drop
 from mvkit.scoring.gram import layer_coordinates, split_coordinates
 from mvkit.scoring.maps import MAPPINGS
 from mvkit.scoring.protocol import (
@@ -19,7 +20,7 @@ from mvkit.scoring.protocol import (
     image_splits,
     trial_orders,
 )
-from mvkit.scoring.run import check_recordings, estimate, unit_scores
+from mvkit.scoring.run import UnitScores, check_recordings, estimate, unit_scores
 
 SETTINGS = ScoreSettings(n_splits=2, n_halves=4, n_components=8)
 
@@ -96,15 +97,16 @@ def test_every_missing_score_has_a_reason(scores: Scores) -> None:
     missing = table["score"].isna()
     assert (table.loc[missing, "reason"] != "").all()
     assert (table.loc[~missing, "reason"] == "").all()
-    assert (table.loc[table["halves_dropped"] > 0, "dropped_because"] != "").all()
-    assert (table.loc[table["halves_dropped"] == 0, "dropped_because"] == "").all()
+    by_reason = table[[name for name in table if name.startswith("dropped_")]]
+    assert (by_reason.sum(axis=1) == table["halves_dropped"]).all()
+    assert (table["halves_dropped"] > 0).any()
     silent = table[(table["area"] == "VISl") & (table["unit_id"] == 11) & (table["layer"] == "good")]
-    assert silent["reason"].item() == "constant response in all halvings"
-    assert set(table.loc[table["layer"] == "narrow", "reason"]) == {
-        "8 components need at least 8 features, the layer has 5"
-    }
+    assert silent["reason"].item() == "constant_response"
+    narrow = table[table["layer"] == "narrow"]
+    assert set(narrow["reason"]) == {"unmapped"}
+    assert set(narrow["detail"]) == {"8 components need at least 8 features, the layer has 5"}
     constant = table[table["layer"] == "constant"]
-    assert constant["reason"].str.startswith("constant features").all()
+    assert constant["detail"].str.startswith("constant features").all()
     assert np.isfinite(constant.loc[constant["unit_id"] != 11, "response_reliability"]).all()
 
 
@@ -237,10 +239,10 @@ def test_one_split_gives_no_folds() -> None:
 @pytest.mark.parametrize(
     ("r_map", "r_target", "reason"),
     [
-        (0.3, -0.1, "mean response reliability not positive"),
-        (-0.2, 0.4, "mean map reliability not positive"),
-        (-0.2, -0.1, "mean map and response reliability not positive"),
-        (np.nan, 0.4, "constant prediction in all halvings"),
+        (0.3, -0.1, "mean_response"),
+        (-0.2, 0.4, "mean_map"),
+        (-0.2, -0.1, "mean_both"),
+        (np.nan, 0.4, "constant_prediction"),
     ],
 )
 def test_a_corrected_mean_says_what_it_lacks(r_map: float, r_target: float, reason: str) -> None:
@@ -250,6 +252,39 @@ def test_a_corrected_mean_says_what_it_lacks(r_map: float, r_target: float, reas
     found = unit_scores(whole, "", settings)
     assert np.isnan(found.columns["score"][0])  # type: ignore[call-overload]
     assert found.columns["reason"][0] == reason
+
+
+def dropped(found: UnitScores) -> dict[str, list[int]]:
+    """Counts of the reasons that some half was dropped for."""
+    return {
+        name: found.columns[name].tolist() for name in DROPPED_COLUMNS.values() if found.columns[name].any()
+    }
+
+
+def test_dropped_halves_are_counted_by_reason() -> None:
+    drops = np.zeros((2, 5, 3), np.uint8)
+    drops[:, :3, 1] = Drop.NEGATIVE_MAP
+    drops[0, 0, 1] = Drop.NO_TRIAL
+    drops[:, :, 2] = Drop.NEGATIVE_BOTH
+    drops[0, :3, 2] = Drop.NEGATIVE_RESPONSE
+    parts = [np.where(drops == Drop.KEPT, 0.5, np.nan)] * 4
+    whole = SplitHalfScores(*parts, drops, np.array([-1, 7, -1]))
+    found = unit_scores(whole, "", SETTINGS)
+    assert found.columns["halves_used"].tolist() == [10, 4, 0]
+    assert found.columns["halves_dropped"].tolist() == [0, 6, 10]
+    assert dropped(found) == {
+        "dropped_no_trial": [0, 1, 0],
+        "dropped_negative_map": [0, 5, 0],
+        "dropped_negative_both": [0, 0, 7],
+        "dropped_negative_response": [0, 0, 3],
+    }
+    # The reason that most halves of the unit were dropped for; scored units have none.
+    assert found.columns["reason"].tolist() == ["", "", "negative_both"]
+    assert found.columns["detail"].tolist() == ["", "image 7 has no valid trial in one half", ""]
+    unmapped = unit_scores(whole, "the layer does not vary", SETTINGS)
+    assert dropped(unmapped) == {"dropped_unmapped": [0, 6, 10]}
+    assert unmapped.columns["reason"].tolist() == ["", "", "unmapped"]
+    assert set(unmapped.columns["detail"]) == {"the layer does not vary"}
 
 
 def test_means_are_over_the_same_halvings() -> None:

@@ -166,18 +166,17 @@ def test_reasons_of_populations(recording: Callable[..., Any]) -> None:
         assert (table["unit_id"] == POPULATION).all()
         assert (table["score"].isna() == (table["reason"] != "")).all()
         reasons[name] = dict(zip(populations, table["reason"], strict=True))
-    undefined = "undefined dissimilarities (all units respond alike to an image, or all are equal)"
     assert reasons["rsa"] == {
-        "one unit": "fewer than two units in all halvings",
-        "silent": f"{undefined} in all halvings",
-        "lost": "no valid trial in one half (image 4) in all halvings",
-        "constant": f"{undefined} in all halvings",
+        "one unit": "few_units",
+        "silent": "undefined_rdm",
+        "lost": "no_trial",
+        "constant": "undefined_rdm",
     }
     assert reasons["cka"] == {
         "one unit": "",
         "silent": "",
         "lost": "",
-        "constant": "constant response in all halvings",
+        "constant": "constant_response",
     }
 
 
@@ -206,7 +205,8 @@ def test_layers_that_do_not_vary_say_so(name: str, recording: Callable[..., Any]
         "rsa": "undefined dissimilarities: no image has two different features",
         "cka": "constant features: the layer does not vary over the images",
     }
-    assert table["reason"].tolist() == [expected[name], ""]
+    assert table["reason"].tolist() == ["unmapped", ""]
+    assert table["detail"].tolist() == [expected[name], ""]
     assert table["map_reliability"].isna().tolist() == [True, False]
     assert table["raw_correlation"].isna().tolist() == [True, False]
     # The population's own reliability does not depend on the layer.
