@@ -70,6 +70,7 @@ def score_source(
     resources: Resources,
     *,
     layers: Sequence[str] | str | None = None,
+    label: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Scores:
     """Score layers against some of a dataset's recordings; of what is cached, nothing is computed again.
@@ -82,6 +83,8 @@ def score_source(
         Stimuli and provenance; responses.
     settings, resources
         The protocol, and where it is carried out.
+    label
+        Name of the model in results; None: its own, see :func:`label_model`.
     progress
         Called with (done, total) pairs of layer and recording.
 
@@ -93,15 +96,26 @@ def score_source(
     from mvkit.scoring.run import score_layers
 
     opened = open_layers(source, dataset, layers, settings, resources)
+    name = {} if label is None else {"model": label}
     return score_layers(
         opened.source,
         recordings,
         settings,
         n_jobs=worker_number(resources),
         progress=progress,
-        context={**opened.about, **dataset_context(dataset)},
+        context={**opened.about, **name, **dataset_context(dataset)},
         kept=opened.kept_scores(settings),
     )
+
+
+def label_model(name: str, weights_source: str) -> str:
+    """Return a model's name in results; random weights are part of it: ``NAME (random, seed 0)``."""
+    return f"{name} ({weights_source})" if weights_source.startswith("random, seed ") else name
+
+
+def weights_source(model: nn.Module) -> str:
+    """Return where a model's weights come from: an address, a file, a training run, a seed; or ""."""
+    return str(getattr(getattr(model, "origin", None), "source", ""))
 
 
 def open_layers(
@@ -185,13 +199,13 @@ def _of_model(
 
     source = LayerSource(names, features, inner=_products(resources.device))
     about = {
-        "model": origin.model_name,
+        "model": label_model(origin.model_name, weights_source(network)),
         "weights_id": origin.weights_id,
         "preprocessing": origin.preprocessing,
-        "weights_source": str(getattr(getattr(network, "origin", None), "source", "")),
+        "weights_source": weights_source(network),
     }
-    if isinstance(network, VisionModel):
-        about["network"] = network.describe()
+    if isinstance(network, VisionModel) and network.describe():
+        about["network"] = f"{origin.model_name}: {network.describe()}"
     opened = _opened(source, about, keys, settings, _store(resources))
     return replace(
         opened, infos=forward_pass.first_batch().layers, images_per_batch=forward_pass.images_per_batch

@@ -13,7 +13,7 @@ from mvkit.errors import DataError, UsageError
 from mvkit.files import shortened
 from mvkit.machine import Resources, worker_number
 from mvkit.paths import cache_dir, ceilings_dir
-from mvkit.pipeline.layers import open_layers, score_source
+from mvkit.pipeline.layers import label_model, open_layers, score_source, weights_source
 from mvkit.pipeline.request import (
     ScoreRequest,
     choose_recordings,
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from mvkit.features import FeatureSet
     from mvkit.models import VisionModel
     from mvkit.neural import NeuralDataset, Recording
+    from mvkit.neural.selection import SelectionOutcome
     from mvkit.scoring import Scores, ScoreSettings
     from mvkit.scoring.extrapolation import Extrapolation
     from mvkit.scoring.run import KeptScores
@@ -109,8 +110,6 @@ def score(
     computes it; numbers of splits and halvings as given to us, not checked against the paper's text.
     """
     from mvkit.neural import open_dataset
-    from mvkit.pipeline.layers import score_source
-    from mvkit.scoring.parallel import dask_cluster
 
     resources = _resources(n_jobs, device, settings)
     resolved = _settings_with(mapping, settings)
@@ -278,7 +277,7 @@ def read_earlier(folders: Sequence[Path]) -> dict[str, Scores]:
     Returns
     -------
     dict
-        Folder as given -> scores.
+        Folder as given, with the seed of random weights -> scores.
 
     Raises
     ------
@@ -290,12 +289,13 @@ def read_earlier(folders: Sequence[Path]) -> dict[str, Scores]:
     from mvkit.scoring import read_scores
 
     earlier: dict[str, Scores] = {}
-    places = set()
+    paths = set()
     for folder in folders:
-        if folder.resolve() in places:
+        if folder.resolve() in paths:
             raise UsageError(f"--against {folder}: given twice")
-        places.add(folder.resolve())
-        earlier[str(folder)] = read_scores(folder)
+        paths.add(folder.resolve())
+        scores = read_scores(folder)
+        earlier[label_model(str(folder), str(scores.context.get("weights_source", "")))] = scores
     return earlier
 
 
@@ -356,6 +356,7 @@ class OpenedRun:
     """A run of which everything is loaded and checked, and nothing done."""
 
     settings: ScoreSettings
+    #: Label -> model, in the order given.
     models: Mapping[str, VisionModel]
     earlier: Mapping[str, Scores]
     dataset: NeuralDataset
@@ -391,15 +392,18 @@ def run_score(request: ScoreRequest, *, remark: Remark, progress: ProgressBar = 
     with dask_cluster(request.resources.dask):
         run = open_run(request, remark=remark)
         models: dict[str, Scores] = {}
-        for name, model in run.models.items():
-            with progress(f"scoring {name}") as bar:
-                models[name] = score_source(
+        for name, (label, model) in zip(request.models, run.models.items(), strict=True):
+            # A training run goes by its folder; a user's file by its name, as a path is nobody's business.
+            given = None if name.endswith(model.name) else label
+            with progress(f"scoring {label}") as bar:
+                models[label] = score_source(
                     model,
                     run.dataset,
                     run.recordings,
                     run.settings,
                     request.resources,
                     layers=request.layers,
+                    label=given,
                     progress=bar,
                 )
         ceiling = _ceiling(request, run, remark, progress)
@@ -408,17 +412,19 @@ def run_score(request: ScoreRequest, *, remark: Remark, progress: ProgressBar = 
             models=models,
             earlier=run.earlier,
             table2={
-                name: compare_with_table2(name, request.weights, scores) for name, scores in models.items()
+                label: compare_with_table2(name, request.weights, scores)
+                for name, (label, scores) in zip(request.models, models.items(), strict=True)
             },
             ceiling=ceiling,
             fractions={}
             if ceiling is None
-            else {name: fractions_by_choice(scores, ceiling) for name, scores in models.items()},
+            else {label: fractions_by_choice(scores, ceiling) for label, scores in models.items()},
             # Earlier scores may have been saved with the other choice; both can be made from either.
             comparison=compare_models(compared, choice=run.settings.layer_choice)
             if len(compared) > 1
             else None,
             extrapolation=_extrapolation(request, run, progress),
+            selection=_selection(request, run),
         )
 
 
@@ -445,7 +451,14 @@ def open_run(request: ScoreRequest, *, remark: Remark) -> OpenedRun:
     dataset = open_default(request.dataset, selection=selection, home=home, remark=remark)
     recordings = choose_recordings(dataset, request.areas)
     refuse_other_protocols(earlier, dataset, recordings, settings)
-    return OpenedRun(settings, models, earlier, dataset, recordings)
+    labels = {label_model(name, weights_source(model)): model for name, model in models.items()}
+    return OpenedRun(settings, labels, earlier, dataset, recordings)
+
+
+def _selection(request: ScoreRequest, run: OpenedRun) -> SelectionOutcome | None:
+    """Return which units of the areas that are scored the selection kept."""
+    outcome = run.dataset.selection_outcome
+    return outcome if outcome is None or request.areas is None else outcome.in_areas(request.areas)
 
 
 def _ceiling(request: ScoreRequest, run: OpenedRun, remark: Remark, progress: ProgressBar) -> Scores | None:

@@ -25,7 +25,7 @@ from mvkit.report.tables import (
     score_table,
     with_interval,
 )
-from mvkit.scoring.correlation import DROPPED_COLUMNS, REASONS, Drop
+from mvkit.scoring.correlation import DROPPED_COLUMNS, REASONS, UNMAPPED
 from mvkit.scoring.maps import MAPPINGS
 from mvkit.scoring.settings import DEFAULT_SETTINGS
 
@@ -107,7 +107,7 @@ def run_page(run: ScoreRun, *, width: int) -> Iterator[str | RenderableType]:
             yield from selected
         network = scores.context.get("network")
         if network:
-            yield f"{scores.context.get('model')}: {network}"
+            yield str(network)
         if not several:
             yield from protocol
         yield ""
@@ -296,10 +296,10 @@ def dropped_line(scores: Scores) -> str:
     n_used, n_dropped = _halves(scores)
     if not n_dropped:
         return ""
-    counts = {drop: int(scores.columns[column].sum()) for drop, column in DROPPED_COLUMNS.items()}
+    counts = {reason: int(scores.columns[column].sum()) for reason, column in DROPPED_COLUMNS.items()}
     causes = ", ".join(
-        f"{REASONS[drop.code]} {count}"
-        for drop, count in sorted(counts.items(), key=lambda item: -item[1])
+        f"{REASONS[reason]} {count}"
+        for reason, count in sorted(counts.items(), key=lambda item: -item[1])
         if count
     )
     total = n_used + n_dropped
@@ -360,7 +360,7 @@ def _unscored(scores: Scores) -> str:
         return ""
     counts: dict[str, int] = {}
     for reason, detail in zip(missing["reason"], missing["detail"], strict=True):
-        words = detail if reason == Drop.UNMAPPED.code else REASONS[reason]
+        words = detail if reason == UNMAPPED else REASONS[reason]
         counts[words] = counts.get(words, 0) + 1
     reasons = "; ".join(f"{words}: {count}" for words, count in sorted(counts.items(), key=lambda c: -c[1]))
     return f"without a score: {len(missing)} of {len(table)} {_pairs(scores)} ({reasons})"

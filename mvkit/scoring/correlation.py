@@ -273,5 +273,8 @@ REASONS = {
     "mean_response": "mean response reliability not positive",
 }
 
-#: Reason -> the column that counts the halves dropped for it.
-DROPPED_COLUMNS = {drop: f"dropped_{drop.code}" for drop in Drop if drop is not Drop.KEPT}
+#: Reason for dropping halves -> the column that counts them.
+DROPPED_COLUMNS = {drop.code: f"dropped_{drop.code}" for drop in Drop if drop is not Drop.KEPT}
+
+#: Reason of layers and sources that cannot be mapped at all; the column ``detail`` says why.
+UNMAPPED = Drop.UNMAPPED.code

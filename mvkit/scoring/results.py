@@ -28,6 +28,9 @@ BEST_PER_AREA = "(best layer of each area)"
 #: ``unit_id`` of the row of a whole population (RSA, CKA).
 POPULATION = -1
 
+#: Columns of every table that is written -> key of the context.
+SOURCE_COLUMNS = {"model": "model", "weights": "weights_source", "dataset": "dataset"}
+
 UNITS_CSV = "scores.csv"
 UNITS_PARQUET = "scores.parquet"
 FOLDS_PARQUET = "folds.parquet"
@@ -242,7 +245,8 @@ def save_scores(scores: Scores, out_dir: Path, also: Mapping[str, object] | None
     ``scores.csv`` and ``scores.parquet`` hold one row per unit, ``folds.parquet`` the same rows' scores from
     even and from odd image splits, ``summary.csv`` layers x areas, ``best_layers.csv`` and
     ``held_out_layers.csv`` the layer per area by either choice, ``summary.json`` settings, protocol and its
-    digest, seeds, versions and all three tables. ``summary.json`` is written last, so that its presence means
+    digest, seeds, versions and all three tables. Every table starts with the columns ``model``, ``weights``
+    (where they come from) and ``dataset``. ``summary.json`` is written last, so that its presence means
     the others are complete.
 
     Parameters
@@ -268,14 +272,23 @@ def save_scores(scores: Scores, out_dir: Path, also: Mapping[str, object] | None
     }
     for name, frame in frames.items():
         with replacing(out_dir / name) as temporary:
-            frame.to_csv(temporary, index=False)
+            with_source(frame, scores.context).to_csv(temporary, index=False)
     for name, frame in {UNITS_PARQUET: table, FOLDS_PARQUET: _by_fold(scores)}.items():
         # Opened here: pyarrow cannot open a folder whose name is no UTF-8.
         with replacing(out_dir / name) as temporary, temporary.open("wb") as file:
-            frame.to_parquet(file, index=False)
+            with_source(frame, scores.context).to_parquet(file, index=False)
     summary = {**scores.to_json(), **(also or {})}
     write_text(out_dir / SUMMARY_JSON, json.dumps(summary, indent=2, allow_nan=False) + "\n")
     return [out_dir / name for name in (*frames, UNITS_PARQUET, FOLDS_PARQUET, SUMMARY_JSON)]
+
+
+def with_source(frame: pd.DataFrame, context: Mapping[str, object]) -> pd.DataFrame:
+    """Return a table with columns ``model``, ``weights`` and ``dataset`` in front; "" of what is not known.
+
+    ``model`` is the name in all results (with the seed of random weights), ``weights`` where they come from.
+    """
+    values = {column: str(context.get(key, "")) for column, key in SOURCE_COLUMNS.items()}
+    return frame.assign(**values)[[*values, *frame.columns]]
 
 
 def _by_fold(scores: Scores) -> pd.DataFrame:
@@ -326,7 +339,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     import pandas as pd
 
     with path.open("rb") as file:
-        return pd.read_parquet(file)
+        return pd.read_parquet(file).drop(columns=list(SOURCE_COLUMNS), errors="ignore")
 
 
 def _read_by_fold(out_dir: Path, n_rows: int) -> NDArray[np.float64]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from mvkit.errors import DataError, FitError, UsageError
-from mvkit.scoring.correlation import DROPPED_COLUMNS, Drop, correct_for_noise, whole_reliability
+from mvkit.scoring.correlation import DROPPED_COLUMNS, UNMAPPED, Drop, correct_for_noise, whole_reliability
 from mvkit.scoring.gram import GramMatrix, LayerCoordinates
 from mvkit.scoring.maps import MAPPINGS, prepare_layers
 from mvkit.scoring.parallel import run_jobs, worker_count
@@ -444,10 +444,10 @@ def unit_scores(halvings: SplitHalfScores, layer_reason: str, settings: ScoreSet
     n_units = halvings.scores.shape[-1]
     total = int(np.prod(halvings.scores.shape[:2]))
     flat = halvings.drops.reshape(total, n_units)
-    dropped = {drop: (flat == drop).sum(axis=0) for drop in DROPPED_COLUMNS}
+    dropped = {drop.code: (flat == drop).sum(axis=0) for drop in Drop if drop is not Drop.KEPT}
     n_dropped = np.sum(list(dropped.values()), axis=0)
     if layer_reason:
-        dropped = {drop: np.zeros_like(n_dropped) for drop in DROPPED_COLUMNS} | {Drop.UNMAPPED: n_dropped}
+        dropped = {reason: np.zeros_like(n_dropped) for reason in dropped} | {UNMAPPED: n_dropped}
     score = estimate(halvings, settings)
     detail = [
         layer_reason or ("" if image < 0 else f"image {image} has no valid trial in one half")
@@ -466,17 +466,18 @@ def unit_scores(halvings: SplitHalfScores, layer_reason: str, settings: ScoreSet
         "halves_dropped": n_dropped,
         "reason": np.where(np.isnan(score), _reasons(halvings, dropped, settings), ""),
         "detail": np.array(detail, dtype=object),
-        **{DROPPED_COLUMNS[drop]: count for drop, count in dropped.items()},
+        **{DROPPED_COLUMNS[reason]: count for reason, count in dropped.items()},
     }
     return UnitScores(columns, _by_fold(halvings, settings))
 
 
 def _reasons(
-    halvings: SplitHalfScores, dropped: Mapping[Drop, NDArray[np.int64]], settings: ScoreSettings
+    halvings: SplitHalfScores, dropped: Mapping[str, NDArray[np.int64]], settings: ScoreSettings
 ) -> NDArray[np.object_]:
     """Return why each unit has no score, if it has none: what most halves were dropped for."""
-    codes = np.array([drop.code for drop in dropped], dtype=object)
-    most: NDArray[np.object_] = codes[np.argmax(np.stack(list(dropped.values())), axis=0)]
+    most: NDArray[np.object_] = np.array(list(dropped), dtype=object)[
+        np.argmax(np.stack(list(dropped.values())), axis=0)
+    ]
     if settings.estimator == "mean-of-corrected":
         return most
     _, r_map, r_target = _mean_parts(halvings, EVERY)

@@ -70,7 +70,7 @@ def test_torchvision_is_scored(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert run([*words, "--input-size", "64", "--out", str(tmp_path), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     saved = read_scores(tmp_path)
-    assert saved.context["model"] == "torchvision:alexnet"
+    assert saved.context["model"] == "torchvision:alexnet (random, seed 0)"
     dataset = mvkit.open_dataset("simulated")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mvkit.scoring import Scores, ScoreSettings
-from mvkit.scoring.correlation import DROPPED_COLUMNS, Drop
+from mvkit.scoring.correlation import DROPPED_COLUMNS
 from mvkit.scoring.results import POPULATION
 
 UNITS = 4
@@ -44,8 +44,8 @@ def _scores_of(
         "reason": np.where(np.isnan(flat), "constant_response", ""),
         "detail": np.full(count, ""),
         **{
-            column: np.where(np.isnan(flat) & (drop == Drop.CONSTANT_RESPONSE), 10, 0)
-            for drop, column in DROPPED_COLUMNS.items()
+            column: np.where(np.isnan(flat) & (reason == "constant_response"), 10, 0)
+            for reason, column in DROPPED_COLUMNS.items()
         },
     }
     splits = (
