@@ -150,7 +150,7 @@ def estimate_run(request: ScoreRequest, *, remark: Remark) -> ResourceEstimate:
     UsageError, RecipeError, CheckpointError, DataError
         As :func:`mvkit.pipeline.score.run_score`.
     """
-    from mvkit.pipeline.cached import is_kept
+    from mvkit.pipeline.cached import is_ceiling_cached
     from mvkit.scoring.run import check_recordings, populations
 
     run = open_run(request, remark=remark)
@@ -161,7 +161,7 @@ def estimate_run(request: ScoreRequest, *, remark: Remark) -> ResourceEstimate:
     ceiling_is_cached = None
     if settings.ceiling != "none":
         ceilings = ceilings_dir(resources.home)
-        ceiling_is_cached = resources.cache and is_kept(run.recordings, settings, ceilings)
+        ceiling_is_cached = resources.cache and is_ceiling_cached(run.recordings, settings, ceilings)
     estimate = ResourceEstimate(
         dataset=run.dataset.name,
         n_images=n_images,
@@ -186,14 +186,12 @@ def _estimate_model(
     name: str, opened: OpenedLayers, compared: Sequence[RecordingLike], estimate: ResourceEstimate
 ) -> ModelEstimate:
     from mvkit.features.buffer import IN_MEMORY_BYTES
-    from mvkit.pipeline.cached import KeptCoordinates
     from mvkit.scoring.gram import BLOCK_FEATURES
-    from mvkit.scoring.maps import MAPPINGS
     from mvkit.scoring.protocol import splits_of
     from mvkit.scoring.sparse import sparse_bytes
 
     settings, n_images = estimate.settings, estimate.n_images
-    cache = opened.kept_scores(settings)
+    cache = opened.score_cache(settings)
     layers = tuple(
         LayerEstimate(
             name=layer,
@@ -207,8 +205,8 @@ def _estimate_model(
     todo = [layer for layer in layers if layer.n_cached < len(compared)]
     # Features are needed of these, but not where coordinates are enough and cached.
     needed = todo
-    if MAPPINGS[settings.mapping].from_coordinates and opened.store and opened.keys:
-        coordinates = KeptCoordinates(opened.store, opened.keys)
+    coordinates = opened.coordinates_cache(settings)
+    if coordinates is not None:
         needed = [layer for layer in todo if coordinates.read(layer.name) is None]
     features = sum(layer.n_bytes for layer in needed)
     available = estimate.memory_available

@@ -37,9 +37,9 @@ if TYPE_CHECKING:
     from mvkit.models import VisionModel
     from mvkit.neural import NeuralDataset, Recording
     from mvkit.neural.selection import SelectionOutcome
+    from mvkit.pipeline.cached import DiskScoreCache
     from mvkit.scoring import Scores, ScoreSettings
     from mvkit.scoring.extrapolation import Extrapolation
-    from mvkit.scoring.run import KeptScores
 
 
 Progress = Callable[[int, int], None]
@@ -237,7 +237,7 @@ def measured_ceiling(
     -------
     ceiling
         See :func:`mvkit.scoring.ceilings.measure_ceiling`.
-    was_kept
+    was_cached
         Whether it had been measured before.
     """
     from mvkit.pipeline.cached import cached_ceiling
@@ -465,10 +465,10 @@ def _ceiling(request: ScoreRequest, run: OpenedRun, remark: Remark, progress: Pr
     if run.settings.ceiling == "none":
         return None
     with progress("ceiling between animals") as bar:
-        ceiling, was_kept = measured_ceiling(
+        ceiling, was_cached = measured_ceiling(
             run.dataset, run.recordings, run.settings, resources=request.resources, progress=bar
         )
-    if was_kept:
+    if was_cached:
         remark(f"ceiling ({run.settings.ceiling}): measured before, read from the cache")
     return ceiling
 
@@ -594,9 +594,9 @@ def run_shard(
             name: open_layers(model, run.dataset, request.layers, run.settings, request.resources)
             for name, model in run.models.items()
         }
-        caches: dict[str, KeptScores] = {}
+        caches: dict[str, DiskScoreCache] = {}
         for name, layers in opened.items():
-            cache = layers.kept_scores(run.settings)
+            cache = layers.score_cache(run.settings)
             if cache is None:
                 raise UsageError(
                     f"{name}: its scores cannot be cached, so it cannot be scored in shards\n"
