@@ -1,4 +1,4 @@
-"""What a scoring run needs of this machine, found out before it starts: layers, fits, memory and disk."""
+"""Estimate of what a scoring run needs before it starts: layers, fits, memory and disk."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mvkit.machine import available_cores, available_memory, free_disk, resident
 from mvkit.paths import ceilings_dir, scratch_dir
 from mvkit.pipeline.layers import OpenedLayers, open_layers
 from mvkit.pipeline.request import ScoreRequest
-from mvkit.pipeline.score import Remark, open_run
+from mvkit.pipeline.score import Note, open_run
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -133,7 +133,7 @@ class ResourceEstimate:
         return {**document, "fits": not self.error, "error": self.error}
 
 
-def estimate_run(request: ScoreRequest, *, remark: Remark) -> ResourceEstimate:
+def estimate_run(request: ScoreRequest, *, note: Note) -> ResourceEstimate:
     """Estimate what a scoring run needs: a first batch goes through each network, and nothing is written.
 
     Scores, coordinates and ceilings that are cached count as done.
@@ -141,8 +141,8 @@ def estimate_run(request: ScoreRequest, *, remark: Remark) -> ResourceEstimate:
     Parameters
     ----------
     request
-        As for :func:`mvkit.pipeline.score.run_score`; what that refuses before work starts is refused here.
-    remark
+        As for :func:`mvkit.pipeline.score.run_score`, with the same checks.
+    note
         Called with notes for the user.
 
     Raises
@@ -153,7 +153,7 @@ def estimate_run(request: ScoreRequest, *, remark: Remark) -> ResourceEstimate:
     from mvkit.pipeline.cached import is_ceiling_cached
     from mvkit.scoring.run import check_recordings, populations
 
-    run = open_run(request, remark=remark)
+    run = open_run(request, note=note)
     resources, settings = request.resources, run.settings
     n_images = check_recordings(run.recordings, settings)
     compared = populations(run.recordings, settings)
@@ -223,7 +223,7 @@ def _estimate_model(
     return ModelEstimate(
         name=name,
         layers=layers,
-        # Either half of every halving.
+        # A map is fitted to either half of the trials.
         n_fits=2 * sum(len(compared) - layer.n_cached for layer in todo) * n_splits * settings.n_halves,
         features=features if in_memory else 0,
         features_on_disk=0 if in_memory else features,
@@ -266,7 +266,7 @@ def estimate_page(estimate: ResourceEstimate) -> Iterator[str | RenderableType]:
     yield (
         f"{estimate.dataset}: {estimate.n_images} images, {estimate.n_recordings} recordings, "
         f"{estimate.n_units} units; {settings.mapping}, {_count(settings.n_splits, 'image split')}, "
-        f"{settings.n_halves} halvings, {'a dask cluster' if estimate.n_workers == -1 else workers}"
+        f"{settings.n_halves} trial halves, {'a dask cluster' if estimate.n_workers == -1 else workers}"
     )
     for model in estimate.models:
         n_bytes = sum(layer.n_bytes for layer in model.layers)

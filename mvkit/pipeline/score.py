@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]
 
 
-#: What :func:`score` and :func:`ceiling` compare by if nothing else is said.
+#: Mapping of :func:`score` and :func:`ceiling` if none is given.
 _DEFAULT_MAPPING = "pls"
 
 
@@ -88,9 +88,9 @@ def score(
     **settings
         Fields of :class:`~mvkit.scoring.ScoreSettings`, for instance ``n_splits=2, n_halves=10``
         (``splits`` and ``halves`` are understood too), or ``settings=ScoreSettings(...)``. Those of the
-        ceiling are kept with the scores and change nothing; :func:`ceiling` measures one.
-        ``cache=False`` neither uses nor keeps results under mvkit's home; ``resources=Resources(...)`` says
-        this and where to run all at once, in place of ``n_jobs``, ``device`` and ``cache``.
+        ceiling are stored with the scores and change nothing; :func:`ceiling` measures one.
+        ``cache=False`` neither uses nor caches results under mvkit's home; ``resources=Resources(...)``
+        replaces ``n_jobs``, ``device`` and ``cache``.
 
     Returns
     -------
@@ -107,7 +107,7 @@ def score(
     Notes
     -----
     Protocol of Nayebi, Kong et al. 2023, PLOS Comput Biol 19(10):e1011506, as the code published with it
-    computes it; numbers of splits and halvings as given to us, not checked against the paper's text.
+    computes it; numbers of splits and trial halves as given to us, not checked against the paper's text.
     """
     from mvkit.neural import open_dataset
 
@@ -122,7 +122,7 @@ def score(
 
 
 def _resources(n_jobs: int | None, device: str, options: dict[str, object]) -> Resources:
-    """Take what says where to run out of a call's options."""
+    """Remove where to run from the options of a call, and return it."""
     cache, resources = options.pop("cache", None), options.pop("resources", None)
     if resources is None:
         if cache not in (None, True, False):
@@ -225,11 +225,11 @@ def measured_ceiling(
     dataset
         Where the recordings come from.
     recordings
-        Those of the areas wanted.
+        Those of the requested areas.
     settings
         ``ceiling`` is ``"holdout"`` or ``"pairwise"``.
     resources
-        Worker processes; mvkit's home, unless nothing is to be kept.
+        Worker processes; mvkit's home, unless nothing is to be cached.
     progress
         Called with (done, total) fits.
 
@@ -238,7 +238,7 @@ def measured_ceiling(
     ceiling
         See :func:`mvkit.scoring.ceilings.measure_ceiling`.
     was_cached
-        Whether it had been measured before.
+        Whether it was read from the cache.
     """
     from mvkit.pipeline.cached import cached_ceiling
     from mvkit.scoring.ceilings import measure_ceiling
@@ -247,12 +247,12 @@ def measured_ceiling(
     if not resources.cache:
         measured = measure_ceiling(recordings, settings, n_jobs=n_jobs, progress=progress, context=context)
         return measured, False
-    place = ceilings_dir(resources.home)
-    return cached_ceiling(recordings, settings, place, n_jobs=n_jobs, progress=progress, context=context)
+    folder = ceilings_dir(resources.home)
+    return cached_ceiling(recordings, settings, folder, n_jobs=n_jobs, progress=progress, context=context)
 
 
 def fractions_by_choice(scores: Scores, ceiling: Scores) -> DataFrame:
-    """Return scores as fractions of a ceiling by both choices of layers, told apart by a column.
+    """Return scores as fractions of a ceiling by both choices of layers, named in a column.
 
     See :func:`mvkit.scoring.comparison.fraction_of_ceiling`.
     """
@@ -299,13 +299,13 @@ def read_earlier(folders: Sequence[Path]) -> dict[str, Scores]:
     return earlier
 
 
-def refuse_other_protocols(
+def check_protocols(
     earlier: Mapping[str, Scores],
     dataset: NeuralDataset,
     recordings: Sequence[Recording],
     settings: ScoreSettings,
 ) -> None:
-    """Refuse saved scores whose protocol is not the one that scores of these recordings will have.
+    """Check that saved scores have the protocol that scores of these recordings will have.
 
     Parameters
     ----------
@@ -345,15 +345,16 @@ def refuse_other_protocols(
             )
 
 
-Remark = Callable[[str], None]
+#: Called with a note for the user.
+Note = Callable[[str], None]
 
-#: Opens a progress bar under a label; what it gives is called with (done, total).
+#: Opens a progress bar with a label; the bar is called with (done, total).
 ProgressBar = Callable[[str], AbstractContextManager[Progress]]
 
 
 @dataclass(frozen=True)
 class OpenedRun:
-    """A run of which everything is loaded and checked, and nothing done."""
+    """Everything that a run needs, loaded and checked."""
 
     settings: ScoreSettings
     #: Label -> model, in the order given.
@@ -363,19 +364,19 @@ class OpenedRun:
     recordings: Sequence[Recording]
 
 
-def no_bar(label: str) -> AbstractContextManager[Progress]:
+def no_progress(label: str) -> AbstractContextManager[Progress]:
     """Show no progress."""
     return nullcontext(lambda done, total: None)
 
 
-def run_score(request: ScoreRequest, *, remark: Remark, progress: ProgressBar = no_bar) -> ScoreRun:
-    """Carry out a scoring run; everything that can be refused is refused before work starts.
+def run_score(request: ScoreRequest, *, note: Note, progress: ProgressBar = no_progress) -> ScoreRun:
+    """Carry out a scoring run; everything is checked before work starts.
 
     Parameters
     ----------
     request
         What to score.
-    remark
+    note
         Called with notes for the user, e.g. which dataset was chosen.
     progress
         Opens a progress bar for each part of the work.
@@ -390,7 +391,7 @@ def run_score(request: ScoreRequest, *, remark: Remark, progress: ProgressBar = 
     from mvkit.scoring.comparison import compare_models
 
     with dask_cluster(request.resources.dask):
-        run = open_run(request, remark=remark)
+        run = open_run(request, note=note)
         models: dict[str, Scores] = {}
         for name, (label, model) in zip(request.models, run.models.items(), strict=True):
             # A training run goes by its folder; a user's file by its name, as a path is nobody's business.
@@ -406,7 +407,7 @@ def run_score(request: ScoreRequest, *, remark: Remark, progress: ProgressBar = 
                     label=given,
                     progress=bar,
                 )
-        ceiling = _ceiling(request, run, remark, progress)
+        ceiling = _ceiling(request, run, note, progress)
         compared = {**models, **run.earlier}
         return ScoreRun(
             models=models,
@@ -428,8 +429,8 @@ def run_score(request: ScoreRequest, *, remark: Remark, progress: ProgressBar = 
         )
 
 
-def open_run(request: ScoreRequest, *, remark: Remark) -> OpenedRun:
-    """Load everything that a request names, and refuse what cannot be done.
+def open_run(request: ScoreRequest, *, note: Note) -> OpenedRun:
+    """Load everything that a request names, and check that it can be done.
 
     Raises
     ------
@@ -448,9 +449,9 @@ def open_run(request: ScoreRequest, *, remark: Remark) -> OpenedRun:
         inputs=request.inputs,
     )
     earlier = read_earlier(request.against)
-    dataset = open_default(request.dataset, selection=selection, home=home, remark=remark)
+    dataset = open_default(request.dataset, selection=selection, home=home, remark=note)
     recordings = choose_recordings(dataset, request.areas)
-    refuse_other_protocols(earlier, dataset, recordings, settings)
+    check_protocols(earlier, dataset, recordings, settings)
     labels = {label_model(name, weights_source(model)): model for name, model in models.items()}
     return OpenedRun(settings, labels, earlier, dataset, recordings)
 
@@ -461,7 +462,7 @@ def _selection(request: ScoreRequest, run: OpenedRun) -> SelectionOutcome | None
     return outcome if outcome is None or request.areas is None else outcome.in_areas(request.areas)
 
 
-def _ceiling(request: ScoreRequest, run: OpenedRun, remark: Remark, progress: ProgressBar) -> Scores | None:
+def _ceiling(request: ScoreRequest, run: OpenedRun, note: Note, progress: ProgressBar) -> Scores | None:
     if run.settings.ceiling == "none":
         return None
     with progress("ceiling between animals") as bar:
@@ -469,7 +470,7 @@ def _ceiling(request: ScoreRequest, run: OpenedRun, remark: Remark, progress: Pr
             run.dataset, run.recordings, run.settings, resources=request.resources, progress=bar
         )
     if was_cached:
-        remark(f"ceiling ({run.settings.ceiling}): measured before, read from the cache")
+        note(f"ceiling ({run.settings.ceiling}): measured before, read from the cache")
     return ceiling
 
 
@@ -498,7 +499,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class ShardReport:
-    """What a shard did.
+    """Result of a shard.
 
     Attributes
     ----------
@@ -562,9 +563,9 @@ def shards_of_pairs(weights: Sequence[int], count: int) -> list[int]:
 
 
 def run_shard(
-    request: ScoreRequest, shard: Shard, *, remark: Remark, progress: ProgressBar = no_bar
+    request: ScoreRequest, shard: Shard, *, note: Note, progress: ProgressBar = no_progress
 ) -> ShardReport:
-    """Score one part of a run into the cache, where :func:`run_score` finds it; what is there is left.
+    """Score one part of a run into the cache for :func:`run_score`; cached scores are not computed again.
 
     Ceiling, extrapolation and comparison are of the whole run, and left to :func:`run_score`.
 
@@ -574,7 +575,7 @@ def run_shard(
         What the whole run scores; all shards need the same.
     shard
         Which part of it.
-    remark, progress
+    note, progress
         As for :func:`run_score`.
 
     Raises
@@ -587,7 +588,7 @@ def run_shard(
     from mvkit.scoring.run import check_recordings, measure_pairs, populations
 
     with dask_cluster(request.resources.dask):
-        run = open_run(request, remark=remark)
+        run = open_run(request, note=note)
         check_recordings(run.recordings, run.settings)
         compared = populations(run.recordings, run.settings)
         opened = {

@@ -322,7 +322,13 @@ def with_interval(value: float, low: float, high: float, *, digits: int = 3, sig
 
 def count_words(row: Row, *, units: bool) -> str:
     """Write how many there are: ``103 units, 8 animals``, or animals only."""
-    return (f"{row['n_units']} units, " if units else "") + f"{row['n_animals']} animals"
+    animals = count_noun(row["n_animals"], "animal")
+    return f"{count_noun(row['n_units'], 'unit')}, {animals}" if units else animals
+
+
+def count_noun(number: int, noun: str) -> str:
+    """Write a number of things: ``1 unit``, ``2,586 units``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def area_name(area: object) -> str:

@@ -12,6 +12,7 @@ from mvkit.report.tables import (
     best_layer_table,
     best_layer_title,
     comparison_tables,
+    count_noun,
     count_words,
     extrapolation_lines,
     extrapolation_table,
@@ -100,6 +101,7 @@ def run_page(run: ScoreRun, *, width: int) -> Iterator[str | RenderableType]:
     several = len(run.models) > 1
     if several:
         # The same for all models.
+        yield f"{len(run.models)} models on {_dataset(run.scores)}"
         yield from (*selected, *protocol, "")
     for name, scores in run.models.items():
         yield title_line(scores)
@@ -166,20 +168,22 @@ def title_line(scores: Scores) -> str:
 
     Simulated recordings are called so, in capitals.
     """
-    context = scores.context
-    dataset = str(context.get("dataset", "recordings"))
     return (
-        f"{context.get('model', 'features')} on "
-        f"{'the SIMULATED dataset' if dataset == 'simulated' else dataset}: {_size(scores)}, "
-        f"selection {_selection_name(context)}"
+        f"{scores.context.get('model', 'features')} on {_dataset(scores)}: {_size(scores)}, "
+        f"selection {_selection_name(scores.context)}"
     )
+
+
+def _dataset(scores: Scores) -> str:
+    name = str(scores.context.get("dataset", "recordings"))
+    return "the SIMULATED dataset" if name == "simulated" else name
 
 
 def _size(scores: Scores) -> str:
     rows = scores.table().drop_duplicates(["area", "specimen", "unit_id"])
     n_animals = rows["specimen"].nunique()
     if has_units(scores):
-        return f"{len(rows)} units, {n_animals} animals"
+        return f"{count_noun(len(rows), 'unit')}, {count_noun(n_animals, 'animal')}"
     if is_pooled(scores):
         return f"{len(rows)} areas, each with the units of all its animals pooled"
     return f"{len(rows)} populations (the units of an animal in an area), {n_animals} animals"
@@ -201,18 +205,13 @@ def selection_lines(selection: SelectionOutcome | None) -> list[str]:
         return []
     causes = []
     for reason, (n_units, n_recordings) in selection.excluded().items():
-        words = f"{_many(n_units, 'unit')} "
+        words = f"{count_noun(n_units, 'unit')} "
         if reason in ("few_units", "no_responsive_bin"):
-            words += f"in {_many(n_recordings, 'recording')} "
+            words += f"in {count_noun(n_recordings, 'recording')} "
         causes.append(words + selection.words(reason))
-    return [
-        f"kept {selection.n_kept:,} of {_many(selection.n_units, 'unit')}, {selection.n_animals_kept} of "
-        f"{_many(selection.n_animals, 'animal')}: {'; '.join(causes)}. All units: --selection none"
-    ]
-
-
-def _many(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    units = f"{selection.n_kept:,} of {count_noun(selection.n_units, 'unit')}"
+    animals = f"{selection.n_animals_kept} of {count_noun(selection.n_animals, 'animal')}"
+    return [f"kept {units}, {animals}: {'; '.join(causes)}. All units: --selection none"]
 
 
 #: Hex digits of a digest that are shown; enough to tell protocols apart by eye.

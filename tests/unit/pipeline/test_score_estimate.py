@@ -91,7 +91,7 @@ def asked(
 
 
 def estimated(request: ScoreRequest) -> ResourceEstimate:
-    return estimate_run(request, remark=lambda text: None)
+    return estimate_run(request, note=lambda text: None)
 
 
 @pytest.fixture
@@ -140,7 +140,7 @@ def test_worker_processes_prepare_layers_at_a_time(network: str, monkeypatch: py
 def test_a_cluster_is_not_connected_to(network: str) -> None:
     estimate = estimated(asked(network, resources=Resources(cache=False, dask="tcp://nowhere:1")))
     assert estimate.n_workers == -1
-    assert "3 halvings, a dask cluster" in page_of(estimate)
+    assert "3 trial halves, a dask cluster" in page_of(estimate)
 
 
 def test_memory_is_refused_with_numbers_where_it_is_short(network: str, machine: Callable[..., None]) -> None:
@@ -210,7 +210,7 @@ def test_scores_and_ceilings_that_are_cached_count_as_done(network: str, tmp_pat
     new = estimated(request)
     assert new.ceiling_is_cached is False
     assert "ceiling between animals (holdout): not cached" in page_of(new)
-    run_score(request, remark=lambda text: None)
+    run_score(request, note=lambda text: None)
     cached = estimated(request)
     assert cached.ceiling_is_cached is True
     assert [layer.n_cached for layer in cached.models[0].layers] == [2, 2]
@@ -223,7 +223,7 @@ def test_scores_and_ceilings_that_are_cached_count_as_done(network: str, tmp_pat
 
 def test_cached_coordinates_need_no_features(network: str, tmp_path: Path) -> None:
     resources = Resources(n_jobs=1, home=tmp_path / "home")
-    run_score(asked(network, resources=resources), remark=lambda text: None)
+    run_score(asked(network, resources=resources), note=lambda text: None)
     (model,) = estimated(asked(network, resources=resources, n_halves=6)).models
     assert (model.n_cached, model.features, model.batch) == (0, 0, 0)
     assert model.n_fits == 2 * 2 * 2 * 6 * 2
