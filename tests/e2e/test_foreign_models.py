@@ -118,7 +118,9 @@ def test_two_files_are_written_to_folders_of_their_own(nets: Path, tmp_path: Pat
     words = ["score", f"{nets}:make", "timm:resnet10t", "--weights", "random", "-l", "final", *QUICK]
     assert run([*words, "--input-size", "32", "--out", str(out)]) == 0
     folders = sorted(place.name for place in out.iterdir() if place.is_dir())
-    assert [name.endswith(("nets.py_make", "timm_resnet10t")) for name in folders] == [True, True]
+    assert [
+        name.endswith(("nets.py_make_random_seed_0", "timm_resnet10t_random_seed_0")) for name in folders
+    ] == [True, True]
 
 
 def test_layers_are_listed_and_features_written(
