@@ -218,7 +218,7 @@ def with_kept_coordinates(source: LayerSource, kept: KeptCoordinates) -> LayerSo
             # Not put into one dictionary: features may be read from disk when they are asked for.
             yield ChainMap(ready, features)
 
-    return replace(source, open=either, keep=kept.write)
+    return replace(source, open=either, save=kept.write)
 
 
 #: To be raised whenever the numbers that a ceiling holds change: what was kept before is measured anew.

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from mvkit.features.extraction import LayerKey
     from mvkit.neural import NeuralDataset, Recording
     from mvkit.scoring import Scores, ScoreSettings
-    from mvkit.scoring.gram import GramMatrix
-    from mvkit.scoring.run import KeptScores, LayerSource
+    from mvkit.scoring.gram import GramFunction
+    from mvkit.scoring.run import LayerSource, ScoreCache
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class OpenedLayers:
     infos: Mapping[str, LayerInfo] = field(default_factory=dict)
     images_per_batch: int = 0
 
-    def kept_scores(self, settings: ScoreSettings) -> KeptScores | None:
+    def kept_scores(self, settings: ScoreSettings) -> ScoreCache | None:
         """Return where scores by these settings are cached, or None."""
         from mvkit.pipeline.cached import StoredScores
 
@@ -100,7 +100,7 @@ def score_source(
         n_jobs=worker_number(resources),
         progress=progress,
         context={**opened.about, **dataset_context(dataset)},
-        kept=opened.kept_scores(settings),
+        cache=opened.kept_scores(settings),
     )
 
 
@@ -183,7 +183,7 @@ def _of_model(
     def features(wanted: Sequence[str]) -> AbstractContextManager[Mapping[str, Any]]:
         return forward_pass.features(wanted, scratch=scratch)
 
-    source = LayerSource(names, features, inner=_products(resources.device))
+    source = LayerSource(names, features, gram=_products(resources.device))
     about = {
         "model": origin.model_name,
         "weights_id": origin.weights_id,
@@ -198,7 +198,7 @@ def _of_model(
     )
 
 
-def _products(device: str) -> GramMatrix | None:
+def _products(device: str) -> GramFunction | None:
     """Return what forms inner products on a device; numpy does where it is the processor."""
     import torch
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from mvkit.neural import NeuralDataset, Recording
     from mvkit.scoring import Scores, ScoreSettings
     from mvkit.scoring.extrapolation import Extrapolation
-    from mvkit.scoring.run import KeptScores
+    from mvkit.scoring.run import ScoreCache
 
 
 Progress = Callable[[int, int], None]
@@ -581,7 +581,7 @@ def run_shard(
             name: open_layers(model, run.dataset, request.layers, run.settings, request.resources)
             for name, model in run.models.items()
         }
-        caches: dict[str, KeptScores] = {}
+        caches: dict[str, ScoreCache] = {}
         for name, layers in opened.items():
             cache = layers.kept_scores(run.settings)
             if cache is None:
@@ -618,7 +618,7 @@ def run_shard(
                     todo,
                     n_jobs=worker_number(request.resources),
                     progress=bar,
-                    kept=caches[name],
+                    cache=caches[name],
                 )
     n_missing = len(own) - sum(map(is_cached, own))
     if n_missing:

@@ -103,10 +103,10 @@ def extrapolate_ceiling(
     S6, not checked against the paper's text); the curves fitted here are mvkit's own choice, see
     :mod:`mvkit.scoring.extrapolation`.
 
-    *Units*: every halving predicts from a random sub-sample of the source units of each size. *Stimuli*:
-    random subsets of the images, split anew into training and test images. Each size has as many halvings as
-    a ceiling, so that the whole costs some ``n_points`` ceilings; see :func:`consistency_at_sizes` for the
-    draws.
+    *Units*: every pair of halves predicts from a random sub-sample of the source units of each size.
+    *Stimuli*: random subsets of the images, split anew into training and test images. Each size has as many
+    split halves as a ceiling, so that the whole costs some ``n_points`` ceilings; see
+    :func:`consistency_at_sizes` for the draws.
 
     Parameters
     ----------
@@ -412,7 +412,7 @@ def unit_sizes(
     smallest = max(fewest, math.ceil(most * _SMALLEST_SHARE))
     for area, n in able.items():
         n_more = math.ceil(n_points * math.log(n / most) / (math.log(n / smallest) or 1.0))
-        sizes[area] = np.union1d(spaced(smallest, most, n_points), spaced(most, n, n_more + 1))
+        sizes[area] = np.union1d(log_spaced(smallest, most, n_points), log_spaced(most, n, n_more + 1))
     return sizes
 
 
@@ -426,10 +426,10 @@ def image_sizes(n_images: int, settings: ScoreSettings, n_points: int) -> NDArra
         n for n in range(2, n_images + 1) if not image_fault(n, settings) and n_test(n) >= _FEWEST_TEST_IMAGES
     )
     smallest = max(next(enough, n_images), math.ceil(n_images * _SMALLEST_SHARE))
-    return spaced(smallest, n_images, n_points)
+    return log_spaced(smallest, n_images, n_points)
 
 
-def spaced(first: int, last: int, n: int) -> NDArray[np.int64]:
+def log_spaced(first: int, last: int, n: int) -> NDArray[np.int64]:
     """Return ``n`` whole numbers from first to last, evenly spaced in their logarithm; equal ones once."""
     if n <= 1:
         return np.array([last])
@@ -460,12 +460,12 @@ def image_fault(n_images: int, settings: ScoreSettings) -> str:
 def consistency_at_sizes(
     target: Responses, sources: Sequence[Source], sizes: Sequence[int], over: Over, settings: ScoreSettings
 ) -> Array:
-    """Score one animal at every size, each with as many halvings as a ceiling has.
+    """Score one animal at every size, each with as many split halves as a ceiling has.
 
-    Every halving draws source units of its own, number ``b`` the first ones of
+    Every pair of halves draws source units of its own, number ``b`` the first ones of
     ``RandomState([halves_seed, size, b]).permutation``. Images have to be split anew for each draw: there the
-    halvings are divided among ``n_subsamples`` draws, ``RandomState([split_seed, size, draw])``. So each size
-    costs no more than one ceiling. Trials are halved as for the ceiling; a size that is all units or all
+    split halves are divided among ``n_subsamples`` draws, ``RandomState([split_seed, size, draw])``. So each
+    size costs no more than one ceiling. Trials are halved as for the ceiling; a size that is all units or all
     images gives the ceiling itself.
 
     Parameters
@@ -490,7 +490,7 @@ def consistency_at_sizes(
     at_size = _with_units if over == "units" else _with_images
     pools = [pool_responses(source) for source in sources]
     with threadpool_limits(limits=1):
-        # Halvings with several sources count alike, as in the ceiling.
+        # Split halves with several sources count alike, as in the ceiling.
         scores = [
             estimate(
                 concatenate_split_halves([at_size(target, pool, size, settings) for pool in pools]), settings
@@ -501,9 +501,9 @@ def consistency_at_sizes(
 
 
 def trial_draws(target: Responses, source: Responses, settings: ScoreSettings) -> PairDraws:
-    """Draw the halvings of a pair with all source units."""
+    """Draw the split halves of a pair with all source units."""
     n_trials, n_images, _ = target.shape
-    size = PairSize(n_trials, source.shape[0], n_images, source.shape[2], n_kept=source.shape[2])
+    size = PairSize(n_trials, source.shape[0], n_images, source.shape[2], n_predictors=source.shape[2])
     return draw_pair(size, settings)
 
 
@@ -513,8 +513,8 @@ def _with_units(target: Responses, source: Responses, size: int, settings: Score
     n_rows, n_source_units = draws.target.shape[0], source.shape[2]
     if size < n_source_units:
         orders = [_permutation((settings.halves_seed, size, row), n_source_units) for row in range(n_rows)]
-        draws = replace(draws, units=np.stack(orders), n_kept=size)
-    return score_pair(target, source, draws, splits, settings).halvings
+        draws = replace(draws, units=np.stack(orders), n_predictors=size)
+    return score_pair(target, source, draws, splits, settings).halves
 
 
 def _with_images(target: Responses, source: Responses, size: int, settings: ScoreSettings) -> SplitHalfScores:
@@ -529,9 +529,9 @@ def _with_images(target: Responses, source: Responses, size: int, settings: Scor
             weights[..., images] if weights.ndim == 4 else weights
             for weights in (draws.target[rows], draws.source[rows])
         )
-        part = PairDraws(of_target, of_source, None, draws.n_kept)
+        part = PairDraws(of_target, of_source, None, draws.n_predictors)
         pair = score_pair(target[:, images], source[:, images], part, splits, settings)
-        parts.append(pair.halvings)
+        parts.append(pair.halves)
     return concatenate_split_halves(parts)
 
 
@@ -661,7 +661,7 @@ def fit_saturating(sizes: NDArray[np.integer], values: Array) -> SaturatingCurve
     """
     from scipy.optimize import least_squares
 
-    given = _checked(sizes, n_needed=N_SIZES_SATURATING)
+    given = _check_sizes(sizes, n_needed=N_SIZES_SATURATING)
     half_bounds = (float(given.min()) / HALF_RANGE, float(given.max()) * HALF_RANGE)
     low = np.array([np.log(half_bounds[0]), LOWEST_EXPONENT])
     high = np.array([np.log(half_bounds[1]), HIGHEST_EXPONENT])
@@ -738,14 +738,14 @@ def fit_log_linear(sizes: NDArray[np.integer], values: Array) -> LogLinearCurves
     UsageError
         If there are fewer sizes than that, or some are not positive or equal.
     """
-    given = _checked(sizes, n_needed=N_SIZES_LOG_LINEAR)
+    given = _check_sizes(sizes, n_needed=N_SIZES_LOG_LINEAR)
     logs = np.log(given / given.max())
     deviations = logs - logs.mean()
     slope = values @ deviations / (deviations @ deviations)
     return LogLinearCurves(values.mean(axis=1) - slope * logs.mean(), slope, float(given.max()))
 
 
-def _checked(sizes: NDArray[np.integer], *, n_needed: int) -> Array:
+def _check_sizes(sizes: NDArray[np.integer], *, n_needed: int) -> Array:
     given = np.asarray(sizes, dtype=np.float64)
     if given.ndim != 1 or np.unique(given).size != given.size or given.size < n_needed or (given <= 0).any():
         raise UsageError(

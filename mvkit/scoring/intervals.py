@@ -377,7 +377,7 @@ def _connect_areas(animals: NDArray[np.int64], areas: NDArray[np.int64], n_areas
 
 
 @compiled_part
-def _mixed(state: np.uint64) -> np.uint64:
+def _mix(state: np.uint64) -> np.uint64:
     word = (state ^ (state >> _SHIFTS[0])) * _MIX_1
     word = (word ^ (word >> _SHIFTS[1])) * _MIX_2
     return word ^ (word >> _SHIFTS[2])
@@ -389,16 +389,16 @@ def _draw_counts(
 ) -> None:
     """Count how often each unit is drawn; those of animal ``a`` are ``sizes[a]`` from ``starts[a]`` on."""
     n_animals = sizes.shape[0]
-    state = _mixed(seed + _STEP)
+    state = _mix(seed + _STEP)
     for resample in range(counts.shape[0]):
         for _ in range(n_animals):
             state += _STEP
-            animal = np.int64(((_mixed(state) >> _HALF) * np.uint64(n_animals)) >> _HALF)
+            animal = np.int64(((_mix(state) >> _HALF) * np.uint64(n_animals)) >> _HALF)
             begin = starts[animal]
             size = np.uint64(sizes[animal])
             for _ in range(sizes[animal]):
                 state += _STEP
-                unit = np.int64(((_mixed(state) >> _HALF) * size) >> _HALF)
+                unit = np.int64(((_mix(state) >> _HALF) * size) >> _HALF)
                 counts[resample, begin + unit] += 1
 
 

@@ -18,12 +18,11 @@ from threadpoolctl import threadpool_limits
 
 from mvkit.scoring.gram import (
     Features,
-    GramMatrix,
+    GramFunction,
     LayerCoordinates,
     LayerInput,
     SplitCoordinates,
     gram_coordinates,
-    gram_matrix,
     layer_coordinates,
     split_coordinates,
 )
@@ -48,6 +47,75 @@ Array = NDArray[np.float64]
 Layer = TypeVar("Layer")
 #: What serves the fits of one split.
 Split = TypeVar("Split", bound=PreparedSplit)
+
+
+def prepare_layers(
+    mapping: Map[Any, Any] | Similarity,
+    features: Mapping[str, LayerInput],
+    splits: Sequence[ImageSplit],
+    settings: ScoreSettings,
+    *,
+    n_jobs: int = 1,
+    gram: GramFunction | None = None,
+    save: Callable[[LayerCoordinates], None] | None = None,
+) -> dict[str, Any]:
+    """Prepare layers with one of :data:`MAPPINGS`, several at a time.
+
+    Blocks of at most ``n_jobs`` layers are in memory at a time.
+
+    Parameters
+    ----------
+    mapping
+        How features are compared with responses.
+    features
+        Layer -> (n_images, n_features), in memory or on disk; or their coordinates, for a mapping with
+        ``from_coordinates``. A layer is asked for when its turn has come, by one of several threads.
+    splits, settings
+        The protocol.
+    n_jobs
+        Layers prepared at a time, in threads; -1 = one per core. The result does not depend on it, to the
+        last bit.
+    gram
+        Forms the Gram matrices of wide layers, on a device say; for mappings with ``from_coordinates``. None:
+        numpy does.
+    save
+        Called with new coordinates as soon as they are there, by one of several threads; for mappings with
+        ``from_coordinates``.
+
+    Returns
+    -------
+    dict
+        Layer -> what the mapping prepared, in the order given.
+
+    Raises
+    ------
+    DataError
+        If a layer is not a matrix of finite numbers; the first one of several is named.
+    UsageError
+        If ``n_jobs`` is 0.
+    """
+
+    from joblib import cpu_count
+
+    def prepare(name: str) -> Any:
+        layer = features[name]
+        if mapping.from_coordinates and not isinstance(layer, LayerCoordinates):
+            layer = layer_coordinates(name, layer, gram)
+            if save is not None:
+                save(layer)
+        return mapping.prepare(name, layer, splits, settings)
+
+    names = list(features)
+    # Threads are of this machine, whatever cluster jobs are sent to.
+    cores = int(cpu_count())
+    threads = min(cores if n_jobs == -1 else min(worker_count(n_jobs), cores), max(1, len(names)))
+    with threadpool_limits(limits=1):
+        if threads == 1:
+            return {name: prepare(name) for name in names}
+        # Some libraries count threads per thread that calls them, so that each one is limited itself.
+        limited = partial(threadpool_limits, limits=1)
+        with ThreadPoolExecutor(threads, "layers", initializer=limited) as pool:
+            return dict(zip(names, pool.map(prepare, names), strict=True))
 
 
 class Map(ABC, Generic[Layer, Split]):
@@ -142,7 +210,7 @@ class CoordinatesMap(Map[LayerCoordinates, SplitCoordinates]):
     from_coordinates = True
 
     def prepare_layer(self, name: str, features: LayerInput, settings: ScoreSettings) -> LayerCoordinates:
-        """Reduce features; coordinates given in their place are used as they are."""
+        """Rotate features into few coordinates; coordinates given in their place are used as they are."""
         return features if isinstance(features, LayerCoordinates) else layer_coordinates(name, features)
 
     def prepare_split(
@@ -244,11 +312,11 @@ class ElasticNet(Lasso):
         return predict_elastic_net(targets, prepared, settings)
 
 
-def features_of(given: LayerInput) -> Features:
-    """Return the features of a layer to a mapping that coordinates do not serve."""
-    if isinstance(given, LayerCoordinates):
-        raise TypeError(f"layer '{given.name}': this mapping needs features, not their coordinates")
-    return given
+def features_of(layer: LayerInput) -> Features:
+    """Return the features of a layer for a mapping that cannot work from coordinates."""
+    if isinstance(layer, LayerCoordinates):
+        raise TypeError(f"layer '{layer.name}': this mapping needs features, not their coordinates")
+    return layer
 
 
 MAPS: dict[str, Map[Any, Any]] = {
@@ -258,78 +326,7 @@ MAPS: dict[str, Map[Any, Any]] = {
     "lasso": Lasso(),
     "elasticnet": ElasticNet(),
 }
+
+
 #: Every way to compare features with responses.
 MAPPINGS: dict[str, Map[Any, Any] | Similarity] = {**MAPS, **SIMILARITIES}
-
-
-def prepare_layers(
-    mapping: Map[Any, Any] | Similarity,
-    features: Mapping[str, LayerInput],
-    splits: Sequence[ImageSplit],
-    settings: ScoreSettings,
-    *,
-    n_jobs: int = 1,
-    inner: GramMatrix | None = None,
-    keep: Callable[[LayerCoordinates], None] | None = None,
-) -> dict[str, Any]:
-    """Prepare layers with one of :data:`MAPPINGS`, several at a time.
-
-    Blocks of at most ``n_jobs`` layers are in memory at a time.
-
-    Parameters
-    ----------
-    mapping
-        How features are compared with responses.
-    features
-        Layer -> (n_images, n_features), in memory or on disk; or their coordinates, for a mapping with
-        ``from_coordinates``. A layer is asked for when its turn has come, by one of several threads.
-    splits, settings
-        The protocol.
-    n_jobs
-        Layers prepared at a time, in threads; -1 = one per core. The result does not depend on it, to the
-        last bit.
-    inner
-        Forms the Gram matrices of wide layers, on a device say; for mappings with ``from_coordinates``. None:
-        numpy does.
-    keep
-        Called with the coordinates of every layer that were not given but made, as soon as they are there;
-        for mappings with ``from_coordinates``. By one of several threads.
-
-    Returns
-    -------
-    dict
-        Layer -> what the mapping prepared, in the order given.
-
-    Raises
-    ------
-    DataError
-        If a layer is not a matrix of finite numbers; of several, the first one tells.
-    UsageError
-        If ``n_jobs`` is 0.
-    """
-
-    def prepare(name: str) -> Any:
-        given = features[name]
-        if mapping.from_coordinates and not isinstance(given, LayerCoordinates):
-            given = layer_coordinates(name, given, inner or gram_matrix)
-            if keep is not None:
-                keep(given)
-        return mapping.prepare(name, given, splits, settings)
-
-    names = list(features)
-    threads = min(_thread_count(n_jobs), max(1, len(names)))
-    with threadpool_limits(limits=1):
-        if threads == 1:
-            return {name: prepare(name) for name in names}
-        # Some libraries count threads per thread that calls them, so that each one is limited itself.
-        limited = partial(threadpool_limits, limits=1)
-        with ThreadPoolExecutor(threads, "layers", initializer=limited) as pool:
-            return dict(zip(names, pool.map(prepare, names), strict=True))
-
-
-def _thread_count(n_jobs: int) -> int:
-    """Return how many threads ``n_jobs`` means here, whatever cluster jobs are sent to."""
-    from joblib import cpu_count
-
-    cores = int(cpu_count())
-    return cores if n_jobs == -1 else min(worker_count(n_jobs), cores)

@@ -273,13 +273,13 @@ def screen_halves(targets: NDArray[np.float64], columns: NDArray[np.float64]) ->
     """Multiply out first halves only, where the second ones are what is left of all trials.
 
     If a unit's two halves are disjoint, equally large and miss no trial, they add up to the same sum in
-    every halving, and second halves follow from it and from first ones. Whether that holds is not asked but
-    measured: by how much a second half differs from what follows enters its bound.
+    every pair of halves, and second halves follow from it and from first ones. Whether that holds is not
+    asked but measured: by how much a second half differs from what follows enters its bound.
 
     Parameters
     ----------
     targets
-        float64 (n_fits, n_train, n_units): halves 1 and 2 of each halving in turn, if there are halvings.
+        float64 (n_fits, n_train, n_units): halves 1 and 2 of each pair in turn, if there are split halves.
     columns
         float64 (n_fits * n_units, n_train): the same, each brought to unit length by :func:`unit_rows`.
     """
@@ -394,7 +394,7 @@ class Sources:
         Parameters
         ----------
         images
-            int64 (n_some,): the images wanted.
+            int64 (n_some,): the images requested.
         size
             Most features of a block.
 

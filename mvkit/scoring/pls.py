@@ -81,18 +81,18 @@ def predict_test_images(
     """
     n_fits, _, n_units = targets.shape
     rank = coordinates.scale.size
-    scale = aligned_zeros(padded(rank))
+    scale = aligned_zeros(padded_length(rank))
     scale[:rank] = coordinates.scale
-    projected = aligned_zeros(n_fits, rank, padded(n_units))
+    projected = aligned_zeros(n_fits, rank, padded_length(n_units))
     np.matmul(coordinates.basis, targets, out=projected[:, :, :n_units])
     covariance = coordinates.scale[:, None] * projected[:, :, :n_units]
     transposed = covariance.transpose(0, 2, 1)
     size = min(rank, n_units)
-    matrices = aligned_zeros(n_fits, size, padded(size))
+    matrices = aligned_zeros(n_fits, size, padded_length(size))
     factors = (transposed, covariance) if n_units < rank else (covariance, transposed)
     np.matmul(*factors, out=matrices[:, :, :size])
-    rotations = aligned_zeros(n_fits, settings.n_components, padded(rank))
-    loadings = aligned_zeros(n_fits, settings.n_components, padded(n_units))
+    rotations = aligned_zeros(n_fits, settings.n_components, padded_length(rank))
+    loadings = aligned_zeros(n_fits, settings.n_components, padded_length(n_units))
     fit_batch(
         (np.array(coordinates.basis), scale),  # a read-only map of shared memory would be another type
         np.ascontiguousarray(targets),
@@ -175,7 +175,7 @@ def fit_batch(
 ) -> None:
     """Fit every target matrix.
 
-    Rows said to be padded end with zeros; see :func:`padded`.
+    Rows said to be padded end with zeros; see :func:`padded_length`.
 
     Parameters
     ----------
@@ -240,7 +240,7 @@ def fit_batch(
 class Fit(NamedTuple):
     """One fit: its data, and the components found so far (the first rows of the last three).
 
-    Rows are padded with zeros, see :func:`padded`.
+    Rows are padded with zeros, see :func:`padded_length`.
     """
 
     basis: Array  # (rank, n_train)
@@ -438,7 +438,7 @@ class Rule(NamedTuple):
 class Krylov(NamedTuple):
     """Work space: an orthonormal basis, the matrix in it (tridiagonal), and coordinates in it.
 
-    Vectors of the iterated space, ``size`` long, are padded with zeros to ``width`` (see ``padded``).
+    Vectors of the iterated space, ``size`` long, are padded with zeros to ``width`` (see ``padded_length``).
 
     ``iterates`` holds the iterate and its image in turn, with one zero before the first coordinate. Zeros
     after the last one let loops run over whole SIMD registers.
@@ -453,9 +453,9 @@ class Krylov(NamedTuple):
 
 def krylov_space(size: int) -> Krylov:
     """Allocate the work space for matrices of that size."""
-    length = 2 + padded(size) + LANES
+    length = 2 + padded_length(size) + LANES
     return Krylov(
-        aligned_zeros(size + 1, padded(size)),
+        aligned_zeros(size + 1, padded_length(size)),
         aligned_zeros(length),
         aligned_zeros(length),
         aligned_zeros(2, length),
@@ -655,7 +655,7 @@ def leading_direction(
         image[i] /= length
 
 
-def padded(size: int) -> int:
+def padded_length(size: int) -> int:
     """Return the length of a padded row of ``size`` numbers."""
     return -(-size // LANES) * LANES
 

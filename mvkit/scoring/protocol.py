@@ -10,7 +10,6 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,10 +17,17 @@ from numpy.typing import NDArray
 
 from mvkit.errors import UsageError
 from mvkit.machine import installed_versions
-from mvkit.scoring.correlation import Drop, centred, correct_for_noise, correlate_by, reasons_for_gaps, spread
+from mvkit.scoring.correlation import (
+    ExclusionReason,
+    centre,
+    correct_for_noise,
+    correlate_by,
+    exclusion_reasons,
+    spread,
+)
 from mvkit.scoring.settings import Halving, RecordingLike, ScoreSettings
 
-# Halvings are worked through in groups whose mean responses take about this much memory.
+# Split halves are worked through in groups whose mean responses take about this much memory.
 GROUP_BYTES = 64 * 2**20
 # A target column is constant, for scikit-learn, if no entry exceeds this.
 ZERO_TARGET = 10 * float(np.finfo(np.float64).eps)
@@ -81,7 +87,7 @@ def image_splits(
 
 
 def trial_orders(n_trials: int, *, n_halves: int, seed: int = 0) -> NDArray[np.int64]:
-    """Shuffle the trials once per halving, each halving with a seed of its own.
+    """Shuffle the trials once per pair of halves, each pair with a seed of its own.
 
     Returns
     -------
@@ -91,14 +97,14 @@ def trial_orders(n_trials: int, *, n_halves: int, seed: int = 0) -> NDArray[np.i
     """
     orders = np.tile(np.arange(n_trials, dtype=np.int64), (n_halves, 1))
     generator = np.random.RandomState(seed)
-    for halving in range(n_halves):
-        generator.seed(seed + halving)  # the same stream as a new RandomState, at a tenth of the price
-        generator.shuffle(orders[halving])
+    for draw, order in enumerate(orders):
+        generator.seed(seed + draw)  # the same stream as a new RandomState, at a tenth of the price
+        generator.shuffle(order)
     return orders
 
 
 def trial_orders_in_sequence(n_trials: int, *, n_halves: int, seed: int = 0) -> NDArray[np.int64]:
-    """Shuffle a fresh list of trials once per halving, all from one ``RandomState(seed)``.
+    """Shuffle a fresh list of trials once per pair of halves, all from one ``RandomState(seed)``.
 
     Returns
     -------
@@ -135,7 +141,7 @@ def halves_of(orders: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 
 def split_half_weights(n_trials: int, n_images: int, settings: ScoreSettings) -> NDArray[np.int32]:
-    """Draw the two sets of trials of every halving that settings ask for.
+    """Draw the two sets of trials of every pair of halves that settings ask for.
 
     Halving ``b`` draws from ``RandomState(halves_seed + b)``, see :mod:`mvkit.scoring.protocol`.
 
@@ -145,68 +151,19 @@ def split_half_weights(n_trials: int, n_images: int, settings: ScoreSettings) ->
         int32 (n_halves, 2, n_trials), or (n_halves, 2, n_trials, n_images) if not ``synchronous``: how often
         each trial counts in each set.
     """
-    own_draws = None if settings.synchronous else n_images
-    shape = (
-        (settings.n_halves, 2, n_trials) if own_draws is None else (settings.n_halves, 2, n_trials, n_images)
-    )
-    weights = np.empty(shape, dtype=np.int32)
+    n_draws = None if settings.synchronous else n_images
     generator = np.random.RandomState(settings.halves_seed)
-    for halving in range(settings.n_halves):
-        generator.seed(settings.halves_seed + halving)  # as in trial_orders
-        weights[halving] = draw_split_half(generator, n_trials, settings.halving, n_images=own_draws)
-    return weights
-
-
-Trials = NDArray[np.int64]
-#: Two lists of all trials, which a way of drawing may shuffle on.
-Lists = tuple[Trials, Trials]
-Draw = Callable[[np.random.RandomState, Lists], tuple[Trials, Trials]]
-
-
-def _split_half(generator: np.random.RandomState, lists: Lists) -> tuple[Trials, Trials]:
-    order, _ = lists
-    generator.shuffle(order)
-    return order[: order.size // 2], order[order.size // 2 :]
-
-
-def _bootstrap(generator: np.random.RandomState, lists: Lists) -> tuple[Trials, Trials]:
-    n_trials = lists[0].size
-    return generator.randint(0, n_trials, n_trials), generator.randint(0, n_trials, n_trials)
-
-
-def _bootstrap_full_mean(generator: np.random.RandomState, lists: Lists) -> tuple[Trials, Trials]:
-    n_trials = lists[0].size
-    return generator.randint(0, n_trials, n_trials), np.arange(n_trials)
-
-
-def _subsample_half(generator: np.random.RandomState, lists: Lists) -> tuple[Trials, Trials]:
-    first, second = lists
-    generator.shuffle(first)
-    generator.shuffle(second)
-    return first[: first.size // 2], second[second.size // 2 :]
-
-
-def _subsample_half_replacement(generator: np.random.RandomState, lists: Lists) -> tuple[Trials, Trials]:
-    n_trials = lists[0].size
-    return generator.randint(0, n_trials, n_trials // 2), generator.randint(0, n_trials, n_trials // 2)
-
-
-#: Way of drawing -> ``(generator, lists)`` -> trials of set 1 and of set 2, repeated as often as they count.
-DRAWS: Mapping[Halving, Draw] = MappingProxyType(
-    {
-        "split-half": _split_half,
-        "bootstrap": _bootstrap,
-        "bootstrap-full-mean": _bootstrap_full_mean,
-        "subsample-half": _subsample_half,
-        "subsample-half-replacement": _subsample_half_replacement,
-    }
-)
+    weights = []
+    for draw in range(settings.n_halves):
+        generator.seed(settings.halves_seed + draw)  # as in trial_orders
+        weights.append(draw_split_half(generator, n_trials, settings.halving, n_images=n_draws))
+    return np.stack(weights)
 
 
 def draw_split_half(
     generator: np.random.RandomState, n_trials: int, halving: Halving, *, n_images: int | None = None
 ) -> NDArray[np.int32]:
-    """Draw the two sets of trials of one halving.
+    """Draw the two sets of trials of one pair of halves.
 
     Parameters
     ----------
@@ -228,9 +185,28 @@ def draw_split_half(
     lists = (np.arange(n_trials), np.arange(n_trials))
     weights = np.empty((2, n_trials, 1 if n_images is None else n_images), dtype=np.int32)
     for image in range(weights.shape[2]):
-        for place, trials in enumerate(DRAWS[halving](generator, lists)):
-            weights[place, :, image] = np.bincount(trials, minlength=n_trials)
+        for index, trials in enumerate(_draw_sets(generator, lists, halving)):
+            weights[index, :, image] = np.bincount(trials, minlength=n_trials)
     return weights[:, :, 0] if n_images is None else weights
+
+
+def _draw_sets(
+    generator: np.random.RandomState, lists: tuple[NDArray[np.int64], NDArray[np.int64]], halving: Halving
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Draw the trials of set 1 and of set 2, each as often as it counts; lists of all trials are shuffled."""
+    first, second = lists
+    n_trials, half = first.size, first.size // 2
+    if halving == "split-half":
+        generator.shuffle(first)
+        return first[:half], first[half:]
+    if halving == "subsample-half":
+        generator.shuffle(first)
+        generator.shuffle(second)
+        return first[:half], second[half:]
+    if halving == "bootstrap-full-mean":
+        return generator.randint(0, n_trials, n_trials), np.arange(n_trials)
+    size = n_trials if halving == "bootstrap" else half
+    return generator.randint(0, n_trials, size), generator.randint(0, n_trials, size)
 
 
 def half_means(responses: NDArray[np.floating], weights: NDArray[np.generic]) -> NDArray[np.float64]:
@@ -297,7 +273,7 @@ Predict = Callable[[NDArray[np.float64], Any, ScoreSettings], NDArray[np.float64
 
 @dataclass(frozen=True)
 class SplitHalfScores:
-    """What each halving gives for one layer and one specimen.
+    """What each pair of halves gives for one layer and one specimen.
 
     Attributes
     ----------
@@ -308,16 +284,16 @@ class SplitHalfScores:
     scores
         float64, same shape: corrected for noise; NaN = dropped.
     drops
-        uint8, same shape: :class:`~mvkit.scoring.correlation.Drop`.
+        uint8, same shape: :class:`~mvkit.scoring.correlation.ExclusionReason`.
     missing_image
-        int64 (n_units,): first image without a valid trial in one half of some halving, or -1.
+        int64 (n_units,): first image without a valid trial in a half of some pair, or -1.
     """
 
     r_cross: NDArray[np.float64]
     r_map: NDArray[np.float64]
     r_target: NDArray[np.float64]
     scores: NDArray[np.float64]
-    drops: NDArray[np.uint8]
+    exclusions: NDArray[np.uint8]
     missing_image: NDArray[np.int64]
 
 
@@ -338,12 +314,12 @@ def score_split_halves(
     responses
         (n_trials, n_images, n_units), NaN = missing.
     weights
-        (n_halves, 2, n_trials[, n_images]): the halvings, see :func:`half_means`.
+        (n_halves, 2, n_trials[, n_images]): the split halves, see :func:`half_means`.
     splits
         The image splits.
     layers
         Per layer one prepared split per split. A layer that cannot be fitted on a split gets
-        NaN there, with :attr:`Drop.CONSTANT_PREDICTION`.
+        NaN there, with :attr:`ExclusionReason.CONSTANT_PREDICTION`.
     predict
         The map.
     settings
@@ -351,7 +327,7 @@ def score_split_halves(
     """
     shape = (len(splits), weights.shape[0], responses.shape[2])
     r_target = np.empty(shape)
-    drops = np.zeros(shape, dtype=np.uint8)
+    exclusions = np.zeros(shape, dtype=np.uint8)
     missing_image = np.full(shape[2], -1, dtype=np.int64)
     r_cross = np.full((len(layers), *shape), np.nan)
     r_map = np.full((len(layers), *shape), np.nan)
@@ -362,7 +338,7 @@ def score_split_halves(
         for index, split in enumerate(splits):
             targets = targets_of_split(means, split, settings)
             r_target[index, group] = targets.r_target
-            drops[index, group] = targets.drops
+            exclusions[index, group] = targets.exclusions
             for layer, prepared in enumerate(layers):
                 if not prepared[index].reason:
                     predictions = predict(targets.train, prepared[index], settings)
@@ -372,7 +348,9 @@ def score_split_halves(
     return [
         correct_split_halves(
             (r_cross[layer], r_map[layer], r_target),
-            np.where(unfitted[layer] & (drops == 0), np.uint8(Drop.NOT_CONVERGED), drops),
+            np.where(
+                unfitted[layer] & (exclusions == 0), np.uint8(ExclusionReason.NOT_CONVERGED), exclusions
+            ),
             missing_image,
             settings,
         )
@@ -383,12 +361,12 @@ def score_split_halves(
 def without_prediction(
     predictions: NDArray[np.float64], r_map: NDArray[np.float64]
 ) -> NDArray[np.bool_] | bool:
-    """Tell in which halvings, bool (n_halves, n_units), a map gave NaN for a unit: it did not converge.
+    """Tell in which split halves, bool (n_halves, n_units), a map gave NaN for a unit: it did not converge.
 
     Parameters
     ----------
     predictions
-        float64 (2 n_halves, n_test, n_units), halves 1 and 2 of each halving in turn.
+        float64 (2 n_halves, n_test, n_units), halves 1 and 2 of each pair in turn.
     r_map
         float64 (n_halves, n_units): the halves' correlations, which NaN makes NaN.
     """
@@ -399,7 +377,7 @@ def without_prediction(
 
 
 def split_half_groups(n_halves: int, size: int) -> Iterator[slice]:
-    """Divide the halvings into groups of bounded memory, ``size`` being the entries of one mean response."""
+    """Group the split halves for bounded memory, ``size`` being the entries of one mean response."""
     step = max(1, GROUP_BYTES // (2 * 8 * max(size, 1)))
     for begin in range(0, n_halves, step):
         yield slice(begin, begin + step)
@@ -415,36 +393,37 @@ def note_missing(means: NDArray[np.float64], missing_image: NDArray[np.int64]) -
 
 def correct_split_halves(
     parts: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]],
-    drops: NDArray[np.uint8],
+    exclusions: NDArray[np.uint8],
     missing_image: NDArray[np.int64],
     settings: ScoreSettings,
 ) -> SplitHalfScores:
     """Correct ``(r_cross, r_map, r_target)`` for noise and find out why what is NaN is NaN."""
     scores = correct_for_noise(*parts, settings)
-    return SplitHalfScores(*parts, scores, reasons_for_gaps(scores, parts, drops), missing_image)
+    return SplitHalfScores(*parts, scores, exclusion_reasons(scores, parts, exclusions), missing_image)
 
 
 @dataclass(frozen=True)
 class Targets:
-    """Half responses of a group of halvings on one split.
+    """Half responses of a group of split halves on one split.
 
     Attributes
     ----------
     train
-        float64 (2 n_halves, n_train, n_units): halves 1 and 2 of each halving in turn, see
+        float64 (2 n_halves, n_train, n_units): halves 1 and 2 of each pair in turn, see
         :func:`training_targets`.
     second_test
         float64 (n_halves, n_test, n_units): half 2, centred.
     r_target
         float64 (n_halves, n_units): half 1 with half 2, over test images.
     drops
-        uint8 (n_halves, n_units): why a halving cannot be scored, as far as is known before a map is fitted.
+        uint8 (n_halves, n_units): why a pair of halves cannot be scored, as far as is known before a map is
+        fitted.
     """
 
     train: NDArray[np.float64]
     second_test: NDArray[np.float64]
     r_target: NDArray[np.float64]
-    drops: NDArray[np.uint8]
+    exclusions: NDArray[np.uint8]
 
 
 def training_targets(means: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
@@ -464,7 +443,7 @@ def training_targets(means: NDArray[np.float64]) -> tuple[NDArray[np.float64], N
     usable
         bool (n_fits, n_units): False for those columns.
     """
-    targets = centred(means, axis=-2)
+    targets = centre(means, axis=-2)
     usable = spread(targets, axis=-2) >= ZERO_TARGET
     if not usable.all():
         np.copyto(targets, 0.0, where=~usable)
@@ -485,16 +464,16 @@ def targets_of_split(means: NDArray[np.float64], split: ImageSplit, settings: Sc
     """
     n_halves, _, _, n_units = means.shape
     train_means = np.ascontiguousarray(means[:, :, split.train])
-    test = centred(np.ascontiguousarray(means[:, :, split.test]), axis=2)
+    test = centre(np.ascontiguousarray(means[:, :, split.test]), axis=2)
     train, usable = training_targets(train_means.reshape(2 * n_halves, -1, n_units))
     lost = np.isnan(train_means).any(axis=(1, 2)) | np.isnan(test).any(axis=(1, 2))
     varies = usable.reshape(n_halves, 2, n_units) & np.any(test != 0.0, axis=2)
     constant = ~np.all(varies, axis=1)
-    drops = np.zeros((n_halves, n_units), dtype=np.uint8)
-    drops[constant] = Drop.CONSTANT_RESPONSE
-    drops[lost] = Drop.NO_TRIAL
+    exclusions = np.zeros((n_halves, n_units), dtype=np.uint8)
+    exclusions[constant] = ExclusionReason.CONSTANT_RESPONSE
+    exclusions[lost] = ExclusionReason.NO_TRIAL
     r_target = correlate_by(settings.correlation, test[:, 0], test[:, 1])
-    return Targets(train, np.ascontiguousarray(test[:, 1]), r_target, drops)
+    return Targets(train, np.ascontiguousarray(test[:, 1]), r_target, exclusions)
 
 
 def correlate_predictions(

@@ -1,7 +1,7 @@
 """Similarities between a layer and a population: RSA and CKA.
 
 Every similarity turns a population into a vector over pairs of images, and two populations are as similar as
-the cosine of their vectors. A layer's vector is made once per split, a recording's twice per halving.
+the cosine of their vectors. A layer's vector is made once per split, a recording's twice per pair of halves.
 
 Noise correction is the reference's for maps with similarities in the place of correlations (goldens section
 4, ``identity_rsa``; in Nayebi, Kong et al. 2023 equations 1 and 2, not checked against the paper's text)::
@@ -33,7 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.errors import UsageError
-from mvkit.scoring.correlation import CONSTANT, Drop, centred, clear_rounding
+from mvkit.scoring.correlation import CONSTANT, ExclusionReason, centre, clear_rounding
 from mvkit.scoring.gram import Features, LayerCoordinates, LayerInput, feature_blocks, layer_coordinates
 from mvkit.scoring.protocol import (
     ImageSplit,
@@ -91,7 +91,7 @@ class Similarity(ABC):
     per_unit = False
     from_coordinates = False
     n_units_needed: int
-    undefined: Drop
+    undefined: ExclusionReason
 
     @abstractmethod
     def population_matrices(
@@ -185,15 +185,16 @@ class Similarity(ABC):
     ) -> list[SplitHalfScores]:
         """Compare the units of a recording, as one population, with several layers.
 
-        A unit without a valid trial for some image of a split, in either half of a halving, is left out of
-        both halves of that halving; the others stay.
+        A unit without a valid trial for some image of a split, in either half of a pair, is left out of
+        both halves of that pair; the others stay.
 
         Parameters
         ----------
         responses
             (n_trials, n_images, n_units), NaN = missing.
         weights
-            (n_halves, 2, n_trials[, n_images]): the halvings, see :func:`~mvkit.scoring.protocol.half_means`.
+            (n_halves, 2, n_trials[, n_images]): the split halves, see
+            :func:`~mvkit.scoring.protocol.half_means`.
         splits
             The image splits; their test images are looked at.
         layers
@@ -208,7 +209,7 @@ class Similarity(ABC):
         """
         _, n_images, n_units = responses.shape
         shape = (len(splits), weights.shape[0], 1)
-        r_target, drops = np.empty(shape), np.zeros(shape, dtype=np.uint8)
+        r_target, exclusions = np.empty(shape), np.zeros(shape, dtype=np.uint8)
         r_cross = np.empty((len(layers), *shape))
         missing = np.full(n_units, -1, dtype=np.int64)
         for group in split_half_groups(shape[1], n_images * max(n_units, n_images)):
@@ -216,7 +217,7 @@ class Similarity(ABC):
             note_missing(means, missing)
             for index, split in enumerate(splits):
                 halves = self._population_halves(means, split, settings)
-                drops[index, group, 0] = halves.drops
+                exclusions[index, group, 0] = halves.exclusions
                 r_target[index, group, 0] = halves.reliability()
                 for layer, compared in enumerate(layers):
                     r_cross[layer, index, group, 0] = cosines(halves.second, compared.vectors[index])
@@ -225,7 +226,7 @@ class Similarity(ABC):
             exact = np.array([np.nan if np.isnan(vector).any() else 1.0 for vector in compared.vectors])
             r_map = np.broadcast_to(exact[:, None, None], shape).copy()
             parts = (r_cross[layer], r_map, r_target)
-            found.append(correct_split_halves(parts, drops, _first_missing(missing), settings))
+            found.append(correct_split_halves(parts, exclusions, _first_missing(missing), settings))
         return found
 
     def between(
@@ -241,7 +242,7 @@ class Similarity(ABC):
         ----------
         source_means, target_means
             float64 (n_halves, 2, n_images, n_units) as from :func:`~mvkit.scoring.protocol.half_means`, with
-            the same halvings and images but any numbers of units. Units with NaN are left out as in
+            the same split halves and images but any numbers of units. Units with NaN are left out as in
             :meth:`score`.
         splits
             The image splits; their test images are looked at.
@@ -252,8 +253,8 @@ class Similarity(ABC):
         -------
         SplitHalfScores
             With one "unit". r_cross: source half 1, target half 2; r_map: source half 1, source half 2;
-            r_target: target half 1, target half 2. The reason of a dropped halving is the target's, where
-            both have one.
+            r_target: target half 1, target half 2. The reason of a dropped pair of halves is the target's,
+            where both have one.
 
         Raises
         ------
@@ -264,7 +265,7 @@ class Similarity(ABC):
         n_halves, _, n_images, n_units = target_means.shape
         shape = (len(splits), n_halves, 1)
         r_cross, r_map, r_target = np.empty((3, *shape))
-        drops = np.zeros(shape, dtype=np.uint8)
+        exclusions = np.zeros(shape, dtype=np.uint8)
         missing = np.full(source_means.shape[3], -1, dtype=np.int64)
         missing_target = np.full(n_units, -1, dtype=np.int64)
         note_missing(source_means, missing)
@@ -276,9 +277,11 @@ class Similarity(ABC):
                 r_cross[index, group, 0] = cosines(source.first, target.second)
                 r_map[index, group, 0] = source.reliability()
                 r_target[index, group, 0] = target.reliability()
-                drops[index, group, 0] = np.where(target.drops > 0, target.drops, source.drops)
+                exclusions[index, group, 0] = np.where(
+                    target.exclusions > 0, target.exclusions, source.exclusions
+                )
         first = _first_missing(np.concatenate([missing_target, missing]))
-        return correct_split_halves((r_cross, r_map, r_target), drops, first, settings)
+        return correct_split_halves((r_cross, r_map, r_target), exclusions, first, settings)
 
     def _check_images(self, splits: Sequence[ImageSplit], settings: ScoreSettings) -> None:
         """Refuse splits that have too few images.
@@ -300,13 +303,13 @@ class Similarity(ABC):
     def _population_halves(
         self, means: NDArray[np.float64], split: ImageSplit, settings: ScoreSettings
     ) -> PopulationHalves:
-        """Turn the halves of a group of halvings into vectors.
+        """Turn the halves of a group of split halves into vectors.
 
         Parameters
         ----------
         means
             float64 (n_halves, 2, n_images, n_units), NaN where a half has no valid trial. A unit with NaN at
-            a test image of the split is left out of both halves of that halving.
+            a test image of the split is left out of both halves of that pair.
         split
             The images looked at are its test images.
         settings
@@ -323,9 +326,11 @@ class Similarity(ABC):
         vectors = unit_length(self.vectors(matrices, settings)).reshape(n_halves, 2, -1)
         undefined = np.isnan(vectors).any(axis=(1, 2))
         few = (~lost).sum(axis=1) < self.n_units_needed
-        drops = np.where(undefined, np.uint8(self.undefined), np.uint8(Drop.KEPT))
-        drops[few] = Drop.NO_TRIAL if n_units >= self.n_units_needed else Drop.FEW_UNITS
-        return PopulationHalves(vectors[:, 0], vectors[:, 1], drops)
+        exclusions = np.where(undefined, np.uint8(self.undefined), np.uint8(ExclusionReason.NONE))
+        exclusions[few] = (
+            ExclusionReason.NO_TRIAL if n_units >= self.n_units_needed else ExclusionReason.FEW_UNITS
+        )
+        return PopulationHalves(vectors[:, 0], vectors[:, 1], exclusions)
 
 
 class RSA(Similarity):
@@ -342,7 +347,7 @@ class RSA(Similarity):
 
     title = "RSA"
     n_units_needed = 2
-    undefined = Drop.UNDEFINED_RDM
+    undefined = ExclusionReason.UNDEFINED_RDM
 
     def population_matrices(
         self, patterns: NDArray[np.float64], present: NDArray[np.bool_]
@@ -397,7 +402,7 @@ class CKA(Similarity):
     title = "CKA"
     from_coordinates = True
     n_units_needed = 1
-    undefined = Drop.CONSTANT_RESPONSE
+    undefined = ExclusionReason.CONSTANT_RESPONSE
 
     def population_matrices(
         self, patterns: NDArray[np.float64], present: NDArray[np.bool_]
@@ -436,17 +441,17 @@ class PopulationHalves:
     Attributes
     ----------
     first, second
-        float64 (n_halves, n_entries), of length 1: the two halves of each halving; NaN if undefined.
+        float64 (n_halves, n_entries), of length 1: the two halves of each pair; NaN if undefined.
     drops
-        uint8 (n_halves,): why, see :class:`~mvkit.scoring.correlation.Drop`.
+        uint8 (n_halves,): why, see :class:`~mvkit.scoring.correlation.ExclusionReason`.
     """
 
     first: NDArray[np.float64]
     second: NDArray[np.float64]
-    drops: NDArray[np.uint8]
+    exclusions: NDArray[np.uint8]
 
     def reliability(self) -> NDArray[np.float64]:
-        """Similarity of the two halves of each halving."""
+        """Similarity of the two halves of each pair."""
         return cosines(self.first, self.second)
 
 
@@ -586,7 +591,7 @@ def _ranks(triangles: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def population_grams(patterns: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return inner products between images, the units being centred over images.
+    """Return Gram matrix between images, the units being centred over images.
 
     Parameters
     ----------
@@ -599,16 +604,16 @@ def population_grams(patterns: NDArray[np.float64]) -> NDArray[np.float64]:
     ndarray
         float64 (n, n_images, n_images), in the squared units of measure of the responses.
     """
-    deviations = centred(patterns, axis=1)
+    deviations = centre(patterns, axis=1)
     grams: NDArray[np.float64] = np.matmul(deviations, deviations.transpose(0, 2, 1))
     return grams
 
 
 def layer_grams(name: str, features: LayerInput, splits: Sequence[ImageSplit]) -> list[NDArray[np.float64]]:
-    """Return inner products between the test images of every split, the features being centred over them.
+    """Return Gram matrix between the test images of every split, the features being centred over them.
 
-    The features are reduced to coordinates once, by which inner products stay exact whatever offset they
-    have; a split's inner products are those of its images' coordinates.
+    The features are reduced to coordinates once, by which Gram matrix stay exact whatever offset they
+    have; a split's Gram matrix are those of its images' coordinates.
 
     Parameters
     ----------
@@ -633,7 +638,7 @@ def layer_grams(name: str, features: LayerInput, splits: Sequence[ImageSplit]) -
     rounding = max(layer.noise, CONSTANT * float(np.linalg.norm(layer.coordinates)))
     grams = []
     for split in splits:
-        deviations = centred(layer.coordinates[split.test], axis=0)
+        deviations = centre(layer.coordinates[split.test], axis=0)
         varies = np.linalg.norm(deviations, 2) > rounding
         grams.append(deviations @ deviations.T if varies else np.zeros(2 * (split.test.size,)))
     return grams
@@ -658,12 +663,12 @@ def gram_vectors(matrices: NDArray[np.float64], settings: ScoreSettings) -> NDAr
     if not settings.cka_debiased:
         return matrices.reshape(n, -1)
     largest = np.abs(matrices).reshape(n, -1).max(axis=1, keepdims=True)
-    vectors = _u_centred(matrices).reshape(n, -1)
+    vectors = _u_centre(matrices).reshape(n, -1)
     clear_rounding(vectors, CONSTANT * largest, axis=1)
     return vectors
 
 
-def _u_centred(matrices: NDArray[np.float64]) -> NDArray[np.float64]:
+def _u_centre(matrices: NDArray[np.float64]) -> NDArray[np.float64]:
     """Centre so that the sum of products of two such matrices is unbiased; diagonals become zero."""
     n_images = matrices.shape[1]
     diagonal = np.arange(n_images)
@@ -704,7 +709,7 @@ def pool_animals(recordings: Sequence[RecordingLike]) -> list[PooledRecording]:
     Trials are aligned by their position: trial ``t`` of the pool is trial ``t`` of every animal. An animal
     with fewer trials than another has NaN beyond its last one, so that its half-means average fewer trials.
     Animals were not recorded together; what trials of different animals share is their number only, and a
-    halving halves all animals alike.
+    pair of halves halves all animals alike.
 
     Parameters
     ----------

@@ -81,7 +81,8 @@ def predict_elastic_net(
     ndarray
         float64 (n_fits, n_test, n_units), in the units of measure of the targets: deviations from the unit's
         mean over training images. Zero for columns of zeros; NaN, and by it
-        :attr:`~mvkit.scoring.correlation.Drop.NOT_CONVERGED`, for targets whose fit did not converge.
+        :attr:`~mvkit.scoring.correlation.ExclusionReason.NOT_CONVERGED`, for targets whose fit did not
+        converge.
     """
     from sklearn.linear_model import ElasticNet
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from sklearn.cross_decomposition import PLSRegression
 
-from mvkit.scoring.correlation import Drop
+from mvkit.scoring.correlation import ExclusionReason
 from mvkit.scoring.maps import MAPPINGS
 from mvkit.scoring.pls import pls_predict
 from mvkit.scoring.protocol import (
@@ -190,10 +190,10 @@ def _assert_only_unit_3_is_lost(found: SplitHalfScores, responses: Any, orders: 
     known = ~np.isnan(responses[:, 7, 3])
     lost = ~(halves_of(orders) & known).any(axis=2).all(axis=1)
     assert lost.any()
-    np.testing.assert_array_equal(found.drops[0, :, 3] == Drop.NO_TRIAL, lost)
+    np.testing.assert_array_equal(found.exclusions[0, :, 3] == ExclusionReason.NO_TRIAL, lost)
     assert np.isnan(found.scores[0, lost, 3]).all()
     assert found.missing_image[3] == 7
-    assert not (np.delete(found.drops[0], 3, axis=1) == Drop.NO_TRIAL).any()
+    assert not (np.delete(found.exclusions[0], 3, axis=1) == ExclusionReason.NO_TRIAL).any()
 
 
 def test_scores_on_training_images(neural: Neural) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mvkit.scoring.correlation import Drop
+from mvkit.scoring.correlation import ExclusionReason
 from mvkit.scoring.gram import layer_coordinates, split_coordinates
 from mvkit.scoring.maps import MAPPINGS
 from mvkit.scoring.pls import pls_predict
@@ -172,7 +172,7 @@ def test_degenerate_units(
     members = halves_of(orders)
     lost = ~(members & known).any(axis=2).all(axis=1)
     assert lost.any()
-    np.testing.assert_array_equal(found.drops[0, :, 3] == Drop.NO_TRIAL, lost)
+    np.testing.assert_array_equal(found.exclusions[0, :, 3] == ExclusionReason.NO_TRIAL, lost)
     assert np.isnan(found.scores[0, lost, 3]).all()
     assert found.missing_image[3] == 7
     # The others are scored as ever. Their maps shift a little: unit 3 is in the fits of halves that know it.

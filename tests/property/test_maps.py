@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import ElasticNet, Lasso, Ridge, RidgeCV
 
 from mvkit.scoring import ScoreSettings, one_to_one
-from mvkit.scoring.correlation import Drop
+from mvkit.scoring.correlation import ExclusionReason
 from mvkit.scoring.gram import layer_coordinates, split_coordinates
 from mvkit.scoring.maps import MAPPINGS
 from mvkit.scoring.one_to_one import distinct_sources
@@ -293,7 +293,7 @@ def test_halvings_score_alone_as_in_company(seed: int, mapping: str, alpha: Any,
     row = MAPPINGS[mapping]
     prepared = row.prepare("layer", features, splits, options)
     together = row.score(responses, weights, splits, [prepared], options)[0]
-    assert (together.drops[0, :, 0] == Drop.NO_TRIAL).all()
+    assert (together.exclusions[0, :, 0] == ExclusionReason.NO_TRIAL).all()
     for halving in range(len(weights)):
         alone = row.score(responses, weights[halving : halving + 1], splits, [prepared], options)[0]
         np.testing.assert_array_equal(alone.r_cross[0, 0], together.r_cross[0, halving])

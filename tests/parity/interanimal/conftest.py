@@ -63,10 +63,10 @@ class Interanimal:
             return MAPS[name]
         return {**MAPS["pls"][0], "n_components": int(pls[1])}, MAPS["pls"][1]
 
-    def size(self, target: Any, source: Any, n_kept: int | None = None) -> PairSize:
+    def size(self, target: Any, source: Any, n_predictors: int | None = None) -> PairSize:
         """Size of a pair of responses."""
         n_units = source.shape[2]
-        return PairSize(target.shape[0], source.shape[0], target.shape[1], n_units, n_kept or n_units)
+        return PairSize(target.shape[0], source.shape[0], target.shape[1], n_units, n_predictors or n_units)
 
     def assert_equal(self, found: Any, expected: Any, tolerance: float, what: str) -> None:
         """Same shape, same gaps, same values."""

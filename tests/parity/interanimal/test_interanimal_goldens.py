@@ -91,11 +91,11 @@ def scored(interanimal: Any) -> Scored:
                 target = animals[pair.target].responses
                 source = pool_responses([animals[index].responses for index in pair.sources])
                 splits = splits_of(target.shape[1], settings)
-                draws = draw_pair(interanimal.size(target, source, pair.n_kept), settings)
+                draws = draw_pair(interanimal.size(target, source, pair.n_predictors), settings)
                 pooled = settings.ceiling == "holdout"
                 from_whom = "holdout" if pooled else str(animals[pair.sources[0]].specimen)
                 found = score_pair(target, source, draws, splits, settings)
-                known[name][from_whom, animals[pair.target].specimen] = found.halvings
+                known[name][from_whom, animals[pair.target].specimen] = found.halves
         return known[name]
 
     return run

@@ -12,23 +12,23 @@ from hypothesis import strategies as st
 
 from mvkit.report.text import count_causes, dropped_halvings
 from mvkit.scoring import Scores
-from mvkit.scoring.correlation import Drop, explain
+from mvkit.scoring.correlation import ExclusionReason, explain
 
 NAMES = {
-    Drop.NO_TRIAL: "no valid trial in one half",
-    Drop.CONSTANT_RESPONSE: "constant response",
-    Drop.NEGATIVE_MAP: "negative map reliability",
-    Drop.NEGATIVE_RESPONSE: "negative response reliability",
+    ExclusionReason.NO_TRIAL: "no valid trial in one half",
+    ExclusionReason.CONSTANT_RESPONSE: "constant response",
+    ExclusionReason.NEGATIVE_MAP: "negative map reliability",
+    ExclusionReason.NEGATIVE_RESPONSE: "negative response reliability",
 }
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.dictionaries(st.sampled_from(list(NAMES)), st.integers(1, 90), min_size=1), st.integers(1, 50))
-def test_causes_are_read_as_scoring_writes_them(found: dict[Drop, int], kept: int) -> None:
-    counts = np.zeros(len(Drop), dtype=np.int64)
+def test_causes_are_read_as_scoring_writes_them(found: dict[ExclusionReason, int], kept: int) -> None:
+    counts = np.zeros(len(ExclusionReason), dtype=np.int64)
     for drop, number in found.items():
         counts[drop] = number
-    counts[Drop.KEPT] = kept
+    counts[ExclusionReason.NONE] = kept
     dropped = sum(found.values())
     text = explain(counts, kept + dropped, 7)
     expected = Counter({NAMES[drop]: number for drop, number in found.items()})
@@ -36,8 +36,8 @@ def test_causes_are_read_as_scoring_writes_them(found: dict[Drop, int], kept: in
 
 
 def test_a_cause_of_all_halvings_counts_for_all() -> None:
-    counts = np.zeros(len(Drop), dtype=np.int64)
-    counts[Drop.NO_TRIAL] = 40
+    counts = np.zeros(len(ExclusionReason), dtype=np.int64)
+    counts[ExclusionReason.NO_TRIAL] = 40
     rows = [(explain(counts, 40, 3), 40), ("negative reliability in all halvings", 40), ("odd words", 2)]
     expected = {"no valid trial in one half": 40, "negative reliability": 40, "odd words": 2}
     assert count_causes(rows) == expected

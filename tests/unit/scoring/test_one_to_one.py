@@ -15,7 +15,7 @@ from scipy.stats import pearsonr
 from mvkit.errors import DataError, FitError
 from mvkit.features.buffer import StoredLayer
 from mvkit.scoring import ScoreSettings, sparse
-from mvkit.scoring.correlation import Drop
+from mvkit.scoring.correlation import ExclusionReason
 from mvkit.scoring.gram import BLOCK_FEATURES
 from mvkit.scoring.maps import MAPPINGS
 from mvkit.scoring.one_to_one import (
@@ -91,7 +91,7 @@ def test_unit_without_training_response(parity: bool, noisy_linear: Callable[...
     if not parity:
         assert np.isnan(found.r_map[0, :, 1]).all()
         np.testing.assert_array_equal(np.isnan(found.r_cross[0, :, 1]), ~first_knows)
-        assert (found.drops[0, :, 1] == Drop.NO_TRIAL).all()
+        assert (found.exclusions[0, :, 1] == ExclusionReason.NO_TRIAL).all()
         assert found.missing_image[1] == image
         return
     test = splits[0].test

@@ -228,7 +228,7 @@ def test_the_corrected_mean_uses_every_halving_of_its_splits() -> None:
 def test_one_split_gives_no_folds() -> None:
     settings = ScoreSettings()
     whole = halvings(settings)
-    fields = ("r_cross", "r_map", "r_target", "scores", "drops")
+    fields = ("r_cross", "r_map", "r_target", "scores", "exclusions")
     first = SplitHalfScores(*(getattr(whole, name)[:1] for name in fields), whole.missing_image)
     assert unit_scores(first, "", settings).by_fold.shape == (0, 1)
     assert estimate(first, settings)[0] == pytest.approx(np.mean(whole.scores[0]))

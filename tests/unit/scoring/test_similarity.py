@@ -10,7 +10,7 @@ import pytest
 
 from mvkit.errors import DataError, UsageError
 from mvkit.scoring import ScoreSettings, gram, protocol, score_features
-from mvkit.scoring.correlation import Drop
+from mvkit.scoring.correlation import ExclusionReason
 from mvkit.scoring.maps import MAPPINGS
 from mvkit.scoring.protocol import (
     ImageSplit,
@@ -122,7 +122,7 @@ def test_a_unit_without_a_valid_trial_is_left_out_of_both_halves(name: str) -> N
     responses[weights[0, 1], 9, 4] = np.nan
     layer = MAPPINGS[name].prepare("a", features, splits, options)
     found = MAPPINGS[name].score(responses, weights, splits, [layer], options)[0]
-    assert not found.drops.any()
+    assert not found.exclusions.any()
     means = half_means(responses, weights)
     lost_units = [np.flatnonzero(np.isnan(mean).any(axis=(0, 1))).tolist() for mean in means]
     assert lost_units[0] == [2, 4] and [2] in lost_units
@@ -146,7 +146,7 @@ def test_groups_of_halvings_change_no_bit(name: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(protocol, "GROUP_BYTES", 2 * 8 * 24 * 24 * 2)
     again = MAPPINGS[name].score(responses, weights, splits, [layer], options)[0]
     pair_again = MAPPINGS[name].between(means, means[..., :5], splits, options)
-    for part in ("r_cross", "r_map", "r_target", "scores", "drops", "missing_image"):
+    for part in ("r_cross", "r_map", "r_target", "scores", "exclusions", "missing_image"):
         np.testing.assert_array_equal(getattr(again, part), getattr(whole, part))
         np.testing.assert_array_equal(getattr(pair_again, part), getattr(pair, part))
 
@@ -191,7 +191,7 @@ def test_reasons_between_populations(row: Similarity) -> None:
     nothing[0, 0, 7] = np.nan
     for source, target in ((nothing, means), (means, nothing)):
         found = row.between(source, target, splits, options)
-        assert found.drops[0, :, 0].tolist() == [Drop.NO_TRIAL, Drop.KEPT]
+        assert found.exclusions[0, :, 0].tolist() == [ExclusionReason.NO_TRIAL, ExclusionReason.NONE]
         assert np.isnan(found.scores[0, :, 0]).tolist() == [True, False]
         assert found.missing_image.tolist() == [3]
 
