@@ -37,11 +37,10 @@ from mvkit.scoring.ceilings import (
     draw_pair,
     measure_ceiling,
     pairs_of,
-    pool_responses,
     score_pair,
 )
 from mvkit.scoring.maps import MAPPINGS
-from mvkit.scoring.protocol import ImageSplit, image_splits
+from mvkit.scoring.protocol import ImageSplit, image_splits, pool_responses
 from mvkit.scoring.settings import ScoreSettings
 
 Array = NDArray[np.float64]

@@ -25,6 +25,7 @@ from mvkit.scoring.protocol import (
     draw_split_half,
     half_means,
     note_missing,
+    pool_responses,
     result_context,
     split_half_groups,
     splits_of,
@@ -404,33 +405,6 @@ def concatenate_split_halves(parts: Sequence[SplitHalfScores]) -> SplitHalfScore
     exclusions = np.concatenate([part.exclusions for part in parts], axis=1)
     missing_image = np.where(missing.max(axis=0) < 0, -1, first)
     return SplitHalfScores(r_cross, r_map, r_target, scores, exclusions, missing_image)
-
-
-def pool_responses(animals: Sequence[NDArray[np.floating]]) -> NDArray[np.floating]:
-    """Put the units of several animals side by side.
-
-    Parameters
-    ----------
-    animals
-        Each (n_trials, n_images, n_units), NaN = missing; numbers of trials may differ.
-
-    Returns
-    -------
-    ndarray
-        (largest n_trials, n_images, all units), trials aligned by their position; NaN where an animal has
-        fewer of them.
-    """
-    if len(animals) == 1:
-        return animals[0]
-    n_trials = max(responses.shape[0] for responses in animals)
-    missing = ((0, 0), (0, 0))
-    return np.concatenate(
-        [
-            np.pad(responses, ((0, n_trials - responses.shape[0]), *missing), constant_values=np.nan)
-            for responses in animals
-        ],
-        axis=2,
-    )
 
 
 def predicting_units(responses: NDArray[np.floating], weights: NDArray[np.generic]) -> NDArray[np.int64]:

@@ -30,7 +30,6 @@ from mvkit.scoring.ceilings import (
     concatenate_split_halves,
     draw_pair,
     pairs_of,
-    pool_responses,
     predicting_units,
     score_pair,
 )
@@ -43,7 +42,7 @@ from mvkit.scoring.intervals import (
 )
 from mvkit.scoring.maps import MAPPINGS
 from mvkit.scoring.parallel import run_jobs_by_index
-from mvkit.scoring.protocol import SplitHalfScores, recordings_digest, splits_of
+from mvkit.scoring.protocol import SplitHalfScores, pool_responses, recordings_digest, splits_of
 from mvkit.scoring.results import ALL_AREAS, POPULATION
 from mvkit.scoring.run import Progress, check_recordings, estimate
 from mvkit.scoring.settings import RecordingLike, ScoreSettings

@@ -258,6 +258,34 @@ def _weighted_sums(values: NDArray[np.float64], weights: NDArray[np.float64]) ->
     return np.ascontiguousarray(by_image.transpose(1, 0, 2))
 
 
+def pool_responses(animals: Sequence[NDArray[np.floating]]) -> NDArray[np.floating]:
+    """Put the units of several animals side by side, trials aligned by their number.
+
+    Parameters
+    ----------
+    animals
+        Each (n_trials, n_images, n_units), NaN = missing; numbers of trials may differ.
+
+    Returns
+    -------
+    ndarray
+        (largest n_trials, n_images, all units); NaN where an animal has fewer trials, so that its half-means
+        average fewer.
+    """
+    if len(animals) == 1:
+        return animals[0]
+    n_trials = max(responses.shape[0] for responses in animals)
+    n_units = sum(responses.shape[2] for responses in animals)
+    dtype = np.result_type(np.float32, *(responses.dtype for responses in animals))
+    pooled = np.full((n_trials, animals[0].shape[1], n_units), np.nan, dtype=dtype)
+    first = 0
+    for responses in animals:
+        n_own_trials, _, n_own_units = responses.shape
+        pooled[:n_own_trials, :, first : first + n_own_units] = responses
+        first += n_own_units
+    return pooled
+
+
 class PreparedSplit(Protocol):
     """A layer made ready for the fits of one split; each map has its own class."""
 

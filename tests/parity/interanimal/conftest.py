@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mvkit.scoring.ceilings import PairSize, pool_responses
+from mvkit.scoring.ceilings import PairSize
+from mvkit.scoring.protocol import pool_responses
 
 # Name in the goldens -> settings and tolerance; pls is followed by its number of components.
 MAPS: dict[str, tuple[dict[str, Any], float]] = {

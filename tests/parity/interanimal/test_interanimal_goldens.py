@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mvkit.scoring.ceilings import draw_pair, measure_ceiling, pairs_of, pool_responses, score_pair
-from mvkit.scoring.protocol import SplitHalfScores, splits_of
+from mvkit.scoring.ceilings import draw_pair, measure_ceiling, pairs_of, score_pair
+from mvkit.scoring.protocol import SplitHalfScores, pool_responses, splits_of
 from mvkit.scoring.settings import ScoreSettings
 
 FILE = "interanimal/interanimal.npz"

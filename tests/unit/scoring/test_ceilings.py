@@ -26,7 +26,6 @@ from mvkit.scoring.ceilings import (
     measure_ceiling,
     no_scores,
     pairs_of,
-    pool_responses,
     predicting_units,
     score_pair,
 )
@@ -37,6 +36,7 @@ from mvkit.scoring.protocol import (
     draw_split_half,
     half_means,
     halves_of,
+    pool_responses,
     split_half_weights,
     splits_of,
     trial_orders,
