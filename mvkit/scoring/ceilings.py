@@ -30,7 +30,7 @@ from mvkit.scoring.protocol import (
     split_half_groups,
     splits_of,
     targets_of_split,
-    without_prediction,
+    unconverged_fits,
 )
 from mvkit.scoring.results import POPULATION, Column, Scores
 from mvkit.scoring.run import Progress, UnitScores, check_recordings, unit_scores
@@ -71,13 +71,14 @@ def measure_ceiling(
 
     Splits, mapping and noise correction are those of :func:`~mvkit.scoring.run.score_features`; the trials of
     the source animals are halved too, and half h of the target is predicted from half h of the source
-    (goldens sections 4 and 6). ``settings.ceiling`` says what a source
-    is: ``"holdout"``, all other animals' units together, or ``"pairwise"``, every other animal by itself. A
-    unit's score is then the mean over sources, splits and split halves, each of them counting equally.
+    (goldens sections 4 and 6). A source is, by
+    ``settings.ceiling``, ``"holdout"``, all other animals' units together, or ``"pairwise"``, every other
+    animal by itself. A unit's score is then the mean over sources, splits and split halves, each of them
+    counting equally.
 
     With ``settings.source_units == "equal"`` all sources of an area predict from as many units: those of the
     smallest source. A source that has more is sub-sampled ``n_subsamples`` times per pair of halves, among
-    the units that are known for every image in every half.
+    the units that have a mean response to every image in every half.
 
     Parameters
     ----------
@@ -90,7 +91,7 @@ def measure_ceiling(
     progress
         Called with (done, total) pairs of target and source.
     context
-        Dataset and the like, kept with the scores; its "versions" are added to.
+        Dataset and the like, stored with the scores; versions of libraries are added to its "versions".
 
     Returns
     -------
@@ -98,7 +99,7 @@ def measure_ceiling(
         One layer, named like ``settings.ceiling``. Besides the columns of a model's scores: ``n_sources``
         (int64), other animals that the score is from, and ``n_source_units`` (int64), units of theirs
         together that predictions were made from. Where a score is NaN because the area holds one animal, or
-        no source can be mapped, ``reason`` says so; sources that cannot are named in ``dropped_because``.
+        no source can be mapped, ``reason`` is why; sources that cannot are named in ``dropped_because``.
 
     Raises
     ------
@@ -206,7 +207,7 @@ def aggregate_sources(
     """Average over all sources of a target, every image split and pair of halves counting equally.
 
     Sources that cannot be mapped at all take no part; ``dropped_because`` names them. Where none is left,
-    ``reason`` says why.
+    ``reason`` is why.
 
     Returns
     -------
@@ -361,7 +362,7 @@ def _map_animals(
             parts = correlate_predictions(predictions[index], part, settings)
             r_cross[index, group], r_map[index, group] = parts
             both = (fitted[index, 0::2] & fitted[index, 1::2])[:, None]
-            unconverged = without_prediction(predictions[index], parts[1]) & both & (part.exclusions == 0)
+            unconverged = unconverged_fits(predictions[index], parts[1]) & both & (part.exclusions == 0)
             exclusions[index, group] = np.where(unconverged, ExclusionReason.NOT_CONVERGED, part.exclusions)
     halves = correct_split_halves((r_cross, r_map, r_target), exclusions, missing_image, settings)
     return halves, reasons[0] if all(reasons) else ""
@@ -408,7 +409,7 @@ def concatenate_split_halves(parts: Sequence[SplitHalfScores]) -> SplitHalfScore
 
 
 def predicting_units(responses: NDArray[np.floating], weights: NDArray[np.generic]) -> NDArray[np.int64]:
-    """Find the source units to predict from: those known for every image in every half.
+    """Find the source units to predict from: those with a response to every image in every half.
 
     One rule for all fits of a pair keeps its predictions comparable with one another.
 

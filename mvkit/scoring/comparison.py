@@ -1,14 +1,11 @@
-"""Which of several models predicts better, and how near a model comes to a ceiling, as far as data can tell.
-
-Both compare results of the same protocol, unit by unit.
-"""
+"""Comparisons of results of the same protocol, unit by unit: several models, or a model and a ceiling."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,7 +17,6 @@ from mvkit.files import plain
 from mvkit.scoring.intervals import (
     METHOD,
     NO_UNITS,
-    Interval,
     Statistic,
     draws_of,
     median_interval,
@@ -163,7 +159,7 @@ def compare_models(
     choice
         ``"paper"`` or ``"held-out"``; None means ``settings.layer_choice``, which must then be the same.
     different_protocols
-        ``"allow"`` compares results of different protocols and says so in every output.
+        ``"allow"`` compares results of different protocols, with a note in every output.
 
     Raises
     ------
@@ -178,7 +174,7 @@ def compare_models(
     first = scores[names[0]]
     if different_protocols == "refuse":
         for name in names[1:]:
-            require_same_protocol((names[0], first), (name, scores[name]))
+            check_same_protocol((names[0], first), (name, scores[name]))
     chosen_by = _common_choice(scores) if choice is None else choice
     units = {name: of_model.chosen_units(chosen_by) for name, of_model in scores.items()}
     areas = tuple(dict.fromkeys(area for of_model in scores.values() for area in of_model.areas))
@@ -211,51 +207,40 @@ def _pairs_of_area(
     units: Mapping[str, Mapping[str, ChosenUnits]],
     settings: ScoreSettings,
 ) -> list[PairDifference]:
-    found = []
+    pairs = []
     draws = draws_of(settings)
     for first, second in combinations(units, 2):
-        paired = paired_units((units[first], units[second]), areas)
+        paired = pair_units((units[first], units[second]), areas)
         differences = paired.columns[0] - paired.columns[1]
         interval = median_interval(differences, paired.specimen, settings, areas=paired.area, draws=draws)
         centre = float(np.median(differences)) if differences.size else math.nan
-        p = p_value(centre, interval, settings)
         reason = interval.reason
         if reason == NO_UNITS:
             missing = (
                 units[name][one].reason for name in (first, second) for one in areas if one in units[name]
             )
             reason = next((why for why in missing if why), "no unit with a score from both")
-        found.append((first, second, centre, interval, p, paired.n_left_out, reason))
-    adjusted = holm(np.array([p for _, _, _, _, p, _, _ in found]))
-    return [
-        _difference((area, first, second), centre, interval, (p, float(p_holm)), left_out, reason, settings)
-        for (first, second, centre, interval, p, left_out, reason), p_holm in zip(
-            found, adjusted, strict=True
+        pair = PairDifference(
+            area=area,
+            first=first,
+            second=second,
+            difference=centre,
+            low=interval.low,
+            high=interval.high,
+            p=p_value(centre, interval, settings),
+            p_holm=math.nan,
+            resolved=False,
+            n_units=interval.n_units,
+            n_animals=interval.n_animals,
+            n_left_out=paired.n_left_out,
+            reason=reason,
         )
+        pairs.append(pair)
+    adjusted = holm(np.array([pair.p for pair in pairs])).tolist()
+    return [
+        replace(pair, p_holm=p, resolved=p < 1.0 - settings.confidence)
+        for pair, p in zip(pairs, adjusted, strict=True)
     ]
-
-
-def _difference(
-    names: tuple[str, str, str],
-    centre: float,
-    interval: Interval,
-    p_values: tuple[float, float],
-    n_left_out: int,
-    reason: str,
-    settings: ScoreSettings,
-) -> PairDifference:
-    return PairDifference(
-        *names,
-        centre,
-        interval.low,
-        interval.high,
-        *p_values,
-        bool(p_values[1] < 1.0 - settings.confidence),
-        interval.n_units,
-        interval.n_animals,
-        n_left_out,
-        reason,
-    )
 
 
 def _gradient(medians: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -295,7 +280,7 @@ def fraction_of_ceiling(scores: Scores, ceiling: Scores, *, choice: str | None =
     """
     import pandas as pd
 
-    require_same_protocol(("the scores", scores), ("the ceiling", ceiling))
+    check_same_protocol(("the scores", scores), ("the ceiling", ceiling))
     if len(ceiling.layers) != 1:
         raise UsageError(f"a ceiling has one layer, this one has {len(ceiling.layers)}: are these scores?")
     name = scores.settings.layer_choice if choice is None else choice
@@ -303,7 +288,7 @@ def fraction_of_ceiling(scores: Scores, ceiling: Scores, *, choice: str | None =
     rows = []
     for area in (*scores.areas, ALL_AREAS):
         areas = scores.areas if area == ALL_AREAS else (area,)
-        units = paired_units((chosen, limits), areas)
+        units = pair_units((chosen, limits), areas)
         why = "; ".join(
             dict.fromkeys(
                 result[one].reason
@@ -347,7 +332,7 @@ class PairedUnits:
     specimen
         int64 (n_units,).
     area
-        int64 (n_units,): position in the areas asked for.
+        int64 (n_units,): index among the requested areas.
     n_left_out
         Units that are in some result but without a score in at least one of them.
     """
@@ -358,8 +343,8 @@ class PairedUnits:
     n_left_out: int
 
 
-def paired_units(results: Sequence[Mapping[str, ChosenUnits]], areas: Sequence[str]) -> PairedUnits:
-    """Match units by (area, specimen, unit_id) and keep those that every result has a score for.
+def pair_units(results: Sequence[Mapping[str, ChosenUnits]], areas: Sequence[str]) -> PairedUnits:
+    """Match units by (area, specimen, unit_id): only those with a score in every result.
 
     Raises
     ------
@@ -410,8 +395,8 @@ def protocol_differences(first: Scores, second: Scores) -> dict[str, tuple[Any, 
     }
 
 
-def require_same_protocol(first: tuple[str, Scores], second: tuple[str, Scores]) -> None:
-    """Refuse two named results of different protocols.
+def check_same_protocol(first: tuple[str, Scores], second: tuple[str, Scores]) -> None:
+    """Check that two named results have the same protocol.
 
     Raises
     ------
@@ -464,7 +449,7 @@ def holm(p_values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def sentence(pair: PairDifference) -> str:
-    """Say what is known of a difference.
+    """Describe a difference in a sentence.
 
     For instance ``"A and B, VISp: difference .012 [-.010, .034], not resolved by these data (p = .31,
     5 animals)"``; ``p`` is the one corrected for the number of pairs.
@@ -495,6 +480,6 @@ def short(value: float) -> str:
 def _p_text(p: float) -> str:
     if p < _LEAST_P:
         return f"< {short(_LEAST_P)}"
-    # Three decimals near the levels of tests, two elsewhere.
+    # Three decimals near the levels of tests, else two.
     text = f"{p:.2f}" if p >= 0.1 else f"{p:.3f}"
     return f"= {text.replace('0.', '.', 1) if text.startswith('0.') else text}"

@@ -253,6 +253,14 @@ def column_correlations(
             result[item, column] = min(1.0, max(-1.0, value)) if value == value else np.nan
 
 
+def mean_ignoring_nan(values: NDArray[np.float64], *, axis: int | tuple[int, ...]) -> NDArray[np.float64]:
+    """Average over axes, ignoring NaN; NaN where there is nothing else."""
+    valid = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        mean: NDArray[np.float64] = np.where(valid, values, 0.0).sum(axis=axis) / valid.sum(axis=axis)
+    return mean
+
+
 def centre(values: NDArray[np.float64], *, axis: int) -> NDArray[np.float64]:
     """Subtract the mean along an axis; values that are equal up to rounding become exactly zero.
 

@@ -6,7 +6,7 @@
   variance flatten the curve, maps of few components steepen it; hence the range.
 - *log-linear*: ``value + slope * ln(n / largest)``, which has no asymptote.
 
-Neither is a law. Where the sizes end far below the asymptote, its place depends on the form of the curve.
+Neither is a law. Where the sizes end far below the asymptote, its position depends on the form of the curve.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ _ENDS = {"": "value", "_se": "se", "_low": "low", "_high": "high"}
 _FEWEST = 3
 # The smallest size is no less than this share of the largest.
 _SMALLEST_SHARE = 1 / 32
-# Below so many test images correlations say little.
+# Correlations over fewer test images are mostly noise.
 _FEWEST_TEST_IMAGES = 5
 
 
@@ -112,7 +112,7 @@ def extrapolate_ceiling(
     recordings
         Responses to the same images in the same order.
     settings
-        The protocol. ``ceiling`` says what a source is; ``"none"`` counts as ``"holdout"``.
+        The protocol. ``ceiling`` is the kind of source; ``"none"`` counts as ``"holdout"``.
     over
         ``"units"`` or ``"stimuli"``.
     n_points
@@ -216,7 +216,7 @@ class AreaSizes:
 
     @cached_property
     def compared(self) -> Array:
-        """Scores of the units that have one at every size at which any unit has; NaN elsewhere.
+        """Scores of the units that have one at every size at which any unit has; else NaN.
 
         Medians at different sizes are to be of the same units, or a curve would show the change of units.
         """
@@ -643,7 +643,7 @@ def fit_saturating(sizes: NDArray[np.integer], values: Array) -> SaturatingCurve
 
     scipy's ``least_squares`` starts from the best point of a grid of ``half`` and ``exponent`` (the asymptote
     follows from them). Both are bounded by a sine, as in MINUIT (``low + (high - low) (sin u + 1) / 2``), so
-    that MINPACK can fit them: its method takes a fraction of the time of those that know bounds, and an area
+    that MINPACK can fit them: its method takes a fraction of the time of those with bounds, and an area
     has thousands of resamples.
 
     Parameters
@@ -685,10 +685,10 @@ def fit_saturating(sizes: NDArray[np.integer], values: Array) -> SaturatingCurve
             axis=1,
         )
 
-    found = np.full((values.shape[0], 3), np.nan)
+    fitted = np.full((values.shape[0], 3), np.nan)
     valid = np.flatnonzero(~np.isnan(values).any(axis=1))
     for row, start in zip(valid, _best_of_grid(given, values[valid], low, high), strict=True):
-        found[row] = start
+        fitted[row] = start
         if start[0] > 0.0:  # else no curve above zero is better than none
             # On a bound itself nothing would move.
             angles = np.arcsin(np.clip(2.0 * (start[1:] - low) / (high - low) - 1.0, -_INSIDE, _INSIDE))
@@ -704,8 +704,8 @@ def fit_saturating(sizes: NDArray[np.integer], values: Array) -> SaturatingCurve
                 max_nfev=_N_EVALUATIONS,
                 args=(values[row],),
             )
-            found[row] = max(float(fit.x[0]), 0.0), *bounded(fit.x[1:])
-    return SaturatingCurves(found[:, 0], np.exp(found[:, 1]), found[:, 2], half_bounds)
+            fitted[row] = max(float(fit.x[0]), 0.0), *bounded(fit.x[1:])
+    return SaturatingCurves(fitted[:, 0], np.exp(fitted[:, 1]), fitted[:, 2], half_bounds)
 
 
 def _best_of_grid(sizes: Array, values: Array, low: Array, high: Array) -> Array:
@@ -753,7 +753,7 @@ def _check_sizes(sizes: NDArray[np.integer], *, n_needed: int) -> Array:
     return given
 
 
-# Curves of an area, with what animals and units leave open
+# Curves of an area, and their intervals over animals and units
 
 
 @dataclass(frozen=True)
@@ -849,7 +849,7 @@ def fit_area(
 
 
 class _Medians:
-    """Medians of the units of an area at every size, and what they could be for other animals and units."""
+    """Medians of the units of an area at every size, and their resamples."""
 
     def __init__(
         self, sizes: NDArray[np.int64], columns: Array, animals: NDArray[np.int64], settings: ScoreSettings
@@ -873,27 +873,27 @@ class _Medians:
     def fit(
         self, function: Callable[[NDArray[np.int64], Array], Curves]
     ) -> tuple[Curves, Callable[[Callable[[Curves], Array]], Bounded]]:
-        """Fit curves; return that of the medians, and what bounds a value of the curves."""
+        """Fit curves; return that of the medians, and a function that bounds a value of the curves."""
         curves = function(self.sizes, self._sets)
-        # What the form of the curve leaves open shows in how much the smallest size matters.
+        # How much the smallest size matters shows how well the form of the curve fits.
         shorter = None
         if self.sizes.size > N_SIZES_SATURATING:
             shorter = function(self.sizes[1:], self.values[None, 1:])
 
         def bounded(value_of: Callable[[Curves], Array]) -> Bounded:
-            found = self._bounded(value_of(curves))
+            bounds = self._bounded(value_of(curves))
             if shorter is None:
-                return found
+                return bounds
             other = float(value_of(shorter)[0])
-            return replace(found, low=min(found.low, other), high=max(found.high, other))
+            return replace(bounds, low=min(bounds.low, other), high=max(bounds.high, other))
 
         return function(self.sizes, self.values[None]), bounded
 
     def _bounded(self, fitted: Array) -> Bounded:
         """Bound what was fitted to each of the sets.
 
-        Each end is the outer one of two intervals: percentiles of the refits, which know of bounds and of
-        skewness, and the interval of :func:`statistic_interval`, which knows how few animals there are. The
+        Each end is the outer one of two intervals: percentiles of the refits, which respect bounds and
+        skewness, and the interval of :func:`statistic_interval`, which allows for few animals. The
         second alone, being linear, would be too narrow where a fit jumps.
         """
         if self.reason:

@@ -263,7 +263,7 @@ class Ridge(CoordinatesMap):
 
 
 class SourcesMap(Map[Sources, SourceSplit]):
-    """A map that depends on the axes of feature space and looks at the features themselves."""
+    """A map that depends on the axes of feature space and compares the features themselves."""
 
     def prepare_split(self, layer: Sources, split: ImageSplit, settings: ScoreSettings) -> SourceSplit:
         """Pair a layer with a split."""
@@ -276,7 +276,7 @@ class OneToOne(SourcesMap):
     title = "one-to-one"
 
     def prepare_layer(self, name: str, features: LayerInput, settings: ScoreSettings) -> Sources:
-        """Look at the first one of equal features only."""
+        """Compare with the first one of equal features only."""
         return distinct_sources(name, features_of(features))
 
     def predict(self, targets: Array, prepared: SourceSplit, settings: ScoreSettings) -> Array:
@@ -294,7 +294,7 @@ class Lasso(SourcesMap):
     title = "lasso"
 
     def prepare_layer(self, name: str, features: LayerInput, settings: ScoreSettings) -> Sources:
-        """Look at every feature, if all fit in memory."""
+        """Compare with every feature, if all fit in memory."""
         return sparse_sources(name, features_of(features), settings)
 
     def predict(self, targets: Array, prepared: SourceSplit, settings: ScoreSettings) -> Array:

@@ -45,7 +45,7 @@ Array = NDArray[np.float64]
 # The iterated matrix is formed again when its trace has fallen by this factor since it was last formed.
 REFRESH = 1e-4
 EPSILON = float(np.finfo(np.float64).eps)
-# A target column that keeps more than this share of its variance is surely not constant.
+# A target column with more than this share of its variance left is surely not constant.
 SURELY_LEFT = 1e-10
 # A squared length this small, relative to the first one, is rounding error: nothing is left to explain.
 EXHAUSTED = 1e-28
@@ -171,11 +171,11 @@ def fit_batch(
     matrices: Array,
     rule: Rule,
     space: Krylov,
-    found: tuple[Array, Array],
+    results: tuple[Array, Array],
 ) -> None:
     """Fit every target matrix.
 
-    Rows said to be padded end with zeros; see :func:`padded_length`.
+    Padded rows end with zeros; see :func:`padded_length`.
 
     Parameters
     ----------
@@ -191,12 +191,12 @@ def fit_batch(
         Rule of the power iteration.
     space
         Work space for that size.
-    found
+    results
         ``rotations`` (n_fits, n_components, rank) and ``loadings`` (n_fits, n_components, n_units),
         rows padded, overwritten. Components beyond those that exist are zero.
     """
     basis, scale = predictors
-    rotations, loadings = found
+    rotations, loadings = results
     n_components = min(rotations.shape[1], basis.shape[0])
     _, size, width = matrices.shape
     scores = np.zeros((n_components, scale.size))
@@ -217,7 +217,7 @@ def fit_batch(
             start, left = start_column(fit, start, count)
             if start < 0 or not reference > EXHAUSTED * first_trace:
                 break
-            length = first_direction(direction, matrix, fit, (start, count), rule)
+            length = first_direction(direction, matrix, fit, start, count, rule)
             if not length > 0.0:
                 break
             # scikit-learn divides the first vector, X'y / y'y, by its length plus epsilon
@@ -238,7 +238,7 @@ def fit_batch(
 
 
 class Fit(NamedTuple):
-    """One fit: its data, and the components found so far (the first rows of the last three).
+    """One fit: its data, and the components so far (the first rows of the last three).
 
     Rows are padded with zeros, see :func:`padded_length`.
     """
@@ -308,13 +308,12 @@ def start_column(fit: Fit, unit: int, count: int) -> tuple[int, float]:
 
 
 @expanded_part
-def first_direction(direction: Array, matrix: Array, fit: Fit, place: tuple[int, int], rule: Rule) -> float:
-    """Write the first iterate of component ``place[1]`` from start column ``place[0]``; return |S_k e|.
+def first_direction(direction: Array, matrix: Array, fit: Fit, start: int, count: int, rule: Rule) -> float:
+    """Write the first iterate from a start column, after ``count`` components; return |S_k e|.
 
     It is the column itself in unit space, and its covariance with the features in feature space. The limit
     of the iteration does not depend on it, so that ``converged`` may start from where most covariance lies.
     """
-    start, count = place
     size = matrix.shape[0]
     if rule.converged:
         start = 0
@@ -422,10 +421,10 @@ def remove_component(matrix: Array, image: Array, fit: Fit, count: int, rule: Ru
 
 
 class Rule(NamedTuple):
-    """How a direction is found.
+    """How the power iteration runs and stops.
 
     ``tolerance`` is the squared distance between successive weight vectors at which to stop,
-    ``max_iterations`` the last iterate. ``by_units`` says that the iterated vectors v live in unit space and
+    ``max_iterations`` the last iterate. With ``by_units`` the iterated vectors v live in unit space and
     the weight vectors are ``S v``. ``converged`` asks for the limit of the iteration instead.
     """
 

@@ -1,6 +1,6 @@
 """What a score is made of: splits of the images, split halves of the trials, and what each of them gives.
 
-Both kinds of draws come from numpy's legacy Mersenne Twister, whose streams numpy keeps unchanged, so that
+Both kinds of draws come from numpy's legacy Mersenne Twister, whose streams numpy does not change, so that
 they equal those of the 2020 code (goldens section 4, ``reliability.npz``).
 """
 
@@ -143,7 +143,7 @@ def halves_of(orders: NDArray[np.int64]) -> NDArray[np.bool_]:
 def split_half_weights(n_trials: int, n_images: int, settings: ScoreSettings) -> NDArray[np.int32]:
     """Draw the two sets of trials of every pair of halves that settings ask for.
 
-    Halving ``b`` draws from ``RandomState(halves_seed + b)``, see :mod:`mvkit.scoring.protocol`.
+    Pair ``b`` draws from ``RandomState(halves_seed + b)``, see :mod:`mvkit.scoring.protocol`.
 
     Returns
     -------
@@ -175,7 +175,7 @@ def draw_split_half(
         The way of drawing, see :attr:`ScoreSettings.halving`.
     n_images
         None draws once for all images. A number draws anew for each of so many images, in their order; lists
-        that are shuffled are shuffled on from image to image.
+        that are shuffled stay shuffled from image to image.
 
     Returns
     -------
@@ -310,8 +310,8 @@ class SplitHalfScores:
         prediction from half 1 with prediction from half 2; half 1 with half 2. NaN = undefined.
         A similarity has one "unit", the population.
     scores
-        float64, same shape: corrected for noise; NaN = dropped.
-    drops
+        float64, same shape: corrected for noise; NaN = excluded.
+    exclusions
         uint8, same shape: :class:`~mvkit.scoring.correlation.ExclusionReason`.
     missing_image
         int64 (n_units,): first image without a valid trial in a half of some pair, or -1.
@@ -372,7 +372,7 @@ def score_split_halves(
                     predictions = predict(targets.train, prepared[index], settings)
                     parts = correlate_predictions(predictions, targets, settings)
                     r_cross[layer, index, group], r_map[layer, index, group] = parts
-                    unfitted[layer, index, group] = without_prediction(predictions, parts[1])
+                    unfitted[layer, index, group] = unconverged_fits(predictions, parts[1])
     return [
         correct_split_halves(
             (r_cross[layer], r_map[layer], r_target),
@@ -386,10 +386,10 @@ def score_split_halves(
     ]
 
 
-def without_prediction(
+def unconverged_fits(
     predictions: NDArray[np.float64], r_map: NDArray[np.float64]
 ) -> NDArray[np.bool_] | bool:
-    """Tell in which split halves, bool (n_halves, n_units), a map gave NaN for a unit: it did not converge.
+    """Return for which units a map gave NaN, bool (n_halves, n_units): it did not converge.
 
     Parameters
     ----------
@@ -412,7 +412,7 @@ def split_half_groups(n_halves: int, size: int) -> Iterator[slice]:
 
 
 def note_missing(means: NDArray[np.float64], missing_image: NDArray[np.int64]) -> None:
-    """Remember for each unit the first image that some half knows nothing about."""
+    """Note for each unit the first image to which some half has no response."""
     missing = np.isnan(means).any(axis=(0, 1))
     first = np.where(missing.any(axis=0), missing.argmax(axis=0), -1)
     new = (first >= 0) & ((missing_image < 0) | (first < missing_image))
@@ -443,9 +443,9 @@ class Targets:
         float64 (n_halves, n_test, n_units): half 2, centred.
     r_target
         float64 (n_halves, n_units): half 1 with half 2, over test images.
-    drops
-        uint8 (n_halves, n_units): why a pair of halves cannot be scored, as far as is known before a map is
-        fitted.
+    exclusions
+        uint8 (n_halves, n_units): why a pair of halves cannot be scored, as far as that is clear before a map
+        is fitted.
     """
 
     train: NDArray[np.float64]
@@ -543,7 +543,7 @@ def recordings_digest(recordings: Sequence[RecordingLike]) -> str:
 def result_context(
     context: Mapping[str, object] | None, recordings: Sequence[RecordingLike]
 ) -> dict[str, object]:
-    """Add the digest of the responses and the versions that matter to what the caller knows of scores."""
+    """Add the digest of the responses and versions of libraries to the caller's context of a result."""
     about = dict(context or {})
     others = about.pop("versions", None)
     return {

@@ -54,7 +54,7 @@ class Scores:
         - ``map_correlation``, ``response_correlation``: means of r_map and r_target, not corrected;
         - ``halves_used``, ``halves_dropped``: image splits x split halves that the score is a mean of, and
         all others;
-        - ``reason``: why the score is NaN, or ""; ``dropped_because``: why split halves were dropped, or "".
+        - ``reason``: why the score is NaN, or ""; ``dropped_because``: why split halves have no score, or "".
 
         All means run over image splits and split halves at once and ignore NaN.
     layers, areas
@@ -115,7 +115,7 @@ class Scores:
 
         The paper chooses the best layer by the very scores it reports, on the same test images, and so does
         this method: the more layers a model has, the more this favours it. On equal medians the earlier
-        layer wins. An area without any score has layer "" and NaN. Intervals know nothing of the choice.
+        layer wins. An area without any score has layer "" and NaN. Intervals do not allow for the choice.
         """
         return self._best_layers.copy()
 
@@ -125,7 +125,7 @@ class Scores:
         Columns and rows as in :meth:`best_layers`, with ``choice`` ``"held-out"``: the layer with the
         highest median on the even splits is scored on the odd ones and the other way round, and each unit's
         two scores are averaged. ``layer`` names both where they differ (``"a / b"``). Scores of fewer than
-        two splits give NaN and say so in ``reason``; a single layer needs no choice and keeps its scores.
+        two splits give NaN with a ``reason``; a single layer needs no choice, and its scores stay.
 
         Notes
         -----

@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from mvkit.errors import DataError, FitError, UsageError
-from mvkit.scoring.correlation import ExclusionReason, correct_for_noise, explain, whole_reliability
+from mvkit.scoring.correlation import (
+    ExclusionReason,
+    correct_for_noise,
+    explain,
+    mean_ignoring_nan,
+    whole_reliability,
+)
 from mvkit.scoring.gram import GramFunction, LayerCoordinates
 from mvkit.scoring.maps import MAPPINGS, prepare_layers
 from mvkit.scoring.parallel import run_jobs, worker_count
@@ -354,12 +360,12 @@ def unit_scores(halves: SplitHalfScores, layer_reason: str, settings: ScoreSetti
     with np.errstate(invalid="ignore", divide="ignore"):
         r_map, r_target = (whole_reliability(part, settings) for part in (halves.r_map, halves.r_target))
     columns: dict[str, Column] = {
-        "raw_correlation": mean_ignoring_nan(halves.r_cross),
-        "map_reliability": mean_ignoring_nan(r_map),
-        "response_reliability": mean_ignoring_nan(r_target),
+        "raw_correlation": mean_ignoring_nan(halves.r_cross, axis=(0, 1)),
+        "map_reliability": mean_ignoring_nan(r_map, axis=(0, 1)),
+        "response_reliability": mean_ignoring_nan(r_target, axis=(0, 1)),
         "score": score,
-        "map_correlation": mean_ignoring_nan(halves.r_map),
-        "response_correlation": mean_ignoring_nan(halves.r_target),
+        "map_correlation": mean_ignoring_nan(halves.r_map, axis=(0, 1)),
+        "response_correlation": mean_ignoring_nan(halves.r_target, axis=(0, 1)),
         "halves_used": used,
         "halves_dropped": total - used,
         "reason": np.array(
@@ -380,7 +386,7 @@ def estimate(halves: SplitHalfScores, settings: ScoreSettings, splits: slice = E
     ones of unreliable units. The second leaves out none; NaN only where a mean reliability is not positive.
     """
     if settings.estimator == "mean-of-corrected":
-        return mean_ignoring_nan(halves.scores[splits])
+        return mean_ignoring_nan(halves.scores[splits], axis=(0, 1))
     return correct_for_noise(*_mean_parts(halves, splits), settings)
 
 
@@ -390,23 +396,10 @@ def _mean_parts(
     """Average r_cross, r_map and r_target over the split halves in which all three are defined."""
     parts = (halves.r_cross[splits], halves.r_map[splits], halves.r_target[splits])
     undefined = np.isnan(parts[0]) | np.isnan(parts[1]) | np.isnan(parts[2])
-    if undefined.any():
-        parts = tuple(np.where(undefined, np.nan, part) for part in parts)  # type: ignore[assignment]
-    return mean_ignoring_nan(parts[0]), mean_ignoring_nan(parts[1]), mean_ignoring_nan(parts[2])
-
-
-def mean_ignoring_nan(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Average over image splits and split halves at once, ignoring NaN; NaN if there is nothing else.
-
-    Parameters
-    ----------
-    values
-        float64 (n_splits, n_halves, n_units).
-    """
-    valid = ~np.isnan(values)
-    with np.errstate(invalid="ignore"):
-        mean: NDArray[np.float64] = np.where(valid, values, 0.0).sum(axis=(0, 1)) / valid.sum(axis=(0, 1))
-    return mean
+    r_cross, r_map, r_target = (
+        mean_ignoring_nan(np.where(undefined, np.nan, part), axis=(0, 1)) for part in parts
+    )
+    return r_cross, r_map, r_target
 
 
 def _reasons_of_means(halves: SplitHalfScores, why: Sequence[str]) -> list[str]:

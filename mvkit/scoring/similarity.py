@@ -275,8 +275,8 @@ class Similarity(ABC):
         -------
         SplitHalfScores
             With one "unit". r_cross: source half 1, target half 2; r_map: source half 1, source half 2;
-            r_target: target half 1, target half 2. The reason of a dropped pair of halves is the target's,
-            where both have one.
+            r_target: target half 1, target half 2. The reason of a pair without a
+            score is the target's, where both have one.
 
         Raises
         ------
@@ -318,7 +318,7 @@ class Similarity(ABC):
         if fewest < needed:
             advice = " or lower train_fraction" if settings.similarity_images == "test" else ""
             raise UsageError(
-                f"{settings.mapping} of {fewest} images says nothing, it needs at least {needed}: "
+                f"{settings.mapping} of {fewest} images is not defined, it needs at least {needed}: "
                 f"give more images{advice}"
             )
 
@@ -498,7 +498,7 @@ class CKA(Similarity):
     ) -> list[NDArray[np.float64]]:
         """Return Gram matrices of the features centred over test images; zero where these do not vary.
 
-        Features are first rotated into few coordinates, which keeps Gram matrices exact whatever their means.
+        Features are first rotated into few coordinates, so that Gram matrices are exact whatever their means.
         """
         layer = features if isinstance(features, LayerCoordinates) else layer_coordinates(name, features)
         rounding = max(layer.noise, CONSTANT * float(np.linalg.norm(layer.coordinates)))
@@ -566,8 +566,8 @@ def cosines(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[
 
 def _first_missing(images: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the first image that some unit misses, or -1, as an array of one."""
-    known = images[images >= 0]
-    return np.array([known.min() if known.size else -1], dtype=np.int64)
+    missing = images[images >= 0]
+    return np.array([missing.min() if missing.size else -1], dtype=np.int64)
 
 
 @dataclass(frozen=True)

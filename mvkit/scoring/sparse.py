@@ -21,14 +21,14 @@ _COPIES = 2
 
 
 def sparse_sources(name: str, features: Features, settings: ScoreSettings) -> Sources:
-    """Look at every feature of a layer, if all of them fit in memory in float64.
+    """Compare with every feature of a layer, if all of them fit in memory in float64.
 
     Raises
     ------
     DataError
         If the features are not a matrix of finite numbers.
     FitError
-        If they do not fit; says how much they need and how much there is.
+        If they do not fit; with the memory needed and available.
     """
     n_images, n_features = check_features(name, features).shape
     needed = sparse_bytes(n_images, n_features)
@@ -64,8 +64,8 @@ def predict_elastic_net(
 ) -> NDArray[np.float64]:
     """Fit scikit-learn's ``ElasticNet(alpha=penalty, l1_ratio=l1_ratio)`` per target column.
 
-    Coordinate descent stops where scikit-learn says it has converged. A target for which it has not after
-    10000 rounds is left out.
+    Coordinate descent stops where scikit-learn takes it to have converged. A target for which
+    it has not after 10000 rounds is left out.
 
     Parameters
     ----------
@@ -101,21 +101,21 @@ def _predictions(
         if units.size:
             model = estimator(**options, max_iter=MAX_ROUNDS)
             converged = _fit(model, train, np.asfortranarray(responses[:, units]))
-            found = model.predict(test).reshape(split.test.size, -1)
-            predictions[fit][:, units] = np.where(converged, found, np.nan)
+            predicted = model.predict(test).reshape(split.test.size, -1)
+            predictions[fit][:, units] = np.where(converged, predicted, np.nan)
     return predictions
 
 
 def _columns(sources: Sources, images: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return all features, float64 (n_images, n_features), in the order that coordinate descent wants."""
-    found = np.empty((images.size, sources.n_features), order="F")
+    columns = np.empty((images.size, sources.n_features), order="F")
     for positions, values in sources.blocks(images, BLOCK_FEATURES):
-        found[:, positions] = values.T
-    return found
+        columns[:, positions] = values.T
+    return columns
 
 
 def _fit(model: Any, train: NDArray[np.float64], responses: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Fit all columns; tell which of them converged (scikit-learn warns, but not which)."""
+    """Fit all columns; return which of them converged (scikit-learn only warns that some did not)."""
     from sklearn.exceptions import ConvergenceWarning
 
     with warnings.catch_warnings(record=True) as caught:

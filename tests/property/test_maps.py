@@ -247,7 +247,7 @@ def test_the_first_of_equal_features_is_taken(seed: int, n_same: int) -> None:
 @FEW
 @given(problem=problems)
 def test_equal_features_are_kept_once(problem: Problem) -> None:
-    kept = distinct_sources("layer", problem.features).kept
+    kept = distinct_sources("layer", problem.features).candidates
     firsts = [
         position
         for position, column in enumerate(problem.features.T)

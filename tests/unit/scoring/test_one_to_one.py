@@ -203,7 +203,7 @@ def test_the_first_of_equal_features_is_kept_across_blocks(dtype: str) -> None:
     seen: dict[bytes, int] = {}
     for position, column in enumerate(features.T):
         seen.setdefault(column.tobytes(), position)
-    kept = distinct_sources("a", features).kept
+    kept = distinct_sources("a", features).candidates
     np.testing.assert_array_equal(kept, sorted(seen.values()))
 
 
@@ -213,7 +213,7 @@ def test_nothing_is_copied_and_little_is_sent_to_workers(tmp_path: Path) -> None
         layer_sources("a", features),
         distinct_sources("a", features),
     ):
-        assert sources.features is features and sources.kept is None
+        assert sources.features is features and sources.candidates is None
     path = tmp_path / "a.f4"
     features.tofile(path)
     stored = distinct_sources("a", StoredLayer(path, features.shape))
