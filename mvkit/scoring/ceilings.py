@@ -425,14 +425,14 @@ def predicting_units(responses: NDArray[np.floating], weights: NDArray[np.generi
     ndarray
         int64 indices of these units, ascending.
     """
-    patterns, of_unit = _gaps(responses)
+    patterns, of_unit = _missing_patterns(responses)
     complete = np.ones(patterns.shape[2], dtype=np.bool_)
     for group in split_half_groups(weights.shape[0], patterns[0].size):
         complete &= ~np.isnan(half_means(patterns, weights[group])).any(axis=(0, 1, 2))
     return np.flatnonzero(complete[of_unit]).astype(np.int64)
 
 
-def _gaps(responses: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def _missing_patterns(responses: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Distinct patterns of missing responses (NaN, else 0), and which of them each unit has.
 
     The units of an animal mostly share theirs: a missing presentation is missing for all of them.

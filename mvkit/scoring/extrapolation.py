@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
@@ -141,37 +141,35 @@ def extrapolate_ceiling(
     ceiling = "holdout" if settings.ceiling == "none" else settings.ceiling
     settings = settings.model_copy(update={"ceiling": ceiling, "source_units": "all"})
     n_images = check_recordings(recordings, settings)
-    # The position of every recording that is not alone in its area -> what predicts it.
+    # Index of every recording that is not alone in its area -> the animals that predict it.
     sources: dict[int, list[Source]] = {}
     for pair in pairs_of(recordings, settings):
         animals = tuple(recordings[index].responses for index in pair.sources)
         sources.setdefault(pair.target, []).append(animals)
     if over == "units":
-        plans = _unit_plans(recordings, sources, settings, n_points, sizes)
+        plans = _plan_units(recordings, sources, settings, n_points, sizes)
     else:
-        plans = _image_plans(
-            {recordings[index].area for index in sources}, n_images, settings, n_points, sizes
-        )
+        with_sources = {recordings[index].area for index in sources}
+        plans = _plan_images(with_sources, n_images, settings, n_points, sizes)
     areas = tuple(dict.fromkeys(recording.area for recording in recordings))
-    plans = {area: plans.get(area, _Plan(reason=ALONE)) for area in areas}
+    plans = {area: plans.get(area) or AreaSizes.nothing(area, {}, ALONE) for area in areas}
+
+    def arguments(index: int) -> tuple[object, ...]:
+        area_sizes = plans[recordings[index].area].sizes.tolist()
+        return recordings[index].responses, sources[index], area_sizes, over, settings
+
     # The most work first.
-    order = [index for index in sources if plans[recordings[index].area].sizes]
+    order = [index for index in sources if plans[recordings[index].area].sizes.size]
     order.sort(key=lambda index: -sum(part.size for source in sources[index] for part in source))
     scores = run_jobs_by_index(
         consistency_at_sizes,
         order,
-        lambda index: (
-            recordings[index].responses,
-            sources[index],
-            plans[recordings[index].area].sizes,
-            over,
-            settings,
-        ),
+        arguments,
         n_jobs=n_jobs,
         warm_up=MAPPINGS[settings.mapping].warm_up,
         progress=progress,
     )
-    measured = [_area_sizes(area, plans[area], recordings, scores, settings) for area in areas]
+    measured = [_collect_area(plan, recordings, scores, settings) for plan in plans.values()]
     return Extrapolation(
         over=over,
         areas=(*measured, _all_areas(measured)),
@@ -213,6 +211,14 @@ class AreaSizes:
         """Return an area without any size."""
         empty = np.empty(0, dtype=np.int64)
         return AreaSizes(area, empty, np.empty((0, 0)), empty, empty, dict(left_out), reason)
+
+    @staticmethod
+    def planned(area: str, faults: Mapping[int, str], reason: str) -> AreaSizes:
+        """Return an area without scores yet, from size -> why it cannot be measured, or ""."""
+        left_out = {size: fault for size, fault in faults.items() if fault}
+        sizes = np.array([size for size, fault in faults.items() if not fault], dtype=np.int64)
+        why = "" if sizes.size else "; ".join(left_out.values()) or reason
+        return replace(AreaSizes.nothing(area, left_out, why), sizes=sizes)
 
     @cached_property
     def compared(self) -> Array:
@@ -324,28 +330,13 @@ def _size_rows(area: AreaSizes, settings: ScoreSettings) -> list[dict[str, objec
 # Which sizes are measured
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """Sizes to measure in an area, sizes that cannot be with the reason, and why there is nothing at all."""
-
-    sizes: tuple[int, ...] = ()
-    left_out: Mapping[int, str] = field(default_factory=dict)
-    reason: str = ""
-
-
-def _plan(faults: Mapping[int, str], nothing: str) -> _Plan:
-    sizes = tuple(size for size, fault in faults.items() if not fault)
-    left_out = {size: fault for size, fault in faults.items() if fault}
-    return _Plan(sizes, left_out, "" if sizes else "; ".join(left_out.values()) or nothing)
-
-
-def _unit_plans(
+def _plan_units(
     recordings: Sequence[RecordingLike],
     sources: Mapping[int, Sequence[Source]],
     settings: ScoreSettings,
     n_points: int,
     sizes: Sequence[int] | None,
-) -> dict[str, _Plan]:
+) -> dict[str, AreaSizes]:
     available: dict[str, int] = {}
     for index, of_target in sources.items():
         target = recordings[index]
@@ -355,33 +346,31 @@ def _unit_plans(
             available[target.area] = min(n_usable, available.get(target.area, n_usable))
     chosen = unit_sizes(available, settings, n_points)
     needed = fewest_units(settings)
-
-    def fault(size: int, n_available: int) -> str:
-        if size < needed:
-            return f"{size} source units; {settings.mapping} needs {needed}"
-        return f"only {n_available} source units for some animal" if size > n_available else ""
-
     plans = {}
     for area, n_available in available.items():
-        requested = (chosen[area] if sizes is None else np.unique(sizes)).tolist()
+        faults = {}
+        for size in (chosen[area] if sizes is None else np.unique(sizes)).tolist():
+            faults[size] = f"only {n_available} source units for some animal" if size > n_available else ""
+            if size < needed:
+                faults[size] = f"{size} source units; {settings.mapping} needs {needed}"
         few = f"{n_available} source units for some animal; {settings.mapping} needs {needed}"
-        plans[area] = _plan({size: fault(size, n_available) for size in requested}, few)
+        plans[area] = AreaSizes.planned(area, faults, few)
     return plans
 
 
-def _image_plans(
+def _plan_images(
     areas: Iterable[str],
     n_images: int,
     settings: ScoreSettings,
     n_points: int,
     sizes: Sequence[int] | None,
-) -> dict[str, _Plan]:
+) -> dict[str, AreaSizes]:
     requested = (image_sizes(n_images, settings, n_points) if sizes is None else np.unique(sizes)).tolist()
     faults = {
         size: f"only {n_images} images" if size > n_images else image_fault(size, settings)
         for size in requested
     }
-    return {area: _plan(faults, "no size") for area in areas}
+    return {area: AreaSizes.planned(area, faults, "no size") for area in areas}
 
 
 def unit_sizes(
@@ -486,7 +475,7 @@ def consistency_at_sizes(
     ndarray
         float64 (n_sizes, n_units), NaN = no score.
     """
-    at_size = _with_units if over == "units" else _with_images
+    at_size = _score_with_units if over == "units" else _score_with_images
     pools = [pool_responses(source) for source in sources]
     with threadpool_limits(limits=1):
         # Split halves with several sources count alike, as in the ceiling.
@@ -506,7 +495,9 @@ def trial_draws(target: Responses, source: Responses, settings: ScoreSettings) -
     return draw_pair(size, settings)
 
 
-def _with_units(target: Responses, source: Responses, size: int, settings: ScoreSettings) -> SplitHalfScores:
+def _score_with_units(
+    target: Responses, source: Responses, size: int, settings: ScoreSettings
+) -> SplitHalfScores:
     draws = trial_draws(target, source, settings)
     splits = splits_of(target.shape[1], settings)
     n_rows, n_source_units = draws.target.shape[0], source.shape[2]
@@ -516,7 +507,9 @@ def _with_units(target: Responses, source: Responses, size: int, settings: Score
     return score_pair(target, source, draws, splits, settings).halves
 
 
-def _with_images(target: Responses, source: Responses, size: int, settings: ScoreSettings) -> SplitHalfScores:
+def _score_with_images(
+    target: Responses, source: Responses, size: int, settings: ScoreSettings
+) -> SplitHalfScores:
     draws = trial_draws(target, source, settings)
     n_rows, n_images = draws.target.shape[0], target.shape[1]
     n_draws = 1 if size >= n_images else min(settings.n_subsamples, n_rows)
@@ -538,30 +531,26 @@ def _permutation(seeds: tuple[int, int, int], n: int) -> NDArray[np.int64]:
     return np.random.RandomState(list(seeds)).permutation(n).astype(np.int64)
 
 
-def _area_sizes(
-    area: str,
-    plan: _Plan,
+def _collect_area(
+    plan: AreaSizes,
     recordings: Sequence[RecordingLike],
     scores: Mapping[int, Array],
     settings: ScoreSettings,
 ) -> AreaSizes:
     """Put the units of an area side by side."""
-    members = [index for index in sorted(scores) if recordings[index].area == area]
+    members = [index for index in sorted(scores) if recordings[index].area == plan.area]
     if not members:
-        return AreaSizes.nothing(area, plan.left_out, plan.reason)
+        return plan
     per_unit = MAPPINGS[settings.mapping].per_unit
     ids = [
         np.asarray(recordings[index].unit_ids if per_unit else [POPULATION], np.int64) for index in members
     ]
     animals = np.array([recordings[index].specimen for index in members], dtype=np.int64)
-    return AreaSizes(
-        area=area,
-        sizes=np.array(plan.sizes, dtype=np.int64),
+    return replace(
+        plan,
         scores=np.concatenate([scores[index] for index in members], axis=1),
         animals=np.repeat(animals, [part.size for part in ids]),
         unit_ids=np.concatenate(ids),
-        left_out=dict(plan.left_out),
-        reason="",
     )
 
 
@@ -811,9 +800,9 @@ def fit_area(
     over
         What sizes count.
     """
-    known = ~np.isnan(scores).all(axis=1) if scores.size else np.zeros(sizes.size, dtype=np.bool_)
-    valid = ~np.isnan(scores[known]).any(axis=0)
-    medians = _Medians(sizes[known], scores[known][:, valid], animals[valid], settings)
+    measured = ~np.isnan(scores).all(axis=1) if scores.size else np.zeros(sizes.size, dtype=np.bool_)
+    valid = ~np.isnan(scores[measured]).any(axis=0)
+    medians = _Medians(sizes[measured], scores[measured][:, valid], animals[valid], settings)
     n_sizes = medians.sizes.size
     saturating: SaturatingCurves | None = None
     log_linear: LogLinearCurves | None = None
@@ -823,23 +812,14 @@ def fit_area(
     open_end = f"{n_sizes} sizes with a score; a saturating curve needs {N_SIZES_SATURATING}"
     no_limit = f"{n_sizes} sizes with a score; a log-linear curve needs {N_SIZES_LOG_LINEAR}"
     if n_sizes >= N_SIZES_SATURATING:
-        saturating, bounded = medians.fit(fit_saturating)
-        asymptote = bounded(lambda curves: curves.asymptote)
-        of_saturating = {
-            # The curve itself is bounded there.
-            "asymptote": replace(asymptote, low=max(asymptote.low, 0.0)),
-            "half": bounded(lambda curves: curves.half),
-            "exponent": bounded(lambda curves: curves.exponent),
-            "doubled": bounded(lambda curves: curves.at(2.0 * float(medians.sizes[-1]))),
-        }
+        saturating, of_saturating = medians.fit(fit_saturating, ("asymptote", "half", "exponent", "doubled"))
+        asymptote = of_saturating["asymptote"]
+        # The curve itself is bounded there.
+        of_saturating["asymptote"] = replace(asymptote, low=max(asymptote.low, 0.0))
         missed = medians.missed_by(saturating)
         open_end = _open_end(saturating, of_saturating["asymptote"], missed, medians.reason)
     if n_sizes >= N_SIZES_LOG_LINEAR:
-        log_linear, bounded_line = medians.fit(fit_log_linear)
-        of_log_linear = {
-            "slope": bounded_line(lambda curves: curves.slope),
-            "doubled": bounded_line(lambda curves: curves.at(2.0 * float(medians.sizes[-1]))),
-        }
+        log_linear, of_log_linear = medians.fit(fit_log_linear, ("slope", "doubled"))
         no_limit = f"a log-linear curve has no asymptote: it predicts growth with every doubling of {over}"
     rows = (
         _curve_row("saturating", medians, saturating, of_saturating, open_end),
@@ -871,26 +851,28 @@ class _Medians:
             self._sets = np.concatenate([self._sets, resampled.T])
 
     def fit(
-        self, function: Callable[[NDArray[np.int64], Array], Curves]
-    ) -> tuple[Curves, Callable[[Callable[[Curves], Array]], Bounded]]:
-        """Fit curves; return that of the medians, and a function that bounds a value of the curves."""
+        self, function: Callable[[NDArray[np.int64], Array], Curves], values: Sequence[str]
+    ) -> tuple[Curves, dict[str, Bounded]]:
+        """Fit curves; return that of the medians, and bounds of parameters and of ``"doubled"``.
+
+        That is the value at twice the largest size.
+        """
+        twice = 2.0 * float(self.sizes[-1])
         curves = function(self.sizes, self._sets)
         # How much the smallest size matters shows how well the form of the curve fits.
-        shorter = None
-        if self.sizes.size > N_SIZES_SATURATING:
-            shorter = function(self.sizes[1:], self.values[None, 1:])
-
-        def bounded(value_of: Callable[[Curves], Array]) -> Bounded:
-            bounds = self._bounded(value_of(curves))
-            if shorter is None:
-                return bounds
-            other = float(value_of(shorter)[0])
-            return replace(bounds, low=min(bounds.low, other), high=max(bounds.high, other))
-
-        return function(self.sizes, self.values[None]), bounded
+        has_spare = self.sizes.size > N_SIZES_SATURATING
+        shorter = function(self.sizes[1:], self.values[None, 1:]) if has_spare else None
+        bounds = {}
+        for name in values:
+            value = self._bounded(curves.at(twice) if name == "doubled" else getattr(curves, name))
+            if shorter is not None:
+                other = float((shorter.at(twice) if name == "doubled" else getattr(shorter, name))[0])
+                value = replace(value, low=min(value.low, other), high=max(value.high, other))
+            bounds[name] = value
+        return function(self.sizes, self.values[None]), bounds
 
     def _bounded(self, fitted: Array) -> Bounded:
-        """Bound what was fitted to each of the sets.
+        """Bound a value of the curves of all sets.
 
         Each end is the outer one of two intervals: percentiles of the refits, which respect bounds and
         skewness, and the interval of :func:`statistic_interval`, which allows for few animals. The

@@ -40,7 +40,7 @@ from mvkit.scoring.protocol import ImageSplit, PreparedSplit, SplitHalfScores, s
 from mvkit.scoring.ridge import predict_ridge, prepare_squares
 from mvkit.scoring.settings import ScoreSettings
 from mvkit.scoring.similarity import SIMILARITIES, Similarity
-from mvkit.scoring.sparse import predict_elastic_net, predict_lasso, sparse_sources
+from mvkit.scoring.sparse import predict_sparse, sparse_sources
 
 Array = NDArray[np.float64]
 #: What serves all splits of a layer.
@@ -298,8 +298,10 @@ class Lasso(SourcesMap):
         return sparse_sources(name, features_of(features), settings)
 
     def predict(self, targets: Array, prepared: SourceSplit, settings: ScoreSettings) -> Array:
-        """See :func:`~mvkit.scoring.sparse.predict_lasso`."""
-        return predict_lasso(targets, prepared, settings)
+        """Fit ``Lasso(alpha=settings.penalty)``, see :func:`~mvkit.scoring.sparse.predict_sparse`."""
+        from sklearn import linear_model
+
+        return predict_sparse(linear_model.Lasso(alpha=settings.penalty), targets, prepared)
 
 
 class ElasticNet(Lasso):
@@ -308,8 +310,11 @@ class ElasticNet(Lasso):
     title = "elastic net"
 
     def predict(self, targets: Array, prepared: SourceSplit, settings: ScoreSettings) -> Array:
-        """See :func:`~mvkit.scoring.sparse.predict_elastic_net`."""
-        return predict_elastic_net(targets, prepared, settings)
+        """Fit ``ElasticNet(alpha=penalty, l1_ratio=l1_ratio)``."""
+        from sklearn import linear_model
+
+        model = linear_model.ElasticNet(alpha=settings.penalty, l1_ratio=settings.l1_ratio)
+        return predict_sparse(model, targets, prepared)
 
 
 def features_of(layer: LayerInput) -> Features:

@@ -47,34 +47,21 @@ def sparse_bytes(n_images: int, n_features: int) -> int:
     return _COPIES * n_images * n_features * np.dtype(np.float64).itemsize
 
 
-def predict_lasso(
-    targets: NDArray[np.float64], prepared: SourceSplit, settings: ScoreSettings
-) -> NDArray[np.float64]:
-    """Fit scikit-learn's ``Lasso(alpha=settings.penalty)`` per target column and predict the test images.
+def predict_sparse(model: Any, targets: NDArray[np.float64], prepared: SourceSplit) -> NDArray[np.float64]:
+    """Fit scikit-learn's ``Lasso`` or ``ElasticNet`` per target column and predict the test images.
 
-    The penalty is on the scale of the responses times that of the features. See :func:`predict_elastic_net`.
-    """
-    from sklearn.linear_model import Lasso
-
-    return _predictions(Lasso, {"alpha": settings.penalty}, targets, prepared)
-
-
-def predict_elastic_net(
-    targets: NDArray[np.float64], prepared: SourceSplit, settings: ScoreSettings
-) -> NDArray[np.float64]:
-    """Fit scikit-learn's ``ElasticNet(alpha=penalty, l1_ratio=l1_ratio)`` per target column.
-
-    Coordinate descent stops where scikit-learn takes it to have converged. A target for which
-    it has not after 10000 rounds is left out.
+    Coordinate descent stops where scikit-learn takes it to have converged. A target for which it has not
+    after 10000 rounds is left out. Penalties are on the scale of the responses times that of the
+    features.
 
     Parameters
     ----------
+    model
+        The estimator, not fitted.
     targets
         float64 (n_fits, n_train, n_units) as from :func:`~mvkit.scoring.protocol.training_targets`.
     prepared
         Features and split.
-    settings
-        ``penalty``, ``l1_ratio``.
 
     Returns
     -------
@@ -84,22 +71,13 @@ def predict_elastic_net(
         :attr:`~mvkit.scoring.correlation.ExclusionReason.NOT_CONVERGED`, for targets whose fit did not
         converge.
     """
-    from sklearn.linear_model import ElasticNet
-
-    options = {"alpha": settings.penalty, "l1_ratio": settings.l1_ratio}
-    return _predictions(ElasticNet, options, targets, prepared)
-
-
-def _predictions(
-    estimator: Any, options: dict[str, float], targets: NDArray[np.float64], prepared: SourceSplit
-) -> NDArray[np.float64]:
+    model.set_params(max_iter=MAX_ROUNDS)
     split = prepared.split
     train, test = _columns(prepared.sources, split.train), _columns(prepared.sources, split.test)
     predictions = np.zeros((targets.shape[0], split.test.size, targets.shape[2]))
     for fit, responses in enumerate(targets):
         units = np.flatnonzero(responses.any(axis=0))
         if units.size:
-            model = estimator(**options, max_iter=MAX_ROUNDS)
             converged = _fit(model, train, np.asfortranarray(responses[:, units]))
             predicted = model.predict(test).reshape(split.test.size, -1)
             predictions[fit][:, units] = np.where(converged, predicted, np.nan)
