@@ -17,8 +17,8 @@ from mvkit.files import plain
 from mvkit.scoring.intervals import (
     METHOD,
     NO_UNITS,
+    Draws,
     Statistic,
-    draws_of,
     median_interval,
     p_value,
     statistic_interval,
@@ -208,7 +208,7 @@ def _pairs_of_area(
     settings: ScoreSettings,
 ) -> list[PairDifference]:
     pairs = []
-    draws = draws_of(settings)
+    draws = Draws(settings)
     for first, second in combinations(units, 2):
         paired = pair_units((units[first], units[second]), areas)
         differences = paired.columns[0] - paired.columns[1]

@@ -110,7 +110,7 @@ def median_interval(
         (n_units,): area of each unit, where the median is over several: their levels then do not count as
         differences between animals, see :func:`subtract_area_levels`.
     draws
-        Those of :func:`draws_of`, to share among several intervals; None draws anew. The result is the same.
+        To share among several intervals; None draws anew. The result is the same.
 
     Returns
     -------
@@ -155,7 +155,7 @@ def statistic_interval(
         _, area = np.unique(np.asarray(areas)[order], return_inverse=True)
         levelled = subtract_area_levels(valid, np.repeat(np.arange(len(sizes)), sizes), area)
     error = standard_error(levelled, sizes, statistic.gradient(medians))
-    counts = (draws or draws_of(settings)).counts(sizes)
+    counts = (draws or Draws(settings)).counts(sizes)
     resampled = statistic.of_medians(medians_of_counts(valid, counts))
     tail = 0.5 * (1.0 - settings.confidence)
     below, above = np.quantile(resampled, [tail, 1.0 - tail]) - centre
@@ -267,7 +267,7 @@ def standard_error(
     gradient
         float64 (n_columns,): derivatives by the pooled medians.
     """
-    parts = split_by_sizes(columns, sizes)
+    parts = np.split(columns, np.cumsum(sizes)[:-1], axis=1)
     medians = np.stack([np.median(part, axis=1) for part in parts], axis=1)
     values = gradient @ medians
     share = sizes / sizes.sum()
@@ -368,28 +368,23 @@ def _connect_areas(animals: NDArray[np.int64], areas: NDArray[np.int64], n_areas
     return group
 
 
-def draws_of(settings: ScoreSettings) -> Draws:
-    """Return the resamples that settings ask for."""
-    return Draws(n_resamples=settings.n_resamples, seed=settings.resampling_seed)
-
-
 class Draws:
     """Resamples for one set of settings, drawn once for each list of animals' sizes.
 
     Layers of a model have the same animals with, mostly, the same numbers of scored units.
     """
 
-    def __init__(self, *, n_resamples: int, seed: int) -> None:
-        self._n_resamples = n_resamples
-        self._seed = seed
-        self._known: dict[bytes, NDArray[np.int32]] = {}
+    def __init__(self, settings: ScoreSettings) -> None:
+        self._settings = settings
+        self._counts: dict[bytes, NDArray[np.int32]] = {}
 
     def counts(self, sizes: NDArray[np.int64]) -> NDArray[np.int32]:
         """Return :func:`resampled_counts` of these sizes."""
         key = sizes.tobytes()
-        if key not in self._known:
-            self._known[key] = resampled_counts(sizes, n_resamples=self._n_resamples, seed=self._seed)
-        return self._known[key]
+        if key not in self._counts:
+            n_resamples, seed = self._settings.n_resamples, self._settings.resampling_seed
+            self._counts[key] = resampled_counts(sizes, n_resamples=n_resamples, seed=seed)
+        return self._counts[key]
 
 
 def resampled_counts(sizes: NDArray[np.int64], *, n_resamples: int, seed: int) -> NDArray[np.int32]:
@@ -549,8 +544,3 @@ def animal_order(
     _, group = np.unique(labels[valid], return_inverse=True)
     order = np.lexsort((*values[::-1, valid], group))
     return valid[order], np.bincount(group).astype(np.int64)
-
-
-def split_by_sizes(columns: NDArray[np.float64], sizes: NDArray[np.int64]) -> list[NDArray[np.float64]]:
-    """Cut columns that are sorted by animal into one (n_columns, n_units of the animal) part per animal."""
-    return np.split(columns, np.cumsum(sizes)[:-1], axis=1)

@@ -91,6 +91,12 @@ def predict_test_images(
     matrices = aligned_zeros(n_fits, size, padded_length(size))
     factors = (transposed, covariance) if n_units < rank else (covariance, transposed)
     np.matmul(*factors, out=matrices[:, :, :size])
+    rule = Rule(
+        tolerance=settings.pls_tolerance,
+        max_iterations=settings.pls_max_iterations,
+        by_units=n_units < rank,
+        converged=settings.pls_stopping == "converged",
+    )
     rotations = aligned_zeros(n_fits, settings.n_components, padded_length(rank))
     loadings = aligned_zeros(n_fits, settings.n_components, padded_length(n_units))
     fit_batch(
@@ -98,18 +104,13 @@ def predict_test_images(
         np.ascontiguousarray(targets),
         projected,
         matrices,
-        _rule(settings, by_units=n_units < rank),
+        rule,
         krylov_space(size),
         (rotations, loadings),
     )
     scores = rotations[:, :, :rank] @ coordinates.test.T
     predictions: NDArray[np.float64] = scores.transpose(0, 2, 1) @ loadings[:, :, :n_units]
     return predictions
-
-
-def _rule(settings: ScoreSettings, *, by_units: bool) -> Rule:
-    converged = settings.pls_stopping == "converged"
-    return Rule(settings.pls_tolerance, settings.pls_max_iterations, by_units, converged)
 
 
 def prepare_kernel() -> None:

@@ -81,34 +81,6 @@ def correlate_sets(
     return result
 
 
-def correlate_all_sets(
-    responses: NDArray[np.floating],
-    first: NDArray[np.generic],
-    second: NDArray[np.generic],
-    *,
-    correlation: str = "pearson",
-) -> NDArray[np.float64]:
-    """Correlate each of some sets of trials with each of others, as the 2020 code does with resamplings.
-
-    Parameters
-    ----------
-    responses
-        (n_trials, n_images, n_units), NaN = missing.
-    first, second
-        (n_first, n_trials[, n_images]) and (n_second, n_trials[, n_images]).
-    correlation
-        ``"pearson"`` or ``"spearman"``.
-
-    Returns
-    -------
-    ndarray
-        float64 (n_second, n_first, n_units), not corrected for anything. Its first two axes flattened are the
-        rows of the goldens ``mode|*`` (section 4, ``reliability.npz``).
-    """
-    columns, rows = (centre(half_means(responses, sets[:, None])[:, 0], axis=1) for sets in (first, second))
-    return np.stack([correlate_by(correlation, columns, np.broadcast_to(row, columns.shape)) for row in rows])
-
-
 def split_half_reliability(
     responses: NDArray[np.floating],
     *,

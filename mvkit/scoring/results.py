@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mvkit.errors import DataError
 from mvkit.files import digest_of, plain, replacing, write_text
-from mvkit.scoring.intervals import METHOD, describe_median, draws_of
+from mvkit.scoring.intervals import METHOD, Draws, describe_median
 from mvkit.scoring.layer_choice import HELD_OUT, PAPER, ChosenUnits, choose_layer, unit_grid
 from mvkit.scoring.settings import ScoreSettings
 
@@ -188,7 +188,7 @@ class Scores:
         import pandas as pd
 
         rows = []
-        draws = draws_of(self.settings)
+        draws = Draws(self.settings)
         for layer in self.layers:
             of_layer = self.columns["layer"] == layer
             for area in (*self.areas, ALL_AREAS):

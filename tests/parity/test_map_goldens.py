@@ -132,7 +132,7 @@ def test_scores_and_their_parts(neural: Neural) -> None:
     assert parts == 3 * sum(1 for _ in neural.matching(SCORES))
 
 
-def test_predictions_of_the_first_halving(neural: Neural) -> None:
+def test_predictions_of_the_first_pair_of_halves(neural: Neural) -> None:
     for match, expected in neural.matching(PREDICTIONS):
         name = match["map"]
         members = halves_of(neural.orders(1))[0, int(match["half"]) - 1]

@@ -96,7 +96,7 @@ def test_scores_and_their_parts(neural: Neural, score: Callable[..., SplitHalfSc
     assert compared > 0
 
 
-def test_predictions_of_the_first_halving(neural: Neural) -> None:
+def test_predictions_of_the_first_pair_of_halves(neural: Neural) -> None:
     compared = 0
     for key, expected in neural.expected.items():
         match = re.fullmatch(r"f(\d+)\|(\w+)\|pls\|split(\d+)\|pred_half([12])_boot0", key)

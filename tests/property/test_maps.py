@@ -282,8 +282,8 @@ def test_lasso_and_elastic_net_are_those_of_scikit_learn(problem: Problem, penal
     alpha=st.sampled_from([1.0, "cv"]),
     kind=st.sampled_from(AWKWARD),
 )
-def test_halvings_score_alone_as_in_company(seed: int, mapping: str, alpha: Any, kind: str) -> None:
-    """Neither the grouping of halvings nor another unit's gaps change a score by a single bit."""
+def test_split_halves_score_alone_as_in_company(seed: int, mapping: str, alpha: Any, kind: str) -> None:
+    """Neither the grouping of split halves nor another unit's gaps change a score by a single bit."""
     rng = np.random.default_rng(seed)
     features = make_features(rng, 30, kind, "float64")
     responses = features[:, :3] @ rng.standard_normal((3, 4)) + rng.standard_normal((6, N_IMAGES, 4))

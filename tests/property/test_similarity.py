@@ -111,7 +111,7 @@ def test_a_layer_against_other_implementations(
 
 @FEW
 @given(kind=KIND, seed=SEEDS, lost=st.floats(0.0, 0.3), n_units=st.integers(3, 25))
-def test_missing_trials_leave_out_units_or_the_halving(
+def test_missing_trials_leave_out_units_or_the_pair_of_halves(
     kind: ScoreSettings, seed: int, lost: float, n_units: int
 ) -> None:
     rng = np.random.default_rng(seed)

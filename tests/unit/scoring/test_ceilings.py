@@ -63,7 +63,7 @@ def of_specimen(ceiling: Scores, area: str, specimen: int, column: str) -> Any:
     return ceiling.columns[column][chosen]
 
 
-def expected_halvings(target: Any, sources: list[Any], settings: ScoreSettings, n_predictors: int = 0) -> Any:
+def expected_halves(target: Any, sources: list[Any], settings: ScoreSettings, n_predictors: int = 0) -> Any:
     """Score a target from the sources pooled, with ``n_predictors`` units of theirs (0: all)."""
     source = pool_responses([source.responses for source in sources])
     n_trials, n_images, _ = target.responses.shape
@@ -111,7 +111,7 @@ def test_held_out_animals_are_predicted_from_all_others(recordings: list[Any]) -
     np.testing.assert_array_equal(
         ceiling.columns["unit_id"], np.concatenate([recording.unit_ids for recording in recordings])
     )
-    expected = expected_halvings(recordings[1], [recordings[3], recordings[0]], settings)
+    expected = expected_halves(recordings[1], [recordings[3], recordings[0]], settings)
     for column, part in (("raw_correlation", expected.r_cross), ("score", expected.scores)):
         np.testing.assert_allclose(
             of_specimen(ceiling, "VISp", 10, column), np.nanmean(part, axis=(0, 1)), rtol=0, atol=1e-12
@@ -125,11 +125,11 @@ def test_held_out_animals_are_predicted_from_all_others(recordings: list[Any]) -
     np.testing.assert_allclose(ceiling.by_fold[:, chosen], folds, rtol=0, atol=1e-12)
 
 
-def test_pairwise_averages_over_sources_splits_and_halvings_at_once(recordings: list[Any]) -> None:
+def test_pairwise_averages_over_sources_splits_and_split_halves_at_once(recordings: list[Any]) -> None:
     settings = ScoreSettings(ceiling="pairwise", source_units="equal", n_subsamples=2, **SMALL)
     ceiling = measure_ceiling(recordings, settings)
-    from_one = expected_halvings(recordings[1], [recordings[3]], settings, n_predictors=5).scores
-    from_other = expected_halvings(recordings[1], [recordings[0]], settings, n_predictors=5).scores
+    from_one = expected_halves(recordings[1], [recordings[3]], settings, n_predictors=5).scores
+    from_other = expected_halves(recordings[1], [recordings[0]], settings, n_predictors=5).scores
     assert (from_one.shape[1], from_other.shape[1]) == (6, 3)  # only the first has more than 5 units
     expected = np.nanmean(np.concatenate([from_one, from_other], axis=1), axis=(0, 1))
     np.testing.assert_allclose(of_specimen(ceiling, "VISp", 10, "score"), expected, rtol=0, atol=1e-12)
@@ -151,7 +151,7 @@ def test_sources_with_too_few_units_are_left_out_by_name(recordings: list[Any]) 
     settings = ScoreSettings(ceiling="pairwise", **{**SMALL, "n_components": 6})
     ceiling = measure_ceiling(recordings, settings)
     # Animal 30 has 5 units: the others' scores are those from one another.
-    expected = expected_halvings(recordings[1], [recordings[3]], settings).scores
+    expected = expected_halves(recordings[1], [recordings[3]], settings).scores
     np.testing.assert_allclose(
         of_specimen(ceiling, "VISp", 10, "score"), np.nanmean(expected, axis=(0, 1)), rtol=0, atol=1e-12
     )
@@ -170,7 +170,7 @@ def test_populations_have_one_row_per_animal(recordings: list[Any]) -> None:
     ceiling = measure_ceiling(recordings, settings)
     assert list(ceiling.columns["unit_id"]) == [-1] * 6
     assert list(ceiling.columns["specimen"]) == [30, 10, 10, 20, 30, 20]
-    expected = expected_halvings(recordings[1], [recordings[3], recordings[0]], settings).scores
+    expected = expected_halves(recordings[1], [recordings[3], recordings[0]], settings).scores
     np.testing.assert_allclose(of_specimen(ceiling, "VISp", 10, "score"), np.nanmean(expected), atol=1e-12)
     assert list(of_specimen(ceiling, "VISam", 20, "reason")) == ["no other animal in this area"]
 
@@ -233,8 +233,8 @@ def test_recordings_that_do_not_go_together_are_refused(
 SETTINGS = ScoreSettings(ceiling="pairwise", correction="none")
 
 
-def halvings(r_cross: list[list[float]]) -> SplitHalfScores:
-    """One split; rows are halvings, columns units; not corrected, so that scores are r_cross."""
+def split_halves(r_cross: list[list[float]]) -> SplitHalfScores:
+    """One split; rows are split halves, columns units; not corrected, so that scores are r_cross."""
     values = np.array([r_cross])
     gaps = np.zeros(values.shape, dtype=np.uint8)
     missing = np.full(values.shape[2], -1)
@@ -246,9 +246,9 @@ def target(recording: Callable[..., Any]) -> Any:
     return recording(np.zeros((2, 8, 2)), area="VISl", specimen=7)
 
 
-def test_every_halving_of_every_source_counts_equally(target: Any) -> None:
-    first = SourceScores((1,), PairScores(halvings([[0.1, 0.2], [0.3, np.nan], [0.5, 0.4]]), 5, ""))
-    second = SourceScores((2, 3), PairScores(halvings([[0.9, 0.8]]), 6, ""))
+def test_every_pair_of_halves_of_every_source_counts_equally(target: Any) -> None:
+    first = SourceScores((1,), PairScores(split_halves([[0.1, 0.2], [0.3, np.nan], [0.5, 0.4]]), 5, ""))
+    second = SourceScores((2, 3), PairScores(split_halves([[0.9, 0.8]]), 6, ""))
     columns = aggregate_sources(target, [first, second], 1, SETTINGS).columns
     np.testing.assert_allclose(
         columns["score"].astype(float), [(0.1 + 0.3 + 0.5 + 0.9) / 4, (0.2 + 0.4 + 0.8) / 3]
@@ -262,7 +262,7 @@ def test_every_halving_of_every_source_counts_equally(target: Any) -> None:
 
 
 def test_sources_without_a_map_take_no_part(target: Any) -> None:
-    good = SourceScores((1,), PairScores(halvings([[0.1, 0.2]]), 5, ""))
+    good = SourceScores((1,), PairScores(split_halves([[0.1, 0.2]]), 5, ""))
     bad = SourceScores((2, 3), PairScores(no_scores((1, 1, 2), SETTINGS), 4, "too few"))
     columns = aggregate_sources(target, [bad, good], 1, SETTINGS).columns
     np.testing.assert_allclose(columns["score"].astype(float), [0.1, 0.2])
@@ -309,7 +309,7 @@ def weighted_mean(responses: Any, weights: Any) -> Any:
 @pytest.mark.parametrize("mapping", ["pls", "ridge"])
 @pytest.mark.parametrize("halving", ["split-half", "bootstrap"])
 @pytest.mark.parametrize("correlation", ["pearson", "spearman"])
-def test_equals_scikit_learn_halving_by_halving(
+def test_equals_scikit_learn_pair_by_pair(
     animals: Simulate, mapping: str, halving: str, correlation: str
 ) -> None:
     target, source = animals((4, 9), n_trials=(11, 8))
@@ -459,7 +459,7 @@ def test_a_source_that_cannot_be_mapped_says_why(animals: Simulate, spoil: Any, 
 
 
 @pytest.mark.parametrize("mapping", ["pls", "one-to-one", "rsa"])
-def test_results_do_not_depend_on_the_grouping_of_halvings(
+def test_results_do_not_depend_on_the_grouping_of_split_halves(
     animals: Simulate, mapping: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target, source = animals((4, 9))
@@ -473,7 +473,7 @@ def test_results_do_not_depend_on_the_grouping_of_halvings(
         np.testing.assert_array_equal(getattr(at_once, part), getattr(one_by_one, part))
 
 
-def test_joining_keeps_halvings_and_the_first_missing_image(animals: Simulate) -> None:
+def test_joining_keeps_split_halves_and_the_first_missing_image(animals: Simulate) -> None:
     target, *sources = animals((4, 9, 7))
     target[1:, 6, 2] = np.nan
     settings = ScoreSettings(n_components=3, n_splits=2, n_halves=3)
@@ -516,7 +516,7 @@ def test_units_without_a_trial_in_some_half_have_no_say() -> None:
     responses[1:, 4, 2] = np.nan  # one trial left: never in both halves
     responses[:, 5, 3] = np.nan
     responses[0, :, 4] = np.nan  # a trial lost: the others are in both halves
-    responses[2:, 0, 6] = np.nan  # two trials left: in both halves of some halvings only
+    responses[2:, 0, 6] = np.nan  # two trials left: in both halves of some split halves only
     weights = halves_of(trial_orders(6, n_halves=5))
     known = ~np.isnan(half_means(responses, weights)).any(axis=(0, 1, 2))
     assert list(np.flatnonzero(~known)) == [2, 3, 6]
@@ -554,7 +554,7 @@ def test_source_units_are_drawn_only_where_a_source_has_more() -> None:
     np.testing.assert_array_equal(np.sort(some.units, axis=1), np.tile(np.arange(6), (6, 1)))
 
 
-def test_one_generator_per_halving_makes_all_its_sub_samples() -> None:
+def test_one_generator_per_pair_of_halves_makes_all_its_sub_samples() -> None:
     draws = draw_pair(PairSize(9, 7, 5, 6, 4), ScoreSettings(n_halves=2, n_subsamples=2, halves_seed=5))
     assert draws.units is not None
     generator = np.random.RandomState(5 + 1)
@@ -568,7 +568,7 @@ def test_one_generator_per_halving_makes_all_its_sub_samples() -> None:
             np.testing.assert_array_equal(np.flatnonzero(weights[row, 0]), sorted(trials[: n_trials // 2]))
 
 
-def test_one_generator_per_sub_sample_where_these_outnumber_halvings() -> None:
+def test_one_generator_per_sub_sample_where_these_outnumber_split_halves() -> None:
     draws = draw_pair(PairSize(9, 7, 5, 6, 4), ScoreSettings(n_halves=2, n_subsamples=3, halves_seed=5))
     assert draws.units is not None
     assert len(draws.units) == 6

@@ -17,7 +17,6 @@ from mvkit.scoring.intervals import (
     NO_UNITS,
     ONE_ANIMAL,
     Draws,
-    draws_of,
     median_interval,
     medians_of_counts,
     p_value,
@@ -100,7 +99,7 @@ def test_a_symmetric_interval_has_the_p_of_the_t_test() -> None:
 
 def test_shared_draws_change_nothing() -> None:
     values, animals = np.arange(40.0) ** 2, np.repeat([1, 2, 3, 4], 10)
-    draws = draws_of(SETTINGS)
+    draws = Draws(SETTINGS)
     alone = median_interval(values, animals, SETTINGS)
     assert [median_interval(values, animals, SETTINGS, draws=draws) for _ in range(2)] == [alone, alone]
     assert statistic_interval(values[None], animals, MEDIAN, SETTINGS) == alone
@@ -226,7 +225,7 @@ def test_seeds_and_shared_draws() -> None:
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
     sizes = np.array([10, 10])
-    draws = Draws(n_resamples=100, seed=1)
+    draws = Draws(ScoreSettings(n_resamples=100, resampling_seed=1))
     assert draws.counts(sizes) is draws.counts(sizes.copy())
     np.testing.assert_array_equal(draws.counts(sizes), resampled_counts(sizes, n_resamples=100, seed=1))
 

@@ -77,7 +77,7 @@ def test_moving_rows_near_zero_keeps_their_differences() -> None:
 
 @pytest.mark.parametrize("parity", [False, True])
 def test_unit_without_training_response(parity: bool, noisy_linear: Callable[..., Any]) -> None:
-    """The 2020 code took the last feature where no correlation was defined; mvkit drops the halving."""
+    """The 2020 code took the last feature where no correlation was defined; mvkit excludes the pair."""
     features, responses = noisy_linear(n_units=3, n_trials=8)
     settings = ScoreSettings(mapping="one-to-one", n_splits=1, n_halves=5, parity=parity)
     weights, splits = split_half_weights(8, 118, settings), splits_of(118, settings)
@@ -105,7 +105,7 @@ SPLIT = image_splits(40, n_splits=1, train_fraction=0.5)[0]
 
 
 def half_targets(n_trials: int, *, n_units: int = 5, n_halves: int = 30, gaps: bool = False) -> Any:
-    """Training targets (n_fits, n_train, n_units) of halvings of noisy trials."""
+    """Training targets (n_fits, n_train, n_units) of split halves of noisy trials."""
     rng = np.random.default_rng(n_trials)
     responses = 10.0 + rng.standard_normal((40, n_units)) + rng.standard_normal((n_trials, 40, n_units))
     if gaps:

@@ -102,7 +102,7 @@ def test_sizes_of_sets(halving: Halving, sizes: tuple[int, int], n_images: int |
 
 @pytest.mark.parametrize("halving", HALVINGS)
 @pytest.mark.parametrize("synchronous", [True, False])
-def test_every_halving_has_its_own_seed(halving: Halving, synchronous: bool) -> None:
+def test_every_pair_of_halves_has_its_own_seed(halving: Halving, synchronous: bool) -> None:
     settings = ScoreSettings(halving=halving, synchronous=synchronous, n_halves=4, halves_seed=11)
     weights = split_half_weights(8, 5, settings)
     assert weights.shape == ((4, 2, 8) if synchronous else (4, 2, 8, 5))
@@ -117,7 +117,7 @@ def test_every_halving_has_its_own_seed(halving: Halving, synchronous: bool) -> 
         assert (weights[..., 1:] != weights[..., :1]).any()
 
 
-def test_default_halvings_are_the_shuffled_halves() -> None:
+def test_default_split_halves_are_the_shuffled_halves() -> None:
     weights = split_half_weights(7, 3, ScoreSettings(n_halves=5, halves_seed=2))
     np.testing.assert_array_equal(weights, halves_of(trial_orders(7, n_halves=5, seed=2)))
 
@@ -242,7 +242,9 @@ def test_against_a_plain_loop(noisy_linear: Simulate, n_trials: int) -> None:
                     assert np.isnan(found.scores[s, b, unit])
 
 
-def test_groups_of_halvings_change_nothing(noisy_linear: Simulate, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_groups_of_split_halves_change_nothing(
+    noisy_linear: Simulate, monkeypatch: pytest.MonkeyPatch
+) -> None:
     features, responses = noisy_linear()
     whole = score(features, responses)
     monkeypatch.setattr(protocol, "GROUP_BYTES", 1)

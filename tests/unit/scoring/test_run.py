@@ -64,7 +64,7 @@ def test_rows_are_layers_by_units(scores: Scores, recordings: list[Any]) -> None
     assert (table["halves_used"] + table["halves_dropped"] == 8).all()
 
 
-def test_rows_hold_means_over_splits_and_halvings(
+def test_rows_hold_means_over_splits_and_split_halves(
     scores: Scores, features: dict[str, Any], recordings: list[Any]
 ) -> None:
     splits = image_splits(118, n_splits=2, train_fraction=0.5)
@@ -183,13 +183,13 @@ def test_nothing_to_score_and_no_workers(features: dict[str, Any], recordings: l
         score_features(features, recordings, SETTINGS, n_jobs=0)
 
 
-#: (split, halving): three splits with two halvings each, one unit. One reliability is negative.
+#: (split, halving): three splits with two split halves each, one unit. One reliability is negative.
 R_CROSS = [[0.3, 0.4], [0.2, 0.5], [0.1, 0.6]]
 R_MAP = [[0.5, 0.6], [0.4, 0.8], [0.7, 0.9]]
 R_TARGET = [[0.6, 0.5], [-0.1, 0.7], [0.5, 0.8]]
 
 
-def halvings(settings: ScoreSettings) -> SplitHalfScores:
+def split_halves(settings: ScoreSettings) -> SplitHalfScores:
     parts = tuple(np.array(part)[:, :, None] for part in (R_CROSS, R_MAP, R_TARGET))
     return correct_split_halves(parts, np.zeros((3, 2, 1), np.uint8), np.array([-1]), settings)  # type: ignore[arg-type]
 
@@ -205,7 +205,7 @@ def test_the_mean_of_corrected_values_leaves_out_what_cannot_be_corrected() -> N
         published(R_CROSS[s][h], R_MAP[s][h], R_TARGET[s][h])
         for s, h in ((0, 0), (0, 1), (1, 1), (2, 0), (2, 1))
     ]
-    found = unit_scores(halvings(settings), "", settings)
+    found = unit_scores(split_halves(settings), "", settings)
     assert found.columns["score"][0] == pytest.approx(np.mean(kept), abs=1e-15)
     assert (found.columns["halves_used"][0], found.columns["halves_dropped"][0]) == (5, 1)
     even, odd = found.by_fold[:, 0]
@@ -213,9 +213,9 @@ def test_the_mean_of_corrected_values_leaves_out_what_cannot_be_corrected() -> N
     assert odd == pytest.approx(kept[2], abs=1e-15)
 
 
-def test_the_corrected_mean_uses_every_halving_of_its_splits() -> None:
+def test_the_corrected_mean_uses_every_pair_of_halves_of_its_splits() -> None:
     settings = ScoreSettings(estimator="corrected-mean", correction="attenuation")
-    found = unit_scores(halvings(settings), "", settings)
+    found = unit_scores(split_halves(settings), "", settings)
 
     def by_hand(splits: list[int]) -> float:
         cross, r_map, r_target = (np.mean([part[s] for s in splits]) for part in (R_CROSS, R_MAP, R_TARGET))
@@ -227,7 +227,7 @@ def test_the_corrected_mean_uses_every_halving_of_its_splits() -> None:
 
 def test_one_split_gives_no_folds() -> None:
     settings = ScoreSettings()
-    whole = halvings(settings)
+    whole = split_halves(settings)
     fields = ("r_cross", "r_map", "r_target", "scores", "exclusions")
     first = SplitHalfScores(*(getattr(whole, name)[:1] for name in fields), whole.missing_image)
     assert unit_scores(first, "", settings).by_fold.shape == (0, 1)
@@ -252,7 +252,7 @@ def test_a_corrected_mean_says_what_it_lacks(r_map: float, r_target: float, reas
     assert found.columns["reason"][0] == reason
 
 
-def test_means_are_over_the_same_halvings() -> None:
+def test_means_are_over_the_same_split_halves() -> None:
     settings = ScoreSettings(estimator="corrected-mean", correction="attenuation")
     cross, r_map, r_target = (np.array(part)[:, :, None] for part in (R_CROSS, R_MAP, R_TARGET))
     cross[0, 1] = r_map[0, 1] = np.nan  # its response reliability is known, but stands for no score

@@ -110,7 +110,7 @@ def test_a_unit_without_a_valid_trial_is_left_out_of_both_halves(name: str) -> N
     splits = splits_of(24, options)
     features, responses = draw()
     weights = split_half_weights(7, 24, options).astype(bool)
-    # Unit 2 knows image 5 from trial 0 only: in every halving one half knows nothing.
+    # Unit 2 knows image 5 from trial 0 only: in every pair of halves one half knows nothing.
     responses[1:, 5, 2] = np.nan
     # Unit 4 lacks image 9 in the trials of one half of the first halving.
     responses[weights[0, 1], 9, 4] = np.nan
@@ -127,7 +127,7 @@ def test_a_unit_without_a_valid_trial_is_left_out_of_both_halves(name: str) -> N
 
 
 @pytest.mark.parametrize("name", SIMILARITIES)
-def test_groups_of_halvings_change_no_bit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_groups_of_split_halves_change_no_bit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     options = SETTINGS[name].model_copy(update={"n_halves": 9})
     splits = splits_of(24, options)
     features, responses = draw()
