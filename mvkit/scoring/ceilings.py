@@ -195,7 +195,7 @@ def _score_job(
 
 @dataclass(frozen=True)
 class SourceScores:
-    """What one source gives for a target: the source's animals, and the scores from them."""
+    """Scores of a target from one source, and the animals of the source."""
 
     animals: tuple[int, ...]
     scores: PairScores

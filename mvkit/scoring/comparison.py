@@ -29,10 +29,8 @@ from mvkit.scoring.settings import ScoreSettings
 
 if TYPE_CHECKING:
     import pandas as pd
-
-#: What Holm's correction is over.
+#: Tests that Holm's correction counts together.
 FAMILY = "all pairs of models within one area; the row of all areas is a family of its own"
-
 NO_CEILING = "the median ceiling of these units is not above zero"
 _ABSENT = "(absent)"
 _LONGEST = 40
@@ -243,13 +241,23 @@ def _pairs_of_area(
     ]
 
 
-def _gradient(medians: NDArray[np.float64]) -> NDArray[np.float64]:
-    score, ceiling = medians
-    return np.array([1.0 / ceiling, -score / ceiling**2])
+def holm(p_values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Adjust p values so that the chance of any false rejection in the family stays at the level.
 
+    Holm 1979, Scand. J. Stat. 6:65: the k-th smallest of m is multiplied by m - k + 1, made at least as large
+    as the one before, and at most 1. NaN is no test: it stays NaN and is not counted.
 
-#: Median score over median ceiling.
-RATIO = Statistic(lambda medians: medians[0] / medians[1], _gradient)
+    Parameters
+    ----------
+    p_values
+        float64 (n_tests,).
+    """
+    adjusted = np.full(p_values.shape, np.nan)
+    tests = np.flatnonzero(~np.isnan(p_values))
+    order = tests[np.argsort(p_values[tests], kind="stable")]
+    factors = np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(factors * p_values[order]), 1.0)
+    return adjusted
 
 
 def fraction_of_ceiling(scores: Scores, ceiling: Scores, *, choice: str | None = None) -> pd.DataFrame:
@@ -321,6 +329,15 @@ def _fraction(units: PairedUnits, settings: ScoreSettings, why: str) -> dict[str
     }
 
 
+def _gradient(medians: NDArray[np.float64]) -> NDArray[np.float64]:
+    score, ceiling = medians
+    return np.array([1.0 / ceiling, -score / ceiling**2])
+
+
+#: Median score over median ceiling.
+RATIO = Statistic(lambda medians: medians[0] / medians[1], _gradient)
+
+
 @dataclass(frozen=True)
 class PairedUnits:
     """Values of the same units from several results.
@@ -381,20 +398,6 @@ def _scores_by_unit(
     return table
 
 
-def protocol_differences(first: Scores, second: Scores) -> dict[str, tuple[Any, Any]]:
-    """Return field -> both values, where two protocols differ (:meth:`Scores.protocol`).
-
-    A field that is a mapping, such as the selection of units, is compared entry by entry
-    (``"selection.min_reliability"``).
-    """
-    left, right = _flat(first.protocol()), _flat(second.protocol())
-    return {
-        name: (left.get(name, _ABSENT), right.get(name, _ABSENT))
-        for name in dict.fromkeys([*left, *right])
-        if left.get(name, _ABSENT) != right.get(name, _ABSENT)
-    }
-
-
 def check_same_protocol(first: tuple[str, Scores], second: tuple[str, Scores]) -> None:
     """Check that two named results have the same protocol.
 
@@ -414,6 +417,20 @@ def check_same_protocol(first: tuple[str, Scores], second: tuple[str, Scores]) -
         )
 
 
+def protocol_differences(first: Scores, second: Scores) -> dict[str, tuple[Any, Any]]:
+    """Return field -> both values, where two protocols differ (:meth:`Scores.protocol`).
+
+    A field that is a mapping, such as the selection of units, is compared entry by entry
+    (``"selection.min_reliability"``).
+    """
+    left, right = _flat(first.protocol()), _flat(second.protocol())
+    return {
+        name: (left.get(name, _ABSENT), right.get(name, _ABSENT))
+        for name in dict.fromkeys([*left, *right])
+        if left.get(name, _ABSENT) != right.get(name, _ABSENT)
+    }
+
+
 def _flat(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in document.items():
@@ -427,25 +444,6 @@ def _flat(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _shorten(value: Any) -> str:
     text = value if value == _ABSENT else json.dumps(value)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
-
-
-def holm(p_values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Adjust p values so that the chance of any false rejection in the family stays at the level.
-
-    Holm 1979, Scand. J. Stat. 6:65: the k-th smallest of m is multiplied by m - k + 1, made at least as large
-    as the one before, and at most 1. NaN is no test: it stays NaN and is not counted.
-
-    Parameters
-    ----------
-    p_values
-        float64 (n_tests,).
-    """
-    adjusted = np.full(p_values.shape, np.nan)
-    tests = np.flatnonzero(~np.isnan(p_values))
-    order = tests[np.argsort(p_values[tests], kind="stable")]
-    factors = np.arange(len(order), 0, -1)
-    adjusted[order] = np.minimum(np.maximum.accumulate(factors * p_values[order]), 1.0)
-    return adjusted
 
 
 def sentence(pair: PairDifference) -> str:

@@ -327,9 +327,6 @@ def _size_rows(area: AreaSizes, settings: ScoreSettings) -> list[dict[str, objec
     return [rows[size] for size in sorted(rows)]
 
 
-# Which sizes are measured
-
-
 def _plan_units(
     recordings: Sequence[RecordingLike],
     sources: Mapping[int, Sequence[Source]],
@@ -430,7 +427,7 @@ def fewest_units(settings: ScoreSettings) -> int:
 
 
 def image_fault(n_images: int, settings: ScoreSettings) -> str:
-    """Say why so many images are too few to be scored, or ""."""
+    """Return why so many images are too few to be scored, or ""."""
     if settings.compares_all_images:
         return "" if n_images >= _FEWEST else f"{n_images} images have no dissimilarities to compare"
     n_train = math.ceil(settings.train_fraction * n_images)
@@ -440,9 +437,6 @@ def image_fault(n_images: int, settings: ScoreSettings) -> str:
     if n_images - n_train < 2:
         return f"{n_images - n_train} test images of {n_images}; at least two are needed"
     return ""
-
-
-# Scores at these sizes
 
 
 def consistency_at_sizes(
@@ -571,9 +565,6 @@ def _all_areas(areas: Sequence[AreaSizes]) -> AreaSizes:
         left_out={},
         reason="",
     )
-
-
-# Curves
 
 
 @dataclass(frozen=True)
@@ -742,9 +733,6 @@ def _check_sizes(sizes: NDArray[np.integer], *, n_needed: int) -> Array:
     return given
 
 
-# Curves of an area, and their intervals over animals and units
-
-
 @dataclass(frozen=True)
 class Bounded:
     """A number, its standard error and its interval."""
@@ -905,7 +893,7 @@ class _Medians:
 
 
 def _open_end(curve: SaturatingCurves, asymptote: Bounded, missed: Sequence[int], reason: str) -> str:
-    """Say why the data do not determine the asymptote, or ""."""
+    """Return why the data do not determine the asymptote, or ""."""
     if curve.still_rising[0]:
         return "asymptote not determined: the curve still rises like a power at the largest size"
     if reason:

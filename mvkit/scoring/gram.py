@@ -315,7 +315,7 @@ def _no_coordinates(split: ImageSplit, reason: str) -> SplitCoordinates:
 
 
 def is_well_conditioned(eigenvalues: NDArray[np.floating], *, clear: float, noise: float) -> bool:
-    """Tell whether rounding errors leave the smallest direction of a Gram matrix alone.
+    """Return whether rounding errors leave the smallest direction of a Gram matrix alone.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Mappings from features to responses by name, and layers made ready for them.
+"""Mappings from features to responses by name, and the preparation of layers for them.
 
 :data:`MAPS` predict every unit: to add one, write a class here over functions of arrays in a file of its own.
 :data:`~mvkit.scoring.similarity.SIMILARITIES` give one number for a population. :data:`MAPPINGS` are both.
@@ -43,9 +43,9 @@ from mvkit.scoring.similarity import SIMILARITIES, Similarity
 from mvkit.scoring.sparse import predict_sparse, sparse_sources
 
 Array = NDArray[np.float64]
-#: What serves all splits of a layer.
+#: A layer prepared for all splits.
 Layer = TypeVar("Layer")
-#: What serves the fits of one split.
+#: A layer prepared for the fits of one split.
 Split = TypeVar("Split", bound=PreparedSplit)
 
 
@@ -137,11 +137,11 @@ class Map(ABC, Generic[Layer, Split]):
 
     @abstractmethod
     def prepare_layer(self, name: str, features: LayerInput, settings: ScoreSettings) -> Layer:
-        """Make what serves all splits of features (n_images, n_features)."""
+        """Prepare features (n_images, n_features) for all splits."""
 
     @abstractmethod
     def prepare_split(self, layer: Layer, split: ImageSplit, settings: ScoreSettings) -> Split:
-        """Make a layer ready for the fits of one split."""
+        """Prepare a layer for the fits of one split."""
 
     @abstractmethod
     def predict(self, targets: Array, prepared: Split, settings: ScoreSettings) -> Array:
@@ -178,7 +178,7 @@ class Map(ABC, Generic[Layer, Split]):
     def prepare(
         self, name: str, features: LayerInput, splits: Sequence[ImageSplit], settings: ScoreSettings
     ) -> tuple[Split, ...]:
-        """Make a layer ready for every split."""
+        """Prepare a layer for every split."""
         layer = self.prepare_layer(name, features, settings)
         return tuple(self.prepare_split(layer, split, settings) for split in splits)
 
@@ -200,7 +200,7 @@ class Map(ABC, Generic[Layer, Split]):
         return score_split_halves(responses, weights, splits, layers, self.predict, settings)
 
     def reason(self, prepared: Sequence[Split]) -> str:
-        """Say why a prepared layer cannot be mapped on some split, or ""."""
+        """Return why a prepared layer cannot be mapped on some split, or ""."""
         return next((part.reason for part in prepared if part.reason), "")
 
 

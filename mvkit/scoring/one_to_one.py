@@ -119,7 +119,7 @@ class SourceSplit:
 
 
 class Screening(NamedTuple):
-    """How float32 correlations of all target columns follow from those of some.
+    """Weights by which float32 correlations of all target columns follow from those of some.
 
     The correlations of a column are ``share * c_sum + weight * c``, with those of a row of ``sums`` and of
     a column that is multiplied out (itself, or the one whose partner it is), up to ``bound``.

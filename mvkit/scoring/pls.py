@@ -277,7 +277,7 @@ def form_matrix(matrix: Array, fit: Fit, count: int, rule: Rule) -> float:
 
 @expanded_part
 def _is_explained(fit: Fit, unit: int, count: int) -> bool:
-    """Tell whether what the components leave of a target column is zero for scikit-learn."""
+    """Return whether the residual of a target column is zero for scikit-learn."""
     for image in range(fit.targets.shape[0]):
         residual = fit.targets[image, unit]
         for component in range(count):
@@ -422,7 +422,7 @@ def remove_component(matrix: Array, image: Array, fit: Fit, count: int, rule: Ru
 
 
 class Rule(NamedTuple):
-    """How the power iteration runs and stops.
+    """Rule by which the power iteration runs and stops.
 
     ``tolerance`` is the squared distance between successive weight vectors at which to stop,
     ``max_iterations`` the last iterate. With ``by_units`` the iterated vectors v live in unit space and
@@ -500,7 +500,7 @@ def _grow(matrix: Array, space: Krylov, last: int, unchecked: int) -> None:
 
 @expanded_part
 def _is_above(diagonal: Array, beside: Array, n: int, value: float) -> bool:
-    """Tell whether ``value`` exceeds every eigenvalue of the tridiagonal matrix (all pivots positive)."""
+    """Return whether ``value`` exceeds every eigenvalue of the tridiagonal matrix (all pivots positive)."""
     pivot = value - diagonal[0]
     for i in range(1, n):
         if not pivot > 0.0:

@@ -1,4 +1,4 @@
-"""What a score is made of: splits of the images, split halves of the trials, and what each of them gives.
+"""Splits of the images, halves of the trials, and the correlations that make up a score.
 
 Both kinds of draws come from numpy's legacy Mersenne Twister, whose streams numpy does not change, so that
 they equal those of the 2020 code (goldens section 4, ``reliability.npz``).
@@ -47,6 +47,45 @@ class ImageSplit:
     test: NDArray[np.int64]
 
 
+@dataclass(frozen=True)
+class SplitHalfScores:
+    """Correlations and scores of every pair of trial halves, for one layer and one recording.
+
+    Attributes
+    ----------
+    r_cross, r_map, r_target
+        float64 (n_splits, n_halves, n_units), over test images: prediction from half 1 with half 2;
+        prediction from half 1 with prediction from half 2; half 1 with half 2. NaN = undefined.
+        A similarity has one "unit", the population.
+    scores
+        float64, same shape: corrected for noise; NaN = excluded.
+    exclusions
+        uint8, same shape: :class:`~mvkit.scoring.correlation.ExclusionReason`.
+    missing_image
+        int64 (n_units,): first image without a valid trial in a half of some pair, or -1.
+    """
+
+    r_cross: NDArray[np.float64]
+    r_map: NDArray[np.float64]
+    r_target: NDArray[np.float64]
+    scores: NDArray[np.float64]
+    exclusions: NDArray[np.uint8]
+    missing_image: NDArray[np.int64]
+
+
+class PreparedSplit(Protocol):
+    """A layer prepared for the fits of one split; each map has its own class."""
+
+    @property
+    def reason(self) -> str:
+        """Why no map can be fitted, or ""."""
+
+
+#: ``predict(targets (n_fits, n_train, n_units), prepared, settings) -> (n_fits, n_test, n_units)``; NaN for
+#: units whose fit did not converge
+Predict = Callable[[NDArray[np.float64], Any, ScoreSettings], NDArray[np.float64]]
+
+
 def splits_of(n_images: int, settings: ScoreSettings) -> tuple[ImageSplit, ...]:
     """Draw the image splits that settings ask for, see :func:`image_splits`.
 
@@ -84,60 +123,6 @@ def image_splits(
     return tuple(
         ImageSplit(order[:n_train].astype(np.int64), order[n_train:].astype(np.int64)) for order in orders
     )
-
-
-def trial_orders(n_trials: int, *, n_halves: int, seed: int = 0) -> NDArray[np.int64]:
-    """Shuffle the trials once per pair of halves, each pair with a seed of its own.
-
-    Returns
-    -------
-    ndarray
-        int64 (n_halves, n_trials); row ``b`` is ``list(range(n_trials))`` shuffled by
-        ``RandomState(seed + b)``.
-    """
-    orders = np.tile(np.arange(n_trials, dtype=np.int64), (n_halves, 1))
-    generator = np.random.RandomState(seed)
-    for draw, order in enumerate(orders):
-        generator.seed(seed + draw)  # the same stream as a new RandomState, at a tenth of the price
-        generator.shuffle(order)
-    return orders
-
-
-def trial_orders_in_sequence(n_trials: int, *, n_halves: int, seed: int = 0) -> NDArray[np.int64]:
-    """Shuffle a fresh list of trials once per pair of halves, all from one ``RandomState(seed)``.
-
-    Returns
-    -------
-    ndarray
-        int64 (n_halves, n_trials).
-    """
-    generator = np.random.RandomState(seed)
-    orders = np.tile(np.arange(n_trials, dtype=np.int64), (n_halves, 1))
-    for order in orders:
-        generator.shuffle(order)
-    return orders
-
-
-def halves_of(orders: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Mark which trials belong to which half.
-
-    Parameters
-    ----------
-    orders
-        (n_halves, n_trials) orders of the trials. The first ``n_trials // 2`` entries are
-        half 1, all others half 2 (one more of them if the number is odd).
-
-    Returns
-    -------
-    ndarray
-        bool (n_halves, 2, n_trials).
-    """
-    n_halves, n_trials = orders.shape
-    members = np.zeros((n_halves, 2, n_trials), dtype=np.bool_)
-    rows = np.arange(n_halves)[:, None]
-    members[rows, 0, orders[:, : n_trials // 2]] = True
-    members[rows, 1, orders[:, n_trials // 2 :]] = True
-    return members
 
 
 def split_half_weights(n_trials: int, n_images: int, settings: ScoreSettings) -> NDArray[np.int32]:
@@ -207,6 +192,60 @@ def _draw_sets(
         return generator.randint(0, n_trials, n_trials), np.arange(n_trials)
     size = n_trials if halving == "bootstrap" else half
     return generator.randint(0, n_trials, size), generator.randint(0, n_trials, size)
+
+
+def trial_orders(n_trials: int, *, n_halves: int, seed: int = 0) -> NDArray[np.int64]:
+    """Shuffle the trials once per pair of halves, each pair with a seed of its own.
+
+    Returns
+    -------
+    ndarray
+        int64 (n_halves, n_trials); row ``b`` is ``list(range(n_trials))`` shuffled by
+        ``RandomState(seed + b)``.
+    """
+    orders = np.tile(np.arange(n_trials, dtype=np.int64), (n_halves, 1))
+    generator = np.random.RandomState(seed)
+    for draw, order in enumerate(orders):
+        generator.seed(seed + draw)  # the same stream as a new RandomState, at a tenth of the price
+        generator.shuffle(order)
+    return orders
+
+
+def trial_orders_in_sequence(n_trials: int, *, n_halves: int, seed: int = 0) -> NDArray[np.int64]:
+    """Shuffle a fresh list of trials once per pair of halves, all from one ``RandomState(seed)``.
+
+    Returns
+    -------
+    ndarray
+        int64 (n_halves, n_trials).
+    """
+    generator = np.random.RandomState(seed)
+    orders = np.tile(np.arange(n_trials, dtype=np.int64), (n_halves, 1))
+    for order in orders:
+        generator.shuffle(order)
+    return orders
+
+
+def halves_of(orders: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Mark which trials belong to which half.
+
+    Parameters
+    ----------
+    orders
+        (n_halves, n_trials) orders of the trials. The first ``n_trials // 2`` entries are
+        half 1, all others half 2 (one more of them if the number is odd).
+
+    Returns
+    -------
+    ndarray
+        bool (n_halves, 2, n_trials).
+    """
+    n_halves, n_trials = orders.shape
+    members = np.zeros((n_halves, 2, n_trials), dtype=np.bool_)
+    rows = np.arange(n_halves)[:, None]
+    members[rows, 0, orders[:, : n_trials // 2]] = True
+    members[rows, 1, orders[:, n_trials // 2 :]] = True
+    return members
 
 
 def half_means(responses: NDArray[np.floating], weights: NDArray[np.generic]) -> NDArray[np.float64]:
@@ -286,45 +325,6 @@ def pool_responses(animals: Sequence[NDArray[np.floating]]) -> NDArray[np.floati
     return pooled
 
 
-class PreparedSplit(Protocol):
-    """A layer made ready for the fits of one split; each map has its own class."""
-
-    @property
-    def reason(self) -> str:
-        """Why no map can be fitted, or ""."""
-
-
-#: ``predict(targets (n_fits, n_train, n_units), prepared, settings) -> (n_fits, n_test, n_units)``; NaN for
-#: units whose fit did not converge
-Predict = Callable[[NDArray[np.float64], Any, ScoreSettings], NDArray[np.float64]]
-
-
-@dataclass(frozen=True)
-class SplitHalfScores:
-    """What each pair of halves gives for one layer and one specimen.
-
-    Attributes
-    ----------
-    r_cross, r_map, r_target
-        float64 (n_splits, n_halves, n_units), over test images: prediction from half 1 with half 2;
-        prediction from half 1 with prediction from half 2; half 1 with half 2. NaN = undefined.
-        A similarity has one "unit", the population.
-    scores
-        float64, same shape: corrected for noise; NaN = excluded.
-    exclusions
-        uint8, same shape: :class:`~mvkit.scoring.correlation.ExclusionReason`.
-    missing_image
-        int64 (n_units,): first image without a valid trial in a half of some pair, or -1.
-    """
-
-    r_cross: NDArray[np.float64]
-    r_map: NDArray[np.float64]
-    r_target: NDArray[np.float64]
-    scores: NDArray[np.float64]
-    exclusions: NDArray[np.uint8]
-    missing_image: NDArray[np.int64]
-
-
 def score_split_halves(
     responses: NDArray[np.floating],
     weights: NDArray[np.generic],
@@ -386,24 +386,6 @@ def score_split_halves(
     ]
 
 
-def unconverged_fits(
-    predictions: NDArray[np.float64], r_map: NDArray[np.float64]
-) -> NDArray[np.bool_] | bool:
-    """Return for which units a map gave NaN, bool (n_halves, n_units): it did not converge.
-
-    Parameters
-    ----------
-    predictions
-        float64 (2 n_halves, n_test, n_units), halves 1 and 2 of each pair in turn.
-    r_map
-        float64 (n_halves, n_units): the halves' correlations, which NaN makes NaN.
-    """
-    if not np.isnan(r_map).any():
-        return False
-    lost = np.asarray(np.isnan(predictions).any(axis=1))
-    return lost[0::2] | lost[1::2]
-
-
 def split_half_groups(n_halves: int, size: int) -> Iterator[slice]:
     """Group the split halves for bounded memory, ``size`` being the entries of one mean response."""
     step = max(1, GROUP_BYTES // (2 * 8 * max(size, 1)))
@@ -417,17 +399,6 @@ def note_missing(means: NDArray[np.float64], missing_image: NDArray[np.int64]) -
     first = np.where(missing.any(axis=0), missing.argmax(axis=0), -1)
     new = (first >= 0) & ((missing_image < 0) | (first < missing_image))
     missing_image[new] = first[new]
-
-
-def correct_split_halves(
-    parts: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]],
-    exclusions: NDArray[np.uint8],
-    missing_image: NDArray[np.int64],
-    settings: ScoreSettings,
-) -> SplitHalfScores:
-    """Correct ``(r_cross, r_map, r_target)`` for noise and find out why what is NaN is NaN."""
-    scores = correct_for_noise(*parts, settings)
-    return SplitHalfScores(*parts, scores, exclusion_reasons(scores, parts, exclusions), missing_image)
 
 
 @dataclass(frozen=True)
@@ -452,30 +423,6 @@ class Targets:
     second_test: NDArray[np.float64]
     r_target: NDArray[np.float64]
     exclusions: NDArray[np.uint8]
-
-
-def training_targets(means: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Centre half-means over the training images and clear the columns that cannot take part in a fit.
-
-    Parameters
-    ----------
-    means
-        float64 (n_fits, n_train, n_units), NaN where a half has no valid trial.
-
-    Returns
-    -------
-    targets
-        float64 (n_fits, n_train, n_units): centred; zero for a unit with NaN or a constant response in
-        that fit. A zero column adds nothing to any covariance, so all other units come out exactly as if
-        the unit were not in that fit; it still takes part in the other fits.
-    usable
-        bool (n_fits, n_units): False for those columns.
-    """
-    targets = centre(means, axis=-2)
-    usable = spread(targets, axis=-2) >= ZERO_TARGET
-    if not usable.all():
-        np.copyto(targets, 0.0, where=~usable)
-    return targets, usable[:, 0, :]
 
 
 def targets_of_split(means: NDArray[np.float64], split: ImageSplit, settings: ScoreSettings) -> Targets:
@@ -504,6 +451,30 @@ def targets_of_split(means: NDArray[np.float64], split: ImageSplit, settings: Sc
     return Targets(train, np.ascontiguousarray(test[:, 1]), r_target, exclusions)
 
 
+def training_targets(means: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Centre half-means over the training images and clear the columns that cannot take part in a fit.
+
+    Parameters
+    ----------
+    means
+        float64 (n_fits, n_train, n_units), NaN where a half has no valid trial.
+
+    Returns
+    -------
+    targets
+        float64 (n_fits, n_train, n_units): centred; zero for a unit with NaN or a constant response in
+        that fit. A zero column adds nothing to any covariance, so all other units come out exactly as if
+        the unit were not in that fit; it still takes part in the other fits.
+    usable
+        bool (n_fits, n_units): False for those columns.
+    """
+    targets = centre(means, axis=-2)
+    usable = spread(targets, axis=-2) >= ZERO_TARGET
+    if not usable.all():
+        np.copyto(targets, 0.0, where=~usable)
+    return targets, usable[:, 0, :]
+
+
 def correlate_predictions(
     predictions: NDArray[np.float64], targets: Targets, settings: ScoreSettings
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -529,15 +500,33 @@ def correlate_predictions(
     return correlate_by(kind, first, targets.second_test), correlate_by(kind, first, second)
 
 
-def recordings_digest(recordings: Sequence[RecordingLike]) -> str:
-    """Return the sha256 (hex) of areas, specimens, unit ids and responses, in their order."""
-    state = hashlib.sha256()
-    for recording in recordings:
-        shape = recording.responses.shape
-        state.update(f"{recording.area}/{recording.specimen}/{shape}/{recording.responses.dtype}".encode())
-        state.update(np.ascontiguousarray(recording.unit_ids, dtype=np.int64).tobytes())
-        state.update(np.ascontiguousarray(recording.responses).tobytes())
-    return state.hexdigest()
+def unconverged_fits(
+    predictions: NDArray[np.float64], r_map: NDArray[np.float64]
+) -> NDArray[np.bool_] | bool:
+    """Return for which units a map gave NaN, bool (n_halves, n_units): it did not converge.
+
+    Parameters
+    ----------
+    predictions
+        float64 (2 n_halves, n_test, n_units), halves 1 and 2 of each pair in turn.
+    r_map
+        float64 (n_halves, n_units): the halves' correlations, which NaN makes NaN.
+    """
+    if not np.isnan(r_map).any():
+        return False
+    lost = np.asarray(np.isnan(predictions).any(axis=1))
+    return lost[0::2] | lost[1::2]
+
+
+def correct_split_halves(
+    parts: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]],
+    exclusions: NDArray[np.uint8],
+    missing_image: NDArray[np.int64],
+    settings: ScoreSettings,
+) -> SplitHalfScores:
+    """Correct ``(r_cross, r_map, r_target)`` for noise and find out why what is NaN is NaN."""
+    scores = correct_for_noise(*parts, settings)
+    return SplitHalfScores(*parts, scores, exclusion_reasons(scores, parts, exclusions), missing_image)
 
 
 def result_context(
@@ -554,3 +543,14 @@ def result_context(
             **(others if isinstance(others, Mapping) else {}),
         },
     }
+
+
+def recordings_digest(recordings: Sequence[RecordingLike]) -> str:
+    """Return the sha256 (hex) of areas, specimens, unit ids and responses, in their order."""
+    state = hashlib.sha256()
+    for recording in recordings:
+        shape = recording.responses.shape
+        state.update(f"{recording.area}/{recording.specimen}/{shape}/{recording.responses.dtype}".encode())
+        state.update(np.ascontiguousarray(recording.unit_ids, dtype=np.int64).tobytes())
+        state.update(np.ascontiguousarray(recording.responses).tobytes())
+    return state.hexdigest()

@@ -139,7 +139,7 @@ class Similarity(ABC):
 
     @abstractmethod
     def why_undefined(self, matrix: NDArray[np.float64]) -> str:
-        """Say why the matrix of a layer has no vector."""
+        """Return why the matrix of a layer has no vector."""
 
     @abstractmethod
     def n_images_needed(self, settings: ScoreSettings) -> int:
@@ -157,7 +157,7 @@ class Similarity(ABC):
         """Compile nothing: there is nothing to compile."""
 
     def reason(self, prepared: LayerVectors) -> str:
-        """Say why a layer cannot be compared, or ""."""
+        """Return why a layer cannot be compared, or ""."""
         return prepared.reason
 
     def prepare(
@@ -437,7 +437,7 @@ class RSA(Similarity):
         return triangles
 
     def why_undefined(self, matrix: NDArray[np.float64]) -> str:
-        """Say why a layer's dissimilarities cannot be compared."""
+        """Return why a layer's dissimilarities cannot be compared."""
         alike = np.isnan(np.diagonal(matrix))
         if alike.all():
             return "undefined dissimilarities: no image has two different features"
@@ -520,7 +520,7 @@ class CKA(Similarity):
         return vectors
 
     def why_undefined(self, matrix: NDArray[np.float64]) -> str:
-        """Say why a layer's Gram matrix cannot be compared."""
+        """Return why a layer's Gram matrix cannot be compared."""
         if not matrix.any():
             return "constant features: the layer does not vary over the images"
         return "all distances between images are equal"
