@@ -2,7 +2,7 @@
 
 Looking for the best of thousands of features for thousands of target columns is a product of two large
 matrices. It is formed in float32, a block at a time, and only excludes features that cannot be the best
-(:class:`Screening` bounds the error of such float32 correlations). What is left, a handful per column, is
+(:func:`screening_error` bounds the error of float32 correlations). What is left, a handful per column, is
 compared in float64. Of equal features only the first one is compared.
 """
 
@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,8 +35,6 @@ BLOCK_TARGETS = 256
 STRIDE = 64
 #: Half the distance from 1 to the next float32: the largest relative rounding error.
 UNIT = 2.0**-24
-# A half is derived from the other if that costs no more than so many times the usual error.
-LARGEST_FACTOR = 20.0
 CONSTANT = "constant features: the layer does not vary over the training images"
 # Two columns that differ share a digest of so many bytes with a probability of 2^-128: among the 3.2 million
 # features of VGG's widest layers any two do with about 10^-26, which no one will see.
@@ -118,37 +115,6 @@ class SourceSplit:
     reason: str = ""
 
 
-class Screening(NamedTuple):
-    """Weights by which float32 correlations of all target columns follow from those of some.
-
-    The correlations of a column are ``share * c_sum + weight * c``, with those of a row of ``sums`` and of
-    a column that is multiplied out (itself, or the one whose partner it is), up to ``bound``.
-
-    Attributes
-    ----------
-    direct
-        int64 (n_direct,): columns that are multiplied out.
-    partner
-        int64 (n_columns,): the column that follows from this one, or -1.
-    sums
-        float32 (n_sums, n_train): unit vectors.
-    sum_of
-        int64 (n_columns,): rows of ``sums``.
-    share, weight
-        float32 (n_columns,).
-    bound
-        float64 (n_columns,): largest error.
-    """
-
-    direct: NDArray[np.int64]
-    partner: NDArray[np.int64]
-    sums: NDArray[np.float32]
-    sum_of: NDArray[np.int64]
-    share: NDArray[np.float32]
-    weight: NDArray[np.float32]
-    bound: NDArray[np.float64]
-
-
 def distinct_sources(name: str, features: Features) -> Sources:
     """Compare with the first one of equal features only, found by digests of their values.
 
@@ -226,7 +192,7 @@ def predict_one_to_one(
     """
     n_fits, n_train, n_units = targets.shape
     columns = unit_rows(targets.transpose(0, 2, 1).reshape(-1, n_train))
-    chosen = best_sources(columns, prepared.sources, prepared.split, screen_halves(targets, columns))
+    chosen = best_sources(columns, prepared.sources, prepared.split)
     test = prepared.split.test
     values = near_zero(prepared.sources.at(np.maximum(chosen, 0), test))
     missing = chosen < 0
@@ -239,12 +205,7 @@ def predict_one_to_one(
     return np.ascontiguousarray(by_unit.transpose(0, 2, 1))
 
 
-def best_sources(
-    columns: NDArray[np.float64],
-    sources: Sources,
-    split: ImageSplit,
-    screening: Screening | None = None,
-) -> NDArray[np.int64]:
+def best_sources(columns: NDArray[np.float64], sources: Sources, split: ImageSplit) -> NDArray[np.int64]:
     """Find the feature that correlates best with each target column over the training images.
 
     Features are gone through in order. One takes over if its correlation, computed in float64, is defined
@@ -254,26 +215,22 @@ def best_sources(
     Parameters
     ----------
     columns
-        float64 (n_columns, n_train) from :func:`unit_rows`; rows of zeros have
-        no best feature.
+        float64 (n_columns, n_train) from :func:`unit_rows`; rows of zeros have no best feature.
     sources
         The features.
     split
         Its training images are used.
-    screening
-        How float32 correlations are obtained, which has no influence on the result; by default each is
-        multiplied out.
 
     Returns
     -------
     ndarray
         int64 (n_columns,): positions in the layer; -1 if there is none.
     """
-    screening = screen_all(columns) if screening is None else screening
     best = np.full(len(columns), -np.inf)
     best[~columns.any(axis=1)] = np.inf
     chosen = np.full(len(columns), -1, dtype=np.int64)
-    direct = columns[screening.direct].astype(np.float32)
+    coarse = columns.astype(np.float32)
+    margin = TIE - screening_error(columns.shape[1])
     buffer = np.empty(BLOCK_TARGETS * BLOCK_SOURCES, dtype=np.float32)
     for positions, block in sources.blocks(split.train, BLOCK_SOURCES):
         bring_to_unit_length(block)
@@ -282,19 +239,18 @@ def best_sources(
             continue
         block, positions = block[defined], positions[defined]
         factors = np.ascontiguousarray(block.astype(np.float32).T)
-        sums = screening.sums @ factors
-        for start in range(0, len(direct), BLOCK_TARGETS):
-            rows = direct[start : start + BLOCK_TARGETS]
-            products = buffer[: len(rows) * defined.size].reshape(-1, defined.size)
-            np.matmul(rows, factors, out=products)
-            take_over((start, products, sums), screening, (columns, block), positions, (best, chosen))
+        for start in range(0, len(columns), BLOCK_TARGETS):
+            rows = slice(start, start + BLOCK_TARGETS)
+            products = buffer[: len(coarse[rows]) * defined.size].reshape(-1, defined.size)
+            np.matmul(coarse[rows], factors, out=products)
+            take_over(products, margin, (columns[rows], block), positions, (best[rows], chosen[rows]))
     return chosen
 
 
 @compiled
 def take_over(
-    screen: tuple[int, NDArray[np.float32], NDArray[np.float32]],
-    screening: Screening,
+    products: NDArray[np.float32],
+    margin: float,
     vectors: tuple[NDArray[np.float64], NDArray[np.float64]],
     positions: NDArray[np.int64],
     results: tuple[NDArray[np.float64], NDArray[np.int64]],
@@ -303,50 +259,40 @@ def take_over(
 
     Parameters
     ----------
-    screen
-        Index of the first column among ``screening.direct``; float32 (n_rows, n_block) correlations of that
-        one and the following; float32 (n_sums, n_block) those of ``screening.sums``.
-    screening
-        Which columns were multiplied out, and which others follow from them.
+    products
+        float32 (n_columns, n_block): correlations, up to :func:`screening_error`.
+    margin
+        A feature whose float32 correlation exceeds the best so far by no more than this is not compared.
     vectors
-        All target columns (n_columns, n_train) and features (n_block, n_train), of unit length.
+        Target columns (n_columns, n_train) and features (n_block, n_train), of unit length.
     positions
         int64 (n_block,): of the features in the layer.
     results
-        Highest correlation so far and the index of its feature, both (n_columns,), updated.
+        Highest correlation so far and the position of its feature, both (n_columns,), updated.
     """
-    start, products, sums = screen
     columns, block = vectors
     best, chosen = results
-    n_rows, n_block = products.shape
+    n_columns, n_block = products.shape
     n_train = columns.shape[1]
-    for row in range(n_rows):
-        column = screening.direct[start + row]
-        for _ in range(2):
-            share, weight = screening.share[column], screening.weight[column]
-            total = sums[screening.sum_of[column]]
-            product = products[row]
-            margin = TIE - screening.bound[column]
-            limit = np.float32(best[column] + margin)
-            for begin in range(0, n_block, STRIDE):
-                end = min(begin + STRIDE, n_block)
-                promising = 0
-                for source in range(begin, end):  # counting needs no branches: it runs on whole registers
-                    promising += share * total[source] + weight * product[source] > limit
-                if promising == 0:
-                    continue
-                for source in range(begin, end):
-                    if share * total[source] + weight * product[source] > limit:
-                        correlation = 0.0
-                        for image in range(n_train):
-                            correlation += columns[column, image] * block[source, image]
-                        if correlation > best[column] + TIE:
-                            best[column] = correlation
-                            chosen[column] = positions[source]
-                            limit = np.float32(correlation + margin)
-            column = screening.partner[column]
-            if column < 0:
-                break
+    for column in range(n_columns):
+        product = products[column]
+        limit = np.float32(best[column] + margin)
+        for begin in range(0, n_block, STRIDE):
+            end = min(begin + STRIDE, n_block)
+            promising = 0
+            for source in range(begin, end):  # counting needs no branches: it runs on whole registers
+                promising += product[source] > limit
+            if promising == 0:
+                continue
+            for source in range(begin, end):
+                if product[source] > limit:
+                    correlation = 0.0
+                    for image in range(n_train):
+                        correlation += columns[column, image] * block[source, image]
+                    if correlation > best[column] + TIE:
+                        best[column] = correlation
+                        chosen[column] = positions[source]
+                        limit = np.float32(correlation + margin)
 
 
 def near_zero(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -359,66 +305,6 @@ def near_zero(values: NDArray[np.float64]) -> NDArray[np.float64]:
     constant = values.max(axis=1) == values.min(axis=1)
     means[constant] = values[constant, :1]
     return values - np.where(spread <= np.abs(means) / 2, means, 0.0)
-
-
-def screen_halves(targets: NDArray[np.float64], columns: NDArray[np.float64]) -> Screening:
-    """Multiply out first halves only, where the second ones are what is left of all trials.
-
-    If a unit's two halves are disjoint, equally large and miss no trial, they add up to the same sum in
-    every pair of halves, and second halves follow from it and from first ones. Whether that holds is not
-    asked but measured: by how much a second half differs from what follows enters its bound.
-
-    Parameters
-    ----------
-    targets
-        float64 (n_fits, n_train, n_units): halves 1 and 2 of each pair in turn, if there are split halves.
-    columns
-        float64 (n_fits * n_units, n_train): the same, each brought to unit length by :func:`unit_rows`.
-    """
-    n_fits, n_train, n_units = targets.shape
-    screening = screen_all(columns)
-    if n_fits % 2 == 1:
-        return screening
-    lengths = np.sqrt(np.einsum("fiu,fiu->fu", targets, targets))
-    first, second = lengths[0::2], lengths[1::2]
-    sums = (targets[0] + targets[1]).T
-    sizes = np.sqrt(np.einsum("ui,ui->u", sums, sums))
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        sums /= sizes[:, None]
-        share, weight = sizes / second, -first / second
-        by_half = columns.reshape(n_fits // 2, 2, n_units, n_train)
-        difference = share[:, :, None] * sums
-        difference += weight[:, :, None] * by_half[:, 0]
-        difference -= by_half[:, 1]
-        gap = np.sqrt(np.einsum("hui,hui->hu", difference, difference))
-        # The last term is for doing the same in float32.
-        bound = gap * (1 + 4 * UNIT) + (share - weight + 1) * (screening_error(n_train) + 4 * UNIT)
-        derived = bound < LARGEST_FACTOR * screening_error(n_train)  # False where anything is undefined
-    rows = np.arange(n_fits * n_units, dtype=np.int64).reshape(n_fits // 2, 2, n_units)
-    from_first, to_second = rows[:, 0][derived], rows[:, 1][derived]
-    screening.partner[from_first] = to_second
-    screening.sum_of[to_second] = np.broadcast_to(np.arange(n_units), derived.shape)[derived]
-    screening.share[to_second] = share[derived]
-    screening.weight[to_second] = weight[derived]
-    screening.bound[to_second] = bound[derived]
-    return screening._replace(
-        direct=np.setdiff1d(screening.direct, to_second, assume_unique=True),
-        sums=np.nan_to_num(sums).astype(np.float32),
-    )
-
-
-def screen_all(columns: NDArray[np.float64]) -> Screening:
-    """Multiply out every column, float64 (n_columns, n_train) from :func:`unit_rows`."""
-    n_columns, n_train = columns.shape
-    return Screening(
-        direct=np.arange(n_columns, dtype=np.int64),
-        partner=np.full(n_columns, -1, dtype=np.int64),
-        sums=np.zeros((1, n_train), dtype=np.float32),
-        sum_of=np.zeros(n_columns, dtype=np.int64),
-        share=np.zeros(n_columns, dtype=np.float32),
-        weight=np.ones(n_columns, dtype=np.float32),
-        bound=np.full(n_columns, screening_error(n_train)),
-    )
 
 
 def screening_error(n_train: int) -> float:

@@ -285,9 +285,6 @@ def _by_fold(scores: Scores) -> pd.DataFrame:
 def read_scores(out_dir: Path) -> Scores:
     """Read back what :func:`save_scores` wrote.
 
-    Scores of versions before there was a ``folds.parquet`` are read without scores by fold; settings that
-    did not exist then have their defaults, which mean what was done then.
-
     Raises
     ------
     DataError
@@ -296,15 +293,21 @@ def read_scores(out_dir: Path) -> Scores:
     """
     import pandas as pd
 
-    _require(out_dir, SUMMARY_JSON, UNITS_PARQUET)
+    for name in (SUMMARY_JSON, UNITS_PARQUET, FOLDS_PARQUET):
+        if not (out_dir / name).is_file():
+            raise DataError(f"{out_dir}: no {name} here; is this a folder written by 'mvkit score --out'?")
     try:
         summary = json.loads((out_dir / SUMMARY_JSON).read_text(encoding="utf-8"))
         settings = ScoreSettings(**summary["settings"])
         layers, areas = tuple(summary["layers"]), tuple(summary["areas"])
-        context, is_old = summary["context"], "protocol" not in summary
-        table = _read_parquet(out_dir / UNITS_PARQUET)
+        context = summary["context"]
+        table, folds = (_read_parquet(out_dir / name) for name in (UNITS_PARQUET, FOLDS_PARQUET))
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise DataError(f"{out_dir}: damaged scores ({error})") from error
+    if folds.shape[1] and len(folds) != len(table):
+        raise DataError(
+            f"{out_dir}: damaged scores ({UNITS_PARQUET} has {len(table)} rows, {FOLDS_PARQUET} {len(folds)})"
+        )
     return Scores(
         columns={
             str(name): table[name].to_numpy()
@@ -312,7 +315,7 @@ def read_scores(out_dir: Path) -> Scores:
             else np.array(table[name].tolist(), dtype=object)
             for name in table.columns
         },
-        by_fold=np.empty((0, 0)) if is_old else _read_by_fold(out_dir, len(table)),
+        by_fold=np.ascontiguousarray(folds.to_numpy(dtype=np.float64).T),
         layers=layers,
         areas=areas,
         settings=settings,
@@ -325,23 +328,3 @@ def _read_parquet(path: Path) -> pd.DataFrame:
 
     with path.open("rb") as file:
         return pd.read_parquet(file)
-
-
-def _read_by_fold(out_dir: Path, n_rows: int) -> NDArray[np.float64]:
-
-    _require(out_dir, FOLDS_PARQUET)
-    try:
-        table = _read_parquet(out_dir / FOLDS_PARQUET)
-    except (ValueError, OSError) as error:
-        raise DataError(f"{out_dir}: damaged scores ({FOLDS_PARQUET}: {error})") from error
-    if table.shape[1] and len(table) != n_rows:
-        raise DataError(
-            f"{out_dir}: damaged scores ({UNITS_PARQUET} has {n_rows} rows, {FOLDS_PARQUET} {len(table)})"
-        )
-    return np.ascontiguousarray(table.to_numpy(dtype=np.float64).T)
-
-
-def _require(out_dir: Path, *names: str) -> None:
-    for name in names:
-        if not (out_dir / name).is_file():
-            raise DataError(f"{out_dir}: no {name} here; is this a folder written by 'mvkit score --out'?")
