@@ -52,11 +52,11 @@ class Scores:
         - ``response_reliability``: mean of SB(r_target);
         - ``score``: mean of the noise-corrected r_cross / sqrt(SB(r_map) SB(r_target));
         - ``map_correlation``, ``response_correlation``: means of r_map and r_target, not corrected;
-        - ``halves_used``, ``halves_dropped``: image splits x split halves that the score is a mean of, and
-        all others;
+        - ``halves_used``, ``halves_dropped``: image splits x trial halves that the score is a mean of, and
+          all others;
         - ``reason``: why the score is NaN, or ""; ``dropped_because``: why split halves have no score, or "".
 
-        All means run over image splits and split halves at once and ignore NaN.
+        All means run over image splits and trial halves at once and ignore NaN.
     layers, areas
         Names in the order given.
     settings
