@@ -200,7 +200,7 @@ def with_cached_coordinates(source: LayerSource, kept: CoordinatesCache) -> Laye
             # Not put into one dictionary: features may be read from disk when they are asked for.
             yield ChainMap(ready, features)
 
-    return replace(source, open=either, keep=kept.write)
+    return replace(source, open=either, save=kept.write)
 
 
 #: To be raised whenever the numbers or columns of a ceiling change: cached ones are then measured anew.

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mvkit.neural import NeuralDataset, Recording
     from mvkit.pipeline.cached import CoordinatesCache, DiskScoreCache
     from mvkit.scoring import Scores, ScoreSettings
-    from mvkit.scoring.gram import GramMatrix
+    from mvkit.scoring.gram import GramFunction
     from mvkit.scoring.run import LayerSource
 
 
@@ -114,7 +114,7 @@ def score_source(
         n_jobs=worker_number(resources),
         progress=progress,
         context={**opened.context, **name, **dataset_context(dataset)},
-        kept=opened.score_cache(settings),
+        cache=opened.score_cache(settings),
     )
 
 
@@ -211,7 +211,7 @@ def _open_model(
     def features(names: Sequence[str]) -> AbstractContextManager[Mapping[str, Any]]:
         return forward_pass.features(names, scratch=scratch)
 
-    source = LayerSource(names, features, inner=_products(resources.device))
+    source = LayerSource(names, features, gram=_products(resources.device))
     context = {
         "model": label_model(origin.model_name, weights_source(network)),
         "weights_id": origin.weights_id,
@@ -230,7 +230,7 @@ def _open_model(
     )
 
 
-def _products(device: str) -> GramMatrix | None:
+def _products(device: str) -> GramFunction | None:
     """Return a function that forms Gram matrices on a GPU; None elsewhere, where numpy does."""
     import torch
 

@@ -632,7 +632,7 @@ def run_shard(
                     todo,
                     n_jobs=worker_number(request.resources),
                     progress=bar,
-                    kept=caches[name],
+                    cache=caches[name],
                 )
     n_missing = len(own) - sum(map(is_cached, own))
     if n_missing:

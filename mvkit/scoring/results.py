@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mvkit.errors import DataError
 from mvkit.files import digest_of, plain, replacing, write_text
-from mvkit.scoring.intervals import METHOD, describe_median, draws_of
+from mvkit.scoring.intervals import METHOD, Draws, describe_median
 from mvkit.scoring.layer_choice import HELD_OUT, PAPER, ChosenUnits, choose_layer, unit_grid
 from mvkit.scoring.settings import ScoreSettings
 
@@ -120,7 +120,7 @@ class Scores:
 
         The paper chooses the best layer by the very scores it reports, on the same test images, and so does
         this method: the more layers a model has, the more this favours it. On equal medians the earlier
-        layer wins. An area without any score has layer "" and NaN. Intervals know nothing of the choice.
+        layer wins. An area without any score has layer "" and NaN. Intervals do not allow for the choice.
         """
         return self._best_layers.copy()
 
@@ -130,7 +130,7 @@ class Scores:
         Columns and rows as in :meth:`best_layers`, with ``choice`` ``"held-out"``: the layer with the
         highest median on the even splits is scored on the odd ones and the other way round, and each unit's
         two scores are averaged. ``layer`` names both where they differ (``"a / b"``). Scores of fewer than
-        two splits give NaN and say so in ``reason``; a single layer needs no choice and keeps its scores.
+        two splits give NaN with a ``reason``; a single layer needs no choice, and its scores stay.
 
         Notes
         -----
@@ -193,7 +193,7 @@ class Scores:
         import pandas as pd
 
         rows = []
-        draws = draws_of(self.settings)
+        draws = Draws(self.settings)
         for layer in self.layers:
             of_layer = self.columns["layer"] == layer
             for area in (*self.areas, ALL_AREAS):
@@ -300,9 +300,6 @@ def _by_fold(scores: Scores) -> pd.DataFrame:
 def read_scores(out_dir: Path) -> Scores:
     """Read back what :func:`save_scores` wrote.
 
-    Scores of versions before there was a ``folds.parquet`` are read without scores by fold; settings that
-    did not exist then have their defaults, which mean what was done then.
-
     Raises
     ------
     DataError
@@ -311,15 +308,21 @@ def read_scores(out_dir: Path) -> Scores:
     """
     import pandas as pd
 
-    _require(out_dir, SUMMARY_JSON, UNITS_PARQUET)
+    for name in (SUMMARY_JSON, UNITS_PARQUET, FOLDS_PARQUET):
+        if not (out_dir / name).is_file():
+            raise DataError(f"{out_dir}: no {name} here; is this a folder written by 'mvkit score --out'?")
     try:
         summary = json.loads((out_dir / SUMMARY_JSON).read_text(encoding="utf-8"))
         settings = ScoreSettings(**summary["settings"])
         layers, areas = tuple(summary["layers"]), tuple(summary["areas"])
-        context, is_old = summary["context"], "protocol" not in summary
-        table = _read_parquet(out_dir / UNITS_PARQUET)
+        context = summary["context"]
+        table, folds = (_read_parquet(out_dir / name) for name in (UNITS_PARQUET, FOLDS_PARQUET))
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise DataError(f"{out_dir}: damaged scores ({error})") from error
+    if folds.shape[1] and len(folds) != len(table):
+        raise DataError(
+            f"{out_dir}: damaged scores ({UNITS_PARQUET} has {len(table)} rows, {FOLDS_PARQUET} {len(folds)})"
+        )
     return Scores(
         columns={
             str(name): table[name].to_numpy()
@@ -327,7 +330,7 @@ def read_scores(out_dir: Path) -> Scores:
             else np.array(table[name].tolist(), dtype=object)
             for name in table.columns
         },
-        by_fold=np.empty((0, 0)) if is_old else _read_by_fold(out_dir, len(table)),
+        by_fold=np.ascontiguousarray(folds.to_numpy(dtype=np.float64).T),
         layers=layers,
         areas=areas,
         settings=settings,
@@ -340,23 +343,3 @@ def _read_parquet(path: Path) -> pd.DataFrame:
 
     with path.open("rb") as file:
         return pd.read_parquet(file).drop(columns=list(SOURCE_COLUMNS), errors="ignore")
-
-
-def _read_by_fold(out_dir: Path, n_rows: int) -> NDArray[np.float64]:
-
-    _require(out_dir, FOLDS_PARQUET)
-    try:
-        table = _read_parquet(out_dir / FOLDS_PARQUET)
-    except (ValueError, OSError) as error:
-        raise DataError(f"{out_dir}: damaged scores ({FOLDS_PARQUET}: {error})") from error
-    if table.shape[1] and len(table) != n_rows:
-        raise DataError(
-            f"{out_dir}: damaged scores ({UNITS_PARQUET} has {n_rows} rows, {FOLDS_PARQUET} {len(table)})"
-        )
-    return np.ascontiguousarray(table.to_numpy(dtype=np.float64).T)
-
-
-def _require(out_dir: Path, *names: str) -> None:
-    for name in names:
-        if not (out_dir / name).is_file():
-            raise DataError(f"{out_dir}: no {name} here; is this a folder written by 'mvkit score --out'?")

@@ -97,10 +97,10 @@ def test_killed_runs_go_on_where_they_stopped_and_give_the_same_files(
 def jobs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Number of layers of each job that was done, of one recording each."""
     done: list[int] = []
-    measure = score_module._score_specimen
+    measure = score_module._score_recording
     monkeypatch.setattr(
         score_module,
-        "_score_specimen",
+        "_score_recording",
         lambda *arguments: done.append(len(arguments[3])) or measure(*arguments),
     )
     return done

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import pearsonr
 
-from mvkit.scoring.correlation import centred, correlate, spearman_brown
+from mvkit.scoring.correlation import centre, correlate, spearman_brown
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e8])
@@ -38,11 +38,11 @@ def test_identical_columns_do_not_exceed_one() -> None:
 def test_centring_makes_constants_exactly_zero() -> None:
     values = np.full((59, 2), 0.1)
     values[:, 1] = np.linspace(0, 1, 59)
-    deviations = centred(values, axis=0)
+    deviations = centre(values, axis=0)
     np.testing.assert_array_equal(deviations[:, 0], 0.0)
     assert abs(deviations[:, 1].sum()) < 1e-13
     values[4, 0] = np.nan
-    assert np.isnan(centred(values, axis=0)[:, 0]).all()
+    assert np.isnan(centre(values, axis=0)[:, 0]).all()
 
 
 @pytest.mark.parametrize(("r", "corrected"), [(0.5, 2 / 3), (1.0, 1.0), (0.0, 0.0), (-0.5, -2.0)])

@@ -10,7 +10,7 @@ import pytest
 
 from mvkit.errors import DataError, FitError, UsageError
 from mvkit.scoring import Scores, ScoreSettings, score_features
-from mvkit.scoring.correlation import DROPPED_COLUMNS, Drop
+from mvkit.scoring.correlation import DROPPED_COLUMNS, ExclusionReason
 from mvkit.scoring.gram import layer_coordinates, split_coordinates
 from mvkit.scoring.maps import MAPPINGS
 from mvkit.scoring.protocol import (
@@ -65,7 +65,7 @@ def test_rows_are_layers_by_units(scores: Scores, recordings: list[Any]) -> None
     assert (table["halves_used"] + table["halves_dropped"] == 8).all()
 
 
-def test_rows_hold_means_over_splits_and_halvings(
+def test_rows_hold_means_over_splits_and_split_halves(
     scores: Scores, features: dict[str, Any], recordings: list[Any]
 ) -> None:
     splits = image_splits(118, n_splits=2, train_fraction=0.5)
@@ -185,13 +185,13 @@ def test_nothing_to_score_and_no_workers(features: dict[str, Any], recordings: l
         score_features(features, recordings, SETTINGS, n_jobs=0)
 
 
-#: (split, halving): three splits with two halvings each, one unit. One reliability is negative.
+#: (split, halving): three splits with two split halves each, one unit. One reliability is negative.
 R_CROSS = [[0.3, 0.4], [0.2, 0.5], [0.1, 0.6]]
 R_MAP = [[0.5, 0.6], [0.4, 0.8], [0.7, 0.9]]
 R_TARGET = [[0.6, 0.5], [-0.1, 0.7], [0.5, 0.8]]
 
 
-def halvings(settings: ScoreSettings) -> SplitHalfScores:
+def split_halves(settings: ScoreSettings) -> SplitHalfScores:
     parts = tuple(np.array(part)[:, :, None] for part in (R_CROSS, R_MAP, R_TARGET))
     return correct_split_halves(parts, np.zeros((3, 2, 1), np.uint8), np.array([-1]), settings)  # type: ignore[arg-type]
 
@@ -207,7 +207,7 @@ def test_the_mean_of_corrected_values_leaves_out_what_cannot_be_corrected() -> N
         published(R_CROSS[s][h], R_MAP[s][h], R_TARGET[s][h])
         for s, h in ((0, 0), (0, 1), (1, 1), (2, 0), (2, 1))
     ]
-    found = unit_scores(halvings(settings), "", settings)
+    found = unit_scores(split_halves(settings), "", settings)
     assert found.columns["score"][0] == pytest.approx(np.mean(kept), abs=1e-15)
     assert (found.columns["halves_used"][0], found.columns["halves_dropped"][0]) == (5, 1)
     even, odd = found.by_fold[:, 0]
@@ -215,9 +215,9 @@ def test_the_mean_of_corrected_values_leaves_out_what_cannot_be_corrected() -> N
     assert odd == pytest.approx(kept[2], abs=1e-15)
 
 
-def test_the_corrected_mean_uses_every_halving_of_its_splits() -> None:
+def test_the_corrected_mean_uses_every_pair_of_halves_of_its_splits() -> None:
     settings = ScoreSettings(estimator="corrected-mean", correction="attenuation")
-    found = unit_scores(halvings(settings), "", settings)
+    found = unit_scores(split_halves(settings), "", settings)
 
     def by_hand(splits: list[int]) -> float:
         cross, r_map, r_target = (np.mean([part[s] for s in splits]) for part in (R_CROSS, R_MAP, R_TARGET))
@@ -229,8 +229,8 @@ def test_the_corrected_mean_uses_every_halving_of_its_splits() -> None:
 
 def test_one_split_gives_no_folds() -> None:
     settings = ScoreSettings()
-    whole = halvings(settings)
-    fields = ("r_cross", "r_map", "r_target", "scores", "drops")
+    whole = split_halves(settings)
+    fields = ("r_cross", "r_map", "r_target", "scores", "exclusions")
     first = SplitHalfScores(*(getattr(whole, name)[:1] for name in fields), whole.missing_image)
     assert unit_scores(first, "", settings).by_fold.shape == (0, 1)
     assert estimate(first, settings)[0] == pytest.approx(np.mean(whole.scores[0]))
@@ -263,11 +263,11 @@ def dropped(found: UnitScores) -> dict[str, list[int]]:
 
 def test_dropped_halves_are_counted_by_reason() -> None:
     drops = np.zeros((2, 5, 3), np.uint8)
-    drops[:, :3, 1] = Drop.NEGATIVE_MAP
-    drops[0, 0, 1] = Drop.NO_TRIAL
-    drops[:, :, 2] = Drop.NEGATIVE_BOTH
-    drops[0, :3, 2] = Drop.NEGATIVE_RESPONSE
-    parts = [np.where(drops == Drop.KEPT, 0.5, np.nan)] * 4
+    drops[:, :3, 1] = ExclusionReason.NEGATIVE_MAP
+    drops[0, 0, 1] = ExclusionReason.NO_TRIAL
+    drops[:, :, 2] = ExclusionReason.NEGATIVE_BOTH
+    drops[0, :3, 2] = ExclusionReason.NEGATIVE_RESPONSE
+    parts = [np.where(drops == ExclusionReason.NONE, 0.5, np.nan)] * 4
     whole = SplitHalfScores(*parts, drops, np.array([-1, 7, -1]))
     found = unit_scores(whole, "", SETTINGS)
     assert found.columns["halves_used"].tolist() == [10, 4, 0]
@@ -287,7 +287,7 @@ def test_dropped_halves_are_counted_by_reason() -> None:
     assert set(unmapped.columns["detail"]) == {"the layer does not vary"}
 
 
-def test_means_are_over_the_same_halvings() -> None:
+def test_means_are_over_the_same_split_halves() -> None:
     settings = ScoreSettings(estimator="corrected-mean", correction="attenuation")
     cross, r_map, r_target = (np.array(part)[:, :, None] for part in (R_CROSS, R_MAP, R_TARGET))
     cross[0, 1] = r_map[0, 1] = np.nan  # its response reliability is known, but stands for no score

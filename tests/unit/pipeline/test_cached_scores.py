@@ -58,13 +58,13 @@ def recordings(recording: Callable[..., Any], features: dict[str, Any]) -> list[
 def done(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Sizes of the jobs done: layers, and units of the recording."""
     jobs: list[tuple[int, int]] = []
-    measure = run._score_specimen
+    measure = run._score_recording
 
     def counted(responses: Any, weights: Any, splits: Any, layers: Sequence[Any], settings: Any) -> Any:
         jobs.append((len(layers), responses.shape[2]))
         return measure(responses, weights, splits, layers, settings)
 
-    monkeypatch.setattr(run, "_score_specimen", counted)
+    monkeypatch.setattr(run, "_score_recording", counted)
     return jobs
 
 
@@ -88,7 +88,7 @@ def scored(
 ) -> Scores:
     kept = DiskScoreCache(Store(folder), keys, settings)
     opened = options.pop("opened", None)
-    return score_layers(source_of(features, opened), recordings, settings, kept=kept, **options)
+    return score_layers(source_of(features, opened), recordings, settings, cache=kept, **options)
 
 
 def same(one: Scores, other: Scores) -> bool:
