@@ -12,10 +12,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import mvkit
-from mvkit.errors import FetchHaltedError
+from mvkit.errors import FetchHaltedError, UsageError
 from mvkit.files import format_bytes
+
+if TYPE_CHECKING:
+    import torch
 
 _MEMINFO = Path("/proc/meminfo")
 _STATUS = Path("/proc/self/status")
@@ -36,7 +40,7 @@ class Resources:
     n_jobs
         Worker processes; None: one per core (of the cluster, with ``dask``).
     device
-        Where features are taken and their inner products formed: "cpu", "cuda", "cuda:1", ...
+        Where features are taken and their inner products formed: "cpu", "cuda", "cuda:1", ..., "auto".
     batch_size
         Images per forward pass; None: so many that a batch has about as many pixels whatever their size.
         Another number changes features by float32 rounding.
@@ -62,6 +66,30 @@ class Resources:
 def worker_number(resources: Resources) -> int:
     """Return the worker processes of a run: by default one per core, of this machine or the cluster (-1)."""
     return resources.n_jobs or (available_cores() if resources.dask is None else -1)
+
+
+def choose_device(name: str | torch.device | None) -> torch.device:
+    """Return the device of a name; of ``None`` and ``"auto"`` a GPU if there is one, else the processor.
+
+    Raises
+    ------
+    UsageError
+        If there is no such kind of device, or none here.
+    """
+    import torch
+
+    if name is None or name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        # A build without CUDA says so with an AssertionError.
+        reason = (str(error).splitlines() or ["not available"])[0]
+        raise UsageError(
+            f"device '{name}' cannot be used: {reason}\nuse cpu, or cuda where there is a GPU"
+        ) from error
+    return device
 
 
 def available_cores() -> int:

@@ -140,16 +140,14 @@ def test_no_absolute_paths_in_tracked_text() -> None:
 
 
 def test_every_recipe_loads() -> None:
+    from mvkit.pipeline.request import ScoreRecipe
     from mvkit.recipes import load_recipe, packaged_recipes
-    from mvkit.scoring import ScoreSettings
 
     recipes = {name: path for name, path in packaged_recipes().items() if name.startswith("score/")}
     assert "score/paper" in recipes
     for name in recipes:
-        load_recipe(ScoreSettings, name)
-    assert load_recipe(ScoreSettings, "score/paper") == ScoreSettings(), (
-        "the defaults are the paper's protocol"
-    )
+        load_recipe(ScoreRecipe, name)
+    assert load_recipe(ScoreRecipe, "score/paper") == ScoreRecipe(), "the defaults are the paper's protocol"
 
 
 def test_changelog_names_the_version() -> None:

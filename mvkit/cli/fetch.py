@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mvkit.cli.console import (
+    Command,
     HomeOption,
     JsonOption,
     note,
@@ -288,7 +289,7 @@ app = typer.Typer(
 )
 
 
-@app.command()
+@app.command(cls=Command)
 def checkpoints(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME]...", help="Released models; default: all five.")
@@ -313,7 +314,7 @@ def checkpoints(
         _show_files(fetch_checkpoints(names or (), request), as_json=as_json)
 
 
-@app.command()
+@app.command(cls=Command)
 def neural(
     dataset: Dataset = None,
     source: Source = "published",
@@ -385,7 +386,7 @@ def neural(
         _show_files(fetch_neural(dataset, request, source=from_file), as_json=as_json)
 
 
-@app.command()
+@app.command(cls=Command)
 def reliability(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Neural file (.h5).")],
     halves: Annotated[
@@ -423,7 +424,7 @@ def reliability(
         print_line(reliability_words(report))
 
 
-@app.command()
+@app.command(cls=Command)
 def allensdk(
     into: Annotated[
         Path | None, typer.Option("--into", metavar="DIR", help="Make it here (default: HOME/allensdk).")

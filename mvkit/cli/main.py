@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from io import TextIOWrapper
@@ -11,10 +12,13 @@ from typing import Annotated, Any
 import typer
 
 from mvkit.cli import extract, fetch, prep, score, train
-from mvkit.cli.console import note, print_json
-from mvkit.errors import MvkitError
+from mvkit.cli.console import Command, note, print_json
+from mvkit.errors import MvkitError, suggest
 
 _INTERRUPTED = 130
+
+#: How Typer refuses a value that is none of an option's choices.
+_CHOICE = re.compile("'([^']*)' is not one of (.*?)[.]?$")
 
 #: What wrong words on the command line raise: a class of click, or of the click inside newer Typers.
 _CommandLineError: Any = next(
@@ -28,13 +32,16 @@ app = typer.Typer(
     # Rich help pages would cost 0.15 s of the 0.3 s in which help must answer.
     rich_markup_mode=None,
     add_completion=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 app.add_typer(fetch.app, name="fetch")
-app.command("prep", short_help="Write images as fast-loading beton files.")(prep.command)
-app.command("train", short_help="Train a network by a recipe.")(train.command)
-app.command("extract", short_help="Write features of any layers to a file.")(extract.command)
-app.command("score", short_help="Score how well layers predict neurons.")(score.command)
+app.command("prep", cls=Command, short_help="Write images as fast-loading beton files.")(prep.command)
+app.command("train", cls=Command, short_help="Train a network by a recipe.")(train.command)
+app.command("extract", cls=Command, short_help="Write features of any layers to a file.")(extract.command)
+app.command("score", cls=Command, epilog=score.EPILOG, short_help="Score how well layers predict neurons.")(
+    score.command
+)
 
 
 def _print_version(wanted: bool) -> None:
@@ -94,6 +101,8 @@ def run(arguments: list[str]) -> int:
     except OSError as error:
         return _report(MvkitError(_describe(error)), as_json=as_json)
     except _CommandLineError as error:
+        if (choice := _CHOICE.search(error.message)) is not None:
+            error.message = choice[0].rstrip(".") + suggest(choice[1], re.findall("'([^']+)'", choice[2]))
         error.show()
         if as_json:
             print_json({"error": {"type": "UsageError", "message": error.format_message()}})

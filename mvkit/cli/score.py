@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from textwrap import fill
@@ -13,19 +14,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mvkit.cli.console import (
-    Grey,
+    MACHINE,
+    OUTPUT,
+    PROTOCOL,
     HomeOption,
-    InputSize,
     JsonOption,
-    Mean,
-    Std,
-    input_options,
+    complete_areas,
+    complete_datasets,
+    complete_models,
+    help_epilog,
     note,
     print_json,
     print_line,
     print_renderable,
     print_width,
     progress_bar,
+    split_commas,
 )
 from mvkit.errors import UsageError
 
@@ -36,18 +40,62 @@ if TYPE_CHECKING:
     from mvkit.pipeline.score import ShardReport
 
 
-_PROTOCOL = "Protocol"
-_RESULTS = "Ceiling, comparison, layers"
-_SELECTION = "Selection of units"
-_MACHINE = "Machine"
-_SWEEPS = "Several machines"
+#: The end of ``mvkit score --help``.
+EPILOG = help_epilog(
+    "mvkit score gabor --dataset simulated --splits 2 --halves 10",
+    "mvkit score alexnet_bn_ir gabor --areas VISp,VISl --recipe honest --out scores",
+    "mvkit score pixels --map ridge --set ridge_alpha=cv --set selection.min_reliability=.3",
+    learn_more="docs/scoring.md: the protocol, and every key of a scoring recipe",
+)
+
+
+class MapName(StrEnum):
+    """How features are compared with responses."""
+
+    PLS = "pls"
+    RIDGE = "ridge"
+    ONE_TO_ONE = "one-to-one"
+    LASSO = "lasso"
+    ELASTICNET = "elasticnet"
+    RSA = "rsa"
+    CKA = "cka"
+
+
+class CeilingKind(StrEnum):
+    """What predicts an animal: the units of all others pooled, or those of each other one."""
+
+    NONE = "none"
+    HOLDOUT = "holdout"
+    PAIRWISE = "pairwise"
+
+
+class SelectionPreset(StrEnum):
+    """Named selections of units."""
+
+    CODE = "code"
+    PAPER = "paper"
+    NONE = "none"
+
+
+def complete_recipes(incomplete: str) -> list[str]:
+    """Return the short names of packaged scoring recipes that begin so."""
+    from mvkit.recipes import packaged_recipes
+
+    folder = "score/"
+    names = [name.removeprefix(folder) for name in packaged_recipes() if name.startswith(folder)]
+    return [name for name in names if name.startswith(incomplete)]
+
+
+_SUBJECT = "What is scored"
 
 Models = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="MODEL",
         help="Released models, architectures, baselines (pixels, gabor), training runs' checkpoints, or "
-        "models from elsewhere: torchvision:NAME, timm:NAME, package.module:FUNCTION, FILE.py:FUNCTION.",
+        "external models: torchvision:NAME, timm:NAME, package.module:FUNCTION, FILE.py:FUNCTION.",
+        autocompletion=complete_models,
+        rich_help_panel=_SUBJECT,
     ),
 ]
 Layers = Annotated[
@@ -58,204 +106,153 @@ Layers = Annotated[
         metavar="PATTERN",
         help="Layer names or globs, for every model, or published: the list of the paper's code. "
         "Default: the same list, but for vgg16_encoder its five pools.",
+        rich_help_panel=_SUBJECT,
     ),
 ]
 Dataset = Annotated[
     str | None,
-    typer.Option("--dataset", "-d", help="neuropixels, calcium, simulated, or the path of a neural file."),
+    typer.Option(
+        "--dataset",
+        "-d",
+        metavar="NAME|FILE",
+        help="neuropixels, calcium, simulated, or the path of a neural file.",
+        autocompletion=complete_datasets,
+        rich_help_panel=_SUBJECT,
+    ),
 ]
 Areas = Annotated[
-    list[str] | None, typer.Option("--areas", "-a", metavar="AREA", help="VISp, VISl, ...; default: all.")
-]
-Out = Annotated[
-    Path | None,
-    typer.Option("--out", "-o", metavar="DIR", help="Write CSV, Parquet and summary.json here."),
-]
-Figure = Annotated[
-    Path | None,
-    typer.Option("--figure", metavar="FILE", help="Draw scores, intervals and ceiling; .svg, .png or .pdf."),
-]
-DryRun = Annotated[
-    bool,
+    list[str] | None,
     typer.Option(
-        "--dry-run",
-        help="Only say what the run needs: layers, fits, memory, disk; exit 1 if it does not fit.",
+        "--areas",
+        "-a",
+        metavar="AREA",
+        help="VISp, VISl, ...; default: all.",
+        autocompletion=complete_areas,
+        rich_help_panel=_SUBJECT,
     ),
 ]
 Weights = Annotated[
     str,
     typer.Option(
-        help="released, random, DEFAULT (torchvision, timm), the path of a checkpoint, or ENTRY=PATH."
+        metavar="NAME|FILE",
+        help="released, random, DEFAULT (torchvision, timm), the path of a checkpoint, or ENTRY=PATH.",
+        rich_help_panel=_SUBJECT,
     ),
 ]
 Seed = Annotated[
     int | None,
-    typer.Option(help="Seed of random weights; default: 0, or a training run's own.", show_default=False),
+    typer.Option(
+        metavar="N",
+        help="Seed of random weights; default: 0, or a training run's own.",
+        show_default=False,
+        rich_help_panel=_SUBJECT,
+    ),
+]
+InputSize = Annotated[
+    int | None,
+    typer.Option(
+        "--input-size",
+        metavar="PX",
+        min=1,
+        help="Side of the networks' input; default: as trained.",
+        rich_help_panel=_SUBJECT,
+    ),
 ]
 
 Recipe = Annotated[
     str | None,
-    typer.Option(help="paper, honest, quick, or the path of a scoring recipe.", rich_help_panel=_PROTOCOL),
+    typer.Option(
+        metavar="NAME|FILE",
+        help="paper (default), honest, quick, ..., or the path of a scoring recipe.",
+        autocompletion=complete_recipes,
+        rich_help_panel=PROTOCOL,
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key.", rich_help_panel=_PROTOCOL),
-]
-Map = Annotated[
-    str | None,
     typer.Option(
-        "--map",
-        metavar="NAME",
-        help="pls (paper), ridge, one-to-one, lasso, elasticnet, rsa or cka.",
-        rich_help_panel=_PROTOCOL,
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a key of the recipe: selection.min_reliability=.3, correction=attenuation, ...",
+        rich_help_panel=PROTOCOL,
     ),
 ]
+Map = Annotated[MapName | None, typer.Option("--map", help="Default: pls (paper).", rich_help_panel=PROTOCOL)]
 Splits = Annotated[
-    int | None, typer.Option(min=1, help="Image splits (paper: 10).", rich_help_panel=_PROTOCOL)
+    int | None, typer.Option(metavar="N", min=1, help="Image splits (paper: 10).", rich_help_panel=PROTOCOL)
 ]
 Halves = Annotated[
-    int | None, typer.Option(min=1, help="Trial halvings (paper: 100).", rich_help_panel=_PROTOCOL)
-]
-Halving = Annotated[
-    str | None,
+    int | None,
     typer.Option(
-        metavar="NAME",
-        help="split-half (paper), bootstrap, bootstrap-full-mean, subsample-half or "
-        "subsample-half-replacement.",
-        rich_help_panel=_PROTOCOL,
+        metavar="N", min=1, help="Trial halves of every image split (paper: 100).", rich_help_panel=PROTOCOL
     ),
 ]
-Correlation = Annotated[
-    str | None, typer.Option(metavar="NAME", help="pearson (paper) or spearman.", rich_help_panel=_PROTOCOL)
-]
-Correction = Annotated[
-    str | None,
+Ceiling = Annotated[
+    CeilingKind | None,
     typer.Option(
-        metavar="NAME",
-        help="spearman-brown-denominator (paper), spearman-brown-ratio, attenuation or none.",
-        rich_help_panel=_PROTOCOL,
+        help="Consistency between animals: from the others pooled, or from each other one. Default: none.",
+        rich_help_panel=PROTOCOL,
     ),
 ]
-Estimator = Annotated[
-    str | None,
+Selection = Annotated[
+    SelectionPreset | None,
     typer.Option(
-        metavar="NAME",
-        help="mean-of-corrected (paper), or corrected-mean, which drops no halving.",
-        rich_help_panel=_PROTOCOL,
-    ),
-]
-PlsStopping = Annotated[
-    str | None,
-    typer.Option(help="reference, or converged (free of unit order).", rich_help_panel=_PROTOCOL),
-]
-Parity = Annotated[
-    bool,
-    typer.Option(
-        "--parity", help="Keep the old arithmetic of two negative reliabilities.", rich_help_panel=_PROTOCOL
+        help="Units of reliability 0.5 (code, the default) or 0.3 (paper, perhaps a misreading: not checked "
+        "against the paper's text), or all.",
+        rich_help_panel=PROTOCOL,
     ),
 ]
 
-Ceiling = Annotated[
-    str | None,
-    typer.Option(
-        metavar="KIND",
-        help="Consistency between animals: holdout (the others pooled), pairwise or none.",
-        rich_help_panel=_RESULTS,
-    ),
-]
-EqualUnits = Annotated[
-    bool,
-    typer.Option(
-        "--equal-units", help="Ceiling from equally many units of each source.", rich_help_panel=_RESULTS
-    ),
-]
-Extrapolate = Annotated[
-    str | None,
-    typer.Option(
-        metavar="OVER",
-        help="Follow the ceiling over the number of units or stimuli.",
-        rich_help_panel=_RESULTS,
-    ),
-]
-LayerChoice = Annotated[
-    str | None,
-    typer.Option(
-        "--layer-choice",
-        metavar="NAME",
-        help="Which best layers are the headline: paper (chosen on the test images) or held-out.",
-        rich_help_panel=_RESULTS,
-    ),
-]
 Against = Annotated[
     list[Path] | None,
     typer.Option(
         "--against",
         metavar="DIR",
         help="Compare with scores saved by --out, of the same protocol.",
-        rich_help_panel=_RESULTS,
+        rich_help_panel=OUTPUT,
     ),
 ]
-
-Selection = Annotated[
-    str,
+Out = Annotated[
+    Path | None,
     typer.Option(
-        help="code (reliability 0.5), paper (0.3, perhaps a misreading: not checked against the paper's "
-        "text), or none.",
-        rich_help_panel=_SELECTION,
+        "--out", "-o", metavar="DIR", help="Write CSV, Parquet and summary.json here.", rich_help_panel=OUTPUT
     ),
 ]
-MinReliability = Annotated[
-    float | None,
-    typer.Option(help="Lowest split-half reliability of a unit.", rich_help_panel=_SELECTION),
-]
-MinMedianReliability = Annotated[
-    float | None,
-    typer.Option(help="Lowest median reliability of a time bin.", rich_help_panel=_SELECTION),
-]
-RunP = Annotated[
-    float | None,
-    typer.Option(help="Highest p of running modulation that drops a unit.", rich_help_panel=_SELECTION),
-]
-MinUnits = Annotated[
-    str | None,
-    typer.Option(help="Fewest units of an animal: q3, median, none or a number.", rich_help_panel=_SELECTION),
-]
-TimeWindow = Annotated[
-    tuple[float, float] | None,
+Figure = Annotated[
+    Path | None,
     typer.Option(
-        metavar="FIRST LAST",
-        help="Average these bins (centres, seconds after onset) and not the reliable ones.",
-        rich_help_panel=_SELECTION,
+        "--figure",
+        metavar="FILE",
+        help="Draw scores, intervals and ceiling; .svg, .png or .pdf.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Only say what the run needs: layers, fits, memory, disk; exit 1 if it does not fit.",
+        rich_help_panel=OUTPUT,
     ),
 ]
 
 Jobs = Annotated[
     int | None,
     typer.Option(
-        "--jobs", "-j", min=1, help="Worker processes; default: all cores.", rich_help_panel=_MACHINE
+        "--jobs",
+        "-j",
+        metavar="N",
+        min=1,
+        help="Worker processes; default: all cores.",
+        rich_help_panel=MACHINE,
     ),
 ]
 Device = Annotated[
-    str, typer.Option(help="Where features are extracted: cpu, cuda, ...", rich_help_panel=_MACHINE)
-]
-BatchSize = Annotated[
-    int | None,
+    str,
     typer.Option(
-        min=1, help="Images per forward pass; default: by the size of the inputs.", rich_help_panel=_MACHINE
-    ),
-]
-Scratch = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="DIR",
-        help="Where features lie that do not fit in memory; default: mvkit's cache.",
-        rich_help_panel=_MACHINE,
-    ),
-]
-NoCache = Annotated[
-    bool,
-    typer.Option(
-        "--no-cache", help="Neither use cached results nor cache new ones.", rich_help_panel=_MACHINE
+        metavar="NAME",
+        help="Where features are extracted: cpu, cuda, cuda:1; auto: a GPU if there is one.",
+        rich_help_panel=MACHINE,
     ),
 ]
 Dask = Annotated[
@@ -263,7 +260,7 @@ Dask = Annotated[
     typer.Option(
         metavar="ADDRESS",
         help="Run the fits on the dask cluster of this scheduler: tcp://HOST:8786.",
-        rich_help_panel=_SWEEPS,
+        rich_help_panel=MACHINE,
     ),
 ]
 ShardPart = Annotated[
@@ -272,13 +269,15 @@ ShardPart = Annotated[
         "--shard",
         metavar="I/N",
         help="Score part I of N into the cache only; the same command without --shard then finishes.",
-        rich_help_panel=_SWEEPS,
+        rich_help_panel=MACHINE,
     ),
 ]
-
-
-#: For terminals; in files and pipes a sentence stays one line, which can be searched for.
-_wrapped = partial(fill, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+NoCache = Annotated[
+    bool,
+    typer.Option(
+        "--no-cache", help="Neither use cached results nor cache new ones.", rich_help_panel=MACHINE
+    ),
+]
 
 
 def command(
@@ -287,49 +286,29 @@ def command(
     layers: Layers = None,
     dataset: Dataset = None,
     areas: Areas = None,
-    out: Out = None,
-    figure: Figure = None,
-    dry_run: DryRun = False,
     weights: Weights = "released",
     seed: Seed = None,
+    input_size: InputSize = None,
     recipe: Recipe = None,
     overrides: Overrides = None,
     map_: Map = None,
     splits: Splits = None,
     halves: Halves = None,
-    halving: Halving = None,
-    correlation: Correlation = None,
-    correction: Correction = None,
-    estimator: Estimator = None,
-    pls_stopping: PlsStopping = None,
-    parity: Parity = False,
     ceiling: Ceiling = None,
-    equal_units: EqualUnits = False,
-    extrapolate: Extrapolate = None,
-    layer_choice: LayerChoice = None,
+    selection: Selection = None,
+    out: Out = None,
+    figure: Figure = None,
     against: Against = None,
-    selection: Selection = "code",
-    min_reliability: MinReliability = None,
-    min_median_reliability: MinMedianReliability = None,
-    run_p: RunP = None,
-    min_units: MinUnits = None,
-    time_window: TimeWindow = None,
+    dry_run: DryRun = False,
+    as_json: JsonOption = False,
     jobs: Jobs = None,
-    device: Device = "cpu",
-    batch_size: BatchSize = None,
-    scratch: Scratch = None,
-    no_cache: NoCache = False,
+    device: Device = "auto",
     dask: Dask = None,
     shard: ShardPart = None,
-    input_size: InputSize = None,
-    mean: Mean = None,
-    std: Std = None,
-    grey: Grey = False,
+    no_cache: NoCache = False,
     home: HomeOption = None,
-    as_json: JsonOption = False,
 ) -> None:
     """Score how well models' layers predict mouse neurons, corrected for noise; compare several models."""
-    from mvkit.cli.console import split_commas
     from mvkit.machine import Resources
     from mvkit.pipeline.request import ScoreRequest
     from mvkit.pipeline.score import parse_shard, run_score, run_shard
@@ -344,46 +323,26 @@ def command(
         check_figure(figure)
     request = ScoreRequest(
         models=tuple(models or ()),
-        layers=split_commas(layers),
+        layers=_names("--layers", layers),
         dataset=dataset,
-        areas=split_commas(areas),
+        areas=_names("--areas", areas),
         weights=weights,
         seed=seed,
         recipe=recipe,
         overrides=tuple(overrides or ()),
-        settings={
+        options={
             "mapping": map_,
             "n_splits": splits,
             "n_halves": halves,
-            "halving": halving,
-            "correlation": correlation,
-            "correction": correction,
-            "estimator": estimator,
-            "pls_stopping": pls_stopping,
-            "parity": parity or None,
             "ceiling": ceiling,
-            "source_units": "equal" if equal_units else None,
-            "layer_choice": layer_choice,
-        },
-        selection=selection,
-        thresholds={
-            # One option for both kinds of recording: per time bin, and of recordings without a time axis.
-            "min_reliability": min_reliability,
-            "min_mean_reliability": min_reliability,
-            "min_median_reliability": min_median_reliability,
-            "run_p": run_p,
-            "min_units": min_units,
-            "time_window_s": time_window,
+            "selection.preset": selection,
+            "input.size_px": input_size,
         },
         against=tuple(against or ()),
-        extrapolate=extrapolate,
-        inputs=input_options(input_size, mean, std, grey=grey),
         resources=Resources(
             n_jobs=jobs,
             device=device,
-            batch_size=batch_size,
             home=Path(home) if home else None,
-            scratch=scratch,
             cache=not no_cache,
             dask=dask,
         ),
@@ -402,6 +361,25 @@ def command(
         print_json(run_document(run, files))
         return
     _print_parts((*run_page(run, width=print_width()), *written_lines(files)))
+
+
+def _names(option: str, values: Sequence[str] | None) -> tuple[str, ...] | None:
+    """Return the names given to an option; None if it was not given."""
+    names = split_commas(values)
+    if values is not None and names is None:
+        raise UsageError(f"{option} names nothing: give names with commas between, or leave it out for all")
+    return names
+
+
+def _check_alone(name: str, others: dict[str, object]) -> None:
+    """Refuse options that a shard has no use for."""
+    given = [option for option, value in others.items() if value]
+    if given:
+        raise UsageError(
+            f"{name}: leave {', '.join(given)} out: a shard only scores its part into the cache\n"
+            "when all shards are done, the same command without --shard finds the scores there and finishes, "
+            "with --out, --figure and --against"
+        )
 
 
 def print_estimate(request: ScoreRequest, *, as_json: bool) -> None:
@@ -426,23 +404,16 @@ def print_estimate(request: ScoreRequest, *, as_json: bool) -> None:
         raise typer.Exit(1)
 
 
+#: For terminals; in files and pipes a sentence stays one line, which can be searched for.
+_wrapped = partial(fill, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+
+
 def _print_parts(parts: Iterable[str | RenderableType]) -> None:
     for part in parts:
         if isinstance(part, str):
             print_line(_wrapped(part, print_width()) if sys.stdout.isatty() else part)
         else:
             print_renderable(part)
-
-
-def _check_alone(name: str, others: dict[str, object]) -> None:
-    """Refuse options that a shard has no use for."""
-    given = [option for option, value in others.items() if value]
-    if given:
-        raise UsageError(
-            f"{name}: leave {', '.join(given)} out: a shard only scores its part into the cache\n"
-            "when all shards are done, the same command without --shard finds the scores there and finishes, "
-            "with --out, --figure and --against"
-        )
 
 
 def _print_shard(report: ShardReport, finish: str, *, as_json: bool) -> None:

@@ -206,8 +206,8 @@ def _train(request: TrainRequest) -> TrainReport:
 
 def _run_in_processes(request: TrainRequest, processes: int, *, as_json: bool) -> None:
     from mvkit.distributed import run_processes
+    from mvkit.machine import choose_device
     from mvkit.pipeline.train import resolve_recipe
-    from mvkit.training.assembly import choose_device
     from mvkit.training.setup import check_processes_divide
 
     # Before processes are started, which takes seconds.

@@ -130,7 +130,7 @@ class FeatureRoom:
                     raise
                 raise DataError(
                     f"{self._folder}: the disk is full ({error.strerror}) while features are put there\n"
-                    "free some, name another place with --scratch DIR, or take fewer layers"
+                    "free some, name another folder with --set machine.scratch=DIR, or take fewer layers"
                 ) from error
 
     def features(self) -> dict[str, NDArray[np.float32] | StoredLayer]:
@@ -175,7 +175,7 @@ def feature_room(
             raise DataError(
                 f"{scratch}: {needed / 1e9:.2f} GB are needed for the features of {len(layers)} layers while "
                 f"they are scored, and {free / 1e9:.2f} GB are free\n"
-                "free some, name another place with --scratch DIR, or take fewer layers (--layers)"
+                "free some, name another folder with --set machine.scratch=DIR, or take fewer --layers"
             )
         yield FeatureRoom(layers, n_images, folder)
 
@@ -205,7 +205,8 @@ def _private_folder(scratch: Path) -> Iterator[Path]:
         (scratch / f"{_BEING_MADE}{name}").mkdir()
     except OSError as error:
         raise DataError(
-            f"{scratch}: features cannot be put there ({error})\nname another place with --scratch DIR"
+            f"{scratch}: features cannot be put there ({error})\n"
+            "name another folder with --set machine.scratch=DIR"
         ) from error
     made, folder = scratch / f"{_BEING_MADE}{name}", scratch / f"{_IN_USE}{name}"
     lock = FileLock(made / _LOCK)

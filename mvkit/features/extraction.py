@@ -334,7 +334,7 @@ class ForwardPass:
                 raise
             raise DataError(
                 f"a batch of {self._size} images does not fit in memory with these layers ({reason})\n"
-                "give --batch-size 1, or fewer layers (--layers)"
+                "give --batch-size 1 (mvkit score: --set machine.batch_size=1), or fewer layers (--layers)"
             ) from error
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mvkit.errors import UsageError
+from mvkit.machine import choose_device
 from mvkit.models.base import is_quantised
 from mvkit.models.external import refuse_meta, wrapped_part
 
@@ -71,22 +72,14 @@ def limited_threads(count: int | None) -> Iterator[None]:
 
 
 def parse_device(device: str | torch.device) -> torch.device:
-    """Return the device of that name.
+    """Return the device of that name with its index ("cuda:0"), so that it can be compared with the weights'.
 
     Raises
     ------
     UsageError
         If there is no such kind of device, or none here.
     """
-    try:
-        # A tensor's device has an index ("cuda:0"), so that it can be compared with that of the weights.
-        return torch.empty(0, device=torch.device(device)).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        # A build without CUDA says so with an AssertionError.
-        reason = (str(error).splitlines() or ["not available"])[0]
-        raise UsageError(
-            f"device '{device}' cannot be used: {reason}\nuse cpu, or cuda where there is a GPU"
-        ) from error
+    return torch.empty(0, device=choose_device(device)).device
 
 
 def floating_dtype(model: nn.Module) -> torch.dtype:

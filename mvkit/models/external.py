@@ -1234,10 +1234,10 @@ def _changed(
 def _undeclared(name: ForeignName, options: InputOptions) -> Preprocessing:
     """Return the usual preprocessing where a network declares none, and say so."""
     chosen = options.applied_to(IMAGENET_224)
-    if not {"--input-size", "--mean", "--std"} <= set(options.given):
+    if not {"--input-size", "mean", "std"} <= set(options.given):
         logger.warning(
             "%s declares no preprocessing: images as for ImageNet (resize %s, crop %s, mean %s, std %s); "
-            "--input-size, --mean, --std, .preprocess change it",
+            "--input-size, mean, std or .preprocess change it",
             printable(name.shown),
             chosen.resize_px,
             chosen.crop_px,

@@ -609,13 +609,8 @@ class InputOptions:
 
     @property
     def given(self) -> tuple[str, ...]:
-        """Names of the options that were given, as on the command line."""
-        values = {
-            "--input-size": self.input_size,
-            "--mean": self.mean,
-            "--std": self.std,
-            "--grey": self.grey,
-        }
+        """Names of the options that were given, as messages show them."""
+        values = {"--input-size": self.input_size, "mean": self.mean, "std": self.std, "grey": self.grey}
         return tuple(name for name, value in values.items() if value is not None)
 
     def refuse_any(self, why: str) -> None:

@@ -286,7 +286,7 @@ def select_units(facts: UnitFacts, settings: SelectionSettings) -> dict[str, Are
     DataError
         If a reliability threshold is set and the source has no reliabilities.
     UsageError
-        If no bin lies in ``time_window_s``.
+        If no bin lies in ``time_window_s``, or there are no bins.
     """
     good = _reliable_units(facts, settings) & _unmodulated_units(facts, settings)
     window = _window_bins(facts.time_s, settings.time_window_s)
@@ -508,8 +508,10 @@ def _window_bins(
     time_s: NDArray[np.float64] | None, window_s: tuple[float, float] | None
 ) -> tuple[int, ...] | None:
     """Return the bins of a fixed window; None if the bins follow from the reliabilities."""
-    if time_s is None or window_s is None:
+    if window_s is None:
         return None
+    if time_s is None:
+        raise UsageError("time_window_s: the recordings have no time bins, so that no window can be averaged")
     left, right = window_s
     bins = tuple(int(index) for index in np.flatnonzero((left <= time_s) & (time_s <= right)))
     if not bins:

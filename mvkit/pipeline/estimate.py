@@ -154,7 +154,7 @@ def estimate_run(request: ScoreRequest, *, note: Note) -> ResourceEstimate:
     from mvkit.scoring.run import check_recordings, populations
 
     run = open_run(request, note=note)
-    resources, settings = request.resources, run.settings
+    resources, settings = run.resources, run.settings
     n_images = check_recordings(run.recordings, settings)
     compared = populations(run.recordings, settings)
     scratch = resources.scratch or scratch_dir(resources.home)
@@ -248,13 +248,13 @@ def _error(estimate: ResourceEstimate, model: ModelEstimate) -> str:
             f"{format_bytes(estimate.memory_in_use + model.memory)} of memory are needed, of which "
             f"{format_bytes(estimate.memory_in_use)} are in use already, and "
             f"{format_bytes(available)} more are available\n"
-            "score fewer layers at a time (--layers), or give fewer --jobs or a smaller --batch-size"
+            "score fewer --layers at a time, or give fewer --jobs or a smaller --set machine.batch_size=N"
         )
     if model.features_on_disk > estimate.disk_free:
         return (
             f"{estimate.scratch}: features take {format_bytes(model.features_on_disk)}, and "
             f"{format_bytes(estimate.disk_free)} are free\n"
-            "give a folder on another disk with --scratch, or score fewer layers at a time (--layers)"
+            "give a folder on another disk with --set machine.scratch=DIR, or score fewer --layers at a time"
         )
     return ""
 

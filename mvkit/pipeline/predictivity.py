@@ -8,10 +8,11 @@ from pathlib import Path
 import torch
 
 from mvkit.distributed import all_reduce, is_main_process
+from mvkit.errors import RecipeError
 from mvkit.features.layers import layers_to_record
 from mvkit.models import VisionModel
 from mvkit.neural import NeuralDataset, open_dataset
-from mvkit.pipeline.request import choose_recordings
+from mvkit.pipeline.request import NetworkInput, ScoreRecipe, choose_recordings
 from mvkit.pipeline.score import score
 from mvkit.recipes import load_recipe
 from mvkit.scoring import ScoreSettings
@@ -34,7 +35,7 @@ class NeuralEvaluator(Evaluator):
     dataset
         The recordings.
     protocol
-        Splits, halvings and map.
+        Splits, trial halves and map.
     n_jobs
         Worker processes of scoring; None: one per core.
     """
@@ -115,7 +116,9 @@ def build_neural_evaluator(
     UsageError, RecipeError
         If a layer, an area, a dataset or the scoring recipe is unknown.
     """
-    protocol = load_recipe(ScoreSettings, settings.recipe)
+    recipe = load_recipe(ScoreRecipe, settings.recipe)
+    if recipe.input != NetworkInput():
+        raise RecipeError(f"{settings.recipe}: input: a network in training sees images as it is trained")
     layers_to_record(encoder, settings.layers)
-    dataset = open_dataset(settings.dataset, home=home)
-    return NeuralEvaluator(settings, name=name, dataset=dataset, protocol=protocol, n_jobs=n_jobs)
+    dataset = open_dataset(settings.dataset, selection=recipe.selection.resolve(), home=home)
+    return NeuralEvaluator(settings, name=name, dataset=dataset, protocol=recipe.settings, n_jobs=n_jobs)

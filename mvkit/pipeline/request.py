@@ -1,52 +1,303 @@
-"""What a user asks to have scored: dataset, recordings, models, settings, all checked before any work."""
+"""What a user asks to have scored: recipe, dataset, recordings and models, checked before any work."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from mvkit.errors import DataError, RecipeError, UsageError, suggest, unknown_name
+from pydantic import ConfigDict, ValidationInfo, field_validator
+
+from mvkit.errors import DataError, RecipeError, UsageError, suggest
 from mvkit.files import plain, shortened
 from mvkit.machine import Resources, installed_versions
+from mvkit.neural.selection import SelectionSettings, selection_with
+from mvkit.recipes import Count, Settings, load_recipe, packaged_recipes, parse_scalar
 from mvkit.report.text import Table2Comparison, Table2Difference
 from mvkit.scoring.results import ALL_AREAS
+from mvkit.scoring.settings import DEFAULT_SETTINGS, SIMILARITIES, ScoreSettings
 
 if TYPE_CHECKING:
     from mvkit.models import VisionModel
     from mvkit.models.preprocessing import InputOptions
     from mvkit.models.registry import ModelRow
-    from mvkit.neural import NeuralDataset, Recording, SelectionSettings
-    from mvkit.scoring import Scores, ScoreSettings
+    from mvkit.neural import NeuralDataset, Recording
+    from mvkit.scoring import Scores
+
+
+#: Where the scoring recipes lie among the packaged ones; their names may be given without it.
+_RECIPES = "score/"
+
+#: Keys of a scoring recipe that have an option of their own.
+OPTIONS = {
+    "mapping": "--map",
+    "n_splits": "--splits",
+    "n_halves": "--halves",
+    "ceiling": "--ceiling",
+    "selection.preset": "--selection",
+    "input.size_px": "--input-size",
+}
+
+
+_MIN_UNITS = ("q3", "median", "none", None)
+
+
+class UnitSelection(SelectionSettings):
+    """The group ``selection`` of a scoring recipe: a preset, and the thresholds that differ from it.
+
+    Attributes
+    ----------
+    preset
+        ``"code"``, ``"paper"`` or ``"none"``, see :mod:`mvkit.neural.selection`.
+
+    Notes
+    -----
+    A key that is not given is the preset's. ``min_reliability`` alone goes for recordings without a time
+    axis, too; ``none`` switches a threshold off.
+    """
+
+    preset: Literal["code", "paper", "none"] = "code"
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _read_none(cls, value: object, info: ValidationInfo) -> object:
+        if info.field_name == "preset":
+            return value
+        if info.field_name == "min_units" and type(value) is not int and value not in _MIN_UNITS:
+            raise ValueError("must be q3, median, none or a whole number")
+        # What a validator has looked at is no JSON any more, in which a list is a tuple.
+        return None if value == "none" else tuple(value) if isinstance(value, list) else value
+
+    def resolve(self) -> SelectionSettings:
+        """Return the preset with the thresholds that are given."""
+        given = {name: getattr(self, name) for name in self.model_fields_set - {"preset"}}
+        if "min_reliability" in given:
+            given.setdefault("min_mean_reliability", given["min_reliability"])
+        return selection_with(self.preset, **given)
+
+
+class NetworkInput(Settings):
+    """The group ``input`` of a scoring recipe: changes to how images are prepared for every model.
+
+    Attributes
+    ----------
+    size_px
+        Side of the input; None: as trained.
+    mean, std
+        One number or three, for values in [0, 1]; None: as declared.
+    grey
+        Whether colour images become grey first.
+    """
+
+    size_px: Count | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    grey: bool = False
+
+    @field_validator("mean", "std", mode="before")
+    @classmethod
+    def _one_or_three(cls, value: object) -> object:
+        values = value if isinstance(value, list) else [value]
+        numbers = [one for one in values if isinstance(one, int | float) and not isinstance(one, bool)]
+        if value is not None and (len(numbers) != len(values) or len(values) not in (1, 3)):
+            raise ValueError("must be one number or a list of three")
+        return None if value is None else tuple(map(float, numbers))
+
+    def options(self) -> InputOptions:
+        """Return the changes as models take them."""
+        from mvkit.models.preprocessing import InputOptions
+
+        return InputOptions(self.size_px, self.mean, self.std, self.grey or None)
+
+
+class Machine(Settings):
+    """The group ``machine`` of a scoring recipe: what scores depend on by rounding only, or not at all.
+
+    Attributes
+    ----------
+    batch_size
+        Images per forward pass; None: by the size of the inputs.
+    scratch
+        Folder of features that do not fit in memory; None: in mvkit's cache.
+    """
+
+    batch_size: Count | None = None
+    scratch: Path | None = None
+
+
+class ScoreRecipe(ScoreSettings):
+    """Everything that a scoring recipe may hold: the protocol, the selection of units, the networks' input.
+
+    Attributes
+    ----------
+    extrapolate
+        Whether the ceiling is followed over the number of ``"units"`` or ``"stimuli"``.
+    selection, input, machine
+        See :class:`UnitSelection`, :class:`NetworkInput`, :class:`Machine`.
+    """
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    extrapolate: Literal["none", "units", "stimuli"] = "none"
+    selection: UnitSelection = UnitSelection()
+    input: NetworkInput = NetworkInput()
+    machine: Machine = Machine()
+
+    @property
+    def settings(self) -> ScoreSettings:
+        """The protocol alone, as scores carry it."""
+        return ScoreSettings(**{name: getattr(self, name) for name in ScoreSettings.model_fields})
+
+
+@dataclass(frozen=True)
+class ScoreRequest:
+    """What a user asked to have scored; None means the default.
+
+    Attributes
+    ----------
+    models
+        Released models, architectures, baselines, or paths of checkpoints or folders of training runs.
+    layers, areas
+        Layer names or patterns, for every model; area acronyms.
+    dataset
+        Name or path of a neural file.
+    weights, seed
+        ``"released"``, ``"random"`` or the path of a checkpoint; seed of random weights
+        (None: 0, or a training run's own).
+    recipe, overrides
+        Scoring recipe (path or packaged name, ``score/`` may be left out) and ``key=value`` changes to it.
+    options
+        Key of the recipe (:data:`OPTIONS`) -> value of its option; None: not given.
+    against
+        Folders of saved scores to compare with.
+    resources
+        Where and with what it runs; the scores do not depend on it.
+    """
+
+    models: tuple[str, ...]
+    layers: tuple[str, ...] | None = None
+    areas: tuple[str, ...] | None = None
+    dataset: str | None = None
+    weights: str = "released"
+    seed: int | None = None
+    recipe: str | None = None
+    overrides: tuple[str, ...] = ()
+    options: Mapping[str, object] = field(default_factory=dict)
+    against: tuple[Path, ...] = ()
+    resources: Resources = field(default_factory=Resources)
+
+
+def resolve_recipe(request: ScoreRequest) -> ScoreRecipe:
+    """Return the recipe of a request, with what options and ``--set`` change.
+
+    Raises
+    ------
+    UsageError, RecipeError
+        An unknown name, a value out of range, or keys that contradict one another or have no effect.
+    """
+    options = {key: value for key, value in request.options.items() if value is not None}
+    for key, value in options.items():
+        for override in request.overrides:
+            if _value_at(key, override) not in (None, value):
+                raise UsageError(f"{OPTIONS[key]} {value} contradicts --set {override}: give one of them")
+    changes = [f"{key}={json.dumps(value)}" for key, value in options.items()]
+    recipe = load_recipe(ScoreRecipe, _full_name(request.recipe), [*request.overrides, *changes])
+    given = {override.partition("=")[0].strip(): f"--set {override}" for override in request.overrides}
+    given |= {key: f"{OPTIONS[key]} {value}" for key, value in options.items()}
+    unused = _keys_without_effect(recipe)
+    for key, words in given.items():
+        if key in unused:
+            raise UsageError(f"{words} has no effect: {unused[key]}")
+    _check_contradictions(recipe)
+    return recipe
+
+
+def _value_at(key: str, override: str) -> object:
+    """Return the value that a ``--set`` gives to a key, by itself or in its group; None if it gives none."""
+    name, _, text = override.partition("=")
+    group, _, member = key.rpartition(".")
+    if name.strip() not in (key, group):
+        return None
+    value = parse_scalar(text, f"--set {override}")
+    if name.strip() == key:
+        return value
+    return value.get(member) if isinstance(value, dict) else None
+
+
+def _full_name(name: str | None) -> str | None:
+    """Return the name of a scoring recipe in full: ``honest`` is ``score/honest``."""
+    if name is None or Path(name).is_file() or "/" in name or Path(name).suffix:
+        return name
+    short = [known.removeprefix(_RECIPES) for known in packaged_recipes() if known.startswith(_RECIPES)]
+    if name not in short:
+        raise RecipeError(
+            f"recipe '{name}' is neither a file nor a scoring recipe{suggest(name, short)}\n"
+            f"packaged: {', '.join(short) or 'none'}"
+        )
+    return f"{_RECIPES}{name}"
+
+
+def _keys_without_effect(recipe: ScoreRecipe) -> dict[str, str]:
+    """Return the keys that change nothing, and why; those of a file may be meant for another map."""
+    owners = {
+        "n_components": ("pls",),
+        "pls_stopping": ("pls",),
+        "pls_tolerance": ("pls",),
+        "pls_max_iterations": ("pls",),
+        "ridge_alpha": ("ridge",),
+        "ridge_grid": ("ridge",),
+        "penalty": ("lasso", "elasticnet"),
+        "l1_ratio": ("elasticnet",),
+        "rsa_comparison": ("rsa",),
+        "cka_debiased": ("cka",),
+        "similarity_images": SIMILARITIES,
+        "population": SIMILARITIES,
+    }
+    unused = {
+        key: f"it belongs to {' and '.join(maps)}, and the map is {recipe.mapping}"
+        for key, maps in owners.items()
+        if recipe.mapping not in maps
+    }
+    if recipe.ridge_alpha != "cv":
+        unused.setdefault("ridge_grid", "it belongs to ridge_alpha=cv")
+    if recipe.pls_stopping == "converged":
+        for key in ("pls_tolerance", "pls_max_iterations"):
+            unused.setdefault(key, "it belongs to pls_stopping=reference")
+    if recipe.compares_all_images:
+        why = f"{recipe.mapping} compares all images at once (--set similarity_images=test splits them)"
+        unused |= dict.fromkeys(("n_splits", "train_fraction", "split_seed"), why)
+    if recipe.ceiling == "none":
+        unused["source_units"] = "it is about the ceiling: give --ceiling holdout or pairwise"
+    if recipe.extrapolate == "none" and (recipe.ceiling == "none" or recipe.source_units == "all"):
+        unused["n_subsamples"] = "it belongs to source_units=equal with a ceiling, and to extrapolate"
+    return unused
+
+
+def _check_contradictions(recipe: ScoreRecipe) -> None:
+    """Refuse keys that mean nothing together."""
+    if recipe.pools_animals and (recipe.ceiling != "none" or recipe.extrapolate != "none"):
+        raise UsageError(
+            "a ceiling is between animals, and pooled populations have none left: --set population=animal"
+        )
+    if recipe.layer_choice == "held-out":
+        if recipe.compares_all_images:
+            raise UsageError(
+                f"{recipe.mapping} compares all images at once, so that no layer can be held out: "
+                "--set similarity_images=test, or --set layer_choice=paper"
+            )
+        if recipe.n_splits < 2:
+            raise UsageError(
+                "held-out layers are chosen on some image splits and scored on others: give --splits 2 "
+                "or more, or --set layer_choice=paper"
+            )
 
 
 _NOT_FETCHED = (
     "no recordings fetched: using the embedded SIMULATED dataset, not mouse data\n"
     "for the recordings run: mvkit fetch neural --dataset neuropixels"
 )
-
-
-@dataclass(frozen=True)
-class ChosenDataset:
-    """The dataset that a command uses when none is named, and what to tell the user about it."""
-
-    name: str
-    remark: str = ""
-
-
-def default_dataset(home: Path | None = None) -> ChosenDataset:
-    """Choose neuropixels when it has been fetched, and the embedded simulation otherwise.
-
-    Returns
-    -------
-    ChosenDataset
-        With a remark naming the command that fetches the recordings when they are missing.
-    """
-    from mvkit.features import default_stimuli
-
-    name = default_stimuli(home=home)
-    return ChosenDataset(name, "" if name == "neuropixels" else _NOT_FETCHED)
 
 
 def open_default(
@@ -56,19 +307,22 @@ def open_default(
     home: Path | None = None,
     remark: Callable[[str], None],
 ) -> NeuralDataset:
-    """Open a dataset, or the one of :func:`default_dataset` if none is named, telling the user which."""
+    """Open a dataset; if none is named, neuropixels once it has been fetched, else the simulation.
+
+    ``remark`` is then called with the command that fetches the recordings.
+    """
+    from mvkit.features import default_stimuli
     from mvkit.neural import open_dataset
 
     if name is None:
-        chosen = default_dataset(home)
-        name = chosen.name
-        if chosen.remark:
-            remark(chosen.remark)
+        name = default_stimuli(home=home)
+        if name != "neuropixels":
+            remark(_NOT_FETCHED)
     return open_dataset(name, selection=selection, home=home)
 
 
 def choose_recordings(dataset: NeuralDataset, areas: Sequence[str] | str | None) -> tuple[Recording, ...]:
-    """Return the recordings of the wanted areas, in the dataset's order.
+    """Return the recordings of some areas, in the dataset's order.
 
     Raises
     ------
@@ -77,11 +331,11 @@ def choose_recordings(dataset: NeuralDataset, areas: Sequence[str] | str | None)
     DataError
         Nothing is left to score, with the reason for every area.
     """
-    wanted = [areas] if isinstance(areas, str) else areas
-    for area in wanted or ():
+    requested = [areas] if isinstance(areas, str) else areas
+    for area in requested or ():
         if area in dataset.skipped and area not in dataset.areas:
             raise DataError(f"area {area} of {dataset.name}: {dataset.skipped[area]}")
-    chosen = dataset.recordings if wanted is None else dataset.in_areas(wanted).recordings
+    chosen = dataset.recordings if requested is None else dataset.in_areas(requested).recordings
     if not chosen:
         reasons = "; ".join(f"{area}: {why}" for area, why in dataset.skipped.items())
         raise DataError(
@@ -99,16 +353,6 @@ def dataset_context(dataset: NeuralDataset) -> dict[str, object]:
         "dataset_provenance": dict(dataset.provenance),
         "versions": installed_versions("torch", "torchvision", "pillow", "h5py"),
     }
-
-
-#: The selection of units that the paper's Table 2 is over: that of the code published with it.
-_SELECTION = "code"
-#: Lengths of the published pickles are known in GB with two digits, and not whether these are 10^9 or 2^30.
-_SIZE_TOLERANCE = 0.1
-#: Settings that are numbers of something.
-_COUNTED = {"n_splits": "splits", "n_halves": "halvings", "n_components": "components"}
-#: Characters of a setting that are shown.
-_LONGEST = 30
 
 
 def load_models(
@@ -131,7 +375,7 @@ def load_models(
     weights, seed, home
         As in :func:`mvkit.load_model`, for every model.
     inputs
-        Preprocessing of models from elsewhere, for every model.
+        Changes to how images are prepared, for every model.
 
     Returns
     -------
@@ -173,19 +417,29 @@ def _check_duplicates(names: Sequence[str]) -> None:
 
     first: dict[object, str] = {}
     for name in names:
-        foreign = parse_foreign(name)
-        identity: object = (
-            foreign.identity
-            if foreign is not None
+        external = parse_foreign(name)
+        key: object = (
+            external.identity
+            if external is not None
             else trained_file(name).resolve()
             if is_place(name)
             else find_model(name).architecture.name
         )
-        if identity in first:
-            other = first[identity]
+        if key in first:
+            other = first[key]
             same = "is given twice" if other == name else f"is the same model as {other}"
             raise UsageError(f"model {name} {same}: give each model once")
-        first[identity] = name
+        first[key] = name
+
+
+# The paper's Table 2 beside the scores.
+
+#: The selection of units that the paper's Table 2 is over: that of the code published with it.
+_SELECTION = "code"
+#: Lengths of the published pickles are known in GB with two digits, and not whether these are 10^9 or 2^30.
+_SIZE_TOLERANCE = 0.1
+#: Characters of a setting that are shown.
+_LONGEST = 30
 
 
 def compare_with_table2(name: str, weights: str, scores: Scores) -> Table2Comparison | None:
@@ -318,27 +572,17 @@ def _other_areas(scored: Sequence[str]) -> Table2Difference | None:
 
 def _other_protocol(settings: ScoreSettings) -> list[Table2Difference]:
     """Name every setting that numbers depend on and that is not the paper's."""
-    from mvkit.scoring.settings import DEFAULT_SETTINGS
-
     here, paper = settings.protocol(), DEFAULT_SETTINGS.protocol()
     return [
         Table2Difference(
             name,
             here[name],
             paper[name],
-            f"{_setting(name, here[name])} instead of {shortened(paper[name], _LONGEST)}",
+            f"{name} {shortened(here[name], _LONGEST)} instead of {shortened(paper[name], _LONGEST)}",
         )
         for name in here
         if here[name] != paper[name]
     ]
-
-
-def _setting(name: str, value: object) -> str:
-    """Write a setting: ``2 splits``, or its name and value."""
-    if name in _COUNTED:
-        noun = _COUNTED[name]
-        return f"{value} {noun.removesuffix('s') if value == 1 else noun}"
-    return f"{name} {shortened(value, _LONGEST)}"
 
 
 def _other_layers(here: Sequence[str], paper: Sequence[str]) -> Table2Difference | None:
@@ -363,142 +607,3 @@ def _other_preprocessing(context: Mapping[str, object], model: ModelRow) -> list
         for name in dict.fromkeys([*paper, *here])
         if here.get(name) != paper.get(name)
     ]
-
-
-#: Where the scoring recipes lie among the packaged ones; their names may be given without it.
-_RECIPES = "score/"
-
-_EXTRAPOLATIONS = ("units", "stimuli")
-
-
-@dataclass(frozen=True)
-class ScoreRequest:
-    """What a user asked to have scored; None means the default.
-
-    Attributes
-    ----------
-    models
-        Released models, architectures, baselines, or paths of checkpoints or folders of training runs.
-    layers, areas
-        Layer names or patterns, for every model; area acronyms.
-    dataset
-        Name or path of a neural file.
-    weights, seed
-        ``"released"``, ``"random"`` or the path of a checkpoint; seed of random weights
-        (None: 0, or a training run's own).
-    recipe, overrides
-        Scoring recipe (path or packaged name, ``score/`` may be left out) and ``key=value`` changes to it.
-    settings
-        Fields of :class:`~mvkit.scoring.ScoreSettings` given as options; they win over the recipe.
-    selection, thresholds
-        Preset of the unit selection, and thresholds that differ from it.
-    against
-        Folders of saved scores to compare with.
-    extrapolate
-        ``"units"`` or ``"stimuli"``: follow the ceiling over their number.
-    inputs
-        Preprocessing of models from elsewhere.
-    resources
-        Where and with what it runs; the scores do not depend on it.
-    """
-
-    models: tuple[str, ...]
-    layers: tuple[str, ...] | None = None
-    areas: tuple[str, ...] | None = None
-    dataset: str | None = None
-    weights: str = "released"
-    seed: int | None = None
-    recipe: str | None = None
-    overrides: tuple[str, ...] = ()
-    settings: Mapping[str, object] = field(default_factory=dict)
-    selection: str = "code"
-    thresholds: Mapping[str, object] = field(default_factory=dict)
-    against: tuple[Path, ...] = ()
-    extrapolate: str | None = None
-    inputs: InputOptions | None = None
-    resources: Resources = field(default_factory=Resources)
-
-
-def settings_of(request: ScoreRequest) -> ScoreSettings:
-    """Return the protocol of a request, and refuse options that mean nothing without others.
-
-    Raises
-    ------
-    UsageError, RecipeError
-        An unknown name or a value out of range, or options that contradict one another.
-    """
-    settings = _protocol(request)
-    _refuse_contradictions(request, settings)
-    return settings
-
-
-def _protocol(request: ScoreRequest) -> ScoreSettings:
-    from mvkit.recipes import load_recipe
-    from mvkit.scoring import ScoreSettings
-
-    base = load_recipe(ScoreSettings, _recipe(request.recipe), request.overrides)
-    given = {name: value for name, value in request.settings.items() if value is not None}
-    from mvkit.scoring.settings import merge_settings
-
-    return merge_settings(base, given)
-
-
-def _recipe(name: str | None) -> str | None:
-    """Return the name of a scoring recipe in full: ``honest`` is ``score/honest``."""
-    from mvkit.recipes import packaged_recipes
-
-    if name is None or Path(name).is_file() or "/" in name or Path(name).suffix:
-        return name
-    short = [known.removeprefix(_RECIPES) for known in packaged_recipes() if known.startswith(_RECIPES)]
-    if name not in short:
-        raise RecipeError(
-            f"recipe '{name}' is neither a file nor a scoring recipe{suggest(name, short)}\n"
-            f"packaged: {', '.join(short) or 'none'}"
-        )
-    return f"{_RECIPES}{name}"
-
-
-def _refuse_contradictions(request: ScoreRequest, settings: ScoreSettings) -> None:
-    """Refuse options that mean nothing without others."""
-    if request.extrapolate is not None and request.extrapolate not in _EXTRAPOLATIONS:
-        raise unknown_name("extrapolation", request.extrapolate, _EXTRAPOLATIONS)
-    if settings.ceiling == "none" and request.settings.get("source_units") is not None:
-        raise UsageError("--equal-units is about the ceiling: give --ceiling holdout or pairwise too")
-    if settings.pools_animals and (settings.ceiling != "none" or request.extrapolate):
-        raise UsageError(
-            "a ceiling is between animals, and pooled populations have none left: --set population=animal"
-        )
-    if settings.layer_choice == "held-out":
-        if settings.compares_all_images:
-            raise UsageError(
-                f"{settings.mapping} compares all images at once, so that no layer can be held out: "
-                "--set similarity_images=test, or --layer-choice paper"
-            )
-        if settings.n_splits < 2:
-            raise UsageError(
-                "held-out layers are chosen on some image splits and scored on others: give --splits 2 "
-                "or more, or --layer-choice paper"
-            )
-
-
-def selection_of(request: ScoreRequest) -> SelectionSettings:
-    """Return which units a request wants.
-
-    Raises
-    ------
-    UsageError
-        An unknown preset or threshold.
-    """
-    from mvkit.neural import selection_with
-
-    changes = {name: _threshold(value) for name, value in request.thresholds.items() if value is not None}
-    return selection_with(request.selection, **changes)
-
-
-def _threshold(value: object) -> object:
-    """Read ``"none"`` and whole numbers in a threshold given as text (``--min-units``)."""
-    if not isinstance(value, str):
-        return value
-    if value.lower() == "none":
-        return None
-    return int(value) if value.isdigit() else value

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mvkit.errors import DataError, UsageError
 from mvkit.files import shortened
-from mvkit.machine import Resources, worker_number
+from mvkit.machine import Resources, choose_device, worker_number
 from mvkit.paths import cache_dir, ceilings_dir
 from mvkit.pipeline.layers import label_model, open_layers, score_source, weights_source
 from mvkit.pipeline.request import (
@@ -21,8 +21,7 @@ from mvkit.pipeline.request import (
     dataset_context,
     load_models,
     open_default,
-    selection_of,
-    settings_of,
+    resolve_recipe,
 )
 from mvkit.report.text import ScoreRun
 from mvkit.scoring.parallel import dask_cluster
@@ -357,6 +356,8 @@ class OpenedRun:
     """Everything that a run needs, loaded and checked."""
 
     settings: ScoreSettings
+    extrapolate: Literal["none", "units", "stimuli"]
+    resources: Resources
     #: Label -> model, in the order given.
     models: Mapping[str, VisionModel]
     earlier: Mapping[str, Scores]
@@ -402,12 +403,12 @@ def run_score(request: ScoreRequest, *, note: Note, progress: ProgressBar = no_p
                     run.dataset,
                     run.recordings,
                     run.settings,
-                    request.resources,
+                    run.resources,
                     layers=request.layers,
                     label=given,
                     progress=bar,
                 )
-        ceiling = _ceiling(request, run, note, progress)
+        ceiling = _ceiling(run, note, progress)
         compared = {**models, **run.earlier}
         return ScoreRun(
             models=models,
@@ -424,7 +425,7 @@ def run_score(request: ScoreRequest, *, note: Note, progress: ProgressBar = no_p
             comparison=compare_models(compared, choice=run.settings.layer_choice)
             if len(compared) > 1
             else None,
-            extrapolation=_extrapolation(request, run, progress),
+            extrapolation=_extrapolation(run, progress),
             selection=_selection(request, run),
         )
 
@@ -437,23 +438,30 @@ def open_run(request: ScoreRequest, *, note: Note) -> OpenedRun:
     UsageError, RecipeError, CheckpointError, DataError
         As :func:`run_score`.
     """
-    settings = settings_of(request)
-    selection = selection_of(request)
-    home = request.resources.home
+    recipe = resolve_recipe(request)
+    settings = recipe.settings
+    selection = recipe.selection.resolve()
+    resources = replace(
+        request.resources,
+        device=str(choose_device(request.resources.device)),
+        batch_size=recipe.machine.batch_size or request.resources.batch_size,
+        scratch=recipe.machine.scratch or request.resources.scratch,
+    )
+    home = resources.home
     models = load_models(
         request.models,
         layers=request.layers,
         weights=request.weights,
         seed=request.seed,
         home=home,
-        inputs=request.inputs,
+        inputs=recipe.input.options(),
     )
     earlier = read_earlier(request.against)
     dataset = open_default(request.dataset, selection=selection, home=home, remark=note)
     recordings = choose_recordings(dataset, request.areas)
     check_protocols(earlier, dataset, recordings, settings)
     labels = {label_model(name, weights_source(model)): model for name, model in models.items()}
-    return OpenedRun(settings, labels, earlier, dataset, recordings)
+    return OpenedRun(settings, recipe.extrapolate, resources, labels, earlier, dataset, recordings)
 
 
 def _selection(request: ScoreRequest, run: OpenedRun) -> SelectionOutcome | None:
@@ -462,27 +470,26 @@ def _selection(request: ScoreRequest, run: OpenedRun) -> SelectionOutcome | None
     return outcome if outcome is None or request.areas is None else outcome.in_areas(request.areas)
 
 
-def _ceiling(request: ScoreRequest, run: OpenedRun, note: Note, progress: ProgressBar) -> Scores | None:
+def _ceiling(run: OpenedRun, note: Note, progress: ProgressBar) -> Scores | None:
     if run.settings.ceiling == "none":
         return None
     with progress("ceiling between animals") as bar:
         ceiling, was_cached = measured_ceiling(
-            run.dataset, run.recordings, run.settings, resources=request.resources, progress=bar
+            run.dataset, run.recordings, run.settings, resources=run.resources, progress=bar
         )
     if was_cached:
         note(f"ceiling ({run.settings.ceiling}): measured before, read from the cache")
     return ceiling
 
 
-def _extrapolation(request: ScoreRequest, run: OpenedRun, progress: ProgressBar) -> Extrapolation | None:
-    if request.extrapolate is None:
+def _extrapolation(run: OpenedRun, progress: ProgressBar) -> Extrapolation | None:
+    if run.extrapolate == "none":
         return None
     from mvkit.scoring.extrapolation import extrapolate_ceiling
 
-    over: Literal["units", "stimuli"] = "units" if request.extrapolate == "units" else "stimuli"
-    with progress(f"ceiling over the number of {over}") as bar:
+    with progress(f"ceiling over the number of {run.extrapolate}") as bar:
         return extrapolate_ceiling(
-            run.recordings, run.settings, over, n_jobs=worker_number(request.resources), progress=bar
+            run.recordings, run.settings, run.extrapolate, n_jobs=worker_number(run.resources), progress=bar
         )
 
 
@@ -592,7 +599,7 @@ def run_shard(
         check_recordings(run.recordings, run.settings)
         compared = populations(run.recordings, run.settings)
         opened = {
-            name: open_layers(model, run.dataset, request.layers, run.settings, request.resources)
+            name: open_layers(model, run.dataset, request.layers, run.settings, run.resources)
             for name, model in run.models.items()
         }
         caches: dict[str, DiskScoreCache] = {}
@@ -630,14 +637,14 @@ def run_shard(
                     compared,
                     run.settings,
                     todo,
-                    n_jobs=worker_number(request.resources),
+                    n_jobs=worker_number(run.resources),
                     progress=bar,
                     cache=caches[name],
                 )
     n_missing = len(own) - sum(map(is_cached, own))
     if n_missing:
         raise DataError(
-            f"{cache_dir(request.resources.home)}: the scores of {n_missing} of {len(own)} pairs could not "
+            f"{cache_dir(run.resources.home)}: the scores of {n_missing} of {len(own)} pairs could not "
             "be written there, and a shard is of no use without\n"
             "make room for them, or give a folder that can be written with --home or MVKIT_HOME"
         )

@@ -125,7 +125,8 @@ def run_training(request: TrainRequest, *, callbacks: Callbacks | None = None) -
         The loss is not finite.
     """
     from mvkit.distributed import is_main_process, process_group, world_size
-    from mvkit.training.assembly import Start, assemble, choose_device, default_workers
+    from mvkit.machine import choose_device
+    from mvkit.training.assembly import Start, assemble, default_workers
     from mvkit.training.checkpoint import check_same_run, claimed, find_resume, write_recipe
     from mvkit.training.log import Callbacks
     from mvkit.training.loop import fit

@@ -36,7 +36,7 @@ class ScoreSettings(BaseModel):
     The defaults are the protocol of the paper (Nayebi, Kong, Zhuang, Gardner, Norcia, Yamins,
     "Mouse visual cortex as a limited resource system that self-learns an ecologically-general
     representation") as given to us, not checked against the paper's text: PLS with 25 components, half of
-    the images for training, 10 splits of the images, 100 halvings of the trials.
+    the images for training, 10 splits of the images, 100 times two halves of the trials.
 
     Attributes
     ----------
@@ -68,9 +68,9 @@ class ScoreSettings(BaseModel):
     train_fraction
         Share of the images used for training, rounded up to a whole image.
     n_halves
-        Halvings of the trials per split.
+        Trial halves: how often the trials are divided in two, per split.
     halving
-        How the two sets of trials of a halving are drawn: ``"split-half"`` (disjoint halves);
+        How the two sets of trials are drawn: ``"split-half"`` (disjoint halves);
         ``"bootstrap"`` (two resamplings with replacement); ``"bootstrap-full-mean"`` (a resampling, and all
         trials); ``"subsample-half"`` (two independent halves); ``"subsample-half-replacement"``.
     synchronous
@@ -83,8 +83,8 @@ class ScoreSettings(BaseModel):
         ``r_cross / sqrt(r_map r_target)`` (Spearman 1904); ``"none"``: ``r_cross``.
         SB(r) = 2 r / (1 + r).
     estimator
-        ``"mean-of-corrected"`` averages corrected halvings and drops those that cannot be corrected, as the
-        paper does; ``"corrected-mean"`` averages the correlations and corrects the averages.
+        ``"mean-of-corrected"`` averages corrected values and drops trial halves that cannot be corrected, as
+        the paper does; ``"corrected-mean"`` averages the correlations and corrects the averages.
     pls_stopping
         ``"reference"`` stops the power iteration where scikit-learn does, so that a weight vector depends
         slightly on the order of the units; ``"converged"`` takes the leading singular vector itself.
@@ -93,9 +93,9 @@ class ScoreSettings(BaseModel):
         iterations.
     parity
         True keeps the arithmetic of the 2020 code, where two negative reliabilities give a finite
-        (meaningless) score; False makes such a halving NaN.
+        (meaningless) score; False makes such trial halves NaN.
     split_seed, halves_seed
-        Seed of the first split and of the first halving; each next one adds 1.
+        Seed of the first split and of the first trial halves; each next one adds 1.
     layer_choice
         Which choice of the best layer is the headline: ``"paper"`` (highest median on the test images it is
         reported on) or ``"held-out"`` (chosen on half of the splits, scored on the others).

@@ -59,25 +59,6 @@ class Start:
     home: Path | None = None
 
 
-def choose_device(name: str | None) -> torch.device:
-    """Return the device of this name; by default a GPU if there is one.
-
-    Raises
-    ------
-    UsageError
-        There is no such device.
-    """
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"--device {name}: {reason}; use cpu, or cuda on a machine with a GPU") from error
-    return device
-
-
 def check_images(recipe: TrainRecipe, sources: Sources) -> None:
     """Refuse images without what the objective needs.
 

@@ -100,7 +100,8 @@ def test_a_users_file_is_scored_beside_a_model_of_mvkits(
     name = f"{nets}:make"
     words = ["score", name, "timm:resnet10t", "--weights", "random", "-l", "final*,*norm*,re:layer1\\..*bn1"]
     out = tmp_path / "out"
-    one = ["score", name, "-l", "final,late", *QUICK, "--input-size", "32", "--grey", "--out", str(out)]
+    one = ["score", name, "-l", "final,late", *QUICK, "--input-size", "32", "--set", "input.grey=true"]
+    one += ["--out", str(out)]
     assert run(one) == 0
     saved = read_scores(out)
     assert list(dict.fromkeys(saved.columns["layer"])) == ["late", "final:early", "final:late"]
@@ -161,7 +162,7 @@ def test_layers_are_listed_and_features_written(
         (["extract", "{nets}:make", "--list-layers", "--mean", "a,b"], 2, "--mean must be"),
         (["extract", "{nets}:make", "--list-layers", "--input-size", "2"], 1, "--input-size"),
         (["extract", "{nets}:make", "--list-layers", "--weights", "none.pt"], 1, "none.pt: no such file"),
-        (["extract", "alexnet_bn_ir", "--weights", "random", "--list-layers", "--grey"], 2, "--grey"),
+        (["extract", "alexnet_bn_ir", "--weights", "random", "--list-layers", "--grey"], 2, "leave out grey"),
         (["score", "torchvision:alexnet", "-l", "*", *QUICK], 2, "--weights DEFAULT"),
         (["extract", "timm:no_such_net", "--weights", "random", "--list-layers"], 2, "timm has no model"),
     ],

@@ -102,20 +102,18 @@ def test_thresholds_reach_the_selection(
     assert run(["fetch", "neural", "--dataset", dataset, "--from", str(source)]) == 0
     capsys.readouterr()
     words = ["score", "pixels", "--dataset", dataset, "--splits", "1", "--halves", "2", "--jobs", "1"]
+    # The calcium recordings have no time bins.
+    window = {"time_window_s": [0.04, 0.1]} if dataset == "neuropixels" else {}
+    keys = {"min_reliability": 0.4, "min_units": 1, **window}
     settings = []
-    for options in ([], ["--min-reliability", "0.4", "--min-units", "1", "--time-window", "0.04", "0.1"]):
+    for options in ([], [f"--set=selection.{key}={value}" for key, value in keys.items()]):
         document = json_of([*words, *options], capsys)
         settings.append(document["context"]["selection"]["settings"])
         expected = mvkit.open_dataset(dataset, selection=SelectionSettings(**settings[-1]))
         row = next(row for row in document["summary"] if row["area"] == "all")
         assert row["n_units"] + row["n_nan"] == expected.n_units
     changed = {name: value for name, value in settings[1].items() if value != settings[0][name]}
-    assert changed == {
-        "min_reliability": 0.4,
-        "min_mean_reliability": 0.4,
-        "min_units": 1,
-        "time_window_s": [0.04, 0.1],
-    }
+    assert changed == {**keys, "min_mean_reliability": 0.4}
 
 
 @pytest.mark.parametrize(
@@ -129,28 +127,39 @@ def test_thresholds_reach_the_selection(
         (["pixels", "--dataset", "calcium"], 1, "mvkit fetch neural --dataset calcium"),
         (["alexnet_bn_ir", "--layers", "features.3"], 1, "mvkit fetch checkpoints alexnet_bn_ir"),
         (["pixels", "--selection", "papr"], 2, "did you mean 'paper'"),
-        (["pixels", "--pls-stopping", "never"], 2, "pls_stopping"),
+        (["pixels", "--set", "pls_stopping=never"], 2, "pls_stopping"),
         (["pixels", "--set", "n_split=3"], 2, "did you mean 'n_splits'"),
         (["pixels", "--set", "train_fraction=0.999"], 2, "train_fraction"),
         (["pixels", "--recipe", "score/papr"], 2, "did you mean 'score/paper'"),
         (["pixels", "--recipe", "papr"], 2, "did you mean 'paper'"),
         (["pixels", "--map", "rige"], 2, "did you mean 'ridge'"),
         (["pixels", "--ceiling", "holdot"], 2, "did you mean 'holdout'"),
-        (["pixels", "--estimator", "corrected-men"], 2, "did you mean 'corrected-mean'"),
-        (["pixels", "--correction", "atenuation"], 2, "did you mean 'attenuation'"),
-        (["pixels", "--correlation", "pearsn"], 2, "did you mean 'pearson'"),
-        (["pixels", "--halving", "splithalf"], 2, "did you mean 'split-half'"),
-        (["pixels", "--layer-choice", "heldout"], 2, "did you mean 'held-out'"),
-        (["pixels", "--extrapolate", "unit"], 2, "did you mean 'units'"),
+        (["pixels", "--set", "estimator=corrected-men"], 2, "did you mean 'corrected-mean'"),
+        (["pixels", "--set", "correction=atenuation"], 2, "did you mean 'attenuation'"),
+        (["pixels", "--set", "correlation=pearsn"], 2, "did you mean 'pearson'"),
+        (["pixels", "--set", "halving=splithalf"], 2, "did you mean 'split-half'"),
+        (["pixels", "--set", "layer_choice=heldout"], 2, "did you mean 'held-out'"),
+        (["pixels", "--set", "extrapolate=unit"], 2, "did you mean 'units'"),
         (["pixels", "--set", "mapping=rige"], 2, "did you mean 'ridge'"),
-        (["pixels", "--equal-units"], 2, "--ceiling holdout"),
+        (["pixels", "--set", "source_units=equal"], 2, "--ceiling holdout"),
+        (["pixels", "--map", "rsa", "--splits", "3"], 2, "--splits 3 has no effect: rsa compares all images"),
+        (["pixels", "--splits", "3", "--set", "n_splits=4"], 2, "--splits 3 contradicts --set n_splits=4"),
+        (["pixels", "--areas", ""], 2, "--areas names nothing"),
+        (["pixels", "--layers", ","], 2, "--layers names nothing"),
+        (["pixels", "--device", "cudaa"], 2, "device 'cudaa' cannot be used"),
+        (
+            ["pixels", "--dataset", "simulated", "--set", "selection.time_window_s=[0, 1]"],
+            2,
+            "time_window_s: the recordings have no time bins",
+        ),
+        (["pixels", "--dataset", "simulated", "--set", "input.grey=true"], 2, "leave out grey"),
         (["pixels", "--figure", "figure.bmp"], 2, ".svg"),
         (["pixels", "--against", "nowhere"], 1, "mvkit score --out"),
         (["pixels", "pixels"], 2, "given twice"),
         (["pixels", "gabr"], 2, "did you mean 'gabor'"),
         (["pixels", "gabor", "--layers", "pixels"], 2, "gabor: unknown layer 'pixels'"),
         ([], 2, "MODEL"),
-        (["pixels", "--min-units", "q4"], 2, "min_units"),
+        (["pixels", "--set", "selection.min_units=q4"], 2, "min_units"),
         (["pixels", "--weights", "nowhere.pt"], 2, "no weights"),
         (["alexnet_bn_ir", "--weights", "nowhere.pt"], 1, "nowhere.pt"),
         (["alexnet_bn_ir", "--weights", "randm"], 2, "did you mean 'random'"),

@@ -12,6 +12,7 @@ import pytest
 from mvkit.cli.main import run
 from mvkit.scoring import read_scores
 from mvkit.scoring.maps import MAPPINGS
+from mvkit.scoring.settings import SIMILARITIES
 
 #: Maps that scikit-learn fits unit by unit, minutes even for one area; their own tests score them.
 SLOW = ("lasso", "elasticnet")
@@ -59,7 +60,16 @@ def test_a_model_scores_the_same_alone_as_among_others(
 def test_the_printed_comparison_keeps_the_choices_apart(
     saved: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["score", "gabor", "alexnet_bn_ir", "--weights", "random", *QUICK, "--layer-choice", "held-out"]
+    words = [
+        "score",
+        "gabor",
+        "alexnet_bn_ir",
+        "--weights",
+        "random",
+        *QUICK,
+        "--set",
+        "layer_choice=held-out",
+    ]
     words += [
         "--layers",
         "energy",
@@ -72,7 +82,7 @@ def test_the_printed_comparison_keeps_the_choices_apart(
     ]
     assert run(words) == 2
     assert "gabor: unknown layer 'features.3'" in capsys.readouterr().err
-    words = ["score", "alexnet_bn_ir", "--weights", "random", *QUICK, "--layer-choice", "held-out"]
+    words = ["score", "alexnet_bn_ir", "--weights", "random", *QUICK, "--set", "layer_choice=held-out"]
     words += ["--layers", "features.3", "--layers", "features.7", "--against", str(saved / "gabor")]
     words += ["--ceiling", "holdout", "--home", str(saved / "home")]
     assert run(words) == 0
@@ -109,8 +119,9 @@ def test_a_ceiling_is_read_from_the_cache_the_second_time(
 
 @pytest.mark.parametrize("name", [name for name in MAPPINGS if name not in ("pls", *SLOW)])
 def test_every_map_scores_the_simulation(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["score", "gabor", "pixels", *QUICK, "--map", name]
-    document = json_of(words, capsys)
+    # Similarities compare all images at once: no --splits.
+    quick = [*QUICK[:4], *QUICK[6:]] if name in SIMILARITIES else QUICK
+    document = json_of(["score", "gabor", "pixels", *quick, "--map", name], capsys)
     assert document["settings"]["mapping"] == name
     medians = [
         next(row["median"] for row in model["best_layers"] if row["area"] == "VISp")
@@ -123,7 +134,7 @@ def test_every_map_scores_the_simulation(name: str, capsys: pytest.CaptureFixtur
 
 def test_scores_of_another_protocol_are_not_compared(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["score", "pixels", *QUICK, "--against", str(saved / "gabor")]
-    changes = ["--map", "ridge", "--estimator", "corrected-mean", "--areas", "VISl"]
+    changes = ["--map", "ridge", "--set", "estimator=corrected-mean", "--areas", "VISl"]
     assert run([*words, *changes]) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
@@ -135,7 +146,7 @@ def test_scores_of_another_protocol_are_not_compared(saved: Path, capsys: pytest
 
 
 def test_a_figure_and_an_extrapolation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["score", "pixels", *QUICK, "--extrapolate", "stimuli", "--ceiling", "holdout"]
+    words = ["score", "pixels", *QUICK, "--set", "extrapolate=stimuli", "--ceiling", "holdout"]
     words += ["--set", "n_components=4", "--out", str(tmp_path / "out"), "--figure", str(tmp_path / "f.png")]
     assert run(words) == 0
     printed = capsys.readouterr().out

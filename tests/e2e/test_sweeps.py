@@ -110,7 +110,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def words(recorded: Path) -> list[str]:
     """A run of two models with a ceiling and its extrapolation."""
     whole = ["score", "pixels", "gabor", "--dataset", str(recorded), *QUICK, "--splits", "1", "--halves", "2"]
-    return [*whole, "--areas", "VISp", "--ceiling", "holdout", "--extrapolate", "units"]
+    return [*whole, "--areas", "VISp", "--ceiling", "holdout", "--set", "extrapolate=units"]
 
 
 @pytest.mark.slow
@@ -194,8 +194,8 @@ def test_shards_in_any_order_say_what_they_did_and_how_to_finish(
 def test_shards_of_other_mappings_and_more_shards_than_pairs(
     mapping: str, recorded: Path, tmp_path: Path, jobs: list[int]
 ) -> None:
-    words = ["score", "gabor", "--dataset", recorded, *QUICK, "--map", mapping, "--areas", "VISl"]
-    words += ["--set", "population=pooled"] if mapping == "rsa" else []
+    words = ["score", "gabor", "--dataset", recorded, "--halves", "4", "--jobs", "1", "--areas", "VISl"]
+    words += ["--map", mapping, *(["--set", "population=pooled"] if mapping == "rsa" else ["--splits", "2"])]
     fine(*words, "--out", tmp_path / "whole", "--no-cache")
     jobs.clear()
     home = ["--home", tmp_path / "home"]

@@ -1,4 +1,4 @@
-"""Available memory, of the machine and of the control groups of this process, and disks that are full."""
+"""Memory, of the machine and of the control groups of this process, disks that are full, devices."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mvkit import machine
+from mvkit.errors import UsageError
 
 
 @pytest.fixture()
@@ -67,3 +68,13 @@ def test_groups_of_the_first_version_count_too(system: Path) -> None:
 def test_errors_other_than_a_full_disk_pass(tmp_path: Path) -> None:
     with pytest.raises(PermissionError), machine.explain_full_disk(tmp_path, remedy=""):
         raise PermissionError(errno.EACCES, "denied")
+
+
+def test_a_gpu_is_the_default_device_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (None, "auto"):
+        for available, kind in ((True, "cuda"), (False, "cpu")):
+            monkeypatch.setattr("torch.cuda.is_available", lambda available=available: available)
+            assert machine.choose_device(name).type == kind
+    assert machine.choose_device("cpu").type == "cpu"
+    with pytest.raises(UsageError, match="device 'cdua' cannot be used"):
+        machine.choose_device("cdua")

@@ -108,3 +108,14 @@ def test_the_default_protocol_is_quick():
 def test_what_cannot_be_scored_is_refused_before_training(encoder: VisionModel, settings, error, message):
     with pytest.raises(error, match=message):
         build_neural_evaluator(NeuralPredictivity(**settings), "neural", encoder=encoder)
+
+
+def test_a_recipe_selects_units_and_leaves_the_input_alone(encoder: VisionModel, tmp_path: Path):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("base: score/quick\nselection: {preset: none}\n")
+    settings = NeuralPredictivity(dataset="simulated", recipe=str(recipe))
+    evaluator = build_neural_evaluator(settings, "neural", encoder=encoder)
+    assert evaluator._dataset.selection["name"] == "none"
+    recipe.write_text("input: {size_px: 32}\n")
+    with pytest.raises(RecipeError, match=r"mine\.yaml: input: a network in training"):
+        build_neural_evaluator(settings, "neural", encoder=encoder)

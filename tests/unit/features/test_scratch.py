@@ -65,7 +65,8 @@ def test_what_does_not_fit_on_the_disk_is_refused_with_numbers(tmp_path, monkeyp
     wide = {"wide": LayerInfo("wide", (2_000_000,))}
     with (
         pytest.raises(
-            DataError, match=r"0\.02 GB are needed .* 1 layers .* 0\.01 GB are free\n.*--scratch DIR"
+            DataError,
+            match=r"0\.02 GB are needed .* 1 layers .* 0\.01 GB are free\n.*machine\.scratch=DIR",
         ),
         feature_room(wide, 3, scratch=tmp_path, in_memory=0),
     ):

@@ -86,6 +86,8 @@ def test_selection_none_averages_every_bin_of_every_unit(tmp_path: Path) -> None
     np.testing.assert_array_equal(
         windowed.responses()[..., 1], rates(counts, slice(1, 4), 1).astype(np.float32)
     )
+    with pytest.raises(UsageError, match="time_window_s: the recordings have no time bins"):
+        open_dataset("simulated", selection=selection_with("none", time_window_s=(0.015, 0.035)))
 
 
 def test_a_timed_file_without_reliabilities_is_kept_whole_and_says_so(tmp_path: Path) -> None:

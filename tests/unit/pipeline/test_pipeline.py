@@ -9,8 +9,8 @@ import pytest
 
 import mvkit
 from mvkit.errors import DataError, UsageError
-from mvkit.neural import Recording
-from mvkit.pipeline.request import choose_recordings, compare_with_table2, default_dataset
+from mvkit.neural import Recording, SelectionSettings
+from mvkit.pipeline.request import choose_recordings, compare_with_table2, open_default
 from mvkit.scoring import ScoreSettings
 from mvkit.scoring.settings import merge_settings
 
@@ -102,7 +102,7 @@ def test_untrained_scores_by_the_papers_way_stand_beside_table_2() -> None:
     )
     found = compare_with_table2("single_stream_encoder", "random", scores)
     assert found is not None
-    assert [difference.words for difference in found.differences] == ["3 components instead of 25"]
+    assert [difference.words for difference in found.differences] == ["n_components 3 instead of 25"]
     assert (found.row, found.value) == ("untrained single stream", 0.3276)
     assert found.here == scores.best_layers().set_index("area")["median"]["all"]
     assert scores.context["weights_source"] == "random, seed 0"
@@ -172,13 +172,16 @@ def test_settings_from_keywords() -> None:
 
 
 def test_the_default_dataset_is_the_recordings_once_fetched(tmp_path: Path) -> None:
-    chosen = default_dataset(tmp_path)
-    assert chosen.name == "simulated"
-    assert "mvkit fetch neural --dataset neuropixels" in chosen.remark
+    remarks: list[str] = []
+    selection = SelectionSettings()
+    opened = open_default(None, selection=selection, home=tmp_path, remark=remarks.append)
+    assert opened.name == "simulated"
+    (remark,) = remarks
+    assert "mvkit fetch neural --dataset neuropixels" in remark
     (tmp_path / "neural").mkdir()
     (tmp_path / "neural" / "neuropixels.h5").write_bytes(b"x")
-    assert default_dataset(tmp_path).name == "neuropixels"
-    assert default_dataset(tmp_path).remark == ""
+    with pytest.raises(DataError, match=r"neuropixels\.h5"):
+        open_default(None, selection=selection, home=tmp_path, remark=lambda text: pytest.fail(text))
 
 
 def test_a_mapping_is_chosen_by_keyword(dataset: mvkit.NeuralDataset) -> None:

@@ -12,9 +12,8 @@ import pytest
 
 import mvkit
 from mvkit.cli.main import run
-from mvkit.errors import UsageError
+from mvkit.errors import RecipeError, UsageError
 from mvkit.machine import Resources
-from mvkit.models.preprocessing import InputOptions
 from mvkit.neural import Recording
 from mvkit.pipeline import estimate as score_estimate
 from mvkit.pipeline import score as score_run
@@ -84,8 +83,8 @@ def asked(
         models=models,
         layers=layers,
         weights="random",
-        inputs=InputOptions(input_size=64),
-        settings={**QUICK, **settings},
+        options={"input.size_px": 64},
+        overrides=tuple(f"{key}={value}" for key, value in {**QUICK, **settings}.items()),
         resources=resources or Resources(n_jobs=1, cache=False),
     )
 
@@ -246,7 +245,7 @@ def test_several_models_add_up_and_nothing_is_written(network: str, tmp_path: Pa
 
 
 def test_what_a_run_refuses_is_refused(network: str) -> None:
-    with pytest.raises(UsageError, match="did you mean 'ridge'"):
+    with pytest.raises(RecipeError, match="did you mean 'ridge'"):
         estimated(asked(network, mapping="rigde"))
     with pytest.raises(UsageError, match="given twice"):
         estimated(asked(network, network))

@@ -174,9 +174,9 @@ ANEW = {"source_sha256": "0" * 64, "pickle_bytes": 9_812_345_678, "reliabilities
         ("released", {"areas": ("VISp",)}, "areas", "areas VISp only"),
         ("released", {"areas": AREAS[:-1]}, "areas", "without VISam"),
         ("released", {"areas": (*AREAS, "VISli")}, "areas", "areas VISli too"),
-        ("released", {"n_splits": 2}, "n_splits", "2 splits instead of 10"),
-        ("released", {"n_splits": 1}, "n_splits", "1 split instead of 10"),
-        ("released", {"n_halves": 20}, "n_halves", "20 halvings instead of 100"),
+        ("released", {"n_splits": 2}, "n_splits", "n_splits 2 instead of 10"),
+        ("released", {"n_splits": 1}, "n_splits", "n_splits 1 instead of 10"),
+        ("released", {"n_halves": 20}, "n_halves", "n_halves 20 instead of 100"),
         ("released", {"mapping": "ridge"}, "mapping", "mapping ridge instead of pls"),
         ("released", {"split_seed": 1}, "split_seed", "split_seed 1 instead of 0"),
         ("released", {"layers": ("features.3",)}, "layers", "1 of 7 layers"),
@@ -218,7 +218,7 @@ def test_the_line_names_three_differences_and_counts_the_others() -> None:
         },
         {"of": "selection", "here": "none", "paper": "code", "words": "selection none"},
         {"of": "areas", "here": ["VISp"], "paper": list(AREAS), "words": "areas VISp only"},
-        {"of": "n_splits", "here": 2, "paper": 10, "words": "2 splits instead of 10"},
+        {"of": "n_splits", "here": 2, "paper": 10, "words": "n_splits 2 instead of 10"},
     ]
 
 

@@ -87,7 +87,7 @@ def test_a_function_of_the_users_prepares_the_input(nets: Path) -> None:
     features = mvkit.extract(model, np.zeros((2, 30, 40), np.uint8), layers="stem")
     expected = own_state(model)["stem.bias"].numpy().repeat(4)
     np.testing.assert_allclose(features["stem"], np.stack([expected] * 2), atol=1e-7)
-    with pytest.raises(UsageError, match="--mean"):
+    with pytest.raises(UsageError, match="leave out mean"):
         mvkit.load_model(f"{nets}:preparing", mean=0.5)
 
 
@@ -224,7 +224,9 @@ def test_a_preprocess_that_is_none_is_refused(nets: Path, what: str) -> None:
 
 
 def test_options_beside_a_function_are_refused_and_change_a_preset(nets: Path) -> None:
-    with pytest.raises(UsageError, match=r"nets\.py:as_v2 brings a \.preprocess.*--input-size, --grey"):
+    with pytest.raises(
+        UsageError, match=r"nets\.py:as_v2 brings a \.preprocess.*leave out --input-size, grey"
+    ):
         mvkit.load_model(f"{nets}:as_v2", input_size=8, grey=True)
     changed = mvkit.load_model(f"{nets}:as_preset", input_size=8, mean=0.1).preprocess
     assert (changed.resize_px, changed.crop_px, changed.mean) == (8, 8, (0.1,) * 3)

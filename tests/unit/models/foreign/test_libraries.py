@@ -118,7 +118,8 @@ def test_options_out_of_range_are_refused(options: dict) -> None:
     with pytest.raises(UsageError):
         mvkit.load_model("torchvision:squeezenet1_1", weights="random", **options)
     with pytest.raises(
-        UsageError, match=r"its own (mean, deviation and colours|size of images): leave out --"
+        UsageError,
+        match=r"its own (mean, deviation and colours|size of images): leave out (--input-size|mean|std|grey)",
     ):
         mvkit.load_model("gabor", **options)
 
