@@ -37,11 +37,10 @@ from mvkit.scoring.ceilings import (
     draw_pair,
     measure_ceiling,
     pairs_of,
-    pool_responses,
     score_pair,
 )
 from mvkit.scoring.maps import MAPPINGS
-from mvkit.scoring.protocol import ImageSplit, image_splits
+from mvkit.scoring.protocol import ImageSplit, image_splits, pool_responses
 from mvkit.scoring.settings import ScoreSettings
 
 Array = NDArray[np.float64]
@@ -101,16 +100,16 @@ def compare(recordings: list[Simulated], *, n_halves: int, n_sklearn: int) -> tu
     """Time both on the pair whose sizes are nearest to the mean; seconds per fit, and whether they agree."""
     settings = ScoreSettings(n_splits=1, n_halves=n_halves, ceiling="holdout", parity=True)
     pairs = pairs_of(recordings, settings)
-    cost = np.array([len(recordings[pair.target].unit_ids) + pair.n_kept for pair in pairs])
+    cost = np.array([len(recordings[pair.target].unit_ids) + pair.n_predictors for pair in pairs])
     pair = pairs[int(np.abs(cost - cost.mean()).argmin())]
     target = recordings[pair.target].responses
     source = pool_responses([recordings[index].responses for index in pair.sources])
     split = image_splits(N_IMAGES, n_splits=1, train_fraction=0.5)[0]
-    draws = draw_pair(PairSize(N_TRIALS, N_TRIALS, N_IMAGES, source.shape[2], pair.n_kept), settings)
+    draws = draw_pair(PairSize(N_TRIALS, N_TRIALS, N_IMAGES, source.shape[2], pair.n_predictors), settings)
     times = []
     for _ in range(REPEATS):
         begin = time.process_time()
-        ours = score_pair(target, source, draws, [split], settings).halvings.scores[0]
+        ours = score_pair(target, source, draws, [split], settings).halves.scores[0]
         times.append(time.process_time() - begin)
     begin = time.process_time()
     theirs = with_sklearn(target, source, draws, split, n_sklearn)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from mvkit.neural.simulated import SimulatedPopulation, noise_deviation
-from mvkit.scoring.correlation import correct_for_noise, reasons_for_gaps
+from mvkit.scoring.correlation import correct_for_noise, exclusion_reasons
 from mvkit.scoring.maps import MAPPINGS
 from mvkit.scoring.protocol import (
     ImageSplit,
@@ -94,8 +94,8 @@ def estimates(halvings: SplitHalfScores, settings: ScoreSettings) -> dict[tuple[
         for estimator in ESTIMATORS:
             chosen = settings.model_copy(update={"correction": correction, "estimator": estimator})
             scores = correct_for_noise(*parts, chosen)
-            drops = reasons_for_gaps(scores, parts, np.zeros_like(halvings.drops))
-            again = replace(halvings, scores=scores, drops=drops)
+            drops = exclusion_reasons(scores, parts, np.zeros_like(halvings.exclusions))
+            again = replace(halvings, scores=scores, exclusions=drops)
             found[estimator, correction] = unit_scores(again, "", chosen).columns
     return found
 

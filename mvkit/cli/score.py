@@ -358,10 +358,10 @@ def command(
         print_estimate(request, as_json=as_json)
         return
     if part is not None:
-        report = run_shard(request, part, remark=note, progress=progress_bar)
+        report = run_shard(request, part, note=note, progress=progress_bar)
         _print_shard(report, _without_shard(context.obj or ()), as_json=as_json)
         return
-    run = run_score(request, remark=note, progress=progress_bar)
+    run = run_score(request, note=note, progress=progress_bar)
     files = save_run(run, out) if out is not None else []
     files += draw_run(run, figure) if figure is not None else []
     if as_json:
@@ -401,7 +401,7 @@ def print_estimate(request: ScoreRequest, *, as_json: bool) -> None:
     """
     from mvkit.pipeline.estimate import estimate_page, estimate_run
 
-    estimate = estimate_run(request, remark=note)
+    estimate = estimate_run(request, note=note)
     if as_json:
         print_json(estimate.to_json())
     else:

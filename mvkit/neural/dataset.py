@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import pandas
     import xarray
 
+    from mvkit.neural.selection import SelectionOutcome
+
 
 AREA_ORDER = ("VISp", "VISl", "VISal", "VISpm", "VISrl", "VISam")
 
@@ -398,6 +400,8 @@ class NeuralDataset:
     selection
         Resolved settings of the selection and, under ``"dropped"``, the
         specimens that did not pass and why.
+    selection_outcome
+        Every unit of the file and why it was excluded; None where nothing was selected.
     """
 
     name: str
@@ -408,6 +412,7 @@ class NeuralDataset:
     skipped: Mapping[str, str] = field(default_factory=dict)
     provenance: Mapping[str, object] = field(default_factory=dict)
     selection: Mapping[str, object] = field(default_factory=dict)
+    selection_outcome: SelectionOutcome | None = None
 
     def __post_init__(self) -> None:
         """Put the recordings in order and refuse arrays that do not belong together.

@@ -23,6 +23,7 @@ from mvkit.neural.selection import (
     SelectionSettings,
     SpecimenChoice,
     UnitFacts,
+    explain_exclusions,
     resolve_selection,
     select_units,
 )
@@ -403,6 +404,9 @@ def _select_and_read(file: OpenNeuralFile, name: str, settings: SelectionSetting
         skipped={area: _why_skipped(selected) for area, selected in outcome.items() if not selected.kept},
         provenance={**contents.provenance, "file": str(file.path)},
         selection=_report(name, settings, note, outcome, contents.n_units - len(identified)),
+        selection_outcome=explain_exclusions(
+            facts, applied, outcome, np.asarray(contents.unit_columns["unit_id"][identified], dtype=np.int64)
+        ),
     )
 
 

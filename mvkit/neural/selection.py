@@ -32,7 +32,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -232,6 +232,8 @@ class AreaSelection:
         Specimen -> why it is not in ``kept``.
     single_bin
         Specimens that are averaged over one isolated bin.
+    min_units
+        Kept units that step 3 asks of a specimen.
     """
 
     passing: tuple[SpecimenChoice, ...]
@@ -240,6 +242,7 @@ class AreaSelection:
     kept: tuple[SpecimenChoice, ...]
     dropped: Mapping[int, str]
     single_bin: tuple[int, ...]
+    min_units: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -285,10 +288,141 @@ def select_units(facts: UnitFacts, settings: SelectionSettings) -> dict[str, Are
     UsageError
         If no bin lies in ``time_window_s``, or there are no bins.
     """
-    good = _good_units(facts, settings)
+    good = _reliable_units(facts, settings) & _unmodulated_units(facts, settings)
     window = _window_bins(facts.time_s, settings.time_window_s)
     areas = sorted({str(area) for area in facts.areas}, key=area_sort_key)
     return {area: _select_area(facts, settings, good & (facts.areas == area), area, window) for area in areas}
+
+
+@dataclass(frozen=True, eq=False)
+class SelectionOutcome:
+    """Every unit of a file, and why the selection excluded it.
+
+    Attributes
+    ----------
+    unit_ids, specimens
+        int64 (n_units,), in the order of the file.
+    areas
+        Text (n_units,).
+    reasons
+        Text (n_units,): the first step that excluded the unit, ``"reliability"``, ``"running"`` (modulated by
+        it), ``"no_responsive_bin"`` or ``"few_units"`` (of its recording, which is excluded as a whole); ""
+        = kept.
+    min_units
+        Area -> units left that a recording needed.
+    settings, threshold
+        The selection, and the reliability that it asked of each unit.
+    """
+
+    unit_ids: NDArray[np.int64]
+    specimens: NDArray[np.int64]
+    areas: NDArray[np.str_]
+    reasons: NDArray[np.str_]
+    min_units: Mapping[str, int]
+    settings: SelectionSettings
+    threshold: float | None
+
+    def in_areas(self, areas: Sequence[str]) -> SelectionOutcome:
+        """Return the same of the units of some areas."""
+        chosen = np.isin(self.areas, list(areas))
+        parts = {name: getattr(self, name)[chosen] for name in ("unit_ids", "specimens", "areas", "reasons")}
+        return replace(self, **parts)
+
+    @property
+    def n_units(self) -> int:
+        """Number of units."""
+        return len(self.unit_ids)
+
+    @property
+    def n_kept(self) -> int:
+        """Number of units that were kept."""
+        return int((self.reasons == "").sum())
+
+    @property
+    def n_animals(self) -> int:
+        """Number of animals."""
+        return len(np.unique(self.specimens))
+
+    @property
+    def n_animals_kept(self) -> int:
+        """Number of animals with a unit that was kept."""
+        return len(np.unique(self.specimens[self.reasons == ""]))
+
+    def excluded(self) -> dict[str, tuple[int, int]]:
+        """Return reason -> number of units excluded for it, and of their recordings."""
+        recordings = np.char.add(np.char.add(self.areas, "/"), self.specimens.astype(str))
+        chosen = {reason: self.reasons == reason for reason in EXCLUSION_REASONS}
+        return {
+            reason: (int(units.sum()), len(np.unique(recordings[units])))
+            for reason, units in chosen.items()
+            if units.any()
+        }
+
+    def words(self, reason: str) -> str:
+        """Return a reason with its threshold in words."""
+        if reason == "reliability":
+            return f"below reliability {self.threshold:g}"
+        if reason == "running":
+            return f"modulated by running (p of at most {self.settings.run_p:g})"
+        if reason == "no_responsive_bin":
+            return f"without a time bin of median reliability {self.settings.min_median_reliability:g}"
+        short = np.unique(self.areas[self.reasons == "few_units"]).tolist()
+        needed = ", ".join(
+            f"{area} needs {self.min_units[area]}" for area in sorted(short, key=area_sort_key)
+        )
+        rule = self.settings.min_units
+        return (
+            f"with too few units left ({rule}: {needed})"
+            if isinstance(rule, str)
+            else (f"with too few units left ({needed})")
+        )
+
+    def to_json(self) -> dict[str, object]:
+        """Return the counts as plain JSON values."""
+        excluded = {
+            reason: {"units": n_units, "recordings": n_recordings}
+            for reason, (n_units, n_recordings) in self.excluded().items()
+        }
+        animals = {"animals": self.n_animals, "animals_kept": self.n_animals_kept}
+        return {"units": self.n_units, "units_kept": self.n_kept, **animals, "excluded": excluded}
+
+
+#: Why a unit is excluded, in the order of the steps; a unit has the first that applies.
+EXCLUSION_REASONS = ("reliability", "running", "no_responsive_bin", "few_units")
+
+
+def explain_exclusions(
+    facts: UnitFacts,
+    settings: SelectionSettings,
+    outcome: Mapping[str, AreaSelection],
+    unit_ids: NDArray[np.int64],
+) -> SelectionOutcome:
+    """Find out why each unit was excluded.
+
+    Parameters
+    ----------
+    facts, settings, outcome
+        Arguments and result of :func:`select_units`.
+    unit_ids
+        int64 (n_units,), in the order of ``facts``.
+    """
+    reasons = np.full(len(facts.specimens), "few_units", dtype=np.dtype("U20"))
+    for area, selection in outcome.items():
+        responsive = [choice.specimen for choice in selection.passing]
+        reasons[(facts.areas == area) & ~np.isin(facts.specimens, responsive)] = "no_responsive_bin"
+        for choice in selection.kept:
+            reasons[choice.units] = ""
+    reasons[~_unmodulated_units(facts, settings)] = "running"
+    reasons[~_reliable_units(facts, settings)] = "reliability"
+    return SelectionOutcome(
+        unit_ids=unit_ids,
+        specimens=facts.specimens,
+        areas=facts.areas,
+        reasons=reasons,
+        min_units={area: selection.min_units for area, selection in outcome.items()},
+        settings=settings,
+        threshold=_reliability_threshold(facts, settings),
+    )
 
 
 def specimen_map(
@@ -342,14 +476,23 @@ def _no_reliabilities() -> DataError:
     )
 
 
-def _good_units(facts: UnitFacts, settings: SelectionSettings) -> NDArray[np.bool_]:
-    good = np.ones(len(facts.specimens), dtype=bool)
-    threshold = settings.min_mean_reliability if facts.time_s is None else settings.min_reliability
-    if threshold is not None:
-        good &= _best_reliability(facts) >= threshold
-    if settings.run_p is not None and facts.run_p is not None:
-        good &= (facts.run_p > settings.run_p) | np.isnan(facts.run_p)
-    return good
+def _reliability_threshold(facts: UnitFacts, settings: SelectionSettings) -> float | None:
+    return settings.min_mean_reliability if facts.time_s is None else settings.min_reliability
+
+
+def _reliable_units(facts: UnitFacts, settings: SelectionSettings) -> NDArray[np.bool_]:
+    threshold = _reliability_threshold(facts, settings)
+    if threshold is None:
+        return np.ones(len(facts.specimens), dtype=bool)
+    reliable: NDArray[np.bool_] = _best_reliability(facts) >= threshold
+    return reliable
+
+
+def _unmodulated_units(facts: UnitFacts, settings: SelectionSettings) -> NDArray[np.bool_]:
+    """Tell which units running does not modulate, as far as is known."""
+    if settings.run_p is None or facts.run_p is None:
+        return np.ones(len(facts.specimens), dtype=bool)
+    return (facts.run_p > settings.run_p) | np.isnan(facts.run_p)
 
 
 def _best_reliability(facts: UnitFacts) -> NDArray[np.float64]:
@@ -422,6 +565,7 @@ def _select_area(
         kept=tuple(choice for choice in passing if choice.specimen not in dropped),
         dropped=dict(sorted(dropped.items())),
         single_bin=tuple(specimen for specimen in single_bin if specimen not in dropped),
+        min_units=needed,
     )
 
 

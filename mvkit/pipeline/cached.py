@@ -1,4 +1,4 @@
-"""Scores, coordinates of layers and ceilings that are cached, and found again by what they depend on."""
+"""Scores, coordinates of layers and ceilings in the cache, found again by everything they depend on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import uuid
 from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,14 +32,15 @@ from mvkit.scoring.settings import REPORTING, RecordingLike, ScoreSettings
 
 log = logging.getLogger(__name__)
 
-SCORES_KIND = "scores"
-#: Maps whose numbers another library computes.
+SCORES_KIND, COORDINATES_KIND = "scores", "coordinates"
+#: Maps whose numbers scikit-learn computes.
 _FITTED_BY_SKLEARN = ("lasso", "elasticnet")
-_BY_FOLD, _PROBE, _COLUMN = "by_fold", "probe", "column:"
+#: Names of arrays in an entry.
+_BY_FOLD, _FINGERPRINT, _COLUMN = "by_fold", "fingerprint", "column:"
 
 
-class Identified(Protocol):
-    """What stands for a layer's features."""
+class CacheKey(Protocol):
+    """The key of a layer, see :class:`mvkit.features.extraction.LayerKey`."""
 
     @property
     def key(self) -> str:
@@ -47,7 +48,7 @@ class Identified(Protocol):
 
     @property
     def fingerprint(self) -> NDArray[np.float64]:
-        """float64 (n,): what the layer gives for the first batch, in a few numbers."""
+        """float64 (n,): the layer's features of the first batch, in a few numbers."""
 
 
 def sources_digest() -> str:
@@ -55,20 +56,20 @@ def sources_digest() -> str:
     return machine.sources_digest("rng.py", "scoring")
 
 
-class StoredScores:
-    """Scores in a store, found again by what they depend on.
+class DiskScoreCache:
+    """Scores in a store, by layer and recording.
 
     Parameters
     ----------
     store
-        Where they lie.
+        The folder.
     layers
-        Layer -> its key. What is cached of a layer is believed only while its fingerprint agrees.
+        Layer -> its key. What is cached of a layer is used only while its fingerprint agrees.
     settings
         The protocol; how scores are shown, and the ceiling, do not matter.
     """
 
-    def __init__(self, store: Store, layers: Mapping[str, Identified], settings: ScoreSettings) -> None:
+    def __init__(self, store: Store, layers: Mapping[str, CacheKey], settings: ScoreSettings) -> None:
         self._store = store
         self._layers = layers
         sklearn = ("scikit-learn",) if settings.mapping in _FITTED_BY_SKLEARN else ()
@@ -82,18 +83,27 @@ class StoredScores:
         self._warned: set[str] = set()
 
     def key(self, layer: str, recording: RecordingLike) -> str:
-        """Return under what the scores of a layer and a recording are kept: sha256 (hex)."""
-        known = self._digests.get(id(recording))
-        if known is None:
-            known = self._digests[id(recording)] = recording, recordings_digest([recording])
-        return digest_of({**self._common, "layer": self._layers[layer].key, "recording": known[1]})
+        """Return the key of the scores of a layer and a recording: sha256 (hex)."""
+        if id(recording) not in self._digests:
+            # The recording too, or another one might get its id.
+            self._digests[id(recording)] = recording, recordings_digest([recording])
+        digest = self._digests[id(recording)][1]
+        return digest_of({**self._common, "layer": self._layers[layer].key, "recording": digest})
 
     def read(self, layer: str, recording: RecordingLike) -> UnitScores | None:
-        """Return what is kept, or None if there is nothing, or nothing that can be believed."""
-        kept = read_kept(self._store, self.key(layer, recording))
-        if kept is None:
+        """Return cached scores, to the last bit; None if there are none, or none that can be trusted."""
+        key = self.key(layer, recording)
+        entry = self._store.read(SCORES_KIND, key)
+        if entry is None:
             return None
-        if not fingerprints_agree(kept.probe, self._layers[layer].fingerprint):
+        try:
+            arrays = {name: entry.arrays[f"{_COLUMN}{name}"] for name in entry.about["columns"]}
+            by_fold, fingerprint = entry.arrays[_BY_FOLD], entry.arrays[_FINGERPRINT]
+        except (KeyError, TypeError) as error:
+            path = self._store.path(SCORES_KIND, key)
+            log.warning("%s: incomplete, the scores are measured anew (%s)", path, error)
+            return None
+        if not fingerprints_agree(fingerprint, self._layers[layer].fingerprint):
             # Once for all its recordings: whoever edits a network's code sees it of every layer.
             if layer not in self._warned:
                 self._warned.add(layer)
@@ -103,109 +113,81 @@ class StoredScores:
                     layer,
                 )
             return None
-        return kept.scores
+        columns = {
+            name: values.astype(object) if values.dtype.kind == "U" else values
+            for name, values in arrays.items()
+        }
+        return UnitScores(columns, by_fold)
 
     def write(self, layer: str, recording: RecordingLike, found: UnitScores) -> None:
-        """Keep what was measured."""
+        """Put scores into the cache."""
         columns = {
             f"{_COLUMN}{name}": values.astype(np.str_) if values.dtype == object else values
             for name, values in found.columns.items()
         }
-        arrays = {**columns, _BY_FOLD: found.by_fold, _PROBE: self._layers[layer].fingerprint}
-        about = {"columns": list(found.columns), "layer": layer, "area": recording.area}
-        self._store.write(
-            SCORES_KIND, self.key(layer, recording), arrays, {**about, "specimen": int(recording.specimen)}
-        )
+        arrays = {**columns, _BY_FOLD: found.by_fold, _FINGERPRINT: self._layers[layer].fingerprint}
+        about: dict[str, object] = {"columns": list(found.columns), "layer": layer}
+        about |= {"area": recording.area, "specimen": int(recording.specimen)}
+        self._store.write(SCORES_KIND, self.key(layer, recording), arrays, about)
 
 
-@dataclass(frozen=True)
-class Kept:
-    """Scores as they were kept, and what their layer gave for the first image then."""
-
-    scores: UnitScores
-    probe: NDArray[np.float64]
-
-
-def read_kept(store: Store, key: str) -> Kept | None:
-    """Read scores, to the last bit what was kept; None if there are none or they are damaged (logged)."""
-    entry = store.read(SCORES_KIND, key)
-    if entry is None:
-        return None
-    try:
-        arrays = {name: entry.arrays[f"{_COLUMN}{name}"] for name in entry.about["columns"]}
-        by_fold, probe = entry.arrays[_BY_FOLD], entry.arrays[_PROBE]
-    except (KeyError, TypeError) as error:
-        log.warning("%s: incomplete, the scores are measured anew (%s)", store.path(SCORES_KIND, key), error)
-        return None
-    columns = {
-        name: values.astype(object) if values.dtype.kind == "U" else values for name, values in arrays.items()
-    }
-    return Kept(UnitScores(columns, by_fold), probe)
-
-
-COORDINATES_KIND = "coordinates"
-_KEPT_COORDINATES_PROBE = "probe"
-
-
-class KeptCoordinates:
-    """Coordinates in a store.
+class CoordinatesCache:
+    """Principal coordinates of layers in a store.
 
     Parameters
     ----------
     store
-        Where they lie.
+        The folder.
     layers
-        Layer -> its key. What is cached of a layer is believed only while its fingerprint agrees.
+        Layer -> its key. What is cached of a layer is used only while its fingerprint agrees.
     """
 
-    def __init__(self, store: Store, layers: Mapping[str, Identified]) -> None:
+    def __init__(self, store: Store, layers: Mapping[str, CacheKey]) -> None:
         self._store = store
         self._layers = layers
         self._common = {"sources": sources_digest(), "versions": installed_versions("numpy", "scipy")}
 
     def key(self, name: str) -> str:
-        """Return under what a layer's coordinates are kept: sha256 (hex)."""
+        """Return the key of a layer's coordinates: sha256 (hex)."""
         return digest_of({**self._common, "layer": self._layers[name].key})
 
     def read(self, name: str) -> LayerCoordinates | None:
-        """Return a layer's coordinates to the last bit, or None if there are none that can be believed."""
+        """Return a layer's coordinates, to the last bit; None if there are none that can be trusted."""
         key = self.key(name)
         entry = self._store.read(COORDINATES_KIND, key)
         if entry is None:
             return None
+        values = {**entry.arrays, **entry.about, "name": name}
         try:
-            probe = entry.arrays[_KEPT_COORDINATES_PROBE]
-            values = {**entry.arrays, **entry.about, "name": name}
-            kept = LayerCoordinates(**{field.name: values[field.name] for field in fields(LayerCoordinates)})
+            fingerprint = values[_FINGERPRINT]
+            cached = LayerCoordinates(**{one.name: values[one.name] for one in fields(LayerCoordinates)})
         except (KeyError, TypeError) as error:
             path = self._store.path(COORDINATES_KIND, key)
             log.warning("%s: incomplete, the coordinates are made anew (%s)", path, error)
             return None
-        if not fingerprints_agree(probe, self._layers[name].fingerprint):
+        if not fingerprints_agree(fingerprint, self._layers[name].fingerprint):
             log.info("layer '%s': the first images give other features than were cached", name)
             return None
-        return kept
+        return cached
 
     def write(self, made: LayerCoordinates) -> None:
-        """Keep a layer's coordinates."""
+        """Put a layer's coordinates into the cache."""
         values = {field.name: getattr(made, field.name) for field in fields(LayerCoordinates)}
         arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
         about = {name: plain(value) for name, value in values.items() if name not in arrays}
-        probe = self._layers[made.name].fingerprint
-        self._store.write(
-            COORDINATES_KIND, self.key(made.name), {**arrays, _KEPT_COORDINATES_PROBE: probe}, about
-        )
+        arrays[_FINGERPRINT] = self._layers[made.name].fingerprint
+        self._store.write(COORDINATES_KIND, self.key(made.name), arrays, about)
 
 
-def with_kept_coordinates(source: LayerSource, kept: KeptCoordinates) -> LayerSource:
-    """Return layers that give coordinates where some are kept, and have new ones kept.
+def with_cached_coordinates(source: LayerSource, kept: CoordinatesCache) -> LayerSource:
+    """Return layers that give cached coordinates where there are some, and cache new ones.
 
     Parameters
     ----------
     source
         Layers that give features.
     kept
-        Where coordinates are looked for, and kept.
+        The cache.
     """
 
     @contextmanager
@@ -218,14 +200,14 @@ def with_kept_coordinates(source: LayerSource, kept: KeptCoordinates) -> LayerSo
             # Not put into one dictionary: features may be read from disk when they are asked for.
             yield ChainMap(ready, features)
 
-    return replace(source, open=either, keep=kept.write)
+    return replace(source, open=either, save=kept.write)
 
 
-#: To be raised whenever the numbers that a ceiling holds change: what was kept before is measured anew.
-EDITION = 1
+#: To be raised whenever the numbers or columns of a ceiling change: cached ones are then measured anew.
+EDITION = 2
 #: File beside the others that holds their sha256: parquet would not notice a changed byte.
 CHECKSUMS = "checksums.json"
-#: What a ceiling's context says of itself, whoever asks for it.
+#: What belongs to the ceiling itself, whatever the context of whoever asks for it.
 OWN = ("responses_sha256", "versions")
 
 
@@ -241,9 +223,9 @@ def cached_ceiling(
     """Read a ceiling from a folder of ceilings, or measure it and put it there.
 
     A ceiling is found again by recordings (areas, animals, units, responses) and settings; those that only
-    say how scores are shown do not matter. What is damaged, or belongs to something else, is measured anew
-    and replaced. Several processes may use one folder at once: a ceiling's folder appears whole or not at
-    all, and the first one stays. A folder that cannot be written costs a warning, not the ceiling.
+    say how scores are shown do not matter. A damaged one is measured anew and replaced. Several processes may
+    use one folder at once: a ceiling's folder appears whole or not at all, and the first one stays. A folder
+    that cannot be written costs a warning, not the ceiling.
 
     Parameters
     ----------
@@ -256,7 +238,7 @@ def cached_ceiling(
     -------
     ceiling
         The ceiling, with the settings and the context given here.
-    was_kept
+    was_cached
         Whether it was read.
 
     Raises
@@ -264,26 +246,25 @@ def cached_ceiling(
     UsageError, DataError, FitError
         As :func:`~mvkit.scoring.ceilings.measure_ceiling`.
     """
-    place = folder / ceiling_key(recordings_digest(recordings), settings)
-    kept = _read(place)
-    if kept is not None:
-        mark_used(place)
+    path = folder / ceiling_key(recordings_digest(recordings), settings)
+    cached = _read_ceiling(path)
+    if cached is not None:
+        mark_used(path)
         # In the order of a fresh one, so that files are the same too.
         others = {name: value for name, value in (context or {}).items() if name not in OWN}
-        about = {**others, **{name: kept.context[name] for name in OWN if name in kept.context}}
-        columns, by_fold = kept.columns, kept.by_fold
-        return Scores(columns, kept.layers, kept.areas, settings, about, by_fold), True
+        about = {**others, **{name: cached.context[name] for name in OWN if name in cached.context}}
+        return replace(cached, settings=settings, context=about), True
     measured = measure_ceiling(recordings, settings, n_jobs=n_jobs, progress=progress, context=context)
     try:
-        _keep(measured, place)
+        _write_ceiling(measured, path)
     except OSError as error:
-        log.warning("%s: the ceiling could not be kept (%s)", place, error)
+        log.warning("%s: the ceiling could not be cached (%s)", path, error)
     return measured, False
 
 
-def is_kept(recordings: Sequence[RecordingLike], settings: ScoreSettings, folder: Path) -> bool:
+def is_ceiling_cached(recordings: Sequence[RecordingLike], settings: ScoreSettings, folder: Path) -> bool:
     """Tell whether :func:`cached_ceiling` would read a ceiling; arguments are the same."""
-    return _read(folder / ceiling_key(recordings_digest(recordings), settings)) is not None
+    return _read_ceiling(folder / ceiling_key(recordings_digest(recordings), settings)) is not None
 
 
 def ceiling_key(digest: str, settings: ScoreSettings) -> str:
@@ -293,20 +274,39 @@ def ceiling_key(digest: str, settings: ScoreSettings) -> str:
     )
 
 
-def _keep(scores: Scores, place: Path) -> None:
-    """Write a ceiling beside its place and move it there, unless a whole one has appeared meanwhile."""
-    mark = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
-    place.parent.mkdir(parents=True, exist_ok=True)
-    temporary = place.with_name(f"{place.name}.tmp-{mark}")
-    damaged = place.with_name(f"{place.name}.old-{mark}")
+def _read_ceiling(path: Path) -> Scores | None:
+    """Read a ceiling if it is there and whole."""
+    if not path.exists():
+        return None
+    damage = _damage(path)
+    if not damage:
+        try:
+            return read_scores(path)
+        except DataError as error:
+            damage = str(error)
+    log.warning("%s: damaged, the ceiling is measured anew (%s)", path, damage)
+    return None
+
+
+def _write_ceiling(scores: Scores, path: Path) -> None:
+    """Write a ceiling to a temporary folder and move it, unless a whole one has appeared meanwhile."""
+    unique = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.tmp-{unique}")
+    damaged = path.with_name(f"{path.name}.old-{unique}")
     try:
         files = save_scores(scores, temporary)
         sums = {file.name: _sha256(file) for file in files}
         write_text(temporary / CHECKSUMS, json.dumps(sums, indent=2) + "\n")
-        if _fault(place):
-            if place.exists():
-                place.rename(damaged)
-            _move(temporary, place)
+        if _damage(path):
+            if path.exists():
+                path.rename(damaged)
+            try:
+                temporary.rename(path)
+            except OSError:
+                if not path.is_dir():
+                    raise
+                log.debug("%s: another process was first", path)
     finally:
         for leftover in (temporary, damaged):
             if leftover.is_file():
@@ -315,34 +315,11 @@ def _keep(scores: Scores, place: Path) -> None:
                 shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _move(temporary: Path, place: Path) -> None:
+def _damage(path: Path) -> str:
+    """Return what is wrong with the files of a ceiling, or ""."""
     try:
-        temporary.rename(place)
-    except OSError:
-        if not place.is_dir():
-            raise
-        log.debug("%s: another process was first", place)
-
-
-def _read(place: Path) -> Scores | None:
-    """Read a ceiling if it is there and whole."""
-    if not place.exists():
-        return None
-    fault = _fault(place)
-    if not fault:
-        try:
-            return read_scores(place)
-        except DataError as error:
-            fault = str(error)
-    log.warning("%s: damaged, the ceiling is measured anew (%s)", place, fault)
-    return None
-
-
-def _fault(place: Path) -> str:
-    """Say what is wrong with the files of a ceiling, or ""."""
-    try:
-        sums = json.loads((place / CHECKSUMS).read_text(encoding="utf-8"))
-        wrong = [name for name, expected in sums.items() if _sha256(place / name) != expected]
+        sums = json.loads((path / CHECKSUMS).read_text(encoding="utf-8"))
+        wrong = [name for name, expected in sums.items() if _sha256(path / name) != expected]
     except (OSError, ValueError, AttributeError) as error:
         return str(error)
     return f"changed since written: {', '.join(wrong)}" if wrong else ""

@@ -1,4 +1,4 @@
-"""What a scoring run needs of this machine, found out before it starts: layers, fits, memory and disk."""
+"""Estimate of what a scoring run needs before it starts: layers, fits, memory and disk."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mvkit.machine import available_cores, available_memory, free_disk, resident
 from mvkit.paths import ceilings_dir, scratch_dir
 from mvkit.pipeline.layers import OpenedLayers, open_layers
 from mvkit.pipeline.request import ScoreRequest
-from mvkit.pipeline.score import Remark, open_run
+from mvkit.pipeline.score import Note, open_run
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -133,7 +133,7 @@ class ResourceEstimate:
         return {**document, "fits": not self.error, "error": self.error}
 
 
-def estimate_run(request: ScoreRequest, *, remark: Remark) -> ResourceEstimate:
+def estimate_run(request: ScoreRequest, *, note: Note) -> ResourceEstimate:
     """Estimate what a scoring run needs: a first batch goes through each network, and nothing is written.
 
     Scores, coordinates and ceilings that are cached count as done.
@@ -141,8 +141,8 @@ def estimate_run(request: ScoreRequest, *, remark: Remark) -> ResourceEstimate:
     Parameters
     ----------
     request
-        As for :func:`mvkit.pipeline.score.run_score`; what that refuses before work starts is refused here.
-    remark
+        As for :func:`mvkit.pipeline.score.run_score`, with the same checks.
+    note
         Called with notes for the user.
 
     Raises
@@ -150,10 +150,10 @@ def estimate_run(request: ScoreRequest, *, remark: Remark) -> ResourceEstimate:
     UsageError, RecipeError, CheckpointError, DataError
         As :func:`mvkit.pipeline.score.run_score`.
     """
-    from mvkit.pipeline.cached import is_kept
+    from mvkit.pipeline.cached import is_ceiling_cached
     from mvkit.scoring.run import check_recordings, populations
 
-    run = open_run(request, remark=remark)
+    run = open_run(request, note=note)
     resources, settings = run.resources, run.settings
     n_images = check_recordings(run.recordings, settings)
     compared = populations(run.recordings, settings)
@@ -161,7 +161,7 @@ def estimate_run(request: ScoreRequest, *, remark: Remark) -> ResourceEstimate:
     ceiling_is_cached = None
     if settings.ceiling != "none":
         ceilings = ceilings_dir(resources.home)
-        ceiling_is_cached = resources.cache and is_kept(run.recordings, settings, ceilings)
+        ceiling_is_cached = resources.cache and is_ceiling_cached(run.recordings, settings, ceilings)
     estimate = ResourceEstimate(
         dataset=run.dataset.name,
         n_images=n_images,
@@ -186,14 +186,12 @@ def _estimate_model(
     name: str, opened: OpenedLayers, compared: Sequence[RecordingLike], estimate: ResourceEstimate
 ) -> ModelEstimate:
     from mvkit.features.buffer import IN_MEMORY_BYTES
-    from mvkit.pipeline.cached import KeptCoordinates
     from mvkit.scoring.gram import BLOCK_FEATURES
-    from mvkit.scoring.maps import MAPPINGS
     from mvkit.scoring.protocol import splits_of
     from mvkit.scoring.sparse import sparse_bytes
 
     settings, n_images = estimate.settings, estimate.n_images
-    cache = opened.kept_scores(settings)
+    cache = opened.score_cache(settings)
     layers = tuple(
         LayerEstimate(
             name=layer,
@@ -207,8 +205,8 @@ def _estimate_model(
     todo = [layer for layer in layers if layer.n_cached < len(compared)]
     # Features are needed of these, but not where coordinates are enough and cached.
     needed = todo
-    if MAPPINGS[settings.mapping].from_coordinates and opened.store and opened.keys:
-        coordinates = KeptCoordinates(opened.store, opened.keys)
+    coordinates = opened.coordinates_cache(settings)
+    if coordinates is not None:
         needed = [layer for layer in todo if coordinates.read(layer.name) is None]
     features = sum(layer.n_bytes for layer in needed)
     available = estimate.memory_available
@@ -225,7 +223,7 @@ def _estimate_model(
     return ModelEstimate(
         name=name,
         layers=layers,
-        # Either of every two halves.
+        # A map is fitted to either half of the trials.
         n_fits=2 * sum(len(compared) - layer.n_cached for layer in todo) * n_splits * settings.n_halves,
         features=features if in_memory else 0,
         features_on_disk=0 if in_memory else features,

@@ -1,4 +1,4 @@
-"""Layers of a model for scoring: looked at once, and opened only where nothing is cached of them."""
+"""Layers for scoring: of a model, whose features are extracted only where scores are not cached; or given."""
 
 from __future__ import annotations
 
@@ -23,43 +23,53 @@ if TYPE_CHECKING:
     from mvkit.features import LayerInfo
     from mvkit.features.extraction import LayerKey
     from mvkit.neural import NeuralDataset, Recording
+    from mvkit.pipeline.cached import CoordinatesCache, DiskScoreCache
     from mvkit.scoring import Scores, ScoreSettings
-    from mvkit.scoring.gram import GramMatrix
-    from mvkit.scoring.run import KeptScores, LayerSource
+    from mvkit.scoring.gram import GramFunction
+    from mvkit.scoring.run import LayerSource
 
 
 @dataclass(frozen=True)
 class OpenedLayers:
-    """What is to be scored, before anything but the first batch went through the network.
+    """Layers to score, of a network that has seen the first batch of images only.
 
     Attributes
     ----------
     source
         The layers.
-    about
+    context
         Model, weights and preprocessing.
     keys
-        Layer -> under what its results are cached; None: nothing can be.
+        Layer -> key of its results in the cache; None: nothing can be cached.
     store
-        Where results are cached, or None.
+        The cache, or None.
     infos, images_per_batch
         Layer -> its shape, and images of a batch; empty and 0 for features that are given.
     """
 
     source: LayerSource
-    about: Mapping[str, object]
+    context: Mapping[str, object]
     keys: Mapping[str, LayerKey] | None = None
     store: Store | None = None
     infos: Mapping[str, LayerInfo] = field(default_factory=dict)
     images_per_batch: int = 0
 
-    def kept_scores(self, settings: ScoreSettings) -> KeptScores | None:
-        """Return where scores by these settings are cached, or None."""
-        from mvkit.pipeline.cached import StoredScores
+    def score_cache(self, settings: ScoreSettings) -> DiskScoreCache | None:
+        """Return the cache of scores by these settings, or None."""
+        from mvkit.pipeline.cached import DiskScoreCache
 
         if self.store is None or self.keys is None:
             return None
-        return StoredScores(self.store, self.keys, settings)
+        return DiskScoreCache(self.store, self.keys, settings)
+
+    def coordinates_cache(self, settings: ScoreSettings) -> CoordinatesCache | None:
+        """Return the cache of principal coordinates, or None if the mapping does not work from them."""
+        from mvkit.pipeline.cached import CoordinatesCache
+        from mvkit.scoring.maps import MAPPINGS
+
+        if self.store is None or self.keys is None or not MAPPINGS[settings.mapping].from_coordinates:
+            return None
+        return CoordinatesCache(self.store, self.keys)
 
 
 def score_source(
@@ -70,9 +80,10 @@ def score_source(
     resources: Resources,
     *,
     layers: Sequence[str] | str | None = None,
+    label: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Scores:
-    """Score layers against some of a dataset's recordings; of what is cached, nothing is computed again.
+    """Score layers against some of a dataset's recordings; cached scores are not computed again.
 
     Parameters
     ----------
@@ -82,6 +93,8 @@ def score_source(
         Stimuli and provenance; responses.
     settings, resources
         The protocol, and where it is carried out.
+    label
+        Name of the model in results; None: its own, see :func:`label_model`.
     progress
         Called with (done, total) pairs of layer and recording.
 
@@ -93,15 +106,26 @@ def score_source(
     from mvkit.scoring.run import score_layers
 
     opened = open_layers(source, dataset, layers, settings, resources)
+    name = {} if label is None else {"model": label}
     return score_layers(
         opened.source,
         recordings,
         settings,
         n_jobs=worker_number(resources),
         progress=progress,
-        context={**opened.about, **dataset_context(dataset)},
-        kept=opened.kept_scores(settings),
+        context={**opened.context, **name, **dataset_context(dataset)},
+        cache=opened.score_cache(settings),
     )
+
+
+def label_model(name: str, weights_source: str) -> str:
+    """Return a model's name in results; random weights are part of it: ``NAME (random, seed 0)``."""
+    return f"{name} ({weights_source})" if weights_source.startswith("random, seed ") else name
+
+
+def weights_source(model: nn.Module) -> str:
+    """Return where a model's weights come from: an address, a file, a training run, a seed; or ""."""
+    return str(getattr(getattr(model, "provenance", None), "source", ""))
 
 
 def open_layers(
@@ -136,27 +160,32 @@ def open_layers(
     from torch import nn
 
     from mvkit.models import load_model
+    from mvkit.pipeline.cached import with_cached_coordinates
 
     if isinstance(source, str | Path):
         source = load_model(source, home=resources.home)
     if isinstance(source, Mapping):
-        return _given(source, dataset, patterns, settings, resources)
-    if not isinstance(source, nn.Module):
+        opened = _open_features(source, dataset, patterns, resources)
+    elif isinstance(source, nn.Module):
+        opened = _open_model(source, dataset, patterns, resources)
+    else:
         raise UsageError(
             f"cannot score a {type(source).__name__}: give a model, a name, features, or a mapping of arrays"
         )
-    return _of_model(source, dataset, patterns, settings, resources)
+    coordinates = opened.coordinates_cache(settings)
+    if coordinates is None:
+        return opened
+    return replace(opened, source=with_cached_coordinates(opened.source, coordinates))
 
 
 def _store(resources: Resources) -> Store | None:
     return Store(cache_dir(resources.home)) if resources.cache else None
 
 
-def _of_model(
+def _open_model(
     model: nn.Module,
     dataset: NeuralDataset,
     patterns: Sequence[str] | str | None,
-    settings: ScoreSettings,
     resources: Resources,
 ) -> OpenedLayers:
     from mvkit.features.extraction import ForwardPass, layer_keys
@@ -177,29 +206,32 @@ def _of_model(
     # Empty where weights cannot be read.
     keys = (layer_keys(forward_pass) or None) if resources.cache else None
     provenance = describe_provenance(network, forward_pass.stimuli, "")
-
     scratch = resources.scratch or scratch_dir(resources.home)
 
-    def features(wanted: Sequence[str]) -> AbstractContextManager[Mapping[str, Any]]:
-        return forward_pass.features(wanted, scratch=scratch)
+    def features(names: Sequence[str]) -> AbstractContextManager[Mapping[str, Any]]:
+        return forward_pass.features(names, scratch=scratch)
 
-    source = LayerSource(names, features, inner=_products(resources.device))
-    about = {
-        "model": provenance.model_name,
+    source = LayerSource(names, features, gram=_products(resources.device))
+    context = {
+        "model": label_model(provenance.model_name, weights_source(network)),
         "weights_id": provenance.weights_id,
         "preprocessing": provenance.preprocessing,
-        "weights_source": str(getattr(getattr(network, "provenance", None), "source", "")),
+        "weights_source": weights_source(network),
     }
-    if isinstance(network, VisionModel):
-        about["network"] = network.describe()
-    opened = _opened(source, about, keys, settings, _store(resources))
-    return replace(
-        opened, infos=forward_pass.first_batch().layers, images_per_batch=forward_pass.images_per_batch
+    if isinstance(network, VisionModel) and network.describe():
+        context["network"] = f"{provenance.model_name}: {network.describe()}"
+    return OpenedLayers(
+        source,
+        context,
+        keys,
+        _store(resources),
+        infos=forward_pass.first_batch().layers,
+        images_per_batch=forward_pass.images_per_batch,
     )
 
 
-def _products(device: str) -> GramMatrix | None:
-    """Return what forms inner products on a device; numpy does where it is the processor."""
+def _products(device: str) -> GramFunction | None:
+    """Return a function that forms Gram matrices on a GPU; None elsewhere, where numpy does."""
     import torch
 
     from mvkit.features.extraction import DeviceProducts
@@ -208,31 +240,30 @@ def _products(device: str) -> GramMatrix | None:
     return DeviceProducts(device) if torch.device(device).type == "cuda" else None
 
 
-def _given(
+def _open_features(
     features: Mapping[str, Any],
     dataset: NeuralDataset,
     patterns: Sequence[str] | str | None,
-    settings: ScoreSettings,
     resources: Resources,
 ) -> OpenedLayers:
     from mvkit.features import FeatureSet
     from mvkit.scoring.run import LayerSource
 
-    about: dict[str, object] = {"model": getattr(features, "model_name", "features")}
+    context: dict[str, object] = {"model": getattr(features, "model_name", "features")}
     if isinstance(features, FeatureSet):
-        about |= {"weights_id": features.weights_id, "preprocessing": features.preprocessing}
+        context |= {"weights_id": features.weights_id, "preprocessing": features.preprocessing}
     arrays = _pick_layers(features, patterns, n_images=len(dataset.stimuli))
 
     @contextmanager
-    def chosen(wanted: Sequence[str]) -> Iterator[Mapping[str, NDArray[Any]]]:
-        yield {name: arrays[name] for name in wanted}
+    def chosen(names: Sequence[str]) -> Iterator[Mapping[str, NDArray[Any]]]:
+        yield {name: arrays[name] for name in names}
 
-    keys = {name: _content(values) for name, values in arrays.items()} if resources.cache else None
-    return _opened(LayerSource(tuple(arrays), chosen), about, keys, settings, _store(resources))
+    keys = {name: _content_key(values) for name, values in arrays.items()} if resources.cache else None
+    return OpenedLayers(LayerSource(tuple(arrays), chosen), context, keys, _store(resources))
 
 
-def _content(values: NDArray[Any]) -> LayerKey:
-    """Identify features by their content."""
+def _content_key(values: NDArray[Any]) -> LayerKey:
+    """Return the key of features that are given: a digest of them."""
     import numpy as np
 
     from mvkit.features.extraction import LayerKey, fingerprint_of
@@ -297,18 +328,3 @@ def _feature_array(given: Any, what: str) -> NDArray[Any]:
     if packing is not None:
         values = packing.decode(values)
     return values.astype(values.dtype.newbyteorder("="), copy=False)
-
-
-def _opened(
-    source: LayerSource,
-    about: Mapping[str, object],
-    keys: Mapping[str, LayerKey] | None,
-    settings: ScoreSettings,
-    store: Store | None,
-) -> OpenedLayers:
-    from mvkit.pipeline.cached import KeptCoordinates, with_kept_coordinates
-    from mvkit.scoring.maps import MAPPINGS
-
-    if MAPPINGS[settings.mapping].from_coordinates and store is not None and keys is not None:
-        source = with_kept_coordinates(source, KeptCoordinates(store, keys))
-    return OpenedLayers(source, about, keys, store)

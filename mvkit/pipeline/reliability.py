@@ -59,12 +59,12 @@ def measure_reliability(
     """Measure the split-half reliability of every unit of a neural file and store it in the file.
 
     The definition is that of the published recordings, whose stored reliabilities come out to the last few
-    bits with the defaults: the trials are halved ``n_halves`` times, by successive shuffles of one
+    bits with the defaults: the trials are split in half ``n_halves`` times, by successive shuffles of one
     ``RandomState(seed)`` that serve all units; the mean responses of the two halves, missing trials ignored,
     are correlated over the images; 2 r / (1 + r) corrects to all trials (Spearman 1910, Brown 1910); and the
-    mean and standard deviation over halvings are kept. Halvings in which a half has no valid trial for some
-    image, or does not vary, do not count. Files with a time axis get ``splithalf_r_mean`` and
-    ``splithalf_r_std`` per time bin, others ``reliability_mean`` and ``reliability_std``.
+    mean and standard deviation over the ``n_halves`` are stored. Halves without a valid trial for some image,
+    or that do not vary, do not count. Files with a time axis get ``splithalf_r_mean`` and ``splithalf_r_std``
+    per time bin, others ``reliability_mean`` and ``reliability_std``.
 
     Units are worked through in blocks, so that memory does not grow with their number. The file appears
     whole or not at all: a copy is made beside it, flushed to disk and renamed.
@@ -74,7 +74,7 @@ def measure_reliability(
     path
         Neural file.
     n_halves
-        Halvings of the trials.
+        Times that the trials are split in half.
     seed
         Of the shuffles.
     out
@@ -100,7 +100,7 @@ def measure_reliability(
         If there is too little free disk for the copy.
     """
     if n_halves < 1:
-        raise UsageError(f"n_halves={n_halves}: at least one halving is needed")
+        raise UsageError(f"n_halves={n_halves}: at least 1 is needed")
     if not 0 <= seed < 2**32:
         raise UsageError(f"seed={seed}: a whole number from 0 to {2**32 - 1} is needed")
     began = time.monotonic()
@@ -109,10 +109,10 @@ def measure_reliability(
     with reading(source) as file:
         contents = file.contents
         present = reliabilities_present(contents)
-        _refuse_to_replace(source, target, present, replace=replace)
+        _check_replace(source, target, present, replace=replace)
         before = source.stat()
         check_free_disk(target.parent, before.st_size + 2 * 8 * _n_columns(contents) + _SPARE_BYTES)
-        measured = _measure(file, n_halves, seed, progress or _silent)
+        measured = _measure(file, n_halves, seed, progress or (lambda done, total: None))
     after = source.stat()
     if (before.st_ino, before.st_size, before.st_mtime_ns) != (
         after.st_ino,
@@ -139,7 +139,7 @@ def measure_reliability(
     )
 
 
-def _refuse_to_replace(source: Path, target: Path, present: tuple[str, ...], *, replace: bool) -> None:
+def _check_replace(source: Path, target: Path, present: tuple[str, ...], *, replace: bool) -> None:
     if replace:
         return
     if present:
@@ -155,7 +155,7 @@ def _n_columns(contents: NeuralFileContents) -> int:
     return contents.n_units * (1 if contents.time_s is None else len(contents.time_s))
 
 
-#: Mean, standard deviation and whether some halving lacks a trial, each (n_bins, n_units).
+#: Mean, standard deviation and whether some half lacks a trial, each (n_bins, n_units).
 _Moments = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]
 
 
@@ -204,7 +204,7 @@ def _measure(file: OpenNeuralFile, n_halves: int, seed: int, progress: Progress)
 def _moments(
     slab: NDArray[np.floating], counts: NDArray[np.int64], members: Mapping[int, NDArray[np.bool_]]
 ) -> _Moments:
-    """Return mean, standard deviation and whether halvings lack trials, each (n_bins, n_units), of a block.
+    """Return mean, standard deviation and whether halves lack trials, each (n_bins, n_units), of a block.
 
     Units are taken together that have equally many trials, and thus the same halves.
     """
@@ -214,10 +214,10 @@ def _moments(
     for n_trials in np.unique(counts).tolist():
         own = np.flatnonzero(counts == n_trials)
         values = slab[:n_trials] if len(own) == len(counts) else slab[:n_trials, ..., own]
-        found = split_half_moments(values.reshape(n_trials, slab.shape[1], -1), members[n_trials])
-        here = (shape[0], len(own))
-        mean[:, own], std[:, own] = found.mean.reshape(here), found.std.reshape(here)
-        missing[:, own] = (found.n_missing > 0).reshape(here)
+        moments = split_half_moments(values.reshape(n_trials, slab.shape[1], -1), members[n_trials])
+        own_shape = (shape[0], len(own))
+        mean[:, own], std[:, own] = moments.mean.reshape(own_shape), moments.std.reshape(own_shape)
+        missing[:, own] = (moments.n_missing > 0).reshape(own_shape)
     return mean, std, missing
 
 
@@ -233,7 +233,7 @@ def _reasons(mean: NDArray[np.float64], missing: NDArray[np.bool_]) -> NDArray[n
 def _record(
     contents: NeuralFileContents, n_halves: int, seed: int, replaced: tuple[str, ...]
 ) -> dict[str, object]:
-    """Say how the reliabilities were measured, for the file's provenance."""
+    """Return how the reliabilities were measured, for the file's provenance."""
     return {
         "measured_by": f"mvkit {mvkit.__version__}",
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -250,21 +250,17 @@ def _record(
 def _store(
     source: Path, target: Path, contents: NeuralFileContents, values: StoredReliabilities, *, home: Path
 ) -> None:
-    """Write the file, and its new size and digest where mvkit's home has them on record."""
-    manifest, place = Manifest(home), target.absolute()
-    known = manifest.find(place) if place.is_relative_to(home) else None
+    """Write the file, and its new size and digest into the manifest of mvkit's home if it is listed there."""
+    manifest, path = Manifest(home), target.absolute()
+    known = manifest.find(path) if path.is_relative_to(home) else None
     with nullcontext() if known is None else file_lock(target):
         copy_with_reliabilities(source, target, contents, values)
         if known is not None:
             made_from = {**(known.made_from or {}), "reliabilities": dict(values.record)}
             sha256 = sha256_of(target)
-            manifest.record(place, Record(size=target.stat().st_size, sha256=sha256, made_from=made_from))
+            manifest.record(path, Record(size=target.stat().st_size, sha256=sha256, made_from=made_from))
 
 
 def _n_threads() -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(_MOST_THREADS, cores)
-
-
-def _silent(done: int, total: int) -> None:
-    """Show nothing."""

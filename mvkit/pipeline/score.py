@@ -13,7 +13,7 @@ from mvkit.errors import DataError, UsageError
 from mvkit.files import shorten
 from mvkit.machine import Resources, choose_device, worker_number
 from mvkit.paths import cache_dir, ceilings_dir
-from mvkit.pipeline.layers import open_layers, score_source
+from mvkit.pipeline.layers import label_model, open_layers, score_source, weights_source
 from mvkit.pipeline.request import (
     ScoreRequest,
     choose_recordings,
@@ -35,15 +35,16 @@ if TYPE_CHECKING:
     from mvkit.features import FeatureSet
     from mvkit.models import VisionModel
     from mvkit.neural import NeuralDataset, Recording
+    from mvkit.neural.selection import SelectionOutcome
+    from mvkit.pipeline.cached import DiskScoreCache
     from mvkit.scoring import Scores, ScoreSettings
     from mvkit.scoring.extrapolation import Extrapolation
-    from mvkit.scoring.run import KeptScores
 
 
 Progress = Callable[[int, int], None]
 
 
-#: What :func:`score` and :func:`ceiling` compare by if nothing else is said.
+#: Mapping of :func:`score` and :func:`ceiling` if none is given.
 _DEFAULT_MAPPING = "pls"
 
 
@@ -86,9 +87,9 @@ def score(
     **settings
         Fields of :class:`~mvkit.scoring.ScoreSettings`, for instance ``n_splits=2, n_halves=10``
         (``splits`` and ``halves`` are understood too), or ``settings=ScoreSettings(...)``. Those of the
-        ceiling are kept with the scores and change nothing; :func:`ceiling` measures one.
-        ``cache=False`` neither uses nor keeps results under mvkit's home; ``resources=Resources(...)`` says
-        this and where to run all at once, in place of ``n_jobs``, ``device`` and ``cache``.
+        ceiling are stored with the scores and change nothing; :func:`ceiling` measures one.
+        ``cache=False`` neither uses nor caches results under mvkit's home; ``resources=Resources(...)``
+        replaces ``n_jobs``, ``device`` and ``cache``.
 
     Returns
     -------
@@ -108,8 +109,6 @@ def score(
     computes it; numbers of splits and trial halves as given to us, not checked against the paper's text.
     """
     from mvkit.neural import open_dataset
-    from mvkit.pipeline.layers import score_source
-    from mvkit.scoring.parallel import dask_cluster
 
     resources = _resources(n_jobs, device, settings)
     resolved = _settings_with(mapping, settings)
@@ -122,7 +121,7 @@ def score(
 
 
 def _resources(n_jobs: int | None, device: str, options: dict[str, object]) -> Resources:
-    """Take what says where to run out of a call's options."""
+    """Remove where to run from the options of a call, and return it."""
     cache, resources = options.pop("cache", None), options.pop("resources", None)
     if resources is None:
         if cache not in (None, True, False):
@@ -225,11 +224,11 @@ def measured_ceiling(
     dataset
         Where the recordings come from.
     recordings
-        Those of the areas wanted.
+        Those of the requested areas.
     settings
         ``ceiling`` is ``"holdout"`` or ``"pairwise"``.
     resources
-        Worker processes; mvkit's home, unless nothing is to be kept.
+        Worker processes; mvkit's home, unless nothing is to be cached.
     progress
         Called with (done, total) fits.
 
@@ -237,8 +236,8 @@ def measured_ceiling(
     -------
     ceiling
         See :func:`mvkit.scoring.ceilings.measure_ceiling`.
-    was_kept
-        Whether it had been measured before.
+    was_cached
+        Whether it was read from the cache.
     """
     from mvkit.pipeline.cached import cached_ceiling
     from mvkit.scoring.ceilings import measure_ceiling
@@ -247,12 +246,12 @@ def measured_ceiling(
     if not resources.cache:
         measured = measure_ceiling(recordings, settings, n_jobs=n_jobs, progress=progress, context=context)
         return measured, False
-    place = ceilings_dir(resources.home)
-    return cached_ceiling(recordings, settings, place, n_jobs=n_jobs, progress=progress, context=context)
+    folder = ceilings_dir(resources.home)
+    return cached_ceiling(recordings, settings, folder, n_jobs=n_jobs, progress=progress, context=context)
 
 
 def fractions_by_choice(scores: Scores, ceiling: Scores) -> DataFrame:
-    """Return scores as fractions of a ceiling by both choices of layers, told apart by a column.
+    """Return scores as fractions of a ceiling by both choices of layers, named in a column.
 
     See :func:`mvkit.scoring.comparison.fraction_of_ceiling`.
     """
@@ -277,7 +276,7 @@ def read_earlier(folders: Sequence[Path]) -> dict[str, Scores]:
     Returns
     -------
     dict
-        Folder as given -> scores.
+        Folder as given, with the seed of random weights -> scores.
 
     Raises
     ------
@@ -289,22 +288,23 @@ def read_earlier(folders: Sequence[Path]) -> dict[str, Scores]:
     from mvkit.scoring import read_scores
 
     earlier: dict[str, Scores] = {}
-    places = set()
+    paths = set()
     for folder in folders:
-        if folder.resolve() in places:
+        if folder.resolve() in paths:
             raise UsageError(f"--against {folder}: given twice")
-        places.add(folder.resolve())
-        earlier[str(folder)] = read_scores(folder)
+        paths.add(folder.resolve())
+        scores = read_scores(folder)
+        earlier[label_model(str(folder), str(scores.context.get("weights_source", "")))] = scores
     return earlier
 
 
-def refuse_other_protocols(
+def check_protocols(
     earlier: Mapping[str, Scores],
     dataset: NeuralDataset,
     recordings: Sequence[Recording],
     settings: ScoreSettings,
 ) -> None:
-    """Refuse saved scores whose protocol is not the one that scores of these recordings will have.
+    """Check that saved scores have the protocol that scores of these recordings will have.
 
     Parameters
     ----------
@@ -344,38 +344,40 @@ def refuse_other_protocols(
             )
 
 
-Remark = Callable[[str], None]
+#: Called with a note for the user.
+Note = Callable[[str], None]
 
-#: Opens a progress bar under a label; what it gives is called with (done, total).
+#: Opens a progress bar with a label; the bar is called with (done, total).
 ProgressBar = Callable[[str], AbstractContextManager[Progress]]
 
 
 @dataclass(frozen=True)
 class OpenedRun:
-    """A run of which everything is loaded and checked, and nothing done."""
+    """Everything that a run needs, loaded and checked."""
 
     settings: ScoreSettings
     extrapolate: Literal["none", "units", "stimuli"]
     resources: Resources
+    #: Label -> model, in the order given.
     models: Mapping[str, VisionModel]
     earlier: Mapping[str, Scores]
     dataset: NeuralDataset
     recordings: Sequence[Recording]
 
 
-def no_bar(label: str) -> AbstractContextManager[Progress]:
+def no_progress(label: str) -> AbstractContextManager[Progress]:
     """Show no progress."""
     return nullcontext(lambda done, total: None)
 
 
-def run_score(request: ScoreRequest, *, remark: Remark, progress: ProgressBar = no_bar) -> ScoreRun:
-    """Carry out a scoring run; everything that can be refused is refused before work starts.
+def run_score(request: ScoreRequest, *, note: Note, progress: ProgressBar = no_progress) -> ScoreRun:
+    """Carry out a scoring run; everything is checked before work starts.
 
     Parameters
     ----------
     request
         What to score.
-    remark
+    note
         Called with notes for the user, e.g. which dataset was chosen.
     progress
         Opens a progress bar for each part of the work.
@@ -390,41 +392,46 @@ def run_score(request: ScoreRequest, *, remark: Remark, progress: ProgressBar = 
     from mvkit.scoring.comparison import compare_models
 
     with dask_cluster(request.resources.dask):
-        run = open_run(request, remark=remark)
+        run = open_run(request, note=note)
         models: dict[str, Scores] = {}
-        for name, model in run.models.items():
-            with progress(f"scoring {name}") as bar:
-                models[name] = score_source(
+        for name, (label, model) in zip(request.models, run.models.items(), strict=True):
+            # A training run goes by its folder; a user's file by its name, as a path is nobody's business.
+            given = None if name.endswith(model.name) else label
+            with progress(f"scoring {label}") as bar:
+                models[label] = score_source(
                     model,
                     run.dataset,
                     run.recordings,
                     run.settings,
                     run.resources,
                     layers=request.layers,
+                    label=given,
                     progress=bar,
                 )
-        ceiling = _ceiling(run, remark, progress)
+        ceiling = _ceiling(run, note, progress)
         compared = {**models, **run.earlier}
         return ScoreRun(
             models=models,
             earlier=run.earlier,
             table2={
-                name: compare_with_table2(name, request.weights, scores) for name, scores in models.items()
+                label: compare_with_table2(name, request.weights, scores)
+                for name, (label, scores) in zip(request.models, models.items(), strict=True)
             },
             ceiling=ceiling,
             fractions={}
             if ceiling is None
-            else {name: fractions_by_choice(scores, ceiling) for name, scores in models.items()},
+            else {label: fractions_by_choice(scores, ceiling) for label, scores in models.items()},
             # Earlier scores may have been saved with the other choice; both can be made from either.
             comparison=compare_models(compared, choice=run.settings.layer_choice)
             if len(compared) > 1
             else None,
             extrapolation=_extrapolation(run, progress),
+            selection=_selection(request, run),
         )
 
 
-def open_run(request: ScoreRequest, *, remark: Remark) -> OpenedRun:
-    """Load everything that a request names, and refuse what cannot be done.
+def open_run(request: ScoreRequest, *, note: Note) -> OpenedRun:
+    """Load everything that a request names, and check that it can be done.
 
     Raises
     ------
@@ -450,21 +457,28 @@ def open_run(request: ScoreRequest, *, remark: Remark) -> OpenedRun:
         inputs=recipe.input.options(),
     )
     earlier = read_earlier(request.against)
-    dataset = open_default(request.dataset, selection=selection, home=home, remark=remark)
+    dataset = open_default(request.dataset, selection=selection, home=home, remark=note)
     recordings = choose_recordings(dataset, request.areas)
-    refuse_other_protocols(earlier, dataset, recordings, settings)
-    return OpenedRun(settings, recipe.extrapolate, resources, models, earlier, dataset, recordings)
+    check_protocols(earlier, dataset, recordings, settings)
+    labels = {label_model(name, weights_source(model)): model for name, model in models.items()}
+    return OpenedRun(settings, recipe.extrapolate, resources, labels, earlier, dataset, recordings)
 
 
-def _ceiling(run: OpenedRun, remark: Remark, progress: ProgressBar) -> Scores | None:
+def _selection(request: ScoreRequest, run: OpenedRun) -> SelectionOutcome | None:
+    """Return which units of the areas that are scored the selection kept."""
+    outcome = run.dataset.selection_outcome
+    return outcome if outcome is None or request.areas is None else outcome.in_areas(request.areas)
+
+
+def _ceiling(run: OpenedRun, note: Note, progress: ProgressBar) -> Scores | None:
     if run.settings.ceiling == "none":
         return None
     with progress("ceiling between animals") as bar:
-        ceiling, was_kept = measured_ceiling(
+        ceiling, was_cached = measured_ceiling(
             run.dataset, run.recordings, run.settings, resources=run.resources, progress=bar
         )
-    if was_kept:
-        remark(f"ceiling ({run.settings.ceiling}): measured before, read from the cache")
+    if was_cached:
+        note(f"ceiling ({run.settings.ceiling}): measured before, read from the cache")
     return ceiling
 
 
@@ -492,7 +506,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class ShardReport:
-    """What a shard did.
+    """Result of a shard.
 
     Attributes
     ----------
@@ -556,9 +570,9 @@ def shards_of_pairs(weights: Sequence[int], count: int) -> list[int]:
 
 
 def run_shard(
-    request: ScoreRequest, shard: Shard, *, remark: Remark, progress: ProgressBar = no_bar
+    request: ScoreRequest, shard: Shard, *, note: Note, progress: ProgressBar = no_progress
 ) -> ShardReport:
-    """Score one part of a run into the cache, where :func:`run_score` finds it; what is there is left.
+    """Score one part of a run into the cache for :func:`run_score`; cached scores are not computed again.
 
     Ceiling, extrapolation and comparison are of the whole run, and left to :func:`run_score`.
 
@@ -568,7 +582,7 @@ def run_shard(
         What the whole run scores; all shards need the same.
     shard
         Which part of it.
-    remark, progress
+    note, progress
         As for :func:`run_score`.
 
     Raises
@@ -581,16 +595,16 @@ def run_shard(
     from mvkit.scoring.run import check_recordings, measure_pairs, populations
 
     with dask_cluster(request.resources.dask):
-        run = open_run(request, remark=remark)
+        run = open_run(request, note=note)
         check_recordings(run.recordings, run.settings)
         compared = populations(run.recordings, run.settings)
         opened = {
             name: open_layers(model, run.dataset, request.layers, run.settings, run.resources)
             for name, model in run.models.items()
         }
-        caches: dict[str, KeptScores] = {}
+        caches: dict[str, DiskScoreCache] = {}
         for name, layers in opened.items():
-            cache = layers.kept_scores(run.settings)
+            cache = layers.score_cache(run.settings)
             if cache is None:
                 raise UsageError(
                     f"{name}: its scores cannot be cached, so it cannot be scored in shards\n"
@@ -625,7 +639,7 @@ def run_shard(
                     todo,
                     n_jobs=worker_number(run.resources),
                     progress=bar,
-                    kept=caches[name],
+                    cache=caches[name],
                 )
     n_missing = len(own) - sum(map(is_cached, own))
     if n_missing:

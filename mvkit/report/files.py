@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from mvkit.files import plain, replacing, write_text
 from mvkit.report.text import ScoreRun
-from mvkit.scoring.results import save_scores
+from mvkit.scoring.results import save_scores, with_source
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from mvkit.neural.selection import SelectionOutcome
+    from mvkit.scoring.comparison import Comparison
 
 
 def run_document(run: ScoreRun, files: Sequence[Path] = ()) -> dict[str, Any]:
@@ -24,7 +27,8 @@ def run_document(run: ScoreRun, files: Sequence[Path] = ()) -> dict[str, Any]:
     models have them in ``models``, each with its ``name``, and share ``settings``, ``protocol`` and
     ``digest``. ``table2`` is None for a model that the paper's Table 2 does not have; else it holds the
     paper's ``value``, the median ``here``, whether they are ``comparable``, and the ``differences``.
-    ``ceiling``, ``comparison`` and ``extrapolation`` are None where there are none.
+    ``ceiling``, ``comparison`` and ``extrapolation`` are None where there are none; ``units`` counts what the
+    selection kept and excluded.
 
     Parameters
     ----------
@@ -48,6 +52,7 @@ def run_document(run: ScoreRun, files: Sequence[Path] = ()) -> dict[str, Any]:
         "ceiling": None if run.ceiling is None else run.ceiling.to_json(),
         "comparison": None if run.comparison is None else plain(run.comparison.to_json()),
         "extrapolation": None if run.extrapolation is None else plain(run.extrapolation.to_json()),
+        "units": None if run.selection is None else run.selection.to_json(),
         "files": [str(path) for path in files],
     }
 
@@ -70,6 +75,7 @@ COMPARISON_CSV = "comparison.csv"
 COMPARISON_JSON = "comparison.json"
 EXTRAPOLATION_CSV = "extrapolation.csv"
 EXTRAPOLATION_JSON = "extrapolation.json"
+UNITS_CSV = "units.csv"
 
 
 def save_run(run: ScoreRun, out: Path) -> list[Path]:
@@ -77,7 +83,8 @@ def save_run(run: ScoreRun, out: Path) -> list[Path]:
 
     One model's files lie in the folder itself, those of several models in a folder each, see
     :func:`mvkit.scoring.save_scores`; the ceiling's in ``ceiling``. Fractions of the ceiling go beside the
-    scores (``fractions.csv``), comparisons to ``comparison.csv`` and ``comparison.json``.
+    scores (``fractions.csv``), comparisons to ``comparison.csv`` and ``comparison.json``, every unit of the
+    areas that were scored with the reason why the selection excluded it, or "", to ``units.csv``.
 
     Returns
     -------
@@ -90,17 +97,46 @@ def save_run(run: ScoreRun, out: Path) -> list[Path]:
     for name, scores in run.models.items():
         folder = out / folders[name] if several else out
         if name in run.fractions:
-            files.append(_write_csv(folder / FRACTIONS_CSV, run.fractions[name]))
+            fractions = with_source(run.fractions[name], scores.context)
+            files.append(_write_csv(folder / FRACTIONS_CSV, fractions))
         files += save_scores(scores, folder, also={"table2": table2_document(run, name)})
     if run.ceiling is not None:
         files += save_scores(run.ceiling, out / CEILING)
     if run.extrapolation is not None:
-        files.append(_write_csv(out / CEILING / EXTRAPOLATION_CSV, run.extrapolation.table()))
+        dataset = {"dataset": run.scores.context.get("dataset", "")}
+        table = with_source(run.extrapolation.table(), dataset)
+        files.append(_write_csv(out / CEILING / EXTRAPOLATION_CSV, table))
         files.append(_write_json(out / CEILING / EXTRAPOLATION_JSON, run.extrapolation.to_json()))
     if run.comparison is not None:
-        files.append(_write_csv(out / COMPARISON_CSV, run.comparison.table()))
+        files.append(_write_csv(out / COMPARISON_CSV, _comparison_table(run, run.comparison)))
         files.append(_write_json(out / COMPARISON_JSON, run.comparison.to_json()))
+    if run.selection is not None:
+        files.append(_write_csv(out / UNITS_CSV, _unit_table(run, run.selection)))
     return files
+
+
+def _comparison_table(run: ScoreRun, comparison: Comparison) -> pd.DataFrame:
+    """Return a comparison with the weights of both models and the dataset."""
+    contexts = {name: scores.context for name, scores in {**run.models, **run.earlier}.items()}
+    table = comparison.table()
+    for which in ("first", "second"):
+        table[f"{which}_weights"] = [str(contexts[name].get("weights_source", "")) for name in table[which]]
+    table["dataset"] = str(run.scores.context.get("dataset", ""))
+    return table
+
+
+def _unit_table(run: ScoreRun, selection: SelectionOutcome) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame(
+        {
+            "dataset": str(run.scores.context.get("dataset", "")),
+            "area": selection.areas,
+            "specimen": selection.specimens,
+            "unit_id": selection.unit_ids,
+            "excluded": selection.reasons,
+        }
+    )
 
 
 def written_lines(files: Iterable[Path]) -> list[str]:

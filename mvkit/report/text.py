@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,29 +12,29 @@ from mvkit.report.tables import (
     best_layer_table,
     best_layer_title,
     comparison_tables,
-    counted_words,
+    count_noun,
+    count_words,
     extrapolation_lines,
     extrapolation_table,
     has_units,
     is_pooled,
     missing_intervals,
     no_choice,
-    noun,
     overview_table,
     overview_title,
     percent,
     score_table,
     with_interval,
 )
+from mvkit.scoring.correlation import DROPPED_COLUMNS, REASONS, UNMAPPED
 from mvkit.scoring.maps import MAPPINGS
-from mvkit.scoring.results import ALL_AREAS
 from mvkit.scoring.settings import DEFAULT_SETTINGS
 
 if TYPE_CHECKING:
-    import pandas
     import pandas as pd
     from rich.console import RenderableType
 
+    from mvkit.neural.selection import SelectionOutcome
     from mvkit.scoring import Scores, ScoreSettings
     from mvkit.scoring.comparison import Comparison
     from mvkit.scoring.extrapolation import Extrapolation
@@ -44,19 +42,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ScoreRun:
-    """What a scoring run yields.
+    """The results of a scoring run.
 
     Attributes
     ----------
     models
-        Model as the user named it -> its scores, in the order given; at least one.
+        Label of a model (``alexnet_bn_ir (random, seed 0)``) -> its scores, in the order given; at least one.
     table2
-        Model -> the paper's value for it and what differs from how that was measured; None where the paper's
-        Table 2 has no such model.
+        Label -> the paper's value for the model and what differs from how that was measured; None where the
+        paper's Table 2 has no such model.
     ceiling
         Consistency between animals, one "layer", or None if none was asked for.
     fractions
-        Model -> scores as fractions of the ceiling, see
+        Label -> scores as fractions of the ceiling, see
         :func:`mvkit.scoring.comparison.fraction_of_ceiling`; empty without a ceiling.
     earlier
         Folder -> saved scores that were compared with.
@@ -64,6 +62,8 @@ class ScoreRun:
         Models with one another and with earlier scores, or None if there is nothing to compare.
     extrapolation
         The ceiling over numbers of units or stimuli, or None if it was not asked for.
+    selection
+        Which units of the areas that were scored the selection kept, and why not the others; or None.
     """
 
     models: Mapping[str, Scores]
@@ -73,6 +73,7 @@ class ScoreRun:
     earlier: Mapping[str, Scores] = field(default_factory=dict)
     comparison: Comparison | None = None
     extrapolation: Extrapolation | None = None
+    selection: SelectionOutcome | None = None
 
     @property
     def scores(self) -> Scores:
@@ -80,60 +81,141 @@ class ScoreRun:
         return next(iter(self.models.values()))
 
 
-#: One cause as :func:`mvkit.scoring.correlation.explain` writes it: its name, an image, a count.
-_CAUSE = re.compile(r"(?P<name>.+?)(?: \(image \d+\))? in (?P<count>\d+|all)")
-_END = re.compile(r"(?: of \d+)? halvings$")
+#: Columns that a table of six areas needs with each s.e.m. beside its median.
+_WIDE = 125
 
 
-def dropped_halvings(scores: Scores) -> str:
-    """Say how many halvings gave no corrected value, and why; "" if every one did.
+def run_page(run: ScoreRun, *, width: int) -> Iterator[str | RenderableType]:
+    """Yield the lines and tables of a run in the order of printing; text is to be printed as a line.
 
-    Averaging corrected halvings leaves these out, which favours the luckier halvings of unreliable units;
-    correcting averages keeps those of negative reliability, and the sentence says so.
-    """
-    dropped = scores.columns["halves_dropped"]
-    total = int(dropped.sum()) + int(scores.columns["halves_used"].sum())
-    count = int(dropped.sum())
-    if not count:
-        return ""
-    causes = count_causes(zip(scores.columns["dropped_because"], dropped, strict=True))
-    named = ", ".join(f"{name} {number}" for name, number in causes.most_common())
-    share = f"{count} of {total} ({100 * count / total:.1f} %: {named})"
-    if scores.settings.estimator == "corrected-mean":
-        return f"halvings that alone could not be corrected: {share}; corrected-mean corrects means instead"
-    return f"halvings dropped: {share}"
-
-
-def count_causes(explanations: Iterable[tuple[object, object]]) -> Counter[str]:
-    """Add up causes over rows.
+    The headline's choice of layers comes first, the other one after it, each in a table of its own.
 
     Parameters
     ----------
-    explanations
-        (``dropped_because``, ``halves_dropped``) of every row.
-
-    Returns
-    -------
-    Counter
-        Cause -> halvings. A text that does not name counts stands for all halvings of its row.
+    run
+        The run.
+    width
+        Columns of the terminal.
     """
-    causes: Counter[str] = Counter()
-    for because, dropped in explanations:
-        number = int(str(dropped))
-        if not number:
+    protocol, selected = protocol_lines(run.scores), selection_lines(run.selection)
+    several = len(run.models) > 1
+    if several:
+        # The same for all models.
+        yield f"{len(run.models)} models on {_dataset(run.scores)}"
+        yield from (*selected, *protocol, "")
+    for name, scores in run.models.items():
+        yield title_line(scores)
+        if not several:
+            yield from selected
+        network = scores.context.get("network")
+        if network:
+            yield str(network)
+        if not several:
+            yield from protocol
+        yield ""
+        warning = dropped_warning(scores)
+        if warning:
+            yield from (warning, "")
+        yield from _tables(run, name, scores, narrow=width < _WIDE)
+        yield from (*result_lines(scores, table2=run.table2.get(name)), "")
+    if run.ceiling is not None:
+        yield from (*_ceiling_lines(run.ceiling), "")
+    if run.comparison is not None:
+        yield from (_bold(overview_title(run)), overview_table(run), "")
+        for title, table in comparison_tables(run.comparison, units=has_units(run.scores)).items():
+            yield from (_bold(title), table, "")
+    if run.extrapolation is not None:
+        settings = run.extrapolation.settings
+        yield _bold(f"ceiling ({settings.ceiling}) over the number of {run.extrapolation.over}")
+        yield extrapolation_table(run.extrapolation)
+        yield from (*extrapolation_lines(run.extrapolation), "")
+
+
+def _tables(run: ScoreRun, name: str, scores: Scores, *, narrow: bool) -> Iterator[str | RenderableType]:
+    yield score_table(scores, ceiling=run.ceiling, narrow=narrow)
+    yield ""
+    first = scores.settings.layer_choice
+    both = (first, "held-out" if first == "paper" else "paper")
+    for choice in both[:1] if len(scores.layers) == 1 else both:
+        why = no_choice(scores, choice)
+        if why:
+            yield from (f"no best layers {CHOICES[choice]}: {why}", "")
             continue
-        parts = [_CAUSE.fullmatch(part) for part in _END.sub("", str(because)).split(", ")]
-        for part in parts:
-            if part is None:
-                causes[str(because) or "not recorded"] += number
-                break
-            causes[part["name"]] += number if part["count"] == "all" else int(part["count"])
-    return causes
+        yield _bold(best_layer_title(scores, choice))
+        yield best_layer_table(scores, choice, run.fractions.get(name))
+        yield from (*missing_intervals(scores, choice), "")
+
+
+def _ceiling_lines(ceiling: Scores) -> Iterator[str]:
+    row = ceiling.best_layers().to_dict("records")[-1]
+    value = with_interval(row["median"], row["low"], row["high"]) or "none"
+    yield (
+        f"ceiling between animals ({ceiling.layers[0]}, {mapping_words(ceiling.settings)}), all areas: "
+        f"median {value} ({count_words(row, units=has_units(ceiling))})"
+    )
+    yield from missing_intervals(ceiling, "paper")
+    yield from filter(None, [dropped_line(ceiling)])
+
+
+def _bold(text: str) -> RenderableType:
+    from rich.text import Text
+
+    return Text(text, style="bold")
+
+
+def title_line(scores: Scores) -> str:
+    """Return what was scored: model, recordings, numbers of units and animals, selection.
+
+    Simulated recordings are called so, in capitals.
+    """
+    return (
+        f"{scores.context.get('model', 'features')} on {_dataset(scores)}: {_size(scores)}, "
+        f"selection {_selection_name(scores.context)}"
+    )
+
+
+def _dataset(scores: Scores) -> str:
+    name = str(scores.context.get("dataset", "recordings"))
+    return "the SIMULATED dataset" if name == "simulated" else name
+
+
+def _size(scores: Scores) -> str:
+    rows = scores.table().drop_duplicates(["area", "specimen", "unit_id"])
+    n_animals = rows["specimen"].nunique()
+    if has_units(scores):
+        return f"{count_noun(len(rows), 'unit')}, {count_noun(n_animals, 'animal')}"
+    if is_pooled(scores):
+        return f"{len(rows)} areas, each with the units of all its animals pooled"
+    return f"{len(rows)} populations (the units of an animal in an area), {n_animals} animals"
+
+
+def _selection_name(context: Mapping[str, object]) -> str:
+    selection = context.get("selection")
+    if not isinstance(selection, Mapping):
+        return "as given"
+    name = str(selection.get("name", "custom"))
+    if not selection.get("applied", True):
+        return f"{name} ({selection.get('note', 'not applied')})"
+    return f"{name} (not checked against the paper's text)" if name == "paper" else name
+
+
+def selection_lines(selection: SelectionOutcome | None) -> list[str]:
+    """Say how many units the selection kept, and why not the others; nothing if it kept all of them."""
+    if selection is None or selection.n_kept == selection.n_units:
+        return []
+    causes = []
+    for reason, (n_units, n_recordings) in selection.excluded().items():
+        words = f"{count_noun(n_units, 'unit')} "
+        if reason in ("few_units", "no_responsive_bin"):
+            words += f"in {count_noun(n_recordings, 'recording')} "
+        causes.append(words + selection.words(reason))
+    units = f"{selection.n_kept:,} of {count_noun(selection.n_units, 'unit')}"
+    animals = f"{selection.n_animals_kept} of {count_noun(selection.n_animals, 'animal')}"
+    return [f"kept {units}, {animals}: {'; '.join(causes)}. All units: --selection none"]
 
 
 #: Hex digits of a digest that are shown; enough to tell protocols apart by eye.
 DIGITS = 12
-
 #: Characters of a setting that are shown.
 _LONGEST = 30
 
@@ -144,19 +226,35 @@ def protocol_lines(scores: Scores) -> tuple[str, ...]:
     Returns
     -------
     tuple of str
-        Digest, mapping, splits, halvings and correction; what differs from the paper's protocol; seeds.
+        Digest, mapping, image splits, trial halves and correction; what differs from the paper's protocol;
+        seeds.
     """
     settings = scores.settings
+    amount = "all images" if settings.compares_all_images else f"{settings.n_splits} image splits"
+    by = ", " if settings.compares_all_images else " x "
+    correction = (
+        "not corrected for noise"
+        if settings.correction == "none"
+        else f"corrected for noise ({settings.correction}, {settings.estimator})"
+    )
+    here, paper = settings.protocol(), DEFAULT_SETTINGS.protocol()
+    changed = [
+        f"{name} {shorten(here[name], _LONGEST)} ({shorten(paper[name], _LONGEST)})"
+        for name in here
+        if here[name] != paper[name]
+    ]
     return (
-        f"protocol {scores.digest()[:DIGITS]}: {described_mapping(settings)}, {_amount(settings)}, "
-        f"{_correction(settings)}",
-        _differences(settings),
-        f"seeds: splits {settings.split_seed}, halvings {settings.halves_seed}, "
+        f"protocol {scores.digest()[:DIGITS]}: {mapping_words(settings)}, "
+        f"{amount}{by}{settings.n_halves} trial halves, {correction}",
+        f"settings that differ from the paper's (in brackets): {', '.join(changed)}"
+        if changed
+        else "settings as in the paper",
+        f"seeds: splits {settings.split_seed}, halves {settings.halves_seed}, "
         f"resampling {settings.resampling_seed}",
     )
 
 
-def described_mapping(settings: ScoreSettings) -> str:
+def mapping_words(settings: ScoreSettings) -> str:
     """Name the mapping with the settings that belong to it."""
     details = {
         "pls": f"{settings.n_components} components",
@@ -172,57 +270,55 @@ def described_mapping(settings: ScoreSettings) -> str:
     return f"{title} ({details[settings.mapping]})" if settings.mapping in details else title
 
 
-def _amount(settings: ScoreSettings) -> str:
-    halvings = f"{settings.n_halves} trial halvings"
-    if settings.compares_all_images:
-        return f"all images, {halvings}"
-    return f"{settings.n_splits} image splits x {halvings}"
+#: Share of dropped halves above which a warning stands over the table.
+MANY_DROPPED = 0.2
 
 
-def _correction(settings: ScoreSettings) -> str:
-    if settings.correction == "none":
-        return "not corrected for noise"
-    return f"corrected for noise ({settings.correction}, {settings.estimator})"
+def dropped_warning(scores: Scores) -> str:
+    """Return a warning if so many split halves were dropped that medians are too high; else ""."""
+    n_used, n_dropped = _halves(scores)
+    if scores.settings.estimator != "mean-of-corrected" or n_dropped <= MANY_DROPPED * (n_used + n_dropped):
+        return ""
+    return (
+        f"warning: {100 * n_dropped / (n_used + n_dropped):.0f} % of the split halves were dropped, because "
+        "their noise could not be corrected; the others are the luckier ones, and the scores too high. "
+        "--recipe honest drops none"
+    )
 
 
-def _differences(settings: ScoreSettings) -> str:
-    """Name every setting that numbers depend on and that differs from the paper's."""
-    here, paper = settings.protocol(), DEFAULT_SETTINGS.protocol()
-    changed = [
-        f"{name} {shorten(here[name], _LONGEST)} ({shorten(paper[name], _LONGEST)})"
-        for name in here
-        if here[name] != paper[name]
-    ]
-    if not changed:
-        return "settings as in the paper"
-    return f"settings that differ from the paper's (in brackets): {', '.join(changed)}"
+def dropped_line(scores: Scores) -> str:
+    """Say how many split halves gave no corrected value, and why; "" if every one did.
+
+    The mean of corrected values leaves these out, which favours the luckier halves of unreliable units;
+    correcting means keeps those of negative reliability, and the sentence says so.
+    """
+    n_used, n_dropped = _halves(scores)
+    if not n_dropped:
+        return ""
+    counts = {reason: int(scores.columns[column].sum()) for reason, column in DROPPED_COLUMNS.items()}
+    causes = ", ".join(
+        f"{REASONS[reason]} {count}"
+        for reason, count in sorted(counts.items(), key=lambda item: -item[1])
+        if count
+    )
+    total = n_used + n_dropped
+    share = f"{n_dropped} of {total} ({100 * n_dropped / total:.1f} %: {causes})"
+    if scores.settings.estimator == "corrected-mean":
+        return f"halves that alone could not be corrected: {share}; corrected-mean corrects means instead"
+    return f"halves dropped: {share}"
 
 
-#: Reasons that are printed; the rest is in the table of units.
-MOST_REASONS = 4
+def _halves(scores: Scores) -> tuple[int, int]:
+    """Return how many split halves, over all units and layers, were used and dropped."""
+    return int(scores.columns["halves_used"].sum()), int(scores.columns["halves_dropped"].sum())
+
 
 #: A corrected correlation this large says that the correction failed, not that the model is good.
 EXTREME = 2.0
 
 
-@dataclass(frozen=True)
-class Headline:
-    """Lines to print around the tables.
-
-    Attributes
-    ----------
-    above
-        What was scored and how.
-    below
-        The result over all areas, the paper's value, and what has no score and why.
-    """
-
-    above: tuple[str, ...]
-    below: tuple[str, ...]
-
-
-def headline(scores: Scores, *, table2: Table2Comparison | None = None) -> Headline:
-    """Put a score run into words.
+def result_lines(scores: Scores, *, table2: Table2Comparison | None = None) -> list[str]:
+    """Return the result over all areas, the paper's value, and what has no score and why.
 
     Parameters
     ----------
@@ -231,101 +327,60 @@ def headline(scores: Scores, *, table2: Table2Comparison | None = None) -> Headl
     table2
         The paper's Table 2 value of this model and what differs from it, or None where the paper has none.
     """
-    context = scores.context
-    table = scores.table()
-    above = (
-        f"{context.get('model', 'features')} on {describe_dataset(context)}: {_size(scores, table)}, "
-        f"selection {describe_selection(context)}",
-        *_network(context),
-        *protocol_lines(scores),
-    )
-    below = [_overall(scores)]
+    lines = [_overall(scores)]
     if table2 is not None:
-        below.append(table2.line())
-    skipped = context.get("skipped_areas")
+        lines.append(table2.line())
+    skipped = scores.context.get("skipped_areas")
     if isinstance(skipped, Mapping):
-        below += [f"skipped {area}: {why}" for area, why in skipped.items()]
-    below += [*_unscored(scores, table), *_extreme(scores, table)]
-    return Headline(above, tuple(below))
-
-
-def _network(context: Mapping[str, object]) -> tuple[str, ...]:
-    """Say which checkpoint was scored and how large its images were."""
-    network = context.get("network")
-    return (f"{context.get('model')}: {network}",) if network else ()
-
-
-def describe_dataset(context: Mapping[str, object]) -> str:
-    """Name the dataset; simulated recordings are called so, in capitals, wherever they appear."""
-    name = str(context.get("dataset", "recordings"))
-    return "the SIMULATED dataset" if name == "simulated" else name
-
-
-def describe_selection(context: Mapping[str, object]) -> str:
-    """Name the selection of units in a word or two."""
-    selection = context.get("selection")
-    if not isinstance(selection, Mapping):
-        return "as given"
-    name = str(selection.get("name", "custom"))
-    if name == "paper" and selection.get("applied", True):
-        return f"{name} (not checked against the paper's text)"
-    return name if selection.get("applied", True) else f"{name} ({selection.get('note', 'not applied')})"
-
-
-def _size(scores: Scores, table: pandas.DataFrame) -> str:
-    rows = table.drop_duplicates(["area", "specimen", "unit_id"])
-    if has_units(scores):
-        return f"{len(rows)} units, {rows['specimen'].nunique()} animals"
-    if is_pooled(scores):
-        return f"{len(rows)} areas, each with the units of all its animals pooled"
-    return (
-        f"{len(rows)} populations (the units of an animal in an area), {rows['specimen'].nunique()} animals"
-    )
+        lines += [f"skipped {area}: {why}" for area, why in skipped.items()]
+    return [*lines, *filter(None, (_unscored(scores), dropped_line(scores), _extreme(scores)))]
 
 
 def _overall(scores: Scores) -> str:
-    best = scores.headline_layers().to_dict("records")
-    row = next(row for row in best if row["area"] == ALL_AREAS)
+    row = scores.headline_layers().to_dict("records")[-1]
     value = with_interval(row["median"], row["low"], row["high"]) or "none"
     only = len(scores.layers) == 1
     layers = "one layer" if only else f"each with its best layer, {CHOICES[scores.settings.layer_choice]}"
-    units = has_units(scores)
     if is_pooled(scores):
-        about = f"{row['n_units']} {noun(scores)}"
+        counts = f"{row['n_units']} pooled populations"
     else:
+        units = has_units(scores)
         over = "animals and units" if units else "animals"
         interval = f"{percent(scores.settings.confidence)} interval over {over}; " if "[" in value else ""
-        about = f"{interval}{counted_words(row, units=units)}"
-    return f"all areas, {layers}: median {value} ({about})"
+        counts = f"{interval}{count_words(row, units=units)}"
+    return f"all areas, {layers}: median {value} ({counts})"
+
+
+def _unscored(scores: Scores) -> str:
+    """Count the rows without a score by reason; "" if there are none."""
+    table = scores.table()
+    missing = table[table["score"].isna()]
+    if missing.empty:
+        return ""
+    counts: dict[str, int] = {}
+    for reason, detail in zip(missing["reason"], missing["detail"], strict=True):
+        words = detail if reason == UNMAPPED else REASONS[reason]
+        counts[words] = counts.get(words, 0) + 1
+    reasons = "; ".join(f"{words}: {count}" for words, count in sorted(counts.items(), key=lambda c: -c[1]))
+    return f"without a score: {len(missing)} of {len(table)} {_pairs(scores)} ({reasons})"
+
+
+def _extreme(scores: Scores) -> str:
+    """Count scores that cannot be correlations: they spoil the s.e.m., but hardly move a median."""
+    table = scores.table()
+    beyond = table[table["score"].abs() > EXTREME]
+    if beyond.empty:
+        return ""
+    n_units = len(beyond.drop_duplicates(["area", "specimen", "unit_id"]))
+    units = f" (units: {n_units})" if has_units(scores) else ""
+    return (
+        f"scores beyond ±{EXTREME:g}: {len(beyond)} of {len(table)} {_pairs(scores)}{units}; "
+        "in some halves a reliability near 0 divides them. The medians hold, the s.e.m. does not"
+    )
 
 
 def _pairs(scores: Scores) -> str:
     return "unit-layer pairs" if has_units(scores) else "population-layer pairs"
-
-
-def _extreme(scores: Scores, table: pandas.DataFrame) -> list[str]:
-    """Say which scores cannot be correlations: they make the s.e.m. meaningless, but hardly move a median."""
-    beyond = table[table["score"].abs() > EXTREME]
-    if beyond.empty:
-        return []
-    rows = len(beyond.drop_duplicates(["area", "specimen", "unit_id"]))
-    of = f" (units: {rows})" if has_units(scores) else ""
-    return [
-        f"scores beyond ±{EXTREME:g}: {len(beyond)} of {len(table)} {_pairs(scores)}{of}; "
-        "in some halvings a reliability near 0 divides them. The medians hold, the s.e.m. does not"
-    ]
-
-
-def _unscored(scores: Scores, table: pandas.DataFrame) -> list[str]:
-    missing = table[table["score"].isna()]
-    lines = []
-    if len(missing):
-        counts = missing["reason"].value_counts()
-        reasons = "; ".join(f"{reason}: {count}" for reason, count in counts.iloc[:MOST_REASONS].items())
-        if len(counts) > MOST_REASONS:
-            reasons += f"; other reasons, see the column 'reason': {counts.iloc[MOST_REASONS:].sum()}"
-        lines.append(f"without a score: {len(missing)} of {len(table)} {_pairs(scores)} ({reasons})")
-    return [*lines, *filter(None, [dropped_halvings(scores)])]
 
 
 #: Differences that the line names; all of them are in the structured data.
@@ -405,76 +460,3 @@ class Table2Comparison:
             "comparable": self.is_comparable,
             "differences": [difference.to_json() for difference in self.differences],
         }
-
-
-#: Columns that a table of six areas needs with each s.e.m. beside its median.
-_WIDE = 125
-
-
-def run_page(run: ScoreRun, *, width: int) -> Iterator[str | RenderableType]:
-    """Yield the lines and tables of a run in the order of printing; text is to be printed as a line.
-
-    The headline's choice of layers comes first, the other one after it, each in a table of its own.
-
-    Parameters
-    ----------
-    run
-        The run.
-    width
-        Columns of the terminal.
-    """
-    several = len(run.models) > 1
-    protocol = protocol_lines(run.scores)
-    if several:
-        yield from (*protocol, "")
-    for name, scores in run.models.items():
-        words = headline(scores, table2=run.table2.get(name))
-        # Of several models the protocol is the same, and stands above them all.
-        yield from words.above[: -len(protocol)] if several else words.above
-        yield ""
-        yield from _tables(run, name, scores, narrow=width < _WIDE)
-        yield from (*words.below, "")
-    if run.ceiling is not None:
-        yield from _ceiling_words(run.ceiling)
-        yield ""
-    if run.comparison is not None:
-        yield from (_title(overview_title(run)), overview_table(run), "")
-        for title, table in comparison_tables(run.comparison, units=has_units(run.scores)).items():
-            yield from (_title(title), table, "")
-    if run.extrapolation is not None:
-        settings = run.extrapolation.settings
-        yield _title(f"ceiling ({settings.ceiling}) over the number of {run.extrapolation.over}")
-        yield extrapolation_table(run.extrapolation)
-        yield from (*extrapolation_lines(run.extrapolation), "")
-
-
-def _tables(run: ScoreRun, name: str, scores: Scores, *, narrow: bool) -> Iterator[str | RenderableType]:
-    yield score_table(scores, ceiling=run.ceiling, narrow=narrow)
-    yield ""
-    first = scores.settings.layer_choice
-    both = (first, "held-out" if first == "paper" else "paper")
-    for choice in both[:1] if len(scores.layers) == 1 else both:
-        why = no_choice(scores, choice)
-        if why:
-            yield from (f"no best layers {CHOICES[choice]}: {why}", "")
-            continue
-        yield _title(best_layer_title(scores, choice))
-        yield best_layer_table(scores, choice, run.fractions.get(name))
-        yield from (*missing_intervals(scores, choice), "")
-
-
-def _ceiling_words(ceiling: Scores) -> Iterator[str]:
-    row = ceiling.best_layers().to_dict("records")[-1]
-    value = with_interval(row["median"], row["low"], row["high"]) or "none"
-    yield (
-        f"ceiling between animals ({ceiling.layers[0]}, {described_mapping(ceiling.settings)}), all areas: "
-        f"median {value} ({counted_words(row, units=has_units(ceiling))})"
-    )
-    yield from missing_intervals(ceiling, "paper")
-    yield from filter(None, [dropped_halvings(ceiling)])
-
-
-def _title(text: str) -> RenderableType:
-    from rich.text import Text
-
-    return Text(text, style="bold")

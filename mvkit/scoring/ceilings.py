@@ -5,8 +5,8 @@ The trials of both are halved, and scores are those of a model: see :func:`measu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,23 +14,23 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from mvkit.errors import UsageError
-from mvkit.scoring.correlation import Drop
+from mvkit.scoring.correlation import DROPPED_COLUMNS, ExclusionReason
 from mvkit.scoring.maps import MAPPINGS, Map
 from mvkit.scoring.parallel import run_jobs_by_index
 from mvkit.scoring.protocol import (
     ImageSplit,
     SplitHalfScores,
-    Targets,
     correct_split_halves,
     correlate_predictions,
     draw_split_half,
     half_means,
     note_missing,
+    pool_responses,
     result_context,
     split_half_groups,
     splits_of,
     targets_of_split,
-    without_prediction,
+    unconverged_fits,
 )
 from mvkit.scoring.results import POPULATION, Column, Scores
 from mvkit.scoring.run import Progress, UnitScores, check_recordings, unit_scores
@@ -41,8 +41,8 @@ ALONE = "no other animal in this area"
 
 
 @dataclass(frozen=True)
-class Pair:
-    """A recording and what it is predicted from; numbers are positions among the recordings.
+class AnimalPair:
+    """A recording and what it is predicted from; numbers are indices of the recordings.
 
     Attributes
     ----------
@@ -50,13 +50,13 @@ class Pair:
         The recording that is predicted.
     sources
         The recordings that predict it together, in ascending order of their animals.
-    n_kept
+    n_predictors
         Source units to predict from.
     """
 
     target: int
     sources: tuple[int, ...]
-    n_kept: int
+    n_predictors: int
 
 
 def measure_ceiling(
@@ -71,13 +71,14 @@ def measure_ceiling(
 
     Splits, mapping and noise correction are those of :func:`~mvkit.scoring.run.score_features`; the trials of
     the source animals are halved too, and half h of the target is predicted from half h of the source
-    (goldens sections 4 and 6). ``settings.ceiling`` says what a source
-    is: ``"holdout"``, all other animals' units together, or ``"pairwise"``, every other animal by itself. A
-    unit's score is then the mean over sources, splits and halvings, each of them counting equally.
+    (goldens sections 4 and 6). A source is, by
+    ``settings.ceiling``, ``"holdout"``, all other animals' units together, or ``"pairwise"``, every other
+    animal by itself. A unit's score is then the mean over sources, splits and split halves, each of them
+    counting equally.
 
     With ``settings.source_units == "equal"`` all sources of an area predict from as many units: those of the
-    smallest source. A source that has more is sub-sampled ``n_subsamples`` times per halving, among the units
-    that are known for every image in every half.
+    smallest source. A source that has more is sub-sampled ``n_subsamples`` times per pair of halves, among
+    the units that have a mean response to every image in every half.
 
     Parameters
     ----------
@@ -90,7 +91,7 @@ def measure_ceiling(
     progress
         Called with (done, total) pairs of target and source.
     context
-        Dataset and the like, kept with the scores; its "versions" are added to.
+        Dataset and the like, stored with the scores; versions of libraries are added to its "versions".
 
     Returns
     -------
@@ -98,7 +99,7 @@ def measure_ceiling(
         One layer, named like ``settings.ceiling``. Besides the columns of a model's scores: ``n_sources``
         (int64), other animals that the score is from, and ``n_source_units`` (int64), units of theirs
         together that predictions were made from. Where a score is NaN because the area holds one animal, or
-        no source can be mapped, ``reason`` says so; sources that cannot are named in ``dropped_because``.
+        no source can be mapped, ``detail`` says so; it also names sources that cannot be mapped.
 
     Raises
     ------
@@ -118,11 +119,27 @@ def measure_ceiling(
     n_images = check_recordings(recordings, settings)
     splits = splits_of(n_images, settings)
     pairs = pairs_of(recordings, settings)
-    found = _score_pairs(recordings, pairs, splits, settings, n_jobs=n_jobs, progress=progress)
+
+    def cost(number: int) -> int:
+        return len(recordings[pairs[number].target].unit_ids) + pairs[number].n_predictors
+
+    def arguments(number: int) -> tuple[object, ...]:
+        pair = pairs[number]
+        sources = tuple(recordings[index].responses for index in pair.sources)
+        return recordings[pair.target].responses, sources, pair.n_predictors, splits, settings
+
+    scores = run_jobs_by_index(
+        _score_job,
+        sorted(range(len(pairs)), key=cost, reverse=True),
+        arguments,
+        n_jobs=n_jobs,
+        warm_up=MAPPINGS[settings.mapping].warm_up,
+        progress=progress,
+    )
     by_target: dict[int, list[SourceScores]] = {}
-    for place, pair in enumerate(pairs):
-        animals = [recordings[index].specimen for index in pair.sources]
-        by_target.setdefault(pair.target, []).append(SourceScores(tuple(animals), found[place]))
+    for number, pair in enumerate(pairs):
+        animals = tuple(recordings[index].specimen for index in pair.sources)
+        by_target.setdefault(pair.target, []).append(SourceScores(animals, scores[number]))
     rows = [
         aggregate_sources(recording, by_target.get(index, []), len(splits), settings)
         for index, recording in enumerate(recordings)
@@ -137,9 +154,9 @@ def measure_ceiling(
     )
 
 
-def pairs_of(recordings: Sequence[RecordingLike], settings: ScoreSettings) -> list[Pair]:
-    """List who is predicted from whom, target by target; a recording alone in its area is in no pair."""
-    found: list[tuple[int, tuple[int, ...]]] = []
+def pairs_of(recordings: Sequence[RecordingLike], settings: ScoreSettings) -> list[AnimalPair]:
+    """List which recording is predicted from which; a recording alone in its area is in no pair."""
+    pairs: list[AnimalPair] = []
     for target, recording in enumerate(recordings):
         others = [
             index
@@ -147,65 +164,38 @@ def pairs_of(recordings: Sequence[RecordingLike], settings: ScoreSettings) -> li
             if other.area == recording.area and other.specimen != recording.specimen
         ]
         others.sort(key=lambda index: recordings[index].specimen)
-        if settings.ceiling == "pairwise":
-            found += [(target, (other,)) for other in others]
-        elif others:
-            found.append((target, tuple(others)))
-    sizes = {pair: sum(len(recordings[index].unit_ids) for index in pair[1]) for pair in found}
+        groups = [(other,) for other in others] if settings.ceiling == "pairwise" else [tuple(others)]
+        pairs += [
+            AnimalPair(target, sources, sum(len(recordings[index].unit_ids) for index in sources))
+            for sources in groups
+            if sources
+        ]
+    if settings.source_units == "all":
+        return pairs
     fewest: dict[str, int] = {}
-    for pair, size in sizes.items():
-        area = recordings[pair[0]].area
-        fewest[area] = min(size, fewest.get(area, size))
-    equal = settings.source_units == "equal"
-    return [
-        Pair(*pair, n_kept=fewest[recordings[pair[0]].area] if equal else size)
-        for pair, size in sizes.items()
-    ]
-
-
-def _score_pairs(
-    recordings: Sequence[RecordingLike],
-    pairs: Sequence[Pair],
-    splits: Sequence[ImageSplit],
-    settings: ScoreSettings,
-    *,
-    n_jobs: int,
-    progress: Progress | None,
-) -> dict[int, PairScores]:
-    """Score every pair, the most work first; the keys are positions in ``pairs``."""
-
-    def cost(place: int) -> int:
-        pair = pairs[place]
-        n_source_units = sum(len(recordings[index].unit_ids) for index in pair.sources)
-        return len(recordings[pair.target].unit_ids) + min(pair.n_kept, n_source_units)
-
-    def arguments(place: int) -> tuple[object, ...]:
-        pair = pairs[place]
-        sources = tuple(recordings[index].responses for index in pair.sources)
-        return recordings[pair.target].responses, sources, pair.n_kept, splits, settings
-
-    order = sorted(range(len(pairs)), key=cost, reverse=True)
-    warm_up = MAPPINGS[settings.mapping].warm_up
-    return run_jobs_by_index(_score_job, order, arguments, n_jobs=n_jobs, warm_up=warm_up, progress=progress)
+    for pair in pairs:
+        area = recordings[pair.target].area
+        fewest[area] = min(pair.n_predictors, fewest.get(area, pair.n_predictors))
+    return [replace(pair, n_predictors=fewest[recordings[pair.target].area]) for pair in pairs]
 
 
 def _score_job(
     target: NDArray[np.floating],
     sources: Sequence[NDArray[np.floating]],
-    n_kept: int,
+    n_predictors: int,
     splits: Sequence[ImageSplit],
     settings: ScoreSettings,
 ) -> PairScores:
     """Score one pair, always on one BLAS thread, so that every worker count gives the same bits."""
     source = pool_responses(sources)
-    size = PairSize(target.shape[0], source.shape[0], target.shape[1], source.shape[2], n_kept)
+    size = PairSize(target.shape[0], source.shape[0], target.shape[1], source.shape[2], n_predictors)
     with threadpool_limits(limits=1):
         return score_pair(target, source, draw_pair(size, settings), splits, settings)
 
 
 @dataclass(frozen=True)
 class SourceScores:
-    """What one source gives for a target: the source's animals, and the scores from them."""
+    """Scores of a target from one source, and the animals of the source."""
 
     animals: tuple[int, ...]
     scores: PairScores
@@ -214,10 +204,9 @@ class SourceScores:
 def aggregate_sources(
     target: RecordingLike, sources: Sequence[SourceScores], n_splits: int, settings: ScoreSettings
 ) -> UnitScores:
-    """Condense all sources of a target to one row per unit, every split and halving of each counting equally.
+    """Average over all sources of a target, every image split and pair of halves counting equally.
 
-    Sources that cannot be mapped at all take no part; ``dropped_because`` names them. Where none is left,
-    ``reason`` says why.
+    Sources that cannot be mapped at all take no part; ``detail`` names them.
 
     Returns
     -------
@@ -228,15 +217,17 @@ def aggregate_sources(
     unit_ids = np.asarray(target.unit_ids if per_unit else [POPULATION], dtype=np.int64)
     used = [source for source in sources if not source.scores.reason]
     unused = [source for source in sources if source.scores.reason]
-    without = "; ".join(f"source {_names(source.animals)}: {source.scores.reason}" for source in unused)
+    without = "; ".join(
+        f"source {', '.join(map(str, source.animals))}: {source.scores.reason}" for source in unused
+    )
     n_rows = unit_ids.size
     if used:
-        halvings = concatenate_split_halves([source.scores.halvings for source in used])
-        measured = unit_scores(halvings, "", settings)
+        halves = concatenate_split_halves([source.scores.halves for source in used])
+        measured = unit_scores(halves, "", settings)
     else:
-        # One halving that is NaN stands for none, of which there would be no mean; it is not counted.
-        nothing = no_scores((n_splits, 1, n_rows), settings)
-        measured = unit_scores(nothing, without or ALONE, settings)
+        # One pair of halves that is NaN stands for none, of which there would be no mean; it is not counted.
+        undefined = no_scores((n_splits, 1, n_rows), settings)
+        measured = unit_scores(undefined, without or ALONE, settings)
     columns: dict[str, Column] = {
         "layer": np.full(n_rows, settings.ceiling, dtype=object),
         "area": np.full(n_rows, target.area, dtype=object),
@@ -249,17 +240,13 @@ def aggregate_sources(
         ),
     }
     if not used:
-        columns["halves_dropped"] = np.zeros(n_rows, dtype=np.int64)
+        for column in ("halves_dropped", *DROPPED_COLUMNS.values()):
+            columns[column] = np.zeros(n_rows, dtype=np.int64)
     elif without:
-        columns["dropped_because"] = np.array(
-            ["; ".join(filter(None, (text, without))) for text in measured.columns["dropped_because"]],
-            dtype=object,
+        columns["detail"] = np.array(
+            ["; ".join(filter(None, (text, without))) for text in measured.columns["detail"]], dtype=object
         )
     return UnitScores(columns, measured.by_fold)
-
-
-def _names(animals: Sequence[int]) -> str:
-    return ", ".join(str(animal) for animal in animals)
 
 
 @dataclass(frozen=True)
@@ -268,7 +255,7 @@ class PairScores:
 
     Attributes
     ----------
-    halvings
+    split halves
         Every split and row of :class:`PairDraws`.
     n_source_units
         Source units that each prediction is made from.
@@ -276,7 +263,7 @@ class PairScores:
         Why nothing can be predicted from this source, or "".
     """
 
-    halvings: SplitHalfScores
+    halves: SplitHalfScores
     n_source_units: int
     reason: str
 
@@ -302,168 +289,126 @@ def score_pair(
     target, source
         (n_trials, n_images, n_units) to the same images; NaN = missing. Numbers of trials may differ.
     draws
-        The halvings of both, and the choice of source units.
+        The split halves of both, and the choice of source units.
     splits
         The image splits.
     settings
         Mapping and noise correction.
     """
-    row = MAPPINGS[settings.mapping]
+    mapping = MAPPINGS[settings.mapping]
     usable = predicting_units(source, draws.source)
     if usable.size == 0:
-        shape = (len(splits), draws.target.shape[0], target.shape[2] if row.per_unit else 1)
+        shape = (len(splits), draws.target.shape[0], target.shape[2] if mapping.per_unit else 1)
         return PairScores(no_scores(shape, settings), 0, "no source unit is known for every image")
     if usable.size < source.shape[2]:
         source = source[:, :, usable]
-    work = _PairWork(target, source, draws, _choose_units(draws, usable), splits, settings)
-    n_source_units = usable.size if work.chosen is None else work.chosen.shape[1]
-    if isinstance(row, Similarity):
-        return PairScores(_score_similarity(row, work), n_source_units, "")
-    halvings, reason = _score_map(row, work)
-    return PairScores(halvings, n_source_units, reason)
-
-
-@dataclass(frozen=True)
-class _PairWork:
-    target: NDArray[np.floating]
-    source: NDArray[np.floating]
-    draws: PairDraws
-    chosen: NDArray[np.int64] | None
-    splits: Sequence[ImageSplit]
-    settings: ScoreSettings
-
-    def means(self, group: slice) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Mean responses of source and target, float64 (n_halves, 2, n_images, n_units)."""
-        return (
-            half_means(self.source, self.draws.source[group]),
-            half_means(self.target, self.draws.target[group]),
-        )
+    draws = replace(draws, units=_choose_units(draws, usable))
+    n_source_units = usable.size if draws.units is None else draws.units.shape[1]
+    if isinstance(mapping, Similarity):
+        halves = _compare_animals(mapping, target, source, draws, splits, settings)
+        return PairScores(halves, n_source_units, "")
+    halves, reason = _map_animals(mapping, target, source, draws, splits, settings)
+    return PairScores(halves, n_source_units, reason)
 
 
 def _choose_units(draws: PairDraws, usable: NDArray[np.int64]) -> NDArray[np.int64] | None:
-    """Positions among the usable units of those drawn in each row, in the order drawn."""
+    """Return the units to predict from in each row, as indices among the usable ones, in the order drawn."""
     if draws.units is None:
         return None
     position = np.full(draws.units.shape[1], -1, dtype=np.int64)
     position[usable] = np.arange(usable.size)
     ordered = position[draws.units]
-    return np.stack([order[order >= 0][: draws.n_kept] for order in ordered])
+    return np.stack([order[order >= 0][: draws.n_predictors] for order in ordered])
+
+
+def _map_animals(
+    mapping: Map[Any, Any],
+    target: NDArray[np.floating],
+    source: NDArray[np.floating],
+    draws: PairDraws,
+    splits: Sequence[ImageSplit],
+    settings: ScoreSettings,
+) -> tuple[SplitHalfScores, str]:
+    """Fit a map per half of the trials and image split; also return why none could be fitted, or ""."""
+    n_rows, n_units = draws.target.shape[0], target.shape[2]
+    shape = (len(splits), n_rows, n_units)
+    r_cross, r_map, r_target = (np.full(shape, np.nan) for _ in range(3))
+    exclusions = np.zeros(shape, dtype=np.uint8)
+    missing_image = np.full(n_units, -1, dtype=np.int64)
+    reasons: list[str] = []
+    for group in split_half_groups(n_rows, target.shape[1] * (source.shape[2] + (1 + len(splits)) * n_units)):
+        source_means = half_means(source, draws.source[group])
+        target_means = half_means(target, draws.target[group])
+        note_missing(target_means, missing_image)
+        targets = [targets_of_split(target_means, split, settings) for split in splits]
+        n_fits = 2 * len(target_means)
+        predictions = [np.full((n_fits, *part.second_test.shape[1:]), np.nan) for part in targets]
+        fitted = np.zeros((len(splits), n_fits), dtype=np.bool_)
+        for fit in range(n_fits):
+            row, half = divmod(fit, 2)
+            features = source_means[row, half]
+            if draws.units is not None:
+                features = features[:, draws.units[group][row]]
+            prepared = mapping.prepare_source("source animals", features, splits, settings)
+            reasons += [part.reason for part in prepared]
+            for index, part in enumerate(prepared):
+                if not part.reason:
+                    fitted[index, fit] = True
+                    train = targets[index].train[fit : fit + 1]
+                    predictions[index][fit] = mapping.predict(train, part, settings)[0]
+        for index, part in enumerate(targets):
+            r_target[index, group] = part.r_target
+            parts = correlate_predictions(predictions[index], part, settings)
+            r_cross[index, group], r_map[index, group] = parts
+            both = (fitted[index, 0::2] & fitted[index, 1::2])[:, None]
+            unconverged = unconverged_fits(predictions[index], parts[1]) & both & (part.exclusions == 0)
+            exclusions[index, group] = np.where(unconverged, ExclusionReason.NOT_CONVERGED, part.exclusions)
+    halves = correct_split_halves((r_cross, r_map, r_target), exclusions, missing_image, settings)
+    return halves, reasons[0] if all(reasons) else ""
+
+
+def _compare_animals(
+    similarity: Similarity,
+    target: NDArray[np.floating],
+    source: NDArray[np.floating],
+    draws: PairDraws,
+    splits: Sequence[ImageSplit],
+    settings: ScoreSettings,
+) -> SplitHalfScores:
+    """Compare the two populations in every pair of halves."""
+    parts = []
+    size = source.shape[1] * (2 * source.shape[2] + target.shape[2])
+    for group in split_half_groups(draws.target.shape[0], size):
+        source_means = half_means(source, draws.source[group])
+        target_means = half_means(target, draws.target[group])
+        if draws.units is not None:
+            source_means = np.take_along_axis(source_means, draws.units[group, None, None, :], axis=3)
+        parts.append(similarity.between(source_means, target_means, splits, settings))
+    return concatenate_split_halves(parts)
 
 
 def no_scores(shape: tuple[int, ...], settings: ScoreSettings) -> SplitHalfScores:
     """Scores that are all NaN; ``shape`` is (n_splits, n_halves, n_units)."""
     gap = np.full(shape, np.nan)
-    return correct_split_halves(
-        (gap, gap, gap), np.zeros(shape, dtype=np.uint8), np.full(shape[2], -1), settings
-    )
-
-
-def _score_map(row: Map[Any, Any], work: _PairWork) -> tuple[SplitHalfScores, str]:
-    """Fit a map per half, halving and split; also return why not one could be fitted, or ""."""
-    n_rows, n_units = work.draws.target.shape[0], work.target.shape[2]
-    shape = (len(work.splits), n_rows, n_units)
-    r_cross, r_map, r_target = (np.full(shape, np.nan) for _ in range(3))
-    drops = np.zeros(shape, dtype=np.uint8)
-    missing_image = np.full(n_units, -1, dtype=np.int64)
-    reasons: list[str] = []
-    size = work.target.shape[1] * (work.source.shape[2] + (1 + len(work.splits)) * n_units)
-    for group in split_half_groups(n_rows, size):
-        source_means, target_means = work.means(group)
-        note_missing(target_means, missing_image)
-        targets = [targets_of_split(target_means, split, work.settings) for split in work.splits]
-        chosen = None if work.chosen is None else work.chosen[group]
-        predictions = [
-            np.full((of_split.train.shape[0], *of_split.second_test.shape[1:]), np.nan)
-            for of_split in targets
-        ]
-        failed = [
-            _predict(row, features, targets, fit, predictions, work)
-            for fit, features in enumerate(source_features(source_means, chosen))
-        ]
-        reasons += [reason for of_fit in failed for reason in of_fit]
-        for index, of_split in enumerate(targets):
-            r_target[index, group] = of_split.r_target
-            parts = correlate_predictions(predictions[index], of_split, work.settings)
-            r_cross[index, group], r_map[index, group] = parts
-            fitted = np.array([not of_fit[index] for of_fit in failed])
-            lost = without_prediction(predictions[index], parts[1]) & (fitted[0::2] & fitted[1::2])[:, None]
-            drops[index, group] = np.where(lost & (of_split.drops == 0), Drop.NOT_CONVERGED, of_split.drops)
-    halvings = correct_split_halves((r_cross, r_map, r_target), drops, missing_image, work.settings)
-    return halvings, reasons[0] if all(reasons) else ""
-
-
-def _predict(
-    row: Map[Any, Any],
-    features: NDArray[np.float64],
-    targets: Sequence[Targets],
-    fit: int,
-    predictions: Sequence[NDArray[np.float64]],
-    work: _PairWork,
-) -> list[str]:
-    """Fit one half on every split and write its predictions; return why each split has no fit, or ""."""
-    prepared = row.prepare_source("source animals", features, work.splits, work.settings)
-    for index, part in enumerate(prepared):
-        if not part.reason:
-            train = targets[index].train[fit : fit + 1]
-            predictions[index][fit] = row.predict(train, part, work.settings)[0]
-    return [part.reason for part in prepared]
-
-
-def _score_similarity(row: Similarity, work: _PairWork) -> SplitHalfScores:
-    """Compare the two populations in every halving."""
-    n_images, n_source_units = work.source.shape[1:]
-    size = n_images * (2 * n_source_units + work.target.shape[2])
-    found = []
-    for group in split_half_groups(work.draws.target.shape[0], size):
-        source_means, target_means = work.means(group)
-        if work.chosen is not None:
-            source_means = np.take_along_axis(source_means, work.chosen[group, None, None, :], axis=3)
-        found.append(row.between(source_means, target_means, work.splits, work.settings))
-    return concatenate_split_halves(found)
+    exclusions, missing_image = np.zeros(shape, dtype=np.uint8), np.full(shape[2], -1)
+    return correct_split_halves((gap, gap, gap), exclusions, missing_image, settings)
 
 
 def concatenate_split_halves(parts: Sequence[SplitHalfScores]) -> SplitHalfScores:
-    """Put the halvings of equal units one after another."""
+    """Concatenate the split halves of the same units."""
     missing = np.stack([part.missing_image for part in parts])
     first = np.where(missing < 0, np.iinfo(np.int64).max, missing).min(axis=0)
     r_cross, r_map, r_target, scores = (
         np.concatenate([getattr(part, name) for part in parts], axis=1)
         for name in ("r_cross", "r_map", "r_target", "scores")
     )
-    drops = np.concatenate([part.drops for part in parts], axis=1)
+    exclusions = np.concatenate([part.exclusions for part in parts], axis=1)
     missing_image = np.where(missing.max(axis=0) < 0, -1, first)
-    return SplitHalfScores(r_cross, r_map, r_target, scores, drops, missing_image)
-
-
-def pool_responses(animals: Sequence[NDArray[np.floating]]) -> NDArray[np.floating]:
-    """Put the units of several animals side by side.
-
-    Parameters
-    ----------
-    animals
-        Each (n_trials, n_images, n_units), NaN = missing; numbers of trials may differ.
-
-    Returns
-    -------
-    ndarray
-        (largest n_trials, n_images, all units), trials aligned by their position; NaN where an animal has
-        fewer of them.
-    """
-    if len(animals) == 1:
-        return animals[0]
-    n_trials = max(responses.shape[0] for responses in animals)
-    missing = ((0, 0), (0, 0))
-    return np.concatenate(
-        [
-            np.pad(responses, ((0, n_trials - responses.shape[0]), *missing), constant_values=np.nan)
-            for responses in animals
-        ],
-        axis=2,
-    )
+    return SplitHalfScores(r_cross, r_map, r_target, scores, exclusions, missing_image)
 
 
 def predicting_units(responses: NDArray[np.floating], weights: NDArray[np.generic]) -> NDArray[np.int64]:
-    """Find the source units that can have a say: those known for every image in each half of each halving.
+    """Find the source units to predict from: those with a response to every image in every half.
 
     One rule for all fits of a pair keeps its predictions comparable with one another.
 
@@ -477,56 +422,35 @@ def predicting_units(responses: NDArray[np.floating], weights: NDArray[np.generi
     Returns
     -------
     ndarray
-        int64 positions of these units, ascending.
+        int64 indices of these units, ascending.
     """
-    patterns, of_unit = _gaps(responses)
+    patterns, of_unit = _missing_patterns(responses)
     complete = np.ones(patterns.shape[2], dtype=np.bool_)
     for group in split_half_groups(weights.shape[0], patterns[0].size):
         complete &= ~np.isnan(half_means(patterns, weights[group])).any(axis=(0, 1, 2))
     return np.flatnonzero(complete[of_unit]).astype(np.int64)
 
 
-def _gaps(responses: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def _missing_patterns(responses: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Distinct patterns of missing responses (NaN, else 0), and which of them each unit has.
 
     The units of an animal mostly share theirs: a missing presentation is missing for all of them.
     """
-    found: dict[bytes, int] = {}
-    kinds: list[NDArray[np.float64]] = []
+    indices: dict[bytes, int] = {}
+    patterns: list[NDArray[np.float64]] = []
     of_unit = np.empty(responses.shape[2], dtype=np.int64)
     for unit, missing in enumerate(np.isnan(responses).transpose(2, 0, 1)):
         key = np.packbits(missing).tobytes()
-        if key not in found:
-            found[key] = len(kinds)
-            kinds.append(np.where(missing, np.nan, 0.0))
-        of_unit[unit] = found[key]
-    return np.stack(kinds, axis=2), of_unit
-
-
-def source_features(
-    means: NDArray[np.float64], chosen: NDArray[np.int64] | None
-) -> Iterator[NDArray[np.float64]]:
-    """Yield what each fit predicts from: halves 1 and 2 of each halving in turn.
-
-    Parameters
-    ----------
-    means
-        float64 (n_halves, 2, n_images, n_source_units).
-    chosen
-        int64 (n_halves, n_kept): the source units of each halving; None = all.
-    """
-    for halving, pair in enumerate(means):
-        for half in pair:
-            yield half if chosen is None else half[:, chosen[halving]]
-
-
-#: Order of the source units, or None, and the weights of the target's and the source's trials.
-_Row = tuple[NDArray[np.int64] | None, NDArray[np.int32], NDArray[np.int32]]
+        if key not in indices:
+            indices[key] = len(patterns)
+            patterns.append(np.where(missing, np.nan, 0.0))
+        of_unit[unit] = indices[key]
+    return np.stack(patterns, axis=2), of_unit
 
 
 @dataclass(frozen=True)
 class PairDraws:
-    """What chance decides in one pair of target and source; a row per halving (and draw of source units).
+    """Random draws for a target and a source: a row per pair of halves (and sub-sample of source units).
 
     Attributes
     ----------
@@ -534,16 +458,16 @@ class PairDraws:
         (n_rows, 2, n_trials of each[, n_images]): how often each trial counts in each set, see
         :func:`~mvkit.scoring.protocol.half_means`.
     units
-        int64 (n_rows, n_source_units): order of the source units, of which the first ``n_kept`` that can be
-        used predict; None = all of them predict.
-    n_kept
+        int64 (n_rows, n_source_units): order of the source units, of which the first ``n_predictors`` that
+        can be used predict; None = all of them predict.
+    n_predictors
         Source units to predict from.
     """
 
     target: NDArray[np.generic]
     source: NDArray[np.generic]
     units: NDArray[np.int64] | None
-    n_kept: int
+    n_predictors: int
 
 
 @dataclass(frozen=True)
@@ -554,63 +478,50 @@ class PairSize:
     n_source_trials: int
     n_images: int
     n_source_units: int
-    n_kept: int
+    n_predictors: int
 
 
 def draw_pair(size: PairSize, settings: ScoreSettings) -> PairDraws:
-    """Draw the halvings of a pair of animals, and which source units predict.
+    """Draw the split halves of a pair of animals, and which source units predict.
 
     Row ``b`` comes from one ``RandomState(halves_seed + b)``: first the trials of the target, which are
     therefore those of a model's score, then the trials of the source. If fewer source units than there are
-    shall predict, each generator yields several rows: with at least as many halvings as sub-samples, one
-    generator per halving makes ``n_subsamples`` rows, drawing units, target trials and source trials for
-    each; otherwise one generator per sub-sample draws units once, and then ``n_halves`` times the trials of
-    both (goldens sections 4 and 6).
+    shall predict, each generator yields several rows: with at least as many split halves as sub-samples, one
+    generator per pair of halves makes ``n_subsamples`` rows, drawing units, target trials and source trials
+    for each; otherwise one generator per sub-sample draws units once, and then ``n_halves`` times the trials
+    of both (goldens sections 4 and 6).
     """
-    rows: list[_Row] = []
-    if size.n_kept >= size.n_source_units:
-        for halving in range(settings.n_halves):
-            rows.append((None, *_trials(_generator(settings, halving), size, settings)))
-        return _concatenate_rows(rows, size)
-    if settings.n_subsamples > settings.n_halves:
-        for subsample in range(settings.n_subsamples):
-            generator = _generator(settings, subsample)
-            units = _shuffle(generator, size.n_source_units)
-            rows += [(units, *_trials(generator, size, settings)) for _ in range(settings.n_halves)]
-    else:
-        for halving in range(settings.n_halves):
-            generator = _generator(settings, halving)
-            for _ in range(settings.n_subsamples):
-                units = _shuffle(generator, size.n_source_units)
-                rows.append((units, *_trials(generator, size, settings)))
-    return _concatenate_rows(rows, size)
-
-
-def _generator(settings: ScoreSettings, number: int) -> np.random.RandomState:
-    return np.random.RandomState(settings.halves_seed + number)
-
-
-def _shuffle(generator: np.random.RandomState, n: int) -> NDArray[np.int64]:
-    order = np.arange(n, dtype=np.int64)
-    generator.shuffle(order)
-    return order
-
-
-def _trials(
-    generator: np.random.RandomState, size: PairSize, settings: ScoreSettings
-) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     n_images = None if settings.synchronous else size.n_images
-    return (
-        draw_split_half(generator, size.n_target_trials, settings.halving, n_images=n_images),
-        draw_split_half(generator, size.n_source_trials, settings.halving, n_images=n_images),
-    )
+    units: list[NDArray[np.int64]] = []
+    target: list[NDArray[np.int32]] = []
+    source: list[NDArray[np.int32]] = []
 
+    def draw_units(generator: np.random.RandomState) -> NDArray[np.int64]:
+        order = np.arange(size.n_source_units, dtype=np.int64)
+        generator.shuffle(order)
+        return order
 
-def _concatenate_rows(rows: list[_Row], size: PairSize) -> PairDraws:
-    units = [order for order, _, _ in rows if order is not None]
+    def draw_trials(generator: np.random.RandomState) -> None:
+        for weights, n_trials in ((target, size.n_target_trials), (source, size.n_source_trials)):
+            weights.append(draw_split_half(generator, n_trials, settings.halving, n_images=n_images))
+
+    subsampled = size.n_predictors < size.n_source_units
+    if subsampled and settings.n_subsamples > settings.n_halves:
+        for subsample in range(settings.n_subsamples):
+            generator = np.random.RandomState(settings.halves_seed + subsample)
+            units += settings.n_halves * [draw_units(generator)]
+            for _ in range(settings.n_halves):
+                draw_trials(generator)
+    else:
+        for draw in range(settings.n_halves):
+            generator = np.random.RandomState(settings.halves_seed + draw)
+            for _ in range(settings.n_subsamples if subsampled else 1):
+                if subsampled:
+                    units.append(draw_units(generator))
+                draw_trials(generator)
     return PairDraws(
-        target=np.stack([weights for _, weights, _ in rows]),
-        source=np.stack([weights for _, _, weights in rows]),
+        target=np.stack(target),
+        source=np.stack(source),
         units=np.stack(units) if units else None,
-        n_kept=min(size.n_kept, size.n_source_units),
+        n_predictors=min(size.n_predictors, size.n_source_units),
     )

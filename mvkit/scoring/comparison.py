@@ -1,14 +1,11 @@
-"""Which of several models predicts better, and how near a model comes to a ceiling, as far as data can tell.
-
-Both compare results of the same protocol, unit by unit.
-"""
+"""Comparisons of results of the same protocol, unit by unit: several models, or a model and a ceiling."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,9 +17,8 @@ from mvkit.files import plain
 from mvkit.scoring.intervals import (
     METHOD,
     NO_UNITS,
-    Interval,
+    Draws,
     Statistic,
-    draws_of,
     median_interval,
     p_value,
     statistic_interval,
@@ -33,10 +29,8 @@ from mvkit.scoring.settings import ScoreSettings
 
 if TYPE_CHECKING:
     import pandas as pd
-
-#: What Holm's correction is over.
+#: Tests that Holm's correction counts together.
 FAMILY = "all pairs of models within one area; the row of all areas is a family of its own"
-
 NO_CEILING = "the median ceiling of these units is not above zero"
 _ABSENT = "(absent)"
 _LONGEST = 40
@@ -163,7 +157,7 @@ def compare_models(
     choice
         ``"paper"`` or ``"held-out"``; None means ``settings.layer_choice``, which must then be the same.
     different_protocols
-        ``"allow"`` compares results of different protocols and says so in every output.
+        ``"allow"`` compares results of different protocols, with a note in every output.
 
     Raises
     ------
@@ -178,7 +172,7 @@ def compare_models(
     first = scores[names[0]]
     if different_protocols == "refuse":
         for name in names[1:]:
-            require_same_protocol((names[0], first), (name, scores[name]))
+            check_same_protocol((names[0], first), (name, scores[name]))
     chosen_by = _common_choice(scores) if choice is None else choice
     units = {name: of_model.chosen_units(chosen_by) for name, of_model in scores.items()}
     areas = tuple(dict.fromkeys(area for of_model in scores.values() for area in of_model.areas))
@@ -211,60 +205,59 @@ def _pairs_of_area(
     units: Mapping[str, Mapping[str, ChosenUnits]],
     settings: ScoreSettings,
 ) -> list[PairDifference]:
-    found = []
-    draws = draws_of(settings)
+    pairs = []
+    draws = Draws(settings)
     for first, second in combinations(units, 2):
-        paired = paired_units((units[first], units[second]), areas)
+        paired = pair_units((units[first], units[second]), areas)
         differences = paired.columns[0] - paired.columns[1]
         interval = median_interval(differences, paired.specimen, settings, areas=paired.area, draws=draws)
         centre = float(np.median(differences)) if differences.size else math.nan
-        p = p_value(centre, interval, settings)
         reason = interval.reason
         if reason == NO_UNITS:
             missing = (
                 units[name][one].reason for name in (first, second) for one in areas if one in units[name]
             )
             reason = next((why for why in missing if why), "no unit with a score from both")
-        found.append((first, second, centre, interval, p, paired.n_left_out, reason))
-    adjusted = holm(np.array([p for _, _, _, _, p, _, _ in found]))
-    return [
-        _difference((area, first, second), centre, interval, (p, float(p_holm)), left_out, reason, settings)
-        for (first, second, centre, interval, p, left_out, reason), p_holm in zip(
-            found, adjusted, strict=True
+        pair = PairDifference(
+            area=area,
+            first=first,
+            second=second,
+            difference=centre,
+            low=interval.low,
+            high=interval.high,
+            p=p_value(centre, interval, settings),
+            p_holm=math.nan,
+            resolved=False,
+            n_units=interval.n_units,
+            n_animals=interval.n_animals,
+            n_left_out=paired.n_left_out,
+            reason=reason,
         )
+        pairs.append(pair)
+    adjusted = holm(np.array([pair.p for pair in pairs])).tolist()
+    return [
+        replace(pair, p_holm=p, resolved=p < 1.0 - settings.confidence)
+        for pair, p in zip(pairs, adjusted, strict=True)
     ]
 
 
-def _difference(
-    names: tuple[str, str, str],
-    centre: float,
-    interval: Interval,
-    p_values: tuple[float, float],
-    n_left_out: int,
-    reason: str,
-    settings: ScoreSettings,
-) -> PairDifference:
-    return PairDifference(
-        *names,
-        centre,
-        interval.low,
-        interval.high,
-        *p_values,
-        bool(p_values[1] < 1.0 - settings.confidence),
-        interval.n_units,
-        interval.n_animals,
-        n_left_out,
-        reason,
-    )
+def holm(p_values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Adjust p values so that the chance of any false rejection in the family stays at the level.
 
+    Holm 1979, Scand. J. Stat. 6:65: the k-th smallest of m is multiplied by m - k + 1, made at least as large
+    as the one before, and at most 1. NaN is no test: it stays NaN and is not counted.
 
-def _gradient(medians: NDArray[np.float64]) -> NDArray[np.float64]:
-    score, ceiling = medians
-    return np.array([1.0 / ceiling, -score / ceiling**2])
-
-
-#: Median score over median ceiling.
-RATIO = Statistic(lambda medians: medians[0] / medians[1], _gradient)
+    Parameters
+    ----------
+    p_values
+        float64 (n_tests,).
+    """
+    adjusted = np.full(p_values.shape, np.nan)
+    tests = np.flatnonzero(~np.isnan(p_values))
+    order = tests[np.argsort(p_values[tests], kind="stable")]
+    factors = np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(factors * p_values[order]), 1.0)
+    return adjusted
 
 
 def fraction_of_ceiling(scores: Scores, ceiling: Scores, *, choice: str | None = None) -> pd.DataFrame:
@@ -295,7 +288,7 @@ def fraction_of_ceiling(scores: Scores, ceiling: Scores, *, choice: str | None =
     """
     import pandas as pd
 
-    require_same_protocol(("the scores", scores), ("the ceiling", ceiling))
+    check_same_protocol(("the scores", scores), ("the ceiling", ceiling))
     if len(ceiling.layers) != 1:
         raise UsageError(f"a ceiling has one layer, this one has {len(ceiling.layers)}: are these scores?")
     name = scores.settings.layer_choice if choice is None else choice
@@ -303,7 +296,7 @@ def fraction_of_ceiling(scores: Scores, ceiling: Scores, *, choice: str | None =
     rows = []
     for area in (*scores.areas, ALL_AREAS):
         areas = scores.areas if area == ALL_AREAS else (area,)
-        units = paired_units((chosen, limits), areas)
+        units = pair_units((chosen, limits), areas)
         why = "; ".join(
             dict.fromkeys(
                 result[one].reason
@@ -336,6 +329,15 @@ def _fraction(units: PairedUnits, settings: ScoreSettings, why: str) -> dict[str
     }
 
 
+def _gradient(medians: NDArray[np.float64]) -> NDArray[np.float64]:
+    score, ceiling = medians
+    return np.array([1.0 / ceiling, -score / ceiling**2])
+
+
+#: Median score over median ceiling.
+RATIO = Statistic(lambda medians: medians[0] / medians[1], _gradient)
+
+
 @dataclass(frozen=True)
 class PairedUnits:
     """Values of the same units from several results.
@@ -347,7 +349,7 @@ class PairedUnits:
     specimen
         int64 (n_units,).
     area
-        int64 (n_units,): position in the areas asked for.
+        int64 (n_units,): index among the requested areas.
     n_left_out
         Units that are in some result but without a score in at least one of them.
     """
@@ -358,8 +360,8 @@ class PairedUnits:
     n_left_out: int
 
 
-def paired_units(results: Sequence[Mapping[str, ChosenUnits]], areas: Sequence[str]) -> PairedUnits:
-    """Match units by (area, specimen, unit_id) and keep those that every result has a score for.
+def pair_units(results: Sequence[Mapping[str, ChosenUnits]], areas: Sequence[str]) -> PairedUnits:
+    """Match units by (area, specimen, unit_id): only those with a score in every result.
 
     Raises
     ------
@@ -396,22 +398,8 @@ def _scores_by_unit(
     return table
 
 
-def protocol_differences(first: Scores, second: Scores) -> dict[str, tuple[Any, Any]]:
-    """Return field -> both values, where two protocols differ (:meth:`Scores.protocol`).
-
-    A field that is a mapping, such as the selection of units, is compared entry by entry
-    (``"selection.min_reliability"``).
-    """
-    left, right = _flat(first.protocol()), _flat(second.protocol())
-    return {
-        name: (left.get(name, _ABSENT), right.get(name, _ABSENT))
-        for name in dict.fromkeys([*left, *right])
-        if left.get(name, _ABSENT) != right.get(name, _ABSENT)
-    }
-
-
-def require_same_protocol(first: tuple[str, Scores], second: tuple[str, Scores]) -> None:
-    """Refuse two named results of different protocols.
+def check_same_protocol(first: tuple[str, Scores], second: tuple[str, Scores]) -> None:
+    """Check that two named results have the same protocol.
 
     Raises
     ------
@@ -429,6 +417,20 @@ def require_same_protocol(first: tuple[str, Scores], second: tuple[str, Scores])
         )
 
 
+def protocol_differences(first: Scores, second: Scores) -> dict[str, tuple[Any, Any]]:
+    """Return field -> both values, where two protocols differ (:meth:`Scores.protocol`).
+
+    A field that is a mapping, such as the selection of units, is compared entry by entry
+    (``"selection.min_reliability"``).
+    """
+    left, right = _flat(first.protocol()), _flat(second.protocol())
+    return {
+        name: (left.get(name, _ABSENT), right.get(name, _ABSENT))
+        for name in dict.fromkeys([*left, *right])
+        if left.get(name, _ABSENT) != right.get(name, _ABSENT)
+    }
+
+
 def _flat(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in document.items():
@@ -444,27 +446,8 @@ def _shorten(value: Any) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
-def holm(p_values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Adjust p values so that the chance of any false rejection in the family stays at the level.
-
-    Holm 1979, Scand. J. Stat. 6:65: the k-th smallest of m is multiplied by m - k + 1, made at least as large
-    as the one before, and at most 1. NaN is no test: it stays NaN and is not counted.
-
-    Parameters
-    ----------
-    p_values
-        float64 (n_tests,).
-    """
-    adjusted = np.full(p_values.shape, np.nan)
-    tests = np.flatnonzero(~np.isnan(p_values))
-    order = tests[np.argsort(p_values[tests], kind="stable")]
-    factors = np.arange(len(order), 0, -1)
-    adjusted[order] = np.minimum(np.maximum.accumulate(factors * p_values[order]), 1.0)
-    return adjusted
-
-
 def sentence(pair: PairDifference) -> str:
-    """Say what is known of a difference.
+    """Describe a difference in a sentence.
 
     For instance ``"A and B, VISp: difference .012 [-.010, .034], not resolved by these data (p = .31,
     5 animals)"``; ``p`` is the one corrected for the number of pairs.
@@ -495,6 +478,6 @@ def short(value: float) -> str:
 def _p_text(p: float) -> str:
     if p < _LEAST_P:
         return f"< {short(_LEAST_P)}"
-    # Three decimals near the levels of tests, two elsewhere.
+    # Three decimals near the levels of tests, else two.
     text = f"{p:.2f}" if p >= 0.1 else f"{p:.3f}"
     return f"= {text.replace('0.', '.', 1) if text.startswith('0.') else text}"

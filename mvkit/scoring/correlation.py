@@ -12,17 +12,60 @@ from mvkit.scoring.settings import ScoreSettings
 
 #: Ways of drawing in which each set is as large as all trials: nothing is to be extrapolated.
 FULL_SIZE = ("bootstrap", "bootstrap-full-mean")
-
 # A response counts as constant if it differs from its mean by no more than rounding.
 CONSTANT = 64 * float(np.finfo(np.float64).eps)
 
 
-def whole_reliability(correlation: NDArray[np.float64], settings: ScoreSettings) -> NDArray[np.float64]:
-    """Reliability of the mean of all trials from the correlation of two sets of them.
+class ExclusionReason(IntEnum):
+    """Why a pair of trial halves has no score; the first one where several apply."""
 
-    Spearman and Brown's formula for halves; sets as large as all trials need none.
-    """
-    return correlation if settings.halving in FULL_SIZE else spearman_brown(correlation)
+    NONE = 0
+    NO_TRIAL = 1
+    CONSTANT_RESPONSE = 2
+    CONSTANT_PREDICTION = 3
+    NEGATIVE_BOTH = 4
+    NEGATIVE_MAP = 5
+    NEGATIVE_RESPONSE = 6
+    UNDEFINED = 7
+    FEW_UNITS = 8
+    UNDEFINED_RDM = 9
+    NOT_CONVERGED = 10
+    UNMAPPED = 11
+
+    @property
+    def code(self) -> str:
+        """The reason as tables have it, for instance ``"negative_map"``."""
+        return self.name.lower()
+
+
+#: Why a unit has no score (column ``reason``) -> words. Halves are dropped for those of
+#: :class:`ExclusionReason`; the last three are of means over halves (``estimator="corrected-mean"``).
+REASONS = {
+    ExclusionReason.NO_TRIAL.code: "no valid trial in one half",
+    ExclusionReason.CONSTANT_RESPONSE.code: "constant response",
+    ExclusionReason.CONSTANT_PREDICTION.code: "constant prediction",
+    ExclusionReason.NEGATIVE_BOTH.code: "two negative reliabilities",
+    ExclusionReason.NEGATIVE_MAP.code: "negative map reliability",
+    ExclusionReason.NEGATIVE_RESPONSE.code: "negative response reliability",
+    ExclusionReason.UNDEFINED.code: "reliability of zero",
+    ExclusionReason.FEW_UNITS.code: "fewer than two units",
+    ExclusionReason.UNDEFINED_RDM.code: (
+        "undefined dissimilarities (all units respond alike to an image, or all are equal)"
+    ),
+    ExclusionReason.NOT_CONVERGED.code: "map did not converge",
+    ExclusionReason.UNMAPPED.code: "no map from the layer",
+    "mean_both": "mean map and response reliability not positive",
+    "mean_map": "mean map reliability not positive",
+    "mean_response": "mean response reliability not positive",
+}
+
+#: Reason for dropping halves -> the column that counts them.
+DROPPED_COLUMNS = {
+    one.code: f"dropped_{one.code}" for one in ExclusionReason if one is not ExclusionReason.NONE
+}
+
+#: Reason of layers and sources that cannot be mapped at all; the column ``detail`` says why.
+UNMAPPED = ExclusionReason.UNMAPPED.code
 
 
 def correct_for_noise(
@@ -45,7 +88,7 @@ def correct_for_noise(
     -------
     ndarray
         float64, same shape; NaN where the product of the reliabilities is negative or undefined. If both are
-        negative the quotient is finite but means nothing: it is kept with ``parity``, else NaN, as is the
+        negative the quotient is finite but means nothing: it stays with ``parity``, else it is NaN, as is the
         infinite quotient of a reliability of exactly zero.
     """
     if settings.correction == "none":
@@ -63,78 +106,12 @@ def correct_for_noise(
     return scores
 
 
-def reasons_for_gaps(
-    scores: NDArray[np.float64],
-    parts: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]],
-    drops: NDArray[np.uint8],
-) -> NDArray[np.uint8]:
-    """Find out why scores are NaN.
+def whole_reliability(correlation: NDArray[np.float64], settings: ScoreSettings) -> NDArray[np.float64]:
+    """Reliability of the mean of all trials from the correlation of two sets of them.
 
-    Parameters
-    ----------
-    scores
-        What :func:`correct_for_noise` returned for ``parts`` (r_cross, r_map, r_target).
-    parts
-        Its arguments.
-    drops
-        uint8, same shape: what was known before a map was fitted (:class:`Drop`).
+    Spearman and Brown's formula for halves; sets as large as all trials need none.
     """
-    r_cross, r_map, r_target = parts
-    flat = np.isnan(r_cross) | np.isnan(r_map)
-    map_negative, target_negative = r_map < 0.0, r_target < 0.0
-    # Numbers of the type of ``drops``: numpy 1 takes others for int64, which it does not narrow.
-    kept, flat_map, both, of_map, of_target, otherwise = (
-        np.uint8(drop)
-        for drop in (
-            Drop.KEPT,
-            Drop.CONSTANT_PREDICTION,
-            Drop.NEGATIVE_BOTH,
-            Drop.NEGATIVE_MAP,
-            Drop.NEGATIVE_RESPONSE,
-            Drop.UNDEFINED,
-        )
-    )
-    reasons: NDArray[np.uint8] = np.select(
-        [
-            np.isfinite(scores),
-            drops > 0,
-            flat,
-            map_negative & target_negative,
-            map_negative,
-            target_negative,
-        ],
-        [kept, drops, flat_map, both, of_map, of_target],
-        default=otherwise,
-    )
-    return reasons
-
-
-def centred(values: NDArray[np.float64], *, axis: int) -> NDArray[np.float64]:
-    """Subtract the mean along an axis; what is constant up to rounding becomes exactly zero.
-
-    NaN anywhere along the axis makes all of it NaN.
-    """
-    means = values.mean(axis=axis, keepdims=True)
-    deviations: NDArray[np.float64] = values - means
-    clear_rounding(deviations, CONSTANT * np.abs(means), axis=axis)
-    return deviations
-
-
-def clear_rounding(
-    deviations: NDArray[np.float64], allowance: NDArray[np.float64] | float, *, axis: int
-) -> None:
-    """Set to zero, in place, what stays within its allowance all along an axis; NaN stays NaN."""
-    rounding = spread(deviations, axis=axis) <= allowance
-    if rounding.any():
-        np.multiply(deviations, 0.0, out=deviations, where=rounding)
-
-
-def spread(deviations: NDArray[np.float64], *, axis: int) -> NDArray[np.float64]:
-    """Return the largest absolute value along an axis, which keeps length 1."""
-    high: NDArray[np.float64] = deviations.max(axis=axis, keepdims=True)
-    low: NDArray[np.float64] = deviations.min(axis=axis, keepdims=True)
-    largest: NDArray[np.float64] = np.maximum(high, -low)
-    return largest
+    return correlation if settings.halving in FULL_SIZE else spearman_brown(correlation)
 
 
 def spearman_brown(reliability: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -142,6 +119,81 @@ def spearman_brown(reliability: NDArray[np.float64]) -> NDArray[np.float64]:
     with np.errstate(divide="ignore", invalid="ignore"):
         corrected: NDArray[np.float64] = 2.0 * reliability / (1.0 + reliability)
     return corrected
+
+
+def exclusion_reasons(
+    scores: NDArray[np.float64],
+    parts: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]],
+    exclusions: NDArray[np.uint8],
+) -> NDArray[np.uint8]:
+    """Return why scores are NaN.
+
+    Parameters
+    ----------
+    scores
+        What :func:`correct_for_noise` returned for ``parts`` (r_cross, r_map, r_target).
+    parts
+        Its arguments.
+    exclusions
+        uint8, same shape: :class:`ExclusionReason` as far as it was known before a map was fitted.
+    """
+    r_cross, r_map, r_target = parts
+    map_negative, target_negative = r_map < 0.0, r_target < 0.0
+    rules = [
+        (np.isfinite(scores), ExclusionReason.NONE),
+        (exclusions > 0, exclusions),
+        (np.isnan(r_cross) | np.isnan(r_map), ExclusionReason.CONSTANT_PREDICTION),
+        (map_negative & target_negative, ExclusionReason.NEGATIVE_BOTH),
+        (map_negative, ExclusionReason.NEGATIVE_MAP),
+        (target_negative, ExclusionReason.NEGATIVE_RESPONSE),
+    ]
+    conditions, reasons = zip(*rules, strict=True)
+    # Numbers of the type of ``exclusions``: numpy 1 takes others for int64, which it does not narrow.
+    choices = [np.asarray(reason, dtype=np.uint8) for reason in reasons]
+    selected: NDArray[np.uint8] = np.select(conditions, choices, np.uint8(ExclusionReason.UNDEFINED))
+    return selected
+
+
+def correlate_by(kind: str, first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Correlate matching columns over the last but one axis by ``"pearson"`` or ``"spearman"``.
+
+    Spearman's is Pearson's correlation of the ranks, ties sharing their mean rank. Shapes as in
+    :func:`correlate`.
+    """
+    if kind == "spearman":
+        return correlate(_ranks(first), _ranks(second))
+    return correlate(first, second)
+
+
+def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    from scipy.stats import rankdata
+
+    ranks: NDArray[np.float64] = rankdata(values, axis=-2)
+    ranks[np.broadcast_to(np.isnan(values).any(axis=-2, keepdims=True), ranks.shape)] = np.nan
+    return ranks
+
+
+def correlate(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Pearson correlation of matching columns, over the last but one axis.
+
+    Parameters
+    ----------
+    first, second
+        float64 (..., n_images, n_units).
+
+    Returns
+    -------
+    ndarray
+        float64 (..., n_units); NaN where either is constant or holds NaN.
+    """
+    shape = first.shape
+    result = np.empty((int(np.prod(shape[:-2])), shape[-1]))
+    column_correlations(
+        np.ascontiguousarray(first).reshape(-1, *shape[-2:]),
+        np.ascontiguousarray(second).reshape(-1, *shape[-2:]),
+        result,
+    )
+    return result.reshape(*shape[:-2], shape[-1])
 
 
 @compiled
@@ -188,107 +240,35 @@ def column_correlations(
             result[item, column] = min(1.0, max(-1.0, value)) if value == value else np.nan
 
 
-def correlate(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Pearson correlation of matching columns, over the last but one axis.
+def mean_ignoring_nan(values: NDArray[np.float64], *, axis: int | tuple[int, ...]) -> NDArray[np.float64]:
+    """Average over axes, ignoring NaN; NaN where there is nothing else."""
+    valid = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        mean: NDArray[np.float64] = np.where(valid, values, 0.0).sum(axis=axis) / valid.sum(axis=axis)
+    return mean
 
-    Parameters
-    ----------
-    first, second
-        float64 (..., n_images, n_units).
 
-    Returns
-    -------
-    ndarray
-        float64 (..., n_units); NaN where either is constant or holds NaN.
+def centre(values: NDArray[np.float64], *, axis: int) -> NDArray[np.float64]:
+    """Subtract the mean along an axis; values that are equal up to rounding become exactly zero.
+
+    NaN anywhere along the axis makes all of it NaN.
     """
-    shape = first.shape
-    result = np.empty((int(np.prod(shape[:-2])), shape[-1]))
-    column_correlations(
-        np.ascontiguousarray(first).reshape(-1, *shape[-2:]),
-        np.ascontiguousarray(second).reshape(-1, *shape[-2:]),
-        result,
-    )
-    return result.reshape(*shape[:-2], shape[-1])
+    means = values.mean(axis=axis, keepdims=True)
+    deviations: NDArray[np.float64] = values - means
+    clear_rounding(deviations, CONSTANT * np.abs(means), axis=axis)
+    return deviations
 
 
-def correlate_by(kind: str, first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Correlate matching columns over the last but one axis by ``"pearson"`` or ``"spearman"``.
-
-    Spearman's is Pearson's correlation of the ranks, ties sharing their mean rank. Shapes as in
-    :func:`correlate`.
-    """
-    if kind == "spearman":
-        return correlate(_ranks(first), _ranks(second))
-    return correlate(first, second)
+def clear_rounding(deviations: NDArray[np.float64], error: NDArray[np.float64] | float, *, axis: int) -> None:
+    """Set to zero, in place, values within rounding error all along an axis; NaN stays NaN."""
+    rounding = spread(deviations, axis=axis) <= error
+    if rounding.any():
+        np.multiply(deviations, 0.0, out=deviations, where=rounding)
 
 
-def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    from scipy.stats import rankdata
-
-    ranks: NDArray[np.float64] = rankdata(values, axis=-2)
-    ranks[np.broadcast_to(np.isnan(values).any(axis=-2, keepdims=True), ranks.shape)] = np.nan
-    return ranks
-
-
-class Drop(IntEnum):
-    """Reasons, the earlier ones taking precedence where several apply."""
-
-    KEPT = 0
-    NO_TRIAL = 1
-    CONSTANT_RESPONSE = 2
-    CONSTANT_PREDICTION = 3
-    NEGATIVE_BOTH = 4
-    NEGATIVE_MAP = 5
-    NEGATIVE_RESPONSE = 6
-    UNDEFINED = 7
-    FEW_UNITS = 8
-    UNDEFINED_RDM = 9
-    NOT_CONVERGED = 10
-
-
-NEGATIVE = (Drop.NEGATIVE_BOTH, Drop.NEGATIVE_MAP, Drop.NEGATIVE_RESPONSE)
-
-_TEXT = {
-    Drop.NO_TRIAL: "no valid trial in one half",
-    Drop.CONSTANT_RESPONSE: "constant response",
-    Drop.CONSTANT_PREDICTION: "constant prediction",
-    Drop.NEGATIVE_BOTH: "two negative reliabilities",
-    Drop.NEGATIVE_MAP: "negative map reliability",
-    Drop.NEGATIVE_RESPONSE: "negative response reliability",
-    Drop.UNDEFINED: "reliability of zero",
-    Drop.FEW_UNITS: "fewer than two units",
-    Drop.UNDEFINED_RDM: "undefined dissimilarities (all units respond alike to an image, or all are equal)",
-    Drop.NOT_CONVERGED: "map did not converge",
-}
-
-
-def explain(counts: NDArray[np.int64], n_halvings: int, missing_image: int) -> str:
-    """Put the reasons of a unit's dropped halvings into words.
-
-    Parameters
-    ----------
-    counts
-        int64 (number of reasons,): halvings per reason, indexed by :class:`Drop`.
-    n_halvings
-        Halvings in all.
-    missing_image
-        Position of the first image without a valid trial in one half, or -1.
-
-    Returns
-    -------
-    str
-        E.g. ``"negative reliability in all halvings"`` or ``"constant response in 3, negative map
-        reliability in 12 of 1000 halvings"``; "" if none was dropped.
-    """
-    found = [drop for drop in Drop if drop is not Drop.KEPT and counts[drop]]
-    if not found:
-        return ""
-    texts = {drop: _TEXT[drop] for drop in found}
-    if Drop.NO_TRIAL in texts:
-        texts[Drop.NO_TRIAL] += f" (image {missing_image})"
-    if not counts[Drop.KEPT]:
-        if len(found) == 1:
-            return f"{texts[found[0]]} in all halvings"
-        if all(drop in NEGATIVE for drop in found):
-            return "negative reliability in all halvings"
-    return ", ".join(f"{texts[drop]} in {counts[drop]}" for drop in found) + f" of {n_halvings} halvings"
+def spread(deviations: NDArray[np.float64], *, axis: int) -> NDArray[np.float64]:
+    """Return the largest absolute value along an axis, which stays with length 1."""
+    high: NDArray[np.float64] = deviations.max(axis=axis, keepdims=True)
+    low: NDArray[np.float64] = deviations.min(axis=axis, keepdims=True)
+    largest: NDArray[np.float64] = np.maximum(high, -low)
+    return largest

@@ -6,14 +6,14 @@
   variance flatten the curve, maps of few components steepen it; hence the range.
 - *log-linear*: ``value + slope * ln(n / largest)``, which has no asymptote.
 
-Neither is a law. Where the sizes end far below the asymptote, its place depends on the form of the curve.
+Neither is a law. Where the sizes end far below the asymptote, its position depends on the form of the curve.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
@@ -30,7 +30,6 @@ from mvkit.scoring.ceilings import (
     concatenate_split_halves,
     draw_pair,
     pairs_of,
-    pool_responses,
     predicting_units,
     score_pair,
 )
@@ -43,7 +42,7 @@ from mvkit.scoring.intervals import (
 )
 from mvkit.scoring.maps import MAPPINGS
 from mvkit.scoring.parallel import run_jobs_by_index
-from mvkit.scoring.protocol import SplitHalfScores, recordings_digest, splits_of
+from mvkit.scoring.protocol import SplitHalfScores, pool_responses, recordings_digest, splits_of
 from mvkit.scoring.results import ALL_AREAS, POPULATION
 from mvkit.scoring.run import Progress, check_recordings, estimate
 from mvkit.scoring.settings import RecordingLike, ScoreSettings
@@ -83,7 +82,7 @@ _ENDS = {"": "value", "_se": "se", "_low": "low", "_high": "high"}
 _FEWEST = 3
 # The smallest size is no less than this share of the largest.
 _SMALLEST_SHARE = 1 / 32
-# Below so many test images correlations say little.
+# Correlations over fewer test images are mostly noise.
 _FEWEST_TEST_IMAGES = 5
 
 
@@ -103,17 +102,17 @@ def extrapolate_ceiling(
     S6, not checked against the paper's text); the curves fitted here are mvkit's own choice, see
     :mod:`mvkit.scoring.extrapolation`.
 
-    *Units*: every halving predicts from a random sub-sample of the source units of each size. *Stimuli*:
-    random subsets of the images, split anew into training and test images. Each size has as many halvings as
-    a ceiling, so that the whole costs some ``n_points`` ceilings; see :func:`consistency_at_sizes` for the
-    draws.
+    *Units*: every pair of halves predicts from a random sub-sample of the source units of each size.
+    *Stimuli*: random subsets of the images, split anew into training and test images. Each size has as many
+    split halves as a ceiling, so that the whole costs some ``n_points`` ceilings; see
+    :func:`consistency_at_sizes` for the draws.
 
     Parameters
     ----------
     recordings
         Responses to the same images in the same order.
     settings
-        The protocol. ``ceiling`` says what a source is; ``"none"`` counts as ``"holdout"``.
+        The protocol. ``ceiling`` is the kind of source; ``"none"`` counts as ``"holdout"``.
     over
         ``"units"`` or ``"stimuli"``.
     n_points
@@ -142,37 +141,35 @@ def extrapolate_ceiling(
     ceiling = "holdout" if settings.ceiling == "none" else settings.ceiling
     settings = settings.model_copy(update={"ceiling": ceiling, "source_units": "all"})
     n_images = check_recordings(recordings, settings)
-    # The position of every recording that is not alone in its area -> what predicts it.
+    # Index of every recording that is not alone in its area -> the animals that predict it.
     sources: dict[int, list[Source]] = {}
     for pair in pairs_of(recordings, settings):
         animals = tuple(recordings[index].responses for index in pair.sources)
         sources.setdefault(pair.target, []).append(animals)
     if over == "units":
-        plans = _unit_plans(recordings, sources, settings, n_points, sizes)
+        plans = _plan_units(recordings, sources, settings, n_points, sizes)
     else:
-        plans = _image_plans(
-            {recordings[index].area for index in sources}, n_images, settings, n_points, sizes
-        )
+        with_sources = {recordings[index].area for index in sources}
+        plans = _plan_images(with_sources, n_images, settings, n_points, sizes)
     areas = tuple(dict.fromkeys(recording.area for recording in recordings))
-    plans = {area: plans.get(area, _Plan(reason=ALONE)) for area in areas}
+    plans = {area: plans.get(area) or AreaSizes.nothing(area, {}, ALONE) for area in areas}
+
+    def arguments(index: int) -> tuple[object, ...]:
+        area_sizes = plans[recordings[index].area].sizes.tolist()
+        return recordings[index].responses, sources[index], area_sizes, over, settings
+
     # The most work first.
-    order = [index for index in sources if plans[recordings[index].area].sizes]
+    order = [index for index in sources if plans[recordings[index].area].sizes.size]
     order.sort(key=lambda index: -sum(part.size for source in sources[index] for part in source))
     scores = run_jobs_by_index(
         consistency_at_sizes,
         order,
-        lambda index: (
-            recordings[index].responses,
-            sources[index],
-            plans[recordings[index].area].sizes,
-            over,
-            settings,
-        ),
+        arguments,
         n_jobs=n_jobs,
         warm_up=MAPPINGS[settings.mapping].warm_up,
         progress=progress,
     )
-    measured = [_area_sizes(area, plans[area], recordings, scores, settings) for area in areas]
+    measured = [_collect_area(plan, recordings, scores, settings) for plan in plans.values()]
     return Extrapolation(
         over=over,
         areas=(*measured, _all_areas(measured)),
@@ -215,9 +212,17 @@ class AreaSizes:
         empty = np.empty(0, dtype=np.int64)
         return AreaSizes(area, empty, np.empty((0, 0)), empty, empty, dict(left_out), reason)
 
+    @staticmethod
+    def planned(area: str, faults: Mapping[int, str], reason: str) -> AreaSizes:
+        """Return an area without scores yet, from size -> why it cannot be measured, or ""."""
+        left_out = {size: fault for size, fault in faults.items() if fault}
+        sizes = np.array([size for size, fault in faults.items() if not fault], dtype=np.int64)
+        why = "" if sizes.size else "; ".join(left_out.values()) or reason
+        return replace(AreaSizes.nothing(area, left_out, why), sizes=sizes)
+
     @cached_property
     def compared(self) -> Array:
-        """Scores of the units that have one at every size at which any unit has; NaN elsewhere.
+        """Scores of the units that have one at every size at which any unit has; else NaN.
 
         Medians at different sizes are to be of the same units, or a curve would show the change of units.
         """
@@ -322,31 +327,13 @@ def _size_rows(area: AreaSizes, settings: ScoreSettings) -> list[dict[str, objec
     return [rows[size] for size in sorted(rows)]
 
 
-# Which sizes are measured
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """Sizes to measure in an area, sizes that cannot be with the reason, and why there is nothing at all."""
-
-    sizes: tuple[int, ...] = ()
-    left_out: Mapping[int, str] = field(default_factory=dict)
-    reason: str = ""
-
-
-def _plan(faults: Mapping[int, str], nothing: str) -> _Plan:
-    sizes = tuple(size for size, fault in faults.items() if not fault)
-    left_out = {size: fault for size, fault in faults.items() if fault}
-    return _Plan(sizes, left_out, "" if sizes else "; ".join(left_out.values()) or nothing)
-
-
-def _unit_plans(
+def _plan_units(
     recordings: Sequence[RecordingLike],
     sources: Mapping[int, Sequence[Source]],
     settings: ScoreSettings,
     n_points: int,
     sizes: Sequence[int] | None,
-) -> dict[str, _Plan]:
+) -> dict[str, AreaSizes]:
     available: dict[str, int] = {}
     for index, of_target in sources.items():
         target = recordings[index]
@@ -356,33 +343,31 @@ def _unit_plans(
             available[target.area] = min(n_usable, available.get(target.area, n_usable))
     chosen = unit_sizes(available, settings, n_points)
     needed = fewest_units(settings)
-
-    def fault(size: int, n_available: int) -> str:
-        if size < needed:
-            return f"{size} source units; {settings.mapping} needs {needed}"
-        return f"only {n_available} source units for some animal" if size > n_available else ""
-
     plans = {}
     for area, n_available in available.items():
-        requested = (chosen[area] if sizes is None else np.unique(sizes)).tolist()
+        faults = {}
+        for size in (chosen[area] if sizes is None else np.unique(sizes)).tolist():
+            faults[size] = f"only {n_available} source units for some animal" if size > n_available else ""
+            if size < needed:
+                faults[size] = f"{size} source units; {settings.mapping} needs {needed}"
         few = f"{n_available} source units for some animal; {settings.mapping} needs {needed}"
-        plans[area] = _plan({size: fault(size, n_available) for size in requested}, few)
+        plans[area] = AreaSizes.planned(area, faults, few)
     return plans
 
 
-def _image_plans(
+def _plan_images(
     areas: Iterable[str],
     n_images: int,
     settings: ScoreSettings,
     n_points: int,
     sizes: Sequence[int] | None,
-) -> dict[str, _Plan]:
+) -> dict[str, AreaSizes]:
     requested = (image_sizes(n_images, settings, n_points) if sizes is None else np.unique(sizes)).tolist()
     faults = {
         size: f"only {n_images} images" if size > n_images else image_fault(size, settings)
         for size in requested
     }
-    return {area: _plan(faults, "no size") for area in areas}
+    return {area: AreaSizes.planned(area, faults, "no size") for area in areas}
 
 
 def unit_sizes(
@@ -412,7 +397,7 @@ def unit_sizes(
     smallest = max(fewest, math.ceil(most * _SMALLEST_SHARE))
     for area, n in able.items():
         n_more = math.ceil(n_points * math.log(n / most) / (math.log(n / smallest) or 1.0))
-        sizes[area] = np.union1d(spaced(smallest, most, n_points), spaced(most, n, n_more + 1))
+        sizes[area] = np.union1d(log_spaced(smallest, most, n_points), log_spaced(most, n, n_more + 1))
     return sizes
 
 
@@ -426,10 +411,10 @@ def image_sizes(n_images: int, settings: ScoreSettings, n_points: int) -> NDArra
         n for n in range(2, n_images + 1) if not image_fault(n, settings) and n_test(n) >= _FEWEST_TEST_IMAGES
     )
     smallest = max(next(enough, n_images), math.ceil(n_images * _SMALLEST_SHARE))
-    return spaced(smallest, n_images, n_points)
+    return log_spaced(smallest, n_images, n_points)
 
 
-def spaced(first: int, last: int, n: int) -> NDArray[np.int64]:
+def log_spaced(first: int, last: int, n: int) -> NDArray[np.int64]:
     """Return ``n`` whole numbers from first to last, evenly spaced in their logarithm; equal ones once."""
     if n <= 1:
         return np.array([last])
@@ -442,7 +427,7 @@ def fewest_units(settings: ScoreSettings) -> int:
 
 
 def image_fault(n_images: int, settings: ScoreSettings) -> str:
-    """Say why so many images are too few to be scored, or ""."""
+    """Return why so many images are too few to be scored, or ""."""
     if settings.compares_all_images:
         return "" if n_images >= _FEWEST else f"{n_images} images have no dissimilarities to compare"
     n_train = math.ceil(settings.train_fraction * n_images)
@@ -454,18 +439,15 @@ def image_fault(n_images: int, settings: ScoreSettings) -> str:
     return ""
 
 
-# Scores at these sizes
-
-
 def consistency_at_sizes(
     target: Responses, sources: Sequence[Source], sizes: Sequence[int], over: Over, settings: ScoreSettings
 ) -> Array:
-    """Score one animal at every size, each with as many halvings as a ceiling has.
+    """Score one animal at every size, each with as many split halves as a ceiling has.
 
-    Every halving draws source units of its own, number ``b`` the first ones of
+    Every pair of halves draws source units of its own, number ``b`` the first ones of
     ``RandomState([halves_seed, size, b]).permutation``. Images have to be split anew for each draw: there the
-    halvings are divided among ``n_subsamples`` draws, ``RandomState([split_seed, size, draw])``. So each size
-    costs no more than one ceiling. Trials are halved as for the ceiling; a size that is all units or all
+    split halves are divided among ``n_subsamples`` draws, ``RandomState([split_seed, size, draw])``. So each
+    size costs no more than one ceiling. Trials are halved as for the ceiling; a size that is all units or all
     images gives the ceiling itself.
 
     Parameters
@@ -487,10 +469,10 @@ def consistency_at_sizes(
     ndarray
         float64 (n_sizes, n_units), NaN = no score.
     """
-    at_size = _with_units if over == "units" else _with_images
+    at_size = _score_with_units if over == "units" else _score_with_images
     pools = [pool_responses(source) for source in sources]
     with threadpool_limits(limits=1):
-        # Halvings with several sources count alike, as in the ceiling.
+        # Split halves with several sources count alike, as in the ceiling.
         scores = [
             estimate(
                 concatenate_split_halves([at_size(target, pool, size, settings) for pool in pools]), settings
@@ -501,23 +483,27 @@ def consistency_at_sizes(
 
 
 def trial_draws(target: Responses, source: Responses, settings: ScoreSettings) -> PairDraws:
-    """Draw the halvings of a pair with all source units."""
+    """Draw the split halves of a pair with all source units."""
     n_trials, n_images, _ = target.shape
-    size = PairSize(n_trials, source.shape[0], n_images, source.shape[2], n_kept=source.shape[2])
+    size = PairSize(n_trials, source.shape[0], n_images, source.shape[2], n_predictors=source.shape[2])
     return draw_pair(size, settings)
 
 
-def _with_units(target: Responses, source: Responses, size: int, settings: ScoreSettings) -> SplitHalfScores:
+def _score_with_units(
+    target: Responses, source: Responses, size: int, settings: ScoreSettings
+) -> SplitHalfScores:
     draws = trial_draws(target, source, settings)
     splits = splits_of(target.shape[1], settings)
     n_rows, n_source_units = draws.target.shape[0], source.shape[2]
     if size < n_source_units:
         orders = [_permutation((settings.halves_seed, size, row), n_source_units) for row in range(n_rows)]
-        draws = replace(draws, units=np.stack(orders), n_kept=size)
-    return score_pair(target, source, draws, splits, settings).halvings
+        draws = replace(draws, units=np.stack(orders), n_predictors=size)
+    return score_pair(target, source, draws, splits, settings).halves
 
 
-def _with_images(target: Responses, source: Responses, size: int, settings: ScoreSettings) -> SplitHalfScores:
+def _score_with_images(
+    target: Responses, source: Responses, size: int, settings: ScoreSettings
+) -> SplitHalfScores:
     draws = trial_draws(target, source, settings)
     n_rows, n_images = draws.target.shape[0], target.shape[1]
     n_draws = 1 if size >= n_images else min(settings.n_subsamples, n_rows)
@@ -529,9 +515,9 @@ def _with_images(target: Responses, source: Responses, size: int, settings: Scor
             weights[..., images] if weights.ndim == 4 else weights
             for weights in (draws.target[rows], draws.source[rows])
         )
-        part = PairDraws(of_target, of_source, None, draws.n_kept)
+        part = PairDraws(of_target, of_source, None, draws.n_predictors)
         pair = score_pair(target[:, images], source[:, images], part, splits, settings)
-        parts.append(pair.halvings)
+        parts.append(pair.halves)
     return concatenate_split_halves(parts)
 
 
@@ -539,30 +525,26 @@ def _permutation(seeds: tuple[int, int, int], n: int) -> NDArray[np.int64]:
     return np.random.RandomState(list(seeds)).permutation(n).astype(np.int64)
 
 
-def _area_sizes(
-    area: str,
-    plan: _Plan,
+def _collect_area(
+    plan: AreaSizes,
     recordings: Sequence[RecordingLike],
     scores: Mapping[int, Array],
     settings: ScoreSettings,
 ) -> AreaSizes:
     """Put the units of an area side by side."""
-    members = [index for index in sorted(scores) if recordings[index].area == area]
+    members = [index for index in sorted(scores) if recordings[index].area == plan.area]
     if not members:
-        return AreaSizes.nothing(area, plan.left_out, plan.reason)
+        return plan
     per_unit = MAPPINGS[settings.mapping].per_unit
     ids = [
         np.asarray(recordings[index].unit_ids if per_unit else [POPULATION], np.int64) for index in members
     ]
     animals = np.array([recordings[index].specimen for index in members], dtype=np.int64)
-    return AreaSizes(
-        area=area,
-        sizes=np.array(plan.sizes, dtype=np.int64),
+    return replace(
+        plan,
         scores=np.concatenate([scores[index] for index in members], axis=1),
         animals=np.repeat(animals, [part.size for part in ids]),
         unit_ids=np.concatenate(ids),
-        left_out=dict(plan.left_out),
-        reason="",
     )
 
 
@@ -583,9 +565,6 @@ def _all_areas(areas: Sequence[AreaSizes]) -> AreaSizes:
         left_out={},
         reason="",
     )
-
-
-# Curves
 
 
 @dataclass(frozen=True)
@@ -644,7 +623,7 @@ def fit_saturating(sizes: NDArray[np.integer], values: Array) -> SaturatingCurve
 
     scipy's ``least_squares`` starts from the best point of a grid of ``half`` and ``exponent`` (the asymptote
     follows from them). Both are bounded by a sine, as in MINUIT (``low + (high - low) (sin u + 1) / 2``), so
-    that MINPACK can fit them: its method takes a fraction of the time of those that know bounds, and an area
+    that MINPACK can fit them: its method takes a fraction of the time of those with bounds, and an area
     has thousands of resamples.
 
     Parameters
@@ -661,7 +640,7 @@ def fit_saturating(sizes: NDArray[np.integer], values: Array) -> SaturatingCurve
     """
     from scipy.optimize import least_squares
 
-    given = _checked(sizes, n_needed=N_SIZES_SATURATING)
+    given = _check_sizes(sizes, n_needed=N_SIZES_SATURATING)
     half_bounds = (float(given.min()) / HALF_RANGE, float(given.max()) * HALF_RANGE)
     low = np.array([np.log(half_bounds[0]), LOWEST_EXPONENT])
     high = np.array([np.log(half_bounds[1]), HIGHEST_EXPONENT])
@@ -686,10 +665,10 @@ def fit_saturating(sizes: NDArray[np.integer], values: Array) -> SaturatingCurve
             axis=1,
         )
 
-    found = np.full((values.shape[0], 3), np.nan)
+    fitted = np.full((values.shape[0], 3), np.nan)
     valid = np.flatnonzero(~np.isnan(values).any(axis=1))
     for row, start in zip(valid, _best_of_grid(given, values[valid], low, high), strict=True):
-        found[row] = start
+        fitted[row] = start
         if start[0] > 0.0:  # else no curve above zero is better than none
             # On a bound itself nothing would move.
             angles = np.arcsin(np.clip(2.0 * (start[1:] - low) / (high - low) - 1.0, -_INSIDE, _INSIDE))
@@ -705,8 +684,8 @@ def fit_saturating(sizes: NDArray[np.integer], values: Array) -> SaturatingCurve
                 max_nfev=_N_EVALUATIONS,
                 args=(values[row],),
             )
-            found[row] = max(float(fit.x[0]), 0.0), *bounded(fit.x[1:])
-    return SaturatingCurves(found[:, 0], np.exp(found[:, 1]), found[:, 2], half_bounds)
+            fitted[row] = max(float(fit.x[0]), 0.0), *bounded(fit.x[1:])
+    return SaturatingCurves(fitted[:, 0], np.exp(fitted[:, 1]), fitted[:, 2], half_bounds)
 
 
 def _best_of_grid(sizes: Array, values: Array, low: Array, high: Array) -> Array:
@@ -738,23 +717,20 @@ def fit_log_linear(sizes: NDArray[np.integer], values: Array) -> LogLinearCurves
     UsageError
         If there are fewer sizes than that, or some are not positive or equal.
     """
-    given = _checked(sizes, n_needed=N_SIZES_LOG_LINEAR)
+    given = _check_sizes(sizes, n_needed=N_SIZES_LOG_LINEAR)
     logs = np.log(given / given.max())
     deviations = logs - logs.mean()
     slope = values @ deviations / (deviations @ deviations)
     return LogLinearCurves(values.mean(axis=1) - slope * logs.mean(), slope, float(given.max()))
 
 
-def _checked(sizes: NDArray[np.integer], *, n_needed: int) -> Array:
+def _check_sizes(sizes: NDArray[np.integer], *, n_needed: int) -> Array:
     given = np.asarray(sizes, dtype=np.float64)
     if given.ndim != 1 or np.unique(given).size != given.size or given.size < n_needed or (given <= 0).any():
         raise UsageError(
             f"a curve needs at least {n_needed} different positive sizes, got {given.ravel().tolist()}"
         )
     return given
-
-
-# Curves of an area, with what animals and units leave open
 
 
 @dataclass(frozen=True)
@@ -812,9 +788,9 @@ def fit_area(
     over
         What sizes count.
     """
-    known = ~np.isnan(scores).all(axis=1) if scores.size else np.zeros(sizes.size, dtype=np.bool_)
-    valid = ~np.isnan(scores[known]).any(axis=0)
-    medians = _Medians(sizes[known], scores[known][:, valid], animals[valid], settings)
+    measured = ~np.isnan(scores).all(axis=1) if scores.size else np.zeros(sizes.size, dtype=np.bool_)
+    valid = ~np.isnan(scores[measured]).any(axis=0)
+    medians = _Medians(sizes[measured], scores[measured][:, valid], animals[valid], settings)
     n_sizes = medians.sizes.size
     saturating: SaturatingCurves | None = None
     log_linear: LogLinearCurves | None = None
@@ -824,23 +800,14 @@ def fit_area(
     open_end = f"{n_sizes} sizes with a score; a saturating curve needs {N_SIZES_SATURATING}"
     no_limit = f"{n_sizes} sizes with a score; a log-linear curve needs {N_SIZES_LOG_LINEAR}"
     if n_sizes >= N_SIZES_SATURATING:
-        saturating, bounded = medians.fit(fit_saturating)
-        asymptote = bounded(lambda curves: curves.asymptote)
-        of_saturating = {
-            # The curve itself is bounded there.
-            "asymptote": replace(asymptote, low=max(asymptote.low, 0.0)),
-            "half": bounded(lambda curves: curves.half),
-            "exponent": bounded(lambda curves: curves.exponent),
-            "doubled": bounded(lambda curves: curves.at(2.0 * float(medians.sizes[-1]))),
-        }
+        saturating, of_saturating = medians.fit(fit_saturating, ("asymptote", "half", "exponent", "doubled"))
+        asymptote = of_saturating["asymptote"]
+        # The curve itself is bounded there.
+        of_saturating["asymptote"] = replace(asymptote, low=max(asymptote.low, 0.0))
         missed = medians.missed_by(saturating)
         open_end = _open_end(saturating, of_saturating["asymptote"], missed, medians.reason)
     if n_sizes >= N_SIZES_LOG_LINEAR:
-        log_linear, bounded_line = medians.fit(fit_log_linear)
-        of_log_linear = {
-            "slope": bounded_line(lambda curves: curves.slope),
-            "doubled": bounded_line(lambda curves: curves.at(2.0 * float(medians.sizes[-1]))),
-        }
+        log_linear, of_log_linear = medians.fit(fit_log_linear, ("slope", "doubled"))
         no_limit = f"a log-linear curve has no asymptote: it predicts growth with every doubling of {over}"
     rows = (
         _curve_row("saturating", medians, saturating, of_saturating, open_end),
@@ -850,7 +817,7 @@ def fit_area(
 
 
 class _Medians:
-    """Medians of the units of an area at every size, and what they could be for other animals and units."""
+    """Medians of the units of an area at every size, and their resamples."""
 
     def __init__(
         self, sizes: NDArray[np.int64], columns: Array, animals: NDArray[np.int64], settings: ScoreSettings
@@ -872,29 +839,31 @@ class _Medians:
             self._sets = np.concatenate([self._sets, resampled.T])
 
     def fit(
-        self, function: Callable[[NDArray[np.int64], Array], Curves]
-    ) -> tuple[Curves, Callable[[Callable[[Curves], Array]], Bounded]]:
-        """Fit curves; return that of the medians, and what bounds a value of the curves."""
+        self, function: Callable[[NDArray[np.int64], Array], Curves], values: Sequence[str]
+    ) -> tuple[Curves, dict[str, Bounded]]:
+        """Fit curves; return that of the medians, and bounds of parameters and of ``"doubled"``.
+
+        That is the value at twice the largest size.
+        """
+        twice = 2.0 * float(self.sizes[-1])
         curves = function(self.sizes, self._sets)
-        # What the form of the curve leaves open shows in how much the smallest size matters.
-        shorter = None
-        if self.sizes.size > N_SIZES_SATURATING:
-            shorter = function(self.sizes[1:], self.values[None, 1:])
-
-        def bounded(value_of: Callable[[Curves], Array]) -> Bounded:
-            found = self._bounded(value_of(curves))
-            if shorter is None:
-                return found
-            other = float(value_of(shorter)[0])
-            return replace(found, low=min(found.low, other), high=max(found.high, other))
-
-        return function(self.sizes, self.values[None]), bounded
+        # How much the smallest size matters shows how well the form of the curve fits.
+        has_spare = self.sizes.size > N_SIZES_SATURATING
+        shorter = function(self.sizes[1:], self.values[None, 1:]) if has_spare else None
+        bounds = {}
+        for name in values:
+            value = self._bounded(curves.at(twice) if name == "doubled" else getattr(curves, name))
+            if shorter is not None:
+                other = float((shorter.at(twice) if name == "doubled" else getattr(shorter, name))[0])
+                value = replace(value, low=min(value.low, other), high=max(value.high, other))
+            bounds[name] = value
+        return function(self.sizes, self.values[None]), bounds
 
     def _bounded(self, fitted: Array) -> Bounded:
-        """Bound what was fitted to each of the sets.
+        """Bound a value of the curves of all sets.
 
-        Each end is the outer one of two intervals: percentiles of the refits, which know of bounds and of
-        skewness, and the interval of :func:`statistic_interval`, which knows how few animals there are. The
+        Each end is the outer one of two intervals: percentiles of the refits, which respect bounds and
+        skewness, and the interval of :func:`statistic_interval`, which allows for few animals. The
         second alone, being linear, would be too narrow where a fit jumps.
         """
         if self.reason:
@@ -924,7 +893,7 @@ class _Medians:
 
 
 def _open_end(curve: SaturatingCurves, asymptote: Bounded, missed: Sequence[int], reason: str) -> str:
-    """Say why the data do not determine the asymptote, or ""."""
+    """Return why the data do not determine the asymptote, or ""."""
     if curve.still_rising[0]:
         return "asymptote not determined: the curve still rises like a power at the largest size"
     if reason:

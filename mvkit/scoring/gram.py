@@ -1,6 +1,6 @@
-"""Features reduced to the few coordinates that a PLS or ridge map can see.
+"""Gram matrices and principal coordinates: all of the features that a PLS or ridge map depends on.
 
-Such maps use the features only through the Gram matrix between images, so any rotation of feature space
+Such maps use the features only through the Gram matrix of the images, so any rotation of feature space
 leaves every prediction unchanged, and what is orthogonal to the centred training features has no effect at
 all. A layer with thousands of features is therefore rotated once into at most ``n_images`` coordinates, and
 per split into at most ``n_train - 1`` principal coordinates. Features are read a block at a time, from memory
@@ -13,15 +13,16 @@ largest one). Where that could be seen in a score (eigenvalues below ``CLEAR``, 
 of large values), the features are read again and decomposed themselves. A Cholesky factor keeps small
 directions better than eigenvectors do: about five times smaller differences of scores.
 
-When the source is another animal, every half of every halving is a matrix of its own and serves one fit per
+When the source is another animal, every half of the trials is a matrix of its own and serves one fit per
 split. Its Gram matrix is then formed once for all splits, and each split takes an eigendecomposition of a
 matrix as large as its training images. That costs noisy responses nothing; where it would matter (the
-spectrum falls below ``CLEAR_OF_SOURCE`` or has gaps), the split is reduced the careful way instead.
+spectrum falls below ``CLEAR_OF_SOURCE`` or has gaps), the split takes the singular value
+decomposition instead.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -33,13 +34,12 @@ from mvkit.scoring.protocol import ImageSplit
 
 # Features are brought to float64 in blocks of this many: a wide layer is never copied whole.
 BLOCK_FEATURES = 8192
-
-# Smallest eigenvalue of a layer's inner products, relative to the largest, that is relied on. Where one
+# Smallest eigenvalue of a layer's Gram matrix, relative to the largest, that is relied on. Where one
 # direction dwarfs all others by that much and responses depend on every direction alike, scores differ by
 # about 1e-10 from those of the features; at 1e-5 it can be 5e-9. Layers of a VGG11 with random weights lie
 # at 0.2 for unrelated images and at 1e-5 for overlapping parts of one photograph.
 CLEAR = 1e-4
-# Smallest eigenvalue, relative to the largest, whose direction is taken from inner products. Its singular
+# Smallest eigenvalue, relative to the largest, whose direction is taken from a Gram matrix. Its singular
 # value is then right to 1e-8 of itself, and it is the direction that a map weighs least.
 CLEAR_OF_SOURCE = 1e-8
 CONSTANT_SOURCE = "the source units do not vary over the training images"
@@ -67,110 +67,9 @@ class ColumnSource(Protocol):
 Features = NDArray[Any] | ColumnSource
 
 
-def columns_of(features: Features, begin: int, stop: int) -> NDArray[Any]:
-    """Return features ``begin`` to ``stop`` of all images in their own dtype; of an array, a view."""
-    if isinstance(features, np.ndarray):
-        return features[:, begin:stop]
-    return features.columns(begin, stop)
-
-
-def as_features(features: Any) -> Features:
-    """Return what can be read by columns unchanged, and anything else (a list, say) as an array."""
-    if isinstance(features, np.ndarray) or hasattr(features, "columns"):
-        found: Features = features
-        return found
-    return np.asarray(features)
-
-
-def is_wide(features: Features) -> bool:
-    """Whether a layer has more features than one block."""
-    return features.shape[1] > BLOCK_FEATURES
-
-
-def feature_blocks(name: str, features: Features) -> Iterator[NDArray[np.float64]]:
-    """Yield a layer's features as float64 blocks of neighbouring columns.
-
-    Parameters
-    ----------
-    name
-        Name of the layer, for messages.
-    features
-        (n_images, n_features), any real dtype, in memory or on disk.
-
-    Yields
-    ------
-    ndarray
-        float64 (n_images, at most ``BLOCK_FEATURES``), in row order, the caller's to overwrite.
-
-    Raises
-    ------
-    DataError
-        If the features are not a matrix of finite numbers.
-    """
-    values = check_features(name, features)
-    for begin in range(0, values.shape[1], BLOCK_FEATURES):
-        stop = min(begin + BLOCK_FEATURES, values.shape[1])
-        # Always in row order: the layout of an array has no influence on how products are rounded.
-        block = columns_of(values, begin, stop).astype(np.float64, order="C")
-        if not (np.isfinite(block.min()) and np.isfinite(block.max())):
-            image, feature = np.argwhere(~np.isfinite(block))[0]
-            raise DataError(
-                f"layer '{name}': feature {begin + feature} of image {image} is {block[image, feature]}; "
-                "features must be finite"
-            )
-        yield block
-
-
-def check_features(name: str, features: Any) -> Features:
-    """Return features that can be read by columns; see :func:`feature_blocks`.
-
-    Raises
-    ------
-    DataError
-        If they are not a matrix of numbers. Whether they are finite is not looked at.
-    """
-    values = as_features(features)
-    if len(values.shape) != 2 or 0 in values.shape or values.dtype.kind not in "fiub":
-        raise DataError(
-            f"layer '{name}': features must be numbers of shape (n_images, n_features), "
-            f"got {values.dtype} {values.shape}"
-        )
-    return values
-
-
-class GramMatrix(Protocol):
-    """How inner products between images are formed: here with numpy, or elsewhere.
-
-    A device takes its place in :func:`~mvkit.scoring.maps.prepare_layers`. It is called from several
-    threads at a time.
-    """
-
-    def __call__(self, block: NDArray[np.float64], /) -> NDArray[np.float64]:
-        """Return ``block @ block.T``, float64 (n_images, n_images), of a block (n_images, n_features)."""
-
-
-def gram_matrix(block: NDArray[np.float64], /) -> NDArray[np.float64]:
-    """Return ``block @ block.T``, of which numpy has BLAS compute one triangle only."""
-    products: NDArray[np.float64] = block @ block.T
-    return products
-
-
-def is_well_conditioned(eigenvalues: NDArray[np.floating], *, clear: float, noise: float) -> bool:
-    """Tell whether rounding errors leave the smallest direction of inner products alone.
-
-    Parameters
-    ----------
-    eigenvalues
-        (rank,) of inner products between images: those of the directions that features have,
-        descending.
-    clear
-        Smallest eigenvalue, relative to the largest, that is relied on.
-    noise
-        Singular value of the rounding errors in the features, see
-        :func:`rounding_noise`.
-    """
-    largest, smallest = float(eigenvalues[0]), float(eigenvalues[-1])
-    return largest > 0.0 and smallest > max(clear * largest, noise**2)
+#: ``block @ block.T``, float64 (n_images, n_images), of a block (n_images, n_features): :func:`gram_matrix`,
+#: or the same on a device. Called from several threads at a time.
+GramFunction = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -182,7 +81,7 @@ class LayerCoordinates:
     name
         Name of the layer.
     coordinates
-        float64 (n_images, at most n_images): same inner products between (centred) images as the features.
+        float64 (n_images, at most n_images): with the same Gram matrix of (centred) images as the features.
     n_features
         Width of the layer.
     noise
@@ -223,7 +122,7 @@ class SplitCoordinates:
     reason: str = ""
 
 
-def layer_coordinates(name: str, features: Features, inner: GramMatrix = gram_matrix) -> LayerCoordinates:
+def layer_coordinates(name: str, features: Features, gram: GramFunction | None = None) -> LayerCoordinates:
     """Rotate a layer's features into at most ``n_images`` coordinates.
 
     Features in memory and on disk give the same coordinates, to the last bit.
@@ -234,9 +133,9 @@ def layer_coordinates(name: str, features: Features, inner: GramMatrix = gram_ma
         Name of the layer, for messages.
     features
         (n_images, n_features), any real dtype, in memory or on disk; brought to float64 before centring. They
-        are read in blocks, twice if their inner products are too ill-conditioned.
-    inner
-        Forms the inner products of a wide layer.
+        are read in blocks, twice if their Gram matrix is too ill-conditioned.
+    gram
+        Forms the Gram matrix of a block of a wide layer.
 
     Raises
     ------
@@ -244,24 +143,19 @@ def layer_coordinates(name: str, features: Features, inner: GramMatrix = gram_ma
         If the features are not a matrix of finite numbers.
     """
     values = check_features(name, features)
-    found = _layer_from_gram(name, values, inner) if is_wide(values) else None
-    return _from_features(name, values) if found is None else found
+    is_wide = values.shape[1] > BLOCK_FEATURES
+    coordinates = _layer_from_gram(name, values, gram or gram_matrix) if is_wide else None
+    return _layer_from_features(name, values) if coordinates is None else coordinates
 
 
-def rounding_noise(largest: float, n_images: int, n_features: int) -> float:
-    """Bound the largest singular value of the rounding errors of features up to ``largest`` in size."""
-    spread = np.sqrt(n_images) + np.sqrt(n_features)
-    return float(np.finfo(np.float64).eps * largest * spread / 2)
-
-
-def _layer_from_gram(name: str, features: Features, inner: GramMatrix) -> LayerCoordinates | None:
-    """Take coordinates from a layer's inner products, or None if rounding errors would show."""
+def _layer_from_gram(name: str, features: Features, gram: GramFunction) -> LayerCoordinates | None:
+    """Take coordinates from a layer's Gram matrix, or None if rounding errors would show."""
     n_images, n_features = features.shape
     products = np.zeros((n_images, n_images))
     largest = 0.0
     for block, size in _deviations(name, features):
         largest = max(largest, size)
-        products += inner(block)
+        products += gram(block)
     # Means are rounded: what is left of them is the same for all images and no direction of the layer.
     products -= products.mean(axis=0)
     products -= products.mean(axis=1, keepdims=True)
@@ -269,13 +163,19 @@ def _layer_from_gram(name: str, features: Features, inner: GramMatrix) -> LayerC
     eigenvalues = np.linalg.eigvalsh(products)[:0:-1]
     if not is_well_conditioned(eigenvalues, clear=CLEAR, noise=noise):
         return None
-    # A common shift of all images fills the direction of the mean, which the inner products lack, with an
+    # A common shift of all images fills the direction of the mean, which the Gram matrix lacks, with an
     # eigenvalue of middling size; it is taken out again.
     factor = np.linalg.cholesky(products + eigenvalues.mean() / n_images)
     return LayerCoordinates(name, factor - factor.mean(axis=0), n_features, noise)
 
 
-def _from_features(name: str, features: Features) -> LayerCoordinates:
+def gram_matrix(block: NDArray[np.float64], /) -> NDArray[np.float64]:
+    """Return ``block @ block.T``, of which numpy has BLAS compute one triangle only."""
+    products: NDArray[np.float64] = block @ block.T
+    return products
+
+
+def _layer_from_features(name: str, features: Features) -> LayerCoordinates:
     """Rotate the features themselves by QR decompositions of block after block."""
     largest = 0.0
     rotated = np.zeros((0, 0))
@@ -359,8 +259,8 @@ def gram_coordinates(
     Returns
     -------
     tuple of SplitCoordinates
-        The same coordinates, up to signs and rounding, as :func:`layer_coordinates`
-        and :func:`split_coordinates` give; a ``reason`` speaks of source units.
+        The same, up to signs and rounding, as :func:`layer_coordinates` and :func:`split_coordinates` give; a
+        ``reason`` speaks of source units.
 
     Raises
     ------
@@ -371,34 +271,29 @@ def gram_coordinates(
     n_images, n_units = values.shape
     if n_units < n_components:
         few = f"{n_components} components need at least {n_components} source units, there are {n_units}"
-        return tuple(_nothing(split, few) for split in splits)
+        return tuple(_no_coordinates(split, few) for split in splits)
     if not np.isfinite(values).all():
         raise DataError(f"{name}: responses to predict from must be finite")
     deviations = values - values.mean(axis=0)
-    inner = gram_matrix(deviations)
+    gram = gram_matrix(deviations)
     noise = rounding_noise(float(np.abs(values).max()), n_images, n_units)
     layer: LayerCoordinates | None = None
-    found = []
+    by_split = []
     for split in splits:
-        coordinates = _split_from_gram(inner, split, n_units, noise)
+        coordinates = _split_from_gram(gram, split, n_units, noise)
         if coordinates is None:
             layer = layer_coordinates(name, values) if layer is None else layer
             coordinates = split_coordinates(layer, split, n_components)
-        found.append(_nothing(split, CONSTANT_SOURCE) if coordinates.reason else coordinates)
-    return tuple(found)
-
-
-def _nothing(split: ImageSplit, reason: str) -> SplitCoordinates:
-    empty = np.empty((0, split.train.size))
-    return SplitCoordinates(empty, np.empty(0), np.empty((split.test.size, 0)), reason)
+        by_split.append(_no_coordinates(split, CONSTANT_SOURCE) if coordinates.reason else coordinates)
+    return tuple(by_split)
 
 
 def _split_from_gram(
-    inner: NDArray[np.float64], split: ImageSplit, n_features: int, noise: float
+    gram: NDArray[np.float64], split: ImageSplit, n_features: int, noise: float
 ) -> SplitCoordinates | None:
-    """Take coordinates from inner products, or None if rounding errors would show."""
+    """Take coordinates from a Gram matrix, or None if rounding errors would show."""
     rank = min(split.train.size - 1, n_features)
-    columns = inner[:, split.train]
+    columns = gram[:, split.train]
     columns -= columns.mean(axis=1, keepdims=True)
     train = columns[split.train]
     mean = train.mean(axis=0)
@@ -412,3 +307,90 @@ def _split_from_gram(
         scale=scale,
         test=(columns[split.test] - mean) @ (vectors / scale),
     )
+
+
+def _no_coordinates(split: ImageSplit, reason: str) -> SplitCoordinates:
+    empty = np.empty((0, split.train.size))
+    return SplitCoordinates(empty, np.empty(0), np.empty((split.test.size, 0)), reason)
+
+
+def is_well_conditioned(eigenvalues: NDArray[np.floating], *, clear: float, noise: float) -> bool:
+    """Return whether rounding errors leave the smallest direction of a Gram matrix alone.
+
+    Parameters
+    ----------
+    eigenvalues
+        (rank,) of a Gram matrix of images: those of the directions that features have, descending.
+    clear
+        Smallest eigenvalue, relative to the largest, that is relied on.
+    noise
+        Singular value of the rounding errors in the features, see :func:`rounding_noise`.
+    """
+    largest, smallest = float(eigenvalues[0]), float(eigenvalues[-1])
+    return largest > 0.0 and smallest > max(clear * largest, noise**2)
+
+
+def rounding_noise(largest: float, n_images: int, n_features: int) -> float:
+    """Bound the largest singular value of the rounding errors of features up to ``largest`` in size."""
+    spread = np.sqrt(n_images) + np.sqrt(n_features)
+    return float(np.finfo(np.float64).eps * largest * spread / 2)
+
+
+def feature_blocks(name: str, features: Features) -> Iterator[NDArray[np.float64]]:
+    """Yield a layer's features as float64 blocks of neighbouring columns.
+
+    Parameters
+    ----------
+    name
+        Name of the layer, for messages.
+    features
+        (n_images, n_features), any real dtype, in memory or on disk.
+
+    Yields
+    ------
+    ndarray
+        float64 (n_images, at most ``BLOCK_FEATURES``), in row order, the caller's to overwrite.
+
+    Raises
+    ------
+    DataError
+        If the features are not a matrix of finite numbers.
+    """
+    values = check_features(name, features)
+    for begin in range(0, values.shape[1], BLOCK_FEATURES):
+        stop = min(begin + BLOCK_FEATURES, values.shape[1])
+        # Always in row order: the layout of an array has no influence on how products are rounded.
+        block = columns_of(values, begin, stop).astype(np.float64, order="C")
+        if not (np.isfinite(block.min()) and np.isfinite(block.max())):
+            image, feature = np.argwhere(~np.isfinite(block))[0]
+            raise DataError(
+                f"layer '{name}': feature {begin + feature} of image {image} is {block[image, feature]}; "
+                "features must be finite"
+            )
+        yield block
+
+
+def check_features(name: str, features: Any) -> Features:
+    """Return features that can be read by columns, others (a list, say) as an array.
+
+    Raises
+    ------
+    DataError
+        If they are not a matrix of numbers. Whether they are finite is not checked.
+    """
+    values: Features = features
+    if not isinstance(features, np.ndarray) and not hasattr(features, "columns"):
+        values = np.asarray(features)
+    if len(values.shape) != 2 or 0 in values.shape or values.dtype.kind not in "fiub":
+        raise DataError(
+            f"layer '{name}': features must be numbers of shape (n_images, n_features), "
+            f"got {values.dtype} {values.shape}"
+        )
+    return values
+
+
+def columns_of(features: Features, begin: int, stop: int) -> NDArray[Any]:
+    """Return features ``begin`` to ``stop`` of all images in their own dtype; of an array, a view."""
+    if isinstance(features, np.ndarray):
+        return features[:, begin:stop]
+    return features.columns(begin, stop)

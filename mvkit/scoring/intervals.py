@@ -1,7 +1,7 @@
 """Confidence intervals of medians over animals and their units.
 
 A hierarchical bootstrap draws animals with replacement, then units of each drawn animal with replacement.
-:func:`median_interval` says how its percentiles become an interval.
+:func:`median_interval` turns its percentiles into an interval.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ METHOD = (
 )
 NO_UNITS = "no unit with a score"
 ONE_ANIMAL = "one animal only: nothing is known of the variation between animals"
-
-#: Share of the values nearest to a median that tell the density there.
+#: Share of the values nearest to a median from which the density there is estimated.
 _CENTRAL_SHARE = 0.4
 #: tau^2 / (tau^2 + typical sigma^2 / n_a), evenly over what it can be.
 _TAU_SHARES = (np.arange(40) + 0.5) / 40
@@ -91,14 +90,13 @@ def median_interval(
 ) -> Interval:
     """Confidence interval of the median over units, for animals and units other than those recorded.
 
-    Animals are drawn with replacement, then units of each with replacement
-    (:func:`resampled_medians`); the interval is that of the percentiles,
-    scaled about the median to the width ``2 t s``: ``t`` the quantile of Student's distribution with
-    ``n_animals - 1`` degrees of freedom, ``s`` the standard error of
-    :func:`standard_error`. Without the scaling the interval is too
-    narrow for few animals that differ (their spread is underestimated by (n - 1) / n and taken for known) and
-    too wide for animals that do not (the variance of units is counted twice): Davison & Hinkley 1997,
-    section 3.8; Hesterberg 2015, Am. Stat. 69:371, section 3.2. Coverage in simulations: docs/simulation.md.
+    Animals are drawn with replacement, then units of each with replacement; the interval is that of the
+    percentiles, scaled about the median to the width ``2 t s``: ``t`` the quantile of Student's distribution
+    with ``n_animals - 1`` degrees of freedom, ``s`` the :func:`standard_error`. Without the scaling the
+    interval is too narrow for few animals that differ (their spread is underestimated by (n - 1) / n and
+    treated as exact) and too wide for animals that do not (the variance of units is counted twice): Davison &
+    Hinkley 1997, section 3.8; Hesterberg 2015, Am. Stat. 69:371, section 3.2. Coverage in simulations:
+    docs/simulation.md.
 
     Parameters
     ----------
@@ -110,10 +108,9 @@ def median_interval(
         ``n_resamples``, ``confidence`` and ``resampling_seed``.
     areas
         (n_units,): area of each unit, where the median is over several: their levels then do not count as
-        differences between animals, see
-        :func:`without_area_levels`.
+        differences between animals, see :func:`subtract_area_levels`.
     draws
-        Those of :func:`draws_of`, to share among several intervals; None draws anew. The result is the same.
+        To share among several intervals; None draws anew. The result is the same.
 
     Returns
     -------
@@ -147,19 +144,19 @@ def statistic_interval(
     """
     values = np.asarray(columns, dtype=np.float64)
     order, sizes = animal_order(values, animals)
-    kept = np.ascontiguousarray(values[:, order])
-    numbers = int(kept.shape[1]), len(sizes)
+    valid = np.ascontiguousarray(values[:, order])
+    numbers = int(valid.shape[1]), len(sizes)
     if len(sizes) < 2:
         return Interval(math.nan, math.nan, *numbers, ONE_ANIMAL if len(sizes) else NO_UNITS)
-    medians = np.median(kept, axis=1)
+    medians = np.median(valid, axis=1)
     centre = float(statistic.of_medians(medians))
-    levelled = kept
+    levelled = valid
     if areas is not None:
         _, area = np.unique(np.asarray(areas)[order], return_inverse=True)
-        levelled = without_area_levels(kept, np.repeat(np.arange(len(sizes)), sizes), area)
+        levelled = subtract_area_levels(valid, np.repeat(np.arange(len(sizes)), sizes), area)
     error = standard_error(levelled, sizes, statistic.gradient(medians))
-    counts = (draws or draws_of(settings)).counts(sizes)
-    resampled = statistic.of_medians(medians_of_counts(kept, counts))
+    counts = (draws or Draws(settings)).counts(sizes)
+    resampled = statistic.of_medians(medians_of_counts(valid, counts))
     tail = 0.5 * (1.0 - settings.confidence)
     below, above = np.quantile(resampled, [tail, 1.0 - tail]) - centre
     # The centre lies within the percentiles save by an accident of many ties.
@@ -170,38 +167,6 @@ def statistic_interval(
     else:
         below, above = -0.5 * width, 0.5 * width
     return Interval(centre + below, centre + above, *numbers, "")
-
-
-def draws_of(settings: ScoreSettings) -> Draws:
-    """Return the resamples that settings ask for."""
-    return Draws(n_resamples=settings.n_resamples, seed=settings.resampling_seed)
-
-
-def student_quantile(share: float, n_animals: int) -> float:
-    """Quantile of Student's t with ``n_animals - 1`` degrees of freedom."""
-    # Not scipy.stats, which takes a second to import.
-    from scipy.special import stdtrit
-
-    return float(stdtrit(n_animals - 1, share))
-
-
-def p_value(centre: float, interval: Interval, settings: ScoreSettings) -> float:
-    """Two-sided p value of "the true value is 0", such that p < 1 - confidence where 0 lies outside.
-
-    Student's t with ``n_animals - 1`` degrees of freedom, of the distance to 0 in standard errors, these
-    taken from the side of the interval that faces 0. NaN where there is no interval.
-    """
-    from scipy.special import stdtr
-
-    if interval.reason:
-        return math.nan
-    if centre == 0.0:
-        return 1.0
-    side = centre - interval.low if centre > 0.0 else interval.high - centre
-    if side <= 0.0:
-        return 0.0
-    quantile = student_quantile(0.5 + 0.5 * settings.confidence, interval.n_animals)
-    return float(2.0 * stdtr(interval.n_animals - 1, -abs(centre) / side * quantile))
 
 
 def describe_median(
@@ -226,7 +191,7 @@ def describe_median(
     areas, draws
         As in :func:`median_interval`.
     reason
-        Why there are no scores, where that is known.
+        Why there are no scores, or "".
 
     Returns
     -------
@@ -235,11 +200,11 @@ def describe_median(
         ``low`` and ``high`` of :func:`median_interval`; ``n_units`` and
         ``n_animals`` with a score, ``n_nan`` units without; ``reason`` for bounds that are NaN, or "".
     """
-    known = scores[~np.isnan(scores)]
+    valid = scores[~np.isnan(scores)]
     interval = median_interval(scores, specimens, settings, areas=areas, draws=draws)
     return {
-        "median": float(np.median(known)) if known.size else math.nan,
-        "sem": float(known.std(ddof=1) / math.sqrt(known.size)) if known.size > 1 else math.nan,
+        "median": float(np.median(valid)) if valid.size else math.nan,
+        "sem": float(valid.std(ddof=1) / math.sqrt(valid.size)) if valid.size > 1 else math.nan,
         "low": interval.low,
         "high": interval.high,
         "n_units": interval.n_units,
@@ -247,6 +212,33 @@ def describe_median(
         "n_nan": int(scores.size) - interval.n_units,
         "reason": (reason or interval.reason) if interval.reason else "",
     }
+
+
+def p_value(centre: float, interval: Interval, settings: ScoreSettings) -> float:
+    """Two-sided p value of "the true value is 0", such that p < 1 - confidence where 0 lies outside.
+
+    Student's t with ``n_animals - 1`` degrees of freedom, of the distance to 0 in standard errors, these
+    taken from the side of the interval that faces 0. NaN where there is no interval.
+    """
+    from scipy.special import stdtr
+
+    if interval.reason:
+        return math.nan
+    if centre == 0.0:
+        return 1.0
+    side = centre - interval.low if centre > 0.0 else interval.high - centre
+    if side <= 0.0:
+        return 0.0
+    quantile = student_quantile(0.5 + 0.5 * settings.confidence, interval.n_animals)
+    return float(2.0 * stdtr(interval.n_animals - 1, -abs(centre) / side * quantile))
+
+
+def student_quantile(share: float, n_animals: int) -> float:
+    """Quantile of Student's t with ``n_animals - 1`` degrees of freedom."""
+    # Not scipy.stats, which takes a second to import.
+    from scipy.special import stdtrit
+
+    return float(stdtrit(n_animals - 1, share))
 
 
 def standard_error(
@@ -262,9 +254,9 @@ def standard_error(
     with the mean weighted by ``g_a``. With ``q`` and Student's t with ``n_animals - 1`` degrees of freedom
     this is the interval of Hartung and Knapp (2001, Stat. Med. 20:3875) for other weights than ``g_a``. With
     equal ``n_a`` it is the plain standard error of the mean of ``y_a``, whatever ``tau`` and ``sigma``. With
-    unequal ones it depends on ``tau``, which few animals hardly tell: ``se^2`` is averaged over ``tau``, by
-    its restricted likelihood. (The single best ``tau`` is 0 too often; intervals would cover 86 % where one
-    of three animals has most units.)
+    unequal ones it depends on ``tau``, which few animals hardly determine: ``se^2`` is averaged over ``tau``,
+    by its restricted likelihood. (The single best ``tau`` is 0 too often; intervals would cover 86 % where
+    one of three animals has most units.)
 
     Parameters
     ----------
@@ -275,7 +267,7 @@ def standard_error(
     gradient
         float64 (n_columns,): derivatives by the pooled medians.
     """
-    parts = split_by_sizes(columns, sizes)
+    parts = np.split(columns, np.cumsum(sizes)[:-1], axis=1)
     medians = np.stack([np.median(part, axis=1) for part in parts], axis=1)
     values = gradient @ medians
     share = sizes / sizes.sum()
@@ -319,18 +311,18 @@ def _unit_variance(
     return float(((gradient @ influences) ** 2).mean())
 
 
-def without_area_levels(
+def subtract_area_levels(
     columns: NDArray[np.float64], animals: NDArray[np.int64], areas: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Subtract from each value the level of its area, as far as animals with several areas tell it.
+    """Subtract from each value the level of its area, as far as animals with several areas determine it.
 
     Animals have units in different areas, and areas differ in level. In a median over several areas the areas
     and the numbers of their units are as they are, not drawn: an animal is not unlike the others because more
     of its units lie in an area of high scores. Levels are fitted by least squares to the medians of cells
     (animal x area, weighted by units) beside a level per animal. Where no chain of animals joins two areas
-    nothing tells their levels from those of their animals, and the difference stays. Where animals have few
-    areas each, levels are poorly known and intervals become too wide, not too narrow: in simulations of six
-    areas they cover 95 to 97 % with four or more areas per animal, 95 to 100 % with one or two.
+    their levels cannot be separated from those of their animals, and the difference stays. Where animals have
+    few areas each, levels are poorly determined and intervals become too wide, not too narrow: in simulations
+    of six areas they cover 95 to 97 % with four or more areas per animal, 95 to 100 % with one or two.
 
     Parameters
     ----------
@@ -358,10 +350,10 @@ def without_area_levels(
     weights = np.sqrt(counts)[:, None]
     fitted = np.linalg.lstsq(design * weights, medians * weights, rcond=None)[0]
     levels = fitted[n_animals:]
-    joined = _connect_areas(cell_animals, cell_areas, n_areas)
+    groups = _connect_areas(cell_animals, cell_areas, n_areas)
     units = np.bincount(areas, minlength=n_areas).astype(np.float64)
-    for group in np.unique(joined):
-        members = joined == group
+    for group in np.unique(groups):
+        members = groups == group
         levels[members] -= np.average(levels[members], axis=0, weights=units[members])
     adjusted: NDArray[np.float64] = columns - levels[areas].T
     return adjusted
@@ -376,11 +368,46 @@ def _connect_areas(animals: NDArray[np.int64], areas: NDArray[np.int64], n_areas
     return group
 
 
-@compiled_part
-def _mixed(state: np.uint64) -> np.uint64:
-    word = (state ^ (state >> _SHIFTS[0])) * _MIX_1
-    word = (word ^ (word >> _SHIFTS[1])) * _MIX_2
-    return word ^ (word >> _SHIFTS[2])
+class Draws:
+    """Resamples for one set of settings, drawn once for each list of animals' sizes.
+
+    Layers of a model have the same animals with, mostly, the same numbers of scored units.
+    """
+
+    def __init__(self, settings: ScoreSettings) -> None:
+        self._settings = settings
+        self._counts: dict[bytes, NDArray[np.int32]] = {}
+
+    def counts(self, sizes: NDArray[np.int64]) -> NDArray[np.int32]:
+        """Return :func:`resampled_counts` of these sizes."""
+        key = sizes.tobytes()
+        if key not in self._counts:
+            n_resamples, seed = self._settings.n_resamples, self._settings.resampling_seed
+            self._counts[key] = resampled_counts(sizes, n_resamples=n_resamples, seed=seed)
+        return self._counts[key]
+
+
+def resampled_counts(sizes: NDArray[np.int64], *, n_resamples: int, seed: int) -> NDArray[np.int32]:
+    """Draw resamples as numbers of times that each unit is in them.
+
+    Parameters
+    ----------
+    sizes
+        int64 (n_animals,): units of each animal, all at least 1.
+    n_resamples
+        Resamples.
+    seed
+        Seed; equal seeds and sizes give equal draws on every machine.
+
+    Returns
+    -------
+    ndarray
+        int32 (n_resamples, sum of sizes), units in the order of their animals.
+    """
+    counts = np.zeros((n_resamples, int(sizes.sum())), dtype=np.int32)
+    starts = np.concatenate(([0], np.cumsum(sizes)[:-1])).astype(np.int64)
+    _draw_counts(starts, np.ascontiguousarray(sizes, dtype=np.int64), np.uint64(seed), counts)
+    return counts
 
 
 @compiled
@@ -389,17 +416,80 @@ def _draw_counts(
 ) -> None:
     """Count how often each unit is drawn; those of animal ``a`` are ``sizes[a]`` from ``starts[a]`` on."""
     n_animals = sizes.shape[0]
-    state = _mixed(seed + _STEP)
+    state = _mix(seed + _STEP)
     for resample in range(counts.shape[0]):
         for _ in range(n_animals):
             state += _STEP
-            animal = np.int64(((_mixed(state) >> _HALF) * np.uint64(n_animals)) >> _HALF)
+            animal = np.int64(((_mix(state) >> _HALF) * np.uint64(n_animals)) >> _HALF)
             begin = starts[animal]
             size = np.uint64(sizes[animal])
             for _ in range(sizes[animal]):
                 state += _STEP
-                unit = np.int64(((_mixed(state) >> _HALF) * size) >> _HALF)
+                unit = np.int64(((_mix(state) >> _HALF) * size) >> _HALF)
                 counts[resample, begin + unit] += 1
+
+
+@compiled_part
+def _mix(state: np.uint64) -> np.uint64:
+    word = (state ^ (state >> _SHIFTS[0])) * _MIX_1
+    word = (word ^ (word >> _SHIFTS[1])) * _MIX_2
+    return word ^ (word >> _SHIFTS[2])
+
+
+def resampled_column_medians(
+    columns: NDArray[np.floating], animals: NDArray[np.generic], *, n_resamples: int, seed: int
+) -> NDArray[np.float64]:
+    """Medians of several values per unit, over the same hierarchical bootstrap resamples.
+
+    As many animals as there are are drawn with replacement, then from each drawn animal as many units as it
+    has, with replacement (Davison & Hinkley 1997, "Bootstrap Methods and their Application", section 3.8,
+    strategy 2). A unit that is NaN in any column takes no part.
+
+    Parameters
+    ----------
+    columns
+        float (n_columns, n_units).
+    animals
+        (n_units,): animal of each unit.
+    n_resamples, seed
+        Resamples and their seed. The order of units does not matter, to the last bit.
+
+    Returns
+    -------
+    ndarray
+        float64 (n_columns, n_resamples); all NaN where no unit is left.
+
+    Raises
+    ------
+    DataError
+        If ``columns`` and ``animals`` do not belong to the same number of units.
+    """
+    order, sizes = animal_order(columns, animals)
+    if not sizes.size:
+        return np.full((len(columns), n_resamples), np.nan)
+    ordered = np.asarray(columns, dtype=np.float64)[:, order]
+    return medians_of_counts(ordered, resampled_counts(sizes, n_resamples=n_resamples, seed=seed))
+
+
+def medians_of_counts(columns: NDArray[np.float64], counts: NDArray[np.int32]) -> NDArray[np.float64]:
+    """Medians of resamples.
+
+    Parameters
+    ----------
+    columns
+        float64 (n_columns, n_units), without NaN.
+    counts
+        int32 (n_resamples, n_units): how often each unit is in each resample.
+
+    Returns
+    -------
+    ndarray
+        float64 (n_columns, n_resamples).
+    """
+    medians = np.empty((columns.shape[0], counts.shape[0]))
+    for index, values in enumerate(np.ascontiguousarray(columns, dtype=np.float64)):
+        _medians_of_counts(values, np.argsort(values, kind="stable"), counts, medians[index])
+    return medians
 
 
 @compiled
@@ -428,140 +518,6 @@ def _medians_of_counts(
                 break
 
 
-def resampled_counts(sizes: NDArray[np.int64], *, n_resamples: int, seed: int) -> NDArray[np.int32]:
-    """Draw resamples as numbers of times that each unit is in them.
-
-    Parameters
-    ----------
-    sizes
-        int64 (n_animals,): units of each animal, all at least 1.
-    n_resamples
-        Resamples.
-    seed
-        Seed; equal seeds and sizes give equal draws on every machine.
-
-    Returns
-    -------
-    ndarray
-        int32 (n_resamples, sum of sizes), units in the order of their animals.
-    """
-    counts = np.zeros((n_resamples, int(sizes.sum())), dtype=np.int32)
-    starts = np.concatenate(([0], np.cumsum(sizes)[:-1])).astype(np.int64)
-    _draw_counts(starts, np.ascontiguousarray(sizes, dtype=np.int64), np.uint64(seed), counts)
-    return counts
-
-
-class Draws:
-    """Resamples for one set of settings, drawn once for each list of animals' sizes.
-
-    Layers of a model have the same animals with, mostly, the same numbers of scored units.
-    """
-
-    def __init__(self, *, n_resamples: int, seed: int) -> None:
-        self._n_resamples = n_resamples
-        self._seed = seed
-        self._known: dict[bytes, NDArray[np.int32]] = {}
-
-    def counts(self, sizes: NDArray[np.int64]) -> NDArray[np.int32]:
-        """Return :func:`resampled_counts` of these sizes."""
-        key = sizes.tobytes()
-        if key not in self._known:
-            self._known[key] = resampled_counts(sizes, n_resamples=self._n_resamples, seed=self._seed)
-        return self._known[key]
-
-
-def medians_of_counts(columns: NDArray[np.float64], counts: NDArray[np.int32]) -> NDArray[np.float64]:
-    """Medians of resamples.
-
-    Parameters
-    ----------
-    columns
-        float64 (n_columns, n_units), without NaN.
-    counts
-        int32 (n_resamples, n_units): how often each unit is in each resample.
-
-    Returns
-    -------
-    ndarray
-        float64 (n_columns, n_resamples).
-    """
-    medians = np.empty((columns.shape[0], counts.shape[0]))
-    for index, values in enumerate(np.ascontiguousarray(columns, dtype=np.float64)):
-        _medians_of_counts(values, np.argsort(values, kind="stable"), counts, medians[index])
-    return medians
-
-
-def resampled_column_medians(
-    columns: NDArray[np.floating], animals: NDArray[np.generic], *, n_resamples: int, seed: int
-) -> NDArray[np.float64]:
-    """Medians of several values per unit, over the same hierarchical bootstrap resamples.
-
-    As many animals as there are are drawn with replacement, then from each drawn animal as many units as it
-    has, with replacement (Davison & Hinkley 1997, "Bootstrap Methods and their Application", section 3.8,
-    strategy 2). A unit that is NaN in any column takes no part.
-
-    Parameters
-    ----------
-    columns
-        float (n_columns, n_units).
-    animals
-        (n_units,): which animal each unit belongs to.
-    n_resamples, seed
-        Resamples and their seed. The order of units does not matter, to the last bit.
-
-    Returns
-    -------
-    ndarray
-        float64 (n_columns, n_resamples); all NaN where no unit is left.
-
-    Raises
-    ------
-    DataError
-        If ``columns`` and ``animals`` do not belong to the same number of units.
-    """
-    ordered, sizes = by_animal(columns, animals)
-    if not sizes.size:
-        return np.full((len(ordered), n_resamples), np.nan)
-    return medians_of_counts(ordered, resampled_counts(sizes, n_resamples=n_resamples, seed=seed))
-
-
-def resampled_medians(
-    values: NDArray[np.floating], animals: NDArray[np.generic], *, n_resamples: int, seed: int
-) -> NDArray[np.float64]:
-    """Medians of hierarchical bootstrap resamples of one value per unit.
-
-    Parameters
-    ----------
-    values
-        float (n_units,); NaN takes no part.
-    animals, n_resamples, seed
-        As in :func:`resampled_column_medians`.
-
-    Returns
-    -------
-    ndarray
-        float64 (n_resamples,).
-    """
-    medians: NDArray[np.float64] = resampled_column_medians(
-        np.asarray(values)[None], animals, n_resamples=n_resamples, seed=seed
-    )[0]
-    return medians
-
-
-def by_animal(
-    columns: NDArray[np.floating], animals: NDArray[np.generic]
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Leave out units with NaN and sort the others by :func:`animal_order`.
-
-    Returns
-    -------
-    columns, sizes
-        float64 (n_columns, n_valid) and int64 (n_animals,): units of each animal, in the order of the labels.
-    """
-    order, sizes = animal_order(columns, animals)
-    return np.ascontiguousarray(np.asarray(columns, dtype=np.float64)[:, order]), sizes
-
-
 def animal_order(
     columns: NDArray[np.floating], animals: NDArray[np.generic]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -588,8 +544,3 @@ def animal_order(
     _, group = np.unique(labels[valid], return_inverse=True)
     order = np.lexsort((*values[::-1, valid], group))
     return valid[order], np.bincount(group).astype(np.int64)
-
-
-def split_by_sizes(columns: NDArray[np.float64], sizes: NDArray[np.int64]) -> list[NDArray[np.float64]]:
-    """Cut columns of :func:`by_animal` into one (n_columns, n_units of the animal) part per animal."""
-    return np.split(columns, np.cumsum(sizes)[:-1], axis=1)

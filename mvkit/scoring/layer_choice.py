@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.errors import DataError, unknown_name
+from mvkit.scoring.correlation import mean_ignoring_nan
 
 LayerChoice = Literal["paper", "held-out"]
 PAPER: LayerChoice = "paper"
@@ -35,7 +36,7 @@ class UnitGrid:
         float64 (n_layers, n_units), NaN = no score.
     by_fold
         float64 (2, n_layers, n_units): from the even splits of the images alone, and from the odd ones;
-        empty where these are not known.
+        empty where there are none.
     """
 
     layers: Sequence[str]
@@ -98,13 +99,13 @@ def unit_grid(
         if not all(np.array_equal(ids[chosen], ids[rows[0]]) for ids in (specimen, unit_id)):
             raise DataError(f"area {area}: layers '{layers[0]}' and '{layer}' hold different units")
     grid = np.array(rows, dtype=np.int64).reshape(len(layers), -1)
-    known = by_fold.shape[-1] == len(specimen)
+    has_folds = by_fold.shape[-1] == len(specimen)
     return UnitGrid(
         layers,
         specimen[rows[0]],
         unit_id[rows[0]],
         columns["score"].astype(np.float64)[grid],
-        by_fold[:, grid] if known else np.empty((0, *grid.shape)),
+        by_fold[:, grid] if has_folds else np.empty((0, *grid.shape)),
     )
 
 
@@ -121,7 +122,7 @@ def choose_layer(grid: UnitGrid, choice: str) -> ChosenUnits:
     trials are the same: this removes the optimism of the choice only in part (see the note in
     :meth:`mvkit.scoring.results.Scores.held_out_layers`).
 
-    On equal medians the earlier layer wins. A single layer is no choice and keeps its scores.
+    On equal medians the earlier layer wins. A single layer is no choice and its scores stay.
 
     Raises
     ------
@@ -133,10 +134,10 @@ def choose_layer(grid: UnitGrid, choice: str) -> ChosenUnits:
     if choice == PAPER or len(grid.layers) == 1:
         best = highest_median(grid.score)
         if best is None:
-            return _nothing(grid, NO_SCORES)
+            return _no_choice(grid, NO_SCORES)
         return ChosenUnits(grid.layers[best], grid.specimen, grid.unit_id, grid.score[best])
     if len(grid.by_fold) < 2:
-        return _nothing(grid, ONE_SPLIT)
+        return _no_choice(grid, ONE_SPLIT)
     picks = [highest_median(fold) for fold in grid.by_fold]
     held_out = [
         grid.by_fold[1 - index][pick] if pick is not None else np.full(grid.score.shape[1], np.nan)
@@ -144,8 +145,9 @@ def choose_layer(grid: UnitGrid, choice: str) -> ChosenUnits:
     ]
     names = list(dict.fromkeys(grid.layers[pick] for pick in picks if pick is not None))
     if not names:
-        return _nothing(grid, NO_SCORES)
-    return ChosenUnits(OR.join(names), grid.specimen, grid.unit_id, mean_of_known(np.stack(held_out)))
+        return _no_choice(grid, NO_SCORES)
+    scores = mean_ignoring_nan(np.stack(held_out), axis=0)
+    return ChosenUnits(OR.join(names), grid.specimen, grid.unit_id, scores)
 
 
 def highest_median(scores: NDArray[np.float64]) -> int | None:
@@ -155,14 +157,6 @@ def highest_median(scores: NDArray[np.float64]) -> int | None:
     return best if medians[best] > -np.inf else None
 
 
-def mean_of_known(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Average over the first axis, ignoring NaN; NaN where there is nothing else."""
-    known = ~np.isnan(values)
-    with np.errstate(invalid="ignore"):
-        mean: NDArray[np.float64] = np.where(known, values, 0.0).sum(axis=0) / known.sum(axis=0)
-    return mean
-
-
-def _nothing(grid: UnitGrid, reason: str) -> ChosenUnits:
+def _no_choice(grid: UnitGrid, reason: str) -> ChosenUnits:
     missing = np.full(len(grid.specimen), np.nan)
     return ChosenUnits("", grid.specimen, grid.unit_id, missing, reason)

@@ -1,4 +1,4 @@
-"""Mappings from features to responses by name, and layers made ready for them.
+"""Mappings from features to responses by name, and the preparation of layers for them.
 
 :data:`MAPS` predict every unit: to add one, write a class here over functions of arrays in a file of its own.
 :data:`~mvkit.scoring.similarity.SIMILARITIES` give one number for a population. :data:`MAPPINGS` are both.
@@ -18,12 +18,11 @@ from threadpoolctl import threadpool_limits
 
 from mvkit.scoring.gram import (
     Features,
-    GramMatrix,
+    GramFunction,
     LayerCoordinates,
     LayerInput,
     SplitCoordinates,
     gram_coordinates,
-    gram_matrix,
     layer_coordinates,
     split_coordinates,
 )
@@ -41,13 +40,82 @@ from mvkit.scoring.protocol import ImageSplit, PreparedSplit, SplitHalfScores, s
 from mvkit.scoring.ridge import predict_ridge, prepare_squares
 from mvkit.scoring.settings import ScoreSettings
 from mvkit.scoring.similarity import SIMILARITIES, Similarity
-from mvkit.scoring.sparse import predict_elastic_net, predict_lasso, sparse_sources
+from mvkit.scoring.sparse import predict_sparse, sparse_sources
 
 Array = NDArray[np.float64]
-#: What serves all splits of a layer.
+#: A layer prepared for all splits.
 Layer = TypeVar("Layer")
-#: What serves the fits of one split.
+#: A layer prepared for the fits of one split.
 Split = TypeVar("Split", bound=PreparedSplit)
+
+
+def prepare_layers(
+    mapping: Map[Any, Any] | Similarity,
+    features: Mapping[str, LayerInput],
+    splits: Sequence[ImageSplit],
+    settings: ScoreSettings,
+    *,
+    n_jobs: int = 1,
+    gram: GramFunction | None = None,
+    save: Callable[[LayerCoordinates], None] | None = None,
+) -> dict[str, Any]:
+    """Prepare layers with one of :data:`MAPPINGS`, several at a time.
+
+    Blocks of at most ``n_jobs`` layers are in memory at a time.
+
+    Parameters
+    ----------
+    mapping
+        How features are compared with responses.
+    features
+        Layer -> (n_images, n_features), in memory or on disk; or their coordinates, for a mapping with
+        ``from_coordinates``. A layer is asked for when its turn has come, by one of several threads.
+    splits, settings
+        The protocol.
+    n_jobs
+        Layers prepared at a time, in threads; -1 = one per core. The result does not depend on it, to the
+        last bit.
+    gram
+        Forms the Gram matrices of wide layers, on a device say; for mappings with ``from_coordinates``. None:
+        numpy does.
+    save
+        Called with new coordinates as soon as they are there, by one of several threads; for mappings with
+        ``from_coordinates``.
+
+    Returns
+    -------
+    dict
+        Layer -> what the mapping prepared, in the order given.
+
+    Raises
+    ------
+    DataError
+        If a layer is not a matrix of finite numbers; the first one of several is named.
+    UsageError
+        If ``n_jobs`` is 0.
+    """
+
+    from joblib import cpu_count
+
+    def prepare(name: str) -> Any:
+        layer = features[name]
+        if mapping.from_coordinates and not isinstance(layer, LayerCoordinates):
+            layer = layer_coordinates(name, layer, gram)
+            if save is not None:
+                save(layer)
+        return mapping.prepare(name, layer, splits, settings)
+
+    names = list(features)
+    # Threads are of this machine, whatever cluster jobs are sent to.
+    cores = int(cpu_count())
+    threads = min(cores if n_jobs == -1 else min(worker_count(n_jobs), cores), max(1, len(names)))
+    with threadpool_limits(limits=1):
+        if threads == 1:
+            return {name: prepare(name) for name in names}
+        # Some libraries count threads per thread that calls them, so that each one is limited itself.
+        limited = partial(threadpool_limits, limits=1)
+        with ThreadPoolExecutor(threads, "layers", initializer=limited) as pool:
+            return dict(zip(names, pool.map(prepare, names), strict=True))
 
 
 class Map(ABC, Generic[Layer, Split]):
@@ -69,11 +137,11 @@ class Map(ABC, Generic[Layer, Split]):
 
     @abstractmethod
     def prepare_layer(self, name: str, features: LayerInput, settings: ScoreSettings) -> Layer:
-        """Make what serves all splits of features (n_images, n_features)."""
+        """Prepare features (n_images, n_features) for all splits."""
 
     @abstractmethod
     def prepare_split(self, layer: Layer, split: ImageSplit, settings: ScoreSettings) -> Split:
-        """Make a layer ready for the fits of one split."""
+        """Prepare a layer for the fits of one split."""
 
     @abstractmethod
     def predict(self, targets: Array, prepared: Split, settings: ScoreSettings) -> Array:
@@ -110,7 +178,7 @@ class Map(ABC, Generic[Layer, Split]):
     def prepare(
         self, name: str, features: LayerInput, splits: Sequence[ImageSplit], settings: ScoreSettings
     ) -> tuple[Split, ...]:
-        """Make a layer ready for every split."""
+        """Prepare a layer for every split."""
         layer = self.prepare_layer(name, features, settings)
         return tuple(self.prepare_split(layer, split, settings) for split in splits)
 
@@ -132,7 +200,7 @@ class Map(ABC, Generic[Layer, Split]):
         return score_split_halves(responses, weights, splits, layers, self.predict, settings)
 
     def reason(self, prepared: Sequence[Split]) -> str:
-        """Say why a prepared layer cannot be mapped on some split, or ""."""
+        """Return why a prepared layer cannot be mapped on some split, or ""."""
         return next((part.reason for part in prepared if part.reason), "")
 
 
@@ -142,7 +210,7 @@ class CoordinatesMap(Map[LayerCoordinates, SplitCoordinates]):
     from_coordinates = True
 
     def prepare_layer(self, name: str, features: LayerInput, settings: ScoreSettings) -> LayerCoordinates:
-        """Reduce features; coordinates given in their place are used as they are."""
+        """Rotate features into few coordinates; coordinates given in their place are used as they are."""
         return features if isinstance(features, LayerCoordinates) else layer_coordinates(name, features)
 
     def prepare_split(
@@ -195,7 +263,7 @@ class Ridge(CoordinatesMap):
 
 
 class SourcesMap(Map[Sources, SourceSplit]):
-    """A map that depends on the axes of feature space and looks at the features themselves."""
+    """A map that depends on the axes of feature space and compares the features themselves."""
 
     def prepare_split(self, layer: Sources, split: ImageSplit, settings: ScoreSettings) -> SourceSplit:
         """Pair a layer with a split."""
@@ -208,7 +276,7 @@ class OneToOne(SourcesMap):
     title = "one-to-one"
 
     def prepare_layer(self, name: str, features: LayerInput, settings: ScoreSettings) -> Sources:
-        """Look at the first one of equal features only."""
+        """Compare with the first one of equal features only."""
         return distinct_sources(name, features_of(features))
 
     def predict(self, targets: Array, prepared: SourceSplit, settings: ScoreSettings) -> Array:
@@ -226,12 +294,14 @@ class Lasso(SourcesMap):
     title = "lasso"
 
     def prepare_layer(self, name: str, features: LayerInput, settings: ScoreSettings) -> Sources:
-        """Look at every feature, if all fit in memory."""
+        """Compare with every feature, if all fit in memory."""
         return sparse_sources(name, features_of(features), settings)
 
     def predict(self, targets: Array, prepared: SourceSplit, settings: ScoreSettings) -> Array:
-        """See :func:`~mvkit.scoring.sparse.predict_lasso`."""
-        return predict_lasso(targets, prepared, settings)
+        """Fit ``Lasso(alpha=settings.penalty)``, see :func:`~mvkit.scoring.sparse.predict_sparse`."""
+        from sklearn import linear_model
+
+        return predict_sparse(linear_model.Lasso(alpha=settings.penalty), targets, prepared)
 
 
 class ElasticNet(Lasso):
@@ -240,15 +310,18 @@ class ElasticNet(Lasso):
     title = "elastic net"
 
     def predict(self, targets: Array, prepared: SourceSplit, settings: ScoreSettings) -> Array:
-        """See :func:`~mvkit.scoring.sparse.predict_elastic_net`."""
-        return predict_elastic_net(targets, prepared, settings)
+        """Fit ``ElasticNet(alpha=penalty, l1_ratio=l1_ratio)``."""
+        from sklearn import linear_model
+
+        model = linear_model.ElasticNet(alpha=settings.penalty, l1_ratio=settings.l1_ratio)
+        return predict_sparse(model, targets, prepared)
 
 
-def features_of(given: LayerInput) -> Features:
-    """Return the features of a layer to a mapping that coordinates do not serve."""
-    if isinstance(given, LayerCoordinates):
-        raise TypeError(f"layer '{given.name}': this mapping needs features, not their coordinates")
-    return given
+def features_of(layer: LayerInput) -> Features:
+    """Return the features of a layer for a mapping that cannot work from coordinates."""
+    if isinstance(layer, LayerCoordinates):
+        raise TypeError(f"layer '{layer.name}': this mapping needs features, not their coordinates")
+    return layer
 
 
 MAPS: dict[str, Map[Any, Any]] = {
@@ -258,78 +331,7 @@ MAPS: dict[str, Map[Any, Any]] = {
     "lasso": Lasso(),
     "elasticnet": ElasticNet(),
 }
+
+
 #: Every way to compare features with responses.
 MAPPINGS: dict[str, Map[Any, Any] | Similarity] = {**MAPS, **SIMILARITIES}
-
-
-def prepare_layers(
-    mapping: Map[Any, Any] | Similarity,
-    features: Mapping[str, LayerInput],
-    splits: Sequence[ImageSplit],
-    settings: ScoreSettings,
-    *,
-    n_jobs: int = 1,
-    inner: GramMatrix | None = None,
-    keep: Callable[[LayerCoordinates], None] | None = None,
-) -> dict[str, Any]:
-    """Prepare layers with one of :data:`MAPPINGS`, several at a time.
-
-    Blocks of at most ``n_jobs`` layers are in memory at a time.
-
-    Parameters
-    ----------
-    mapping
-        How features are compared with responses.
-    features
-        Layer -> (n_images, n_features), in memory or on disk; or their coordinates, for a mapping with
-        ``from_coordinates``. A layer is asked for when its turn has come, by one of several threads.
-    splits, settings
-        The protocol.
-    n_jobs
-        Layers prepared at a time, in threads; -1 = one per core. The result does not depend on it, to the
-        last bit.
-    inner
-        Forms the Gram matrices of wide layers, on a device say; for mappings with ``from_coordinates``. None:
-        numpy does.
-    keep
-        Called with the coordinates of every layer that were not given but made, as soon as they are there;
-        for mappings with ``from_coordinates``. By one of several threads.
-
-    Returns
-    -------
-    dict
-        Layer -> what the mapping prepared, in the order given.
-
-    Raises
-    ------
-    DataError
-        If a layer is not a matrix of finite numbers; of several, the first one tells.
-    UsageError
-        If ``n_jobs`` is 0.
-    """
-
-    def prepare(name: str) -> Any:
-        given = features[name]
-        if mapping.from_coordinates and not isinstance(given, LayerCoordinates):
-            given = layer_coordinates(name, given, inner or gram_matrix)
-            if keep is not None:
-                keep(given)
-        return mapping.prepare(name, given, splits, settings)
-
-    names = list(features)
-    threads = min(_thread_count(n_jobs), max(1, len(names)))
-    with threadpool_limits(limits=1):
-        if threads == 1:
-            return {name: prepare(name) for name in names}
-        # Some libraries count threads per thread that calls them, so that each one is limited itself.
-        limited = partial(threadpool_limits, limits=1)
-        with ThreadPoolExecutor(threads, "layers", initializer=limited) as pool:
-            return dict(zip(names, pool.map(prepare, names), strict=True))
-
-
-def _thread_count(n_jobs: int) -> int:
-    """Return how many threads ``n_jobs`` means here, whatever cluster jobs are sent to."""
-    from joblib import cpu_count
-
-    cores = int(cpu_count())
-    return cores if n_jobs == -1 else min(worker_count(n_jobs), cores)

@@ -30,7 +30,7 @@ _SMALL_BYTES = 10_000
 _CONNECT_S = 5
 #: Workers that have just been started may need this long to reach their scheduler.
 _WORKERS_S = 10
-#: What computes; other versions of it may give other bits.
+#: Packages of which other versions may give other bits.
 _COMPUTING = ("mvkit", "numpy", "scipy", "numba")
 #: Prepared layers are sent once each and may be large; dask need not say so every time.
 _LARGE_GRAPH = "8 GiB"

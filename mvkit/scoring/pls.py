@@ -45,7 +45,7 @@ Array = NDArray[np.float64]
 # The iterated matrix is formed again when its trace has fallen by this factor since it was last formed.
 REFRESH = 1e-4
 EPSILON = float(np.finfo(np.float64).eps)
-# A target column that keeps more than this share of its variance is surely not constant.
+# A target column with more than this share of its variance left is surely not constant.
 SURELY_LEFT = 1e-10
 # A squared length this small, relative to the first one, is rounding error: nothing is left to explain.
 EXHAUSTED = 1e-28
@@ -81,35 +81,36 @@ def predict_test_images(
     """
     n_fits, _, n_units = targets.shape
     rank = coordinates.scale.size
-    scale = aligned_zeros(padded(rank))
+    scale = aligned_zeros(padded_length(rank))
     scale[:rank] = coordinates.scale
-    projected = aligned_zeros(n_fits, rank, padded(n_units))
+    projected = aligned_zeros(n_fits, rank, padded_length(n_units))
     np.matmul(coordinates.basis, targets, out=projected[:, :, :n_units])
     covariance = coordinates.scale[:, None] * projected[:, :, :n_units]
     transposed = covariance.transpose(0, 2, 1)
     size = min(rank, n_units)
-    matrices = aligned_zeros(n_fits, size, padded(size))
+    matrices = aligned_zeros(n_fits, size, padded_length(size))
     factors = (transposed, covariance) if n_units < rank else (covariance, transposed)
     np.matmul(*factors, out=matrices[:, :, :size])
-    rotations = aligned_zeros(n_fits, settings.n_components, padded(rank))
-    loadings = aligned_zeros(n_fits, settings.n_components, padded(n_units))
+    rule = Rule(
+        tolerance=settings.pls_tolerance,
+        max_iterations=settings.pls_max_iterations,
+        by_units=n_units < rank,
+        converged=settings.pls_stopping == "converged",
+    )
+    rotations = aligned_zeros(n_fits, settings.n_components, padded_length(rank))
+    loadings = aligned_zeros(n_fits, settings.n_components, padded_length(n_units))
     fit_batch(
         (np.array(coordinates.basis), scale),  # a read-only map of shared memory would be another type
         np.ascontiguousarray(targets),
         projected,
         matrices,
-        _rule(settings, by_units=n_units < rank),
+        rule,
         krylov_space(size),
         (rotations, loadings),
     )
     scores = rotations[:, :, :rank] @ coordinates.test.T
     predictions: NDArray[np.float64] = scores.transpose(0, 2, 1) @ loadings[:, :, :n_units]
     return predictions
-
-
-def _rule(settings: ScoreSettings, *, by_units: bool) -> Rule:
-    converged = settings.pls_stopping == "converged"
-    return Rule(settings.pls_tolerance, settings.pls_max_iterations, by_units, converged)
 
 
 def prepare_kernel() -> None:
@@ -171,11 +172,11 @@ def fit_batch(
     matrices: Array,
     rule: Rule,
     space: Krylov,
-    found: tuple[Array, Array],
+    results: tuple[Array, Array],
 ) -> None:
     """Fit every target matrix.
 
-    Rows said to be padded end with zeros; see :func:`padded`.
+    Padded rows end with zeros; see :func:`padded_length`.
 
     Parameters
     ----------
@@ -191,12 +192,12 @@ def fit_batch(
         Rule of the power iteration.
     space
         Work space for that size.
-    found
+    results
         ``rotations`` (n_fits, n_components, rank) and ``loadings`` (n_fits, n_components, n_units),
         rows padded, overwritten. Components beyond those that exist are zero.
     """
     basis, scale = predictors
-    rotations, loadings = found
+    rotations, loadings = results
     n_components = min(rotations.shape[1], basis.shape[0])
     _, size, width = matrices.shape
     scores = np.zeros((n_components, scale.size))
@@ -217,7 +218,7 @@ def fit_batch(
             start, left = start_column(fit, start, count)
             if start < 0 or not reference > EXHAUSTED * first_trace:
                 break
-            length = first_direction(direction, matrix, fit, (start, count), rule)
+            length = first_direction(direction, matrix, fit, start, count, rule)
             if not length > 0.0:
                 break
             # scikit-learn divides the first vector, X'y / y'y, by its length plus epsilon
@@ -238,9 +239,9 @@ def fit_batch(
 
 
 class Fit(NamedTuple):
-    """One fit: its data, and the components found so far (the first rows of the last three).
+    """One fit: its data, and the components so far (the first rows of the last three).
 
-    Rows are padded with zeros, see :func:`padded`.
+    Rows are padded with zeros, see :func:`padded_length`.
     """
 
     basis: Array  # (rank, n_train)
@@ -276,7 +277,7 @@ def form_matrix(matrix: Array, fit: Fit, count: int, rule: Rule) -> float:
 
 @expanded_part
 def _is_explained(fit: Fit, unit: int, count: int) -> bool:
-    """Tell whether what the components leave of a target column is zero for scikit-learn."""
+    """Return whether the residual of a target column is zero for scikit-learn."""
     for image in range(fit.targets.shape[0]):
         residual = fit.targets[image, unit]
         for component in range(count):
@@ -308,13 +309,12 @@ def start_column(fit: Fit, unit: int, count: int) -> tuple[int, float]:
 
 
 @expanded_part
-def first_direction(direction: Array, matrix: Array, fit: Fit, place: tuple[int, int], rule: Rule) -> float:
-    """Write the first iterate of component ``place[1]`` from start column ``place[0]``; return |S_k e|.
+def first_direction(direction: Array, matrix: Array, fit: Fit, start: int, count: int, rule: Rule) -> float:
+    """Write the first iterate from a start column, after ``count`` components; return |S_k e|.
 
     It is the column itself in unit space, and its covariance with the features in feature space. The limit
     of the iteration does not depend on it, so that ``converged`` may start from where most covariance lies.
     """
-    start, count = place
     size = matrix.shape[0]
     if rule.converged:
         start = 0
@@ -422,10 +422,10 @@ def remove_component(matrix: Array, image: Array, fit: Fit, count: int, rule: Ru
 
 
 class Rule(NamedTuple):
-    """How a direction is found.
+    """Rule by which the power iteration runs and stops.
 
     ``tolerance`` is the squared distance between successive weight vectors at which to stop,
-    ``max_iterations`` the last iterate. ``by_units`` says that the iterated vectors v live in unit space and
+    ``max_iterations`` the last iterate. With ``by_units`` the iterated vectors v live in unit space and
     the weight vectors are ``S v``. ``converged`` asks for the limit of the iteration instead.
     """
 
@@ -438,7 +438,7 @@ class Rule(NamedTuple):
 class Krylov(NamedTuple):
     """Work space: an orthonormal basis, the matrix in it (tridiagonal), and coordinates in it.
 
-    Vectors of the iterated space, ``size`` long, are padded with zeros to ``width`` (see ``padded``).
+    Vectors of the iterated space, ``size`` long, are padded with zeros to ``width`` (see ``padded_length``).
 
     ``iterates`` holds the iterate and its image in turn, with one zero before the first coordinate. Zeros
     after the last one let loops run over whole SIMD registers.
@@ -453,9 +453,9 @@ class Krylov(NamedTuple):
 
 def krylov_space(size: int) -> Krylov:
     """Allocate the work space for matrices of that size."""
-    length = 2 + padded(size) + LANES
+    length = 2 + padded_length(size) + LANES
     return Krylov(
-        aligned_zeros(size + 1, padded(size)),
+        aligned_zeros(size + 1, padded_length(size)),
         aligned_zeros(length),
         aligned_zeros(length),
         aligned_zeros(2, length),
@@ -500,7 +500,7 @@ def _grow(matrix: Array, space: Krylov, last: int, unchecked: int) -> None:
 
 @expanded_part
 def _is_above(diagonal: Array, beside: Array, n: int, value: float) -> bool:
-    """Tell whether ``value`` exceeds every eigenvalue of the tridiagonal matrix (all pivots positive)."""
+    """Return whether ``value`` exceeds every eigenvalue of the tridiagonal matrix (all pivots positive)."""
     pivot = value - diagonal[0]
     for i in range(1, n):
         if not pivot > 0.0:
@@ -655,7 +655,7 @@ def leading_direction(
         image[i] /= length
 
 
-def padded(size: int) -> int:
+def padded_length(size: int) -> int:
     """Return the length of a padded row of ``size`` numbers."""
     return -(-size // LANES) * LANES
 

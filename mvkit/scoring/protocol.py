@@ -1,6 +1,6 @@
-"""What a score is made of: splits of the images, split halves of the trials, and what each of them gives.
+"""Splits of the images, halves of the trials, and the correlations that make up a score.
 
-Both kinds of draws come from numpy's legacy Mersenne Twister, whose streams numpy keeps unchanged, so that
+Both kinds of draws come from numpy's legacy Mersenne Twister, whose streams numpy does not change, so that
 they equal those of the 2020 code (goldens section 4, ``reliability.npz``).
 """
 
@@ -10,7 +10,6 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,10 +17,17 @@ from numpy.typing import NDArray
 
 from mvkit.errors import UsageError
 from mvkit.machine import installed_versions
-from mvkit.scoring.correlation import Drop, centred, correct_for_noise, correlate_by, reasons_for_gaps, spread
+from mvkit.scoring.correlation import (
+    ExclusionReason,
+    centre,
+    correct_for_noise,
+    correlate_by,
+    exclusion_reasons,
+    spread,
+)
 from mvkit.scoring.settings import Halving, RecordingLike, ScoreSettings
 
-# Halvings are worked through in groups whose mean responses take about this much memory.
+# Split halves are worked through in groups whose mean responses take about this much memory.
 GROUP_BYTES = 64 * 2**20
 # A target column is constant, for scikit-learn, if no entry exceeds this.
 ZERO_TARGET = 10 * float(np.finfo(np.float64).eps)
@@ -39,6 +45,45 @@ class ImageSplit:
 
     train: NDArray[np.int64]
     test: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class SplitHalfScores:
+    """Correlations and scores of every pair of trial halves, for one layer and one recording.
+
+    Attributes
+    ----------
+    r_cross, r_map, r_target
+        float64 (n_splits, n_halves, n_units), over test images: prediction from half 1 with half 2;
+        prediction from half 1 with prediction from half 2; half 1 with half 2. NaN = undefined.
+        A similarity has one "unit", the population.
+    scores
+        float64, same shape: corrected for noise; NaN = excluded.
+    exclusions
+        uint8, same shape: :class:`~mvkit.scoring.correlation.ExclusionReason`.
+    missing_image
+        int64 (n_units,): first image without a valid trial in a half of some pair, or -1.
+    """
+
+    r_cross: NDArray[np.float64]
+    r_map: NDArray[np.float64]
+    r_target: NDArray[np.float64]
+    scores: NDArray[np.float64]
+    exclusions: NDArray[np.uint8]
+    missing_image: NDArray[np.int64]
+
+
+class PreparedSplit(Protocol):
+    """A layer prepared for the fits of one split; each map has its own class."""
+
+    @property
+    def reason(self) -> str:
+        """Why no map can be fitted, or ""."""
+
+
+#: ``predict(targets (n_fits, n_train, n_units), prepared, settings) -> (n_fits, n_test, n_units)``; NaN for
+#: units whose fit did not converge
+Predict = Callable[[NDArray[np.float64], Any, ScoreSettings], NDArray[np.float64]]
 
 
 def splits_of(n_images: int, settings: ScoreSettings) -> tuple[ImageSplit, ...]:
@@ -80,8 +125,77 @@ def image_splits(
     )
 
 
+def split_half_weights(n_trials: int, n_images: int, settings: ScoreSettings) -> NDArray[np.int32]:
+    """Draw the two sets of trials of every pair of halves that settings ask for.
+
+    Pair ``b`` draws from ``RandomState(halves_seed + b)``, see :mod:`mvkit.scoring.protocol`.
+
+    Returns
+    -------
+    ndarray
+        int32 (n_halves, 2, n_trials), or (n_halves, 2, n_trials, n_images) if not ``synchronous``: how often
+        each trial counts in each set.
+    """
+    n_draws = None if settings.synchronous else n_images
+    generator = np.random.RandomState(settings.halves_seed)
+    weights = []
+    for draw in range(settings.n_halves):
+        generator.seed(settings.halves_seed + draw)  # as in trial_orders
+        weights.append(draw_split_half(generator, n_trials, settings.halving, n_images=n_draws))
+    return np.stack(weights)
+
+
+def draw_split_half(
+    generator: np.random.RandomState, n_trials: int, halving: Halving, *, n_images: int | None = None
+) -> NDArray[np.int32]:
+    """Draw the two sets of trials of one pair of halves.
+
+    Parameters
+    ----------
+    generator
+        Goes on from where it is, so that several populations can draw from one.
+    n_trials
+        Trials to draw from.
+    halving
+        The way of drawing, see :attr:`ScoreSettings.halving`.
+    n_images
+        None draws once for all images. A number draws anew for each of so many images, in their order; lists
+        that are shuffled stay shuffled from image to image.
+
+    Returns
+    -------
+    ndarray
+        int32 (2, n_trials) or (2, n_trials, n_images): how often each trial counts in each set.
+    """
+    lists = (np.arange(n_trials), np.arange(n_trials))
+    weights = np.empty((2, n_trials, 1 if n_images is None else n_images), dtype=np.int32)
+    for image in range(weights.shape[2]):
+        for index, trials in enumerate(_draw_sets(generator, lists, halving)):
+            weights[index, :, image] = np.bincount(trials, minlength=n_trials)
+    return weights[:, :, 0] if n_images is None else weights
+
+
+def _draw_sets(
+    generator: np.random.RandomState, lists: tuple[NDArray[np.int64], NDArray[np.int64]], halving: Halving
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Draw the trials of set 1 and of set 2, each as often as it counts; lists of all trials are shuffled."""
+    first, second = lists
+    n_trials, half = first.size, first.size // 2
+    if halving == "split-half":
+        generator.shuffle(first)
+        return first[:half], first[half:]
+    if halving == "subsample-half":
+        generator.shuffle(first)
+        generator.shuffle(second)
+        return first[:half], second[half:]
+    if halving == "bootstrap-full-mean":
+        return generator.randint(0, n_trials, n_trials), np.arange(n_trials)
+    size = n_trials if halving == "bootstrap" else half
+    return generator.randint(0, n_trials, size), generator.randint(0, n_trials, size)
+
+
 def trial_orders(n_trials: int, *, n_halves: int, seed: int = 0) -> NDArray[np.int64]:
-    """Shuffle the trials once per halving, each halving with a seed of its own.
+    """Shuffle the trials once per pair of halves, each pair with a seed of its own.
 
     Returns
     -------
@@ -91,14 +205,14 @@ def trial_orders(n_trials: int, *, n_halves: int, seed: int = 0) -> NDArray[np.i
     """
     orders = np.tile(np.arange(n_trials, dtype=np.int64), (n_halves, 1))
     generator = np.random.RandomState(seed)
-    for halving in range(n_halves):
-        generator.seed(seed + halving)  # the same stream as a new RandomState, at a tenth of the price
-        generator.shuffle(orders[halving])
+    for draw, order in enumerate(orders):
+        generator.seed(seed + draw)  # the same stream as a new RandomState, at a tenth of the price
+        generator.shuffle(order)
     return orders
 
 
 def trial_orders_in_sequence(n_trials: int, *, n_halves: int, seed: int = 0) -> NDArray[np.int64]:
-    """Shuffle a fresh list of trials once per halving, all from one ``RandomState(seed)``.
+    """Shuffle a fresh list of trials once per pair of halves, all from one ``RandomState(seed)``.
 
     Returns
     -------
@@ -132,105 +246,6 @@ def halves_of(orders: NDArray[np.int64]) -> NDArray[np.bool_]:
     members[rows, 0, orders[:, : n_trials // 2]] = True
     members[rows, 1, orders[:, n_trials // 2 :]] = True
     return members
-
-
-def split_half_weights(n_trials: int, n_images: int, settings: ScoreSettings) -> NDArray[np.int32]:
-    """Draw the two sets of trials of every halving that settings ask for.
-
-    Halving ``b`` draws from ``RandomState(halves_seed + b)``, see :mod:`mvkit.scoring.protocol`.
-
-    Returns
-    -------
-    ndarray
-        int32 (n_halves, 2, n_trials), or (n_halves, 2, n_trials, n_images) if not ``synchronous``: how often
-        each trial counts in each set.
-    """
-    own_draws = None if settings.synchronous else n_images
-    shape = (
-        (settings.n_halves, 2, n_trials) if own_draws is None else (settings.n_halves, 2, n_trials, n_images)
-    )
-    weights = np.empty(shape, dtype=np.int32)
-    generator = np.random.RandomState(settings.halves_seed)
-    for halving in range(settings.n_halves):
-        generator.seed(settings.halves_seed + halving)  # as in trial_orders
-        weights[halving] = draw_split_half(generator, n_trials, settings.halving, n_images=own_draws)
-    return weights
-
-
-Trials = NDArray[np.int64]
-#: Two lists of all trials, which a way of drawing may shuffle on.
-Lists = tuple[Trials, Trials]
-Draw = Callable[[np.random.RandomState, Lists], tuple[Trials, Trials]]
-
-
-def _split_half(generator: np.random.RandomState, lists: Lists) -> tuple[Trials, Trials]:
-    order, _ = lists
-    generator.shuffle(order)
-    return order[: order.size // 2], order[order.size // 2 :]
-
-
-def _bootstrap(generator: np.random.RandomState, lists: Lists) -> tuple[Trials, Trials]:
-    n_trials = lists[0].size
-    return generator.randint(0, n_trials, n_trials), generator.randint(0, n_trials, n_trials)
-
-
-def _bootstrap_full_mean(generator: np.random.RandomState, lists: Lists) -> tuple[Trials, Trials]:
-    n_trials = lists[0].size
-    return generator.randint(0, n_trials, n_trials), np.arange(n_trials)
-
-
-def _subsample_half(generator: np.random.RandomState, lists: Lists) -> tuple[Trials, Trials]:
-    first, second = lists
-    generator.shuffle(first)
-    generator.shuffle(second)
-    return first[: first.size // 2], second[second.size // 2 :]
-
-
-def _subsample_half_replacement(generator: np.random.RandomState, lists: Lists) -> tuple[Trials, Trials]:
-    n_trials = lists[0].size
-    return generator.randint(0, n_trials, n_trials // 2), generator.randint(0, n_trials, n_trials // 2)
-
-
-#: Way of drawing -> ``(generator, lists)`` -> trials of set 1 and of set 2, repeated as often as they count.
-DRAWS: Mapping[Halving, Draw] = MappingProxyType(
-    {
-        "split-half": _split_half,
-        "bootstrap": _bootstrap,
-        "bootstrap-full-mean": _bootstrap_full_mean,
-        "subsample-half": _subsample_half,
-        "subsample-half-replacement": _subsample_half_replacement,
-    }
-)
-
-
-def draw_split_half(
-    generator: np.random.RandomState, n_trials: int, halving: Halving, *, n_images: int | None = None
-) -> NDArray[np.int32]:
-    """Draw the two sets of trials of one halving.
-
-    Parameters
-    ----------
-    generator
-        Goes on from where it is, so that several populations can draw from one.
-    n_trials
-        Trials to draw from.
-    halving
-        The way of drawing, see :attr:`ScoreSettings.halving`.
-    n_images
-        None draws once for all images. A number draws anew for each of so many images, in their order; lists
-        that are shuffled are shuffled on from image to image.
-
-    Returns
-    -------
-    ndarray
-        int32 (2, n_trials) or (2, n_trials, n_images): how often each trial counts in each set.
-    """
-    lists = (np.arange(n_trials), np.arange(n_trials))
-    weights = np.empty((2, n_trials, 1 if n_images is None else n_images), dtype=np.int32)
-    for image in range(weights.shape[2]):
-        for place, trials in enumerate(DRAWS[halving](generator, lists)):
-            weights[place, :, image] = np.bincount(trials, minlength=n_trials)
-    return weights[:, :, 0] if n_images is None else weights
 
 
 def half_means(responses: NDArray[np.floating], weights: NDArray[np.generic]) -> NDArray[np.float64]:
@@ -282,43 +297,32 @@ def _weighted_sums(values: NDArray[np.float64], weights: NDArray[np.float64]) ->
     return np.ascontiguousarray(by_image.transpose(1, 0, 2))
 
 
-class PreparedSplit(Protocol):
-    """A layer made ready for the fits of one split; each map has its own class."""
+def pool_responses(animals: Sequence[NDArray[np.floating]]) -> NDArray[np.floating]:
+    """Put the units of several animals side by side, trials aligned by their number.
 
-    @property
-    def reason(self) -> str:
-        """Why no map can be fitted, or ""."""
-
-
-#: ``predict(targets (n_fits, n_train, n_units), prepared, settings) -> (n_fits, n_test, n_units)``; NaN for
-#: units whose fit did not converge
-Predict = Callable[[NDArray[np.float64], Any, ScoreSettings], NDArray[np.float64]]
-
-
-@dataclass(frozen=True)
-class SplitHalfScores:
-    """What each halving gives for one layer and one specimen.
-
-    Attributes
+    Parameters
     ----------
-    r_cross, r_map, r_target
-        float64 (n_splits, n_halves, n_units), over test images: prediction from half 1 with half 2;
-        prediction from half 1 with prediction from half 2; half 1 with half 2. NaN = undefined.
-        A similarity has one "unit", the population.
-    scores
-        float64, same shape: corrected for noise; NaN = dropped.
-    drops
-        uint8, same shape: :class:`~mvkit.scoring.correlation.Drop`.
-    missing_image
-        int64 (n_units,): first image without a valid trial in one half of some halving, or -1.
-    """
+    animals
+        Each (n_trials, n_images, n_units), NaN = missing; numbers of trials may differ.
 
-    r_cross: NDArray[np.float64]
-    r_map: NDArray[np.float64]
-    r_target: NDArray[np.float64]
-    scores: NDArray[np.float64]
-    drops: NDArray[np.uint8]
-    missing_image: NDArray[np.int64]
+    Returns
+    -------
+    ndarray
+        (largest n_trials, n_images, all units); NaN where an animal has fewer trials, so that its half-means
+        average fewer.
+    """
+    if len(animals) == 1:
+        return animals[0]
+    n_trials = max(responses.shape[0] for responses in animals)
+    n_units = sum(responses.shape[2] for responses in animals)
+    dtype = np.result_type(np.float32, *(responses.dtype for responses in animals))
+    pooled = np.full((n_trials, animals[0].shape[1], n_units), np.nan, dtype=dtype)
+    first = 0
+    for responses in animals:
+        n_own_trials, _, n_own_units = responses.shape
+        pooled[:n_own_trials, :, first : first + n_own_units] = responses
+        first += n_own_units
+    return pooled
 
 
 def score_split_halves(
@@ -338,12 +342,12 @@ def score_split_halves(
     responses
         (n_trials, n_images, n_units), NaN = missing.
     weights
-        (n_halves, 2, n_trials[, n_images]): the halvings, see :func:`half_means`.
+        (n_halves, 2, n_trials[, n_images]): the split halves, see :func:`half_means`.
     splits
         The image splits.
     layers
         Per layer one prepared split per split. A layer that cannot be fitted on a split gets
-        NaN there, with :attr:`Drop.CONSTANT_PREDICTION`.
+        NaN there, with :attr:`ExclusionReason.CONSTANT_PREDICTION`.
     predict
         The map.
     settings
@@ -351,7 +355,7 @@ def score_split_halves(
     """
     shape = (len(splits), weights.shape[0], responses.shape[2])
     r_target = np.empty(shape)
-    drops = np.zeros(shape, dtype=np.uint8)
+    exclusions = np.zeros(shape, dtype=np.uint8)
     missing_image = np.full(shape[2], -1, dtype=np.int64)
     r_cross = np.full((len(layers), *shape), np.nan)
     r_map = np.full((len(layers), *shape), np.nan)
@@ -362,17 +366,19 @@ def score_split_halves(
         for index, split in enumerate(splits):
             targets = targets_of_split(means, split, settings)
             r_target[index, group] = targets.r_target
-            drops[index, group] = targets.drops
+            exclusions[index, group] = targets.exclusions
             for layer, prepared in enumerate(layers):
                 if not prepared[index].reason:
                     predictions = predict(targets.train, prepared[index], settings)
                     parts = correlate_predictions(predictions, targets, settings)
                     r_cross[layer, index, group], r_map[layer, index, group] = parts
-                    unfitted[layer, index, group] = without_prediction(predictions, parts[1])
+                    unfitted[layer, index, group] = unconverged_fits(predictions, parts[1])
     return [
         correct_split_halves(
             (r_cross[layer], r_map[layer], r_target),
-            np.where(unfitted[layer] & (drops == 0), np.uint8(Drop.NOT_CONVERGED), drops),
+            np.where(
+                unfitted[layer] & (exclusions == 0), np.uint8(ExclusionReason.NOT_CONVERGED), exclusions
+            ),
             missing_image,
             settings,
         )
@@ -380,71 +386,69 @@ def score_split_halves(
     ]
 
 
-def without_prediction(
-    predictions: NDArray[np.float64], r_map: NDArray[np.float64]
-) -> NDArray[np.bool_] | bool:
-    """Tell in which halvings, bool (n_halves, n_units), a map gave NaN for a unit: it did not converge.
-
-    Parameters
-    ----------
-    predictions
-        float64 (2 n_halves, n_test, n_units), halves 1 and 2 of each halving in turn.
-    r_map
-        float64 (n_halves, n_units): the halves' correlations, which NaN makes NaN.
-    """
-    if not np.isnan(r_map).any():
-        return False
-    lost = np.asarray(np.isnan(predictions).any(axis=1))
-    return lost[0::2] | lost[1::2]
-
-
 def split_half_groups(n_halves: int, size: int) -> Iterator[slice]:
-    """Divide the halvings into groups of bounded memory, ``size`` being the entries of one mean response."""
+    """Group the split halves for bounded memory, ``size`` being the entries of one mean response."""
     step = max(1, GROUP_BYTES // (2 * 8 * max(size, 1)))
     for begin in range(0, n_halves, step):
         yield slice(begin, begin + step)
 
 
 def note_missing(means: NDArray[np.float64], missing_image: NDArray[np.int64]) -> None:
-    """Remember for each unit the first image that some half knows nothing about."""
+    """Note for each unit the first image to which some half has no response."""
     missing = np.isnan(means).any(axis=(0, 1))
     first = np.where(missing.any(axis=0), missing.argmax(axis=0), -1)
     new = (first >= 0) & ((missing_image < 0) | (first < missing_image))
     missing_image[new] = first[new]
 
 
-def correct_split_halves(
-    parts: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]],
-    drops: NDArray[np.uint8],
-    missing_image: NDArray[np.int64],
-    settings: ScoreSettings,
-) -> SplitHalfScores:
-    """Correct ``(r_cross, r_map, r_target)`` for noise and find out why what is NaN is NaN."""
-    scores = correct_for_noise(*parts, settings)
-    return SplitHalfScores(*parts, scores, reasons_for_gaps(scores, parts, drops), missing_image)
-
-
 @dataclass(frozen=True)
 class Targets:
-    """Half responses of a group of halvings on one split.
+    """Half responses of a group of split halves on one split.
 
     Attributes
     ----------
     train
-        float64 (2 n_halves, n_train, n_units): halves 1 and 2 of each halving in turn, see
+        float64 (2 n_halves, n_train, n_units): halves 1 and 2 of each pair in turn, see
         :func:`training_targets`.
     second_test
         float64 (n_halves, n_test, n_units): half 2, centred.
     r_target
         float64 (n_halves, n_units): half 1 with half 2, over test images.
-    drops
-        uint8 (n_halves, n_units): why a halving cannot be scored, as far as is known before a map is fitted.
+    exclusions
+        uint8 (n_halves, n_units): why a pair of halves cannot be scored, as far as that is clear before a map
+        is fitted.
     """
 
     train: NDArray[np.float64]
     second_test: NDArray[np.float64]
     r_target: NDArray[np.float64]
-    drops: NDArray[np.uint8]
+    exclusions: NDArray[np.uint8]
+
+
+def targets_of_split(means: NDArray[np.float64], split: ImageSplit, settings: ScoreSettings) -> Targets:
+    """Take the images of one split out of half-means.
+
+    Parameters
+    ----------
+    means
+        float64 (n_halves, 2, n_images, n_units) as from :func:`half_means`.
+    split
+        Training and test images.
+    settings
+        The kind of correlation.
+    """
+    n_halves, _, _, n_units = means.shape
+    train_means = np.ascontiguousarray(means[:, :, split.train])
+    test = centre(np.ascontiguousarray(means[:, :, split.test]), axis=2)
+    train, usable = training_targets(train_means.reshape(2 * n_halves, -1, n_units))
+    lost = np.isnan(train_means).any(axis=(1, 2)) | np.isnan(test).any(axis=(1, 2))
+    varies = usable.reshape(n_halves, 2, n_units) & np.any(test != 0.0, axis=2)
+    constant = ~np.all(varies, axis=1)
+    exclusions = np.zeros((n_halves, n_units), dtype=np.uint8)
+    exclusions[constant] = ExclusionReason.CONSTANT_RESPONSE
+    exclusions[lost] = ExclusionReason.NO_TRIAL
+    r_target = correlate_by(settings.correlation, test[:, 0], test[:, 1])
+    return Targets(train, np.ascontiguousarray(test[:, 1]), r_target, exclusions)
 
 
 def training_targets(means: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
@@ -464,37 +468,11 @@ def training_targets(means: NDArray[np.float64]) -> tuple[NDArray[np.float64], N
     usable
         bool (n_fits, n_units): False for those columns.
     """
-    targets = centred(means, axis=-2)
+    targets = centre(means, axis=-2)
     usable = spread(targets, axis=-2) >= ZERO_TARGET
     if not usable.all():
         np.copyto(targets, 0.0, where=~usable)
     return targets, usable[:, 0, :]
-
-
-def targets_of_split(means: NDArray[np.float64], split: ImageSplit, settings: ScoreSettings) -> Targets:
-    """Take the images of one split out of half-means.
-
-    Parameters
-    ----------
-    means
-        float64 (n_halves, 2, n_images, n_units) as from :func:`half_means`.
-    split
-        Training and test images.
-    settings
-        The kind of correlation.
-    """
-    n_halves, _, _, n_units = means.shape
-    train_means = np.ascontiguousarray(means[:, :, split.train])
-    test = centred(np.ascontiguousarray(means[:, :, split.test]), axis=2)
-    train, usable = training_targets(train_means.reshape(2 * n_halves, -1, n_units))
-    lost = np.isnan(train_means).any(axis=(1, 2)) | np.isnan(test).any(axis=(1, 2))
-    varies = usable.reshape(n_halves, 2, n_units) & np.any(test != 0.0, axis=2)
-    constant = ~np.all(varies, axis=1)
-    drops = np.zeros((n_halves, n_units), dtype=np.uint8)
-    drops[constant] = Drop.CONSTANT_RESPONSE
-    drops[lost] = Drop.NO_TRIAL
-    r_target = correlate_by(settings.correlation, test[:, 0], test[:, 1])
-    return Targets(train, np.ascontiguousarray(test[:, 1]), r_target, drops)
 
 
 def correlate_predictions(
@@ -522,21 +500,39 @@ def correlate_predictions(
     return correlate_by(kind, first, targets.second_test), correlate_by(kind, first, second)
 
 
-def recordings_digest(recordings: Sequence[RecordingLike]) -> str:
-    """Return the sha256 (hex) of areas, specimens, unit ids and responses, in their order."""
-    state = hashlib.sha256()
-    for recording in recordings:
-        shape = recording.responses.shape
-        state.update(f"{recording.area}/{recording.specimen}/{shape}/{recording.responses.dtype}".encode())
-        state.update(np.ascontiguousarray(recording.unit_ids, dtype=np.int64).tobytes())
-        state.update(np.ascontiguousarray(recording.responses).tobytes())
-    return state.hexdigest()
+def unconverged_fits(
+    predictions: NDArray[np.float64], r_map: NDArray[np.float64]
+) -> NDArray[np.bool_] | bool:
+    """Return for which units a map gave NaN, bool (n_halves, n_units): it did not converge.
+
+    Parameters
+    ----------
+    predictions
+        float64 (2 n_halves, n_test, n_units), halves 1 and 2 of each pair in turn.
+    r_map
+        float64 (n_halves, n_units): the halves' correlations, which NaN makes NaN.
+    """
+    if not np.isnan(r_map).any():
+        return False
+    lost = np.asarray(np.isnan(predictions).any(axis=1))
+    return lost[0::2] | lost[1::2]
+
+
+def correct_split_halves(
+    parts: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]],
+    exclusions: NDArray[np.uint8],
+    missing_image: NDArray[np.int64],
+    settings: ScoreSettings,
+) -> SplitHalfScores:
+    """Correct ``(r_cross, r_map, r_target)`` for noise and find out why what is NaN is NaN."""
+    scores = correct_for_noise(*parts, settings)
+    return SplitHalfScores(*parts, scores, exclusion_reasons(scores, parts, exclusions), missing_image)
 
 
 def result_context(
     context: Mapping[str, object] | None, recordings: Sequence[RecordingLike]
 ) -> dict[str, object]:
-    """Add the digest of the responses and the versions that matter to what the caller knows of scores."""
+    """Add the digest of the responses and versions of libraries to the caller's context of a result."""
     about = dict(context or {})
     others = about.pop("versions", None)
     return {
@@ -547,3 +543,14 @@ def result_context(
             **(others if isinstance(others, Mapping) else {}),
         },
     }
+
+
+def recordings_digest(recordings: Sequence[RecordingLike]) -> str:
+    """Return the sha256 (hex) of areas, specimens, unit ids and responses, in their order."""
+    state = hashlib.sha256()
+    for recording in recordings:
+        shape = recording.responses.shape
+        state.update(f"{recording.area}/{recording.specimen}/{shape}/{recording.responses.dtype}".encode())
+        state.update(np.ascontiguousarray(recording.unit_ids, dtype=np.int64).tobytes())
+        state.update(np.ascontiguousarray(recording.responses).tobytes())
+    return state.hexdigest()

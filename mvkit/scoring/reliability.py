@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.errors import UsageError, unknown_name
-from mvkit.scoring.correlation import centred, correlate, correlate_by, spearman_brown, whole_reliability
+from mvkit.scoring.correlation import centre, correlate, correlate_by, spearman_brown, whole_reliability
 from mvkit.scoring.protocol import (
     half_means,
     halves_of,
@@ -28,7 +28,7 @@ _CACHED_BYTES = 8 * 2**20
 
 
 def response_reliability(responses: NDArray[np.floating], settings: ScoreSettings) -> NDArray[np.float64]:
-    """Reliability of every unit in every halving that settings ask for.
+    """Reliability of every unit in every pair of halves that settings ask for.
 
     Parameters
     ----------
@@ -76,37 +76,9 @@ def correlate_sets(
     """
     result = np.empty((weights.shape[0], responses.shape[2]))
     for group in split_half_groups(weights.shape[0], responses[0].size):
-        means = centred(half_means(responses, weights[group]), axis=2)
+        means = centre(half_means(responses, weights[group]), axis=2)
         result[group] = correlate_by(correlation, means[:, 0], means[:, 1])
     return result
-
-
-def correlate_all_sets(
-    responses: NDArray[np.floating],
-    first: NDArray[np.generic],
-    second: NDArray[np.generic],
-    *,
-    correlation: str = "pearson",
-) -> NDArray[np.float64]:
-    """Correlate each of some sets of trials with each of others, as the 2020 code does with resamplings.
-
-    Parameters
-    ----------
-    responses
-        (n_trials, n_images, n_units), NaN = missing.
-    first, second
-        (n_first, n_trials[, n_images]) and (n_second, n_trials[, n_images]).
-    correlation
-        ``"pearson"`` or ``"spearman"``.
-
-    Returns
-    -------
-    ndarray
-        float64 (n_second, n_first, n_units), not corrected for anything. Its first two axes flattened are the
-        rows of the goldens ``mode|*`` (section 4, ``reliability.npz``).
-    """
-    columns, rows = (centred(half_means(responses, sets[:, None])[:, 0], axis=1) for sets in (first, second))
-    return np.stack([correlate_by(correlation, columns, np.broadcast_to(row, columns.shape)) for row in rows])
 
 
 def split_half_reliability(
@@ -123,11 +95,11 @@ def split_half_reliability(
     responses
         (n_trials, n_images, n_units), NaN = missing; halves are means that ignore it.
     n_halves
-        Halvings of the trials.
+        Split halves of the trials.
     draws
-        ``"per_trial_seed"``: halving ``b`` shuffles the trials by ``RandomState(seed + b)``.
-        ``"per_unit_seed0"``: the halvings are successive shuffles of one ``RandomState(seed)``, the same ones
-        for every unit. Both as in the 2020 code (goldens section 4, ``reliability.npz``).
+        ``"per_trial_seed"``: pair of halves ``b`` shuffles the trials by ``RandomState(seed + b)``.
+        ``"per_unit_seed0"``: the split halves are successive shuffles of one ``RandomState(seed)``, the same
+        ones for every unit. Both as in the 2020 code (goldens section 4, ``reliability.npz``).
     seed
         Where the draws begin.
 
@@ -146,7 +118,7 @@ def split_half_reliability(
     n_trials = responses.shape[0]
     _require_two(n_trials)
     members = halves_of(_DRAWS[draws](n_trials, n_halves=n_halves, seed=seed))
-    means = centred(half_means(responses, members), axis=2)
+    means = centre(half_means(responses, members), axis=2)
     return spearman_brown(correlate(means[:, 0], means[:, 1]))
 
 
@@ -157,18 +129,18 @@ def _require_two(n_trials: int) -> None:
 
 @dataclass(frozen=True)
 class ReliabilityMoments:
-    """Split-half reliability of each column, condensed over halvings.
+    """Split-half reliability of each column, condensed over split halves.
 
     Attributes
     ----------
     mean, std
-        float64 (n_columns,): over the halvings in which it is defined (std: population, ddof 0); NaN where
-        there is none.
+        float64 (n_columns,): over the split halves in which it is defined (std: population, ddof 0); NaN
+        where there is none.
     n_used
-        int64 (n_columns,): those halvings.
+        int64 (n_columns,): those split halves.
     n_missing
-        int64 (n_columns,): halvings in which a half has no valid trial for some image. In all others that are
-        not used a half does not vary over the images.
+        int64 (n_columns,): split halves in which a half has no valid trial for some image. In all others that
+        are not used a half does not vary over the images.
     """
 
     mean: NDArray[np.float64]
@@ -178,7 +150,7 @@ class ReliabilityMoments:
 
 
 def split_half_moments(responses: NDArray[np.floating], members: NDArray[np.bool_]) -> ReliabilityMoments:
-    """Measure Spearman-Brown corrected split-half reliabilities and condense them over halvings.
+    """Measure Spearman-Brown corrected split-half reliabilities and condense them over split halves.
 
     Same numbers as from :func:`split_half_reliability`, in bounded memory.
 
@@ -217,7 +189,7 @@ def _halves(
     """Return (n_halves, n_images, n_columns) for each half: what is to be correlated over images."""
     if np.array_equal(values, np.rint(values)):  # also False if one is NaN
         return _whole_sums(values, members)
-    means = centred(half_means(values, members), axis=2)
+    means = centre(half_means(values, members), axis=2)
     return np.ascontiguousarray(means[:, 0]), np.ascontiguousarray(means[:, 1])
 
 

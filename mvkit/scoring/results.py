@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mvkit.errors import DataError
 from mvkit.files import digest_of, plain, replacing, write_text
-from mvkit.scoring.intervals import METHOD, describe_median, draws_of
+from mvkit.scoring.intervals import METHOD, Draws, describe_median
 from mvkit.scoring.layer_choice import HELD_OUT, PAPER, ChosenUnits, choose_layer, unit_grid
 from mvkit.scoring.settings import ScoreSettings
 
@@ -27,6 +27,9 @@ ALL_AREAS = "all"
 BEST_PER_AREA = "(best layer of each area)"
 #: ``unit_id`` of the row of a whole population (RSA, CKA).
 POPULATION = -1
+
+#: Columns of every table that is written -> key of the context.
+SOURCE_COLUMNS = {"model": "model", "weights": "weights_source", "dataset": "dataset"}
 
 UNITS_CSV = "scores.csv"
 UNITS_PARQUET = "scores.parquet"
@@ -52,10 +55,13 @@ class Scores:
         - ``response_reliability``: mean of SB(r_target);
         - ``score``: mean of the noise-corrected r_cross / sqrt(SB(r_map) SB(r_target));
         - ``map_correlation``, ``response_correlation``: means of r_map and r_target, not corrected;
-        - ``halves_used``, ``halves_dropped``: splits x halvings that the score is a mean of, and all others;
-        - ``reason``: why the score is NaN, or ""; ``dropped_because``: why halvings were dropped, or "".
+        - ``halves_used``, ``halves_dropped``: image splits x trial halves that the score is a mean of, and
+          all others; ``dropped_no_trial`` and so on: how many were dropped for each reason;
+        - ``reason``: why the score is NaN, a key of :data:`mvkit.scoring.correlation.REASONS`, or "";
+        - ``detail``: what there is to say beyond the reason, in words: which image has no trial, or why a
+          layer or other animals cannot be mapped; or "".
 
-        All means run over splits and halvings at once and ignore NaN.
+        All means run over image splits and trial halves at once and ignore NaN.
     layers, areas
         Names in the order given.
     settings
@@ -114,7 +120,7 @@ class Scores:
 
         The paper chooses the best layer by the very scores it reports, on the same test images, and so does
         this method: the more layers a model has, the more this favours it. On equal medians the earlier
-        layer wins. An area without any score has layer "" and NaN. Intervals know nothing of the choice.
+        layer wins. An area without any score has layer "" and NaN. Intervals do not allow for the choice.
         """
         return self._best_layers.copy()
 
@@ -124,7 +130,7 @@ class Scores:
         Columns and rows as in :meth:`best_layers`, with ``choice`` ``"held-out"``: the layer with the
         highest median on the even splits is scored on the odd ones and the other way round, and each unit's
         two scores are averaged. ``layer`` names both where they differ (``"a / b"``). Scores of fewer than
-        two splits give NaN and say so in ``reason``; a single layer needs no choice and keeps its scores.
+        two splits give NaN with a ``reason``; a single layer needs no choice, and its scores stay.
 
         Notes
         -----
@@ -187,7 +193,7 @@ class Scores:
         import pandas as pd
 
         rows = []
-        draws = draws_of(self.settings)
+        draws = Draws(self.settings)
         for layer in self.layers:
             of_layer = self.columns["layer"] == layer
             for area in (*self.areas, ALL_AREAS):
@@ -239,7 +245,8 @@ def save_scores(scores: Scores, out_dir: Path, also: Mapping[str, object] | None
     ``scores.csv`` and ``scores.parquet`` hold one row per unit, ``folds.parquet`` the same rows' scores from
     even and from odd image splits, ``summary.csv`` layers x areas, ``best_layers.csv`` and
     ``held_out_layers.csv`` the layer per area by either choice, ``summary.json`` settings, protocol and its
-    digest, seeds, versions and all three tables. ``summary.json`` is written last, so that its presence means
+    digest, seeds, versions and all three tables. Every table starts with the columns ``model``, ``weights``
+    (where they come from) and ``dataset``. ``summary.json`` is written last, so that its presence means
     the others are complete.
 
     Parameters
@@ -265,14 +272,23 @@ def save_scores(scores: Scores, out_dir: Path, also: Mapping[str, object] | None
     }
     for name, frame in frames.items():
         with replacing(out_dir / name) as temporary:
-            frame.to_csv(temporary, index=False)
+            with_source(frame, scores.context).to_csv(temporary, index=False)
     for name, frame in {UNITS_PARQUET: table, FOLDS_PARQUET: _by_fold(scores)}.items():
         # Opened here: pyarrow cannot open a folder whose name is no UTF-8.
         with replacing(out_dir / name) as temporary, temporary.open("wb") as file:
-            frame.to_parquet(file, index=False)
+            with_source(frame, scores.context).to_parquet(file, index=False)
     summary = {**scores.to_json(), **(also or {})}
     write_text(out_dir / SUMMARY_JSON, json.dumps(summary, indent=2, allow_nan=False) + "\n")
     return [out_dir / name for name in (*frames, UNITS_PARQUET, FOLDS_PARQUET, SUMMARY_JSON)]
+
+
+def with_source(frame: pd.DataFrame, context: Mapping[str, object]) -> pd.DataFrame:
+    """Return a table with columns ``model``, ``weights`` and ``dataset`` in front; "" of what is not known.
+
+    ``model`` is the name in all results (with the seed of random weights), ``weights`` where they come from.
+    """
+    values = {column: str(context.get(key, "")) for column, key in SOURCE_COLUMNS.items()}
+    return frame.assign(**values)[[*values, *frame.columns]]
 
 
 def _by_fold(scores: Scores) -> pd.DataFrame:
@@ -284,9 +300,6 @@ def _by_fold(scores: Scores) -> pd.DataFrame:
 def read_scores(out_dir: Path) -> Scores:
     """Read back what :func:`save_scores` wrote.
 
-    Scores of versions before there was a ``folds.parquet`` are read without scores by fold; settings that
-    did not exist then have their defaults, which mean what was done then.
-
     Raises
     ------
     DataError
@@ -295,15 +308,21 @@ def read_scores(out_dir: Path) -> Scores:
     """
     import pandas as pd
 
-    _require(out_dir, SUMMARY_JSON, UNITS_PARQUET)
+    for name in (SUMMARY_JSON, UNITS_PARQUET, FOLDS_PARQUET):
+        if not (out_dir / name).is_file():
+            raise DataError(f"{out_dir}: no {name} here; is this a folder written by 'mvkit score --out'?")
     try:
         summary = json.loads((out_dir / SUMMARY_JSON).read_text(encoding="utf-8"))
         settings = ScoreSettings(**summary["settings"])
         layers, areas = tuple(summary["layers"]), tuple(summary["areas"])
-        context, is_old = summary["context"], "protocol" not in summary
-        table = _read_parquet(out_dir / UNITS_PARQUET)
+        context = summary["context"]
+        table, folds = (_read_parquet(out_dir / name) for name in (UNITS_PARQUET, FOLDS_PARQUET))
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise DataError(f"{out_dir}: damaged scores ({error})") from error
+    if folds.shape[1] and len(folds) != len(table):
+        raise DataError(
+            f"{out_dir}: damaged scores ({UNITS_PARQUET} has {len(table)} rows, {FOLDS_PARQUET} {len(folds)})"
+        )
     return Scores(
         columns={
             str(name): table[name].to_numpy()
@@ -311,7 +330,7 @@ def read_scores(out_dir: Path) -> Scores:
             else np.array(table[name].tolist(), dtype=object)
             for name in table.columns
         },
-        by_fold=np.empty((0, 0)) if is_old else _read_by_fold(out_dir, len(table)),
+        by_fold=np.ascontiguousarray(folds.to_numpy(dtype=np.float64).T),
         layers=layers,
         areas=areas,
         settings=settings,
@@ -323,24 +342,4 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     import pandas as pd
 
     with path.open("rb") as file:
-        return pd.read_parquet(file)
-
-
-def _read_by_fold(out_dir: Path, n_rows: int) -> NDArray[np.float64]:
-
-    _require(out_dir, FOLDS_PARQUET)
-    try:
-        table = _read_parquet(out_dir / FOLDS_PARQUET)
-    except (ValueError, OSError) as error:
-        raise DataError(f"{out_dir}: damaged scores ({FOLDS_PARQUET}: {error})") from error
-    if table.shape[1] and len(table) != n_rows:
-        raise DataError(
-            f"{out_dir}: damaged scores ({UNITS_PARQUET} has {n_rows} rows, {FOLDS_PARQUET} {len(table)})"
-        )
-    return np.ascontiguousarray(table.to_numpy(dtype=np.float64).T)
-
-
-def _require(out_dir: Path, *names: str) -> None:
-    for name in names:
-        if not (out_dir / name).is_file():
-            raise DataError(f"{out_dir}: no {name} here; is this a folder written by 'mvkit score --out'?")
+        return pd.read_parquet(file).drop(columns=list(SOURCE_COLUMNS), errors="ignore")

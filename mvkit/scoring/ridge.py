@@ -7,7 +7,7 @@ Elements of Statistical Learning", equations 3.44 to 3.47)
 
     Z D (D^2 + alpha)^-1 U y = H y.
 
-``H`` does not depend on the responses: one small matrix serves all halvings and units of a split.
+``H`` does not depend on the responses: one small matrix serves all split halves and units of a split.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def predict_ridge(
     """Fit one ridge regression per target column and predict the test images.
 
     Equals scikit-learn's ``Ridge(alpha, fit_intercept=True)``. With ``ridge_alpha="cv"`` every column (a unit
-    in one half of one halving) gets its own penalty, see :func:`choose_penalties`.
+    in one half of one pair) gets its own penalty, see :func:`choose_penalties`.
 
     Parameters
     ----------
@@ -132,7 +132,7 @@ def left_out_triangle(
     -------
     ndarray
         float64 (n_train, n_train): its product with centred responses is as long as the vector of their
-        leave-one-out residuals. Only that length is wanted, and a triangle takes half the multiplications.
+        leave-one-out residuals. Only that length is requested, and a triangle takes half the multiplications.
     """
     shrinkage = penalty / (coordinates.scale**2 + penalty)
     # Both terms are sums of squares on the diagonal: nothing cancels, however small the penalty.

@@ -1,4 +1,4 @@
-"""Scoring many layers against many specimens, each pair measured where its scores are not cached."""
+"""Scoring many layers against many recordings; each pair is measured where its scores are not cached."""
 
 from __future__ import annotations
 
@@ -12,8 +12,15 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from mvkit.errors import DataError, FitError, UsageError
-from mvkit.scoring.correlation import Drop, correct_for_noise, explain, whole_reliability
-from mvkit.scoring.gram import GramMatrix, LayerCoordinates
+from mvkit.scoring.correlation import (
+    DROPPED_COLUMNS,
+    UNMAPPED,
+    ExclusionReason,
+    correct_for_noise,
+    mean_ignoring_nan,
+    whole_reliability,
+)
+from mvkit.scoring.gram import GramFunction, LayerCoordinates
 from mvkit.scoring.maps import MAPPINGS, prepare_layers
 from mvkit.scoring.parallel import run_jobs, worker_count
 from mvkit.scoring.protocol import ImageSplit, SplitHalfScores, result_context, split_half_weights, splits_of
@@ -21,10 +28,65 @@ from mvkit.scoring.results import POPULATION, Column, Scores
 from mvkit.scoring.settings import DEFAULT_SETTINGS, RecordingLike, ScoreSettings
 from mvkit.scoring.similarity import pool_animals
 
+#: Called with (done, total).
+Progress = Callable[[int, int], None]
+#: Name of a layer, and index of a recording.
+Pair = tuple[str, int]
+
 # Jobs per worker process: enough of them that no worker idles long while another finishes its last one.
 JOBS_PER_WORKER = 4
-#: Splits of the images: all, and the two sets between which a layer is chosen and scored.
+# Splits of the images: all, and the two sets between which a layer is chosen and scored.
 EVERY, EVEN, ODD = slice(None), slice(0, None, 2), slice(1, None, 2)
+
+
+@dataclass(frozen=True)
+class UnitScores:
+    """Scores of one layer and one recording, averaged over image splits and split halves.
+
+    Attributes
+    ----------
+    columns
+        The measured columns of :class:`~mvkit.scoring.results.Scores`, each (n_units,).
+    by_fold
+        float64 (2, n_units): the score from the even splits of the images alone, and from the odd ones; no
+        rows where there is one split only.
+    """
+
+    columns: Mapping[str, Column]
+    by_fold: NDArray[np.float64]
+
+
+class ScoreCache(Protocol):
+    """Scores of pairs of layer and recording that were measured before."""
+
+    def read(self, layer: str, recording: RecordingLike) -> UnitScores | None:
+        """Return cached scores, or None."""
+
+    def write(self, layer: str, recording: RecordingLike, scores: UnitScores, /) -> None:
+        """Cache scores."""
+
+
+@dataclass(frozen=True)
+class LayerSource:
+    """Layers whose features are opened only where they are needed.
+
+    Attributes
+    ----------
+    names
+        Every layer, in order.
+    open
+        Names -> context manager that gives layer -> (n_images, n_features), in memory or on disk, or
+        :class:`~mvkit.scoring.gram.LayerCoordinates` where the mapping works from them.
+    gram
+        Forms Gram matrices of features, on a device say; None: numpy does.
+    save
+        Called with new :class:`~mvkit.scoring.gram.LayerCoordinates`, in one of several threads.
+    """
+
+    names: tuple[str, ...]
+    open: Callable[[Sequence[str]], AbstractContextManager[Mapping[str, Any]]]
+    gram: GramFunction | None = None
+    save: Callable[[LayerCoordinates], None] | None = None
 
 
 def score_features(
@@ -38,8 +100,8 @@ def score_features(
 ) -> Scores:
     """Score how well each layer predicts each unit, corrected for noise.
 
-    Per specimen, split of the images and halving of the trials one map is fitted per half of the trials on
-    the training images, for all units of the specimen jointly, and
+    Per specimen, split of the images and split half of the trials one map is fitted per half of the trials
+    on the training images, for all units of the specimen jointly, and
 
         score = r_cross / sqrt(SB(r_map) SB(r_target)),  SB(r) = 2 r / (1 + r)
 
@@ -50,7 +112,7 @@ def score_features(
     Two things belong to the published measure. Because r_cross is between halves but the reliabilities are
     corrected to all trials, noise leaves a factor of about sqrt((1 + r_map) / 2 * (1 + r_target) / 2) in
     every score, also in that of the true model. And a reliability near zero makes single scores arbitrarily
-    large, and with them means and standard errors over units; medians bear it.
+    large, and with them means and standard errors over units; medians do not suffer from it.
 
     Parameters
     ----------
@@ -65,7 +127,8 @@ def score_features(
     progress
         Called with (done, total) pairs of layer and specimen.
     context
-        Model, dataset and the like, kept with the scores; its "versions" are added to.
+        Model, dataset and the like, stored with the scores; versions of libraries are added to its
+        "versions".
 
     Raises
     ------
@@ -76,19 +139,19 @@ def score_features(
     UsageError
         If there is nothing to score, or the images cannot be split.
     """
-    n_images = _check(tuple(features), recordings, settings)
-    for name, values in features.items():
-        if np.shape(values)[:1] != (n_images,):
-            raise DataError(
-                f"layer '{name}': features have shape {np.shape(values)}, "
-                f"but the responses are to {n_images} images"
-            )
 
     @contextmanager
-    def given(names: Sequence[str]) -> Iterator[Mapping[str, NDArray[np.floating]]]:
+    def open_layers(names: Sequence[str]) -> Iterator[Mapping[str, NDArray[np.floating]]]:
+        n_images = recordings[0].responses.shape[1]
+        for name in names:
+            if np.shape(features[name])[:1] != (n_images,):
+                raise DataError(
+                    f"layer '{name}': features have shape {np.shape(features[name])}, "
+                    f"but the responses are to {n_images} images"
+                )
         yield {name: features[name] for name in names}
 
-    source = LayerSource(tuple(features), given)
+    source = LayerSource(tuple(features), open_layers)
     return score_layers(source, recordings, settings, n_jobs=n_jobs, progress=progress, context=context)
 
 
@@ -100,135 +163,56 @@ def score_layers(
     n_jobs: int = 1,
     progress: Progress | None = None,
     context: Mapping[str, object] | None = None,
-    kept: KeptScores | None = None,
+    cache: ScoreCache | None = None,
 ) -> Scores:
-    """Score layers whose features are opened only where their scores are not kept.
+    """Score layers whose features are opened only where their scores are not cached.
 
     Parameters
     ----------
     source
         The layers.
-    kept
-        Where scores of pairs of layer and specimen are looked for and kept; None: nowhere.
+    cache
+        Cache of the scores of pairs of layer and recording.
     recordings, settings, n_jobs, progress, context
         As for :func:`score_features`.
 
     Returns
     -------
     Scores
-        To the last bit the same whatever was kept.
+        To the last bit the same whatever was cached.
 
     Raises
     ------
     DataError, FitError, UsageError
         As :func:`score_features`.
     """
-    _check(source.names, recordings, settings)
+    if not source.names or not recordings:
+        raise UsageError(f"nothing to score: {len(source.names)} layers, {len(recordings)} recordings")
+    check_recordings(recordings, settings)
     compared = populations(recordings, settings)
-    pairs = [(name, place) for name in source.names for place in range(len(compared))]
-    measured = measure_pairs(source, compared, settings, pairs, n_jobs=n_jobs, progress=progress, kept=kept)
+    pairs = [(name, index) for name in source.names for index in range(len(compared))]
+    scores = measure_pairs(source, compared, settings, pairs, n_jobs=n_jobs, progress=progress, cache=cache)
     per_unit = MAPPINGS[settings.mapping].per_unit
-    columns, by_fold = _assemble(source.names, compared, measured, per_unit=per_unit)
+    columns: dict[str, list[Column]] = {}
+    for name, index in pairs:
+        recording, of_pair = compared[index], scores[name, index]
+        n_rows = of_pair.by_fold.shape[1]
+        labels: dict[str, Column] = {
+            "layer": np.full(n_rows, name, dtype=object),
+            "area": np.full(n_rows, recording.area, dtype=object),
+            "specimen": np.full(n_rows, recording.specimen, dtype=np.int64),
+            "unit_id": np.asarray(recording.unit_ids if per_unit else [POPULATION], dtype=np.int64),
+        }
+        for column, values in {**labels, **of_pair.columns}.items():
+            columns.setdefault(column, []).append(values)
     return Scores(
-        columns=columns,
-        by_fold=by_fold,
+        columns={column: np.concatenate(values) for column, values in columns.items()},
+        by_fold=np.concatenate([scores[pair].by_fold for pair in pairs], axis=1),
         layers=tuple(source.names),
         areas=tuple(dict.fromkeys(recording.area for recording in compared)),
         settings=settings,
         context=result_context(context, recordings),
     )
-
-
-def _check(names: Sequence[str], recordings: Sequence[RecordingLike], settings: ScoreSettings) -> int:
-    """Refuse what cannot be scored; return the number of images."""
-    if not names or not recordings:
-        raise UsageError(f"nothing to score: {len(names)} layers, {len(recordings)} recordings")
-    return check_recordings(recordings, settings)
-
-
-def _assemble(
-    names: Sequence[str],
-    recordings: Sequence[RecordingLike],
-    measured: Mapping[Pair, UnitScores],
-    *,
-    per_unit: bool,
-) -> tuple[dict[str, Column], NDArray[np.float64]]:
-    """Put the columns of all layers and specimens under one another, and their scores by split."""
-    pieces: dict[str, list[Column]] = {}
-    by_fold = []
-    for name in names:
-        for index, recording in enumerate(recordings):
-            found = measured[name, index]
-            n_rows = found.by_fold.shape[1]
-            ids = recording.unit_ids if per_unit else [POPULATION]
-            identity: dict[str, Column] = {
-                "layer": np.full(n_rows, name, dtype=object),
-                "area": np.full(n_rows, recording.area, dtype=object),
-                "specimen": np.full(n_rows, recording.specimen, dtype=np.int64),
-                "unit_id": np.asarray(ids, dtype=np.int64),
-            }
-            for column, values in {**identity, **found.columns}.items():
-                pieces.setdefault(column, []).append(values)
-            by_fold.append(found.by_fold)
-    columns = {column: np.concatenate(values) for column, values in pieces.items()}
-    return columns, np.concatenate(by_fold, axis=1)
-
-
-Progress = Callable[[int, int], None]
-#: Name of a layer, and place of a recording.
-Pair = tuple[str, int]
-
-
-class KeptScores(Protocol):
-    """Where scores of pairs of layer and recording are kept."""
-
-    def read(self, layer: str, recording: RecordingLike) -> UnitScores | None:
-        """Return what is kept, or None."""
-
-    def write(self, layer: str, recording: RecordingLike, found: UnitScores) -> None:
-        """Keep what was measured."""
-
-
-@dataclass(frozen=True)
-class LayerSource:
-    """Layers whose features are opened only where they are needed.
-
-    Attributes
-    ----------
-    names
-        Every layer, in order.
-    open
-        Names -> context manager that gives layer -> (n_images, n_features), in memory or on disk, or
-        :class:`~mvkit.scoring.gram.LayerCoordinates` where the mapping works from them.
-    inner
-        Forms inner products of features, on a device say; None: numpy does.
-    keep
-        Called with coordinates that were made, in one of several threads.
-    """
-
-    names: tuple[str, ...]
-    open: Callable[[Sequence[str]], AbstractContextManager[Mapping[str, Any]]]
-    inner: GramMatrix | None = None
-    keep: Callable[[LayerCoordinates], None] | None = None
-
-
-@dataclass(frozen=True)
-class _Work:
-    """Everything the jobs need, made once."""
-
-    recordings: Sequence[RecordingLike]
-    layers: Mapping[str, Any]  # as the row of the mapping prepared them
-    splits: Sequence[ImageSplit]
-    weights: Mapping[int, NDArray[np.generic]]  # number of trials -> halvings
-    settings: ScoreSettings
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One specimen against some of the layers."""
-
-    recording: int
-    layers: tuple[str, ...]
 
 
 def populations(recordings: Sequence[RecordingLike], settings: ScoreSettings) -> Sequence[RecordingLike]:
@@ -244,9 +228,9 @@ def measure_pairs(
     *,
     n_jobs: int = 1,
     progress: Progress | None = None,
-    kept: KeptScores | None = None,
+    cache: ScoreCache | None = None,
 ) -> dict[Pair, UnitScores]:
-    """Score pairs of layer and recording; each is kept as soon as its job is done.
+    """Score pairs of layer and recording; each is cached as soon as its job is done.
 
     Parameters
     ----------
@@ -257,232 +241,189 @@ def measure_pairs(
     settings
         The protocol.
     pairs
-        Those wanted.
+        The requested ones.
     n_jobs
-        Worker processes; -1 = one per core. Results depend neither on it nor on what is kept, to the last
-        bit.
+        Worker processes; -1 = one per core. Results depend neither on it nor on the cache, to the last bit.
     progress
-        Called with (done, total) pairs; what is kept is done at once.
-    kept
-        Where scores are looked for and kept; None: nowhere.
+        Called with (done, total) pairs; cached ones are done at once.
+    cache
+        Cache of scores.
 
     Raises
     ------
     DataError
         If features are not finite.
     """
-    found: dict[Pair, UnitScores] = {}
-    for name, place in pairs if kept is not None else ():
-        earlier = kept.read(name, recordings[place]) if kept is not None else None
-        if earlier is not None:
-            found[name, place] = earlier
-    if found and progress is not None:
-        progress(len(found), len(pairs))
+    scores: dict[Pair, UnitScores] = {}
     missing: dict[int, list[str]] = {}
-    for name, place in pairs:
-        if (name, place) not in found:
-            missing.setdefault(place, []).append(name)
+    for name, index in pairs:
+        cached = cache.read(name, recordings[index]) if cache is not None else None
+        if cached is not None:
+            scores[name, index] = cached
+        else:
+            missing.setdefault(index, []).append(name)
+    if scores and progress is not None:
+        progress(len(scores), len(pairs))
     if not missing:
-        return found
-    wanted = set().union(*missing.values())
-    with ExitStack() as opened:
-        features = opened.enter_context(source.open([name for name in source.names if name in wanted]))
-        work = _work(source, features, recordings, settings, n_jobs)
-        if MAPPINGS[settings.mapping].from_coordinates:
-            # Nothing of the features is needed any more; they shall take no memory meanwhile.
-            del features
-            opened.close()
-        for job, units in _results(_jobs(missing, recordings, n_jobs), work, n_jobs):
-            for name, unit in zip(job.layers, units, strict=True):
-                found[name, job.recording] = unit
-                if kept is not None:
-                    kept.write(name, recordings[job.recording], unit)
-            if progress is not None:
-                progress(len(found), len(pairs))
-    return found
-
-
-def _work(
-    source: LayerSource,
-    features: Mapping[str, Any],
-    recordings: Sequence[RecordingLike],
-    settings: ScoreSettings,
-    n_jobs: int,
-) -> _Work:
+        return scores
+    mapping = MAPPINGS[settings.mapping]
     n_images = recordings[0].responses.shape[1]
     splits = splits_of(n_images, settings)
-    mapping = MAPPINGS[settings.mapping]
-    layers = prepare_layers(
-        mapping, features, splits, settings, n_jobs=n_jobs, inner=source.inner, keep=source.keep
-    )
-    trial_counts = {recording.responses.shape[0] for recording in recordings}
-    weights = {n_trials: split_half_weights(n_trials, n_images, settings) for n_trials in trial_counts}
-    return _Work(recordings, layers, splits, weights, settings)
+    names = [name for name in source.names if any(name in layers for layers in missing.values())]
+    with ExitStack() as opened:
+        features = opened.enter_context(source.open(names))
+        layers = prepare_layers(
+            mapping, features, splits, settings, n_jobs=n_jobs, gram=source.gram, save=source.save
+        )
+        if mapping.from_coordinates:
+            # The features are not needed any more and shall take no memory meanwhile.
+            del features
+            opened.close()
+        trial_counts = {recording.responses.shape[0] for recording in recordings}
+        weights = {n_trials: split_half_weights(n_trials, n_images, settings) for n_trials in trial_counts}
+        jobs = _divide_work(missing, recordings, n_jobs)
+
+        def arguments(job: tuple[int, Sequence[str]]) -> tuple[object, ...]:
+            index, names = job
+            responses = recordings[index].responses
+            prepared = [layers[name] for name in names]
+            return responses, weights[responses.shape[0]], splits, prepared, settings
+
+        results = run_jobs(_score_recording, map(arguments, jobs), n_jobs=n_jobs, warm_up=mapping.warm_up)
+        for number, of_job in results:
+            index, names_of_job = jobs[number]
+            for name, of_layer in zip(names_of_job, of_job, strict=True):
+                scores[name, index] = of_layer
+                if cache is not None:
+                    cache.write(name, recordings[index], of_layer)
+            if progress is not None:
+                progress(len(scores), len(pairs))
+    return scores
 
 
-def _jobs(
+def _divide_work(
     missing: Mapping[int, Sequence[str]], recordings: Sequence[RecordingLike], n_jobs: int
-) -> list[_Job]:
-    """Divide the work into specimens, or specimens x groups of layers if workers are many; large first."""
+) -> list[tuple[int, Sequence[str]]]:
+    """Divide recording -> layers into jobs: a recording each, or, for many workers, groups of its layers.
+
+    Large recordings come first.
+    """
     groups = -(-JOBS_PER_WORKER * worker_count(n_jobs) // len(missing))
-    jobs = []
-    for place in sorted(missing, key=lambda index: -len(recordings[index].unit_ids)):
-        names = missing[place]
+    jobs: list[tuple[int, Sequence[str]]] = []
+    for index in sorted(missing, key=lambda index: -len(recordings[index].unit_ids)):
+        names = missing[index]
         parts = np.array_split(np.arange(len(names)), min(len(names), groups))
-        jobs += [_Job(place, tuple(names[int(index)] for index in part)) for part in parts]
+        jobs += [(index, [names[int(number)] for number in part]) for part in parts]
     return jobs
 
 
-def _results(jobs: Sequence[_Job], work: _Work, n_jobs: int) -> Iterator[tuple[_Job, list[UnitScores]]]:
-    """Do the jobs, here or elsewhere, and yield what each gives as soon as it is there."""
-
-    def arguments(job: _Job) -> tuple[object, ...]:
-        responses = work.recordings[job.recording].responses
-        layers = [work.layers[layer] for layer in job.layers]
-        return responses, work.weights[responses.shape[0]], work.splits, layers, work.settings
-
-    results = run_jobs(
-        _score_specimen,
-        (arguments(job) for job in jobs),
-        n_jobs=n_jobs,
-        warm_up=MAPPINGS[work.settings.mapping].warm_up,
-    )
-    for index, units in results:
-        yield jobs[index], units
-
-
-def _score_specimen(
+def _score_recording(
     responses: NDArray[np.float32],
     weights: NDArray[np.generic],
     splits: Sequence[ImageSplit],
     layers: Sequence[Any],
     settings: ScoreSettings,
 ) -> list[UnitScores]:
-    """Score one specimen, always on one BLAS thread, so that every worker count gives the same bits."""
+    """Score one recording, always on one BLAS thread, so that every worker count gives the same bits."""
     mapping = MAPPINGS[settings.mapping]
     with threadpool_limits(limits=1):
-        halvings = mapping.score(responses, weights, splits, layers, settings)
+        halves = mapping.score(responses, weights, splits, layers, settings)
     return [
-        unit_scores(parts, mapping.reason(layer), settings)
-        for parts, layer in zip(halvings, layers, strict=True)
+        unit_scores(of_layer, mapping.reason(layer), settings)
+        for of_layer, layer in zip(halves, layers, strict=True)
     ]
 
 
-@dataclass(frozen=True)
-class UnitScores:
-    """One layer and one specimen, condensed over halvings.
-
-    Attributes
-    ----------
-    columns
-        The measured columns of :class:`~mvkit.scoring.results.Scores`, each (n_units,).
-    by_fold
-        float64 (2, n_units): the score from the even splits of the images alone, and from the odd ones; no
-        rows where there is one split only.
-    """
-
-    columns: Mapping[str, Column]
-    by_fold: NDArray[np.float64]
-
-
-def mean_ignoring_nan(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Average over splits and halvings at once, ignoring NaN; NaN if there is nothing else.
+def unit_scores(halves: SplitHalfScores, layer_reason: str, settings: ScoreSettings) -> UnitScores:
+    """Average the scores of one layer and recording over image splits and split halves.
 
     Parameters
     ----------
-    values
-        float64 (n_splits, n_halves, n_units).
-    """
-    valid = ~np.isnan(values)
-    with np.errstate(invalid="ignore"):
-        mean: NDArray[np.float64] = np.where(valid, values, 0.0).sum(axis=(0, 1)) / valid.sum(axis=(0, 1))
-    return mean
-
-
-def estimate(
-    halvings: SplitHalfScores, settings: ScoreSettings, splits: slice = EVERY
-) -> NDArray[np.float64]:
-    """Estimate scores from halvings of some splits: the mean of corrected values, or the corrected mean.
-
-    The first drops halvings whose reliabilities cannot correct anything, which favours the luckier halvings
-    of unreliable units. The second drops none; NaN only where a mean reliability is not positive.
-    """
-    if settings.estimator == "mean-of-corrected":
-        return mean_ignoring_nan(halvings.scores[splits])
-    return correct_for_noise(*_mean_parts(halvings, splits), settings)
-
-
-def _mean_parts(
-    halvings: SplitHalfScores, splits: slice
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Average r_cross, r_map and r_target over the halvings in which all three are defined."""
-    parts = (halvings.r_cross[splits], halvings.r_map[splits], halvings.r_target[splits])
-    undefined = np.isnan(parts[0]) | np.isnan(parts[1]) | np.isnan(parts[2])
-    if undefined.any():
-        parts = tuple(np.where(undefined, np.nan, part) for part in parts)  # type: ignore[assignment]
-    return mean_ignoring_nan(parts[0]), mean_ignoring_nan(parts[1]), mean_ignoring_nan(parts[2])
-
-
-def _by_fold(halvings: SplitHalfScores, settings: ScoreSettings) -> NDArray[np.float64]:
-    if len(halvings.scores) < 2:
-        return np.empty((0, halvings.scores.shape[-1]))
-    return np.stack([estimate(halvings, settings, splits) for splits in (EVEN, ODD)])
-
-
-def unit_scores(halvings: SplitHalfScores, layer_reason: str, settings: ScoreSettings) -> UnitScores:
-    """Condense the halvings of one layer and specimen.
-
-    Parameters
-    ----------
-    halvings
-        Every split and halving.
+    halves
+        Every image split and split half.
     layer_reason
-        Why the layer cannot be mapped on some split, or ""; it takes the place of the halvings' reasons.
+        Why the layer cannot be mapped on some split, or ""; given in place of the reasons of the split
+        halves.
     settings
         Estimator and correction.
     """
-    n_units = halvings.scores.shape[-1]
-    total = int(np.prod(halvings.scores.shape[:2]))
-    flat = halvings.drops.reshape(total, n_units)
-    counts = np.stack([(flat == drop).sum(axis=0) for drop in Drop])
-    score = estimate(halvings, settings)
-    why = [
-        layer_reason or explain(counts[:, unit], total, int(halvings.missing_image[unit]))
-        for unit in range(n_units)
-    ]
-    kept = counts[Drop.KEPT]
-    reasons = why if settings.estimator == "mean-of-corrected" else _reasons_of_means(halvings, why)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        r_map, r_target = (whole_reliability(part, settings) for part in (halvings.r_map, halvings.r_target))
-    columns: dict[str, Column] = {
-        "raw_correlation": mean_ignoring_nan(halvings.r_cross),
-        "map_reliability": mean_ignoring_nan(r_map),
-        "response_reliability": mean_ignoring_nan(r_target),
-        "score": score,
-        "map_correlation": mean_ignoring_nan(halvings.r_map),
-        "response_correlation": mean_ignoring_nan(halvings.r_target),
-        "halves_used": kept,
-        "halves_dropped": total - kept,
-        "reason": np.array(
-            [text if np.isnan(score[unit]) else "" for unit, text in enumerate(reasons)], dtype=object
-        ),
-        "dropped_because": np.array(why, dtype=object),
+    n_units = halves.scores.shape[-1]
+    total = int(np.prod(halves.scores.shape[:2]))
+    flat = halves.exclusions.reshape(total, n_units)
+    dropped = {
+        reason.code: (flat == reason).sum(axis=0)
+        for reason in ExclusionReason
+        if reason is not ExclusionReason.NONE
     }
-    return UnitScores(columns, _by_fold(halvings, settings))
-
-
-def _reasons_of_means(halvings: SplitHalfScores, why: Sequence[str]) -> list[str]:
-    """Say why averages cannot be corrected; where there is nothing to average, ``why`` says it already."""
-    _, r_map, r_target = _mean_parts(halvings, EVERY)
-    causes = np.where(r_map > 0.0, "response", np.where(r_target > 0.0, "map", "map and response"))
-    return [
-        text if np.isnan(mean) else f"mean {cause} reliability not positive"
-        for text, mean, cause in zip(why, r_map, causes, strict=True)
+    n_dropped = np.sum(list(dropped.values()), axis=0)
+    if layer_reason:
+        dropped = {reason: np.zeros_like(n_dropped) for reason in dropped} | {UNMAPPED: n_dropped}
+    score = estimate(halves, settings)
+    detail = [
+        layer_reason or ("" if image < 0 else f"image {image} has no valid trial in one half")
+        for image in halves.missing_image
     ]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        r_map, r_target = (whole_reliability(part, settings) for part in (halves.r_map, halves.r_target))
+    columns: dict[str, Column] = {
+        "raw_correlation": mean_ignoring_nan(halves.r_cross, axis=(0, 1)),
+        "map_reliability": mean_ignoring_nan(r_map, axis=(0, 1)),
+        "response_reliability": mean_ignoring_nan(r_target, axis=(0, 1)),
+        "score": score,
+        "map_correlation": mean_ignoring_nan(halves.r_map, axis=(0, 1)),
+        "response_correlation": mean_ignoring_nan(halves.r_target, axis=(0, 1)),
+        "halves_used": total - n_dropped,
+        "halves_dropped": n_dropped,
+        "reason": np.where(np.isnan(score), _reasons(halves, dropped, settings), ""),
+        "detail": np.array(detail, dtype=object),
+        **{DROPPED_COLUMNS[reason]: count for reason, count in dropped.items()},
+    }
+    by_fold = np.empty((0, n_units))
+    if len(halves.scores) > 1:
+        by_fold = np.stack([estimate(halves, settings, splits) for splits in (EVEN, ODD)])
+    return UnitScores(columns, by_fold)
+
+
+def estimate(halves: SplitHalfScores, settings: ScoreSettings, splits: slice = EVERY) -> NDArray[np.float64]:
+    """Estimate scores from some splits: the mean of corrected values, or the corrected mean.
+
+    The first leaves out split halves whose reliabilities cannot correct anything, which favours the luckier
+    ones of unreliable units. The second leaves out none; NaN only where a mean reliability is not positive.
+    """
+    if settings.estimator == "mean-of-corrected":
+        return mean_ignoring_nan(halves.scores[splits], axis=(0, 1))
+    return correct_for_noise(*_mean_parts(halves, splits), settings)
+
+
+def _mean_parts(
+    halves: SplitHalfScores, splits: slice
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Average r_cross, r_map and r_target over the split halves in which all three are defined."""
+    parts = (halves.r_cross[splits], halves.r_map[splits], halves.r_target[splits])
+    undefined = np.isnan(parts[0]) | np.isnan(parts[1]) | np.isnan(parts[2])
+    r_cross, r_map, r_target = (
+        mean_ignoring_nan(np.where(undefined, np.nan, part), axis=(0, 1)) for part in parts
+    )
+    return r_cross, r_map, r_target
+
+
+def _reasons(
+    halves: SplitHalfScores, dropped: Mapping[str, NDArray[np.int64]], settings: ScoreSettings
+) -> NDArray[np.object_]:
+    """Return why each unit has no score, if it has none: what most halves were dropped for."""
+    most: NDArray[np.object_] = np.array(list(dropped), dtype=object)[
+        np.argmax(np.stack(list(dropped.values())), axis=0)
+    ]
+    if settings.estimator == "mean-of-corrected":
+        return most
+    _, r_map, r_target = _mean_parts(halves, EVERY)
+    of_means = np.where(r_map > 0.0, "mean_response", np.where(r_target > 0.0, "mean_map", "mean_both"))
+    # Without a mean there was nothing to average.
+    return np.where(np.isnan(r_map), most, of_means.astype(object))
 
 
 def check_recordings(recordings: Sequence[RecordingLike], settings: ScoreSettings) -> int:
-    """Refuse recordings that cannot be scored together; return their number of images.
+    """Check that recordings can be scored together; return their number of images.
 
     Raises
     ------

@@ -1,7 +1,7 @@
 """Similarities between a layer and a population: RSA and CKA.
 
 Every similarity turns a population into a vector over pairs of images, and two populations are as similar as
-the cosine of their vectors. A layer's vector is made once per split, a recording's twice per halving.
+the cosine of their vectors. A layer's vector is made once per split, a recording's twice per pair of halves.
 
 Noise correction is the reference's for maps with similarities in the place of correlations (goldens section
 4, ``identity_rsa``; in Nayebi, Kong et al. 2023 equations 1 and 2, not checked against the paper's text)::
@@ -33,14 +33,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.errors import UsageError
-from mvkit.scoring.correlation import CONSTANT, Drop, centred, clear_rounding
-from mvkit.scoring.gram import Features, LayerCoordinates, LayerInput, feature_blocks, layer_coordinates
+from mvkit.scoring.correlation import CONSTANT, ExclusionReason, centre, clear_rounding
+from mvkit.scoring.gram import LayerCoordinates, LayerInput, feature_blocks, layer_coordinates
 from mvkit.scoring.protocol import (
     ImageSplit,
     SplitHalfScores,
     correct_split_halves,
     half_means,
     note_missing,
+    pool_responses,
     split_half_groups,
 )
 from mvkit.scoring.settings import RecordingLike, ScoreSettings
@@ -70,6 +71,27 @@ class LayerVectors:
     reason: str = ""
 
 
+@dataclass(frozen=True)
+class PopulationHalves:
+    """A population on one split.
+
+    Attributes
+    ----------
+    first, second
+        float64 (n_halves, n_entries), of length 1: the two halves of each pair; NaN if undefined.
+    exclusions
+        uint8 (n_halves,): why not, see :class:`~mvkit.scoring.correlation.ExclusionReason`.
+    """
+
+    first: NDArray[np.float64]
+    second: NDArray[np.float64]
+    exclusions: NDArray[np.uint8]
+
+    def reliability(self) -> NDArray[np.float64]:
+        """Similarity of the two halves of each pair."""
+        return cosines(self.first, self.second)
+
+
 class Similarity(ABC):
     """A similarity between a layer and a population; nothing is fitted, nothing is predicted.
 
@@ -91,7 +113,7 @@ class Similarity(ABC):
     per_unit = False
     from_coordinates = False
     n_units_needed: int
-    undefined: Drop
+    undefined: ExclusionReason
 
     @abstractmethod
     def population_matrices(
@@ -117,7 +139,7 @@ class Similarity(ABC):
 
     @abstractmethod
     def why_undefined(self, matrix: NDArray[np.float64]) -> str:
-        """Say why the matrix of a layer has no vector."""
+        """Return why the matrix of a layer has no vector."""
 
     @abstractmethod
     def n_images_needed(self, settings: ScoreSettings) -> int:
@@ -135,7 +157,7 @@ class Similarity(ABC):
         """Compile nothing: there is nothing to compile."""
 
     def reason(self, prepared: LayerVectors) -> str:
-        """Say why a layer cannot be compared, or ""."""
+        """Return why a layer cannot be compared, or ""."""
         return prepared.reason
 
     def prepare(
@@ -155,7 +177,7 @@ class Similarity(ABC):
             (n_images, n_features), any real dtype, in memory or on disk; coordinates with
             ``from_coordinates``.
         splits
-            The image splits; their test images are looked at.
+            The image splits; their test images are compared.
         settings
             The kind of comparison.
 
@@ -185,17 +207,18 @@ class Similarity(ABC):
     ) -> list[SplitHalfScores]:
         """Compare the units of a recording, as one population, with several layers.
 
-        A unit without a valid trial for some image of a split, in either half of a halving, is left out of
-        both halves of that halving; the others stay.
+        A unit without a valid trial for some image of a split, in either half of a pair, is left out of
+        both halves of that pair; the others stay.
 
         Parameters
         ----------
         responses
             (n_trials, n_images, n_units), NaN = missing.
         weights
-            (n_halves, 2, n_trials[, n_images]): the halvings, see :func:`~mvkit.scoring.protocol.half_means`.
+            (n_halves, 2, n_trials[, n_images]): the split halves, see
+            :func:`~mvkit.scoring.protocol.half_means`.
         splits
-            The image splits; their test images are looked at.
+            The image splits; their test images are compared.
         layers
             As :meth:`prepare` returns them. Features have no noise: r_map is 1.
         settings
@@ -208,7 +231,7 @@ class Similarity(ABC):
         """
         _, n_images, n_units = responses.shape
         shape = (len(splits), weights.shape[0], 1)
-        r_target, drops = np.empty(shape), np.zeros(shape, dtype=np.uint8)
+        r_target, exclusions = np.empty(shape), np.zeros(shape, dtype=np.uint8)
         r_cross = np.empty((len(layers), *shape))
         missing = np.full(n_units, -1, dtype=np.int64)
         for group in split_half_groups(shape[1], n_images * max(n_units, n_images)):
@@ -216,17 +239,17 @@ class Similarity(ABC):
             note_missing(means, missing)
             for index, split in enumerate(splits):
                 halves = self._population_halves(means, split, settings)
-                drops[index, group, 0] = halves.drops
+                exclusions[index, group, 0] = halves.exclusions
                 r_target[index, group, 0] = halves.reliability()
                 for layer, compared in enumerate(layers):
                     r_cross[layer, index, group, 0] = cosines(halves.second, compared.vectors[index])
-        found = []
+        scores = []
         for layer, compared in enumerate(layers):
             exact = np.array([np.nan if np.isnan(vector).any() else 1.0 for vector in compared.vectors])
             r_map = np.broadcast_to(exact[:, None, None], shape).copy()
             parts = (r_cross[layer], r_map, r_target)
-            found.append(correct_split_halves(parts, drops, _first_missing(missing), settings))
-        return found
+            scores.append(correct_split_halves(parts, exclusions, _first_missing(missing), settings))
+        return scores
 
     def between(
         self,
@@ -241,10 +264,10 @@ class Similarity(ABC):
         ----------
         source_means, target_means
             float64 (n_halves, 2, n_images, n_units) as from :func:`~mvkit.scoring.protocol.half_means`, with
-            the same halvings and images but any numbers of units. Units with NaN are left out as in
+            the same split halves and images but any numbers of units. Units with NaN are left out as in
             :meth:`score`.
         splits
-            The image splits; their test images are looked at.
+            The image splits; their test images are compared.
         settings
             Kind of comparison and noise correction.
 
@@ -252,8 +275,8 @@ class Similarity(ABC):
         -------
         SplitHalfScores
             With one "unit". r_cross: source half 1, target half 2; r_map: source half 1, source half 2;
-            r_target: target half 1, target half 2. The reason of a dropped halving is the target's, where
-            both have one.
+            r_target: target half 1, target half 2. The reason of a pair without a
+            score is the target's, where both have one.
 
         Raises
         ------
@@ -264,7 +287,7 @@ class Similarity(ABC):
         n_halves, _, n_images, n_units = target_means.shape
         shape = (len(splits), n_halves, 1)
         r_cross, r_map, r_target = np.empty((3, *shape))
-        drops = np.zeros(shape, dtype=np.uint8)
+        exclusions = np.zeros(shape, dtype=np.uint8)
         missing = np.full(source_means.shape[3], -1, dtype=np.int64)
         missing_target = np.full(n_units, -1, dtype=np.int64)
         note_missing(source_means, missing)
@@ -276,12 +299,14 @@ class Similarity(ABC):
                 r_cross[index, group, 0] = cosines(source.first, target.second)
                 r_map[index, group, 0] = source.reliability()
                 r_target[index, group, 0] = target.reliability()
-                drops[index, group, 0] = np.where(target.drops > 0, target.drops, source.drops)
+                exclusions[index, group, 0] = np.where(
+                    target.exclusions > 0, target.exclusions, source.exclusions
+                )
         first = _first_missing(np.concatenate([missing_target, missing]))
-        return correct_split_halves((r_cross, r_map, r_target), drops, first, settings)
+        return correct_split_halves((r_cross, r_map, r_target), exclusions, first, settings)
 
     def _check_images(self, splits: Sequence[ImageSplit], settings: ScoreSettings) -> None:
-        """Refuse splits that have too few images.
+        """Check that splits have enough images.
 
         Raises
         ------
@@ -293,22 +318,22 @@ class Similarity(ABC):
         if fewest < needed:
             advice = " or lower train_fraction" if settings.similarity_images == "test" else ""
             raise UsageError(
-                f"{settings.mapping} of {fewest} images says nothing, it needs at least {needed}: "
+                f"{settings.mapping} of {fewest} images is not defined, it needs at least {needed}: "
                 f"give more images{advice}"
             )
 
     def _population_halves(
         self, means: NDArray[np.float64], split: ImageSplit, settings: ScoreSettings
     ) -> PopulationHalves:
-        """Turn the halves of a group of halvings into vectors.
+        """Turn both halves of a group of pairs into vectors.
 
         Parameters
         ----------
         means
             float64 (n_halves, 2, n_images, n_units), NaN where a half has no valid trial. A unit with NaN at
-            a test image of the split is left out of both halves of that halving.
+            a test image of the split is left out of both halves of that pair.
         split
-            The images looked at are its test images.
+            Its test images are compared.
         settings
             The kind of comparison.
         """
@@ -323,47 +348,96 @@ class Similarity(ABC):
         vectors = unit_length(self.vectors(matrices, settings)).reshape(n_halves, 2, -1)
         undefined = np.isnan(vectors).any(axis=(1, 2))
         few = (~lost).sum(axis=1) < self.n_units_needed
-        drops = np.where(undefined, np.uint8(self.undefined), np.uint8(Drop.KEPT))
-        drops[few] = Drop.NO_TRIAL if n_units >= self.n_units_needed else Drop.FEW_UNITS
-        return PopulationHalves(vectors[:, 0], vectors[:, 1], drops)
+        exclusions = np.where(undefined, np.uint8(self.undefined), np.uint8(ExclusionReason.NONE))
+        exclusions[few] = (
+            ExclusionReason.NO_TRIAL if n_units >= self.n_units_needed else ExclusionReason.FEW_UNITS
+        )
+        return PopulationHalves(vectors[:, 0], vectors[:, 1], exclusions)
 
 
 class RSA(Similarity):
-    """Representational dissimilarity: how far apart a population holds every two images.
+    """Representational similarity analysis: dissimilarities of every two images.
 
     The dissimilarity of two images is 1 - Pearson's correlation, over units (features), of the patterns they
     evoke (Kriegeskorte, Mur and Bandettini 2008). Two populations are compared by the upper triangles,
     without the diagonal, of their matrices of dissimilarities.
 
     A unit that responds alike to all images still belongs to every pattern: with the differences between
-    units it changes the correlations of patterns. It is therefore kept. (It has no part in CKA, which centres
-    units over images.)
+    units it changes the correlations of patterns. It is therefore included. (It has no part in CKA, which
+    centres units over images.)
     """
 
     title = "RSA"
     n_units_needed = 2
-    undefined = Drop.UNDEFINED_RDM
+    undefined = ExclusionReason.UNDEFINED_RDM
 
     def population_matrices(
         self, patterns: NDArray[np.float64], present: NDArray[np.bool_]
     ) -> NDArray[np.float64]:
-        """See :func:`population_rdms`."""
-        return population_rdms(patterns, present)
+        """Return 1 - Pearson's correlation between the patterns of every two images.
+
+        NaN in the row and column of an image to which all units respond alike.
+        """
+        counts = present.sum(axis=1)[:, None, None]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            means = patterns.sum(axis=2, keepdims=True) / counts
+            deviations = patterns - means
+            if not present.all():
+                np.copyto(deviations, 0.0, where=~present[:, None, :])
+            rdms: NDArray[np.float64] = np.matmul(deviations, deviations.transpose(0, 2, 1))
+            squares = np.diagonal(rdms, axis1=1, axis2=2)[:, :, None]
+            # A pattern that differs from its mean by no more than rounding does not vary.
+            varies = squares > counts * np.square(CONSTANT * means)
+            lengths = np.where(varies, np.sqrt(squares), np.nan)
+            rdms /= lengths
+            rdms /= lengths.transpose(0, 2, 1)
+            np.subtract(1.0, rdms, out=rdms)
+        return rdms
 
     def layer_matrices(
         self, name: str, features: LayerInput, splits: Sequence[ImageSplit]
     ) -> list[NDArray[np.float64]]:
-        """See :func:`layer_rdms`."""
+        """Return a layer's dissimilarities, NaN in the row and column of an image of equal features only.
+
+        The features are read twice, in blocks: for the means of the patterns, then for their products.
+        """
         if isinstance(features, LayerCoordinates):
             raise TypeError("dissimilarities need the features of a layer, not its coordinates")
-        return layer_rdms(name, features, splits)
+        blocks = [
+            (block.sum(axis=1), block.min(axis=1), block.max(axis=1), block.shape[1])
+            for block in feature_blocks(name, features)
+        ]
+        totals, lows, highs, widths = zip(*blocks, strict=True)
+        means = np.sum(totals, axis=0) / sum(widths)
+        alike = np.min(lows, axis=0) == np.max(highs, axis=0)
+        products = np.zeros((means.size, means.size))
+        for block in feature_blocks(name, features):
+            block -= means[:, None]
+            products += block @ block.T
+        lengths = np.sqrt(np.diagonal(products))
+        lengths[alike] = np.nan
+        with np.errstate(invalid="ignore", divide="ignore"):
+            matrix = 1.0 - products / lengths[:, None] / lengths
+        return [matrix[np.ix_(split.test, split.test)] for split in splits]
 
     def vectors(self, matrices: NDArray[np.float64], settings: ScoreSettings) -> NDArray[np.float64]:
-        """See :func:`rdm_vectors`."""
-        return rdm_vectors(matrices, settings)
+        """Return upper triangles in the form whose cosine is ``rsa_comparison``.
+
+        Pearson's correlation is the cosine of what is centred, Spearman's that of centred ranks (ties share
+        their mean rank), ``"cosine"`` that of the dissimilarities themselves.
+        """
+        n, n_images, _ = matrices.shape
+        rows, columns = np.triu_indices(n_images, k=1)
+        triangles: NDArray[np.float64] = matrices.reshape(n, -1).take(rows * n_images + columns, axis=1)
+        if settings.rsa_comparison == "spearman":
+            triangles = _ranks(triangles)
+        if settings.rsa_comparison != "cosine":
+            triangles -= triangles.mean(axis=1, keepdims=True)
+        clear_rounding(triangles, _ROUNDING, axis=1)
+        return triangles
 
     def why_undefined(self, matrix: NDArray[np.float64]) -> str:
-        """Say why a layer's dissimilarities cannot be compared."""
+        """Return why a layer's dissimilarities cannot be compared."""
         alike = np.isnan(np.diagonal(matrix))
         if alike.all():
             return "undefined dissimilarities: no image has two different features"
@@ -374,6 +448,14 @@ class RSA(Similarity):
     def n_images_needed(self, settings: ScoreSettings) -> int:
         """Three images have three dissimilarities."""
         return 3
+
+
+def _ranks(triangles: NDArray[np.float64]) -> NDArray[np.float64]:
+    from scipy.stats import rankdata
+
+    ranks: NDArray[np.float64] = rankdata(np.round(triangles, _DECIMALS), axis=1)
+    ranks[np.isnan(triangles).any(axis=1)] = np.nan
+    return ranks
 
 
 class CKA(Similarity):
@@ -397,26 +479,48 @@ class CKA(Similarity):
     title = "CKA"
     from_coordinates = True
     n_units_needed = 1
-    undefined = Drop.CONSTANT_RESPONSE
+    undefined = ExclusionReason.CONSTANT_RESPONSE
 
     def population_matrices(
         self, patterns: NDArray[np.float64], present: NDArray[np.bool_]
     ) -> NDArray[np.float64]:
-        """See :func:`population_grams`; units that are not present are zero there and add nothing."""
-        return population_grams(patterns)
+        """Return Gram matrices of the images, in the squared units of measure of the responses.
+
+        Units are centred over images. One that is not present is zero, and adds nothing, like one that
+        responds alike to all images.
+        """
+        deviations = centre(patterns, axis=1)
+        grams: NDArray[np.float64] = np.matmul(deviations, deviations.transpose(0, 2, 1))
+        return grams
 
     def layer_matrices(
         self, name: str, features: LayerInput, splits: Sequence[ImageSplit]
     ) -> list[NDArray[np.float64]]:
-        """See :func:`layer_grams`."""
-        return layer_grams(name, features, splits)
+        """Return Gram matrices of the features centred over test images; zero where these do not vary.
+
+        Features are first rotated into few coordinates, so that Gram matrices are exact whatever their means.
+        """
+        layer = features if isinstance(features, LayerCoordinates) else layer_coordinates(name, features)
+        rounding = max(layer.noise, CONSTANT * float(np.linalg.norm(layer.coordinates)))
+        grams = []
+        for split in splits:
+            deviations = centre(layer.coordinates[split.test], axis=0)
+            varies = np.linalg.norm(deviations, 2) > rounding
+            grams.append(deviations @ deviations.T if varies else np.zeros(2 * (split.test.size,)))
+        return grams
 
     def vectors(self, matrices: NDArray[np.float64], settings: ScoreSettings) -> NDArray[np.float64]:
-        """See :func:`gram_vectors`."""
-        return gram_vectors(matrices, settings)
+        """Return flat matrices, with ``cka_debiased`` U-centred ones."""
+        n = matrices.shape[0]
+        if not settings.cka_debiased:
+            return matrices.reshape(n, -1)
+        largest = np.abs(matrices).reshape(n, -1).max(axis=1, keepdims=True)
+        vectors = _u_centre(matrices).reshape(n, -1)
+        clear_rounding(vectors, CONSTANT * largest, axis=1)
+        return vectors
 
     def why_undefined(self, matrix: NDArray[np.float64]) -> str:
-        """Say why a layer's Gram matrix cannot be compared."""
+        """Return why a layer's Gram matrix cannot be compared."""
         if not matrix.any():
             return "constant features: the layer does not vary over the images"
         return "all distances between images are equal"
@@ -426,28 +530,20 @@ class CKA(Similarity):
         return 4 if settings.cka_debiased else 3
 
 
+def _u_centre(matrices: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Centre so that the sum of products of two such matrices is unbiased; diagonals become zero."""
+    n_images = matrices.shape[1]
+    diagonal = np.arange(n_images)
+    off = matrices.copy()
+    off[:, diagonal, diagonal] = 0.0
+    sums = off.sum(axis=2)
+    totals = sums.sum(axis=1)[:, None, None] / ((n_images - 1) * (n_images - 2))
+    off += totals - (sums[:, :, None] + sums[:, None, :]) / (n_images - 2)
+    off[:, diagonal, diagonal] = 0.0
+    return off
+
+
 SIMILARITIES: dict[str, Similarity] = {"rsa": RSA(), "cka": CKA()}
-
-
-@dataclass(frozen=True)
-class PopulationHalves:
-    """A population on one split.
-
-    Attributes
-    ----------
-    first, second
-        float64 (n_halves, n_entries), of length 1: the two halves of each halving; NaN if undefined.
-    drops
-        uint8 (n_halves,): why, see :class:`~mvkit.scoring.correlation.Drop`.
-    """
-
-    first: NDArray[np.float64]
-    second: NDArray[np.float64]
-    drops: NDArray[np.uint8]
-
-    def reliability(self) -> NDArray[np.float64]:
-        """Similarity of the two halves of each halving."""
-        return cosines(self.first, self.second)
 
 
 def unit_length(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -470,210 +566,8 @@ def cosines(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[
 
 def _first_missing(images: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the first image that some unit misses, or -1, as an array of one."""
-    known = images[images >= 0]
-    return np.array([known.min() if known.size else -1], dtype=np.int64)
-
-
-def population_rdms(patterns: NDArray[np.float64], present: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return 1 - Pearson's correlation between the patterns of every two images.
-
-    Parameters
-    ----------
-    patterns
-        float64 (n, n_images, n_units): n populations, zero for units that are not present.
-    present
-        bool (n, n_units): the units that each population consists of.
-
-    Returns
-    -------
-    ndarray
-        float64 (n, n_images, n_images); NaN in the row and column of an image to which all units respond
-        alike.
-    """
-    counts = present.sum(axis=1)[:, None, None]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        means = patterns.sum(axis=2, keepdims=True) / counts
-        deviations = patterns - means
-        if not present.all():
-            np.copyto(deviations, 0.0, where=~present[:, None, :])
-        rdms: NDArray[np.float64] = np.matmul(deviations, deviations.transpose(0, 2, 1))
-        squares = np.diagonal(rdms, axis1=1, axis2=2)[:, :, None]
-        # A pattern that differs from its mean by no more than rounding does not vary.
-        varies = squares > counts * np.square(CONSTANT * means)
-        lengths = np.where(varies, np.sqrt(squares), np.nan)
-        rdms /= lengths
-        rdms /= lengths.transpose(0, 2, 1)
-        np.subtract(1.0, rdms, out=rdms)
-    return rdms
-
-
-def layer_rdms(name: str, features: Features, splits: Sequence[ImageSplit]) -> list[NDArray[np.float64]]:
-    """Return a layer's dissimilarities between the test images of every split.
-
-    The features are read twice, in blocks: for the means of the patterns, then for their products.
-
-    Parameters
-    ----------
-    name
-        Name of the layer, for messages.
-    features
-        (n_images, n_features), any real dtype; brought to float64 before centring.
-    splits
-        The image splits.
-
-    Returns
-    -------
-    list of ndarray
-        Per split float64 (n_test, n_test); NaN in the row and column of an image whose features are all
-        equal.
-
-    Raises
-    ------
-    DataError
-        If the features are not a matrix of finite numbers.
-    """
-    blocks = [
-        (block.sum(axis=1), block.min(axis=1), block.max(axis=1), block.shape[1])
-        for block in feature_blocks(name, features)
-    ]
-    totals, lows, highs, widths = zip(*blocks, strict=True)
-    means = np.sum(totals, axis=0) / sum(widths)
-    alike = np.min(lows, axis=0) == np.max(highs, axis=0)
-    products = np.zeros((means.size, means.size))
-    for block in feature_blocks(name, features):
-        block -= means[:, None]
-        products += block @ block.T
-    lengths = np.sqrt(np.diagonal(products))
-    lengths[alike] = np.nan
-    with np.errstate(invalid="ignore", divide="ignore"):
-        matrix = 1.0 - products / lengths[:, None] / lengths
-    return [matrix[np.ix_(split.test, split.test)] for split in splits]
-
-
-def rdm_vectors(matrices: NDArray[np.float64], settings: ScoreSettings) -> NDArray[np.float64]:
-    """Bring upper triangles into the form whose cosine is the comparison asked for.
-
-    Parameters
-    ----------
-    matrices
-        float64 (n, n_images, n_images): dissimilarities.
-    settings
-        ``rsa_comparison``: Pearson's correlation is the cosine of what is centred, Spearman's that of
-        centred ranks (ties share their mean rank), ``"cosine"`` that of the dissimilarities themselves.
-
-    Returns
-    -------
-    ndarray
-        float64 (n, n_images (n_images - 1) / 2); zero where nothing varies, NaN where something is NaN.
-    """
-    n, n_images, _ = matrices.shape
-    rows, columns = np.triu_indices(n_images, k=1)
-    triangles: NDArray[np.float64] = matrices.reshape(n, -1).take(rows * n_images + columns, axis=1)
-    if settings.rsa_comparison == "spearman":
-        triangles = _ranks(triangles)
-    if settings.rsa_comparison != "cosine":
-        triangles -= triangles.mean(axis=1, keepdims=True)
-    clear_rounding(triangles, _ROUNDING, axis=1)
-    return triangles
-
-
-def _ranks(triangles: NDArray[np.float64]) -> NDArray[np.float64]:
-    from scipy.stats import rankdata
-
-    ranks: NDArray[np.float64] = rankdata(np.round(triangles, _DECIMALS), axis=1)
-    ranks[np.isnan(triangles).any(axis=1)] = np.nan
-    return ranks
-
-
-def population_grams(patterns: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return inner products between images, the units being centred over images.
-
-    Parameters
-    ----------
-    patterns
-        float64 (n, n_images, n_units): n populations, zero for units that are not present. Such a unit, and
-        one that responds alike to all images, adds nothing.
-
-    Returns
-    -------
-    ndarray
-        float64 (n, n_images, n_images), in the squared units of measure of the responses.
-    """
-    deviations = centred(patterns, axis=1)
-    grams: NDArray[np.float64] = np.matmul(deviations, deviations.transpose(0, 2, 1))
-    return grams
-
-
-def layer_grams(name: str, features: LayerInput, splits: Sequence[ImageSplit]) -> list[NDArray[np.float64]]:
-    """Return inner products between the test images of every split, the features being centred over them.
-
-    The features are reduced to coordinates once, by which inner products stay exact whatever offset they
-    have; a split's inner products are those of its images' coordinates.
-
-    Parameters
-    ----------
-    name
-        Name of the layer, for messages.
-    features
-        (n_images, n_features), any real dtype, in memory or on disk; or its coordinates.
-    splits
-        The image splits.
-
-    Returns
-    -------
-    list of ndarray
-        Per split float64 (n_test, n_test); zero if the features do not vary over its test images.
-
-    Raises
-    ------
-    DataError
-        If the features are not a matrix of finite numbers.
-    """
-    layer = features if isinstance(features, LayerCoordinates) else layer_coordinates(name, features)
-    rounding = max(layer.noise, CONSTANT * float(np.linalg.norm(layer.coordinates)))
-    grams = []
-    for split in splits:
-        deviations = centred(layer.coordinates[split.test], axis=0)
-        varies = np.linalg.norm(deviations, 2) > rounding
-        grams.append(deviations @ deviations.T if varies else np.zeros(2 * (split.test.size,)))
-    return grams
-
-
-def gram_vectors(matrices: NDArray[np.float64], settings: ScoreSettings) -> NDArray[np.float64]:
-    """Bring centred Gram matrices into the form whose cosine is CKA.
-
-    Parameters
-    ----------
-    matrices
-        float64 (n, n_images, n_images).
-    settings
-        ``cka_debiased``: whether the matrices are U-centred.
-
-    Returns
-    -------
-    ndarray
-        float64 (n, n_images * n_images); zero where nothing varies.
-    """
-    n = matrices.shape[0]
-    if not settings.cka_debiased:
-        return matrices.reshape(n, -1)
-    largest = np.abs(matrices).reshape(n, -1).max(axis=1, keepdims=True)
-    vectors = _u_centred(matrices).reshape(n, -1)
-    clear_rounding(vectors, CONSTANT * largest, axis=1)
-    return vectors
-
-
-def _u_centred(matrices: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Centre so that the sum of products of two such matrices is unbiased; diagonals become zero."""
-    n_images = matrices.shape[1]
-    diagonal = np.arange(n_images)
-    off = matrices.copy()
-    off[:, diagonal, diagonal] = 0.0
-    sums = off.sum(axis=2)
-    totals = sums.sum(axis=1)[:, None, None] / ((n_images - 1) * (n_images - 2))
-    off += totals - (sums[:, :, None] + sums[:, None, :]) / (n_images - 2)
-    off[:, diagonal, diagonal] = 0.0
-    return off
+    missing = images[images >= 0]
+    return np.array([missing.min() if missing.size else -1], dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -699,12 +593,10 @@ class PooledRecording:
 
 
 def pool_animals(recordings: Sequence[RecordingLike]) -> list[PooledRecording]:
-    """Pool the animals of every area.
+    """Pool the animals of every area, see :func:`~mvkit.scoring.protocol.pool_responses`.
 
-    Trials are aligned by their position: trial ``t`` of the pool is trial ``t`` of every animal. An animal
-    with fewer trials than another has NaN beyond its last one, so that its half-means average fewer trials.
-    Animals were not recorded together; what trials of different animals share is their number only, and a
-    halving halves all animals alike.
+    Animals were not recorded together; trials of different animals share only their number, and the trials
+    of all animals are halved alike.
 
     Parameters
     ----------
@@ -719,17 +611,12 @@ def pool_animals(recordings: Sequence[RecordingLike]) -> list[PooledRecording]:
     by_area: dict[str, list[RecordingLike]] = {}
     for recording in recordings:
         by_area.setdefault(recording.area, []).append(recording)
-    return [_pool(area, members) for area, members in by_area.items()]
-
-
-def _pool(area: str, members: Sequence[RecordingLike]) -> PooledRecording:
-    n_trials = max(member.responses.shape[0] for member in members)
-    unit_ids = np.concatenate([np.asarray(member.unit_ids, dtype=np.int64) for member in members])
-    dtype = np.result_type(np.float32, *(member.responses.dtype for member in members))
-    responses = np.full((n_trials, members[0].responses.shape[1], unit_ids.size), np.nan, dtype=dtype)
-    first = 0
-    for member in members:
-        n_own_trials, _, n_units = member.responses.shape
-        responses[:n_own_trials, :, first : first + n_units] = member.responses
-        first += n_units
-    return PooledRecording(area, POOLED_SPECIMEN, unit_ids, responses)
+    return [
+        PooledRecording(
+            area,
+            POOLED_SPECIMEN,
+            np.concatenate([np.asarray(member.unit_ids, dtype=np.int64) for member in members]),
+            pool_responses([member.responses for member in members]),
+        )
+        for area, members in by_area.items()
+    ]

@@ -21,14 +21,14 @@ _COPIES = 2
 
 
 def sparse_sources(name: str, features: Features, settings: ScoreSettings) -> Sources:
-    """Look at every feature of a layer, if all of them fit in memory in float64.
+    """Compare with every feature of a layer, if all of them fit in memory in float64.
 
     Raises
     ------
     DataError
         If the features are not a matrix of finite numbers.
     FitError
-        If they do not fit; says how much they need and how much there is.
+        If they do not fit; with the memory needed and available.
     """
     n_images, n_features = check_features(name, features).shape
     needed = sparse_bytes(n_images, n_features)
@@ -47,74 +47,53 @@ def sparse_bytes(n_images: int, n_features: int) -> int:
     return _COPIES * n_images * n_features * np.dtype(np.float64).itemsize
 
 
-def predict_lasso(
-    targets: NDArray[np.float64], prepared: SourceSplit, settings: ScoreSettings
-) -> NDArray[np.float64]:
-    """Fit scikit-learn's ``Lasso(alpha=settings.penalty)`` per target column and predict the test images.
+def predict_sparse(model: Any, targets: NDArray[np.float64], prepared: SourceSplit) -> NDArray[np.float64]:
+    """Fit scikit-learn's ``Lasso`` or ``ElasticNet`` per target column and predict the test images.
 
-    The penalty is on the scale of the responses times that of the features. See :func:`predict_elastic_net`.
-    """
-    from sklearn.linear_model import Lasso
-
-    return _predictions(Lasso, {"alpha": settings.penalty}, targets, prepared)
-
-
-def predict_elastic_net(
-    targets: NDArray[np.float64], prepared: SourceSplit, settings: ScoreSettings
-) -> NDArray[np.float64]:
-    """Fit scikit-learn's ``ElasticNet(alpha=penalty, l1_ratio=l1_ratio)`` per target column.
-
-    Coordinate descent stops where scikit-learn says it has converged. A target for which it has not after
-    10000 rounds is left out.
+    Coordinate descent stops where scikit-learn takes it to have converged. A target for which it has not
+    after 10000 rounds is left out. Penalties are on the scale of the responses times that of the
+    features.
 
     Parameters
     ----------
+    model
+        The estimator, not fitted.
     targets
         float64 (n_fits, n_train, n_units) as from :func:`~mvkit.scoring.protocol.training_targets`.
     prepared
         Features and split.
-    settings
-        ``penalty``, ``l1_ratio``.
 
     Returns
     -------
     ndarray
         float64 (n_fits, n_test, n_units), in the units of measure of the targets: deviations from the unit's
         mean over training images. Zero for columns of zeros; NaN, and by it
-        :attr:`~mvkit.scoring.correlation.Drop.NOT_CONVERGED`, for targets whose fit did not converge.
+        :attr:`~mvkit.scoring.correlation.ExclusionReason.NOT_CONVERGED`, for targets whose fit did not
+        converge.
     """
-    from sklearn.linear_model import ElasticNet
-
-    options = {"alpha": settings.penalty, "l1_ratio": settings.l1_ratio}
-    return _predictions(ElasticNet, options, targets, prepared)
-
-
-def _predictions(
-    estimator: Any, options: dict[str, float], targets: NDArray[np.float64], prepared: SourceSplit
-) -> NDArray[np.float64]:
+    model.set_params(max_iter=MAX_ROUNDS)
     split = prepared.split
     train, test = _columns(prepared.sources, split.train), _columns(prepared.sources, split.test)
     predictions = np.zeros((targets.shape[0], split.test.size, targets.shape[2]))
     for fit, responses in enumerate(targets):
         units = np.flatnonzero(responses.any(axis=0))
         if units.size:
-            model = estimator(**options, max_iter=MAX_ROUNDS)
             converged = _fit(model, train, np.asfortranarray(responses[:, units]))
-            found = model.predict(test).reshape(split.test.size, -1)
-            predictions[fit][:, units] = np.where(converged, found, np.nan)
+            predicted = model.predict(test).reshape(split.test.size, -1)
+            predictions[fit][:, units] = np.where(converged, predicted, np.nan)
     return predictions
 
 
 def _columns(sources: Sources, images: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return all features, float64 (n_images, n_features), in the order that coordinate descent wants."""
-    found = np.empty((images.size, sources.n_features), order="F")
+    columns = np.empty((images.size, sources.n_features), order="F")
     for positions, values in sources.blocks(images, BLOCK_FEATURES):
-        found[:, positions] = values.T
-    return found
+        columns[:, positions] = values.T
+    return columns
 
 
 def _fit(model: Any, train: NDArray[np.float64], responses: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Fit all columns; tell which of them converged (scikit-learn warns, but not which)."""
+    """Fit all columns; return which of them converged (scikit-learn only warns that some did not)."""
     from sklearn.exceptions import ConvergenceWarning
 
     with warnings.catch_warnings(record=True) as caught:

@@ -14,7 +14,7 @@ import torch
 import mvkit
 from mvkit.cli.main import run
 from mvkit.scoring.protocol import ImageSplit
-from mvkit.scoring.similarity import layer_rdms, population_rdms
+from mvkit.scoring.similarity import RSA
 
 pytestmark = pytest.mark.slow
 
@@ -75,10 +75,10 @@ def test_dissimilarities_of_rsatoolbox_are_those_of_mvkit(programs, stream):
     assert list(rsa["rdms"].rdm_descriptors["layer"]) == list(stream)
     upper = np.triu_indices(stream.n_images, k=1)
     means = mvkit.open_dataset("simulated").responses("VISp").mean(axis=0, dtype=float)
-    area = population_rdms(means[np.newaxis], np.ones((1, means.shape[1]), dtype=bool))[0]
+    area = RSA().population_matrices(means[np.newaxis], np.ones((1, means.shape[1]), dtype=bool))[0]
     np.testing.assert_allclose(rsa["area"].get_matrices()[0][upper], area[upper], rtol=0, atol=1e-12)
     for layer, matrix, similarity in zip(stream, found, rsa["similarity"], strict=True):
-        expected = layer_rdms(layer, stream[layer], every)[0]
+        expected = RSA().layer_matrices(layer, stream[layer], every)[0]
         np.testing.assert_allclose(matrix[upper], expected[upper], rtol=0, atol=1e-12)
         assert similarity == pytest.approx(np.corrcoef(expected[upper], area[upper])[0, 1], abs=1e-9)
 

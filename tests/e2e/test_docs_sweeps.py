@@ -63,7 +63,7 @@ def test_the_script_for_slurm_scores_every_shard(
         assert run(words) == 0, words
     finish = re.search(r'--wrap "mvkit (score \$SETTINGS --out sweep)"', PAGE)
     assert finish is not None
-    monkeypatch.setattr("mvkit.scoring.run._score_specimen", lambda *arguments: pytest.fail("all cached"))
+    monkeypatch.setattr("mvkit.scoring.run._score_recording", lambda *arguments: pytest.fail("all cached"))
     assert run(shlex.split(finish[1].replace("$SETTINGS", SETTINGS))) == 0
     same_scores(folder / "first", tmp_path / "sweep", ["gabor", "pixels"])
 

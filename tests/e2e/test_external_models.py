@@ -70,7 +70,7 @@ def test_torchvision_is_scored(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert run([*words, "--input-size", "64", "--out", str(tmp_path), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     saved = read_scores(tmp_path)
-    assert saved.context["model"] == "torchvision:alexnet"
+    assert saved.context["model"] == "torchvision:alexnet (random, seed 0)"
     dataset = mvkit.open_dataset("simulated")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -119,7 +119,9 @@ def test_two_files_are_written_to_folders_of_their_own(nets: Path, tmp_path: Pat
     words = ["score", f"{nets}:make", "timm:resnet10t", "--weights", "random", "-l", "final", *QUICK]
     assert run([*words, "--input-size", "32", "--out", str(out)]) == 0
     folders = sorted(place.name for place in out.iterdir() if place.is_dir())
-    assert [name.endswith(("nets.py_make", "timm_resnet10t")) for name in folders] == [True, True]
+    assert [
+        name.endswith(("nets.py_make_random_seed_0", "timm_resnet10t_random_seed_0")) for name in folders
+    ] == [True, True]
 
 
 def test_layers_are_listed_and_features_written(

@@ -92,7 +92,7 @@ def test_the_printed_comparison_keeps_the_choices_apart(
     paper = lines.index("best layer, chosen on the test images (paper)")
     assert held < paper
     assert any(line.startswith("all areas, each with its best layer, held-out: median ") for line in lines)
-    title = f"alexnet_bn_ir minus {saved / 'gabor'}; best layers held-out"
+    title = f"alexnet_bn_ir (random, seed 0) minus {saved / 'gabor'}; best layers held-out"
     assert title in lines
     row = next(line for line in lines[lines.index(title) :] if line.startswith("VISp"))
     assert row.rstrip().endswith(("is higher", "not resolved by these data"))

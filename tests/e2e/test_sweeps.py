@@ -97,10 +97,10 @@ def test_killed_runs_go_on_where_they_stopped_and_give_the_same_files(
 def jobs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Number of layers of each job that was done, of one recording each."""
     done: list[int] = []
-    measure = score_module._score_specimen
+    measure = score_module._score_recording
     monkeypatch.setattr(
         score_module,
-        "_score_specimen",
+        "_score_recording",
         lambda *arguments: done.append(len(arguments[3])) or measure(*arguments),
     )
     return done
@@ -239,7 +239,7 @@ def test_a_shard_whose_scores_cannot_be_cached_fails(
     (tmp_path / "cache").write_text("not a folder")
     assert run(words) == 1
     assert "the scores of 3 of 3 pairs could not be written there" in capsys.readouterr().err
-    monkeypatch.setattr("mvkit.pipeline.layers.OpenedLayers.kept_scores", lambda self, settings: None)
+    monkeypatch.setattr("mvkit.pipeline.layers.OpenedLayers.score_cache", lambda self, settings: None)
     assert run(words) == 2
     assert "pixels: its scores cannot be cached, so it cannot be scored in shards" in capsys.readouterr().err
 

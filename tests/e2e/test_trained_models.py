@@ -120,7 +120,8 @@ def test_the_log_has_what_mvkit_score_finds(trained: Path, json_of: JsonOf) -> N
 def test_random_weights_are_where_the_run_started(trained: Path, json_of: JsonOf) -> None:
     select = ["--dataset", "simulated", "--areas", "VISl", "--splits", "1", "--halves", "2", "--jobs", "1"]
     start = json_of("score", str(trained / "last.pt"), "--weights", "random", *select)
-    assert (start["context"]["model"], start["context"]["weights_id"]) == ("tiny@start", "random:seed=4")
+    assert start["context"]["model"] == f"{trained / 'last.pt'} (random, seed 4)"
+    assert start["context"]["weights_id"] == "random:seed=4"
     # The classifier with 1,000 classes has the same areas: its read-out is drawn after them.
     named = ["single_stream_classifier", "--weights", "random", "--seed", "4"]
     assert by_area(start) == by_area(json_of("score", *named, *select))

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from sklearn.cross_decomposition import PLSRegression
 
-from mvkit.scoring.correlation import Drop
+from mvkit.scoring.correlation import ExclusionReason
 from mvkit.scoring.maps import MAPPINGS
 from mvkit.scoring.pls import pls_predict
 from mvkit.scoring.protocol import (
@@ -132,7 +132,7 @@ def test_scores_and_their_parts(neural: Neural) -> None:
     assert parts == 3 * sum(1 for _ in neural.matching(SCORES))
 
 
-def test_predictions_of_the_first_halving(neural: Neural) -> None:
+def test_predictions_of_the_first_pair_of_halves(neural: Neural) -> None:
     for match, expected in neural.matching(PREDICTIONS):
         name = match["map"]
         members = halves_of(neural.orders(1))[0, int(match["half"]) - 1]
@@ -190,10 +190,10 @@ def _assert_only_unit_3_is_lost(found: SplitHalfScores, responses: Any, orders: 
     known = ~np.isnan(responses[:, 7, 3])
     lost = ~(halves_of(orders) & known).any(axis=2).all(axis=1)
     assert lost.any()
-    np.testing.assert_array_equal(found.drops[0, :, 3] == Drop.NO_TRIAL, lost)
+    np.testing.assert_array_equal(found.exclusions[0, :, 3] == ExclusionReason.NO_TRIAL, lost)
     assert np.isnan(found.scores[0, lost, 3]).all()
     assert found.missing_image[3] == 7
-    assert not (np.delete(found.drops[0], 3, axis=1) == Drop.NO_TRIAL).any()
+    assert not (np.delete(found.exclusions[0], 3, axis=1) == ExclusionReason.NO_TRIAL).any()
 
 
 def test_scores_on_training_images(neural: Neural) -> None:

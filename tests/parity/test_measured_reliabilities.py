@@ -70,7 +70,7 @@ def test_they_are_the_published_ones(
 def test_other_draws_agree_within_sampling_error(
     published: Callable[[str], Published], tmp_path: Path, dataset: str
 ) -> None:
-    """Two means of 100 independent halvings differ by std x sqrt(2 / 100), normally distributed nearly."""
+    """Means of 100 independent split halves differ by std * sqrt(2 / 100), nearly normally distributed."""
     wanted = published(dataset)
     report = measure_reliability(wanted.path, seed=1234, out=tmp_path / "copy.h5", replace=True)
     z = (report.mean - wanted.mean) / (np.fmax(report.std, wanted.std) * np.sqrt(2 / N_HALVES))

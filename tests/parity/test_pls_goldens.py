@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mvkit.scoring.correlation import Drop
+from mvkit.scoring.correlation import ExclusionReason
 from mvkit.scoring.gram import layer_coordinates, split_coordinates
 from mvkit.scoring.maps import MAPPINGS
 from mvkit.scoring.pls import pls_predict
@@ -96,7 +96,7 @@ def test_scores_and_their_parts(neural: Neural, score: Callable[..., SplitHalfSc
     assert compared > 0
 
 
-def test_predictions_of_the_first_halving(neural: Neural) -> None:
+def test_predictions_of_the_first_pair_of_halves(neural: Neural) -> None:
     compared = 0
     for key, expected in neural.expected.items():
         match = re.fullmatch(r"f(\d+)\|(\w+)\|pls\|split(\d+)\|pred_half([12])_boot0", key)
@@ -172,7 +172,7 @@ def test_degenerate_units(
     members = halves_of(orders)
     lost = ~(members & known).any(axis=2).all(axis=1)
     assert lost.any()
-    np.testing.assert_array_equal(found.drops[0, :, 3] == Drop.NO_TRIAL, lost)
+    np.testing.assert_array_equal(found.exclusions[0, :, 3] == ExclusionReason.NO_TRIAL, lost)
     assert np.isnan(found.scores[0, lost, 3]).all()
     assert found.missing_image[3] == 7
     # The others are scored as ever. Their maps shift a little: unit 3 is in the fits of halves that know it.

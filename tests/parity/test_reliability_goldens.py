@@ -12,14 +12,14 @@ import pytest
 from mvkit.scoring import ScoreSettings, response_reliability, split_half_reliability
 from mvkit.scoring.correlation import whole_reliability
 from mvkit.scoring.protocol import draw_split_half, split_half_weights, trial_orders, trial_orders_in_sequence
-from mvkit.scoring.reliability import correlate_all_sets, correlate_sets, split_half_moments
+from mvkit.scoring.reliability import correlate_sets, split_half_moments
 
 TOLERANCE = 1e-9
 
 #: Every key of the file -> the test that compares it; those of RSA are compared with the similarities.
 COMPARED = {
     r"[^|]+\|pearsonr\|per_(trial_seed|unit_seed0)": "test_both_ways_of_drawing",
-    r"[^|]+\|pearsonr\|per_unit_seed0\|(mean|std)": "test_mean_and_std_over_halvings",
+    r"[^|]+\|pearsonr\|per_unit_seed0\|(mean|std)": "test_mean_and_std_over_split_halves",
     r"per_unit_seed0_trial_perm": "test_sequence_of_shuffles",
     r"mode\|(bootstrap|bootstrap_assume_true_ctr)(\|draws_of_unit0)?": "test_modes",
     r"mode\|spearman_brown_subsample_half(_replacement)?(\|draws_of_unit0)?": "test_modes",
@@ -85,7 +85,9 @@ def test_both_ways_of_drawing(responses: dict[str, Any], expected: dict[str, Any
 
 
 @pytest.mark.parametrize("moment", ["mean", "std"])
-def test_mean_and_std_over_halvings(responses: dict[str, Any], expected: dict[str, Any], moment: str) -> None:
+def test_mean_and_std_over_split_halves(
+    responses: dict[str, Any], expected: dict[str, Any], moment: str
+) -> None:
     orders = expected["per_unit_seed0_trial_perm"]
     weights = np.zeros((len(orders), 2, orders.shape[1]), dtype=bool)
     for halving, order in enumerate(orders):
@@ -127,7 +129,8 @@ def test_modes(first: Any, expected: dict[str, Any], mode: str) -> None:
         chosen = counted(draws[ones], n_trials)
         sets = chosen, np.ones_like(chosen) if others is None else counted(draws[others], n_trials)
     # The draws of the first unit serve every unit.
-    grid = whole_reliability(correlate_all_sets(first, *sets), settings)
+    pairs = np.array([(one, other) for other in sets[1] for one in sets[0]])
+    grid = whole_reliability(correlate_sets(first, pairs), settings).reshape(len(sets[1]), len(sets[0]), -1)
     compare(grid.reshape(values.shape), values, mode)
     # One generator draws pair after pair.
     generator = np.random.RandomState(0)

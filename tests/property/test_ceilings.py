@@ -72,7 +72,7 @@ def test_ridge_between_animals_is_scikit_learns(
         targets = [means(target, draws.target[halving, half]) for half in (0, 1)]
         for unit in range(n_target):
             if np.isnan(targets)[:, :, unit].any():
-                assert np.isnan(found.halvings.scores[0, halving, unit])
+                assert np.isnan(found.halves.scores[0, halving, unit])
                 continue
             first, second = (
                 Ridge(1.0)
@@ -82,7 +82,7 @@ def test_ridge_between_animals_is_scikit_learns(
             )
             if min(np.ptp(first), np.ptp(second)) < 1e-6:
                 continue  # only constant units are left to predict from
-            parts = found.halvings
+            parts = found.halves
             expected = correlation(first, targets[1][split.test, unit])
             np.testing.assert_allclose(parts.r_cross[0, halving, unit], expected, rtol=0, atol=1e-8)
             np.testing.assert_allclose(

@@ -152,7 +152,7 @@ def unrelated(mapping: str, *, signal: float, seed: int) -> tuple[Any, list[Arra
 
 
 def null_settings(mapping: str, **options: Any) -> ScoreSettings:
-    """A split and a few halvings, fewer where every unit is fitted by itself; 99 % intervals."""
+    """A split and a few split halves, fewer where every unit is fitted by itself; 99 % intervals."""
     n_halves = 2 if mapping in ("lasso", "elasticnet") else 6
     return ScoreSettings(
         mapping=mapping,

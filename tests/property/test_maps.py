@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import ElasticNet, Lasso, Ridge, RidgeCV
 
 from mvkit.scoring import ScoreSettings, one_to_one
-from mvkit.scoring.correlation import Drop
+from mvkit.scoring.correlation import ExclusionReason
 from mvkit.scoring.gram import layer_coordinates, split_coordinates
 from mvkit.scoring.maps import MAPPINGS
 from mvkit.scoring.one_to_one import distinct_sources
@@ -247,7 +247,7 @@ def test_the_first_of_equal_features_is_taken(seed: int, n_same: int) -> None:
 @FEW
 @given(problem=problems)
 def test_equal_features_are_kept_once(problem: Problem) -> None:
-    kept = distinct_sources("layer", problem.features).kept
+    kept = distinct_sources("layer", problem.features).candidates
     firsts = [
         position
         for position, column in enumerate(problem.features.T)
@@ -282,8 +282,8 @@ def test_lasso_and_elastic_net_are_those_of_scikit_learn(problem: Problem, penal
     alpha=st.sampled_from([1.0, "cv"]),
     kind=st.sampled_from(AWKWARD),
 )
-def test_halvings_score_alone_as_in_company(seed: int, mapping: str, alpha: Any, kind: str) -> None:
-    """Neither the grouping of halvings nor another unit's gaps change a score by a single bit."""
+def test_split_halves_score_alone_as_in_company(seed: int, mapping: str, alpha: Any, kind: str) -> None:
+    """Neither the grouping of split halves nor another unit's gaps change a score by a single bit."""
     rng = np.random.default_rng(seed)
     features = make_features(rng, 30, kind, "float64")
     responses = features[:, :3] @ rng.standard_normal((3, 4)) + rng.standard_normal((6, N_IMAGES, 4))
@@ -293,7 +293,7 @@ def test_halvings_score_alone_as_in_company(seed: int, mapping: str, alpha: Any,
     row = MAPPINGS[mapping]
     prepared = row.prepare("layer", features, splits, options)
     together = row.score(responses, weights, splits, [prepared], options)[0]
-    assert (together.drops[0, :, 0] == Drop.NO_TRIAL).all()
+    assert (together.exclusions[0, :, 0] == ExclusionReason.NO_TRIAL).all()
     for halving in range(len(weights)):
         alone = row.score(responses, weights[halving : halving + 1], splits, [prepared], options)[0]
         np.testing.assert_array_equal(alone.r_cross[0, 0], together.r_cross[0, halving])

@@ -12,7 +12,7 @@ from rsatoolbox.data import Dataset
 from rsatoolbox.rdm import calc_rdm, compare
 
 from mvkit.scoring import ScoreSettings, score_features
-from mvkit.scoring.correlation import Drop
+from mvkit.scoring.correlation import ExclusionReason
 from mvkit.scoring.protocol import SplitHalfScores, half_means, halves_of, splits_of, trial_orders
 from mvkit.scoring.similarity import SIMILARITIES
 
@@ -111,7 +111,7 @@ def test_a_layer_against_other_implementations(
 
 @FEW
 @given(kind=KIND, seed=SEEDS, lost=st.floats(0.0, 0.3), n_units=st.integers(3, 25))
-def test_missing_trials_leave_out_units_or_the_halving(
+def test_missing_trials_leave_out_units_or_the_pair_of_halves(
     kind: ScoreSettings, seed: int, lost: float, n_units: int
 ) -> None:
     rng = np.random.default_rng(seed)
@@ -124,7 +124,7 @@ def test_missing_trials_leave_out_units_or_the_halving(
         kept = ~np.isnan(means[halving]).any(axis=(0, 1))
         r_target, r_cross = found.r_target[0, halving, 0], found.r_cross[0, halving, 0]
         enough = kept.sum() >= {"rsa": 2, "cka": 1}[kind.mapping]
-        assert (found.drops[0, halving, 0] == Drop.NO_TRIAL) == (not enough)
+        assert (found.exclusions[0, halving, 0] == ExclusionReason.NO_TRIAL) == (not enough)
         if not enough:
             assert np.isnan([r_target, r_cross]).all()
         elif kind.mapping == "cka" or kept.sum() > 2:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mvkit.scoring.ceilings import PairSize, pool_responses
+from mvkit.scoring.ceilings import PairSize
+from mvkit.scoring.protocol import pool_responses
 
 # Name in the goldens -> settings and tolerance; pls is followed by its number of components.
 MAPS: dict[str, tuple[dict[str, Any], float]] = {
@@ -63,10 +64,10 @@ class Interanimal:
             return MAPS[name]
         return {**MAPS["pls"][0], "n_components": int(pls[1])}, MAPS["pls"][1]
 
-    def size(self, target: Any, source: Any, n_kept: int | None = None) -> PairSize:
+    def size(self, target: Any, source: Any, n_predictors: int | None = None) -> PairSize:
         """Size of a pair of responses."""
         n_units = source.shape[2]
-        return PairSize(target.shape[0], source.shape[0], target.shape[1], n_units, n_kept or n_units)
+        return PairSize(target.shape[0], source.shape[0], target.shape[1], n_units, n_predictors or n_units)
 
     def assert_equal(self, found: Any, expected: Any, tolerance: float, what: str) -> None:
         """Same shape, same gaps, same values."""

@@ -50,7 +50,7 @@ def test_scores_from_one_animal_and_from_the_others(interanimal: Any) -> None:
         draws = draw_pair(interanimal.size(target, source), settings)
         found = score_pair(target, source, draws, [split], settings)
         assert found.n_source_units == source.shape[2]
-        interanimal.assert_equal(found.halvings.scores[0], expected, tolerance, key)
+        interanimal.assert_equal(found.halves.scores[0], expected, tolerance, key)
         compared.add(match["map"].rstrip("0123456789"))
     assert compared == {"pls", "corr"}
 
@@ -66,7 +66,7 @@ def test_representational_similarity_of_animals(interanimal: Any) -> None:
         target, source = interanimal.of_pair(match)
         draws = draw_pair(interanimal.size(target, source), settings)
         found = score_pair(target, source, draws, splits_of(target.shape[1], settings), settings)
-        interanimal.assert_equal(found.halvings.scores[0, :, 0], expected, tolerance, key)
+        interanimal.assert_equal(found.halves.scores[0, :, 0], expected, tolerance, key)
         compared += 1
     assert compared > 0
 
@@ -120,7 +120,7 @@ def test_sub_samples_of_source_units(interanimal: Any) -> None:
         assert_drawn(draws, rows)
         found = score_pair(target, source, draws, splits_of(target.shape[1], settings), settings)
         assert found.n_source_units == int(match["kept"])
-        interanimal.assert_equal(found.halvings.scores[0], expected, tolerance, key)
+        interanimal.assert_equal(found.halves.scores[0], expected, tolerance, key)
         orders.add(counts["n_subsamples"] > counts["n_halves"])
     assert orders == {False, True}
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mvkit.scoring.ceilings import draw_pair, measure_ceiling, pairs_of, pool_responses, score_pair
-from mvkit.scoring.protocol import SplitHalfScores, splits_of
+from mvkit.scoring.ceilings import draw_pair, measure_ceiling, pairs_of, score_pair
+from mvkit.scoring.protocol import SplitHalfScores, pool_responses, splits_of
 from mvkit.scoring.settings import ScoreSettings
 
 FILE = "interanimal/interanimal.npz"
@@ -54,7 +54,7 @@ def trimmed(interanimal: Any, area: str) -> list[Any]:
 
 
 def group_settings(interanimal: Any, match: re.Match[str]) -> ScoreSettings:
-    """Settings of a group of keys; a source that is not sub-sampled tells the number of halvings."""
+    """Settings of a group of keys; a source that is not sub-sampled tells the number of split halves."""
     shapes = [
         values.shape
         for key, values in interanimal.expected(FILE).items()
@@ -78,7 +78,7 @@ def group_settings(interanimal: Any, match: re.Match[str]) -> ScoreSettings:
 
 @pytest.fixture(scope="module")
 def scored(interanimal: Any) -> Scored:
-    """Scores every pair of a group and area once: (source as the key has it, target) -> halvings."""
+    """Scores every pair of a group and area once: (source as the key has it, target) -> split halves."""
     known: dict[tuple[str, str], dict[tuple[str, int], SplitHalfScores]] = {}
 
     def run(match: re.Match[str]) -> dict[tuple[str, int], SplitHalfScores]:
@@ -91,11 +91,11 @@ def scored(interanimal: Any) -> Scored:
                 target = animals[pair.target].responses
                 source = pool_responses([animals[index].responses for index in pair.sources])
                 splits = splits_of(target.shape[1], settings)
-                draws = draw_pair(interanimal.size(target, source, pair.n_kept), settings)
+                draws = draw_pair(interanimal.size(target, source, pair.n_predictors), settings)
                 pooled = settings.ceiling == "holdout"
                 from_whom = "holdout" if pooled else str(animals[pair.sources[0]].specimen)
                 found = score_pair(target, source, draws, splits, settings)
-                known[name][from_whom, animals[pair.target].specimen] = found.halvings
+                known[name][from_whom, animals[pair.target].specimen] = found.halves
         return known[name]
 
     return run
@@ -115,7 +115,7 @@ def test_pairs_of_the_inter_animal_file(interanimal: Any, scored: Scored) -> Non
     assert {name for _, name in compared} == {"pls", "corr", "ridge", "identity"}
 
 
-def test_aggregates_over_sources_splits_and_halvings(interanimal: Any, scored: Scored) -> None:
+def test_aggregates_over_sources_splits_and_split_halves(interanimal: Any, scored: Scored) -> None:
     statistics = set()
     for key, expected in interanimal.expected(FILE).items():
         match = AGGREGATE.fullmatch(key)
@@ -126,8 +126,8 @@ def test_aggregates_over_sources_splits_and_halvings(interanimal: Any, scored: S
         for target in sorted({target for _, target in by_pair}):
             values = np.concatenate(
                 [
-                    halvings.scores.reshape(-1, halvings.scores.shape[2])
-                    for (_, other), halvings in by_pair.items()
+                    split_halves.scores.reshape(-1, split_halves.scores.shape[2])
+                    for (_, other), split_halves in by_pair.items()
                     if other == target
                 ]
             )

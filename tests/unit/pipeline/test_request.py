@@ -221,7 +221,7 @@ def test_contradictions_are_refused_before_anything_is_loaded(
 ) -> None:
     monkeypatch.setattr(score_run, "load_models", lambda *names, **options: pytest.fail("too late"))
     with pytest.raises(MvkitError, match=message) as caught:
-        run_score(ScoreRequest(models=("pixels",), **changes), remark=lambda text: None)
+        run_score(ScoreRequest(models=("pixels",), **changes), note=lambda text: None)
     assert isinstance(caught.value, UsageError | RecipeError)
 
 

@@ -10,7 +10,7 @@ import pytest
 import mvkit
 from mvkit.errors import DataError, UsageError
 from mvkit.neural import Recording
-from mvkit.pipeline.score import ceiling, fractions_by_choice, read_earlier, refuse_other_protocols, score
+from mvkit.pipeline.score import ceiling, check_protocols, fractions_by_choice, read_earlier, score
 from mvkit.scoring import ScoreSettings, save_scores
 from mvkit.scoring.ceilings import measure_ceiling
 
@@ -83,14 +83,14 @@ def test_earlier_scores_must_be_of_the_same_protocol(dataset: mvkit.NeuralDatase
     save_scores(score(features, dataset, n_jobs=1, settings=settings), tmp_path / "old")
     earlier = read_earlier([tmp_path / "old"])
     assert list(earlier) == [str(tmp_path / "old")]
-    refuse_other_protocols(earlier, dataset, dataset.recordings, settings)
+    check_protocols(earlier, dataset, dataset.recordings, settings)
     shown = settings.model_copy(update={"layer_choice": "held-out", "n_resamples": 100, "ceiling": "holdout"})
-    refuse_other_protocols(earlier, dataset, dataset.recordings, shown)
+    check_protocols(earlier, dataset, dataset.recordings, shown)
     changed = settings.model_copy(update={"correlation": "spearman"})
     with pytest.raises(UsageError, match=r"correlation: pearson there, spearman here$"):
-        refuse_other_protocols(earlier, dataset, dataset.recordings, changed)
+        check_protocols(earlier, dataset, dataset.recordings, changed)
     with pytest.raises(UsageError, match="responses_sha256"):
-        refuse_other_protocols(earlier, dataset, dataset.recordings[:2], settings)
+        check_protocols(earlier, dataset, dataset.recordings[:2], settings)
 
 
 def test_folders_of_earlier_scores_are_checked(dataset: mvkit.NeuralDataset, tmp_path: Path) -> None:

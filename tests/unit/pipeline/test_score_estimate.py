@@ -90,7 +90,7 @@ def asked(
 
 
 def estimated(request: ScoreRequest) -> ResourceEstimate:
-    return estimate_run(request, remark=lambda text: None)
+    return estimate_run(request, note=lambda text: None)
 
 
 @pytest.fixture
@@ -175,7 +175,7 @@ def test_features_beyond_the_budget_go_to_disk(
     assert "in elsewhere while they are needed (8.0 GB free)" in page_of(estimate)
     machine(free=49631)
     short = estimated(asked(network, resources=resources))
-    assert short.error.startswith(f"{network}: elsewhere: features take 49.6 kB")
+    assert short.error.startswith(f"{network} (random, seed 0): elsewhere: features take 49.6 kB")
 
 
 def test_features_go_to_disk_where_they_would_take_half_of_the_memory(
@@ -209,7 +209,7 @@ def test_scores_and_ceilings_that_are_cached_count_as_done(network: str, tmp_pat
     new = estimated(request)
     assert new.ceiling_is_cached is False
     assert "ceiling between animals (holdout): not cached" in page_of(new)
-    run_score(request, remark=lambda text: None)
+    run_score(request, note=lambda text: None)
     cached = estimated(request)
     assert cached.ceiling_is_cached is True
     assert [layer.n_cached for layer in cached.models[0].layers] == [2, 2]
@@ -222,7 +222,7 @@ def test_scores_and_ceilings_that_are_cached_count_as_done(network: str, tmp_pat
 
 def test_cached_coordinates_need_no_features(network: str, tmp_path: Path) -> None:
     resources = Resources(n_jobs=1, home=tmp_path / "home")
-    run_score(asked(network, resources=resources), remark=lambda text: None)
+    run_score(asked(network, resources=resources), note=lambda text: None)
     (model,) = estimated(asked(network, resources=resources, n_halves=6)).models
     assert (model.n_cached, model.features, model.batch) == (0, 0, 0)
     assert model.n_fits == 2 * 2 * 2 * 6 * 2
@@ -237,8 +237,8 @@ def test_several_models_add_up_and_nothing_is_written(network: str, tmp_path: Pa
     other = f"{network}_larger"
     both = estimated(asked(network, other, layers=("0",), resources=resources))
     assert [(model.name, model.layers[0].n_features) for model in both.models] == [
-        (network, 4 * 16 * 16),
-        (other, 6 * 16 * 16),
+        (f"{network} (random, seed 0)", 4 * 16 * 16),
+        (f"{other} (random, seed 0)", 6 * 16 * 16),
     ]
     assert f"whole run: {2 * 24} fits" in page_of(both)
     assert not home.exists()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mvkit.scoring import Scores, ScoreSettings
+from mvkit.scoring.correlation import DROPPED_COLUMNS
 from mvkit.scoring.results import POPULATION
 
 UNITS = 4
@@ -40,8 +41,12 @@ def _scores_of(
         "response_reliability": np.full(count, 0.5),
         "halves_used": np.where(np.isnan(flat), 0, 10),
         "halves_dropped": np.where(np.isnan(flat), 10, 0),
-        "reason": np.where(np.isnan(flat), "constant response", ""),
-        "dropped_because": np.where(np.isnan(flat), "constant response in all halvings", ""),
+        "reason": np.where(np.isnan(flat), "constant_response", ""),
+        "detail": np.full(count, ""),
+        **{
+            column: np.where(np.isnan(flat) & (reason == "constant_response"), 10, 0)
+            for reason, column in DROPPED_COLUMNS.items()
+        },
     }
     splits = (
         np.empty((0, 0)) if by_fold is None else np.concatenate([np.array(by_fold[key]) for key in values], 1)

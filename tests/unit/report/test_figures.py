@@ -22,11 +22,8 @@ from mvkit.report.figures import (
     draw_extrapolation,
     draw_layers,
     draw_scores,
-    extrapolation_figure,
     labels_of,
-    layers_figure,
     save_figure,
-    scores_figure,
     shades,
 )
 from mvkit.scoring.extrapolation import AreaSizes, Extrapolation
@@ -289,8 +286,8 @@ def test_nothing_is_cut_off_at_the_edges():
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_equal_figures_are_equal_files(tmp_path, suffix):
     first, second = tmp_path / f"first{suffix}", tmp_path / "deep" / f"second{suffix}"
-    assert scores_figure(MODELS, first, ceiling=CEILING) == first
-    scores_figure(MODELS, second, ceiling=CEILING)
+    assert save_figure(draw_scores(MODELS, CEILING), first) == first
+    save_figure(draw_scores(MODELS, CEILING), second)
     assert first.read_bytes() == second.read_bytes()
     start = {".svg": b"<?xml", ".png": b"\x89PNG", ".pdf": b"%PDF"}[suffix]
     assert first.read_bytes().startswith(start)
@@ -298,9 +295,9 @@ def test_equal_figures_are_equal_files(tmp_path, suffix):
 
 
 def test_a_users_settings_of_matplotlib_neither_matter_nor_change(tmp_path):
-    layers_figure(summary(), tmp_path / "plain.svg")
+    save_figure(draw_layers(summary()), tmp_path / "plain.svg")
     with matplotlib.rc_context({"font.size": 30.0, "svg.hashsalt": "mine", "axes.spines.top": True}):
-        layers_figure(summary(), tmp_path / "mine.svg")
+        save_figure(draw_layers(summary()), tmp_path / "mine.svg")
         assert matplotlib.rcParams["font.size"] == 30.0
         assert matplotlib.rcParams["svg.hashsalt"] == "mine"
     assert (tmp_path / "plain.svg").read_bytes() == (tmp_path / "mine.svg").read_bytes()
@@ -309,7 +306,7 @@ def test_a_users_settings_of_matplotlib_neither_matter_nor_change(tmp_path):
 @pytest.mark.parametrize("name", ["scores.jpg", "scores", "scores.svgz"])
 def test_unknown_formats_are_refused_naming_the_known(tmp_path, name):
     with pytest.raises(UsageError, match=r"valid: \.svg, \.png, \.pdf"):
-        extrapolation_figure(extrapolation(), tmp_path / name)
+        save_figure(draw_extrapolation(extrapolation()), tmp_path / name)
     assert not list(tmp_path.iterdir())
     check_suffix(tmp_path / "SCORES.PNG")
 

@@ -15,7 +15,7 @@ import mvkit.scoring.protocol
 from mvkit.errors import DataError, FitError, UsageError
 from mvkit.scoring import sparse
 from mvkit.scoring.ceilings import (
-    Pair,
+    AnimalPair,
     PairDraws,
     PairScores,
     PairSize,
@@ -26,17 +26,17 @@ from mvkit.scoring.ceilings import (
     measure_ceiling,
     no_scores,
     pairs_of,
-    pool_responses,
     predicting_units,
     score_pair,
 )
-from mvkit.scoring.correlation import Drop
+from mvkit.scoring.correlation import ExclusionReason
 from mvkit.scoring.protocol import (
     SplitHalfScores,
     correct_split_halves,
     draw_split_half,
     half_means,
     halves_of,
+    pool_responses,
     split_half_weights,
     splits_of,
     trial_orders,
@@ -63,23 +63,23 @@ def of_specimen(ceiling: Scores, area: str, specimen: int, column: str) -> Any:
     return ceiling.columns[column][chosen]
 
 
-def expected_halvings(target: Any, sources: list[Any], settings: ScoreSettings, n_kept: int = 0) -> Any:
-    """Score a target from the sources pooled, with ``n_kept`` units of theirs (0: all)."""
+def expected_halves(target: Any, sources: list[Any], settings: ScoreSettings, n_predictors: int = 0) -> Any:
+    """Score a target from the sources pooled, with ``n_predictors`` units of theirs (0: all)."""
     source = pool_responses([source.responses for source in sources])
     n_trials, n_images, _ = target.responses.shape
-    size = PairSize(n_trials, len(source), n_images, source.shape[2], n_kept or source.shape[2])
+    size = PairSize(n_trials, len(source), n_images, source.shape[2], n_predictors or source.shape[2])
     splits = splits_of(n_images, settings)
-    return score_pair(target.responses, source, draw_pair(size, settings), splits, settings).halvings
+    return score_pair(target.responses, source, draw_pair(size, settings), splits, settings).halves
 
 
 def test_who_is_predicted_from_whom(recordings: list[Any]) -> None:
     holdout = pairs_of(recordings, ScoreSettings(ceiling="holdout"))
     assert holdout == [
-        Pair(0, (1, 3), 13),
-        Pair(1, (3, 0), 11),
-        Pair(2, (4,), 8),
-        Pair(3, (1, 0), 12),
-        Pair(4, (2,), 4),
+        AnimalPair(0, (1, 3), 13),
+        AnimalPair(1, (3, 0), 11),
+        AnimalPair(2, (4,), 8),
+        AnimalPair(3, (1, 0), 12),
+        AnimalPair(4, (2,), 4),
     ]
     pairwise = pairs_of(recordings, ScoreSettings(ceiling="pairwise"))
     assert [(pair.target, pair.sources) for pair in pairwise] == [
@@ -92,14 +92,14 @@ def test_who_is_predicted_from_whom(recordings: list[Any]) -> None:
         (3, (0,)),
         (4, (2,)),
     ]
-    assert [pair.n_kept for pair in pairwise] == [7, 6, 6, 5, 8, 7, 5, 4]
+    assert [pair.n_predictors for pair in pairwise] == [7, 6, 6, 5, 8, 7, 5, 4]
 
 
 def test_equal_numbers_are_those_of_the_smallest_source_of_the_area(recordings: list[Any]) -> None:
     holdout = pairs_of(recordings, ScoreSettings(ceiling="holdout", source_units="equal"))
-    assert [pair.n_kept for pair in holdout] == [11, 11, 4, 11, 4]
+    assert [pair.n_predictors for pair in holdout] == [11, 11, 4, 11, 4]
     pairwise = pairs_of(recordings, ScoreSettings(ceiling="pairwise", source_units="equal"))
-    assert [pair.n_kept for pair in pairwise] == [5, 5, 5, 5, 4, 5, 5, 4]
+    assert [pair.n_predictors for pair in pairwise] == [5, 5, 5, 5, 4, 5, 5, 4]
 
 
 def test_held_out_animals_are_predicted_from_all_others(recordings: list[Any]) -> None:
@@ -111,7 +111,7 @@ def test_held_out_animals_are_predicted_from_all_others(recordings: list[Any]) -
     np.testing.assert_array_equal(
         ceiling.columns["unit_id"], np.concatenate([recording.unit_ids for recording in recordings])
     )
-    expected = expected_halvings(recordings[1], [recordings[3], recordings[0]], settings)
+    expected = expected_halves(recordings[1], [recordings[3], recordings[0]], settings)
     for column, part in (("raw_correlation", expected.r_cross), ("score", expected.scores)):
         np.testing.assert_allclose(
             of_specimen(ceiling, "VISp", 10, column), np.nanmean(part, axis=(0, 1)), rtol=0, atol=1e-12
@@ -125,11 +125,11 @@ def test_held_out_animals_are_predicted_from_all_others(recordings: list[Any]) -
     np.testing.assert_allclose(ceiling.by_fold[:, chosen], folds, rtol=0, atol=1e-12)
 
 
-def test_pairwise_averages_over_sources_splits_and_halvings_at_once(recordings: list[Any]) -> None:
+def test_pairwise_averages_over_sources_splits_and_split_halves_at_once(recordings: list[Any]) -> None:
     settings = ScoreSettings(ceiling="pairwise", source_units="equal", n_subsamples=2, **SMALL)
     ceiling = measure_ceiling(recordings, settings)
-    from_one = expected_halvings(recordings[1], [recordings[3]], settings, n_kept=5).scores
-    from_other = expected_halvings(recordings[1], [recordings[0]], settings, n_kept=5).scores
+    from_one = expected_halves(recordings[1], [recordings[3]], settings, n_predictors=5).scores
+    from_other = expected_halves(recordings[1], [recordings[0]], settings, n_predictors=5).scores
     assert (from_one.shape[1], from_other.shape[1]) == (6, 3)  # only the first has more than 5 units
     expected = np.nanmean(np.concatenate([from_one, from_other], axis=1), axis=(0, 1))
     np.testing.assert_allclose(of_specimen(ceiling, "VISp", 10, "score"), expected, rtol=0, atol=1e-12)
@@ -140,7 +140,7 @@ def test_pairwise_averages_over_sources_splits_and_halvings_at_once(recordings: 
 def test_an_animal_alone_in_its_area_has_no_ceiling(recordings: list[Any]) -> None:
     ceiling = measure_ceiling(recordings, ScoreSettings(ceiling="pairwise", **SMALL))
     assert np.isnan(of_specimen(ceiling, "VISam", 20, "score")).all()
-    assert set(of_specimen(ceiling, "VISam", 20, "reason")) == {"no other animal in this area"}
+    assert set(of_specimen(ceiling, "VISam", 20, "detail")) == {"no other animal in this area"}
     for column in ("n_sources", "n_source_units", "halves_used", "halves_dropped"):
         assert set(of_specimen(ceiling, "VISam", 20, column)) == {0}
     assert np.isnan(ceiling.by_fold[:, ceiling.columns["area"] == "VISam"]).all()
@@ -151,15 +151,16 @@ def test_sources_with_too_few_units_are_left_out_by_name(recordings: list[Any]) 
     settings = ScoreSettings(ceiling="pairwise", **{**SMALL, "n_components": 6})
     ceiling = measure_ceiling(recordings, settings)
     # Animal 30 has 5 units: the others' scores are those from one another.
-    expected = expected_halvings(recordings[1], [recordings[3]], settings).scores
+    expected = expected_halves(recordings[1], [recordings[3]], settings).scores
     np.testing.assert_allclose(
         of_specimen(ceiling, "VISp", 10, "score"), np.nanmean(expected, axis=(0, 1)), rtol=0, atol=1e-12
     )
     assert set(of_specimen(ceiling, "VISp", 10, "n_sources")) == {1}
     without = "source 30: 6 components need at least 6 source units, there are 5"
-    assert all(text.endswith(without) for text in of_specimen(ceiling, "VISp", 10, "dropped_because"))
+    assert all(text.endswith(without) for text in of_specimen(ceiling, "VISp", 10, "detail"))
     # Animal 30 of VISl has but one source, with 4 units.
-    assert set(of_specimen(ceiling, "VISl", 30, "reason")) == {
+    assert set(of_specimen(ceiling, "VISl", 30, "reason")) == {"unmapped"}
+    assert set(of_specimen(ceiling, "VISl", 30, "detail")) == {
         "source 10: 6 components need at least 6 source units, there are 4"
     }
     assert np.isnan(of_specimen(ceiling, "VISl", 30, "score")).all()
@@ -170,9 +171,9 @@ def test_populations_have_one_row_per_animal(recordings: list[Any]) -> None:
     ceiling = measure_ceiling(recordings, settings)
     assert list(ceiling.columns["unit_id"]) == [-1] * 6
     assert list(ceiling.columns["specimen"]) == [30, 10, 10, 20, 30, 20]
-    expected = expected_halvings(recordings[1], [recordings[3], recordings[0]], settings).scores
+    expected = expected_halves(recordings[1], [recordings[3], recordings[0]], settings).scores
     np.testing.assert_allclose(of_specimen(ceiling, "VISp", 10, "score"), np.nanmean(expected), atol=1e-12)
-    assert list(of_specimen(ceiling, "VISam", 20, "reason")) == ["no other animal in this area"]
+    assert list(of_specimen(ceiling, "VISam", 20, "detail")) == ["no other animal in this area"]
 
 
 @pytest.mark.parametrize("mapping", ["pls", "one-to-one", "rsa"])
@@ -233,8 +234,8 @@ def test_recordings_that_do_not_go_together_are_refused(
 SETTINGS = ScoreSettings(ceiling="pairwise", correction="none")
 
 
-def halvings(r_cross: list[list[float]]) -> SplitHalfScores:
-    """One split; rows are halvings, columns units; not corrected, so that scores are r_cross."""
+def split_halves(r_cross: list[list[float]]) -> SplitHalfScores:
+    """One split; rows are split halves, columns units; not corrected, so that scores are r_cross."""
     values = np.array([r_cross])
     gaps = np.zeros(values.shape, dtype=np.uint8)
     missing = np.full(values.shape[2], -1)
@@ -246,9 +247,9 @@ def target(recording: Callable[..., Any]) -> Any:
     return recording(np.zeros((2, 8, 2)), area="VISl", specimen=7)
 
 
-def test_every_halving_of_every_source_counts_equally(target: Any) -> None:
-    first = SourceScores((1,), PairScores(halvings([[0.1, 0.2], [0.3, np.nan], [0.5, 0.4]]), 5, ""))
-    second = SourceScores((2, 3), PairScores(halvings([[0.9, 0.8]]), 6, ""))
+def test_every_pair_of_halves_of_every_source_counts_equally(target: Any) -> None:
+    first = SourceScores((1,), PairScores(split_halves([[0.1, 0.2], [0.3, np.nan], [0.5, 0.4]]), 5, ""))
+    second = SourceScores((2, 3), PairScores(split_halves([[0.9, 0.8]]), 6, ""))
     columns = aggregate_sources(target, [first, second], 1, SETTINGS).columns
     np.testing.assert_allclose(
         columns["score"].astype(float), [(0.1 + 0.3 + 0.5 + 0.9) / 4, (0.2 + 0.4 + 0.8) / 3]
@@ -262,24 +263,25 @@ def test_every_halving_of_every_source_counts_equally(target: Any) -> None:
 
 
 def test_sources_without_a_map_take_no_part(target: Any) -> None:
-    good = SourceScores((1,), PairScores(halvings([[0.1, 0.2]]), 5, ""))
+    good = SourceScores((1,), PairScores(split_halves([[0.1, 0.2]]), 5, ""))
     bad = SourceScores((2, 3), PairScores(no_scores((1, 1, 2), SETTINGS), 4, "too few"))
     columns = aggregate_sources(target, [bad, good], 1, SETTINGS).columns
     np.testing.assert_allclose(columns["score"].astype(float), [0.1, 0.2])
     assert list(columns["n_sources"]) == [1, 1]
     assert list(columns["n_source_units"]) == [5, 5]
     assert list(columns["halves_dropped"]) == [0, 0]
-    assert list(columns["dropped_because"]) == ["source 2, 3: too few"] * 2
+    assert list(columns["detail"]) == ["source 2, 3: too few"] * 2
     assert list(columns["reason"]) == ["", ""]
 
 
 @pytest.mark.parametrize(
-    ("others", "reason"), [(True, "source 2: too few"), (False, "no other animal in this area")]
+    ("others", "detail"), [(True, "source 2: too few"), (False, "no other animal in this area")]
 )
-def test_without_any_source_the_reason_is_given(target: Any, others: bool, reason: str) -> None:
+def test_without_any_source_the_reason_is_given(target: Any, others: bool, detail: str) -> None:
     bad = SourceScores((2,), PairScores(no_scores((3, 1, 2), SETTINGS), 4, "too few"))
     found = aggregate_sources(target, [bad] if others else [], 3, SETTINGS)
-    assert list(found.columns["reason"]) == [reason] * 2
+    assert list(found.columns["reason"]) == ["unmapped"] * 2
+    assert list(found.columns["detail"]) == [detail] * 2
     assert np.isnan(found.columns["score"].astype(float)).all()
     assert found.by_fold.shape == (2, 2) and np.isnan(found.by_fold).all()
     for column in ("n_sources", "n_source_units", "halves_used", "halves_dropped"):
@@ -289,10 +291,10 @@ def test_without_any_source_the_reason_is_given(target: Any, others: bool, reaso
 Simulate = Callable[..., list[Any]]
 
 
-def drawn(target: Any, source: Any, settings: ScoreSettings, n_kept: int | None = None) -> PairDraws:
+def drawn(target: Any, source: Any, settings: ScoreSettings, n_predictors: int | None = None) -> PairDraws:
     n_units = source.shape[2]
     return draw_pair(
-        PairSize(len(target), len(source), target.shape[1], n_units, n_kept or n_units), settings
+        PairSize(len(target), len(source), target.shape[1], n_units, n_predictors or n_units), settings
     )
 
 
@@ -309,7 +311,7 @@ def weighted_mean(responses: Any, weights: Any) -> Any:
 @pytest.mark.parametrize("mapping", ["pls", "ridge"])
 @pytest.mark.parametrize("halving", ["split-half", "bootstrap"])
 @pytest.mark.parametrize("correlation", ["pearson", "spearman"])
-def test_equals_scikit_learn_halving_by_halving(
+def test_equals_scikit_learn_pair_by_pair(
     animals: Simulate, mapping: str, halving: str, correlation: str
 ) -> None:
     target, source = animals((4, 9), n_trials=(11, 8))
@@ -326,7 +328,7 @@ def test_equals_scikit_learn_halving_by_halving(
         }
     )
     draws = drawn(target, source, settings)
-    found = score_pair(target, source, draws, splits_of(40, settings), settings).halvings
+    found = score_pair(target, source, draws, splits_of(40, settings), settings).halves
     correlate = pearsonr if correlation == "pearson" else spearmanr
     for number, split in enumerate(splits_of(40, settings)):
         for halving_number in range(3):
@@ -358,7 +360,7 @@ def test_one_to_one_takes_the_best_correlated_source_unit(animals: Simulate) -> 
     settings = ScoreSettings(mapping="one-to-one", n_splits=1, n_halves=2)
     draws = drawn(target, source, settings)
     (split,) = splits_of(40, settings)
-    found = score_pair(target, source, draws, [split], settings).halvings
+    found = score_pair(target, source, draws, [split], settings).halves
     for halving in range(2):
         x = weighted_mean(source, draws.source[halving, 0])
         y = weighted_mean(target, draws.target[halving, 0])
@@ -383,12 +385,12 @@ def test_one_without_noise_and_zero_of_nothing_but_noise(animals: Simulate, mapp
         }
     )
     target, source = animals((60, 60), noise=0.0)
-    clear = scored(target, source, settings).halvings.scores
+    clear = scored(target, source, settings).halves.scores
     exact = 1e-6 if mapping in ("pls", "ridge") else 0.15  # two finite populations are not equally similar
     assert np.abs(clear - 1.0).max() < exact
     rng = np.random.default_rng(3)
     target, source = (rng.standard_normal((10, 40, 60)) for _ in range(2))
-    r_cross = scored(target, source, settings).halvings.r_cross
+    r_cross = scored(target, source, settings).halves.r_cross
     # 60 units, whose correlations over 20 test images have a standard deviation of about .23 each, and whose
     # maps share their source; one number over 780 pairs of images for a population.
     assert abs(r_cross.mean()) < 0.12
@@ -406,14 +408,14 @@ def test_source_units_that_lack_an_image_in_a_half_change_nothing(animals: Simul
     found = scored(target, gaps, settings)
     expected = scored(target, np.delete(source, [2, 5], axis=2), settings)
     assert found.n_source_units == 7
-    np.testing.assert_array_equal(found.halvings.scores, expected.halvings.scores)
+    np.testing.assert_array_equal(found.halves.scores, expected.halves.scores)
 
 
 def test_sub_samples_are_taken_from_units_that_have_a_say(animals: Simulate) -> None:
     target, source = animals((4, 9))
     source[:, 9, [2, 5]] = np.nan
     settings = ScoreSettings(n_components=3, n_splits=1, n_halves=2, n_subsamples=2)
-    draws = drawn(target, source, settings, n_kept=4)
+    draws = drawn(target, source, settings, n_predictors=4)
     splits = splits_of(40, settings)
     found = score_pair(target, source, draws, splits, settings)
     assert found.n_source_units == 4
@@ -421,9 +423,9 @@ def test_sub_samples_are_taken_from_units_that_have_a_say(animals: Simulate) -> 
     for row, order in enumerate(draws.units):
         kept = [unit for unit in order if unit not in (2, 5)][:4]
         alone = PairDraws(draws.target[row : row + 1], draws.source[row : row + 1], None, 4)
-        expected = score_pair(target, source[:, :, kept], alone, splits, settings).halvings
+        expected = score_pair(target, source[:, :, kept], alone, splits, settings).halves
         np.testing.assert_allclose(
-            found.halvings.scores[:, row], expected.scores[:, 0], rtol=0, atol=1e-9, equal_nan=True
+            found.halves.scores[:, row], expected.scores[:, 0], rtol=0, atol=1e-9, equal_nan=True
         )
 
 
@@ -432,10 +434,12 @@ def test_target_units_that_lack_an_image_are_scored_where_they_can_be(animals: S
     target[2:, 7, 1] = np.nan
     settings = ScoreSettings(n_components=3, n_splits=2, n_halves=8)
     draws = drawn(target, source, settings)
-    found = scored(target, source, settings).halvings
+    found = scored(target, source, settings).halves
     lost = ~(draws.target[:, :, :2] > 0).any(axis=2).all(axis=1)
     assert lost.any() and not lost.all()
-    np.testing.assert_array_equal(found.drops[:, :, 1] == Drop.NO_TRIAL, np.tile(lost, (2, 1)))
+    np.testing.assert_array_equal(
+        found.exclusions[:, :, 1] == ExclusionReason.NO_TRIAL, np.tile(lost, (2, 1))
+    )
     assert not np.isnan(found.r_cross[:, :, [0, 2, 3]]).any()
     assert list(found.missing_image) == [-1, 7, -1, -1]
 
@@ -452,34 +456,34 @@ def test_a_source_that_cannot_be_mapped_says_why(animals: Simulate, spoil: Any, 
     target, source = animals((4, 9))
     found = scored(target, spoil(source), ScoreSettings(n_components=3, n_splits=2, n_halves=2))
     assert found.reason == reason
-    assert found.halvings.scores.shape == (2, 2, 4)
-    assert np.isnan(found.halvings.scores).all()
+    assert found.halves.scores.shape == (2, 2, 4)
+    assert np.isnan(found.halves.scores).all()
 
 
 @pytest.mark.parametrize("mapping", ["pls", "one-to-one", "rsa"])
-def test_results_do_not_depend_on_the_grouping_of_halvings(
+def test_results_do_not_depend_on_the_grouping_of_split_halves(
     animals: Simulate, mapping: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target, source = animals((4, 9))
     settings = ScoreSettings.model_validate(
         {"mapping": mapping, "n_components": 3, "n_splits": 2, "n_halves": 5}
     )
-    at_once = scored(target, source, settings).halvings
+    at_once = scored(target, source, settings).halves
     monkeypatch.setattr(mvkit.scoring.protocol, "GROUP_BYTES", 1)
-    one_by_one = scored(target, source, settings).halvings
-    for part in ("r_cross", "r_map", "r_target", "scores", "drops"):
+    one_by_one = scored(target, source, settings).halves
+    for part in ("r_cross", "r_map", "r_target", "scores", "exclusions"):
         np.testing.assert_array_equal(getattr(at_once, part), getattr(one_by_one, part))
 
 
-def test_joining_keeps_halvings_and_the_first_missing_image(animals: Simulate) -> None:
+def test_joining_keeps_split_halves_and_the_first_missing_image(animals: Simulate) -> None:
     target, *sources = animals((4, 9, 7))
     target[1:, 6, 2] = np.nan
     settings = ScoreSettings(n_components=3, n_splits=2, n_halves=3)
-    first, second = (scored(target, source, settings).halvings for source in sources)
+    first, second = (scored(target, source, settings).halves for source in sources)
     both = concatenate_split_halves([first, second])
     np.testing.assert_array_equal(both.scores[:, :3], first.scores)
     np.testing.assert_array_equal(both.scores[:, 3:], second.scores)
-    np.testing.assert_array_equal(both.drops[:, 3:], second.drops)
+    np.testing.assert_array_equal(both.exclusions[:, 3:], second.exclusions)
     assert list(both.missing_image) == [-1, -1, 6, -1]
 
 
@@ -488,9 +492,9 @@ def test_a_map_that_does_not_converge_is_named(animals: Simulate, monkeypatch: p
     target[:, :, 0] = 1.0
     monkeypatch.setattr(sparse, "MAX_ROUNDS", 1)
     settings = ScoreSettings(mapping="lasso", penalty=1e-6, n_splits=2, n_halves=3)
-    drops = scored(target, source, settings).halvings.drops
-    assert (drops[:, :, 0] == Drop.CONSTANT_RESPONSE).all()
-    assert (drops[:, :, 1:] == Drop.NOT_CONVERGED).all()
+    drops = scored(target, source, settings).halves.exclusions
+    assert (drops[:, :, 0] == ExclusionReason.CONSTANT_RESPONSE).all()
+    assert (drops[:, :, 1:] == ExclusionReason.NOT_CONVERGED).all()
 
 
 def test_animals_side_by_side_with_gaps_where_trials_are_fewer() -> None:
@@ -514,7 +518,7 @@ def test_units_without_a_trial_in_some_half_have_no_say() -> None:
     responses[1:, 4, 2] = np.nan  # one trial left: never in both halves
     responses[:, 5, 3] = np.nan
     responses[0, :, 4] = np.nan  # a trial lost: the others are in both halves
-    responses[2:, 0, 6] = np.nan  # two trials left: in both halves of some halvings only
+    responses[2:, 0, 6] = np.nan  # two trials left: in both halves of some split halves only
     weights = halves_of(trial_orders(6, n_halves=5))
     known = ~np.isnan(half_means(responses, weights)).any(axis=(0, 1, 2))
     assert list(np.flatnonzero(~known)) == [2, 3, 6]
@@ -548,11 +552,11 @@ def test_source_units_are_drawn_only_where_a_source_has_more() -> None:
     some = draw_pair(PairSize(9, 7, 5, 6, 4), settings)
     assert some.units is not None
     assert some.units.shape == (6, 6)
-    assert some.n_kept == 4
+    assert some.n_predictors == 4
     np.testing.assert_array_equal(np.sort(some.units, axis=1), np.tile(np.arange(6), (6, 1)))
 
 
-def test_one_generator_per_halving_makes_all_its_sub_samples() -> None:
+def test_one_generator_per_pair_of_halves_makes_all_its_sub_samples() -> None:
     draws = draw_pair(PairSize(9, 7, 5, 6, 4), ScoreSettings(n_halves=2, n_subsamples=2, halves_seed=5))
     assert draws.units is not None
     generator = np.random.RandomState(5 + 1)
@@ -566,7 +570,7 @@ def test_one_generator_per_halving_makes_all_its_sub_samples() -> None:
             np.testing.assert_array_equal(np.flatnonzero(weights[row, 0]), sorted(trials[: n_trials // 2]))
 
 
-def test_one_generator_per_sub_sample_where_these_outnumber_halvings() -> None:
+def test_one_generator_per_sub_sample_where_these_outnumber_split_halves() -> None:
     draws = draw_pair(PairSize(9, 7, 5, 6, 4), ScoreSettings(n_halves=2, n_subsamples=3, halves_seed=5))
     assert draws.units is not None
     assert len(draws.units) == 6

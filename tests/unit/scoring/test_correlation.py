@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import pearsonr
 
-from mvkit.scoring.correlation import Drop, centred, correlate, explain, spearman_brown
+from mvkit.scoring.correlation import centre, correlate, spearman_brown
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e8])
@@ -38,33 +38,13 @@ def test_identical_columns_do_not_exceed_one() -> None:
 def test_centring_makes_constants_exactly_zero() -> None:
     values = np.full((59, 2), 0.1)
     values[:, 1] = np.linspace(0, 1, 59)
-    deviations = centred(values, axis=0)
+    deviations = centre(values, axis=0)
     np.testing.assert_array_equal(deviations[:, 0], 0.0)
     assert abs(deviations[:, 1].sum()) < 1e-13
     values[4, 0] = np.nan
-    assert np.isnan(centred(values, axis=0)[:, 0]).all()
+    assert np.isnan(centre(values, axis=0)[:, 0]).all()
 
 
 @pytest.mark.parametrize(("r", "corrected"), [(0.5, 2 / 3), (1.0, 1.0), (0.0, 0.0), (-0.5, -2.0)])
 def test_spearman_brown(r: float, corrected: float) -> None:
     assert spearman_brown(np.array([r]))[0] == pytest.approx(corrected)
-
-
-@pytest.mark.parametrize(
-    ("counts", "text"),
-    [
-        ({Drop.KEPT: 10}, ""),
-        ({Drop.NO_TRIAL: 10}, "no valid trial in one half (image 7) in all halvings"),
-        ({Drop.CONSTANT_RESPONSE: 10}, "constant response in all halvings"),
-        ({Drop.NEGATIVE_MAP: 4, Drop.NEGATIVE_BOTH: 6}, "negative reliability in all halvings"),
-        ({Drop.NEGATIVE_MAP: 10}, "negative map reliability in all halvings"),
-        ({Drop.KEPT: 8, Drop.NEGATIVE_RESPONSE: 2}, "negative response reliability in 2 of 10 halvings"),
-        (
-            {Drop.NO_TRIAL: 7, Drop.NEGATIVE_MAP: 3},
-            "no valid trial in one half (image 7) in 7, negative map reliability in 3 of 10 halvings",
-        ),
-    ],
-)
-def test_explanations(counts: dict[Drop, int], text: str) -> None:
-    array = np.array([counts.get(drop, 0) for drop in Drop])
-    assert explain(array, 10, 7) == text

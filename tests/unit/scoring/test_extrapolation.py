@@ -19,7 +19,7 @@ from mvkit.scoring.extrapolation import (
     fit_saturating,
     image_fault,
     image_sizes,
-    spaced,
+    log_spaced,
     unit_sizes,
 )
 from mvkit.scoring.settings import ScoreSettings
@@ -345,8 +345,8 @@ RIDGE = ScoreSettings(mapping="ridge")
 
 
 def test_sizes_grow_by_equal_factors():
-    assert spaced(4, 128, 6).tolist() == [4, 8, 16, 32, 64, 128]
-    assert spaced(3, 5, 10).tolist() == [3, 4, 5]
+    assert log_spaced(4, 128, 6).tolist() == [4, 8, 16, 32, 64, 128]
+    assert log_spaced(3, 5, 10).tolist() == [3, 4, 5]
 
 
 def test_areas_share_sizes_up_to_the_poorest_and_go_on_to_all_of_their_own():

@@ -207,13 +207,13 @@ def test_scores_from_inner_products_are_those_from_features(
     tuning = 8 * directions[:, : N_IMAGES - 1] @ rng.standard_normal((N_IMAGES - 1, 5))
     animal = recording((tuning + 0.3 * rng.standard_normal((8, N_IMAGES, 5))).astype(np.float32))
     careful: list[str] = []
-    from_features = gram._from_features
+    from_features = gram._layer_from_features
 
     def counted(name: str, values: Any) -> LayerCoordinates:
         careful.append(name)
         return from_features(name, values)
 
-    monkeypatch.setattr(gram, "_from_features", counted)
+    monkeypatch.setattr(gram, "_layer_from_features", counted)
     fast = {name: score_features(features, [animal], make_settings(name)) for name in PROTOCOLS}
     assert ("a" in careful) is not CASES[case]
     monkeypatch.setattr(gram, "is_well_conditioned", lambda *_, **__: False)
@@ -307,31 +307,31 @@ def test_the_first_layer_that_is_not_finite_tells(layers: dict[str, Array]) -> N
         prepare_layers(MAPPINGS["pls"], layers, splits, settings, n_jobs=0)
 
 
-def test_coordinates_are_made_as_told_kept_and_taken_in_place_of_features(layers: dict[str, Array]) -> None:
-    asked: list[tuple[int, ...]] = []
-    kept: dict[str, LayerCoordinates] = {}
+def test_new_coordinates_are_saved_and_serve_in_place_of_features(layers: dict[str, Array]) -> None:
+    shapes: list[tuple[int, ...]] = []
+    saved: dict[str, LayerCoordinates] = {}
     lock = threading.Lock()
 
-    def inner(block: NDArray[np.float64], /) -> NDArray[np.float64]:
+    def gram(block: NDArray[np.float64], /) -> NDArray[np.float64]:
         with lock:
-            asked.append(block.shape)
+            shapes.append(block.shape)
         return gram_matrix(block)
 
-    def keep(layer: LayerCoordinates) -> None:
-        kept[layer.name] = layer
+    def save(layer: LayerCoordinates) -> None:
+        saved[layer.name] = layer
 
     mappings: tuple[Any, ...] = ("pls", "ridge", "cka")
-    for mapping in mappings:
-        row, settings = MAPPINGS[mapping], ScoreSettings(mapping=mapping)
-        assert row.from_coordinates
+    for name in mappings:
+        mapping, settings = MAPPINGS[name], ScoreSettings(mapping=name)
+        assert mapping.from_coordinates
         splits = splits_of(N_IMAGES, settings)
-        made = prepare_layers(row, layers, splits, settings, n_jobs=2, inner=inner, keep=keep)
-        assert sorted(asked) == sorted(2 * [(N_IMAGES, 900), (N_IMAGES, BLOCK_FEATURES)])
-        assert kept.keys() == layers.keys()
-        again = prepare_layers(row, dict(kept), splits, settings, keep=lambda layer: kept.clear())
+        made = prepare_layers(mapping, layers, splits, settings, n_jobs=2, gram=gram, save=save)
+        assert sorted(shapes) == sorted(2 * [(N_IMAGES, 900), (N_IMAGES, BLOCK_FEATURES)])
+        assert saved.keys() == layers.keys()
+        again = prepare_layers(mapping, dict(saved), splits, settings, save=lambda layer: saved.clear())
         again = {name: again[name] for name in made}
         assert content_of(again) == content_of(made)
-        assert kept
-        asked.clear()
-        kept.clear()
+        assert saved
+        shapes.clear()
+        saved.clear()
     assert not any(MAPPINGS[name].from_coordinates for name in ("rsa", "one-to-one", "lasso", "elasticnet"))

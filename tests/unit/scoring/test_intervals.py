@@ -17,13 +17,11 @@ from mvkit.scoring.intervals import (
     NO_UNITS,
     ONE_ANIMAL,
     Draws,
-    draws_of,
     median_interval,
     medians_of_counts,
     p_value,
     resampled_column_medians,
     resampled_counts,
-    resampled_medians,
     standard_error,
     statistic_interval,
 )
@@ -101,7 +99,7 @@ def test_a_symmetric_interval_has_the_p_of_the_t_test() -> None:
 
 def test_shared_draws_change_nothing() -> None:
     values, animals = np.arange(40.0) ** 2, np.repeat([1, 2, 3, 4], 10)
-    draws = draws_of(SETTINGS)
+    draws = Draws(SETTINGS)
     alone = median_interval(values, animals, SETTINGS)
     assert [median_interval(values, animals, SETTINGS, draws=draws) for _ in range(2)] == [alone, alone]
     assert statistic_interval(values[None], animals, MEDIAN, SETTINGS) == alone
@@ -196,7 +194,7 @@ def test_spread_is_that_of_a_plain_loop_with_numpy() -> None:
     rng = np.random.default_rng(1)
     animals = np.repeat([4, 9, 2, 7], [30, 10, 25, 15])
     values = rng.normal(size=80) + 0.5 * rng.normal(size=10)[animals]
-    found = resampled_medians(values, animals, n_resamples=4000, seed=0)
+    found = resampled_column_medians(values[None], animals, n_resamples=4000, seed=0)[0]
     labels = np.unique(animals)
     plain = []
     for _ in range(4000):
@@ -215,23 +213,26 @@ def test_columns_share_their_draws_and_gaps() -> None:
     gap[5] = np.nan
     medians = resampled_column_medians(np.stack([first, 2 * gap + 1]), animals, n_resamples=200, seed=3)
     np.testing.assert_allclose(medians[1], 2 * medians[0] + 1, rtol=0, atol=1e-12)
-    np.testing.assert_array_equal(medians[0], resampled_medians(gap, animals, n_resamples=200, seed=3))
+    alone = resampled_column_medians(gap[None], animals, n_resamples=200, seed=3)
+    np.testing.assert_array_equal(medians[:1], alone)
 
 
-def test_seeds_and_kept_draws() -> None:
+def test_seeds_and_shared_draws() -> None:
     values, animals = np.arange(20.0), np.repeat([0, 1], 10)
     first, again, other = (
-        resampled_medians(values, animals, n_resamples=100, seed=seed) for seed in (1, 1, 2)
+        resampled_column_medians(values[None], animals, n_resamples=100, seed=seed) for seed in (1, 1, 2)
     )
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
     sizes = np.array([10, 10])
-    draws = Draws(n_resamples=100, seed=1)
+    draws = Draws(ScoreSettings(n_resamples=100, resampling_seed=1))
     assert draws.counts(sizes) is draws.counts(sizes.copy())
     np.testing.assert_array_equal(draws.counts(sizes), resampled_counts(sizes, n_resamples=100, seed=1))
 
 
 def test_nothing_gives_nan_and_wrong_shapes_are_refused() -> None:
-    assert np.isnan(resampled_medians(np.full(3, np.nan), np.arange(3), n_resamples=5, seed=0)).all()
+    assert np.isnan(
+        resampled_column_medians(np.full((1, 3), np.nan), np.arange(3), n_resamples=5, seed=0)
+    ).all()
     with pytest.raises(DataError, match=r"animals of shape \(4,\)"):
-        resampled_medians(np.zeros(3), np.arange(4), n_resamples=5, seed=0)
+        resampled_column_medians(np.zeros((1, 3)), np.arange(4), n_resamples=5, seed=0)

@@ -43,7 +43,8 @@ def test_layer_that_does_not_vary_says_so(
     flat = np.full((responses.shape[1], 7), value, dtype=np.float32)
     frame = score_features({"flat": flat}, [recording(responses)], options(mapping)).table()
     assert frame["score"].isna().all()
-    assert set(frame["reason"]) == {"constant features: the layer does not vary over the training images"}
+    assert set(frame["reason"]) == {"unmapped"}
+    assert set(frame["detail"]) == {"constant features: the layer does not vary over the training images"}
 
 
 @pytest.mark.parametrize("mapping", OTHERS)
@@ -66,8 +67,9 @@ def test_only_units_without_a_response_are_lost(
     broken[:, :, 1] = 2.5
     broken[:, 13, 3] = np.nan
     found = score_features({"a": features}, [recording(broken)], settings).table()
-    assert found["reason"][1] == "constant response in all halvings"
-    assert found["reason"][3] == "no valid trial in one half (image 13) in all halvings"
+    assert found["reason"][1] == "constant_response"
+    assert found["reason"][3] == "no_trial"
+    assert found["detail"][3] == "image 13 has no valid trial in one half"
     kept = [0, 2, 4]
     np.testing.assert_array_equal(found["score"][kept], whole["score"][kept])
     assert found["score"][kept].notna().all()

@@ -15,7 +15,7 @@ from scipy.stats import pearsonr
 from mvkit.errors import DataError, FitError
 from mvkit.features.buffer import StoredLayer
 from mvkit.scoring import ScoreSettings, sparse
-from mvkit.scoring.correlation import Drop
+from mvkit.scoring.correlation import ExclusionReason
 from mvkit.scoring.gram import BLOCK_FEATURES
 from mvkit.scoring.maps import MAPPINGS
 from mvkit.scoring.one_to_one import (
@@ -26,19 +26,16 @@ from mvkit.scoring.one_to_one import (
     layer_sources,
     near_zero,
     prepare_sources,
-    screen_halves,
     screening_error,
     unit_rows,
 )
 from mvkit.scoring.protocol import (
     ImageSplit,
     half_means,
-    halves_of,
     image_splits,
     split_half_weights,
     splits_of,
     training_targets,
-    trial_orders,
 )
 
 
@@ -77,7 +74,7 @@ def test_moving_rows_near_zero_keeps_their_differences() -> None:
 
 @pytest.mark.parametrize("parity", [False, True])
 def test_unit_without_training_response(parity: bool, noisy_linear: Callable[..., Any]) -> None:
-    """The 2020 code took the last feature where no correlation was defined; mvkit drops the halving."""
+    """The 2020 code took the last feature where no correlation was defined; mvkit excludes the pair."""
     features, responses = noisy_linear(n_units=3, n_trials=8)
     settings = ScoreSettings(mapping="one-to-one", n_splits=1, n_halves=5, parity=parity)
     weights, splits = split_half_weights(8, 118, settings), splits_of(118, settings)
@@ -91,7 +88,7 @@ def test_unit_without_training_response(parity: bool, noisy_linear: Callable[...
     if not parity:
         assert np.isnan(found.r_map[0, :, 1]).all()
         np.testing.assert_array_equal(np.isnan(found.r_cross[0, :, 1]), ~first_knows)
-        assert (found.drops[0, :, 1] == Drop.NO_TRIAL).all()
+        assert (found.exclusions[0, :, 1] == ExclusionReason.NO_TRIAL).all()
         assert found.missing_image[1] == image
         return
     test = splits[0].test
@@ -104,21 +101,6 @@ def test_unit_without_training_response(parity: bool, noisy_linear: Callable[...
 SPLIT = image_splits(40, n_splits=1, train_fraction=0.5)[0]
 
 
-def half_targets(n_trials: int, *, n_units: int = 5, n_halves: int = 30, gaps: bool = False) -> Any:
-    """Training targets (n_fits, n_train, n_units) of halvings of noisy trials."""
-    rng = np.random.default_rng(n_trials)
-    responses = 10.0 + rng.standard_normal((40, n_units)) + rng.standard_normal((n_trials, 40, n_units))
-    if gaps:
-        responses[0, SPLIT.train[3], 2] = np.nan
-        responses[:, :, 4] = 1.0
-    means = half_means(responses, halves_of(trial_orders(n_trials, n_halves=n_halves)))
-    return training_targets(means[:, :, SPLIT.train].reshape(2 * n_halves, 20, n_units))[0]
-
-
-def columns_of(targets: Any) -> Any:
-    return unit_rows(targets.transpose(0, 2, 1).reshape(-1, targets.shape[1]))
-
-
 @pytest.mark.parametrize("n_images", [2, 10, 59, 1000])
 def test_products_in_float32_stay_within_the_bound(n_images: int) -> None:
     """Also for vectors without changes of sign, whose rounding errors add up."""
@@ -128,40 +110,6 @@ def test_products_in_float32_stay_within_the_bound(n_images: int) -> None:
         coarse = vectors.astype(np.float32)
         error = np.abs((coarse @ coarse.T).astype(np.float64) - vectors @ vectors.T).max()
         assert 0.0 < error < screening_error(n_images)
-
-
-def test_second_halves_follow_where_halves_add_up() -> None:
-    whole = screen_halves(half_targets(8), columns_of(half_targets(8)))
-    assert whole.direct.size == 30 * 5
-    odd = half_targets(9)  # halves of 4 and 5 trials: only the first halving adds up to its own sum
-    assert screen_halves(odd, columns_of(odd)).direct.size == (2 * 30 - 1) * 5
-    broken = half_targets(8, gaps=True)
-    found = screen_halves(broken, columns_of(broken))
-    derived = np.setdiff1d(np.arange(2 * 30 * 5), found.direct)
-    counts = np.bincount(derived % 5, minlength=5)
-    np.testing.assert_array_equal(counts[[0, 1, 3, 4]], [30, 30, 30, 0])
-    assert 1 <= counts[2] < 5  # the first halving, and those that happen to be the same one
-    assert (derived // 5 % 2 == 1).all()
-    assert not np.isin(found.partner[derived], derived).any()
-
-
-@pytest.mark.parametrize("gaps", [False, True])
-def test_what_follows_stays_within_its_bound(gaps: bool) -> None:
-    targets = half_targets(8, gaps=gaps)
-    columns = columns_of(targets)
-    screening = screen_halves(targets, columns)
-    features = unit_rows(np.random.default_rng(0).standard_normal((200, 20)))
-    exact = columns @ features.T
-    products = columns.astype(np.float32) @ features.astype(np.float32).T
-    sums = screening.sums @ features.astype(np.float32).T
-    for column in screening.direct:
-        for about in (column, screening.partner[column]):
-            if about < 0:
-                continue
-            share, weight = screening.share[about], screening.weight[about]
-            coarse = share * sums[screening.sum_of[about]] + weight * products[column]
-            assert np.abs(coarse - exact[about]).max() < screening.bound[about]
-    assert screening.bound.max() < 1e-4
 
 
 @pytest.mark.parametrize("halving", ["split-half", "bootstrap", "bootstrap-full-mean"])
@@ -203,7 +151,7 @@ def test_the_first_of_equal_features_is_kept_across_blocks(dtype: str) -> None:
     seen: dict[bytes, int] = {}
     for position, column in enumerate(features.T):
         seen.setdefault(column.tobytes(), position)
-    kept = distinct_sources("a", features).kept
+    kept = distinct_sources("a", features).candidates
     np.testing.assert_array_equal(kept, sorted(seen.values()))
 
 
@@ -213,7 +161,7 @@ def test_nothing_is_copied_and_little_is_sent_to_workers(tmp_path: Path) -> None
         layer_sources("a", features),
         distinct_sources("a", features),
     ):
-        assert sources.features is features and sources.kept is None
+        assert sources.features is features and sources.candidates is None
     path = tmp_path / "a.f4"
     features.tofile(path)
     stored = distinct_sources("a", StoredLayer(path, features.shape))

@@ -11,7 +11,7 @@ from sklearn.cross_decomposition import PLSRegression
 
 from mvkit.errors import FitError
 from mvkit.scoring import ScoreSettings, pls_predict
-from mvkit.scoring.pls import ALIGNMENT, LANES, add_rows, aligned_zeros, dot, padded, row_products
+from mvkit.scoring.pls import ALIGNMENT, LANES, add_rows, aligned_zeros, dot, padded_length, row_products
 from mvkit.scoring.protocol import ImageSplit, image_splits, training_targets
 
 SPLIT = image_splits(118, n_splits=1, train_fraction=0.5)[0]
@@ -189,10 +189,10 @@ def test_constant_features_are_refused() -> None:
 
 @pytest.mark.parametrize("size", [1, LANES - 1, LANES, LANES + 1, 58])
 def test_rows_are_padded_and_aligned(size: int) -> None:
-    assert size <= padded(size) < size + LANES and padded(size) % LANES == 0
-    zeros = aligned_zeros(3, padded(size))
+    assert size <= padded_length(size) < size + LANES and padded_length(size) % LANES == 0
+    zeros = aligned_zeros(3, padded_length(size))
     assert zeros.ctypes.data % ALIGNMENT == 0
-    np.testing.assert_array_equal(zeros, np.zeros((3, padded(size))))
+    np.testing.assert_array_equal(zeros, np.zeros((3, padded_length(size))))
 
 
 @pytest.mark.parametrize("n_rows", [0, 1, 3, 4, 7, 8])

@@ -13,11 +13,10 @@ from sklearn.cross_decomposition import PLSRegression
 
 from mvkit.errors import UsageError
 from mvkit.scoring import ScoreSettings, protocol, response_reliability
-from mvkit.scoring.correlation import Drop, correct_for_noise
+from mvkit.scoring.correlation import ExclusionReason, correct_for_noise
 from mvkit.scoring.gram import layer_coordinates, split_coordinates
 from mvkit.scoring.maps import MAPPINGS
 from mvkit.scoring.protocol import (
-    DRAWS,
     SplitHalfScores,
     draw_split_half,
     half_means,
@@ -74,20 +73,21 @@ def test_second_half_takes_the_odd_trial() -> None:
 HALVINGS = get_args(Halving)
 
 
-def test_every_way_that_settings_name_has_a_row() -> None:
-    assert tuple(DRAWS) == HALVINGS
+#: Way of drawing -> trials in the two sets, of nine.
+SIZES = {
+    "split-half": (4, 5),
+    "bootstrap": (9, 9),
+    "bootstrap-full-mean": (9, 9),
+    "subsample-half": (4, 5),
+    "subsample-half-replacement": (4, 4),
+}
 
 
-@pytest.mark.parametrize(
-    ("halving", "sizes"),
-    [
-        ("split-half", (4, 5)),
-        ("bootstrap", (9, 9)),
-        ("bootstrap-full-mean", (9, 9)),
-        ("subsample-half", (4, 5)),
-        ("subsample-half-replacement", (4, 4)),
-    ],
-)
+def test_every_way_that_settings_name_is_drawn_below() -> None:
+    assert tuple(SIZES) == HALVINGS
+
+
+@pytest.mark.parametrize(("halving", "sizes"), SIZES.items())
 @pytest.mark.parametrize("n_images", [None, 6])
 def test_sizes_of_sets(halving: Halving, sizes: tuple[int, int], n_images: int | None) -> None:
     generator = np.random.RandomState(3)
@@ -102,7 +102,7 @@ def test_sizes_of_sets(halving: Halving, sizes: tuple[int, int], n_images: int |
 
 @pytest.mark.parametrize("halving", HALVINGS)
 @pytest.mark.parametrize("synchronous", [True, False])
-def test_every_halving_has_its_own_seed(halving: Halving, synchronous: bool) -> None:
+def test_every_pair_of_halves_has_its_own_seed(halving: Halving, synchronous: bool) -> None:
     settings = ScoreSettings(halving=halving, synchronous=synchronous, n_halves=4, halves_seed=11)
     weights = split_half_weights(8, 5, settings)
     assert weights.shape == ((4, 2, 8) if synchronous else (4, 2, 8, 5))
@@ -117,7 +117,7 @@ def test_every_halving_has_its_own_seed(halving: Halving, synchronous: bool) -> 
         assert (weights[..., 1:] != weights[..., :1]).any()
 
 
-def test_default_halvings_are_the_shuffled_halves() -> None:
+def test_default_split_halves_are_the_shuffled_halves() -> None:
     weights = split_half_weights(7, 3, ScoreSettings(n_halves=5, halves_seed=2))
     np.testing.assert_array_equal(weights, halves_of(trial_orders(7, n_halves=5, seed=2)))
 
@@ -242,7 +242,9 @@ def test_against_a_plain_loop(noisy_linear: Simulate, n_trials: int) -> None:
                     assert np.isnan(found.scores[s, b, unit])
 
 
-def test_groups_of_halvings_change_nothing(noisy_linear: Simulate, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_groups_of_split_halves_change_nothing(
+    noisy_linear: Simulate, monkeypatch: pytest.MonkeyPatch
+) -> None:
     features, responses = noisy_linear()
     whole = score(features, responses)
     monkeypatch.setattr(protocol, "GROUP_BYTES", 1)
@@ -267,11 +269,11 @@ def test_reasons_of_broken_units(noisy_linear: Simulate) -> None:
     broken[:, :, 0] = 2.5  # silent
     broken[1:, 31, 3] = np.nan  # one valid trial for image 31
     found = score(features, broken)
-    assert (found.drops[:, :, 0] == Drop.CONSTANT_RESPONSE).all()
-    assert (found.drops[:, :, 3] == Drop.NO_TRIAL).all()
+    assert (found.exclusions[:, :, 0] == ExclusionReason.CONSTANT_RESPONSE).all()
+    assert (found.exclusions[:, :, 3] == ExclusionReason.NO_TRIAL).all()
     np.testing.assert_array_equal(found.missing_image, [-1, -1, -1, 31, -1, -1])
     assert np.isnan(found.scores[:, :, [0, 3]]).all()
-    assert (found.drops[:, :, [1, 2, 4, 5]] == Drop.KEPT).all()
+    assert (found.exclusions[:, :, [1, 2, 4, 5]] == ExclusionReason.NONE).all()
     # a unit missing from one half only still takes part in the other half's fit, so others shift slightly
     whole = score(features, np.delete(broken, [0, 3], axis=2))
     np.testing.assert_allclose(found.scores[:, :, [1, 2, 4, 5]], whole.scores, atol=0.05)
@@ -283,12 +285,17 @@ def test_reasons_of_unrelated_responses() -> None:
     features, responses = rng.standard_normal((118, 50)), rng.standard_normal((10, 118, 40))
     found = score(features, responses)
     first, second = found.r_map < 0, found.r_target < 0
-    np.testing.assert_array_equal(found.drops == Drop.NEGATIVE_BOTH, first & second)
-    np.testing.assert_array_equal(found.drops == Drop.NEGATIVE_MAP, first & ~second)
-    np.testing.assert_array_equal(found.drops == Drop.NEGATIVE_RESPONSE, ~first & second)
-    np.testing.assert_array_equal(found.drops == Drop.KEPT, ~first & ~second)
-    np.testing.assert_array_equal(np.isnan(found.scores), found.drops != Drop.KEPT)
-    assert set(np.unique(found.drops)) == {0, Drop.NEGATIVE_BOTH, Drop.NEGATIVE_MAP, Drop.NEGATIVE_RESPONSE}
+    np.testing.assert_array_equal(found.exclusions == ExclusionReason.NEGATIVE_BOTH, first & second)
+    np.testing.assert_array_equal(found.exclusions == ExclusionReason.NEGATIVE_MAP, first & ~second)
+    np.testing.assert_array_equal(found.exclusions == ExclusionReason.NEGATIVE_RESPONSE, ~first & second)
+    np.testing.assert_array_equal(found.exclusions == ExclusionReason.NONE, ~first & ~second)
+    np.testing.assert_array_equal(np.isnan(found.scores), found.exclusions != ExclusionReason.NONE)
+    assert set(np.unique(found.exclusions)) == {
+        0,
+        ExclusionReason.NEGATIVE_BOTH,
+        ExclusionReason.NEGATIVE_MAP,
+        ExclusionReason.NEGATIVE_RESPONSE,
+    }
     old = score(features, responses, parity=True)
     np.testing.assert_array_equal(np.isfinite(old.scores), first == second)
 
@@ -297,11 +304,11 @@ def test_layer_that_cannot_be_mapped_is_nan_without_stopping(noisy_linear: Simul
     _, responses = noisy_linear()
     found = score(np.ones((118, 50)), responses)
     assert np.isnan(found.scores).all() and np.isnan(found.r_cross).all()
-    assert (found.drops == Drop.CONSTANT_PREDICTION).all()
+    assert (found.exclusions == ExclusionReason.CONSTANT_PREDICTION).all()
     assert np.isfinite(found.r_target).all()
 
 
 def test_one_trial_leaves_one_half_empty(noisy_linear: Simulate) -> None:
     features, responses = noisy_linear(n_trials=1)
     found = score(features, responses)
-    assert (found.drops == Drop.NO_TRIAL).all() and (found.missing_image == 0).all()
+    assert (found.exclusions == ExclusionReason.NO_TRIAL).all() and (found.missing_image == 0).all()

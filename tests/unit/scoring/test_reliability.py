@@ -11,7 +11,7 @@ import scipy.stats
 from mvkit.errors import UsageError
 from mvkit.scoring import ScoreSettings, response_reliability, split_half_reliability
 from mvkit.scoring.protocol import halves_of, split_half_weights, trial_orders_in_sequence
-from mvkit.scoring.reliability import correlate_all_sets, correlate_sets, split_half_moments
+from mvkit.scoring.reliability import split_half_moments
 
 
 def test_reliability_is_that_of_the_mean_of_all_trials() -> None:
@@ -80,23 +80,12 @@ def mean_by_hand(values: np.ndarray, weights: np.ndarray) -> list[float]:
     return means
 
 
-def test_groups_of_halvings_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_groups_of_split_halves_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     responses = np.random.default_rng(4).poisson(3.0, (9, 30, 6)).astype(float)
     settings = ScoreSettings(n_halves=7, halving="bootstrap")
     whole = response_reliability(responses, settings)
     monkeypatch.setattr("mvkit.scoring.protocol.GROUP_BYTES", 2 * 8 * 30 * 6 * 2)
     np.testing.assert_allclose(response_reliability(responses, settings), whole, rtol=0, atol=1e-14)
-
-
-def test_a_grid_compares_every_set_with_every_other() -> None:
-    responses = np.random.default_rng(5).poisson(3.0, (8, 30, 3)).astype(float)
-    sets = split_half_weights(8, 30, ScoreSettings(n_halves=3, halving="bootstrap"))
-    grid = correlate_all_sets(responses, sets[:, 0], sets[:2, 1])
-    assert grid.shape == (2, 3, 3)
-    for row in range(2):
-        for column in range(3):
-            pair = np.stack([sets[column, 0], sets[row, 1]])[None]
-            np.testing.assert_array_equal(grid[row, column], correlate_sets(responses, pair)[0])
 
 
 def test_one_trial_is_refused_by_settings_too() -> None:
@@ -109,7 +98,7 @@ def members(n_trials: int, n_halves: int, seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", ["counts", "rates", "counts with gaps", "rates with gaps", "gaps of a unit"])
-def test_equals_the_reliability_of_every_halving(kind: str) -> None:
+def test_equals_the_reliability_of_every_pair_of_halves(kind: str) -> None:
     rng = np.random.default_rng(1)
     responses = rng.poisson(rng.gamma(1.0, 2.0, (17, 90)), (11, 17, 90)).astype(np.float32)
     if kind.startswith("rates"):
@@ -138,7 +127,7 @@ def test_columns_do_not_depend_on_those_beside_them() -> None:
         assert found.mean[column] == pytest.approx(alone.mean[0], abs=1e-13)
 
 
-def test_undefined_halvings_are_left_out_and_told_apart() -> None:
+def test_undefined_split_halves_are_left_out_and_told_apart() -> None:
     rng = np.random.default_rng(3)
     responses = rng.poisson(4.0, (6, 40, 5)).astype(float)
     responses[:, :, 0] = 0.0  # silent

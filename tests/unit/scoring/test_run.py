@@ -10,6 +10,7 @@ import pytest
 
 from mvkit.errors import DataError, FitError, UsageError
 from mvkit.scoring import Scores, ScoreSettings, score_features
+from mvkit.scoring.correlation import DROPPED_COLUMNS, ExclusionReason
 from mvkit.scoring.gram import layer_coordinates, split_coordinates
 from mvkit.scoring.maps import MAPPINGS
 from mvkit.scoring.protocol import (
@@ -19,7 +20,7 @@ from mvkit.scoring.protocol import (
     image_splits,
     trial_orders,
 )
-from mvkit.scoring.run import check_recordings, estimate, unit_scores
+from mvkit.scoring.run import UnitScores, check_recordings, estimate, unit_scores
 
 SETTINGS = ScoreSettings(n_splits=2, n_halves=4, n_components=8)
 
@@ -64,7 +65,7 @@ def test_rows_are_layers_by_units(scores: Scores, recordings: list[Any]) -> None
     assert (table["halves_used"] + table["halves_dropped"] == 8).all()
 
 
-def test_rows_hold_means_over_splits_and_halvings(
+def test_rows_hold_means_over_splits_and_split_halves(
     scores: Scores, features: dict[str, Any], recordings: list[Any]
 ) -> None:
     splits = image_splits(118, n_splits=2, train_fraction=0.5)
@@ -96,15 +97,16 @@ def test_every_missing_score_has_a_reason(scores: Scores) -> None:
     missing = table["score"].isna()
     assert (table.loc[missing, "reason"] != "").all()
     assert (table.loc[~missing, "reason"] == "").all()
-    assert (table.loc[table["halves_dropped"] > 0, "dropped_because"] != "").all()
-    assert (table.loc[table["halves_dropped"] == 0, "dropped_because"] == "").all()
+    by_reason = table[[name for name in table if name.startswith("dropped_")]]
+    assert (by_reason.sum(axis=1) == table["halves_dropped"]).all()
+    assert (table["halves_dropped"] > 0).any()
     silent = table[(table["area"] == "VISl") & (table["unit_id"] == 11) & (table["layer"] == "good")]
-    assert silent["reason"].item() == "constant response in all halvings"
-    assert set(table.loc[table["layer"] == "narrow", "reason"]) == {
-        "8 components need at least 8 features, the layer has 5"
-    }
+    assert silent["reason"].item() == "constant_response"
+    narrow = table[table["layer"] == "narrow"]
+    assert set(narrow["reason"]) == {"unmapped"}
+    assert set(narrow["detail"]) == {"8 components need at least 8 features, the layer has 5"}
     constant = table[table["layer"] == "constant"]
-    assert constant["reason"].str.startswith("constant features").all()
+    assert constant["detail"].str.startswith("constant features").all()
     assert np.isfinite(constant.loc[constant["unit_id"] != 11, "response_reliability"]).all()
 
 
@@ -183,13 +185,13 @@ def test_nothing_to_score_and_no_workers(features: dict[str, Any], recordings: l
         score_features(features, recordings, SETTINGS, n_jobs=0)
 
 
-#: (split, halving): three splits with two halvings each, one unit. One reliability is negative.
+#: (split, halving): three splits with two split halves each, one unit. One reliability is negative.
 R_CROSS = [[0.3, 0.4], [0.2, 0.5], [0.1, 0.6]]
 R_MAP = [[0.5, 0.6], [0.4, 0.8], [0.7, 0.9]]
 R_TARGET = [[0.6, 0.5], [-0.1, 0.7], [0.5, 0.8]]
 
 
-def halvings(settings: ScoreSettings) -> SplitHalfScores:
+def split_halves(settings: ScoreSettings) -> SplitHalfScores:
     parts = tuple(np.array(part)[:, :, None] for part in (R_CROSS, R_MAP, R_TARGET))
     return correct_split_halves(parts, np.zeros((3, 2, 1), np.uint8), np.array([-1]), settings)  # type: ignore[arg-type]
 
@@ -205,7 +207,7 @@ def test_the_mean_of_corrected_values_leaves_out_what_cannot_be_corrected() -> N
         published(R_CROSS[s][h], R_MAP[s][h], R_TARGET[s][h])
         for s, h in ((0, 0), (0, 1), (1, 1), (2, 0), (2, 1))
     ]
-    found = unit_scores(halvings(settings), "", settings)
+    found = unit_scores(split_halves(settings), "", settings)
     assert found.columns["score"][0] == pytest.approx(np.mean(kept), abs=1e-15)
     assert (found.columns["halves_used"][0], found.columns["halves_dropped"][0]) == (5, 1)
     even, odd = found.by_fold[:, 0]
@@ -213,9 +215,9 @@ def test_the_mean_of_corrected_values_leaves_out_what_cannot_be_corrected() -> N
     assert odd == pytest.approx(kept[2], abs=1e-15)
 
 
-def test_the_corrected_mean_uses_every_halving_of_its_splits() -> None:
+def test_the_corrected_mean_uses_every_pair_of_halves_of_its_splits() -> None:
     settings = ScoreSettings(estimator="corrected-mean", correction="attenuation")
-    found = unit_scores(halvings(settings), "", settings)
+    found = unit_scores(split_halves(settings), "", settings)
 
     def by_hand(splits: list[int]) -> float:
         cross, r_map, r_target = (np.mean([part[s] for s in splits]) for part in (R_CROSS, R_MAP, R_TARGET))
@@ -227,8 +229,8 @@ def test_the_corrected_mean_uses_every_halving_of_its_splits() -> None:
 
 def test_one_split_gives_no_folds() -> None:
     settings = ScoreSettings()
-    whole = halvings(settings)
-    fields = ("r_cross", "r_map", "r_target", "scores", "drops")
+    whole = split_halves(settings)
+    fields = ("r_cross", "r_map", "r_target", "scores", "exclusions")
     first = SplitHalfScores(*(getattr(whole, name)[:1] for name in fields), whole.missing_image)
     assert unit_scores(first, "", settings).by_fold.shape == (0, 1)
     assert estimate(first, settings)[0] == pytest.approx(np.mean(whole.scores[0]))
@@ -237,10 +239,10 @@ def test_one_split_gives_no_folds() -> None:
 @pytest.mark.parametrize(
     ("r_map", "r_target", "reason"),
     [
-        (0.3, -0.1, "mean response reliability not positive"),
-        (-0.2, 0.4, "mean map reliability not positive"),
-        (-0.2, -0.1, "mean map and response reliability not positive"),
-        (np.nan, 0.4, "constant prediction in all halvings"),
+        (0.3, -0.1, "mean_response"),
+        (-0.2, 0.4, "mean_map"),
+        (-0.2, -0.1, "mean_both"),
+        (np.nan, 0.4, "constant_prediction"),
     ],
 )
 def test_a_corrected_mean_says_what_it_lacks(r_map: float, r_target: float, reason: str) -> None:
@@ -252,7 +254,40 @@ def test_a_corrected_mean_says_what_it_lacks(r_map: float, r_target: float, reas
     assert found.columns["reason"][0] == reason
 
 
-def test_means_are_over_the_same_halvings() -> None:
+def dropped(found: UnitScores) -> dict[str, list[int]]:
+    """Counts of the reasons that some half was dropped for."""
+    return {
+        name: found.columns[name].tolist() for name in DROPPED_COLUMNS.values() if found.columns[name].any()
+    }
+
+
+def test_dropped_halves_are_counted_by_reason() -> None:
+    drops = np.zeros((2, 5, 3), np.uint8)
+    drops[:, :3, 1] = ExclusionReason.NEGATIVE_MAP
+    drops[0, 0, 1] = ExclusionReason.NO_TRIAL
+    drops[:, :, 2] = ExclusionReason.NEGATIVE_BOTH
+    drops[0, :3, 2] = ExclusionReason.NEGATIVE_RESPONSE
+    parts = [np.where(drops == ExclusionReason.NONE, 0.5, np.nan)] * 4
+    whole = SplitHalfScores(*parts, drops, np.array([-1, 7, -1]))
+    found = unit_scores(whole, "", SETTINGS)
+    assert found.columns["halves_used"].tolist() == [10, 4, 0]
+    assert found.columns["halves_dropped"].tolist() == [0, 6, 10]
+    assert dropped(found) == {
+        "dropped_no_trial": [0, 1, 0],
+        "dropped_negative_map": [0, 5, 0],
+        "dropped_negative_both": [0, 0, 7],
+        "dropped_negative_response": [0, 0, 3],
+    }
+    # The reason that most halves of the unit were dropped for; scored units have none.
+    assert found.columns["reason"].tolist() == ["", "", "negative_both"]
+    assert found.columns["detail"].tolist() == ["", "image 7 has no valid trial in one half", ""]
+    unmapped = unit_scores(whole, "the layer does not vary", SETTINGS)
+    assert dropped(unmapped) == {"dropped_unmapped": [0, 6, 10]}
+    assert unmapped.columns["reason"].tolist() == ["", "", "unmapped"]
+    assert set(unmapped.columns["detail"]) == {"the layer does not vary"}
+
+
+def test_means_are_over_the_same_split_halves() -> None:
     settings = ScoreSettings(estimator="corrected-mean", correction="attenuation")
     cross, r_map, r_target = (np.array(part)[:, :, None] for part in (R_CROSS, R_MAP, R_TARGET))
     cross[0, 1] = r_map[0, 1] = np.nan  # its response reliability is known, but stands for no score

@@ -10,7 +10,7 @@ import pytest
 
 from mvkit.errors import DataError, UsageError
 from mvkit.scoring import ScoreSettings, gram, protocol, score_features
-from mvkit.scoring.correlation import Drop
+from mvkit.scoring.correlation import ExclusionReason
 from mvkit.scoring.maps import MAPPINGS
 from mvkit.scoring.protocol import (
     ImageSplit,
@@ -28,13 +28,7 @@ from mvkit.scoring.similarity import (
     RSA,
     SIMILARITIES,
     Similarity,
-    gram_vectors,
-    layer_grams,
-    layer_rdms,
     pool_animals,
-    population_grams,
-    population_rdms,
-    rdm_vectors,
 )
 
 SETTINGS = {name: ScoreSettings(mapping=name, n_halves=6, n_splits=2) for name in SIMILARITIES}
@@ -116,13 +110,13 @@ def test_a_unit_without_a_valid_trial_is_left_out_of_both_halves(name: str) -> N
     splits = splits_of(24, options)
     features, responses = draw()
     weights = split_half_weights(7, 24, options).astype(bool)
-    # Unit 2 knows image 5 from trial 0 only: in every halving one half knows nothing.
+    # Unit 2 knows image 5 from trial 0 only: in every pair of halves one half knows nothing.
     responses[1:, 5, 2] = np.nan
     # Unit 4 lacks image 9 in the trials of one half of the first halving.
     responses[weights[0, 1], 9, 4] = np.nan
     layer = MAPPINGS[name].prepare("a", features, splits, options)
     found = MAPPINGS[name].score(responses, weights, splits, [layer], options)[0]
-    assert not found.drops.any()
+    assert not found.exclusions.any()
     means = half_means(responses, weights)
     lost_units = [np.flatnonzero(np.isnan(mean).any(axis=(0, 1))).tolist() for mean in means]
     assert lost_units[0] == [2, 4] and [2] in lost_units
@@ -133,7 +127,7 @@ def test_a_unit_without_a_valid_trial_is_left_out_of_both_halves(name: str) -> N
 
 
 @pytest.mark.parametrize("name", SIMILARITIES)
-def test_groups_of_halvings_change_no_bit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_groups_of_split_halves_change_no_bit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     options = SETTINGS[name].model_copy(update={"n_halves": 9})
     splits = splits_of(24, options)
     features, responses = draw()
@@ -146,7 +140,7 @@ def test_groups_of_halvings_change_no_bit(name: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(protocol, "GROUP_BYTES", 2 * 8 * 24 * 24 * 2)
     again = MAPPINGS[name].score(responses, weights, splits, [layer], options)[0]
     pair_again = MAPPINGS[name].between(means, means[..., :5], splits, options)
-    for part in ("r_cross", "r_map", "r_target", "scores", "drops", "missing_image"):
+    for part in ("r_cross", "r_map", "r_target", "scores", "exclusions", "missing_image"):
         np.testing.assert_array_equal(getattr(again, part), getattr(whole, part))
         np.testing.assert_array_equal(getattr(pair_again, part), getattr(pair, part))
 
@@ -166,18 +160,17 @@ def test_reasons_of_populations(recording: Callable[..., Any]) -> None:
         assert (table["unit_id"] == POPULATION).all()
         assert (table["score"].isna() == (table["reason"] != "")).all()
         reasons[name] = dict(zip(populations, table["reason"], strict=True))
-    undefined = "undefined dissimilarities (all units respond alike to an image, or all are equal)"
     assert reasons["rsa"] == {
-        "one unit": "fewer than two units in all halvings",
-        "silent": f"{undefined} in all halvings",
-        "lost": "no valid trial in one half (image 4) in all halvings",
-        "constant": f"{undefined} in all halvings",
+        "one unit": "few_units",
+        "silent": "undefined_rdm",
+        "lost": "no_trial",
+        "constant": "undefined_rdm",
     }
     assert reasons["cka"] == {
         "one unit": "",
         "silent": "",
         "lost": "",
-        "constant": "constant response in all halvings",
+        "constant": "constant_response",
     }
 
 
@@ -191,7 +184,7 @@ def test_reasons_between_populations(row: Similarity) -> None:
     nothing[0, 0, 7] = np.nan
     for source, target in ((nothing, means), (means, nothing)):
         found = row.between(source, target, splits, options)
-        assert found.drops[0, :, 0].tolist() == [Drop.NO_TRIAL, Drop.KEPT]
+        assert found.exclusions[0, :, 0].tolist() == [ExclusionReason.NO_TRIAL, ExclusionReason.NONE]
         assert np.isnan(found.scores[0, :, 0]).tolist() == [True, False]
         assert found.missing_image.tolist() == [3]
 
@@ -206,7 +199,8 @@ def test_layers_that_do_not_vary_say_so(name: str, recording: Callable[..., Any]
         "rsa": "undefined dissimilarities: no image has two different features",
         "cka": "constant features: the layer does not vary over the images",
     }
-    assert table["reason"].tolist() == [expected[name], ""]
+    assert table["reason"].tolist() == ["unmapped", ""]
+    assert table["detail"].tolist() == [expected[name], ""]
     assert table["map_reliability"].isna().tolist() == [True, False]
     assert table["raw_correlation"].isna().tolist() == [True, False]
     # The population's own reliability does not depend on the layer.
@@ -286,7 +280,7 @@ def test_populations_without_the_units_that_are_not_present() -> None:
     present = np.ones((3, 9), dtype=bool)
     present[1, [0, 4]] = False
     patterns[1, :, [0, 4]] = 0.0
-    found = population_rdms(patterns, present)
+    found = RSA().population_matrices(patterns, present)
     for item in range(3):
         np.testing.assert_allclose(
             found[item], 1.0 - np.corrcoef(patterns[item][:, present[item]]), rtol=0, atol=1e-14
@@ -296,9 +290,9 @@ def test_populations_without_the_units_that_are_not_present() -> None:
 def test_a_constant_unit_belongs_to_the_patterns() -> None:
     patterns = RNG.standard_normal((1, 20, 6))
     with_constant = np.concatenate([patterns, np.full((1, 20, 1), 5.0)], axis=2)
-    found = population_rdms(with_constant, np.ones((1, 7), dtype=bool))[0]
+    found = RSA().population_matrices(with_constant, np.ones((1, 7), dtype=bool))[0]
     np.testing.assert_allclose(found, 1.0 - np.corrcoef(with_constant[0]), rtol=0, atol=1e-14)
-    without = population_rdms(patterns, np.ones((1, 6), dtype=bool))[0]
+    without = RSA().population_matrices(patterns, np.ones((1, 6), dtype=bool))[0]
     assert np.abs(found - without).max() > 0.1
 
 
@@ -306,7 +300,7 @@ def test_a_constant_unit_belongs_to_the_patterns() -> None:
 def test_an_image_to_which_all_units_respond_alike(value: float) -> None:
     patterns = RNG.standard_normal((1, 20, 7))
     patterns[0, 3] = value
-    found = population_rdms(patterns, np.ones((1, 7), dtype=bool))[0]
+    found = RSA().population_matrices(patterns, np.ones((1, 7), dtype=bool))[0]
     assert np.isnan(found[3]).all() and np.isnan(found[:, 3]).all()
     assert np.isfinite(np.delete(np.delete(found, 3, 0), 3, 1)).all()
 
@@ -318,26 +312,26 @@ def test_layers_in_blocks(block: int, dtype: type, monkeypatch: pytest.MonkeyPat
     features = (1000.0 + 30.0 * RNG.standard_normal((20, 300))).astype(dtype)
     splits = [*ALL, *image_splits(20, n_splits=2, train_fraction=0.5)]
     exact = 1.0 - np.corrcoef(features.astype(np.float64))
-    for found, split in zip(layer_rdms("a", features, splits), splits, strict=True):
+    for found, split in zip(RSA().layer_matrices("a", features, splits), splits, strict=True):
         np.testing.assert_allclose(found, exact[np.ix_(split.test, split.test)], rtol=0, atol=1e-12)
 
 
 def test_why_layers_have_no_dissimilarities() -> None:
     features = RNG.standard_normal((20, 30))
-    one = layer_rdms("one feature", features[:, :1], ALL)[0]
+    one = RSA().layer_matrices("one feature", features[:, :1], ALL)[0]
     assert RSA().why_undefined(one) == "undefined dissimilarities: no image has two different features"
     features[[2, 5]] = 0.3  # whose mean over 30 features is not 0.3 in float64
-    two = layer_rdms("silent", features, ALL)[0]
+    two = RSA().layer_matrices("silent", features, ALL)[0]
     assert RSA().why_undefined(two) == "undefined dissimilarities: 2 images have no two different features"
-    equal = layer_rdms("one-hot", np.eye(20), ALL)[0]
-    assert not rdm_vectors(equal[None], ScoreSettings(mapping="rsa")).any()
+    equal = RSA().layer_matrices("one-hot", np.eye(20), ALL)[0]
+    assert not RSA().vectors(equal[None], ScoreSettings(mapping="rsa")).any()
     assert RSA().why_undefined(equal) == "all dissimilarities are equal"
 
 
 @pytest.mark.parametrize("features", [np.ones(20), np.full((20, 2), np.nan), np.full((20, 2), "a")])
 def test_features_that_are_no_matrix_of_numbers(features: np.ndarray) -> None:
     with pytest.raises(DataError, match="layer 'bad'"):
-        layer_rdms("bad", features, ALL)
+        RSA().layer_matrices("bad", features, ALL)
 
 
 def test_rounding_errors_do_not_order_equal_dissimilarities() -> None:
@@ -346,8 +340,8 @@ def test_rounding_errors_do_not_order_equal_dissimilarities() -> None:
     rising = patterns[0, :, 1] > patterns[0, :, 0]
     rows, columns = np.triu_indices(20, k=1)
     opposed = (rising[rows] != rising[columns]).astype(float)
-    matrices = population_rdms(patterns, np.ones((1, 2), dtype=bool))
-    vector = rdm_vectors(matrices, ScoreSettings(mapping="rsa", rsa_comparison="spearman"))[0]
+    matrices = RSA().population_matrices(patterns, np.ones((1, 2), dtype=bool))
+    vector = RSA().vectors(matrices, ScoreSettings(mapping="rsa", rsa_comparison="spearman"))[0]
     assert np.unique(vector).size == 2
     assert np.corrcoef(vector, opposed)[0, 1] == pytest.approx(1.0, abs=1e-12)
 
@@ -356,11 +350,13 @@ def test_rounding_errors_do_not_order_equal_dissimilarities() -> None:
 def test_nothing_but_rounding_errors_is_nothing(comparison: str) -> None:
     """Two units, the second always the stronger one: all dissimilarities are zero."""
     patterns = np.sort(RNG.standard_normal((1, 20, 2)), axis=2)
-    matrices = population_rdms(patterns, np.ones((1, 2), dtype=bool))
-    assert not rdm_vectors(matrices, ScoreSettings(mapping="rsa", rsa_comparison=comparison)).any()
+    matrices = RSA().population_matrices(patterns, np.ones((1, 2), dtype=bool))
+    assert not RSA().vectors(matrices, ScoreSettings(mapping="rsa", rsa_comparison=comparison)).any()
 
 
 RNG_CKA = np.random.default_rng(0)
+# CKA does not ask which units are present: those that are not are zero.
+PRESENT = np.ones((1, 1), dtype=bool)
 ALL_CKA = [ImageSplit(np.empty(0, dtype=np.int64), np.arange(20))]
 
 
@@ -372,7 +368,7 @@ def test_layers_are_centred_over_the_test_images(
     monkeypatch.setattr(gram, "BLOCK_FEATURES", block)
     features = (1e4 + RNG_CKA.standard_normal((20, n_features))).astype(np.float32)
     splits = [*ALL_CKA, *image_splits(20, n_splits=2, train_fraction=0.4)]
-    for found, split in zip(layer_grams("a", features, splits), splits, strict=True):
+    for found, split in zip(CKA().layer_matrices("a", features, splits), splits, strict=True):
         exact = features[split.test].astype(np.float64)
         exact -= exact.mean(axis=0)
         np.testing.assert_allclose(found, exact @ exact.T, rtol=0, atol=1e-9 * n_features)
@@ -381,7 +377,8 @@ def test_layers_are_centred_over_the_test_images(
 def test_absent_and_constant_units_add_nothing() -> None:
     patterns = RNG_CKA.standard_normal((1, 20, 6))
     more = np.concatenate([patterns, np.zeros((1, 20, 1)), np.full((1, 20, 1), 1e6 / 3)], axis=2)
-    np.testing.assert_allclose(population_grams(more), population_grams(patterns), rtol=0, atol=1e-12)
+    expected, found = (CKA().population_matrices(values, PRESENT) for values in (patterns, more))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
 
 
 def test_products_of_u_centred_matrices_are_the_unbiased_estimator() -> None:
@@ -395,7 +392,8 @@ def test_products_of_u_centred_matrices_are_the_unbiased_estimator() -> None:
     ones = np.ones(n)
     hsic = np.trace(k @ m) + (ones @ k @ ones) * (ones @ m @ ones) / ((n - 1) * (n - 2))
     hsic -= 2.0 / (n - 2) * (ones @ k @ m @ ones)
-    vectors = [gram_vectors(population_grams(values[None]), settings)[0] for values in (first, second)]
+    grams = [CKA().population_matrices(values[None], PRESENT) for values in (first, second)]
+    vectors = [CKA().vectors(gram, settings)[0] for gram in grams]
     assert vectors[0] @ vectors[1] == pytest.approx(hsic, rel=1e-12)
 
 
@@ -418,12 +416,12 @@ def test_unrelated_populations_are_alike_only_with_bias() -> None:
 
 def test_why_layers_have_no_gram_matrix() -> None:
     debiased = ScoreSettings(mapping="cka", cka_debiased=True)
-    constant = layer_grams("constant", np.full((20, 30), 0.1), ALL_CKA)[0]
+    constant = CKA().layer_matrices("constant", np.full((20, 30), 0.1), ALL_CKA)[0]
     assert not constant.any()
     assert CKA().why_undefined(constant) == "constant features: the layer does not vary over the images"
-    equal = layer_grams("one-hot", np.eye(20), ALL_CKA)[0]
-    assert gram_vectors(equal[None], ScoreSettings(mapping="cka")).any()
-    assert not gram_vectors(equal[None], debiased).any()
+    equal = CKA().layer_matrices("one-hot", np.eye(20), ALL_CKA)[0]
+    assert CKA().vectors(equal[None], ScoreSettings(mapping="cka")).any()
+    assert not CKA().vectors(equal[None], debiased).any()
     assert CKA().why_undefined(equal) == "all distances between images are equal"
 
 

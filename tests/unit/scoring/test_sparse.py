@@ -25,11 +25,7 @@ def test_fits_that_do_not_converge_are_left_out_and_say_so(
     monkeypatch.setattr(sparse, "MAX_ROUNDS", 1)
     settings = ScoreSettings(mapping=mapping, penalty=1e-6, n_splits=2, n_halves=3)
     frame = score_features({"a": features}, [recording(responses)], settings).table()
-    assert list(frame["reason"]) == [
-        "constant response in all halvings",
-        "map did not converge in all halvings",
-        "map did not converge in all halvings",
-    ]
+    assert list(frame["reason"]) == ["constant_response", "not_converged", "not_converged"]
 
 
 def test_units_that_converge_are_kept(

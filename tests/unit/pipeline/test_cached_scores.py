@@ -15,7 +15,7 @@ import pytest
 from mvkit.cache import Store
 from mvkit.pipeline import cached as kept_module
 from mvkit.pipeline.cached import SCORES_KIND as KIND
-from mvkit.pipeline.cached import StoredScores
+from mvkit.pipeline.cached import DiskScoreCache
 from mvkit.scoring import Scores, ScoreSettings, run, score_features
 from mvkit.scoring.maps import MAPPINGS
 from mvkit.scoring.run import LayerSource, score_layers
@@ -25,22 +25,20 @@ SETTINGS = ScoreSettings(n_splits=2, n_halves=3, n_components=3)
 
 
 @dataclass(frozen=True)
-class Identity:
+class Key:
     """Stands for a layer."""
 
     key: str
     fingerprint: Any
 
 
-IDENTITIES = {
-    name: Identity(f"key of {name}", np.array([float(len(name)), 2.5])) for name in ("a", "bb", "ccc")
-}
+KEYS = {name: Key(f"key of {name}", np.array([float(len(name)), 2.5])) for name in ("a", "bb", "ccc")}
 
 
 @pytest.fixture(scope="module")
 def features() -> dict[str, Any]:
     rng = np.random.default_rng(2)
-    return {name: rng.standard_normal((N_IMAGES, 7 + len(name))) for name in IDENTITIES}
+    return {name: rng.standard_normal((N_IMAGES, 7 + len(name))) for name in KEYS}
 
 
 @pytest.fixture(scope="module")
@@ -60,13 +58,13 @@ def recordings(recording: Callable[..., Any], features: dict[str, Any]) -> list[
 def done(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Sizes of the jobs done: layers, and units of the recording."""
     jobs: list[tuple[int, int]] = []
-    measure = run._score_specimen
+    measure = run._score_recording
 
     def counted(responses: Any, weights: Any, splits: Any, layers: Sequence[Any], settings: Any) -> Any:
         jobs.append((len(layers), responses.shape[2]))
         return measure(responses, weights, splits, layers, settings)
 
-    monkeypatch.setattr(run, "_score_specimen", counted)
+    monkeypatch.setattr(run, "_score_recording", counted)
     return jobs
 
 
@@ -85,12 +83,12 @@ def scored(
     recordings: Sequence[Any],
     folder: Path,
     settings: ScoreSettings = SETTINGS,
-    identities: Mapping[str, Identity] = IDENTITIES,
+    keys: Mapping[str, Key] = KEYS,
     **options: Any,
 ) -> Scores:
-    kept = StoredScores(Store(folder), identities, settings)
+    kept = DiskScoreCache(Store(folder), keys, settings)
     opened = options.pop("opened", None)
-    return score_layers(source_of(features, opened), recordings, settings, kept=kept, **options)
+    return score_layers(source_of(features, opened), recordings, settings, cache=kept, **options)
 
 
 def same(one: Scores, other: Scores) -> bool:
@@ -208,8 +206,8 @@ def test_other_code_or_another_key_is_a_miss(
 ) -> None:
     scored(features, recordings, tmp_path)
     done.clear()
-    other = {**IDENTITIES, "bb": Identity("another key", IDENTITIES["bb"].fingerprint)}
-    scored(features, recordings, tmp_path, identities=other)
+    other = {**KEYS, "bb": Key("another key", KEYS["bb"].fingerprint)}
+    scored(features, recordings, tmp_path, keys=other)
     assert sum(layers for layers, _ in done) == 3
     done.clear()
     monkeypatch.setattr(kept_module, "sources_digest", lambda: "edited")
@@ -237,12 +235,12 @@ def test_scores_of_another_fingerprint_are_not_believed(
 ) -> None:
     scored(features, recordings, tmp_path)
     done.clear()
-    rounded = {**IDENTITIES, "bb": Identity("key of bb", IDENTITIES["bb"].fingerprint * (1 + 1e-7))}
-    scored(features, recordings, tmp_path, identities=rounded)
+    rounded = {**KEYS, "bb": Key("key of bb", KEYS["bb"].fingerprint * (1 + 1e-7))}
+    scored(features, recordings, tmp_path, keys=rounded)
     assert done == []
-    other = {**IDENTITIES, "bb": Identity("key of bb", IDENTITIES["bb"].fingerprint * 1.01)}
+    other = {**KEYS, "bb": Key("key of bb", KEYS["bb"].fingerprint * 1.01)}
     with caplog.at_level(logging.WARNING):
-        scored(features, recordings, tmp_path, identities=other)
+        scored(features, recordings, tmp_path, keys=other)
     assert sum(layers for layers, _ in done) == 3
     warnings = [record.getMessage() for record in caplog.records]
     assert len(warnings) == 1 and warnings[0].startswith("layer 'bb': the first images give other features")
@@ -257,7 +255,7 @@ def test_damaged_entries_are_measured_again(
 ) -> None:
     fresh = scored(features, recordings, tmp_path)
     store = Store(tmp_path)
-    kept = StoredScores(store, IDENTITIES, SETTINGS)
+    kept = DiskScoreCache(store, KEYS, SETTINGS)
     cut, incomplete = kept.key("a", recordings[0]), kept.key("bb", recordings[1])
     path = store.path(KIND, cut)
     path.write_bytes(path.read_bytes()[:-40])

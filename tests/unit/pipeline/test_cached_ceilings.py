@@ -44,11 +44,11 @@ def assert_same(one: Scores, other: Scores) -> None:
 
 def test_what_was_measured_is_read_back(recordings: list[Any], tmp_path: Path, place: Path) -> None:
     context = {"dataset": "simulated"}
-    measured, was_kept = cached_ceiling(recordings, SETTINGS, tmp_path, context=context)
-    assert not was_kept
+    measured, was_cached = cached_ceiling(recordings, SETTINGS, tmp_path, context=context)
+    assert not was_cached
     assert list(tmp_path.iterdir()) == [place]
-    read, was_kept = cached_ceiling(recordings, SETTINGS, tmp_path, context=context)
-    assert was_kept
+    read, was_cached = cached_ceiling(recordings, SETTINGS, tmp_path, context=context)
+    assert was_cached
     assert_same(read, measured)
     assert read.context == measured.context
 
@@ -56,8 +56,8 @@ def test_what_was_measured_is_read_back(recordings: list[Any], tmp_path: Path, p
 def test_only_what_changes_the_numbers_is_measured_anew(recordings: list[Any], tmp_path: Path) -> None:
     cached_ceiling(recordings, SETTINGS, tmp_path)
     shown = SETTINGS.model_copy(update={"layer_choice": "held-out", "n_resamples": 200})
-    read, was_kept = cached_ceiling(recordings, shown, tmp_path)
-    assert was_kept
+    read, was_cached = cached_ceiling(recordings, shown, tmp_path)
+    assert was_cached
     assert read.settings == shown
     for change in ({"n_halves": 3}, {"ceiling": "pairwise"}, {"source_units": "equal"}, {"ridge_alpha": 2.0}):
         assert not cached_ceiling(recordings, SETTINGS.model_copy(update=change), tmp_path)[1], change
@@ -103,13 +103,13 @@ def test_a_damaged_ceiling_is_measured_anew_and_replaced(
     measured, _ = cached_ceiling(recordings, SETTINGS, tmp_path)
     DAMAGE[damage](place)
     with caplog.at_level(logging.WARNING):
-        again, was_kept = cached_ceiling(recordings, SETTINGS, tmp_path)
-    assert not was_kept
+        again, was_cached = cached_ceiling(recordings, SETTINGS, tmp_path)
+    assert not was_cached
     (record,) = caplog.records
     assert "damaged, the ceiling is measured anew" in record.getMessage()
     assert_same(again, measured)
-    read, was_kept = cached_ceiling(recordings, SETTINGS, tmp_path)
-    assert was_kept
+    read, was_cached = cached_ceiling(recordings, SETTINGS, tmp_path)
+    assert was_cached
     assert_same(read, measured)
     assert not [path for path in tmp_path.iterdir() if ".tmp-" in path.name or ".old-" in path.name]
 
@@ -120,10 +120,10 @@ def test_an_unusable_folder_costs_a_warning_only(
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
     with caplog.at_level(logging.WARNING):
-        measured, was_kept = cached_ceiling(recordings, SETTINGS, blocked)
-    assert not was_kept
+        measured, was_cached = cached_ceiling(recordings, SETTINGS, blocked)
+    assert not was_cached
     assert np.isfinite(measured.columns["score"]).any()
-    assert [record for record in caplog.records if "could not be kept" in record.getMessage()]
+    assert [record for record in caplog.records if "could not be cached" in record.getMessage()]
 
 
 def test_several_at_once_leave_one_whole_ceiling(recordings: list[Any], tmp_path: Path, place: Path) -> None:
@@ -133,8 +133,8 @@ def test_several_at_once_leave_one_whole_ceiling(recordings: list[Any], tmp_path
             for future in [pool.submit(cached_ceiling, recordings, SETTINGS, tmp_path) for _ in range(4)]
         ]
     assert list(tmp_path.iterdir()) == [place]
-    read, was_kept = cached_ceiling(recordings, SETTINGS, tmp_path)
-    assert was_kept
+    read, was_cached = cached_ceiling(recordings, SETTINGS, tmp_path)
+    assert was_cached
     for one in found:
         assert_same(read, one)
 

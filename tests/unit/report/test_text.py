@@ -5,14 +5,25 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from rich.console import Console
 
+from mvkit.neural.selection import SelectionOutcome, SelectionSettings
 from mvkit.report import ScoreRun, run_document, run_page
-from mvkit.report.text import Table2Comparison
-from mvkit.scoring import Scores
+from mvkit.report.text import (
+    Table2Comparison,
+    dropped_line,
+    dropped_warning,
+    mapping_words,
+    protocol_lines,
+    result_lines,
+    selection_lines,
+    title_line,
+)
+from mvkit.scoring import Scores, ScoreSettings
 from mvkit.scoring.comparison import compare_models
 
 ScoresOf = Callable[..., Scores]
@@ -187,3 +198,179 @@ def test_the_document_of_one_model_keeps_its_keys(scores_of: ScoresOf) -> None:
     assert several["digest"] == scores.digest()
     assert several["comparison"]["models"] == ["net", "other"]
     assert several["ceiling"] is None
+
+
+VALUES = {
+    ("conv1", "VISp"): [0.1, 0.2, 0.3, 0.4],
+    ("conv1", "VISl"): [0.5, 0.6, 0.7, math.nan],
+    ("conv2", "VISp"): [0.3, 0.4, 0.5, 0.6],
+    ("conv2", "VISl"): [0.1, 0.2, 0.3, math.nan],
+}
+ONE_LAYER = {("a", "VISp"): [0.1, 0.2, 0.3, 0.4]}
+
+
+def test_the_result_pools_each_areas_best_layer(scores_of: ScoresOf) -> None:
+    table2 = Table2Comparison("net", "neuropixels", 0.413, 0.5)
+    scores = scores_of(VALUES, {"model": "net", "dataset": "neuropixels"})
+    lines = result_lines(scores, table2=table2)
+    pooled = [0.5, 0.6, 0.7, 0.3, 0.4, 0.5, 0.6]
+    assert f"chosen on the test images (paper): median {np.median(pooled):.3f} [" in lines[0]
+    assert "7 units, 2 animals" in lines[0]
+    assert lines[1].startswith("the paper's Table 2 has 0.413 for net on neuropixels")
+    assert title_line(scores).startswith("net on neuropixels: 8 units, 2 animals")
+
+
+def test_what_has_no_score_is_counted_with_its_reason(scores_of: ScoresOf) -> None:
+    lines = result_lines(scores_of(VALUES, {"skipped_areas": {"VISam": "no specimen passes"}}))
+    assert "skipped VISam: no specimen passes" in lines
+    assert "without a score: 2 of 16 unit-layer pairs (constant response: 2)" in lines
+    assert "halves dropped: 20 of 160 (12.5 %: constant response 20)" in lines
+
+
+def test_scores_that_cannot_be_correlations_are_pointed_out(scores_of: ScoresOf) -> None:
+    scores = scores_of({("conv1", "VISp"): [0.1, 0.2, 0.3, 900.0]})
+    lines = result_lines(scores)
+    start = "scores beyond ±2: 1 of 4 unit-layer pairs (units: 1)"
+    assert any(line.startswith(start) for line in lines)
+    assert "median 0.250 [" in lines[0]
+    assert not any("beyond" in line for line in result_lines(scores_of(VALUES)))
+
+
+@pytest.mark.parametrize(
+    ("context", "expected"),
+    [
+        ({"dataset": "simulated"}, "the SIMULATED dataset"),
+        (
+            {"selection": {"name": "paper", "applied": True}},
+            "selection paper (not checked against the paper's text)",
+        ),
+        ({"selection": {"name": "none", "applied": True}}, "selection none"),
+        (
+            {"selection": {"name": "code", "applied": False, "note": "not applied: why"}},
+            "selection code (not applied: why)",
+        ),
+        ({}, "selection as given"),
+    ],
+)
+def test_dataset_and_selection_are_named(
+    scores_of: ScoresOf, context: dict[str, object], expected: str
+) -> None:
+    assert expected in title_line(scores_of(VALUES, context))
+
+
+def test_the_papers_protocol_is_called_so(scores_of: ScoresOf) -> None:
+    scores = scores_of(ONE_LAYER, n_splits=10, n_halves=100)
+    first, second, third = protocol_lines(scores)
+    assert first.startswith(f"protocol {scores.digest()[:12]}: PLS (25 components), 10 image splits x 100 ")
+    assert "spearman-brown-denominator, mean-of-corrected" in first
+    assert second == "settings as in the paper"
+    assert third == "seeds: splits 0, halves 0, resampling 0"
+
+
+def test_what_differs_stands_beside_the_papers_value(scores_of: ScoresOf) -> None:
+    chosen = {
+        "n_splits": 2,
+        "n_halves": 100,
+        "correction": "attenuation",
+        "split_seed": 5,
+        "n_resamples": 100,
+    }
+    first, second, third = protocol_lines(scores_of(ONE_LAYER, **chosen))
+    assert second.endswith(
+        ": n_splits 2 (10), correction attenuation (spearman-brown-denominator), split_seed 5 (0)"
+    )
+    assert "2 image splits" in first
+    assert third.startswith("seeds: splits 5,")
+    assert "not corrected" in protocol_lines(scores_of(ONE_LAYER, correction="none"))[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"mapping": "ridge"}, "ridge (alpha 1)"),
+        ({"mapping": "ridge", "ridge_alpha": "cv"}, "ridge (alpha by cross-validation)"),
+        ({"mapping": "one-to-one"}, "one-to-one"),
+        ({"mapping": "rsa", "rsa_comparison": "cosine"}, "RSA (RDMs compared by cosine)"),
+    ],
+)
+def test_a_mapping_is_named_with_its_own_settings(settings: dict[str, object], expected: str) -> None:
+    assert mapping_words(ScoreSettings(**settings)) == expected
+
+
+def test_a_similarity_of_all_images_has_no_splits(scores_of: ScoresOf) -> None:
+    assert ", all images, 10 trial halves" in protocol_lines(scores_of(ONE_LAYER, mapping="rsa"))[0]
+    of_test_images = scores_of(ONE_LAYER, mapping="rsa", similarity_images="test", n_splits=3)
+    assert ", 3 image splits x 10 trial halves" in protocol_lines(of_test_images)[0]
+
+
+def test_dropped_halves_are_counted_by_reason(scores_of: ScoresOf) -> None:
+    scores = scores_of({("a", "VISp"): [0.1, 0.2, 0.3, math.nan]})
+    assert dropped_line(scores) == "halves dropped: 10 of 40 (25.0 %: constant response 10)"
+    columns = dict(scores.columns)
+    columns["dropped_negative_map"] = np.array([0, 1, 0, 3])
+    columns["dropped_constant_response"] = np.array([0, 0, 0, 6])
+    columns["halves_dropped"] = np.array([0, 1, 0, 9])
+    several = replace(scores, columns=columns)
+    assert dropped_line(several).endswith(": constant response 6, negative map reliability 4)")
+    assert dropped_line(scores_of({("a", "VISp"): [0.1, 0.2, 0.3, 0.4]})) == ""
+    corrected = scores_of({("a", "VISp"): [0.1, 0.2, 0.3, math.nan]}, estimator="corrected-mean")
+    assert dropped_line(corrected).startswith(
+        "halves that alone could not be corrected: 10 of 40 (25.0 %: constant response 10);"
+    )
+
+
+def test_many_dropped_halves_are_warned_of_above_the_table(scores_of: ScoresOf) -> None:
+    values = {("a", "VISp"): [0.1, 0.2, 0.3, math.nan]}
+    lines = printed(ScoreRun({"net": scores_of(values)}, {}))
+    warning = next(index for index, line in enumerate(lines) if line.startswith("warning: 25 %"))
+    assert "--recipe honest" in lines[warning]
+    assert warning < next(index for index, line in enumerate(lines) if line.startswith("layer"))
+    assert dropped_warning(scores_of(values, estimator="corrected-mean")) == ""
+    assert dropped_warning(scores_of({("a", "VISp"): [0.1, 0.2, 0.3, 0.4]})) == ""
+
+
+def test_a_layer_without_a_map_says_why(scores_of: ScoresOf) -> None:
+    scores = scores_of({("a", "VISp"): [0.1, 0.2, math.nan, math.nan]})
+    reasons = np.array(["", "", "unmapped", "negative_map"], dtype=object)
+    detail = np.array(["", "", "the layer does not vary", "image 3 has no valid trial"], dtype=object)
+    known = replace(scores, columns={**scores.columns, "reason": reasons, "detail": detail})
+    assert (
+        "without a score: 2 of 4 unit-layer pairs (the layer does not vary: 1; negative map reliability: 1)"
+        in result_lines(known)
+    )
+
+
+def selection(reasons: list[str], areas: list[str]) -> SelectionOutcome:
+    return SelectionOutcome(
+        unit_ids=np.arange(len(reasons)),
+        specimens=np.array([1, 1, 2, 2, 3, 3]),
+        areas=np.array(areas),
+        reasons=np.array(reasons),
+        min_units={"VISp": 86, "VISl": 7},
+        settings=SelectionSettings(),
+        threshold=0.5,
+    )
+
+
+def test_excluded_units_are_counted_with_their_reasons() -> None:
+    reasons = ["", "reliability", "few_units", "few_units", "few_units", "reliability"]
+    outcome = selection(reasons, ["VISp", "VISp", "VISp", "VISp", "VISl", "VISl"])
+    assert selection_lines(outcome) == [
+        "kept 1 of 6 units, 1 of 3 animals: 2 units below reliability 0.5; 3 units in 2 recordings with too "
+        "few units left (q3: VISp needs 86, VISl needs 7). All units: --selection none"
+    ]
+    assert selection_lines(outcome.in_areas(["VISl"])) == [
+        "kept 0 of 2 units, 0 of 1 animal: 1 unit below reliability 0.5; 1 unit in 1 recording with too few "
+        "units left (q3: VISl needs 7). All units: --selection none"
+    ]
+    assert selection_lines(selection([""] * 6, ["VISp"] * 6)) == selection_lines(None) == []
+    assert outcome.to_json() == {
+        "units": 6,
+        "units_kept": 1,
+        "animals": 3,
+        "animals_kept": 1,
+        "excluded": {
+            "reliability": {"units": 2, "recordings": 2},
+            "few_units": {"units": 3, "recordings": 2},
+        },
+    }
