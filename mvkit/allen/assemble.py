@@ -26,8 +26,8 @@ from mvkit.neural.neural_file import (
     MISSING_COUNT,
     ChunkWriter,
     NeuralFileContents,
-    compressing,
-    reading,
+    compression_pool,
+    open_neural_file,
 )
 from mvkit.neural.published import MEASURE
 
@@ -120,9 +120,9 @@ def assemble(
     OSError
         If the disk is full or fails.
     """
-    with compressing() as pool:
+    with compression_pool() as pool:
         digests = _write(target, contents, outlines, staging, request, progress, pool)
-        with reading(target) as file:
+        with open_neural_file(target) as file:
             verify(file, replace(contents, provenance=file.contents.provenance), digests, pool)
 
 
@@ -135,7 +135,7 @@ def _write(
     progress: Progress,
     pool: ThreadPoolExecutor,
 ) -> dict[tuple[int, ...], bytes]:
-    with layout.creating(target, contents) as stored:
+    with layout.create_neural_file(target, contents) as stored:
         # Counts are mostly zero and otherwise without pattern, see mvkit.neural.convert.
         strategy = zlib.Z_RLE if contents.holds_counts else zlib.Z_DEFAULT_STRATEGY
         writer = ChunkWriter(stored, pool, strategy=strategy)

@@ -28,7 +28,7 @@ from mvkit.fetch.run import (
 )
 from mvkit.files import file_lock, move_durably, remove_leftovers, sha256_of
 from mvkit.machine import check_free_disk, explain_full_disk, free_disk
-from mvkit.neural.neural_file import reading
+from mvkit.neural.neural_file import open_neural_file
 from mvkit.neural.reliability import reliabilities_present
 from mvkit.paths import neural_dir, neural_path
 
@@ -104,7 +104,7 @@ def fetch_sessions(
             _staging(request, home).clear()
     # The lock is released before: measuring takes it itself.
     if measure is not None:
-        with reading(target) as file:
+        with open_neural_file(target) as file:
             is_measured = reliabilities_present(file.contents)
         if not is_measured:
             _measure(measure, target, fetch, label=target.name)
@@ -237,7 +237,7 @@ def _inputs(request: SessionRequest, sources: Sequence[SessionSource]) -> dict[s
 def _made_from(path: Path) -> dict[str, object]:
     """Return the request and the sessions that a neural file was made of; {} if it was made otherwise."""
     try:
-        with reading(path) as file:
+        with open_neural_file(path) as file:
             provenance = file.contents.provenance
     except DataError:
         return {}

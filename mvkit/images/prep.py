@@ -475,7 +475,8 @@ def plan_splits(
     settings: PrepSettings, sources: tuple[SplitSource, ...], images: Path, out: Path
 ) -> PrepPlan:
     """Plan for sources that were opened before; see :func:`plan`."""
-    splits, sizes = [], []
+    splits: list[SplitPlan] = []
+    sizes: list[tuple[int, int, int, int]] = []
     for source in sources:
         step = max(1, -(-source.n_images // SAMPLE))
         sample = [encode(item, settings) for item in islice(source.open_items(), 0, None, step)]

@@ -1,12 +1,12 @@
-"""What the variables of a netCDF-4 file hold: attributes of the CF conventions, order of dimensions, text.
+"""Variables of netCDF-4 files: attributes of the CF conventions, order of dimensions, text.
 
 A variable's stored numbers are not its values: a library that saves a file may
-pack them, mark what is missing by a number, or put the dimensions in another
-order, and says so in attributes. Here they are decoded, as the CF conventions
-(section 8.1, appendix A) and the netCDF User's Guide say:
+pack them, mark missing values by a number, or put the dimensions in another
+order, and describe that in attributes. Here they are decoded by the CF conventions
+(section 8.1, appendix A) and the netCDF User's Guide:
 
 ==========================================  =====================================================
-attribute                                   what is made of it
+attribute                                   meaning
 ==========================================  =====================================================
 ``_FillValue``, ``missing_value`` (a list)  stored numbers that are missing: NaN, "" for text
 ``valid_min``, ``valid_max``,               numbers outside are missing; in stored numbers, or in
@@ -19,7 +19,7 @@ attribute                                   what is made of it
 ``_Encoding``                               encoding of characters, UTF-8 without it
 ==========================================  =====================================================
 
-An attribute that cannot be used is an error that names it. Dimensions are told
+An attribute that cannot be used is an error that names it. Dimensions are identified
 by name (HDF5's dimension scales, or ``_ARRAY_DIMENSIONS``); a variable without
 names has the order that is asked for.
 """
@@ -38,11 +38,13 @@ from mvkit.errors import DataError
 
 #: The largest whole number that float64 holds together with all smaller ones.
 LARGEST_FLOAT_INTEGER = 1 << 53
-#: Attributes that make stored numbers something else than values.
+
+#: Attributes by which stored numbers differ from values.
 PACKING_ATTRIBUTES = (
     *("_FillValue", "missing_value", "valid_min", "valid_max", "valid_range"),
     *("scale_factor", "add_offset", "_Unsigned"),
 )
+
 #: Length of units of time in seconds, as a factor and a divisor, so that 5 ms are exactly 0.005 s.
 _TIME_UNITS = {
     "ns": (1, 10**9),
@@ -63,104 +65,9 @@ _TIME_WORDS = {
     **dict.fromkeys(("d", "day", "days"), "D"),
 }
 _USUAL_CALENDARS = ("standard", "gregorian", "proleptic_gregorian")
+
 #: How netCDF names the scale of a dimension that has no values.
 _NO_VALUES = "This is a netCDF dimension but not a netCDF variable"
-
-
-@dataclass(frozen=True)
-class Packing:
-    """How stored numbers become values.
-
-    Attributes
-    ----------
-    where
-        File and variable, for messages.
-    reread_as
-        Integer type of the other sign to read the stored numbers as, or None.
-    missing
-        Stored numbers that mean a missing value, and how far off they may be.
-    stored_bounds, bounds
-        Smallest and largest stored number, and value, that is valid.
-    scale, offset
-        value = stored * scale + offset.
-    """
-
-    where: str = ""
-    reread_as: np.dtype[Any] | None = None
-    missing: tuple[tuple[float, float], ...] = ()
-    stored_bounds: tuple[float, float] = (-math.inf, math.inf)
-    bounds: tuple[float, float] = (-math.inf, math.inf)
-    scale: float = 1.0
-    offset: float = 0.0
-
-    @property
-    def is_scaled(self) -> bool:
-        """Whether values differ from stored numbers where they are there."""
-        return (self.scale, self.offset) != (1.0, 0.0)
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether the stored numbers are the values."""
-        return not (
-            self.is_scaled
-            or self.missing
-            or self.reread_as is not None
-            or self.stored_bounds != (-math.inf, math.inf)
-            or self.bounds != (-math.inf, math.inf)
-        )
-
-    def decode(self, stored: NDArray[Any]) -> NDArray[Any]:
-        """Return the values of stored numbers, in the machine's byte order.
-
-        Parameters
-        ----------
-        stored
-            Numbers as they lie in the file.
-
-        Returns
-        -------
-        NDArray
-            The type of the stored numbers where nothing is scaled and, among
-            integers, nothing is missing; else float64 (float32 stays float32
-            unless it is scaled). NaN = missing.
-
-        Raises
-        ------
-        DataError
-            If whole numbers have missing ones among them and are too large for float64.
-        """
-        values = np.asarray(stored, dtype=stored.dtype.newbyteorder("="))
-        if self.is_plain:
-            return values
-        if self.reread_as is not None:
-            values = values.view(self.reread_as)
-        gone = self._missing(values)
-        if self.is_scaled:
-            values = values.astype(np.float64) * self.scale + self.offset
-        if self.bounds != (-math.inf, math.inf):
-            gone |= (values < self.bounds[0]) | (values > self.bounds[1])
-        if not gone.any():
-            return values
-        if values.dtype.kind in "iu":
-            if values.dtype.itemsize == 8 and beyond_float(values[~gone]):
-                raise DataError(
-                    f"{self.where}: whole numbers beyond 2**53 with missing ones among them (_FillValue) "
-                    "cannot be read; save it without _FillValue, or smaller numbers"
-                )
-            values = values.astype(np.float64)
-        decoded: NDArray[Any] = np.where(gone, values.dtype.type(np.nan), values)
-        return decoded
-
-    def _missing(self, values: NDArray[Any]) -> NDArray[np.bool_]:
-        gone = np.zeros(values.shape, dtype=np.bool_)
-        for number, tolerance in self.missing:
-            gone |= (np.abs(values - number) <= tolerance) if tolerance else (values == number)
-        low, high = self.stored_bounds
-        if low > -math.inf:
-            gone |= values < low
-        if high < math.inf:
-            gone |= values > high
-        return gone
 
 
 class Variable:
@@ -218,7 +125,9 @@ class Variable:
                 "rename or select them before saving"
             )
         return (
-            self.data if self.dims == dims else Reordered(self.data, [self.dims.index(name) for name in dims])
+            self.data
+            if self.dims == dims
+            else TransposedDataset(self.data, [self.dims.index(name) for name in dims])
         )
 
     def read(self, *dims: str) -> NDArray[Any]:
@@ -226,8 +135,8 @@ class Variable:
         if self.is_text:
             return self._read_text(dims)
         values = self.packing.decode(self.in_order(*dims)[...])
-        if names := _names_of_codes(self.data):
-            return _as_names(values, names, self.where)
+        if names := _code_names(self.data):
+            return _decode_codes(values, names, self.where)
         units, kind = attribute_text(self.data, "units"), attribute_text(self.data, "dtype")
         if " since " in units:
             return _iso_times(values, units, attribute_text(self.data, "calendar"), self.where)
@@ -278,7 +187,103 @@ class Variable:
         return np.array(texts, dtype=str).reshape(stored.shape)
 
 
-class Reordered:
+@dataclass(frozen=True)
+class Packing:
+    """How stored numbers become values.
+
+    Attributes
+    ----------
+    where
+        File and variable, for messages.
+    reread_as
+        Integer type of the other sign to read the stored numbers as, or None.
+    missing
+        Stored numbers that mean a missing value, and how far off they may be.
+    stored_bounds, bounds
+        Smallest and largest stored number, and value, that is valid.
+    scale, offset
+        value = stored * scale + offset.
+    """
+
+    where: str = ""
+    reread_as: np.dtype[Any] | None = None
+    missing: tuple[tuple[float, float], ...] = ()
+    stored_bounds: tuple[float, float] = (-math.inf, math.inf)
+    bounds: tuple[float, float] = (-math.inf, math.inf)
+    scale: float = 1.0
+    offset: float = 0.0
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether values differ from the stored numbers that are not missing."""
+        return (self.scale, self.offset) != (1.0, 0.0)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the stored numbers are the values."""
+        return not (
+            self.is_scaled
+            or self.missing
+            or self.reread_as is not None
+            or self.stored_bounds != (-math.inf, math.inf)
+            or self.bounds != (-math.inf, math.inf)
+        )
+
+    def decode(self, stored: NDArray[Any]) -> NDArray[Any]:
+        """Return the values of stored numbers, in the machine's byte order.
+
+        Parameters
+        ----------
+        stored
+            Numbers as they lie in the file.
+
+        Returns
+        -------
+        NDArray
+            The type of the stored numbers where nothing is scaled and, among
+            integers, nothing is missing; else float64 (float32 stays float32
+            unless it is scaled). NaN = missing.
+
+        Raises
+        ------
+        DataError
+            If whole numbers have missing ones among them and are too large for float64.
+        """
+        values = np.asarray(stored, dtype=stored.dtype.newbyteorder("="))
+        if self.is_plain:
+            return values
+        if self.reread_as is not None:
+            values = values.view(self.reread_as)
+        is_missing = self._missing(values)
+        if self.is_scaled:
+            values = values.astype(np.float64) * self.scale + self.offset
+        if self.bounds != (-math.inf, math.inf):
+            is_missing |= (values < self.bounds[0]) | (values > self.bounds[1])
+        if not is_missing.any():
+            return values
+        if values.dtype.kind in "iu":
+            if values.dtype.itemsize == 8 and beyond_float(values[~is_missing]):
+                raise DataError(
+                    f"{self.where}: whole numbers beyond 2**53 with missing ones among them (_FillValue) "
+                    "cannot be read; save it without _FillValue, or smaller numbers"
+                )
+            values = values.astype(np.float64)
+        decoded: NDArray[Any] = np.where(is_missing, values.dtype.type(np.nan), values)
+        return decoded
+
+    def _missing(self, values: NDArray[Any]) -> NDArray[np.bool_]:
+        is_missing = np.zeros(values.shape, dtype=np.bool_)
+        for number, tolerance in self.missing:
+            is_missing |= (np.abs(values - number) <= tolerance) if tolerance else (values == number)
+        low, high = self.stored_bounds
+        if low > -math.inf:
+            is_missing |= values < low
+        if high < math.inf:
+            is_missing |= values > high
+        return is_missing
+
+
+class TransposedDataset:
     """A variable whose axes lie in another order in the file; indexed like an h5py dataset.
 
     Parameters
@@ -302,60 +307,17 @@ class Reordered:
         if selection is Ellipsis:
             selection = ()
         given = selection if isinstance(selection, tuple) else (selection,)
-        wanted = [*given, *[slice(None)] * (self.ndim - len(given))]
+        indices = [*given, *[slice(None)] * (self.ndim - len(given))]
         in_file: list[Any] = [slice(None)] * self.ndim
-        for axis, index in zip(self._axes, wanted, strict=True):
+        for axis, index in zip(self._axes, indices, strict=True):
             in_file[axis] = index
         part: NDArray[Any] = self._data[tuple(in_file)]
-        kept = [
+        remaining = [
             axis
-            for axis, index in zip(self._axes, wanted, strict=True)
+            for axis, index in zip(self._axes, indices, strict=True)
             if not isinstance(index, int | np.integer)
         ]
-        return part.transpose([sorted(kept).index(axis) for axis in kept])
-
-
-def attribute_text(owner: Any, name: str) -> str:
-    """Return an attribute of a variable or file as text; "" if there is none or it is no text.
-
-    Writers store text of fixed length (h5py gives bytes), of variable length, or an array of one.
-    """
-    value = owner.attrs.get(name)
-    if isinstance(value, np.ndarray) and value.size == 1:
-        value = value.reshape(-1)[0]
-    if isinstance(value, bytes):
-        return value.decode("utf-8", errors="replace")
-    return str(value) if isinstance(value, str) else ""
-
-
-def has_values(data: Any) -> bool:
-    """Whether a dataset is a variable, and not only the name and size of a dimension."""
-    return not attribute_text(data, "NAME").startswith(_NO_VALUES)
-
-
-def dimension_names(data: Any, where: str) -> tuple[str, ...] | None:
-    """Return the names of a dataset's dimensions; None if the file has none.
-
-    Raises
-    ------
-    DataError
-        If some of its dimensions have names and others do not.
-    """
-    if attribute_text(data, "CLASS") == "DIMENSION_SCALE" and data.ndim == 1:
-        return (str(data.name).rsplit("/", 1)[-1],)
-    if "DIMENSION_LIST" in data.attrs:
-        scales = [list(axis.values()) for axis in data.dims]
-        names = [str(found[0].name).rsplit("/", 1)[-1] if found else "" for found in scales]
-    elif "_ARRAY_DIMENSIONS" in data.attrs:
-        listed = np.asarray(data.attrs["_ARRAY_DIMENSIONS"]).ravel().tolist()
-        names = [name.decode() if isinstance(name, bytes) else str(name) for name in listed]
-    else:
-        return None
-    if len(names) != data.ndim or not all(names):
-        raise DataError(
-            f"{where}: {data.ndim} dimensions are named ({', '.join(names)}); name every one of them"
-        )
-    return tuple(names)
+        return part.transpose([sorted(remaining).index(axis) for axis in remaining])
 
 
 def packing_of(data: Any, where: str) -> Packing:
@@ -387,17 +349,17 @@ def packing_of(data: Any, where: str) -> Packing:
             if not np.isnan(number):
                 missing.append(_stored_number(number, dtype, name, where, wraps=reread_as is not None))
     stored_bounds, bounds = [-math.inf, math.inf], [-math.inf, math.inf]
-    for name, places in (("valid_range", (0, 1)), ("valid_min", (0,)), ("valid_max", (1,))):
+    for name, ends in (("valid_range", (0, 1)), ("valid_min", (0,)), ("valid_max", (1,))):
         numbers = _numbers(data, name, where)
-        if len(numbers) not in (0, len(places)):
-            raise DataError(f"{where}: attribute '{name}' has {len(numbers)} numbers, expected {len(places)}")
-        for place, number in zip(places, numbers, strict=False):
+        if len(numbers) not in (0, len(ends)):
+            raise DataError(f"{where}: attribute '{name}' has {len(numbers)} numbers, expected {len(ends)}")
+        for end, number in zip(ends, numbers, strict=False):
             in_values = numbers.dtype.kind == "f" and dtype.kind in "iu"
             limit = float(number)
             if not in_values and reread_as is not None:
                 limit = float(int(number) % (1 << 8 * dtype.itemsize)) if dtype.kind == "u" else limit
             target = bounds if in_values else stored_bounds
-            target[place] = max(target[place], limit) if place == 0 else min(target[place], limit)
+            target[end] = max(target[end], limit) if end == 0 else min(target[end], limit)
     packing = {}
     for name, usual in (("scale_factor", 1.0), ("add_offset", 0.0)):
         numbers = _numbers(data, name, where)
@@ -415,41 +377,6 @@ def packing_of(data: Any, where: str) -> Packing:
     )
 
 
-def beyond_float(values: NDArray[Any]) -> bool:
-    """Whether some whole number is so large that float64 may not hold it."""
-    if not values.size:
-        return False
-    return max(abs(int(values.min())), abs(int(values.max()))) > LARGEST_FLOAT_INTEGER
-
-
-def seconds(values: NDArray[Any], units: str, attribute: str, where: str) -> NDArray[np.float64]:
-    """Return times or time differences in seconds.
-
-    Parameters
-    ----------
-    values
-        Numbers.
-    units
-        What they count, as that attribute says.
-    attribute, where
-        For messages.
-
-    Raises
-    ------
-    DataError
-        If the unit is none of time.
-    """
-    word = units.strip()
-    code = _TIME_WORDS.get(word) or _TIME_WORDS.get(word.lower())
-    if code is None:
-        raise DataError(
-            f"{where}: attribute '{attribute}' is '{units}', which cannot be used; store the times in seconds"
-        )
-    factor, divisor = _TIME_UNITS[code]
-    result: NDArray[np.float64] = values.astype(np.float64) * factor / divisor
-    return result
-
-
 def _numbers(data: Any, name: str, where: str) -> NDArray[Any]:
     """Return the numbers of an attribute; none without it."""
     if name not in data.attrs:
@@ -465,11 +392,11 @@ def _numbers(data: Any, name: str, where: str) -> NDArray[Any]:
 def _stored_number(
     number: Any, dtype: np.dtype[Any], name: str, where: str, *, wraps: bool
 ) -> tuple[float, float]:
-    """Return what stored numbers of this type are compared with, and the tolerance."""
+    """Return a missing value as stored numbers of this type have it, and the tolerance of the comparison."""
     if dtype.kind == "f":
         with np.errstate(over="ignore"):
             narrowed = dtype.newbyteorder("=").type(number)
-        # What was rounded to the attribute's type on the way is not found in wider numbers exactly.
+        # A number rounded to the attribute's type does not equal the wider stored ones exactly.
         is_rounded = (
             number.dtype.kind == "f" and number.dtype.itemsize < dtype.itemsize and np.isfinite(number)
         )
@@ -489,6 +416,84 @@ def _stored_number(
     return whole, 0.0
 
 
+def beyond_float(values: NDArray[Any]) -> bool:
+    """Whether some whole number is so large that float64 may not hold it."""
+    if not values.size:
+        return False
+    return max(abs(int(values.min())), abs(int(values.max()))) > LARGEST_FLOAT_INTEGER
+
+
+def dimension_names(data: Any, where: str) -> tuple[str, ...] | None:
+    """Return the names of a dataset's dimensions; None if the file has none.
+
+    Raises
+    ------
+    DataError
+        If some of its dimensions have names and others do not.
+    """
+    if attribute_text(data, "CLASS") == "DIMENSION_SCALE" and data.ndim == 1:
+        return (str(data.name).rsplit("/", 1)[-1],)
+    if "DIMENSION_LIST" in data.attrs:
+        scales = [list(axis.values()) for axis in data.dims]
+        names = [str(axis[0].name).rsplit("/", 1)[-1] if axis else "" for axis in scales]
+    elif "_ARRAY_DIMENSIONS" in data.attrs:
+        listed = np.asarray(data.attrs["_ARRAY_DIMENSIONS"]).ravel().tolist()
+        names = [name.decode() if isinstance(name, bytes) else str(name) for name in listed]
+    else:
+        return None
+    if len(names) != data.ndim or not all(names):
+        raise DataError(
+            f"{where}: {data.ndim} dimensions are named ({', '.join(names)}); name every one of them"
+        )
+    return tuple(names)
+
+
+def attribute_text(owner: Any, name: str) -> str:
+    """Return an attribute of a variable or file as text; "" if there is none or it is no text.
+
+    Writers store text of fixed length (h5py gives bytes), of variable length, or an array of one.
+    """
+    value = owner.attrs.get(name)
+    if isinstance(value, np.ndarray) and value.size == 1:
+        value = value.reshape(-1)[0]
+    if isinstance(value, bytes):
+        return value.decode("utf-8", errors="replace")
+    return str(value) if isinstance(value, str) else ""
+
+
+def has_values(data: Any) -> bool:
+    """Whether a dataset is a variable, and not only the name and size of a dimension."""
+    return not attribute_text(data, "NAME").startswith(_NO_VALUES)
+
+
+def seconds(values: NDArray[Any], units: str, attribute: str, where: str) -> NDArray[np.float64]:
+    """Return times or time differences in seconds.
+
+    Parameters
+    ----------
+    values
+        Numbers.
+    units
+        Their unit of time, the value of that attribute.
+    attribute, where
+        For messages.
+
+    Raises
+    ------
+    DataError
+        If the unit is none of time.
+    """
+    word = units.strip()
+    code = _TIME_WORDS.get(word) or _TIME_WORDS.get(word.lower())
+    if code is None:
+        raise DataError(
+            f"{where}: attribute '{attribute}' is '{units}', which cannot be used; store the times in seconds"
+        )
+    factor, divisor = _TIME_UNITS[code]
+    result: NDArray[np.float64] = values.astype(np.float64) * factor / divisor
+    return result
+
+
 def _is_text(data: Any) -> bool:
     import h5py
 
@@ -501,7 +506,7 @@ def _is_padded_with_spaces(data: Any) -> bool:
     return bool(data.id.get_type().get_strpad() == h5py.h5t.STR_SPACEPAD)
 
 
-def _names_of_codes(data: Any) -> Mapping[int, str]:
+def _code_names(data: Any) -> Mapping[int, str]:
     """Return the names of an enumeration's codes, or of CF flags; empty for numbers."""
     import h5py
 
@@ -515,7 +520,7 @@ def _names_of_codes(data: Any) -> Mapping[int, str]:
     return dict(zip(map(int, values), meanings, strict=False)) if len(values) == len(meanings) else {}
 
 
-def _as_names(values: NDArray[Any], names: Mapping[int, str], where: str) -> NDArray[Any]:
+def _decode_codes(values: NDArray[Any], names: Mapping[int, str], where: str) -> NDArray[Any]:
     texts = []
     for value in values.ravel().tolist():
         if value != value:
@@ -534,13 +539,13 @@ def _iso_times(values: NDArray[Any], units: str, calendar: str, where: str) -> N
     word, _, start = units.partition(" since ")
     steps = seconds(values, word, "units", where) * 10**6
     try:
-        origin = np.datetime64(start.strip().removesuffix("Z").removesuffix("UTC").strip(), "us")
+        start_time = np.datetime64(start.strip().removesuffix("Z").removesuffix("UTC").strip(), "us")
     except ValueError as error:
         raise DataError(f"{where}: attribute 'units' is '{units}', which cannot be used") from error
     missing = np.isnan(steps)
-    times = origin + np.where(missing, 0, np.rint(steps)).astype("m8[us]")
+    times = start_time + np.where(missing, 0, np.rint(steps)).astype("m8[us]")
     texts = [
-        "" if gone else str(time).removesuffix(".000000")
-        for time, gone in zip(times.flat, missing.flat, strict=True)
+        "" if is_missing else str(time).removesuffix(".000000")
+        for time, is_missing in zip(times.flat, missing.flat, strict=True)
     ]
     return np.array(texts, dtype=str).reshape(values.shape)

@@ -1,4 +1,4 @@
-"""Turn what a pickle holds into arrays: numpy's arrays and scalars, pandas' indexes and columns of text.
+"""Arrays in pickles: numpy's arrays and scalars, pandas' indexes and columns of text.
 
 Small arrays are loaded. A large one stays in the file (:class:`ArrayRef`) and
 is streamed from there, while the sha256 of the whole file is computed.
@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.errors import DataError
-from mvkit.neural.pickle_reader import BufferRef, PickleFile, Record, file_state, is_named, made_by
+from mvkit.neural.pickle_reader import BufferRef, PickleFile, Record, file_state, is_named, is_record
 
 BLOCK_BYTES = 4 * 1024 * 1024
 _BLOCKS = 4
@@ -49,7 +49,7 @@ _ARROW_OFFSETS = {"string": "<i4", "utf8": "<i4", "large_string": "<i8", "large_
 
 @dataclass(frozen=True)
 class ArrayRef:
-    """An array whose numbers still lie in the pickle.
+    """An array whose numbers are still in the pickle.
 
     Attributes
     ----------
@@ -58,7 +58,7 @@ class ArrayRef:
     shape
         Sizes of the axes.
     memory_order
-        Axis numbers as they lie in the file, slowest first: (0, 1, 2) is C
+        Axis numbers in the order of the file, slowest first: (0, 1, 2) is C
         order, (2, 1, 0) Fortran order.
     data
         The bytes, a reference to them, or the items of an object array.
@@ -81,8 +81,8 @@ class ArrayRef:
 
 
 def is_array(value: object) -> TypeGuard[Record]:
-    """Tell whether an inert value stands for a numpy array."""
-    return made_by(value, "numpy._reconstruct", "numpy._frombuffer")
+    """Whether an inert value stands for a numpy array."""
+    return is_record(value, "numpy._reconstruct", "numpy._frombuffer")
 
 
 def array_ref(value: object, what: str) -> ArrayRef:
@@ -102,12 +102,12 @@ def array_ref(value: object, what: str) -> ArrayRef:
     """
     data: Any
     axes: Any = None
-    if made_by(value, "numpy._frombuffer") and len(value.arguments) in (4, 5):
+    if is_record(value, "numpy._frombuffer") and len(value.arguments) in (4, 5):
         data, dtype, shape, order = value.arguments[:4]
         if order == "K" and len(value.arguments) == 5:
             # numpy writes the shape as it lies in memory, and the axes to transpose it by.
             axes = value.arguments[4]
-    elif made_by(value, "numpy._reconstruct") and is_named(_first(value.arguments), *_ARRAY_CLASS):
+    elif is_record(value, "numpy._reconstruct") and is_named(_first(value.arguments), *_ARRAY_CLASS):
         if not isinstance(value.state, tuple) or len(value.state) not in (4, 5):
             raise DataError(f"{what}: an array without contents")
         shape, dtype, is_fortran, data = value.state[-4:]
@@ -144,7 +144,7 @@ def as_dtype(value: object, what: str) -> np.dtype[Any]:
 
     The type is rebuilt from its letter and size; its text is never given to numpy.
     """
-    if not made_by(value, "numpy.dtype"):
+    if not is_record(value, "numpy.dtype"):
         raise DataError(f"{what} has no readable type")
     code = _text(_first(value.arguments))
     match = _TYPE_CODE.fullmatch(code) if isinstance(code, str) else None
@@ -200,12 +200,9 @@ def _is_integers(value: object) -> bool:
     return isinstance(value, tuple) and all(type(item) is int and item >= 0 for item in value)
 
 
-# Indexes and columns
-
-
 def is_multi_index(value: object) -> bool:
-    """Tell whether an inert value stands for a pandas MultiIndex."""
-    return made_by(value, "pandas._new_Index") and is_named(_first(value.arguments), "pandas.MultiIndex")
+    """Whether an inert value stands for a pandas MultiIndex."""
+    return is_record(value, "pandas._new_Index") and is_named(_first(value.arguments), "pandas.MultiIndex")
 
 
 def index_values(value: object, source: PickleFile, what: str) -> NDArray[Any]:
@@ -260,7 +257,7 @@ def level_columns(value: object, source: PickleFile, what: str) -> dict[str, NDA
 
 def column_values(value: object, source: PickleFile, what: str) -> NDArray[Any]:
     """Read a one-dimensional array: numbers, truth values, or text in any of pandas' forms."""
-    if made_by(value, *_ARROW_STRING_ARRAY):
+    if is_record(value, *_ARROW_STRING_ARRAY):
         state = value.state if isinstance(value.state, dict) else {}
         return _text_array(
             _arrow_texts(state.get("_pa_array", state.get("_data")), source, what), source, what
@@ -287,12 +284,12 @@ def exact_floats(values: NDArray[Any], what: str) -> NDArray[np.float64]:
     """Convert numbers to float64, or raise when that would change one."""
     floats = values.astype(np.float64)
     if values.dtype.kind in "iu" and not all(int(a) == int(b) for a, b in zip(floats, values, strict=True)):
-        raise DataError(f"{what} has integers too large to be kept beside missing entries")
+        raise DataError(f"{what} has integers too large to be stored beside missing entries")
     return floats
 
 
 def _index(value: object, what: str) -> tuple[object, dict[Any, Any]]:
-    if made_by(value, "pandas._new_Index") and len(value.arguments) == 2:
+    if is_record(value, "pandas._new_Index") and len(value.arguments) == 2:
         maker, contents = value.arguments
         if isinstance(contents, dict):
             return maker, contents
@@ -300,7 +297,7 @@ def _index(value: object, what: str) -> tuple[object, dict[Any, Any]]:
 
 
 def _items(value: object, what: str) -> list[Any]:
-    if made_by(value, "pandas.FrozenList"):
+    if is_record(value, "pandas.FrozenList"):
         value = _first(value.arguments)
     if not isinstance(value, list | tuple):
         raise DataError(f"{what} are not a list")
@@ -335,14 +332,14 @@ def _from_objects(items: list[Any], source: PickleFile, what: str) -> NDArray[An
     try:
         floats = np.array([np.nan if item is None else item for item in plain], dtype=np.float64)
     except OverflowError as error:
-        raise DataError(f"{what} has an integer too large to be kept") from error
+        raise DataError(f"{what} has an integer too large to be stored") from error
     if any(isinstance(item, int) and int(value) != item for item, value in zip(plain, floats, strict=True)):
-        raise DataError(f"{what} has an integer too large to be kept beside fractions")
+        raise DataError(f"{what} has an integer too large to be stored beside fractions")
     return floats
 
 
 def _plain(item: object, source: PickleFile, what: str) -> str | int | float | None:
-    if made_by(item, "numpy.scalar"):
+    if is_record(item, "numpy.scalar"):
         dtype, data = as_dtype(_first(item.arguments), what), item.arguments[-1]
         if dtype.kind == "O" or not isinstance(data, bytes) or len(data) != dtype.itemsize:
             raise DataError(f"{what}: a numpy scalar of unknown form")
@@ -364,47 +361,36 @@ def _text_array(texts: list[str], source: PickleFile, what: str) -> NDArray[np.s
 
 
 def _arrow_texts(value: object, source: PickleFile, what: str) -> list[str]:
-    """Read text that pandas 3 keeps in an Arrow array, whole or in chunks; "" = missing.
+    """Read text that pandas 3 stores as an Arrow array, whole or in chunks; "" = missing.
 
     An array has a bitmap of present entries (or none), offsets into its text, and UTF-8 text.
     """
-    damaged = DataError(f"{what} holds text in a form that is not read")
-    chunks = _first(value.arguments) if made_by(value, "pyarrow.chunked_array") else [value]
+    chunks: Any = _first(value.arguments) if is_record(value, "pyarrow.chunked_array") else [value]
     texts: list[str] = []
-    for chunk in chunks if isinstance(chunks, list | tuple) else [None]:
-        match _first(chunk.arguments) if made_by(chunk, "pyarrow._restore_array") else None:
-            case (kind, int(length), _, int(first), [_, _, _] as parts, *_) if min(length, first) >= 0:
-                code = _first(kind.arguments) if made_by(kind, "pyarrow.type_for_alias") else None
-            case _:
-                raise damaged
-        if not isinstance(code, str) or code not in _ARROW_OFFSETS:
-            raise DataError(f"{what} holds Arrow values of type {str(code)[:40]!r}; only text is read")
-        source.spend(_BYTES_PER_TEXT * length, what)
-        buffers = [_first(part.arguments) if made_by(part, "pyarrow.py_buffer") else part for part in parts]
-        if not all(isinstance(buffer, bytes | BufferRef | None) for buffer in buffers):
-            raise damaged
-        bitmap, offsets, text = (source.load(buffer or b"", what) for buffer in buffers)
-        if length == 0:
-            continue
-        try:
-            offset_type = np.dtype(_ARROW_OFFSETS[code])
+    try:
+        for chunk in chunks:
+            kind, length, _, first, parts, *_ = chunk.arguments[0]
+            offset_type = np.dtype(_ARROW_OFFSETS[kind.arguments[0]])
+            source.spend(_BYTES_PER_TEXT * length, what)
+            if min(length, first) < 0:
+                raise ValueError
+            buffers = [part.arguments[0] if is_record(part, "pyarrow.py_buffer") else part for part in parts]
+            bitmap, offsets, text = (source.load(buffer or b"", what) for buffer in buffers)
+            if length == 0:
+                continue
             ends = np.frombuffer(offsets, offset_type, length + 1, offset=first * offset_type.itemsize)
             if int(ends[0]) < 0 or int(ends[-1]) > len(text) or (np.diff(ends) < 0).any():
-                raise damaged
-            bits = np.unpackbits(
-                np.frombuffer(bitmap or b"\xff" * (first + length), np.uint8), bitorder="little"
-            )
-            is_present = bits[first : first + length]
+                raise ValueError
+            present = np.frombuffer(bitmap or b"\xff" * (first + length), np.uint8)
+            is_present = np.unpackbits(present, bitorder="little")[first : first + length]
             texts += [
-                text[begin:end].decode("utf-8") if present else ""
-                for begin, end, present in zip(ends[:-1], ends[1:], is_present, strict=True)
+                text[begin:end].decode("utf-8") if known else ""
+                for begin, end, known in zip(ends[:-1], ends[1:], is_present, strict=True)
             ]
-        except (ValueError, OverflowError) as error:
-            raise damaged from error
+    # Inert data of any other form.
+    except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
+        raise DataError(f"{what} holds Arrow values in a form that is not read; only text is") from error
     return texts
-
-
-# Streaming
 
 
 class _HashedFile:

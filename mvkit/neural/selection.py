@@ -1,27 +1,27 @@
-"""Which units, specimens and time bins are kept.
+"""Selection of units, specimens and time bins.
 
 The rule, from the goldens' README (section 5), which describes the code
 published with Nayebi et al. 2023 (PLOS Comput. Biol. 19(10):e1011506); per area:
 
-1. A unit is kept if its split-half reliability reaches ``min_reliability`` in
+1. A unit is selected if its split-half reliability reaches ``min_reliability`` in
    its best time bin (without a time axis: if ``reliability_mean`` reaches
    ``min_mean_reliability``), and its running modulation is not significant
    (p > ``run_p``) or unknown.
-2. A specimen is kept if the median reliability of its kept units reaches
+2. A specimen passes if the median reliability of its selected units reaches
    ``min_median_reliability`` in some bin. Responses are averaged over the
    longest run of consecutive such bins, or over ``time_window_s``.
-3. Of the kept specimens those with at least ``min_units`` units remain.
+3. Of these specimens those with at least ``min_units`` units remain.
 
 Where the published code stops with an exception (no two consecutive bins
-pass), this one goes on: a specimen with no passing bin is dropped by step 2; one
-whose passing bins are all isolated is averaged over the first of them, since
-the rule as stated ("longest run") gives exactly that, and is listed in
+pass), this one goes on: a specimen with no passing bin is excluded by step 2; one
+whose passing bins are all isolated is averaged over the first of them (the
+"longest run") and is listed in
 :attr:`AreaSelection.single_bin`.
 
 Without a time axis the published code also lists the specimens of which no
 unit passes, and areas that have no others, with empty arrays. Nothing can be
 scored with them, so here they are in :attr:`AreaSelection.without_units` and
-``dropped``, never in ``passing`` or ``kept``; they count in the percentiles of
+``excluded``, never in ``passing`` or ``selected``; they count in the percentiles of
 step 3 as they do there, which asks for at least one unit.
 
 Arrays only: nothing here opens a file.
@@ -61,13 +61,13 @@ class SelectionSettings(BaseModel):
         Files without a time axis: a unit needs this ``reliability_mean``.
     min_median_reliability
         Time-resolved files: bins count as responsive when the median
-        reliability of a specimen's kept units reaches this. A specimen without
-        such a bin is dropped, and responses are averaged over the longest run
+        reliability of a specimen's selected units reaches this. A specimen without
+        such a bin is excluded, and responses are averaged over the longest run
         of consecutive such bins (the first one on ties).
     run_p
         A unit needs a p value of running modulation above this, or none.
     min_units
-        A specimen needs this many kept units in the area: ``"q3"`` or
+        A specimen needs this many selected units in the area: ``"q3"`` or
         ``"median"`` of the specimens' counts, rounded up, or a number.
     time_window_s
         Time-resolved files: average over the bins whose centres lie in this
@@ -113,7 +113,6 @@ PRESETS = {
         min_units=None,
     ),
 }
-
 PRESET_SOURCES = {
     "code": f"defaults of the code published with {CITATION}",
     "paper": (
@@ -123,6 +122,91 @@ PRESET_SOURCES = {
     "none": "every unit of the file",
     "custom": "settings given by the user",
 }
+
+
+@dataclass(frozen=True, eq=False)
+class UnitProperties:
+    """Properties of units by which they are selected, in the source's unit order.
+
+    Attributes
+    ----------
+    areas
+        Text (n_units,).
+    specimens
+        int64 (n_units,).
+    reliability
+        float64 (n_bins, n_units) for time-resolved responses, (n_units,) for
+        averaged ones, None where the source has none. NaN = undefined.
+    run_p
+        float64 (n_units,), p value of running modulation, NaN = unknown; None
+        where the source has none.
+    time_s
+        float64 (n_bins,), bin centres; None without a time axis.
+    """
+
+    areas: NDArray[np.str_]
+    specimens: NDArray[np.int64]
+    reliability: NDArray[np.float64] | None
+    run_p: NDArray[np.float64] | None
+    time_s: NDArray[np.float64] | None
+
+
+@dataclass(frozen=True, eq=False)
+class SpecimenChoice:
+    """Units of one specimen in one area and the bins to average (None: no time axis)."""
+
+    specimen: int
+    units: NDArray[np.int64]
+    time_bins: tuple[int, ...] | None
+
+
+@dataclass(frozen=True, eq=False)
+class AreaSelection:
+    """Outcome of the selection in one area.
+
+    Attributes
+    ----------
+    passing
+        Specimens with selected units that passed step 2, ascending; before step 3.
+    without_units
+        Specimens of which no unit was selected in step 1, ascending.
+    unit_counts
+        Counts of selected units that the percentiles of step 3 are taken of.
+        Without a time axis, specimens with no selected unit count too (as 0).
+    selected
+        The specimens of ``passing`` that have enough units.
+    excluded
+        Specimen -> why it is not in ``selected``.
+    single_bin
+        Specimens that are averaged over one isolated bin.
+    """
+
+    passing: tuple[SpecimenChoice, ...]
+    without_units: tuple[int, ...]
+    unit_counts: tuple[int, ...]
+    selected: tuple[SpecimenChoice, ...]
+    excluded: Mapping[int, str]
+    single_bin: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class SpecimenMap:
+    """Specimens to compare with each other.
+
+    Attributes
+    ----------
+    specimens
+        Ids, ascending.
+    pairs
+        Every unordered pair, as combinations of ``specimens``.
+    num_source_units
+        Smallest number of units among them (inf without specimens), the size
+        to which sources are sub-sampled; -1 if not asked for.
+    """
+
+    specimens: tuple[int, ...]
+    pairs: tuple[tuple[int, int], ...]
+    num_source_units: float
 
 
 def resolve_selection(selection: str | SelectionSettings) -> tuple[str, SelectionSettings]:
@@ -177,97 +261,12 @@ def selection_with(preset: str = "code", **changes: object) -> SelectionSettings
         raise UsageError("\n".join(dict.fromkeys(problems))) from error
 
 
-@dataclass(frozen=True, eq=False)
-class UnitFacts:
-    """What the selection looks at, in the source's unit order.
-
-    Attributes
-    ----------
-    areas
-        Text (n_units,).
-    specimens
-        int64 (n_units,).
-    reliability
-        float64 (n_bins, n_units) for time-resolved responses, (n_units,) for
-        averaged ones, None where the source has none. NaN = undefined.
-    run_p
-        float64 (n_units,), p value of running modulation, NaN = unknown; None
-        where the source has none.
-    time_s
-        float64 (n_bins,), bin centres; None without a time axis.
-    """
-
-    areas: NDArray[np.str_]
-    specimens: NDArray[np.int64]
-    reliability: NDArray[np.float64] | None
-    run_p: NDArray[np.float64] | None
-    time_s: NDArray[np.float64] | None
-
-
-@dataclass(frozen=True, eq=False)
-class SpecimenChoice:
-    """Units of one specimen in one area and the bins to average (None: no time axis)."""
-
-    specimen: int
-    units: NDArray[np.int64]
-    time_bins: tuple[int, ...] | None
-
-
-@dataclass(frozen=True, eq=False)
-class AreaSelection:
-    """Outcome of the selection in one area.
-
-    Attributes
-    ----------
-    passing
-        Specimens with kept units that passed step 2, ascending; before step 3.
-    without_units
-        Specimens of which no unit was kept in step 1, ascending.
-    unit_counts
-        Counts of kept units that the percentiles of step 3 are taken of.
-        Without a time axis, specimens with no kept unit count too (as 0).
-    kept
-        The specimens of ``passing`` that have enough units.
-    dropped
-        Specimen -> why it is not in ``kept``.
-    single_bin
-        Specimens that are averaged over one isolated bin.
-    """
-
-    passing: tuple[SpecimenChoice, ...]
-    without_units: tuple[int, ...]
-    unit_counts: tuple[int, ...]
-    kept: tuple[SpecimenChoice, ...]
-    dropped: Mapping[int, str]
-    single_bin: tuple[int, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class SpecimenMap:
-    """Specimens to compare with each other.
-
-    Attributes
-    ----------
-    specimens
-        Ids, ascending.
-    pairs
-        Every unordered pair, as combinations of ``specimens``.
-    num_source_units
-        Smallest number of units among them (inf without specimens), the size
-        to which sources are sub-sampled; -1 if not asked for.
-    """
-
-    specimens: tuple[int, ...]
-    pairs: tuple[tuple[int, int], ...]
-    num_source_units: float
-
-
-def select_units(facts: UnitFacts, settings: SelectionSettings) -> dict[str, AreaSelection]:
+def select_units(properties: UnitProperties, settings: SelectionSettings) -> dict[str, AreaSelection]:
     """Apply the selection to every area.
 
     Parameters
     ----------
-    facts
+    properties
         Areas, specimens, reliabilities and p values of all units.
     settings
         Thresholds. One that needs a missing column is an error here.
@@ -285,10 +284,13 @@ def select_units(facts: UnitFacts, settings: SelectionSettings) -> dict[str, Are
     UsageError
         If no bin lies in ``time_window_s``.
     """
-    good = _good_units(facts, settings)
-    window = _window_bins(facts.time_s, settings.time_window_s)
-    areas = sorted({str(area) for area in facts.areas}, key=area_sort_key)
-    return {area: _select_area(facts, settings, good & (facts.areas == area), area, window) for area in areas}
+    good = _good_units(properties, settings)
+    window = _window_bins(properties.time_s, settings.time_window_s)
+    areas = sorted({str(area) for area in properties.areas}, key=area_sort_key)
+    return {
+        area: _select_area(properties, settings, good & (properties.areas == area), area, window)
+        for area in areas
+    }
 
 
 def specimen_map(
@@ -313,50 +315,67 @@ def specimen_map(
     return SpecimenMap(specimens, pairs, smallest if equalize else -1.0)
 
 
-def required_units(unit_counts: Sequence[int], min_units: str | int | None) -> int:
-    """Return the number of units a specimen needs: a rounded-up percentile, or a number; at least 1."""
-    if min_units is None:
-        return 1
-    if isinstance(min_units, int):
-        return max(1, min_units)
-    if not unit_counts:
-        return 1
-    percentile = {"q3": 75, "median": 50}[min_units]
-    return max(1, math.ceil(np.percentile(unit_counts, percentile)))
-
-
-def longest_run(passing: NDArray[np.bool_]) -> tuple[int, ...]:
-    """Return the indices of the longest run of True, the first one on ties, () if there is none."""
-    best: tuple[int, ...] = ()
-    for value, run in itertools.groupby(range(len(passing)), key=lambda index: bool(passing[index])):
-        indices = tuple(run)
-        if value and len(indices) > len(best):
-            best = indices
-    return best
-
-
-def _no_reliabilities() -> DataError:
-    return DataError(
-        "the selection needs split-half reliabilities, but the recordings have none\n"
-        f"measure them: {MEASURING_COMMAND}"
+def _select_area(
+    properties: UnitProperties,
+    settings: SelectionSettings,
+    good: NDArray[np.bool_],
+    area: str,
+    window: tuple[int, ...] | None,
+) -> AreaSelection:
+    passing: list[SpecimenChoice] = []
+    without_units: list[int] = []
+    counts: list[int] = []
+    excluded: dict[int, str] = {}
+    single_bin: list[int] = []
+    for specimen in np.unique(properties.specimens[properties.areas == area]).tolist():
+        units = np.flatnonzero(good & (properties.specimens == specimen))
+        if properties.time_s is None:
+            counts.append(len(units))
+        if not len(units):
+            without_units.append(specimen)
+            excluded[specimen] = "no unit passes"
+            continue
+        responsive = _responsive_bins(properties, settings.min_median_reliability, units)
+        if responsive == ():
+            excluded[specimen] = (
+                f"median reliability of its {len(units)} selected units stays below "
+                f"{settings.min_median_reliability:g} in every time bin"
+            )
+            continue
+        if properties.time_s is not None:
+            counts.append(len(units))
+        if window is None and responsive is not None and len(responsive) == 1:
+            single_bin.append(specimen)
+        passing.append(SpecimenChoice(specimen, units, responsive if window is None else window))
+    needed = required_units(counts, settings.min_units)
+    for choice in passing:
+        if len(choice.units) < needed:
+            excluded[choice.specimen] = f"{len(choice.units)} selected units, {needed} are needed"
+    return AreaSelection(
+        passing=tuple(passing),
+        without_units=tuple(without_units),
+        unit_counts=tuple(counts),
+        selected=tuple(choice for choice in passing if choice.specimen not in excluded),
+        excluded=dict(sorted(excluded.items())),
+        single_bin=tuple(specimen for specimen in single_bin if specimen not in excluded),
     )
 
 
-def _good_units(facts: UnitFacts, settings: SelectionSettings) -> NDArray[np.bool_]:
-    good = np.ones(len(facts.specimens), dtype=bool)
-    threshold = settings.min_mean_reliability if facts.time_s is None else settings.min_reliability
+def _good_units(properties: UnitProperties, settings: SelectionSettings) -> NDArray[np.bool_]:
+    good = np.ones(len(properties.specimens), dtype=bool)
+    threshold = settings.min_mean_reliability if properties.time_s is None else settings.min_reliability
     if threshold is not None:
-        good &= _best_reliability(facts) >= threshold
-    if settings.run_p is not None and facts.run_p is not None:
-        good &= (facts.run_p > settings.run_p) | np.isnan(facts.run_p)
+        good &= _best_reliability(properties) >= threshold
+    if settings.run_p is not None and properties.run_p is not None:
+        good &= (properties.run_p > settings.run_p) | np.isnan(properties.run_p)
     return good
 
 
-def _best_reliability(facts: UnitFacts) -> NDArray[np.float64]:
-    """Return each unit's highest reliability; -inf where all are NaN, so that no threshold is reached."""
-    if facts.reliability is None:
-        raise _no_reliabilities()
-    known = np.where(np.isnan(facts.reliability), -np.inf, facts.reliability)
+def _best_reliability(properties: UnitProperties) -> NDArray[np.float64]:
+    """Return each unit's highest reliability; -inf where all are NaN."""
+    if properties.reliability is None:
+        raise _missing_reliabilities()
+    known = np.where(np.isnan(properties.reliability), -np.inf, properties.reliability)
     best: NDArray[np.float64] = known if known.ndim == 1 else known.max(axis=0)
     return best
 
@@ -377,63 +396,27 @@ def _window_bins(
     return bins
 
 
-def _select_area(
-    facts: UnitFacts,
-    settings: SelectionSettings,
-    good: NDArray[np.bool_],
-    area: str,
-    window: tuple[int, ...] | None,
-) -> AreaSelection:
-    passing: list[SpecimenChoice] = []
-    without_units: list[int] = []
-    counts: list[int] = []
-    dropped: dict[int, str] = {}
-    single_bin: list[int] = []
-    for specimen in np.unique(facts.specimens[facts.areas == area]).tolist():
-        units = np.flatnonzero(good & (facts.specimens == specimen))
-        if facts.time_s is None:
-            counts.append(len(units))
-        if not len(units):
-            without_units.append(specimen)
-            dropped[specimen] = "no unit passes"
-            continue
-        responsive = _responsive_bins(facts, settings.min_median_reliability, units)
-        if responsive == ():
-            dropped[specimen] = (
-                f"median reliability of its {len(units)} kept units stays below "
-                f"{settings.min_median_reliability:g} in every time bin"
-            )
-            continue
-        if facts.time_s is not None:
-            counts.append(len(units))
-        if window is None and responsive is not None and len(responsive) == 1:
-            single_bin.append(specimen)
-        passing.append(SpecimenChoice(specimen, units, responsive if window is None else window))
-    needed = required_units(counts, settings.min_units)
-    for choice in passing:
-        if len(choice.units) < needed:
-            dropped[choice.specimen] = f"{len(choice.units)} kept units, {needed} are needed"
-    return AreaSelection(
-        passing=tuple(passing),
-        without_units=tuple(without_units),
-        unit_counts=tuple(counts),
-        kept=tuple(choice for choice in passing if choice.specimen not in dropped),
-        dropped=dict(sorted(dropped.items())),
-        single_bin=tuple(specimen for specimen in single_bin if specimen not in dropped),
-    )
-
-
 def _responsive_bins(
-    facts: UnitFacts, threshold: float | None, units: NDArray[np.int64]
+    properties: UnitProperties, threshold: float | None, units: NDArray[np.int64]
 ) -> tuple[int, ...] | None:
     """Return the longest responsive run, () if there is none, None without a time axis."""
-    if facts.time_s is None:
+    if properties.time_s is None:
         return None
     if threshold is None:
-        return tuple(range(len(facts.time_s)))
-    if facts.reliability is None:
-        raise _no_reliabilities()
-    return longest_run(_median_over_units(facts.reliability[:, units]) >= threshold)
+        return tuple(range(len(properties.time_s)))
+    if properties.reliability is None:
+        raise _missing_reliabilities()
+    return longest_run(_median_over_units(properties.reliability[:, units]) >= threshold)
+
+
+def longest_run(passing: NDArray[np.bool_]) -> tuple[int, ...]:
+    """Return the indices of the longest run of True, the first one on ties, () if there is none."""
+    best: tuple[int, ...] = ()
+    for value, run in itertools.groupby(range(len(passing)), key=lambda index: bool(passing[index])):
+        indices = tuple(run)
+        if value and len(indices) > len(best):
+            best = indices
+    return best
 
 
 def _median_over_units(reliability: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -442,3 +425,22 @@ def _median_over_units(reliability: NDArray[np.float64]) -> NDArray[np.float64]:
     known = ~np.isnan(reliability).all(axis=1)
     median[known] = np.nanmedian(reliability[known], axis=1)
     return median
+
+
+def required_units(unit_counts: Sequence[int], min_units: str | int | None) -> int:
+    """Return the number of units a specimen needs: a rounded-up percentile, or a number; at least 1."""
+    if min_units is None:
+        return 1
+    if isinstance(min_units, int):
+        return max(1, min_units)
+    if not unit_counts:
+        return 1
+    percentile = {"q3": 75, "median": 50}[min_units]
+    return max(1, math.ceil(np.percentile(unit_counts, percentile)))
+
+
+def _missing_reliabilities() -> DataError:
+    return DataError(
+        "the selection needs split-half reliabilities, but the recordings have none\n"
+        f"measure them: {MEASURING_COMMAND}"
+    )

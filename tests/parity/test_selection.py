@@ -17,7 +17,7 @@ from mvkit.neural.open import average_over_bins
 from mvkit.neural.selection import (
     AreaSelection,
     SelectionSettings,
-    UnitFacts,
+    UnitProperties,
     required_units,
     select_units,
     specimen_map,
@@ -55,9 +55,9 @@ def outputs(goldens: Path) -> dict[str, dict[str, np.ndarray]]:
     return {kind: dict(np.load(goldens / "selection" / f"{kind}_out.npz")) for kind in KINDS}
 
 
-def facts_of(arrays: dict[str, np.ndarray], kind: str) -> UnitFacts:
+def facts_of(arrays: dict[str, np.ndarray], kind: str) -> UnitProperties:
     timed = kind == "neuropixels"
-    return UnitFacts(
+    return UnitProperties(
         areas=arrays["visual_area"],
         specimens=arrays["specimen_id"],
         reliability=arrays["splithalf_r_mean" if timed else "reliability_mean"],
@@ -193,10 +193,10 @@ def test_kept_specimens_are_those_of_the_map_with_the_default_threshold(
 ) -> None:
     settings = SelectionSettings()
     for selection in select_units(facts_of(inputs[kind], kind), settings).values():
-        kept = tuple(choice.specimen for choice in selection.kept)
+        kept = tuple(choice.specimen for choice in selection.selected)
         assert kept == specimen_map(selection).specimens
         needed = required_units(selection.unit_counts, "q3")
-        assert all(len(choice.units) >= needed for choice in selection.kept)
+        assert all(len(choice.units) >= needed for choice in selection.selected)
 
 
 def test_isolated_or_missing_bins_do_not_stop_the_selection(
@@ -207,7 +207,7 @@ def test_isolated_or_missing_bins_do_not_stop_the_selection(
     cases = {"isolated_bin|error": ([0.1, 0.6, 0.1, 0.5], (1,)), "no_bin|error": ([0.1, 0.2, 0.1, 0.2], None)}
     assert errors <= set(cases)
     for profile, bins in cases.values():
-        facts = UnitFacts(
+        facts = UnitProperties(
             areas=np.array(["VISp"] * 3),
             specimens=np.array([7, 7, 7]),
             reliability=np.repeat(np.array(profile)[:, None], 3, axis=1),
@@ -216,10 +216,10 @@ def test_isolated_or_missing_bins_do_not_stop_the_selection(
         )
         selection = select_units(facts, SelectionSettings(min_reliability=0.2))["VISp"]
         if bins is None:
-            assert selection.kept == ()
-            assert "below 0.3" in selection.dropped[7]
+            assert selection.selected == ()
+            assert "below 0.3" in selection.excluded[7]
         else:
-            assert [choice.time_bins for choice in selection.kept] == [bins]
+            assert [choice.time_bins for choice in selection.selected] == [bins]
             assert selection.single_bin == (7,)
 
 
@@ -273,7 +273,7 @@ def test_specimens_and_areas_without_units_are_compared_too(
     check_selections(arrays, made, "calcium")
     assert check_specimen_maps(arrays, made, "calcium")
     selections = select_units(facts_of(arrays, "calcium"), SelectionSettings())
-    assert selections[last].kept == selections[last].passing == ()
+    assert selections[last].selected == selections[last].passing == ()
     assert specimen in selections[first].without_units
     assert selections[first].dropped[specimen] == "no unit passes"
     assert 0 in selections[first].unit_counts

@@ -21,7 +21,7 @@ from mvkit.allen.request import SessionRequest
 from mvkit.errors import DataError, UsageError
 from mvkit.fetch.download import Feedback
 from mvkit.fetch.run import FetchReport, FetchRequest, verify_neural
-from mvkit.neural import NeuralFileContents, reading
+from mvkit.neural import NeuralFileContents, open_neural_file
 from mvkit.pipeline.reliability import measure_reliability
 
 
@@ -54,7 +54,7 @@ def wanted(folder: Path, **changes: Any) -> SessionRequest:
 
 def stored(report: FetchReport) -> tuple[NeuralFileContents, np.ndarray]:
     assert not report.failures, report.failures
-    with reading(report.files[-1].path) as file:
+    with open_neural_file(report.files[-1].path) as file:
         return file.contents, file.stored[...]
 
 

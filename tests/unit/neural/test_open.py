@@ -9,7 +9,7 @@ import pytest
 
 from mvkit import paths
 from mvkit.errors import DataError, UsageError
-from mvkit.neural import NeuralFileContents, creating, open_dataset, selection_with
+from mvkit.neural import NeuralFileContents, create_neural_file, open_dataset, selection_with
 
 MISSING = 255
 
@@ -36,7 +36,7 @@ def timed_file(path: Path, *, reliability: np.ndarray, specimens: list[int], **c
         response_dtype=np.dtype(np.uint8),
         reliabilities={"splithalf_r_mean": reliability} if not np.isnan(reliability).all() else {},
     )
-    with creating(path, contents) as stored:
+    with create_neural_file(path, contents) as stored:
         stored[...] = counts
     return counts
 
@@ -48,7 +48,7 @@ def rates(counts: np.ndarray, bins: slice, unit: int) -> np.ndarray:
     return chosen.mean(axis=2) / 0.01
 
 
-def test_only_kept_units_and_bins_are_averaged(tmp_path: Path) -> None:
+def test_only_selected_units_and_bins_are_averaged(tmp_path: Path) -> None:
     # 200 units, so that they lie in two chunks; specimen 7 keeps units 0, 130 and 199, specimen 8 unit 150.
     reliability = np.full((7, 200), 0.1)
     reliability[2:6, [0, 130, 199]] = 0.6
@@ -72,7 +72,7 @@ def test_only_kept_units_and_bins_are_averaged(tmp_path: Path) -> None:
     # The default also asks for the third quartile of (3, 1) units.
     default = open_dataset(tmp_path / "timed.h5")
     assert [rec.specimen for rec in default.recordings] == [7]
-    assert default.selection["dropped"] == {"VISp": {"8": "1 kept units, 3 are needed"}}
+    assert default.selection["dropped"] == {"VISp": {"8": "1 selected units, 3 are needed"}}
 
 
 def test_selection_none_averages_every_bin_of_every_unit(tmp_path: Path) -> None:
