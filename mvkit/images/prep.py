@@ -254,7 +254,7 @@ class SplitPlan:
     estimated_bytes
         Size on disk, from a sample of the images.
     state
-        ``new``, ``done``, ``different`` or ``damaged``: what lies at ``path`` now.
+        ``new``, ``done``, ``different`` or ``damaged``: state of the file at ``path``.
     unreadable
         Images of the sample that cannot be read, and all that are named but not there.
     """
@@ -431,7 +431,7 @@ def prepare(
             _check_plan(planned, force=force)
             number, total = itertools.count(1), sum(source.n_images for source in todo)
             written = []
-            # The small split first: what is wrong with it is known early.
+            # The small split first: its problems are known early.
             for split in sorted(planned.splits, key=lambda split: split.source.n_images):
                 if split.state == DAMAGED:
                     log(f"{split.path} is damaged and will be replaced")

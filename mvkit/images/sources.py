@@ -293,7 +293,7 @@ def _open_pairs_split(root: Path, split: str) -> SplitSource:
 
 
 def _add_depth_problem(image: ListedFile, depth: ListedFile) -> ListedFile:
-    """Return an image, with what is wrong with its depth map if nothing is wrong with itself."""
+    """Return an image, with the problem of its depth map if it has none itself."""
     if image.problem or not depth.problem:
         return image
     exists = depth.path.is_symlink() or depth.path.exists()

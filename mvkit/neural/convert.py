@@ -1,6 +1,6 @@
 """Convert a published pickle to a neural file: one pass over the responses, bounded memory, verified.
 
-Responses go from the order they lie in the pickle into chunks of the neural
+Responses go from their order in the pickle into chunks of the neural
 file, slab by slab: whole chunks along the pickle's slowest axis, ten trials of
 the published files, or 128 units when the array is in Fortran order. Every
 stored number is decoded again and compared with the measured one, and the whole
@@ -110,7 +110,7 @@ def convert_pickle(
     Nothing that the pickle names is run or imported. Neuropixels rates become
     uint8 spike counts if every one is exactly a whole count per 10 ms bin, and
     are otherwise stored as floats, as calcium responses always are. The file is
-    read back and compared with what was converted before it appears.
+    read back and compared with the source before it appears.
 
     Parameters
     ----------

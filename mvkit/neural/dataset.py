@@ -409,7 +409,7 @@ def _concatenate_responses(recordings: list[Recording], n_images: int) -> NDArra
 
 
 def plain_array(values: ArrayLike, what: str) -> NDArray[Any]:
-    """Return an array in the machine's byte order; what is masked in it becomes NaN.
+    """Return an array in the machine's byte order; masked elements become NaN.
 
     Whole numbers with first_values masked become float64 where that is exact, else objects.
 

@@ -9,25 +9,22 @@ order, and describe that in attributes. Here they are decoded by the CF conventi
 attribute                                   meaning
 ==========================================  =====================================================
 ``_FillValue``, ``missing_value`` (a list)  stored numbers that are missing: NaN, "" for text
-``valid_min``, ``valid_max``,               numbers outside are missing; in stored numbers, or in
-``valid_range``                             values where the attribute is float and they are not
 ``scale_factor``, ``add_offset``            value = stored number * scale_factor + add_offset
-``_Unsigned``                               integers are read with the other sign
 ``dtype`` = ``bool``                        truth values
 ``units`` = "... since ...", ``calendar``   times, as text in ISO 8601
 ``dtype`` = ``timedelta64...``, ``units``   time differences, in seconds
 ``_Encoding``                               encoding of characters, UTF-8 without it
 ==========================================  =====================================================
 
-An attribute that cannot be used is an error that names it. Dimensions are identified
+Other attributes that change values (``valid_min``, ``valid_max``, ``valid_range``, ``_Unsigned``) and
+ones that cannot be used are errors that name them. Dimensions are identified
 by name (HDF5's dimension scales, or ``_ARRAY_DIMENSIONS``); a variable without
 names has the order that is asked for.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,10 +37,8 @@ from mvkit.errors import DataError
 LARGEST_FLOAT_INTEGER = 1 << 53
 
 #: Attributes by which stored numbers differ from values.
-PACKING_ATTRIBUTES = (
-    *("_FillValue", "missing_value", "valid_min", "valid_max", "valid_range"),
-    *("scale_factor", "add_offset", "_Unsigned"),
-)
+_REFUSED_ATTRIBUTES = ("valid_min", "valid_max", "valid_range", "_Unsigned")
+PACKING_ATTRIBUTES = ("_FillValue", "missing_value", "scale_factor", "add_offset", *_REFUSED_ATTRIBUTES)
 
 #: Length of units of time in seconds, as a factor and a divisor, so that 5 ms are exactly 0.005 s.
 _TIME_UNITS = {
@@ -135,8 +130,6 @@ class Variable:
         if self.is_text:
             return self._read_text(dims)
         values = self.packing.decode(self.in_order(*dims)[...])
-        if names := _code_names(self.data):
-            return _decode_codes(values, names, self.where)
         units, kind = attribute_text(self.data, "units"), attribute_text(self.data, "dtype")
         if " since " in units:
             return _iso_times(values, units, attribute_text(self.data, "calendar"), self.where)
@@ -195,21 +188,14 @@ class Packing:
     ----------
     where
         File and variable, for messages.
-    reread_as
-        Integer type of the other sign to read the stored numbers as, or None.
     missing
         Stored numbers that mean a missing value, and how far off they may be.
-    stored_bounds, bounds
-        Smallest and largest stored number, and value, that is valid.
     scale, offset
         value = stored * scale + offset.
     """
 
     where: str = ""
-    reread_as: np.dtype[Any] | None = None
     missing: tuple[tuple[float, float], ...] = ()
-    stored_bounds: tuple[float, float] = (-math.inf, math.inf)
-    bounds: tuple[float, float] = (-math.inf, math.inf)
     scale: float = 1.0
     offset: float = 0.0
 
@@ -221,13 +207,7 @@ class Packing:
     @property
     def is_plain(self) -> bool:
         """Whether the stored numbers are the values."""
-        return not (
-            self.is_scaled
-            or self.missing
-            or self.reread_as is not None
-            or self.stored_bounds != (-math.inf, math.inf)
-            or self.bounds != (-math.inf, math.inf)
-        )
+        return not (self.is_scaled or self.missing)
 
     def decode(self, stored: NDArray[Any]) -> NDArray[Any]:
         """Return the values of stored numbers, in the machine's byte order.
@@ -235,7 +215,7 @@ class Packing:
         Parameters
         ----------
         stored
-            Numbers as they lie in the file.
+            Numbers as stored.
 
         Returns
         -------
@@ -252,13 +232,11 @@ class Packing:
         values = np.asarray(stored, dtype=stored.dtype.newbyteorder("="))
         if self.is_plain:
             return values
-        if self.reread_as is not None:
-            values = values.view(self.reread_as)
-        is_missing = self._missing(values)
+        is_missing = np.zeros(values.shape, dtype=np.bool_)
+        for number, tolerance in self.missing:
+            is_missing |= (np.abs(values - number) <= tolerance) if tolerance else (values == number)
         if self.is_scaled:
             values = values.astype(np.float64) * self.scale + self.offset
-        if self.bounds != (-math.inf, math.inf):
-            is_missing |= (values < self.bounds[0]) | (values > self.bounds[1])
         if not is_missing.any():
             return values
         if values.dtype.kind in "iu":
@@ -271,20 +249,9 @@ class Packing:
         decoded: NDArray[Any] = np.where(is_missing, values.dtype.type(np.nan), values)
         return decoded
 
-    def _missing(self, values: NDArray[Any]) -> NDArray[np.bool_]:
-        is_missing = np.zeros(values.shape, dtype=np.bool_)
-        for number, tolerance in self.missing:
-            is_missing |= (np.abs(values - number) <= tolerance) if tolerance else (values == number)
-        low, high = self.stored_bounds
-        if low > -math.inf:
-            is_missing |= values < low
-        if high < math.inf:
-            is_missing |= values > high
-        return is_missing
-
 
 class TransposedDataset:
-    """A variable whose axes lie in another order in the file; indexed like an h5py dataset.
+    """A variable whose axes have another order in the file; indexed like an h5py dataset.
 
     Parameters
     ----------
@@ -337,29 +304,14 @@ def packing_of(data: Any, where: str) -> Packing:
     """
     if not any(name in data.attrs for name in PACKING_ATTRIBUTES):
         return Packing(where)
-    dtype, reread_as = data.dtype, None
-    sign = attribute_text(data, "_Unsigned").lower()
-    if "_Unsigned" in data.attrs and sign not in ("true", "false"):
-        raise DataError(f"{where}: attribute '_Unsigned' is neither 'true' nor 'false'")
-    if (sign, dtype.kind) in (("true", "i"), ("false", "u")):
-        reread_as = dtype = np.dtype(f"{'u' if sign == 'true' else 'i'}{dtype.itemsize}")
+    for name in _REFUSED_ATTRIBUTES:
+        if name in data.attrs:
+            raise DataError(f"{where}: attribute '{name}' cannot be used; apply it and remove it")
     missing = []
     for name in ("_FillValue", "missing_value"):
         for number in _numbers(data, name, where):
             if not np.isnan(number):
-                missing.append(_stored_number(number, dtype, name, where, wraps=reread_as is not None))
-    stored_bounds, bounds = [-math.inf, math.inf], [-math.inf, math.inf]
-    for name, ends in (("valid_range", (0, 1)), ("valid_min", (0,)), ("valid_max", (1,))):
-        numbers = _numbers(data, name, where)
-        if len(numbers) not in (0, len(ends)):
-            raise DataError(f"{where}: attribute '{name}' has {len(numbers)} numbers, expected {len(ends)}")
-        for end, number in zip(ends, numbers, strict=False):
-            in_values = numbers.dtype.kind == "f" and dtype.kind in "iu"
-            limit = float(number)
-            if not in_values and reread_as is not None:
-                limit = float(int(number) % (1 << 8 * dtype.itemsize)) if dtype.kind == "u" else limit
-            target = bounds if in_values else stored_bounds
-            target[end] = max(target[end], limit) if end == 0 else min(target[end], limit)
+                missing.append(_stored_number(number, data.dtype, name, where))
     packing = {}
     for name, usual in (("scale_factor", 1.0), ("add_offset", 0.0)):
         numbers = _numbers(data, name, where)
@@ -368,10 +320,7 @@ def packing_of(data: Any, where: str) -> Packing:
         packing[name] = float(numbers[0]) if len(numbers) else usual
     return Packing(
         where=where,
-        reread_as=reread_as,
         missing=tuple(dict.fromkeys(missing)),
-        stored_bounds=(stored_bounds[0], stored_bounds[1]),
-        bounds=(bounds[0], bounds[1]),
         scale=packing["scale_factor"],
         offset=packing["add_offset"],
     )
@@ -389,9 +338,7 @@ def _numbers(data: Any, name: str, where: str) -> NDArray[Any]:
     return numbers
 
 
-def _stored_number(
-    number: Any, dtype: np.dtype[Any], name: str, where: str, *, wraps: bool
-) -> tuple[float, float]:
+def _stored_number(number: Any, dtype: np.dtype[Any], name: str, where: str) -> tuple[float, float]:
     """Return a missing value as stored numbers of this type have it, and the tolerance of the comparison."""
     if dtype.kind == "f":
         with np.errstate(over="ignore"):
@@ -404,10 +351,6 @@ def _stored_number(
     whole = int(number) if np.isfinite(number) and number == np.trunc(number) else None
     if whole is not None and dtype.kind == "b":
         return whole, 0.0
-    if whole is not None and wraps:
-        bits = 8 * dtype.itemsize
-        whole %= 1 << bits
-        whole -= (1 << bits) if dtype.kind == "i" and whole >= 1 << (bits - 1) else 0
     limits = None if dtype.kind == "b" else np.iinfo(dtype)
     if whole is None or limits is None or not limits.min <= whole <= limits.max:
         raise DataError(
@@ -504,32 +447,6 @@ def _is_padded_with_spaces(data: Any) -> bool:
     import h5py
 
     return bool(data.id.get_type().get_strpad() == h5py.h5t.STR_SPACEPAD)
-
-
-def _code_names(data: Any) -> Mapping[int, str]:
-    """Return the names of an enumeration's codes, or of CF flags; empty for numbers."""
-    import h5py
-
-    codes = h5py.check_enum_dtype(data.dtype)
-    if codes is not None and data.dtype.kind != "b":
-        return {int(code): str(name) for name, code in codes.items()}
-    meanings = attribute_text(data, "flag_meanings").split()
-    if not meanings or "flag_values" not in data.attrs:
-        return {}
-    values = np.asarray(data.attrs["flag_values"]).ravel().tolist()
-    return dict(zip(map(int, values), meanings, strict=False)) if len(values) == len(meanings) else {}
-
-
-def _decode_codes(values: NDArray[Any], names: Mapping[int, str], where: str) -> NDArray[Any]:
-    texts = []
-    for value in values.ravel().tolist():
-        if value != value:
-            texts.append("")
-        elif value in names:
-            texts.append(names[value])
-        else:
-            raise DataError(f"{where}: {value} has no name among {', '.join(names.values())}")
-    return np.array(texts, dtype=str).reshape(values.shape)
 
 
 def _iso_times(values: NDArray[Any], units: str, calendar: str, where: str) -> NDArray[Any]:

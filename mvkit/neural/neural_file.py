@@ -647,7 +647,7 @@ class ChunkWriter:
         self.digests: dict[Offset, bytes] = {}
 
     def write(self, values: NDArray[Any], start: Offset) -> None:
-        """Write a block whose corner lies on the chunk grid and which ends on it or at the edge.
+        """Write a block that begins on the chunk grid and ends on it or at the edge.
 
         Parameters
         ----------
@@ -949,7 +949,7 @@ def decode(stored: NDArray[Any]) -> NDArray[Any]:
     Parameters
     ----------
     stored
-        Any part of ``responses`` as it lies in the file.
+        Any part of ``responses`` as stored.
 
     Returns
     -------

@@ -377,7 +377,7 @@ def average_counts_over_bins(counts: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Average stored counts over time bins, in spikes/s.
 
     Gives what :func:`average_over_bins` gives for the decoded counts, three
-    times as fast, since whole numbers are summed as they lie in the file.
+    times as fast, since whole numbers are summed as stored.
 
     Parameters
     ----------
@@ -412,7 +412,7 @@ def blocks(file: OpenNeuralFile) -> Iterator[tuple[slice, slice]]:
     usual = layout.chunk_shape(contents)
     chunk = file.stored.chunks or usual
     n_bins = 1 if contents.time_s is None else len(contents.time_s)
-    # Chunks of another writer may be larger than memory bears.
+    # Chunks of another writer may be larger than memory.
     n_units_here = min(chunk[-1], layout.CHUNK[layout.UNITS])
     n_bins_here = 1 if contents.time_s is None else min(chunk[2], layout.CHUNK[layout.TIME])
     for unit in range(0, contents.n_units, n_units_here):

@@ -105,7 +105,7 @@ def array_ref(value: object, what: str) -> ArrayRef:
     if is_record(value, "numpy._frombuffer") and len(value.arguments) in (4, 5):
         data, dtype, shape, order = value.arguments[:4]
         if order == "K" and len(value.arguments) == 5:
-            # numpy writes the shape as it lies in memory, and the axes to transpose it by.
+            # numpy writes the shape in memory order, and the axes to transpose it by.
             axes = value.arguments[4]
     elif is_record(value, "numpy._reconstruct") and is_named(_first(value.arguments), *_ARRAY_CLASS):
         if not isinstance(value.state, tuple) or len(value.state) not in (4, 5):
@@ -444,7 +444,7 @@ class _HashedFile:
 
 
 class ArrayStream:
-    """One pass over a pickle's bytes, which hands out an array's elements in the order they lie in.
+    """One pass over a pickle's bytes, which returns an array's elements in the order of the file.
 
     Made by :func:`open_stream`.
     """

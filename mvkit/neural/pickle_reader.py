@@ -7,7 +7,7 @@ plain data, which :mod:`mvkit.neural.pickle_arrays` turns into arrays. Names
 outside the allow-list are refused, because data has no use for them and a
 harmful pickle does. Any refusal of the file is a :class:`DataError`.
 
-Memory is bounded whatever the file says: buffers and texts above 64 kB stay in
+Memory is bounded for any file: buffers and texts above 64 kB stay in
 the file and become a :class:`BufferRef`. Offsets always count bytes of the
 pickle itself, after decompression.
 """
@@ -425,11 +425,6 @@ class _Machine:
         value = self.pop()
         self.fill([self.pop(), value])
 
-    def new_dict(self) -> None:
-        items = self.pop_to_mark()
-        self.push({})
-        self.fill(items)
-
     # Names and records
 
     def name(self, module: Any, name: Any) -> None:
@@ -492,16 +487,6 @@ class _Machine:
             raise self.refusal("a call with keyword arguments")
         self.reduce()
 
-    def instance(self) -> None:
-        self.name(self.line(), self.line())
-        self.call(self.stack.pop(), tuple(self.pop_to_mark()))
-
-    def new_object(self) -> None:
-        items = self.pop_to_mark()
-        if not items:
-            raise self.refusal("an object without a class")
-        self.call(items[0], tuple(items[1:]))
-
     def build(self) -> None:
         state = self.pop()
         target = self.top()
@@ -541,14 +526,14 @@ _INSTRUCTIONS: dict[bytes, tuple[str, Callable[..., None]]] = {
         (b")", "", lambda m: m.push(())), (b"\x85", "", lambda m: m.group(1)),
         (b"\x86", "", lambda m: m.group(2)), (b"\x87", "", lambda m: m.group(3)),
         (b"t", "", lambda m: m.push(tuple(m.pop_to_mark()))),
-        (b"]\x8f", "", lambda m: m.push([])), (b"l\x91", "", lambda m: m.push(m.pop_to_mark())),
+        (b"]\x8f", "", lambda m: m.push([])), (b"\x91", "", lambda m: m.push(m.pop_to_mark())),
         (b"a", "", lambda m: m.extend([m.pop()])), (b"e\x90", "", lambda m: m.extend(m.pop_to_mark())),
-        (b"}", "", lambda m: m.push({})), (b"d", "", _Machine.new_dict),
+        (b"}", "", lambda m: m.push({})),
         (b"s", "", _Machine.fill_one), (b"u", "", lambda m: m.fill(m.pop_to_mark())),
         # names and records
         (b"c", "", lambda m: m.name(m.line(), m.line())), (b"\x93", "", _Machine.stack_name),
         (b"R\x81", "", _Machine.reduce), (b"\x92", "", _Machine.reduce_with_keywords),
-        (b"i", "", _Machine.instance), (b"o", "", _Machine.new_object), (b"b", "", _Machine.build),
+        (b"b", "", _Machine.build),
     ) for code in codes
 }  # fmt: skip
 

@@ -49,7 +49,7 @@ class Coordinate:
     Attributes
     ----------
     dims
-        Dimensions it lies along.
+        Its dimensions.
     values
         Its numbers.
     """

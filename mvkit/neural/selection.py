@@ -13,7 +13,7 @@ published with Nayebi et al. 2023 (PLOS Comput. Biol. 19(10):e1011506); per area
 3. Of these specimens those with at least ``min_units`` units remain.
 
 Where the published code stops with an exception (no two consecutive bins
-pass), this one goes on: a specimen with no passing bin is excluded by step 2; one
+pass), this one continues: a specimen with no passing bin is excluded by step 2; one
 whose passing bins are all isolated is averaged over the first of them (the
 "longest run") and is listed in
 :attr:`AreaSelection.single_bin`.

@@ -275,5 +275,5 @@ def test_specimens_and_areas_without_units_are_compared_too(
     selections = select_units(facts_of(arrays, "calcium"), SelectionSettings())
     assert selections[last].selected == selections[last].passing == ()
     assert specimen in selections[first].without_units
-    assert selections[first].dropped[specimen] == "no unit passes"
+    assert selections[first].excluded[specimen] == "no unit passes"
     assert 0 in selections[first].unit_counts

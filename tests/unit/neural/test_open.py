@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -187,3 +189,9 @@ def test_a_damaged_file_is_an_error_not_a_traceback(tmp_path: Path) -> None:
     path.write_bytes(whole[:start] + bytes(40) + whole[start + 40 :])
     with pytest.raises(DataError, match=r"cannot be read; the file is damaged"):
         open_dataset(path)
+
+
+def test_reading_does_not_load_torch() -> None:
+    code = "import sys, mvkit; mvkit.open_dataset('simulated').responses(); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
