@@ -182,11 +182,6 @@ class Encoded:
     depth: bytes | None
     sha256: bytes
 
-    @property
-    def crc(self) -> int:
-        """Checksum over image and depth map, to compare with what can be read back."""
-        return zlib.crc32(self.depth or b"", zlib.crc32(self.content))
-
 
 @dataclass(frozen=True)
 class Structure:
@@ -299,7 +294,8 @@ class BetonWriter:
         self._rows: NDArray[Any] = np.zeros(capacity, self._row)
         self._table: NDArray[Any] = np.zeros(capacity * (2 if has_depth else 1), ALLOCATION)
         self._n_images = self._n_allocations = 0
-        self._crcs = np.zeros(capacity, np.uint32)
+        #: CRC-32 of all images and depth maps added so far.
+        self.crc = 0
         end = head + self._rows.nbytes
         #: Where the page that is being filled begins; the first page begins at a multiple of the size.
         self._page_at = -(-end // page_bytes) * page_bytes
@@ -318,11 +314,6 @@ class BetonWriter:
     def n_images(self) -> int:
         """Images added so far."""
         return self._n_images
-
-    @property
-    def crcs(self) -> NDArray[np.uint32]:
-        """Checksums of the images added so far (image, then depth map)."""
-        return self._crcs[: self._n_images]
 
     def add(self, image: Encoded) -> None:
         """Add an image.
@@ -345,6 +336,7 @@ class BetonWriter:
         for part in parts:
             pointers.append(self._page_at + self._used)
             self._file.write(part)
+            self.crc = zlib.crc32(part, self.crc)
             self._table[self._n_allocations] = (self._n_images, pointers[-1], len(part))
             self._n_allocations += 1
             self._used += len(part)
@@ -353,7 +345,6 @@ class BetonWriter:
         row["f1"], row["f2"] = image.label, self._n_images
         if image.depth is not None:
             row["f3"] = (pointers[1], len(image.depth))
-        self._crcs[self._n_images] = image.crc
         self._n_images += 1
 
     def finish(self) -> None:
@@ -595,31 +586,28 @@ def _decode(structure: Structure, start: int) -> list[str]:
     return problems
 
 
-def compare_with_checksums(structure: Structure, crcs: NDArray[np.uint32]) -> None:
+def compare_with_crc(structure: Structure, crc: int) -> None:
     """Compare the images read back with those written.
 
     Parameters
     ----------
     structure
         Of the file.
-    crcs
-        uint32 (n_images,) of :class:`mvkit.images.beton.BetonWriter`.
+    crc
+        Of its :class:`BetonWriter`.
 
     Raises
     ------
     DataError
-        If the disk gave back anything else.
+        If the disk returns anything else.
     """
-    if len(crcs) != structure.n_images:
-        raise DataError(f"{structure.path}: {structure.n_images} images, but {len(crcs)} were written")
+    read_back = 0
     with structure.path.open("rb") as file:
         for number in range(structure.n_images):
-            image, depth = _stored_bytes(structure, file, number)
-            if zlib.crc32(depth or b"", zlib.crc32(image)) != crcs[number]:
-                raise DataError(
-                    f"{structure.path}: image {number} reads back differently from what was written; "
-                    "check the disk"
-                )
+            for part in _stored_bytes(structure, file, number):
+                read_back = zlib.crc32(part or b"", read_back)
+    if read_back != crc:
+        raise DataError(f"{structure.path}: reads back differently from what was written; check the disk")
 
 
 def _stored_bytes(structure: Structure, file: Any, number: int) -> tuple[bytes, bytes | None]:

@@ -42,7 +42,7 @@ from mvkit.images.beton import (
     StorageFormat,
     Structure,
     check_complete,
-    compare_with_checksums,
+    compare_with_crc,
     compare_with_ffcv,
     load_ffcv,
     read_structure,
@@ -598,7 +598,7 @@ def _write(
             raise _unreadable_error(source, split.path, tuple(failures), on_error)
         writer.finish()
     structure = read_structure(temporary)
-    compare_with_checksums(structure, writer.crcs)
+    compare_with_crc(structure, writer.crc)
     compare_with_ffcv(structure)
     labels, classes = structure.column(beton.LABEL), source.classes
     return Sidecar(

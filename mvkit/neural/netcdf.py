@@ -18,7 +18,7 @@ attribute                                   meaning
 
 Other attributes that change values (``valid_min``, ``valid_max``, ``valid_range``, ``_Unsigned``) and
 ones that cannot be used are errors that name them. Dimensions are identified
-by name (HDF5's dimension scales, or ``_ARRAY_DIMENSIONS``); a variable without
+by name (HDF5's dimension scales); a variable without
 names has the order that is asked for.
 """
 
@@ -379,9 +379,6 @@ def dimension_names(data: Any, where: str) -> tuple[str, ...] | None:
     if "DIMENSION_LIST" in data.attrs:
         scales = [list(axis.values()) for axis in data.dims]
         names = [str(axis[0].name).rsplit("/", 1)[-1] if axis else "" for axis in scales]
-    elif "_ARRAY_DIMENSIONS" in data.attrs:
-        listed = np.asarray(data.attrs["_ARRAY_DIMENSIONS"]).ravel().tolist()
-        names = [name.decode() if isinstance(name, bytes) else str(name) for name in listed]
     else:
         return None
     if len(names) != data.ndim or not all(names):

@@ -28,6 +28,7 @@ from mvkit.neural.pickle_reader import BufferRef, PickleFile, Record, file_state
 
 BLOCK_BYTES = 4 * 1024 * 1024
 _BLOCKS = 4
+
 #: The system is asked to fetch this much ahead, so that disk and processor work at the same time.
 _AHEAD_BYTES = 256 * 1024 * 1024
 _MOST_DIMENSIONS = 32
@@ -83,6 +84,11 @@ class ArrayRef:
 def is_array(value: object) -> TypeGuard[Record]:
     """Whether an inert value stands for a numpy array."""
     return is_record(value, "numpy._reconstruct", "numpy._frombuffer")
+
+
+def is_multi_index(value: object) -> bool:
+    """Whether an inert value stands for a pandas MultiIndex."""
+    return is_record(value, "pandas._new_Index") and is_named(_first(value.arguments), "pandas.MultiIndex")
 
 
 def array_ref(value: object, what: str) -> ArrayRef:
@@ -161,6 +167,10 @@ def as_dtype(value: object, what: str) -> np.dtype[Any]:
     return np.dtype(f"{_text(state[1])}{letter}{'' if letter == 'O' else size}")
 
 
+def _is_integers(value: object) -> bool:
+    return isinstance(value, tuple) and all(type(item) is int and item >= 0 for item in value)
+
+
 def load(ref: ArrayRef, source: PickleFile, what: str) -> NDArray[Any]:
     """Load a numeric or fixed-width text array into memory, in native byte order.
 
@@ -185,24 +195,6 @@ def load(ref: ArrayRef, source: PickleFile, what: str) -> NDArray[Any]:
         raise DataError(f"{what} holds characters that do not exist")
     in_memory = flat.reshape([ref.shape[axis] for axis in ref.memory_order])
     return in_memory.transpose(np.argsort(ref.memory_order)).astype(ref.dtype.newbyteorder("="), copy=False)
-
-
-def _first(arguments: tuple[Any, ...]) -> Any:
-    return arguments[0] if arguments else None
-
-
-def _text(value: object) -> object:
-    """Text as it is, and bytes as Python 2 wrote text."""
-    return value.decode("latin-1") if isinstance(value, bytes) else value
-
-
-def _is_integers(value: object) -> bool:
-    return isinstance(value, tuple) and all(type(item) is int and item >= 0 for item in value)
-
-
-def is_multi_index(value: object) -> bool:
-    """Whether an inert value stands for a pandas MultiIndex."""
-    return is_record(value, "pandas._new_Index") and is_named(_first(value.arguments), "pandas.MultiIndex")
 
 
 def index_values(value: object, source: PickleFile, what: str) -> NDArray[Any]:
@@ -255,6 +247,19 @@ def level_columns(value: object, source: PickleFile, what: str) -> dict[str, NDA
     return columns
 
 
+def _take(labels: NDArray[Any], codes: NDArray[Any], what: str) -> NDArray[Any]:
+    if codes.ndim != 1 or codes.dtype.kind not in "iu":
+        raise DataError(f"{what} has codes that are not integers")
+    if len(codes) and not (int(codes.min()) >= -1 and int(codes.max()) < len(labels)):
+        raise DataError(f"{what} has codes outside its {len(labels)} labels")
+    filled = labels
+    if (codes == -1).any():
+        is_text = labels.dtype.kind == "U"
+        filled = np.append(labels, "") if is_text else np.append(exact_floats(labels, what), np.nan)
+    values: NDArray[Any] = filled[codes]  # code -1 is the entry appended
+    return values
+
+
 def column_values(value: object, source: PickleFile, what: str) -> NDArray[Any]:
     """Read a one-dimensional array: numbers, truth values, or text in any of pandas' forms."""
     if is_record(value, *_ARROW_STRING_ARRAY):
@@ -277,43 +282,6 @@ def column_values(value: object, source: PickleFile, what: str) -> NDArray[Any]:
     values = load(ref, source, what)
     if values.dtype.kind in "SU":
         return _text_array([str(_text(item)) for item in values.tolist()], source, what)
-    return values
-
-
-def exact_floats(values: NDArray[Any], what: str) -> NDArray[np.float64]:
-    """Convert numbers to float64, or raise when that would change one."""
-    floats = values.astype(np.float64)
-    if values.dtype.kind in "iu" and not all(int(a) == int(b) for a, b in zip(floats, values, strict=True)):
-        raise DataError(f"{what} has integers too large to be stored beside missing entries")
-    return floats
-
-
-def _index(value: object, what: str) -> tuple[object, dict[Any, Any]]:
-    if is_record(value, "pandas._new_Index") and len(value.arguments) == 2:
-        maker, contents = value.arguments
-        if isinstance(contents, dict):
-            return maker, contents
-    raise DataError(f"{what} has no readable labels")
-
-
-def _items(value: object, what: str) -> list[Any]:
-    if is_record(value, "pandas.FrozenList"):
-        value = _first(value.arguments)
-    if not isinstance(value, list | tuple):
-        raise DataError(f"{what} are not a list")
-    return list(value)
-
-
-def _take(labels: NDArray[Any], codes: NDArray[Any], what: str) -> NDArray[Any]:
-    if codes.ndim != 1 or codes.dtype.kind not in "iu":
-        raise DataError(f"{what} has codes that are not integers")
-    if len(codes) and not (int(codes.min()) >= -1 and int(codes.max()) < len(labels)):
-        raise DataError(f"{what} has codes outside its {len(labels)} labels")
-    filled = labels
-    if (codes == -1).any():
-        is_text = labels.dtype.kind == "U"
-        filled = np.append(labels, "") if is_text else np.append(exact_floats(labels, what), np.nan)
-    values: NDArray[Any] = filled[codes]  # code -1 is the entry appended
     return values
 
 
@@ -350,6 +318,39 @@ def _plain(item: object, source: PickleFile, what: str) -> str | int | float | N
     if not isinstance(item, str | int | float | None):
         raise DataError(f"{what} holds something that is neither text nor a number")
     return item
+
+
+def exact_floats(values: NDArray[Any], what: str) -> NDArray[np.float64]:
+    """Convert numbers to float64, or raise when that would change one."""
+    floats = values.astype(np.float64)
+    if values.dtype.kind in "iu" and not all(int(a) == int(b) for a, b in zip(floats, values, strict=True)):
+        raise DataError(f"{what} has integers too large to be stored beside missing entries")
+    return floats
+
+
+def _index(value: object, what: str) -> tuple[object, dict[Any, Any]]:
+    if is_record(value, "pandas._new_Index") and len(value.arguments) == 2:
+        maker, contents = value.arguments
+        if isinstance(contents, dict):
+            return maker, contents
+    raise DataError(f"{what} has no readable labels")
+
+
+def _items(value: object, what: str) -> list[Any]:
+    if is_record(value, "pandas.FrozenList"):
+        value = _first(value.arguments)
+    if not isinstance(value, list | tuple):
+        raise DataError(f"{what} are not a list")
+    return list(value)
+
+
+def _first(arguments: tuple[Any, ...]) -> Any:
+    return arguments[0] if arguments else None
+
+
+def _text(value: object) -> object:
+    """Text as it is, and bytes as Python 2 wrote text."""
+    return value.decode("latin-1") if isinstance(value, bytes) else value
 
 
 def _text_array(texts: list[str], source: PickleFile, what: str) -> NDArray[np.str_]:
@@ -393,54 +394,30 @@ def _arrow_texts(value: object, source: PickleFile, what: str) -> list[str]:
     return texts
 
 
-class _HashedFile:
-    """A raw file that is hashed by a second thread while it is read (hashing frees the interpreter)."""
+@contextmanager
+def open_stream(
+    source: PickleFile, ref: ArrayRef, progress: Callable[[int, int], None]
+) -> Iterator[ArrayStream]:
+    """Open a pickle for one pass over all its bytes, and stream one of its arrays.
 
-    def __init__(self, raw: IO[bytes], pool: ThreadPoolExecutor) -> None:
-        self._raw: Any = raw
-        self._pool = pool
-        self._hash = hashlib.sha256()
-        # Blocks are handed out in turn and used again only after their hashing is done.
-        self._blocks = itertools.cycle([memoryview(bytearray(BLOCK_BYTES)) for _ in range(_BLOCKS)])
-        self._hashing: deque[Future[None]] = deque()
-        self._spare = memoryview(b"")
-        self._position = 0
-        self._asked = 0
+    Parameters
+    ----------
+    source, ref
+        The pickle, and the array in it.
+    progress
+        Called with the bytes of the pickle done, and in all.
 
-    def read_block(self, count: int) -> memoryview:
-        """Return up to ``count`` (at most 4 MiB) next bytes, valid until three more blocks were read."""
-        if len(self._hashing) == _BLOCKS:
-            self._hashing.popleft().result()
-        self._ask_ahead()
-        view = next(self._blocks)[:count]
-        have = 0
-        while have < len(view) and (got := self._raw.readinto(view[have:])):
-            have += got
-        self._position += have
-        self._hashing.append(self._pool.submit(self._hash.update, view[:have]))
-        return view[:have]
-
-    def _ask_ahead(self) -> None:
-        end = self._position + _AHEAD_BYTES
-        if hasattr(os, "posix_fadvise") and self._asked < end - _AHEAD_BYTES // 2:
-            os.posix_fadvise(self._raw.fileno(), self._asked, end - self._asked, os.POSIX_FADV_WILLNEED)
-            self._asked = end
-
-    def read(self, count: int) -> bytes:
-        """Return at least one and at most ``count`` next bytes; decompressors read through this."""
-        if not self._spare:
-            self._spare = self.read_block(BLOCK_BYTES)
-        piece = bytes(self._spare[:count])
-        self._spare = self._spare[count:]
-        return piece
-
-    def digest(self) -> str:
-        """Read to the end and return the sha256 of the whole file, in hexadecimal."""
-        while self.read_block(BLOCK_BYTES):
-            pass
-        for job in self._hashing:
-            job.result()
-        return self._hash.hexdigest()
+    Raises
+    ------
+    DataError
+        When a compressed file is damaged, or the file changed since it was opened.
+    """
+    with ThreadPoolExecutor(1) as pool, source.path.open("rb", buffering=0) as raw:
+        hashed = _HashedFile(raw, pool)
+        with source.decompress(hashed) as file:
+            yield ArrayStream(source, ref, progress, (hashed, file))
+    if file_state(source.path) != source.state:
+        raise DataError(f"{source.path}: changed while it was being read; try again")
 
 
 class ArrayStream:
@@ -523,27 +500,51 @@ class ArrayStream:
             raise DataError(f"the responses are text that does not stand for bytes ({error})") from error
 
 
-@contextmanager
-def open_stream(
-    source: PickleFile, ref: ArrayRef, progress: Callable[[int, int], None]
-) -> Iterator[ArrayStream]:
-    """Open a pickle for one pass over all its bytes, and stream one of its arrays.
+class _HashedFile:
+    """A raw file that is hashed by a second thread while it is read (hashing frees the interpreter)."""
 
-    Parameters
-    ----------
-    source, ref
-        The pickle, and the array in it.
-    progress
-        Called with the bytes of the pickle done, and in all.
+    def __init__(self, raw: IO[bytes], pool: ThreadPoolExecutor) -> None:
+        self._raw: Any = raw
+        self._pool = pool
+        self._hash = hashlib.sha256()
+        # Blocks are handed out in turn and used again only after their hashing is done.
+        self._blocks = itertools.cycle([memoryview(bytearray(BLOCK_BYTES)) for _ in range(_BLOCKS)])
+        self._hashing: deque[Future[None]] = deque()
+        self._spare = memoryview(b"")
+        self._position = 0
+        self._asked = 0
 
-    Raises
-    ------
-    DataError
-        When a compressed file is damaged, or the file changed since it was opened.
-    """
-    with ThreadPoolExecutor(1) as pool, source.path.open("rb", buffering=0) as raw:
-        hashed = _HashedFile(raw, pool)
-        with source.decompress(hashed) as file:
-            yield ArrayStream(source, ref, progress, (hashed, file))
-    if file_state(source.path) != source.state:
-        raise DataError(f"{source.path}: changed while it was being read; try again")
+    def read_block(self, count: int) -> memoryview:
+        """Return up to ``count`` (at most 4 MiB) next bytes, valid until three more blocks were read."""
+        if len(self._hashing) == _BLOCKS:
+            self._hashing.popleft().result()
+        self._ask_ahead()
+        view = next(self._blocks)[:count]
+        have = 0
+        while have < len(view) and (got := self._raw.readinto(view[have:])):
+            have += got
+        self._position += have
+        self._hashing.append(self._pool.submit(self._hash.update, view[:have]))
+        return view[:have]
+
+    def _ask_ahead(self) -> None:
+        end = self._position + _AHEAD_BYTES
+        if hasattr(os, "posix_fadvise") and self._asked < end - _AHEAD_BYTES // 2:
+            os.posix_fadvise(self._raw.fileno(), self._asked, end - self._asked, os.POSIX_FADV_WILLNEED)
+            self._asked = end
+
+    def read(self, count: int) -> bytes:
+        """Return at least one and at most ``count`` next bytes; decompressors read through this."""
+        if not self._spare:
+            self._spare = self.read_block(BLOCK_BYTES)
+        piece = bytes(self._spare[:count])
+        self._spare = self._spare[count:]
+        return piece
+
+    def digest(self) -> str:
+        """Read to the end and return the sha256 of the whole file, in hexadecimal."""
+        while self.read_block(BLOCK_BYTES):
+            pass
+        for job in self._hashing:
+            job.result()
+        return self._hash.hexdigest()

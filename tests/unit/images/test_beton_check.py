@@ -20,6 +20,7 @@ from mvkit.images.beton import (
     SourceRecord,
     StorageFormat,
     check_complete,
+    compare_with_crc,
     read_structure,
     sidecar_path,
     verify_beton,
@@ -130,6 +131,26 @@ def test_any_changed_byte_is_found(whole: Path, data: st.DataObject) -> None:
                 check_complete(whole)
     finally:
         whole.write_bytes(original)
+
+
+def test_what_is_read_back_is_compared_with_what_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "train.beton"
+    with BetonWriter(path, capacity=2, has_depth=True, page_bytes=PAGE) as writer:
+        for number in range(2):
+            pixels, depth = (
+                np.full((4, 5, 3), 7, np.uint8),
+                beton.pack_depth(np.full((4, 5), number, np.uint8)),
+            )
+            size = (4, 5, 4, 5)
+            writer.add(Encoded("i", 0, beton.RAW_MODE, *size, pixels.tobytes(), depth, b""))
+        writer.finish()
+    structure = read_structure(path)
+    compare_with_crc(structure, writer.crc)
+    content = bytearray(path.read_bytes())
+    content[int(structure.table["ptr"][3]) + 8] ^= 1
+    path.write_bytes(bytes(content))
+    with pytest.raises(DataError, match="reads back differently"):
+        compare_with_crc(structure, writer.crc)
 
 
 def test_a_file_whose_writer_was_stopped_is_refused(tmp_path: Path) -> None:
