@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         AreaSelection,
         SelectionSettings,
         SpecimenMap,
-        UnitProperties,
+        UnitFacts,
         select_units,
         selection_with,
         specimen_map,
@@ -38,7 +38,7 @@ _NAMES = {
     "neural_file": "NeuralFileContents OpenNeuralFile create_neural_file open_neural_file write_neural_file",
     "open": "DATASETS open_dataset",
     "published": "PublishedRecording read_pickle_structure",
-    "selection": "AreaSelection SelectionSettings SpecimenMap UnitProperties select_units selection_with "
+    "selection": "AreaSelection SelectionSettings SpecimenMap UnitFacts select_units selection_with "
     "specimen_map",
     "simulated": "SimulatedTruth simulated_truth write_simulated",
 }
@@ -57,7 +57,7 @@ __all__ = [
     "SelectionSettings",
     "SimulatedTruth",
     "SpecimenMap",
-    "UnitProperties",
+    "UnitFacts",
     "convert_pickle",
     "create_neural_file",
     "open_dataset",

@@ -22,7 +22,7 @@ from mvkit.neural.selection import (
     AreaSelection,
     SelectionSettings,
     SpecimenChoice,
-    UnitProperties,
+    UnitFacts,
     resolve_selection,
     select_units,
 )
@@ -142,12 +142,12 @@ def _locate(name_or_path: str | Path, home: Path | None) -> Path | None:
 def _select_and_read(file: OpenNeuralFile, name: str, settings: SelectionSettings) -> NeuralDataset:
     contents = file.contents
     with_ids = _units_with_ids(file)
-    properties = unit_properties(contents, with_ids)
-    note = _why_not_applicable(properties, settings)
+    facts = unit_facts(contents, with_ids)
+    note = _why_not_applicable(facts, settings)
     applied = (
         PRESETS["none"].model_copy(update={"time_window_s": settings.time_window_s}) if note else settings
     )
-    outcome = select_units(properties, applied)
+    outcome = select_units(facts, applied)
     chosen = {
         (area, choice.specimen): _recording_units(contents, choice, with_ids)
         for area, selection in outcome.items()
@@ -200,8 +200,8 @@ def _units_with_ids(file: OpenNeuralFile) -> NDArray[np.int64]:
     return np.flatnonzero(known)
 
 
-def unit_properties(contents: NeuralFileContents, units: NDArray[np.int64] | None = None) -> UnitProperties:
-    """Return the properties by which units are selected: areas, specimens, reliabilities, p values.
+def unit_facts(contents: NeuralFileContents, units: NDArray[np.int64] | None = None) -> UnitFacts:
+    """Return the facts by which units are selected: areas, specimens, reliabilities, p values.
 
     Parameters
     ----------
@@ -219,7 +219,7 @@ def unit_properties(contents: NeuralFileContents, units: NDArray[np.int64] | Non
         per_bin = contents.reliabilities.get(RELIABILITY_PER_BIN)
         reliability = None if per_bin is None else per_bin[:, units]
     run_p = next((columns[name] for name in RUN_P_COLUMNS if name in columns), None)
-    return UnitProperties(
+    return UnitFacts(
         areas=columns["visual_area"][units].astype(str),
         specimens=columns["specimen_id"][units].astype(np.int64),
         reliability=reliability,
@@ -228,11 +228,11 @@ def unit_properties(contents: NeuralFileContents, units: NDArray[np.int64] | Non
     )
 
 
-def _why_not_applicable(properties: UnitProperties, settings: SelectionSettings) -> str:
+def _why_not_applicable(facts: UnitFacts, settings: SelectionSettings) -> str:
     """Return why the selection cannot be applied to this file, or ""."""
-    if properties.reliability is not None:
+    if facts.reliability is not None:
         return ""
-    if properties.time_s is None:
+    if facts.time_s is None:
         needed = settings.min_mean_reliability is not None
     else:
         needed = settings.min_reliability is not None or settings.min_median_reliability is not None

@@ -113,6 +113,7 @@ PRESETS = {
         min_units=None,
     ),
 }
+
 PRESET_SOURCES = {
     "code": f"defaults of the code published with {CITATION}",
     "paper": (
@@ -124,8 +125,60 @@ PRESET_SOURCES = {
 }
 
 
+def resolve_selection(selection: str | SelectionSettings) -> tuple[str, SelectionSettings]:
+    """Return the name and the settings of a selection.
+
+    Parameters
+    ----------
+    selection
+        ``"code"``, ``"paper"``, ``"none"``, or settings.
+
+    Returns
+    -------
+    tuple
+        Name (``"custom"`` for settings that equal no preset) and settings.
+
+    Raises
+    ------
+    UsageError
+        If the name is unknown.
+    """
+    if isinstance(selection, str):
+        if selection not in PRESETS:
+            raise unknown_name("selection", selection, PRESETS)
+        return selection, PRESETS[selection]
+    names = [name for name, preset in PRESETS.items() if preset == selection]
+    return (names or ["custom"])[0], selection
+
+
+def selection_with(preset: str = "code", **changes: object) -> SelectionSettings:
+    """Return a preset with some thresholds changed.
+
+    Parameters
+    ----------
+    preset
+        ``"code"``, ``"paper"`` or ``"none"``.
+    **changes
+        Fields of :class:`SelectionSettings`.
+
+    Raises
+    ------
+    UsageError
+        If the preset or a field is unknown, or a value is out of range.
+    """
+    settings = resolve_selection(preset)[1].model_dump()
+    for name in changes:
+        if name not in settings:
+            raise unknown_name("selection setting", name, settings)
+    try:
+        return SelectionSettings.model_validate({**settings, **changes})
+    except ValidationError as error:
+        problems = [f"selection: {'.'.join(map(str, e['loc'][:1]))}: {e['msg']}" for e in error.errors()]
+        raise UsageError("\n".join(dict.fromkeys(problems))) from error
+
+
 @dataclass(frozen=True, eq=False)
-class UnitProperties:
+class UnitFacts:
     """Properties of units by which they are selected, in the source's unit order.
 
     Attributes
@@ -209,64 +262,12 @@ class SpecimenMap:
     num_source_units: float
 
 
-def resolve_selection(selection: str | SelectionSettings) -> tuple[str, SelectionSettings]:
-    """Return the name and the settings of a selection.
-
-    Parameters
-    ----------
-    selection
-        ``"code"``, ``"paper"``, ``"none"``, or settings.
-
-    Returns
-    -------
-    tuple
-        Name (``"custom"`` for settings that equal no preset) and settings.
-
-    Raises
-    ------
-    UsageError
-        If the name is unknown.
-    """
-    if isinstance(selection, str):
-        if selection not in PRESETS:
-            raise unknown_name("selection", selection, PRESETS)
-        return selection, PRESETS[selection]
-    names = [name for name, preset in PRESETS.items() if preset == selection]
-    return (names or ["custom"])[0], selection
-
-
-def selection_with(preset: str = "code", **changes: object) -> SelectionSettings:
-    """Return a preset with some thresholds changed.
-
-    Parameters
-    ----------
-    preset
-        ``"code"``, ``"paper"`` or ``"none"``.
-    **changes
-        Fields of :class:`SelectionSettings`.
-
-    Raises
-    ------
-    UsageError
-        If the preset or a field is unknown, or a value is out of range.
-    """
-    settings = resolve_selection(preset)[1].model_dump()
-    for name in changes:
-        if name not in settings:
-            raise unknown_name("selection setting", name, settings)
-    try:
-        return SelectionSettings.model_validate({**settings, **changes})
-    except ValidationError as error:
-        problems = [f"selection: {'.'.join(map(str, e['loc'][:1]))}: {e['msg']}" for e in error.errors()]
-        raise UsageError("\n".join(dict.fromkeys(problems))) from error
-
-
-def select_units(properties: UnitProperties, settings: SelectionSettings) -> dict[str, AreaSelection]:
+def select_units(facts: UnitFacts, settings: SelectionSettings) -> dict[str, AreaSelection]:
     """Apply the selection to every area.
 
     Parameters
     ----------
-    properties
+    facts
         Areas, specimens, reliabilities and p values of all units.
     settings
         Thresholds. One that needs a missing column is an error here.
@@ -284,13 +285,10 @@ def select_units(properties: UnitProperties, settings: SelectionSettings) -> dic
     UsageError
         If no bin lies in ``time_window_s``.
     """
-    good = _good_units(properties, settings)
-    window = _window_bins(properties.time_s, settings.time_window_s)
-    areas = sorted({str(area) for area in properties.areas}, key=area_sort_key)
-    return {
-        area: _select_area(properties, settings, good & (properties.areas == area), area, window)
-        for area in areas
-    }
+    good = _good_units(facts, settings)
+    window = _window_bins(facts.time_s, settings.time_window_s)
+    areas = sorted({str(area) for area in facts.areas}, key=area_sort_key)
+    return {area: _select_area(facts, settings, good & (facts.areas == area), area, window) for area in areas}
 
 
 def specimen_map(
@@ -315,67 +313,50 @@ def specimen_map(
     return SpecimenMap(specimens, pairs, smallest if equalize else -1.0)
 
 
-def _select_area(
-    properties: UnitProperties,
-    settings: SelectionSettings,
-    good: NDArray[np.bool_],
-    area: str,
-    window: tuple[int, ...] | None,
-) -> AreaSelection:
-    passing: list[SpecimenChoice] = []
-    without_units: list[int] = []
-    counts: list[int] = []
-    excluded: dict[int, str] = {}
-    single_bin: list[int] = []
-    for specimen in np.unique(properties.specimens[properties.areas == area]).tolist():
-        units = np.flatnonzero(good & (properties.specimens == specimen))
-        if properties.time_s is None:
-            counts.append(len(units))
-        if not len(units):
-            without_units.append(specimen)
-            excluded[specimen] = "no unit passes"
-            continue
-        responsive = _responsive_bins(properties, settings.min_median_reliability, units)
-        if responsive == ():
-            excluded[specimen] = (
-                f"median reliability of its {len(units)} selected units stays below "
-                f"{settings.min_median_reliability:g} in every time bin"
-            )
-            continue
-        if properties.time_s is not None:
-            counts.append(len(units))
-        if window is None and responsive is not None and len(responsive) == 1:
-            single_bin.append(specimen)
-        passing.append(SpecimenChoice(specimen, units, responsive if window is None else window))
-    needed = required_units(counts, settings.min_units)
-    for choice in passing:
-        if len(choice.units) < needed:
-            excluded[choice.specimen] = f"{len(choice.units)} selected units, {needed} are needed"
-    return AreaSelection(
-        passing=tuple(passing),
-        without_units=tuple(without_units),
-        unit_counts=tuple(counts),
-        selected=tuple(choice for choice in passing if choice.specimen not in excluded),
-        excluded=dict(sorted(excluded.items())),
-        single_bin=tuple(specimen for specimen in single_bin if specimen not in excluded),
+def required_units(unit_counts: Sequence[int], min_units: str | int | None) -> int:
+    """Return the number of units a specimen needs: a rounded-up percentile, or a number; at least 1."""
+    if min_units is None:
+        return 1
+    if isinstance(min_units, int):
+        return max(1, min_units)
+    if not unit_counts:
+        return 1
+    percentile = {"q3": 75, "median": 50}[min_units]
+    return max(1, math.ceil(np.percentile(unit_counts, percentile)))
+
+
+def longest_run(passing: NDArray[np.bool_]) -> tuple[int, ...]:
+    """Return the indices of the longest run of True, the first one on ties, () if there is none."""
+    best: tuple[int, ...] = ()
+    for value, run in itertools.groupby(range(len(passing)), key=lambda index: bool(passing[index])):
+        indices = tuple(run)
+        if value and len(indices) > len(best):
+            best = indices
+    return best
+
+
+def _missing_reliabilities() -> DataError:
+    return DataError(
+        "the selection needs split-half reliabilities, but the recordings have none\n"
+        f"measure them: {MEASURING_COMMAND}"
     )
 
 
-def _good_units(properties: UnitProperties, settings: SelectionSettings) -> NDArray[np.bool_]:
-    good = np.ones(len(properties.specimens), dtype=bool)
-    threshold = settings.min_mean_reliability if properties.time_s is None else settings.min_reliability
+def _good_units(facts: UnitFacts, settings: SelectionSettings) -> NDArray[np.bool_]:
+    good = np.ones(len(facts.specimens), dtype=bool)
+    threshold = settings.min_mean_reliability if facts.time_s is None else settings.min_reliability
     if threshold is not None:
-        good &= _best_reliability(properties) >= threshold
-    if settings.run_p is not None and properties.run_p is not None:
-        good &= (properties.run_p > settings.run_p) | np.isnan(properties.run_p)
+        good &= _best_reliability(facts) >= threshold
+    if settings.run_p is not None and facts.run_p is not None:
+        good &= (facts.run_p > settings.run_p) | np.isnan(facts.run_p)
     return good
 
 
-def _best_reliability(properties: UnitProperties) -> NDArray[np.float64]:
+def _best_reliability(facts: UnitFacts) -> NDArray[np.float64]:
     """Return each unit's highest reliability; -inf where all are NaN."""
-    if properties.reliability is None:
+    if facts.reliability is None:
         raise _missing_reliabilities()
-    known = np.where(np.isnan(properties.reliability), -np.inf, properties.reliability)
+    known = np.where(np.isnan(facts.reliability), -np.inf, facts.reliability)
     best: NDArray[np.float64] = known if known.ndim == 1 else known.max(axis=0)
     return best
 
@@ -396,27 +377,63 @@ def _window_bins(
     return bins
 
 
+def _select_area(
+    facts: UnitFacts,
+    settings: SelectionSettings,
+    good: NDArray[np.bool_],
+    area: str,
+    window: tuple[int, ...] | None,
+) -> AreaSelection:
+    passing: list[SpecimenChoice] = []
+    without_units: list[int] = []
+    counts: list[int] = []
+    excluded: dict[int, str] = {}
+    single_bin: list[int] = []
+    for specimen in np.unique(facts.specimens[facts.areas == area]).tolist():
+        units = np.flatnonzero(good & (facts.specimens == specimen))
+        if facts.time_s is None:
+            counts.append(len(units))
+        if not len(units):
+            without_units.append(specimen)
+            excluded[specimen] = "no unit passes"
+            continue
+        responsive = _responsive_bins(facts, settings.min_median_reliability, units)
+        if responsive == ():
+            excluded[specimen] = (
+                f"median reliability of its {len(units)} selected units stays below "
+                f"{settings.min_median_reliability:g} in every time bin"
+            )
+            continue
+        if facts.time_s is not None:
+            counts.append(len(units))
+        if window is None and responsive is not None and len(responsive) == 1:
+            single_bin.append(specimen)
+        passing.append(SpecimenChoice(specimen, units, responsive if window is None else window))
+    needed = required_units(counts, settings.min_units)
+    for choice in passing:
+        if len(choice.units) < needed:
+            excluded[choice.specimen] = f"{len(choice.units)} selected units, {needed} are needed"
+    return AreaSelection(
+        passing=tuple(passing),
+        without_units=tuple(without_units),
+        unit_counts=tuple(counts),
+        selected=tuple(choice for choice in passing if choice.specimen not in excluded),
+        excluded=dict(sorted(excluded.items())),
+        single_bin=tuple(specimen for specimen in single_bin if specimen not in excluded),
+    )
+
+
 def _responsive_bins(
-    properties: UnitProperties, threshold: float | None, units: NDArray[np.int64]
+    facts: UnitFacts, threshold: float | None, units: NDArray[np.int64]
 ) -> tuple[int, ...] | None:
     """Return the longest responsive run, () if there is none, None without a time axis."""
-    if properties.time_s is None:
+    if facts.time_s is None:
         return None
     if threshold is None:
-        return tuple(range(len(properties.time_s)))
-    if properties.reliability is None:
+        return tuple(range(len(facts.time_s)))
+    if facts.reliability is None:
         raise _missing_reliabilities()
-    return longest_run(_median_over_units(properties.reliability[:, units]) >= threshold)
-
-
-def longest_run(passing: NDArray[np.bool_]) -> tuple[int, ...]:
-    """Return the indices of the longest run of True, the first one on ties, () if there is none."""
-    best: tuple[int, ...] = ()
-    for value, run in itertools.groupby(range(len(passing)), key=lambda index: bool(passing[index])):
-        indices = tuple(run)
-        if value and len(indices) > len(best):
-            best = indices
-    return best
+    return longest_run(_median_over_units(facts.reliability[:, units]) >= threshold)
 
 
 def _median_over_units(reliability: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -425,22 +442,3 @@ def _median_over_units(reliability: NDArray[np.float64]) -> NDArray[np.float64]:
     known = ~np.isnan(reliability).all(axis=1)
     median[known] = np.nanmedian(reliability[known], axis=1)
     return median
-
-
-def required_units(unit_counts: Sequence[int], min_units: str | int | None) -> int:
-    """Return the number of units a specimen needs: a rounded-up percentile, or a number; at least 1."""
-    if min_units is None:
-        return 1
-    if isinstance(min_units, int):
-        return max(1, min_units)
-    if not unit_counts:
-        return 1
-    percentile = {"q3": 75, "median": 50}[min_units]
-    return max(1, math.ceil(np.percentile(unit_counts, percentile)))
-
-
-def _missing_reliabilities() -> DataError:
-    return DataError(
-        "the selection needs split-half reliabilities, but the recordings have none\n"
-        f"measure them: {MEASURING_COMMAND}"
-    )

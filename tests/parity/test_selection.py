@@ -17,7 +17,7 @@ from mvkit.neural.open import average_over_bins
 from mvkit.neural.selection import (
     AreaSelection,
     SelectionSettings,
-    UnitProperties,
+    UnitFacts,
     required_units,
     select_units,
     specimen_map,
@@ -55,9 +55,9 @@ def outputs(goldens: Path) -> dict[str, dict[str, np.ndarray]]:
     return {kind: dict(np.load(goldens / "selection" / f"{kind}_out.npz")) for kind in KINDS}
 
 
-def facts_of(arrays: dict[str, np.ndarray], kind: str) -> UnitProperties:
+def facts_of(arrays: dict[str, np.ndarray], kind: str) -> UnitFacts:
     timed = kind == "neuropixels"
-    return UnitProperties(
+    return UnitFacts(
         areas=arrays["visual_area"],
         specimens=arrays["specimen_id"],
         reliability=arrays["splithalf_r_mean" if timed else "reliability_mean"],
@@ -207,7 +207,7 @@ def test_isolated_or_missing_bins_do_not_stop_the_selection(
     cases = {"isolated_bin|error": ([0.1, 0.6, 0.1, 0.5], (1,)), "no_bin|error": ([0.1, 0.2, 0.1, 0.2], None)}
     assert errors <= set(cases)
     for profile, bins in cases.values():
-        facts = UnitProperties(
+        facts = UnitFacts(
             areas=np.array(["VISp"] * 3),
             specimens=np.array([7, 7, 7]),
             reliability=np.repeat(np.array(profile)[:, None], 3, axis=1),

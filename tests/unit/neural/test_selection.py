@@ -14,7 +14,7 @@ from mvkit.neural.open import average_counts_over_bins, average_over_bins
 from mvkit.neural.selection import (
     PRESETS,
     SelectionSettings,
-    UnitProperties,
+    UnitFacts,
     longest_run,
     required_units,
     resolve_selection,
@@ -24,10 +24,10 @@ from mvkit.neural.selection import (
 )
 
 
-def facts(reliability: list[list[float]], specimens: list[int], **more: object) -> UnitProperties:
+def facts(reliability: list[list[float]], specimens: list[int], **more: object) -> UnitFacts:
     """One area; reliability (bins, units)."""
     array = np.array(reliability, dtype=float)
-    return UnitProperties(
+    return UnitFacts(
         areas=np.array(more.get("areas", ["VISp"] * len(specimens))),
         specimens=np.array(specimens),
         reliability=array,
@@ -113,7 +113,7 @@ def test_without_time_axis_animals_without_kept_units_count_in_the_percentile() 
     # Kept: 0, 1, 4. Percentile 75 of (0, 1, 4) is 2.5; of (1, 4) it would be 3.25.
     reliability = [0.1] * 2 + [0.8] + [0.75] * 4
     found = facts([], [])
-    found = UnitProperties(
+    found = UnitFacts(
         areas=np.array(["VISp"] * 7),
         specimens=np.array([1, 1, 2, 3, 3, 3, 3]),
         reliability=np.array(reliability),
@@ -136,7 +136,7 @@ def test_areas_are_selected_separately_and_in_order() -> None:
 
 
 def test_a_threshold_needs_reliabilities() -> None:
-    bare = UnitProperties(np.array(["VISp"]), np.array([1]), None, None, np.array([0.005]))
+    bare = UnitFacts(np.array(["VISp"]), np.array([1]), None, None, np.array([0.005]))
     with pytest.raises(DataError, match="needs split-half reliabilities"):
         select_units(bare, SelectionSettings())
     assert select_units(bare, PRESETS["none"])["VISp"].selected[0].units.tolist() == [0]
