@@ -10,7 +10,6 @@ from pydantic import AfterValidator, Field, model_validator
 from mvkit.recipes import Positive, Settings
 
 if TYPE_CHECKING:
-    # `mvkit prep` and its workers do not load torch.
     from torch import Tensor
 
 Probability = Annotated[float, Field(ge=0, le=1)]
