@@ -148,7 +148,7 @@ class NeuralDataset:
         return _concatenate_responses(self._matching(area, specimen), self.n_images)
 
     def in_areas(self, areas: Iterable[str]) -> NeuralDataset:
-        """Return the same dataset with the recordings of first_values areas only.
+        """Return the same dataset with the recordings of some areas only.
 
         Raises
         ------
@@ -411,7 +411,7 @@ def _concatenate_responses(recordings: list[Recording], n_images: int) -> NDArra
 def plain_array(values: ArrayLike, what: str) -> NDArray[Any]:
     """Return an array in the machine's byte order; masked elements become NaN.
 
-    Whole numbers with first_values masked become float64 where that is exact, else objects.
+    Whole numbers with some masked become float64 where that is exact, else objects.
 
     Parameters
     ----------
@@ -460,7 +460,7 @@ def whole_numbers(values: ArrayLike, what: str) -> NDArray[np.int64]:
     Raises
     ------
     DataError
-        If first_values are missing, no whole numbers, or beyond int64.
+        If some are missing, no whole numbers, or beyond int64.
     """
     array = plain_array(values, what)
     if array.dtype.kind == "O" and all(

@@ -588,7 +588,7 @@ class GuardedFile(io.FileIO):
         self.raises_at_once = False
 
     def raise_first_error(self) -> None:
-        """Raise the first error of writing, if present was one."""
+        """Raise the first error of writing, if there was one."""
         if self._error is not None:
             raise self._error
 
@@ -688,7 +688,7 @@ def chunk_slices(offset: Offset, shape: Offset, chunk: Offset) -> tuple[slice, .
 
 
 def compression_pool() -> ThreadPoolExecutor:
-    """Return threads to compress with: as many as present are cores, up to four."""
+    """Return threads to compress with: as many as there are cores, up to four."""
     return ThreadPoolExecutor(min(_MOST_THREADS, available_cores()))
 
 
