@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from known_truth import Array, prepare, true_predictivity
 
-from mvkit.neural.simulated import SimulatedPopulation, drawn_shares, simulate_population
+from mvkit.neural.simulated import SimulatedPopulation, draw_shares, simulate_population
 from mvkit.scoring import Scores, ScoreSettings, score_features
 from mvkit.scoring.comparison import compare_models, fraction_of_ceiling
 from mvkit.scoring.intervals import median_interval
@@ -202,7 +202,7 @@ def full_path(plan: Plan) -> pd.DataFrame:
     in its targets, so that noise does not change its expectation).
     """
     n_all = plan.n_full * plan.n_animals_full
-    shares = drawn_shares(n_animals=n_all, n_units=FULL_UNITS, median=0.6, spreads=FULL_SPREADS, seed=11)
+    shares = draw_shares(n_animals=n_all, n_units=FULL_UNITS, median=0.6, spreads=FULL_SPREADS, seed=11)
     population = simulate_population(shares, seed=12)
     rng = np.random.default_rng(13)
     noise = rng.standard_normal(population.features.shape) * population.features.std()

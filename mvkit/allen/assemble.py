@@ -25,8 +25,8 @@ from mvkit.neural.neural_file import (
     MISSING_COUNT,
     ChunkWriter,
     NeuralFileContents,
-    compressing,
-    reading,
+    compression_pool,
+    open_neural_file,
 )
 from mvkit.neural.published import MEASURE
 
@@ -119,8 +119,8 @@ def assemble(
     OSError
         If the disk is full or fails.
     """
-    with compressing() as pool:
-        with layout.creating(target, contents) as stored:
+    with compression_pool() as pool:
+        with layout.create_neural_file(target, contents) as stored:
             # Counts are mostly zero and otherwise without pattern, see mvkit.neural.convert.
             strategy = zlib.Z_RLE if contents.holds_counts else zlib.Z_DEFAULT_STRATEGY
             writer = ChunkWriter(stored, pool, strategy=strategy)
@@ -128,7 +128,7 @@ def assemble(
             for first, values in _blocks(contents, sessions, request):
                 writer.write(values, (*(0 for _ in contents.shape[:-1]), first))
                 progress(first + values.shape[-1], contents.n_units)
-        with reading(target) as file:
+        with open_neural_file(target) as file:
             verify(file, replace(contents, provenance=file.contents.provenance), writer.digests, pool)
 
 

@@ -57,7 +57,7 @@ from mvkit.fetch.run import (
 )
 from mvkit.files import file_lock, move_durably, remove_leftovers, sha256_of
 from mvkit.machine import check_free_disk, explain_full_disk, free_disk, installed_versions
-from mvkit.neural.neural_file import reading
+from mvkit.neural.neural_file import open_neural_file
 from mvkit.neural.reliability import reliabilities_present
 from mvkit.paths import neural_dir, neural_path
 
@@ -192,7 +192,7 @@ class _SessionFetch:
                 self.staging.clear()
         # The lock is released before: measuring takes it itself.
         if measure is not None:
-            with reading(self.target) as file:
+            with open_neural_file(self.target) as file:
                 is_measured = reliabilities_present(file.contents)
             if not is_measured:
                 self._measure(measure, self.target)
@@ -519,7 +519,7 @@ def _unknown_session(option: str, session_id: int, ids: Collection[int]) -> Usag
 def _made_from(path: Path) -> dict[str, object]:
     """Return the request and the sessions that a neural file was made of; {} if it was made otherwise."""
     try:
-        with reading(path) as file:
+        with open_neural_file(path) as file:
             provenance = file.contents.provenance
     except DataError:
         return {}

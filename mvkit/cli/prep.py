@@ -27,7 +27,7 @@ _MACHINE = "Machine"
 
 
 class OnErrorChoice(StrEnum):
-    """What unreadable images do."""
+    """Effect of unreadable images on the run."""
 
     fail = "fail"
     skip = "skip"
@@ -75,16 +75,19 @@ def command(
 ) -> None:
     """Write an image folder, CIFAR-10 or image/depth pairs as FFCV .beton files."""
     from mvkit.errors import UsageError
+    from mvkit.machine import available_cores
 
-    n_workers = workers or _usable_cores()
+    n_workers = workers or available_cores()
     if verify is not None:
         if recipe is not None or images is not None:
             raise UsageError("--verify takes a file and neither RECIPE nor --images")
         _verify(verify, n_workers, as_json=as_json)
         return
     if recipe is None or images is None:
-        missing = "RECIPE" if recipe is None else "--images DIR"
-        raise UsageError(f"{missing} is missing: mvkit prep RECIPE --images DIR, or mvkit prep --verify FILE")
+        needed = (
+            "a RECIPE (such as imagenet_64)" if recipe is None else "--images DIR (the folder of your images)"
+        )
+        raise UsageError(f"prep needs {needed}: mvkit prep RECIPE --images DIR, or mvkit prep --verify FILE")
 
     from mvkit.images.prep import load_prep_recipe, plan, prepare
     from mvkit.paths import images_dir
@@ -107,7 +110,7 @@ def command(
             on_error=on_error.value,
             force=force,
             progress=progress,
-            remark=note,
+            log=note,
         )
     if as_json:
         print_json(report.to_json())
@@ -115,15 +118,9 @@ def command(
         _print_report(report)
 
 
-def _usable_cores() -> int:
-    import os
-
-    # Containers often allow fewer cores than the machine has.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _verify(path: Path, workers: int, *, as_json: bool) -> None:
-    from mvkit.images.prep import verify_beton
+    from mvkit.files import format_bytes
+    from mvkit.images.beton import verify_beton
 
     with progress_bar("images", unit="images") as progress:
         report = verify_beton(path, workers=workers, progress=progress)
@@ -131,59 +128,62 @@ def _verify(path: Path, workers: int, *, as_json: bool) -> None:
         print_json(report.to_json())
         return
     classes = "without labels" if report.classes is None else f"{report.classes} classes"
-    print_line(f"{path}: whole; {report.n_images} images, {classes}, {_size(report.n_bytes)}")
+    print_line(f"{path}: whole; {report.n_images} images, {classes}, {format_bytes(report.n_bytes)}")
     if not report.with_ffcv:
-        note("FFCV is not installed: its own reader was not asked")
+        note("FFCV is not installed: the file was not read with its own reader")
 
 
 def _print_plan(planned: PrepPlan) -> None:
     from rich.table import Table
 
+    from mvkit.files import format_bytes
+
     table = Table(title=f"{planned.recipe}: {planned.images}")
-    for title in ("split", "images", "classes", "source", "size (estimated)", "file", "there now"):
-        table.add_column(title, justify="left" if title in ("split", "file", "there now") else "right")
+    for title in ("split", "images", "classes", "source", "size (estimated)", "file", "state"):
+        table.add_column(title, justify="left" if title in ("split", "file", "state") else "right")
     for split in planned.splits:
+        source = split.source
         table.add_row(
-            split.split,
-            str(split.n_images),
-            "-" if split.classes is None else str(len(split.classes)),
-            _size(split.source_bytes),
-            _size(split.estimated_bytes),
+            source.split,
+            str(source.n_images),
+            "-" if source.classes is None else str(len(source.classes)),
+            format_bytes(source.n_bytes),
+            format_bytes(split.estimated_bytes),
             str(split.path),
             split.state,
         )
     print_renderable(table)
     _print_crops([report.to_json() for report in planned.crops])
-    print_line(f"to write: about {_size(planned.needed_bytes)}; free: {_size(planned.free_bytes)}")
+    print_line(
+        f"to write: about {format_bytes(planned.needed_bytes)}; free: {format_bytes(planned.free_bytes)}"
+    )
     for split in planned.splits:
         for bad in split.unreadable:
             note(f"cannot be read: {bad.name}: {bad.reason}")
 
 
 def _print_report(report: PrepReport) -> None:
+    from mvkit.files import format_bytes
+
     for split in report.splits:
         sidecar = split.sidecar
-        done = "was there already" if split.was_there else "written and read back"
-        print_line(f"{split.path}: {sidecar.n_images} images, {_size(sidecar.n_bytes)}, {done}")
+        done = "existed already" if split.was_there else "written and read back"
+        print_line(f"{split.path}: {sidecar.n_images} images, {format_bytes(sidecar.n_bytes)}, {done}")
         for failure in sidecar.failures:
             print_line(f"  left out: {failure.path}: {failure.reason}")
     _print_crops(report.splits[0].sidecar.crops)
 
 
 def _print_crops(crops: Sequence[Any]) -> None:
-    """Say what storing images at this size does to the crops."""
+    """Print how many crops are enlarged by storing images at this size."""
     for crop in crops:
-        stored, source = _enlarged(crop["stored"]), _enlarged(crop["source"])
+        stored, source = _format_enlargement(crop["stored"]), _format_enlargement(crop["source"])
         print_line(
             f"crops {crop['crop']} enlarged to {crop['view_px']} px: {stored}; from the originals {source}"
         )
 
 
-def _enlarged(part: Any) -> str:
+def _format_enlargement(part: Any) -> str:
     if part["median_factor"] is None:
         return "none"
     return f"{100 * part['fraction']:.1f} % (median {part['median_factor']:.2f} x)"
-
-
-def _size(n_bytes: int) -> str:
-    return f"{n_bytes / 1e9:.2f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.1f} MB"

@@ -258,9 +258,9 @@ def _open_by_name(name: str, home: Path | None) -> Stimuli:
 
 def _open_neural_file(path: Path, name: str) -> Stimuli:
     # The responses stay unread: selecting units takes longer than showing the images.
-    from mvkit.neural import reading
+    from mvkit.neural import open_neural_file
 
-    with reading(path) as file:
+    with open_neural_file(path) as file:
         contents = file.contents
     return ArrayStimuli(_check_array(contents.stimuli), tuple(map(int, contents.frame_ids)), name)
 

@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from mvkit import files as atomic
+from mvkit import files
 from mvkit.errors import DataError, MissingPackageError
+from mvkit.files import sha256_of
 
 FORMAT_VERSION: Final = 2
 IMAGE, LABEL, INDEX, DEPTH = "image", "label", "index", "depth"
@@ -29,9 +30,9 @@ NO_LABEL: Final = -1
 
 #: ``mode`` of an image's metadata.
 JPEG_MODE, RAW_MODE = 0, 1
+
 #: The file stores an image's sides in 16 bits.
 MOST_PX: Final = 65535
-
 HEADER = np.dtype(
     [
         ("version", "<u2"),
@@ -51,71 +52,35 @@ BYTES_ROW = np.dtype([("ptr", "<u8"), ("size", "<u8")])
 #: FFCV's numbers of the field types, and the metadata of each.
 TYPE_IDS: Final = {IMAGE: 2, LABEL: 1, INDEX: 1, DEPTH: 3}
 _ROWS: Final = {IMAGE: IMAGE_ROW, LABEL: INT_ROW, INDEX: INT_ROW, DEPTH: BYTES_ROW}
-
+_NAME_BYTES: Final = 16
 _DEPTH_HEADER = np.dtype("<u2")
+
 #: Bytes before the pixels of a depth map.
 DEPTH_HEADER_BYTES: Final = 8
-
-
-def field_names(*, has_depth: bool) -> tuple[str, ...]:
-    """Return the fields of a file, in order."""
-    return (IMAGE, LABEL, INDEX, DEPTH) if has_depth else (IMAGE, LABEL, INDEX)
-
-
-def metadata_row(*, has_depth: bool) -> np.dtype[Any]:
-    """Return the type of an image's row of metadata; columns ``f0``, ``f1``, ... in the fields' order."""
-    return np.dtype([("", _ROWS[name]) for name in field_names(has_depth=has_depth)], align=True)
-
-
-def pack_depth(depth: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
-    """Return the bytes of a depth map.
-
-    Parameters
-    ----------
-    depth
-        uint8 or uint16 (height, width).
-    """
-    n_bytes = depth.dtype.itemsize
-    greatest = int(np.iinfo(depth.dtype).max)
-    header = np.array([*depth.shape, n_bytes, greatest], _DEPTH_HEADER)
-    return header.tobytes() + np.ascontiguousarray(depth.astype(f"<u{n_bytes}")).tobytes()
-
-
-def unpack_depth(content: bytes | NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return a depth map in [0, 1], float32 (height, width), from the bytes of the ``depth`` field.
-
-    Raises
-    ------
-    DataError
-        If the bytes are not those of a depth map.
-    """
-    data = np.frombuffer(content, np.uint8)
-    if data.size >= DEPTH_HEADER_BYTES:
-        height, width, n_bytes, greatest = map(int, data[:DEPTH_HEADER_BYTES].view(_DEPTH_HEADER))
-        pixels = data[DEPTH_HEADER_BYTES:]
-        if n_bytes in (1, 2) and greatest > 0 and pixels.size >= height * width * n_bytes > 0:
-            values = pixels[: height * width * n_bytes].view(f"<u{n_bytes}").reshape(height, width)
-            return values.astype(np.float32) / np.float32(greatest)
-    raise DataError("these bytes hold no depth map; run `mvkit prep --verify FILE`")
-
-
 FORMAT: Final = "mvkit-beton"
 
+#: FFCV states its version in the package's metadata only.
+PACKAGE = "ffcv"
+INSTALL_COMMAND = "python scripts/install_ffcv.py"
+_CHUNK_IMAGES: Final = 64
+_MOST_LISTED: Final = 10
+_AGAIN = "write it again with `mvkit prep`"
 
-class _Part(BaseModel):
-    # Files of later versions may say more.
+
+class _SidecarPart(BaseModel):
+    # Files of later versions may have more keys.
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class Failure(_Part):
+class Failure(_SidecarPart):
     """An image that could not be read and was left out."""
 
     path: str
     reason: str
 
 
-class Origin(_Part):
-    """The source of the images.
+class SourceRecord(_SidecarPart):
+    """The images that a file was made from.
 
     Attributes
     ----------
@@ -136,7 +101,7 @@ class Origin(_Part):
     n_bytes: int
 
 
-class Stored(_Part):
+class StorageFormat(_SidecarPart):
     """How images are stored; heights and widths (smallest, greatest) in px."""
 
     format: Literal["raw", "jpeg"]
@@ -146,8 +111,8 @@ class Stored(_Part):
     widths: tuple[int, int]
 
 
-class Sidecar(_Part):
-    """What is known about a ``.beton``.
+class Sidecar(_SidecarPart):
+    """The description of a ``.beton``, in a file beside it.
 
     Attributes
     ----------
@@ -160,7 +125,7 @@ class Sidecar(_Part):
     classes, counts
         Names of the classes (None without labels) and images of each.
     failures
-        What was left out.
+        Images that were left out.
     crops
         How crops change by storing images small, see :mod:`mvkit.images.prep`.
     """
@@ -175,48 +140,13 @@ class Sidecar(_Part):
     has_depth: bool
     classes: tuple[str, ...] | None
     counts: tuple[int, ...] | None
-    stored: Stored
-    source: Origin
+    stored: StorageFormat
+    source: SourceRecord
     recipe: Mapping[str, Any]
     recipe_digest: str
     failures: tuple[Failure, ...] = ()
     crops: tuple[Mapping[str, Any], ...] = ()
     versions: Mapping[str, str] = {}
-
-
-def sidecar_path(beton: Path) -> Path:
-    """Return where the sidecar of a ``.beton`` lies: ``train.json`` beside ``train.beton``."""
-    return beton.with_suffix(".json")
-
-
-def read_sidecar(beton: Path) -> Sidecar:
-    """Read the sidecar of a ``.beton``.
-
-    Raises
-    ------
-    DataError
-        If it is missing or is not one.
-    """
-    path = sidecar_path(beton)
-    try:
-        return Sidecar.model_validate_json(path.read_bytes())
-    except FileNotFoundError as error:
-        raise DataError(
-            f"{beton}: its {path.name} is missing, so nobody knows whether the file is whole; "
-            "write it again with `mvkit prep`"
-        ) from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "content"
-        raise DataError(
-            f"{path}: not a description of a beton ({where}: {first['msg']}); "
-            "write it again with `mvkit prep`"
-        ) from error
-
-
-def write_sidecar(beton: Path, sidecar: Sidecar) -> None:
-    """Write the sidecar of a ``.beton``, whole or not at all."""
-    atomic.write_text(sidecar_path(beton), sidecar.model_dump_json(indent=2) + "\n")
 
 
 @dataclass(frozen=True)
@@ -228,15 +158,15 @@ class Encoded:
     name, label
         Of the item.
     mode
-        :data:`beton.RAW_MODE` or :data:`beton.JPEG_MODE`.
+        :data:`RAW_MODE` or :data:`JPEG_MODE`.
     height, width
         As stored, in px.
     source_height, source_width
-        As found, in px.
+        Of the original, in px.
     content
         The image's bytes.
     depth
-        The depth map's bytes (:func:`beton.pack_depth`), or None.
+        The depth map's bytes (:func:`pack_depth`), or None.
     sha256
         Of the files' content.
     """
@@ -251,123 +181,6 @@ class Encoded:
     content: bytes
     depth: bytes | None
     sha256: bytes
-
-    @property
-    def crc(self) -> int:
-        """Checksum over image and depth map, to compare with what can be read back."""
-        return zlib.crc32(self.depth or b"", zlib.crc32(self.content))
-
-
-class BetonWriter:
-    """Adds images one after another to a new file; use as a context manager.
-
-    Parameters
-    ----------
-    path
-        File to create.
-    capacity
-        Most images that will be added.
-    has_depth
-        Whether every image comes with a depth map.
-    page_bytes
-        Size of pages, a power of two; an image and its depth map share one.
-    """
-
-    def __init__(self, path: Path, *, capacity: int, has_depth: bool, page_bytes: int) -> None:
-        self._row = metadata_row(has_depth=has_depth)
-        self._has_depth = has_depth
-        self._page_bytes = page_bytes
-        self._fields = _field_descriptions(field_names(has_depth=has_depth))
-        head = HEADER.itemsize + len(self._fields)
-        self._rows: NDArray[Any] = np.zeros(capacity, self._row)
-        self._table: NDArray[Any] = np.zeros(capacity * (2 if has_depth else 1), ALLOCATION)
-        self._n_images = self._n_allocations = 0
-        self._crcs = np.zeros(capacity, np.uint32)
-        end = head + self._rows.nbytes
-        #: Where the page that is being filled begins; the first page begins at a multiple of the size.
-        self._page_at = -(-end // page_bytes) * page_bytes
-        self._used = 0
-        self._file = path.open("wb")
-
-    def __enter__(self) -> BetonWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
-
-    @property
-    def n_images(self) -> int:
-        """Images added so far."""
-        return self._n_images
-
-    @property
-    def crcs(self) -> NDArray[np.uint32]:
-        """Checksums of the images added so far (image, then depth map)."""
-        return self._crcs[: self._n_images]
-
-    def add(self, image: Encoded) -> None:
-        """Add an image.
-
-        Raises
-        ------
-        ValueError
-            If it does not fit a page, or its depth map is missing or unexpected.
-        """
-        parts = [image.content] + ([] if image.depth is None else [image.depth])
-        needed = sum(map(len, parts))
-        if needed > self._page_bytes or (image.depth is not None) != self._has_depth:
-            raise ValueError(f"{image.name}: {len(parts)} parts of {needed} bytes do not fit this file")
-        if self._used + needed > self._page_bytes:
-            self._page_at += self._page_bytes
-            self._used = 0
-        # What is skipped over reads as zeros and takes no room on disk.
-        self._file.seek(self._page_at + self._used)
-        pointers = []
-        for part in parts:
-            pointers.append(self._page_at + self._used)
-            self._file.write(part)
-            self._table[self._n_allocations] = (self._n_images, pointers[-1], len(part))
-            self._n_allocations += 1
-            self._used += len(part)
-        row = self._rows[self._n_images]
-        row["f0"] = (image.mode, image.width, image.height, pointers[0])
-        row["f1"], row["f2"] = image.label, self._n_images
-        if image.depth is not None:
-            row["f3"] = (pointers[1], len(image.depth))
-        self._crcs[self._n_images] = image.crc
-        self._n_images += 1
-
-    def finish(self) -> None:
-        """Write the allocation table, the metadata and, last, the header."""
-        table_at = self._page_at + self._page_bytes
-        self._file.seek(table_at)
-        self._file.write(self._table[: self._n_allocations].tobytes())
-        header = np.zeros((), HEADER)
-        self._file.seek(HEADER.itemsize)
-        self._file.write(self._fields + self._rows[: self._n_images].tobytes())
-        header["version"], header["page_size"] = FORMAT_VERSION, self._page_bytes
-        header["num_fields"] = len(self._fields) // FIELD.itemsize
-        header["num_samples"], header["alloc_table_ptr"] = self._n_images, table_at
-        self._file.flush()
-        self._file.seek(0)
-        self._file.write(header.tobytes())
-        self._file.flush()
-
-
-_NAME_BYTES: Final = 16
-
-
-def _field_descriptions(names: tuple[str, ...]) -> bytes:
-    fields = np.zeros(len(names), FIELD)
-    for field, name in zip(fields, names, strict=True):
-        field["type_id"] = TYPE_IDS[name]
-        field["name"] = np.frombuffer(name.encode().ljust(_NAME_BYTES, b"\0"), np.uint8)
-    return fields.tobytes()
-
-
-_AGAIN = "write it again with `mvkit prep`"
 
 
 @dataclass(frozen=True)
@@ -410,22 +223,164 @@ class Structure:
         return column
 
 
-def check_complete(path: Path) -> Sidecar:
-    """Make sure that a ``.beton`` is whole and the one its sidecar describes; cheap.
+@dataclass(frozen=True)
+class VerifyReport:
+    """A ``.beton`` that was read completely; ``with_ffcv``: also by FFCV's own reader."""
 
-    Returns
-    -------
-    Sidecar
-        What is in the file.
+    path: str
+    n_images: int
+    n_bytes: int
+    sha256: str
+    classes: int | None
+    with_ffcv: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class BetonContent:
+    """A beton's tables; the images themselves stay in the mapped file.
+
+    Attributes
+    ----------
+    path
+        The file.
+    memory
+        uint8 (n_bytes,): the file, mapped read-only.
+    locations
+        int64 (n_images, 3): position of an image's first byte, its height and width in px.
+    sizes
+        int64 (n_images,): bytes of each image.
+    is_jpeg
+        bool (n_images,): a JPEG, or else raw pixels.
+    labels
+        int64 (n_images,), or None without labels.
+    depths
+        int64 (n_images, 2): position and bytes of an image's depth; None without depth.
+    """
+
+    path: Path
+    memory: NDArray[np.uint8]
+    locations: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    is_jpeg: NDArray[np.bool_]
+    labels: NDArray[np.int64] | None
+    depths: NDArray[np.int64] | None
+
+
+class BetonWriter:
+    """Adds images one after another to a new file; use as a context manager.
+
+    Parameters
+    ----------
+    path
+        File to create.
+    capacity
+        Most images that will be added.
+    has_depth
+        Whether every image comes with a depth map.
+    page_bytes
+        Size of pages, a power of two; an image and its depth map share one.
+    """
+
+    def __init__(self, path: Path, *, capacity: int, has_depth: bool, page_bytes: int) -> None:
+        self._row = metadata_row(has_depth=has_depth)
+        self._has_depth = has_depth
+        self._page_bytes = page_bytes
+        self._fields = _field_descriptions(field_names(has_depth=has_depth))
+        head = HEADER.itemsize + len(self._fields)
+        self._rows: NDArray[Any] = np.zeros(capacity, self._row)
+        self._table: NDArray[Any] = np.zeros(capacity * (2 if has_depth else 1), ALLOCATION)
+        self._n_images = self._n_allocations = 0
+        #: CRC-32 of all images and depth maps added so far.
+        self.crc = 0
+        end = head + self._rows.nbytes
+        #: Where the page that is being filled begins; the first page begins at a multiple of the size.
+        self._page_at = -(-end // page_bytes) * page_bytes
+        self._used = 0
+        self._file = path.open("wb")
+
+    def __enter__(self) -> BetonWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    @property
+    def n_images(self) -> int:
+        """Images added so far."""
+        return self._n_images
+
+    def add(self, image: Encoded) -> None:
+        """Add an image.
+
+        Raises
+        ------
+        ValueError
+            If it does not fit a page, or its depth map is missing or unexpected.
+        """
+        parts = [image.content] + ([] if image.depth is None else [image.depth])
+        needed = sum(map(len, parts))
+        if needed > self._page_bytes or (image.depth is not None) != self._has_depth:
+            raise ValueError(f"{image.name}: {len(parts)} parts of {needed} bytes do not fit this file")
+        if self._used + needed > self._page_bytes:
+            self._page_at += self._page_bytes
+            self._used = 0
+        # What is skipped over reads as zeros and takes no space on disk.
+        self._file.seek(self._page_at + self._used)
+        pointers = []
+        for part in parts:
+            pointers.append(self._page_at + self._used)
+            self._file.write(part)
+            self.crc = zlib.crc32(part, self.crc)
+            self._table[self._n_allocations] = (self._n_images, pointers[-1], len(part))
+            self._n_allocations += 1
+            self._used += len(part)
+        row = self._rows[self._n_images]
+        row["f0"] = (image.mode, image.width, image.height, pointers[0])
+        row["f1"], row["f2"] = image.label, self._n_images
+        if image.depth is not None:
+            row["f3"] = (pointers[1], len(image.depth))
+        self._n_images += 1
+
+    def finish(self) -> None:
+        """Write the allocation table, the metadata and, last, the header."""
+        table_at = self._page_at + self._page_bytes
+        self._file.seek(table_at)
+        self._file.write(self._table[: self._n_allocations].tobytes())
+        header = np.zeros((), HEADER)
+        self._file.seek(HEADER.itemsize)
+        self._file.write(self._fields + self._rows[: self._n_images].tobytes())
+        header["version"], header["page_size"] = FORMAT_VERSION, self._page_bytes
+        header["num_fields"] = len(self._fields) // FIELD.itemsize
+        header["num_samples"], header["alloc_table_ptr"] = self._n_images, table_at
+        self._file.flush()
+        self._file.seek(0)
+        self._file.write(header.tobytes())
+        self._file.flush()
+
+
+def check_complete(path: Path) -> Sidecar:
+    """Check quickly that a ``.beton`` is whole and the one its sidecar describes; return the sidecar.
 
     Raises
     ------
     DataError
-        If it was cut, half written, replaced, or its metadata were changed. A changed pixel goes unseen
-        here; :func:`mvkit.images.beton.verify_beton` finds it.
+        If it is missing, cut, half written, replaced, or its metadata were changed. A changed pixel goes
+        unseen here; :func:`verify_beton` detects it.
     """
-    sidecar = read_sidecar(path)
     size = _size(path)
+    with path.open("rb") as file:
+        head = file.read(8)
+    # A file that is being written begins with zeros.
+    if head[:2] not in (b"", b"\0\0", FORMAT_VERSION.to_bytes(2, "little")):
+        kind = " (an HDF5 file: features or recordings?)" if head.startswith(b"\x89HDF") else ""
+        raise DataError(f"{path}: is no .beton file{kind}")
+    sidecar = read_sidecar(path)
     if size != sidecar.n_bytes:
         raise DataError(
             f"{path}: {size} bytes, but {sidecar.n_bytes} were written: cut short or half copied; {_AGAIN}"
@@ -436,13 +391,89 @@ def check_complete(path: Path) -> Sidecar:
     return sidecar
 
 
+def verify_beton(
+    path: Path, *, workers: int = 1, progress: Callable[[int, int], None] = lambda done, total: None
+) -> VerifyReport:
+    """Read a ``.beton`` completely and compare it with its sidecar.
+
+    The structure, the file's sha256, every image's pixels (JPEGs are decoded)
+    and depth map, and, where it is installed, the tables as FFCV's own reader gives them.
+
+    Parameters
+    ----------
+    path
+        The file, with its sidecar beside it.
+    workers
+        Threads that decode.
+    progress
+        Called with (images done, all images).
+
+    Raises
+    ------
+    DataError
+        Naming the first problems.
+    """
+    sidecar = check_complete(path)
+    structure = read_structure(path)
+    sha256 = sha256_of(path)
+    if sha256 != sidecar.sha256:
+        raise DataError(
+            f"{path}: its content changed since it was written (sha256 {sha256[:12]}..., "
+            f"not {sidecar.sha256[:12]}...); {_AGAIN}"
+        )
+    _check_labels(structure, sidecar.counts)
+    _decode_all(structure, workers, progress)
+    with_ffcv = has_ffcv()
+    if with_ffcv:
+        compare_with_ffcv(structure)
+    return VerifyReport(
+        path=str(path),
+        n_images=structure.n_images,
+        n_bytes=sidecar.n_bytes,
+        sha256=sha256,
+        classes=None if sidecar.classes is None else len(sidecar.classes),
+        with_ffcv=with_ffcv,
+    )
+
+
+def read_sidecar(beton: Path) -> Sidecar:
+    """Read the sidecar of a ``.beton``.
+
+    Raises
+    ------
+    DataError
+        If it is missing or is not one.
+    """
+    path = sidecar_path(beton)
+    try:
+        return Sidecar.model_validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{beton}: its {path.name} is missing, so the file cannot be checked; {_AGAIN}"
+        ) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"])) or "content"
+        raise DataError(f"{path}: not a description of a beton ({key}: {first['msg']}); {_AGAIN}") from error
+
+
+def write_sidecar(beton: Path, sidecar: Sidecar) -> None:
+    """Write the sidecar of a ``.beton``, whole or not at all."""
+    files.write_text(sidecar_path(beton), sidecar.model_dump_json(indent=2) + "\n")
+
+
+def sidecar_path(beton: Path) -> Path:
+    """Return the path of a ``.beton``'s sidecar: ``train.json`` beside ``train.beton``."""
+    return beton.with_suffix(".json")
+
+
 def read_structure(path: Path) -> Structure:
     """Read and check everything but the pages.
 
     Raises
     ------
     DataError
-        If the header, the fields, the metadata, the pointers or the allocation table are not those of a
+        If the header, the fields or the sizes of metadata and allocation table are not those of a
         finished file of mvkit.
     """
     size = _size(path)
@@ -467,9 +498,10 @@ def read_structure(path: Path) -> Structure:
         metadata = file.read(n_images * row.itemsize)
         file.seek(table_at)
         table = file.read()
-    if len(table) % ALLOCATION.itemsize:
-        raise _damaged(path, "the allocation table is cut")
-    structure = Structure(
+    per_image = 2 if DEPTH in names else 1
+    if len(table) != per_image * n_images * ALLOCATION.itemsize:
+        raise _damaged(path, f"an allocation table of {len(table)} bytes for {n_images} images")
+    return Structure(
         path=path,
         n_images=n_images,
         page_bytes=page_bytes,
@@ -479,8 +511,6 @@ def read_structure(path: Path) -> Structure:
         table=np.frombuffer(table, ALLOCATION),
         sha256=hashlib.sha256(head + fields + metadata + table).hexdigest(),
     )
-    _check_pointers(structure, start + len(metadata))
-    return structure
 
 
 def _read_fields(path: Path, content: bytes, n_fields: int) -> tuple[tuple[str, ...], bytes]:
@@ -488,223 +518,111 @@ def _read_fields(path: Path, content: bytes, n_fields: int) -> tuple[tuple[str, 
         raise _damaged(path, "the fields are cut")
     fields = np.frombuffer(content, FIELD)
     names = tuple(field["name"].tobytes().split(b"\0")[0].decode("ascii", "replace") for field in fields)
-    wanted = field_names(has_depth=DEPTH in names)
-    if names != wanted or [TYPE_IDS[name] for name in names] != fields["type_id"].tolist():
+    expected = field_names(has_depth=DEPTH in names)
+    if names != expected or [TYPE_IDS[name] for name in names] != fields["type_id"].tolist():
         raise DataError(
-            f"{path}: fields {', '.join(names)}, not {', '.join(wanted)} as mvkit writes them; "
+            f"{path}: fields {', '.join(names)}, not {', '.join(expected)} as mvkit writes them; "
             "make it with `mvkit prep`"
         )
     return names, content
 
 
-def _check_pointers(structure: Structure, pages_after: int) -> None:
-    """Every image points to an allocation of its own, inside the pages, of the size it needs."""
-    path, table = structure.path, structure.table
-    per_image = 2 if structure.has_depth else 1
-    if len(table) != per_image * structure.n_images:
-        raise _damaged(path, f"{len(table)} allocations for {structure.n_images} images")
-    starts, ends = table["ptr"], table["ptr"] + table["size"]
-    # Unsigned sums may wrap around, hence the comparison of the ends with the starts.
-    if (table["size"] < 1).any() or (starts < pages_after).any() or (ends < starts).any():
-        raise _damaged(path, "an allocation lies outside the pages")
-    if (ends > structure.table_at).any():
-        raise _damaged(path, "an allocation lies outside the pages")
-    if ((starts // structure.page_bytes) != ((ends - 1) // structure.page_bytes)).any():
-        raise _damaged(path, "an allocation crosses a page")
-    # mvkit writes images one after another, so pointers increase and belong to images 0, 1, 2, ...
-    if (ends[:-1] > starts[1:]).any():
-        raise _damaged(path, "two allocations overlap")
-    if (table["sample_id"] != np.repeat(np.arange(structure.n_images), per_image)).any():
-        raise _damaged(path, "the allocations are not those of images 0, 1, 2, ...")
-    image = structure.column(IMAGE)
-    if (starts[::per_image] != image["data_ptr"]).any():
-        raise _damaged(path, "an image points to nothing that was written for it")
-    sizes = table["size"][::per_image]
-    raw = image["mode"] == RAW_MODE
-    pixels = image["height"].astype(np.uint64) * image["width"].astype(np.uint64) * np.uint64(3)
-    if (pixels < 1).any() or (sizes[raw] != pixels[raw]).any() or (image["mode"] > RAW_MODE).any():
-        raise _damaged(path, "an image's size does not fit its bytes")
-    if structure.has_depth:
-        depth = structure.column(DEPTH)
-        if (depth["ptr"] != starts[1::2]).any() or (depth["size"] != table["size"][1::2]).any():
-            raise _damaged(path, "a depth map points to nothing that was written for it")
-    if (structure.column(INDEX) != np.arange(structure.n_images)).any():
-        raise _damaged(path, "the images' numbers are not 0, 1, 2, ...")
-
-
 def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file; make it with `mvkit prep`") from error
+    if not path.is_file():
+        raise DataError(
+            f"{path}: {'a folder' if path.is_dir() else 'no such file'}; make it with `mvkit prep`"
+        )
+    return path.stat().st_size
 
 
 def _damaged(path: Path, what: str) -> DataError:
     return DataError(f"{path}: not a finished beton: {what}; {_AGAIN}")
 
 
-#: FFCV states its version in the package's metadata only.
-PACKAGE = "ffcv"
-INSTALL_COMMAND = "python scripts/install_ffcv.py"
+def _check_labels(structure: Structure, counts: tuple[int, ...] | None) -> None:
+    labels = structure.column(LABEL)
+    if counts is None:
+        expected = (labels == NO_LABEL).all()
+    else:
+        in_range = (labels >= 0).all() and (labels < len(counts)).all()
+        expected = in_range and tuple(np.bincount(labels, minlength=len(counts)).tolist()) == counts
+    if not expected:
+        raise DataError(f"{structure.path}: its labels are not those that its .json counts")
 
 
-def has_ffcv() -> bool:
-    """Tell whether FFCV can be loaded (this loads it)."""
-    try:
-        load_ffcv()
-    except MissingPackageError:
-        return False
-    return True
+def _decode_all(structure: Structure, workers: int, progress: Callable[[int, int], None]) -> None:
+    chunks = range(0, structure.n_images, _CHUNK_IMAGES)
+    problems: list[str] = []
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        decoded = pool.map(lambda first: _decode(structure, first), chunks)
+        for start, faults in zip(chunks, decoded, strict=True):
+            problems.extend(faults)
+            progress(min(start + _CHUNK_IMAGES, structure.n_images), structure.n_images)
+    if problems:
+        shown = "\n".join(f"  {line}" for line in problems[:_MOST_LISTED])
+        raise DataError(f"{structure.path}: {len(problems)} images cannot be decoded:\n{shown}")
 
 
-def load_ffcv(module: str = PACKAGE) -> ModuleType:
-    """Return FFCV or one of its modules (``ffcv.reader``).
+def _decode(structure: Structure, start: int) -> list[str]:
+    """Decode a chunk of images; return the problems, a line each."""
+    from PIL import Image
 
-    Its import sets torch to one thread; the number from before is restored.
-
-    Raises
-    ------
-    MissingPackageError
-        If FFCV is not installed or cannot be loaded; says how to install it.
-    """
-    import torch
-
-    n_threads = torch.get_num_threads()
-    try:
-        with warnings.catch_warnings():
-            # Its dependencies warn about one another; none of it concerns the user.
-            warnings.simplefilter("ignore")
-            _keep_compiled_dictionaries()
-            return importlib.import_module(module)
-    except ImportError as error:
-        reason = (
-            "is not installed" if importlib.util.find_spec(PACKAGE) is None else f"does not load ({error})"
-        )
-        raise MissingPackageError(
-            f"FFCV, which writes and reads .beton files, {reason}\n"
-            f"install it with `{INSTALL_COMMAND}` in mvkit's checkout; "
-            "without it `mvkit train --images DIR` reads image folders directly (same views, slower)"
-        ) from error
-    finally:
-        torch.set_num_threads(n_threads)
+    problems = []
+    rows = structure.column(IMAGE)
+    with structure.path.open("rb") as file:
+        for number in range(start, min(start + _CHUNK_IMAGES, structure.n_images)):
+            image, depth = _stored_bytes(structure, file, number)
+            size = (int(rows["width"][number]), int(rows["height"][number]))
+            try:
+                if rows["mode"][number] == JPEG_MODE:
+                    with Image.open(io.BytesIO(image)) as opened:
+                        opened.load()
+                        if opened.size != size:
+                            problems.append(f"image {number}: {opened.size} px, not {size}")
+                if depth is not None and unpack_depth(depth).shape != size[::-1]:
+                    problems.append(f"image {number}: its depth map has another size")
+            except (OSError, SyntaxError, ValueError, DataError) as error:
+                problems.append(f"image {number}: {error}")
+    return problems
 
 
-def _keep_compiled_dictionaries() -> None:
-    """Have numba keep what FFCV compiles when imported: a dictionary that takes 4 seconds each time."""
-    from numba.typed import typeddict
-
-    for value in vars(typeddict).values():
-        if hasattr(value, "enable_caching"):
-            # Neither numba's folder nor the user's cache can be written: compiled each time, as before.
-            with suppress(RuntimeError):
-                value.enable_caching()
-
-
-Progress = Callable[[int, int], None]
-_CHUNK_BYTES: Final = 16 * 1024 * 1024
-_CHUNK_IMAGES: Final = 64
-_MOST_LISTED: Final = 10
-
-
-@dataclass(frozen=True)
-class VerifyReport:
-    """What was read, all of it as it should be."""
-
-    path: str
-    n_images: int
-    n_bytes: int
-    sha256: str
-    classes: int | None
-    with_ffcv: bool
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
-        return asdict(self)
-
-
-def verify_beton(
-    path: Path, *, workers: int = 1, progress: Progress = lambda done, total: None
-) -> VerifyReport:
-    """Read a ``.beton`` completely and compare it with its sidecar.
-
-    The structure, the file's sha256, every image's pixels (JPEGs are decoded)
-    and depth map, and, where it is installed, what FFCV's own reader sees.
-
-    Parameters
-    ----------
-    path
-        The file; its sidecar lies beside it.
-    workers
-        Threads that decode.
-    progress
-        Called with (images done, all images).
-
-    Raises
-    ------
-    DataError
-        With the first things that are wrong.
-    """
-    sidecar = check_complete(path)
-    structure = read_structure(path)
-    sha256 = digest_of(path)
-    if sha256 != sidecar.sha256:
-        raise DataError(
-            f"{path}: its content changed since it was written (sha256 {sha256[:12]}..., "
-            f"not {sidecar.sha256[:12]}...); write it again with `mvkit prep`"
-        )
-    _check_labels(structure, sidecar.counts)
-    _decode_all(structure, workers, progress)
-    with_ffcv = has_ffcv()
-    if with_ffcv:
-        compare_with_ffcv(structure)
-    return VerifyReport(
-        path=str(path),
-        n_images=structure.n_images,
-        n_bytes=sidecar.n_bytes,
-        sha256=sha256,
-        classes=None if sidecar.classes is None else len(sidecar.classes),
-        with_ffcv=with_ffcv,
-    )
-
-
-def digest_of(path: Path) -> str:
-    """Return the sha256 of a file's content."""
-    summary = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            summary.update(chunk)
-    return summary.hexdigest()
-
-
-def compare_with_checksums(structure: Structure, crcs: NDArray[np.uint32]) -> None:
-    """Compare what can be read back with what was written.
+def compare_with_crc(structure: Structure, crc: int) -> None:
+    """Compare the images read back with those written.
 
     Parameters
     ----------
     structure
         Of the file.
-    crcs
-        uint32 (n_images,) of :class:`mvkit.images.beton.BetonWriter`.
+    crc
+        Of its :class:`BetonWriter`.
 
     Raises
     ------
     DataError
-        If the disk gave back anything else.
+        If the disk returns anything else.
     """
-    if len(crcs) != structure.n_images:
-        raise DataError(f"{structure.path}: {structure.n_images} images, but {len(crcs)} were written")
+    read_back = 0
     with structure.path.open("rb") as file:
         for number in range(structure.n_images):
-            image, depth = _stored(structure, file, number)
-            if zlib.crc32(depth or b"", zlib.crc32(image)) != crcs[number]:
-                raise DataError(
-                    f"{structure.path}: image {number} reads back differently from what was written; "
-                    "check the disk"
-                )
+            for part in _stored_bytes(structure, file, number):
+                read_back = zlib.crc32(part or b"", read_back)
+    if read_back != crc:
+        raise DataError(f"{structure.path}: reads back differently from what was written; check the disk")
+
+
+def _stored_bytes(structure: Structure, file: Any, number: int) -> tuple[bytes, bytes | None]:
+    """Return the bytes of an image and of its depth map."""
+    per_image = 2 if structure.has_depth else 1
+    parts = []
+    # mvkit's writer adds allocations in the images' order.
+    for _, pointer, size in structure.table[number * per_image : (number + 1) * per_image].tolist():
+        file.seek(pointer)
+        parts.append(file.read(size))
+    return parts[0], parts[1] if structure.has_depth else None
 
 
 def compare_with_ffcv(structure: Structure) -> None:
-    """Make sure that FFCV's own reader sees the same images at the same places.
+    """Make sure that FFCV's own reader reads the same images at the same positions.
 
     Raises
     ------
@@ -728,94 +646,6 @@ def compare_with_ffcv(structure: Structure) -> None:
         )
 
 
-def _check_labels(structure: Structure, counts: tuple[int, ...] | None) -> None:
-    labels = structure.column(LABEL)
-    if counts is None:
-        expected = (labels == NO_LABEL).all()
-    else:
-        in_range = (labels >= 0).all() and (labels < len(counts)).all()
-        expected = in_range and tuple(np.bincount(labels, minlength=len(counts)).tolist()) == counts
-    if not expected:
-        raise DataError(f"{structure.path}: its labels are not those that its .json counts")
-
-
-def _decode_all(structure: Structure, workers: int, progress: Progress) -> None:
-    chunks = range(0, structure.n_images, _CHUNK_IMAGES)
-    wrong: list[str] = []
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        for start, found in zip(chunks, pool.map(lambda at: _decode(structure, at), chunks), strict=True):
-            wrong.extend(found)
-            progress(min(start + _CHUNK_IMAGES, structure.n_images), structure.n_images)
-    if wrong:
-        shown = "\n".join(f"  {line}" for line in wrong[:_MOST_LISTED])
-        raise DataError(f"{structure.path}: {len(wrong)} images cannot be decoded:\n{shown}")
-
-
-def _decode(structure: Structure, start: int) -> list[str]:
-    """Decode a chunk of images; return what is wrong."""
-    from PIL import Image
-
-    wrong = []
-    rows = structure.column(IMAGE)
-    with structure.path.open("rb") as file:
-        for number in range(start, min(start + _CHUNK_IMAGES, structure.n_images)):
-            image, depth = _stored(structure, file, number)
-            size = (int(rows["width"][number]), int(rows["height"][number]))
-            try:
-                if rows["mode"][number] == JPEG_MODE:
-                    with Image.open(io.BytesIO(image)) as opened:
-                        opened.load()
-                        if opened.size != size:
-                            wrong.append(f"image {number}: {opened.size} px, not {size}")
-                if depth is not None and unpack_depth(depth).shape != size[::-1]:
-                    wrong.append(f"image {number}: its depth map has another size")
-            except (OSError, SyntaxError, ValueError, DataError) as error:
-                wrong.append(f"image {number}: {error}")
-    return wrong
-
-
-def _stored(structure: Structure, file: Any, number: int) -> tuple[bytes, bytes | None]:
-    """Return the bytes of an image and of its depth map."""
-    per_image = 2 if structure.has_depth else 1
-    parts = []
-    # mvkit's writer adds allocations in the images' order.
-    for _, pointer, size in structure.table[number * per_image : (number + 1) * per_image].tolist():
-        file.seek(pointer)
-        parts.append(file.read(size))
-    return parts[0], parts[1] if structure.has_depth else None
-
-
-@dataclass(frozen=True)
-class BetonContent:
-    """A beton's tables; the images themselves stay in the mapped file.
-
-    Attributes
-    ----------
-    path
-        The file.
-    memory
-        uint8 (n_bytes,): the file, mapped read-only.
-    places
-        int64 (n_images, 3): position of an image's first byte, its height and width in px.
-    sizes
-        int64 (n_images,): bytes of each image.
-    is_jpeg
-        bool (n_images,): a JPEG, or else raw pixels.
-    labels
-        int64 (n_images,), or None without labels.
-    depths
-        int64 (n_images, 2): position and bytes of an image's depth; None without depth.
-    """
-
-    path: Path
-    memory: NDArray[np.uint8]
-    places: NDArray[np.int64]
-    sizes: NDArray[np.int64]
-    is_jpeg: NDArray[np.bool_]
-    labels: NDArray[np.int64] | None
-    depths: NDArray[np.int64] | None
-
-
 def read_content(path: Path) -> BetonContent:
     """Read a beton's tables with FFCV and map the file.
 
@@ -828,12 +658,12 @@ def read_content(path: Path) -> BetonContent:
     DataError
         If FFCV cannot read the file.
     """
-    make_decoder_known()
+    register_decoder()
     try:
         reader = load_ffcv("ffcv.reader").Reader(str(path))
     # The reader asserts the version and trusts every number in the file.
     except (AssertionError, ValueError, IndexError, KeyError, OSError) as error:
-        raise DataError(f"{path}: FFCV cannot read it: {error}\nwrite it again with `mvkit prep`") from error
+        raise DataError(f"{path}: FFCV cannot read it: {error}\n{_AGAIN}") from error
     columns = {
         name: reader.metadata[column]
         for name, column in zip(reader.field_names, reader.metadata_type.names, strict=True)
@@ -843,26 +673,128 @@ def read_content(path: Path) -> BetonContent:
     return BetonContent(
         path=path,
         memory=np.asarray(np.memmap(path, np.uint8, mode="r")),
-        places=_table(images, ("data_ptr", "height", "width")),
+        locations=_columns(images, ("data_ptr", "height", "width")),
         sizes=_sizes(reader.alloc_table, images["data_ptr"]),
         is_jpeg=images["mode"] == JPEG_MODE,
         labels=None if (labels == NO_LABEL).all() else labels,
-        depths=None if depths is None else _table(depths, ("ptr", "size")),
+        depths=None if depths is None else _columns(depths, ("ptr", "size")),
     )
 
 
-def make_decoder_known() -> None:
-    """Load FFCV's library and name it to LLVM, so that compiled functions find the JPEG decoder in it."""
+def register_decoder() -> None:
+    """Load FFCV's library into LLVM, so that compiled functions can call its JPEG decoder."""
     llvm = importlib.import_module("llvmlite.binding")
     llvm.load_library_permanently(str(load_ffcv("ffcv._libffcv").__file__))
 
 
-def _table(rows: NDArray[Any], columns: tuple[str, ...]) -> NDArray[np.int64]:
+def _columns(rows: NDArray[Any], columns: tuple[str, ...]) -> NDArray[np.int64]:
     return np.stack([rows[column].astype(np.int64) for column in columns], axis=1)
 
 
 def _sizes(allocations: NDArray[Any], starts: NDArray[Any]) -> NDArray[np.int64]:
     """Return the bytes that were allocated at each position."""
     order = np.argsort(allocations["ptr"], kind="stable")
-    found = order[np.searchsorted(allocations["ptr"], starts, sorter=order)]
-    return np.ascontiguousarray(allocations["size"][found], np.int64)
+    rows = order[np.searchsorted(allocations["ptr"], starts, sorter=order)]
+    return np.ascontiguousarray(allocations["size"][rows], np.int64)
+
+
+def has_ffcv() -> bool:
+    """Whether FFCV can be loaded (this loads it)."""
+    try:
+        load_ffcv()
+    except MissingPackageError:
+        return False
+    return True
+
+
+def load_ffcv(module: str = PACKAGE) -> ModuleType:
+    """Return FFCV or one of its modules (``ffcv.reader``).
+
+    Its import sets torch to one thread; the number from before is restored.
+
+    Raises
+    ------
+    MissingPackageError
+        If FFCV is not installed or cannot be loaded; the message tells how to install it.
+    """
+    reason = "is not installed"
+    if importlib.util.find_spec(PACKAGE) is not None:
+        import torch
+
+        n_threads = torch.get_num_threads()
+        try:
+            with warnings.catch_warnings():
+                # Its dependencies warn about one another; none of it concerns the user.
+                warnings.simplefilter("ignore")
+                _cache_compiled_dictionaries()
+                return importlib.import_module(module)
+        except ImportError as error:
+            reason = f"does not load ({error})"
+        finally:
+            torch.set_num_threads(n_threads)
+    raise MissingPackageError(
+        f"FFCV, which writes and reads .beton files, {reason}\n"
+        f"install it with `{INSTALL_COMMAND}` in mvkit's checkout; "
+        "without it `mvkit train --images DIR` reads image folders directly (same views, slower)"
+    )
+
+
+def _cache_compiled_dictionaries() -> None:
+    """Have numba cache what FFCV compiles when imported: a dictionary that takes 4 seconds each time."""
+    from numba.typed import typeddict
+
+    for value in vars(typeddict).values():
+        if hasattr(value, "enable_caching"):
+            # Neither numba's folder nor the user's cache can be written: compiled each time, as before.
+            with suppress(RuntimeError):
+                value.enable_caching()
+
+
+def field_names(*, has_depth: bool) -> tuple[str, ...]:
+    """Return the fields of a file, in order."""
+    return (IMAGE, LABEL, INDEX, DEPTH) if has_depth else (IMAGE, LABEL, INDEX)
+
+
+def metadata_row(*, has_depth: bool) -> np.dtype[Any]:
+    """Return the type of an image's row of metadata; columns ``f0``, ``f1``, ... in the fields' order."""
+    return np.dtype([("", _ROWS[name]) for name in field_names(has_depth=has_depth)], align=True)
+
+
+def _field_descriptions(names: tuple[str, ...]) -> bytes:
+    fields = np.zeros(len(names), FIELD)
+    for field, name in zip(fields, names, strict=True):
+        field["type_id"] = TYPE_IDS[name]
+        field["name"] = np.frombuffer(name.encode().ljust(_NAME_BYTES, b"\0"), np.uint8)
+    return fields.tobytes()
+
+
+def pack_depth(depth: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
+    """Return the bytes of a depth map.
+
+    Parameters
+    ----------
+    depth
+        uint8 or uint16 (height, width).
+    """
+    n_bytes = depth.dtype.itemsize
+    greatest = int(np.iinfo(depth.dtype).max)
+    header = np.array([*depth.shape, n_bytes, greatest], _DEPTH_HEADER)
+    return header.tobytes() + np.ascontiguousarray(depth.astype(f"<u{n_bytes}")).tobytes()
+
+
+def unpack_depth(content: bytes | NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return a depth map in [0, 1], float32 (height, width), from the bytes of the ``depth`` field.
+
+    Raises
+    ------
+    DataError
+        If the bytes are not those of a depth map.
+    """
+    data = np.frombuffer(content, np.uint8)
+    if data.size >= DEPTH_HEADER_BYTES:
+        height, width, n_bytes, greatest = map(int, data[:DEPTH_HEADER_BYTES].view(_DEPTH_HEADER))
+        pixels = data[DEPTH_HEADER_BYTES:]
+        if n_bytes in (1, 2) and greatest > 0 and pixels.size >= height * width * n_bytes > 0:
+            values = pixels[: height * width * n_bytes].view(f"<u{n_bytes}").reshape(height, width)
+            return values.astype(np.float32) / np.float32(greatest)
+    raise DataError("these bytes hold no depth map; run `mvkit prep --verify FILE`")

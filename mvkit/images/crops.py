@@ -1,4 +1,4 @@
-"""Crops: boxes drawn for every image, and how what they cut out becomes a square."""
+"""Crops: boxes drawn for every image, and their resizing to squares, with PIL and in compiled code."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PURPOSE = draws.CROP
 
 
 class CropNumbers(NamedTuple):
-    """A crop as plain numbers, which compiled code can close over; 0 px: not said."""
+    """A crop as plain numbers, which compiled code can close over; 0 px: None."""
 
     kind: int
     scale_low: float
@@ -63,15 +63,14 @@ def output_px(crop: Crop, settings: ViewsSettings) -> int:
 def intermediate_px(crop: Crop) -> int | None:
     """Return the side to which the published pipeline resizes the box before it goes on to ``output_px``.
 
-    The faithful way is two resizes with rounding to 8 bits after each, box -> intermediate -> output (a step
-    to the size already there does nothing). A loader on a fast path goes from the box to the output directly
-    and must say so.
+    The published way is two resizes with rounding to 8 bits after each, box -> intermediate -> output (a
+    resize to the same size does nothing).
     """
     return crop.via_px if isinstance(crop, RandomResizedCrop) else crop.crop_px
 
 
 @compiled_part
-def _rounded(value: float) -> int:
+def _round(value: float) -> int:
     """Round to the nearest integer, halves to the even one (Python, torchvision)."""
     return int(np.rint(value))
 
@@ -87,8 +86,8 @@ def _random_resized(
         first = attempt * _DRAWS_PER_ATTEMPT
         target = area * (numbers.scale_low + uniform(state, first) * (numbers.scale_high - numbers.scale_low))
         ratio = math.exp(low + uniform(state, first + 1) * (high - low))
-        box_width = _rounded(math.sqrt(target * ratio))
-        box_height = _rounded(math.sqrt(target / ratio))
+        box_width = _round(math.sqrt(target * ratio))
+        box_height = _round(math.sqrt(target / ratio))
         if 0 < box_width <= width and 0 < box_height <= height:
             top = int(uniform(state, first + 2) * (height - box_height + 1))
             left = int(uniform(state, first + 3) * (width - box_width + 1))
@@ -96,9 +95,9 @@ def _random_resized(
     ratio = width / height
     box_width, box_height = width, height
     if ratio < numbers.ratio_low:
-        box_height = max(1, _rounded(width / numbers.ratio_low))
+        box_height = max(1, _round(width / numbers.ratio_low))
     elif ratio > numbers.ratio_high:
-        box_width = max(1, _rounded(height * numbers.ratio_high))
+        box_width = max(1, _round(height * numbers.ratio_high))
     return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
 
 
@@ -110,18 +109,18 @@ def _side(numbers: CropNumbers, draw: float, length: Integer, shortest: Integer)
         resized = numbers.resize_px * length // shortest
     if numbers.crop_px == 0:
         return 0, length
-    back = length / resized
-    box = max(1, _rounded(numbers.crop_px * back))
-    room = resized + 2 * numbers.pad_px - numbers.crop_px
-    centred = _rounded(_rounded((resized - numbers.crop_px) / 2.0) * back)
-    if room < 0:
+    to_stored = length / resized
+    box = max(1, _round(numbers.crop_px * to_stored))
+    n_free = resized + 2 * numbers.pad_px - numbers.crop_px
+    centred = _round(_round((resized - numbers.crop_px) / 2.0) * to_stored)
+    if n_free < 0:
         return centred, box
     # Rounding must push a box no further out than the padding reaches.
-    outside = _rounded(numbers.pad_px * back)
+    outside = _round(numbers.pad_px * to_stored)
     box = min(box, length + 2 * outside)
     start = centred
     if numbers.kind == _RANDOM:
-        start = _rounded((int(draw * (room + 1)) - numbers.pad_px) * back)
+        start = _round((int(draw * (n_free + 1)) - numbers.pad_px) * to_stored)
     return max(-outside, min(start, length + outside - box)), box
 
 
@@ -222,7 +221,7 @@ def crop_boxes(
     """Return the boxes to cut out of stored images.
 
     ``RandomResizedCrop`` follows torchvision: an area uniform in ``scale``, a ratio (width / height)
-    log-uniform in ``ratio``, a uniform place; up to ten attempts, then the largest central box of an allowed
+    log-uniform in ``ratio``, a uniform position; up to ten attempts, then the largest central box of a valid
     ratio. ``RandomCrop`` and ``CentreCrop`` resize the shortest side to ``resize_px`` (the longer one rounded
     down, as torchvision does) and cut ``crop_px``; the box is that square mapped back into the stored image
     and rounded to whole pixels: exact where the stored shortest side is ``resize_px`` or that is None,
@@ -267,7 +266,7 @@ def crop_boxes(
 
 
 #: Columns of an axis: (origin, length, total, offset, mid). The stored pixels [origin, origin + length) are
-#: resized to ``total`` pixels; of these [offset, offset + mid) are kept and resized to the side asked for.
+#: resized to ``total`` pixels; of these [offset, offset + mid) are cut out and resized to the requested side.
 #: Where the range lies outside the image, it is black.
 AXIS_COLUMNS = 5
 
@@ -331,23 +330,18 @@ def crop_image(
     bilinear one, rounded to 8 bits; depth maps are given the filter ``NEAREST``, as in the reference.
     """
     if isinstance(crop, CentreCrop) and crop.crop_px is not None:
-        return _resized(_central(image, crop.resize_px, crop.crop_px, filter_), side_px, filter_)
+        return _resize(_centre_crop(image, crop.resize_px, crop.crop_px, filter_), side_px, filter_)
     top, left, height, width = box
     image = image.crop((left, top, left + width, top + height))
     via = intermediate_px(crop)
-    return _resized(image if via is None else _resized(image, via, filter_), side_px, filter_)
+    return _resize(image if via is None else _resize(image, via, filter_), side_px, filter_)
 
 
-def pixels(image: Image.Image) -> NDArray[np.uint8]:
-    """Return an RGB image's pixels, uint8 (height, width, 3)."""
-    return np.asarray(image, np.uint8)
-
-
-def _resized(image: Image.Image, side_px: int, filter_: Image.Resampling) -> Image.Image:
+def _resize(image: Image.Image, side_px: int, filter_: Image.Resampling) -> Image.Image:
     return image if image.size == (side_px, side_px) else image.resize((side_px, side_px), filter_)
 
 
-def _central(
+def _centre_crop(
     image: Image.Image, resize_px: int | None, crop_px: int, filter_: Image.Resampling
 ) -> Image.Image:
     width, height = image.size
@@ -361,7 +355,7 @@ def _central(
 
 #: libffcv's JPEG decoder (turbojpeg): source, bytes, height, width, target, six sizes that stay unused when
 #: the whole image is decoded, and two switches. Addresses are passed as integers. The symbol is looked up
-#: when a kernel that uses it is compiled or loaded: ``ffcv_file.make_decoder_known`` must have run by then.
+#: when a kernel that uses it is compiled or loaded: ``beton.register_decoder`` must have run by then.
 _imdecode: Any = types.ExternalFunction(
     "imdecode",
     types.int32(
@@ -378,7 +372,7 @@ _WHOLE = (False, False)
 
 @compiled
 def _triangle(source_px: int, target_px: int, first: int, n_rows: int) -> Any:
-    """Return rows ``first`` and on of PIL's bilinear filter: starts, counts and weights of source pixels."""
+    """Return rows from ``first`` on of PIL's bilinear filter: starts, counts and weights of source pixels."""
     scale = source_px / target_px
     support = max(scale, 1.0)
     starts = np.empty(n_rows, np.int64)
@@ -402,7 +396,7 @@ def _triangle(source_px: int, target_px: int, first: int, n_rows: int) -> Any:
 
 @compiled
 def _axis_filter(axis: Any, side_px: int) -> Any:
-    """Return starts, counts and float32 weights of the whole way along one axis."""
+    """Return starts, counts and float32 weights of both resizes along one axis."""
     length, total, offset, mid = axis[1], axis[2], axis[3], axis[4]
     outer_starts, outer_counts, outer = _triangle(mid, side_px, 0, side_px)
     if total == length:
@@ -495,8 +489,8 @@ def resample_image(memory: Any, shape: Any, axes: Any, out: Any) -> None:
 def resample_plane(memory: Any, shape: Any, axes: Any, out: Any) -> None:
     """Crop one plane of numbers (depth) and take the nearest stored value for every output pixel.
 
-    Depths are not averaged: between two objects that would make up a depth at which there is nothing. So does
-    the reference. Result: float32 (side, side); see :func:`resample_image`.
+    Depths are not averaged, as in the reference: between two objects the mean is a depth at which there is
+    nothing. Result: float32 (side, side); see :func:`resample_image`.
     """
     first, height, width, _ = shape
     side_px = out.shape[0]
@@ -515,21 +509,21 @@ def _nearest(axis: Any, side_px: int) -> Any:
     origin, length, total, offset, mid = axis
     positions = np.empty(side_px, np.int64)
     for number in range(side_px):
-        kept = int((number + 0.5) * mid / side_px) + offset
+        inner = int((number + 0.5) * mid / side_px) + offset
         # Floor, not truncation: padding puts positions before the first pixel.
-        positions[number] = origin + int(np.floor((kept + 0.5) * length / total))
+        positions[number] = origin + int(np.floor((inner + 0.5) * length / total))
     return positions
 
 
 @compiled
-def crop_images(memory: Any, places: Any, axes: Any, rows: Any, out: Any) -> None:
+def crop_images(memory: Any, locations: Any, axes: Any, rows: Any, out: Any) -> None:
     """Crop and resize some images of a batch.
 
     Parameters
     ----------
     memory
         uint8: where the pixels are.
-    places
+    locations
         int64 (n, 3): position of the first pixel, height, width.
     axes
         int64 (n, 2, 5): see :func:`mvkit.images.crops.crop_axes`.
@@ -539,25 +533,27 @@ def crop_images(memory: Any, places: Any, axes: Any, rows: Any, out: Any) -> Non
         uint8 (batch, side, side, 3).
     """
     for i in range(len(rows)):
-        resample_image(memory, (places[i, 0], places[i, 1], places[i, 2], 3), axes[i], out[rows[i]])
+        resample_image(memory, (locations[i, 0], locations[i, 1], locations[i, 2], 3), axes[i], out[rows[i]])
 
 
 @compiled
-def crop_planes(memory: Any, places: Any, axes: Any, rows: Any, out: Any) -> None:
+def crop_planes(memory: Any, locations: Any, axes: Any, rows: Any, out: Any) -> None:
     """Do the same for planes: ``memory`` of any number type, ``out`` float32 (batch, 1, side, side)."""
     for i in range(len(rows)):
-        resample_plane(memory, (places[i, 0], places[i, 1], places[i, 2], 1), axes[i], out[rows[i], 0])
+        resample_plane(
+            memory, (locations[i, 0], locations[i, 1], locations[i, 2], 1), axes[i], out[rows[i], 0]
+        )
 
 
 @compiled
-def decode_jpegs(memory: Any, places: Any, sizes: Any, pixels: Any, starts: Any) -> int:
+def decode_jpegs(memory: Any, locations: Any, sizes: Any, pixels: Any, starts: Any) -> int:
     """Decode JPEGs until one fails; returns how many were decoded.
 
     Parameters
     ----------
     memory
         uint8: where the files are.
-    places
+    locations
         int64 (n, 3): position of the first byte, height, width.
     sizes
         int64 (n,): bytes of each file.
@@ -567,7 +563,7 @@ def decode_jpegs(memory: Any, places: Any, sizes: Any, pixels: Any, starts: Any)
         int64 (n,): where in ``pixels`` each image begins.
     """
     for i in range(len(sizes)):
-        begin, height, width = places[i]
+        begin, height, width = locations[i]
         source = memory[begin : begin + sizes[i]]
         target = pixels[starts[i] : starts[i] + height * width * 3]
         # All of the image at full scale: half scale saves a tenth (unpacking the bits is what takes time),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import os
 import time
 from abc import ABC, abstractmethod
 from collections import deque
@@ -14,7 +13,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Literal, Protocol
+from typing import ClassVar, Final, Literal, Protocol
 
 import numpy as np
 import torch
@@ -23,14 +22,77 @@ from PIL import Image
 
 from mvkit.errors import DataError, MissingPackageError, UsageError, printable
 from mvkit.files import check_link
-from mvkit.images import beton
-from mvkit.images import sources as cifar10
-from mvkit.images import sources as folder
-from mvkit.images import sources as paired_depth
-from mvkit.images.beton import BetonContent, Sidecar, check_complete, read_content
+from mvkit.images.beton import BetonContent, Sidecar, check_complete, read_content, unpack_depth
 from mvkit.images.crops import Box, crop_axes, crop_boxes, crop_image, crop_images, crop_planes, decode_jpegs
 from mvkit.images.settings import Crop, RawBatch
-from mvkit.images.sources import SplitSource, read_depth, read_rgb
+from mvkit.images.sources import SplitSource, open_cifar10, open_folder, open_pairs, read_depth, read_rgb
+from mvkit.machine import available_cores
+from mvkit.recipes import packaged_recipes
+
+LOGGER = logging.getLogger(__name__)
+
+Split = Literal["train", "val"]
+
+#: Images a thread fills at a time: small enough that leaving early does not have to wait.
+PIECE = 32
+#: Images and batches that are under way ahead of the consumer, at least.
+AHEAD_IMAGES, AHEAD_BATCHES = 64, 2
+#: A batch that has not come by then never will (a dead file server): better an error than silence.
+STALLED_S = 600.0
+#: JPEGs decoded before they are cropped: few, so that their pixels are still in the processor's cache.
+_JPEGS_AT_ONCE = 4
+#: Images that an error names.
+_MOST_LISTED: Final = 5
+
+
+def open_images(folder: Path, split: Split) -> ImageSource:
+    """Open the images of a split.
+
+    ``folder/SPLIT.beton`` if it exists, else image files in any layout that ``mvkit prep`` reads: class
+    folders, images without classes, CIFAR-10, images paired with depth. Both give the same views; files are
+    slower. A beton without FFCV to read it is passed over where there are files as well.
+
+    Raises
+    ------
+    DataError
+        If there are no images for this split, some are named but not there, or the beton is not whole.
+    MissingPackageError
+        If there is only a beton and FFCV is not installed.
+    """
+    beton = folder / f"{split}.beton"
+    check_link(beton)
+    if not beton.exists():
+        return _open_files(folder, split)
+    try:
+        return BetonSource(beton)
+    except MissingPackageError as missing:
+        try:
+            files = _open_files(folder, split)
+        except DataError:
+            raise missing from None
+        LOGGER.warning("%s: FFCV is not installed; reading image files instead, which is slower", beton)
+        return files
+
+
+def _open_files(folder: Path, split: Split) -> FolderSource:
+    entries = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+    has_betons = any(name.endswith(".beton") for name in entries)
+    if entries and (split in entries or not has_betons):
+        if any((folder / f"{name}_depth").is_dir() for name in ("train", "val")):
+            sources = open_pairs(folder)
+        elif any(folder.glob("data_batch_*")) or (folder / "cifar-10-batches-py").is_dir():
+            sources = open_cifar10(folder)
+        else:
+            sources = open_folder(folder)
+        for source in sources:
+            if source.split == split:
+                return FolderSource(source, folder)
+    recipe = folder.name if f"prep/{folder.name}" in packaged_recipes() else "RECIPE"
+    raise DataError(
+        f"{folder}: no images for '{split}': no {split}.beton and no {split}/CLASS/*.jpg "
+        f"(or images without classes)\n"
+        f"make them with `mvkit prep {recipe} --images DIR --out {folder}`, or give `--images DIR`"
+    )
 
 
 @dataclass(frozen=True)
@@ -43,489 +105,14 @@ class CropRequest:
     epoch: int
     view: int
 
-
-def requests_of(crops: Sequence[tuple[Crop, int]], *, seed: int, epoch: int) -> tuple[CropRequest, ...]:
-    """Number the crops: the position in ``crops`` is the key ``view`` of the draws."""
-    if not crops:
-        raise UsageError("no crops were asked for; needed: at least one (crop, side in px)")
-    return tuple(
-        CropRequest(crop=crop, side_px=side_px, seed=seed, epoch=epoch, view=view)
-        for view, (crop, side_px) in enumerate(crops)
-    )
-
-
-def check_plan(plan: Sequence[NDArray[np.int64]], n_images: int) -> tuple[NDArray[np.int64], ...]:
-    """Return the plan as contiguous int64 arrays; UsageError if it names an image that is not there."""
-    checked = tuple(np.ascontiguousarray(index, np.int64) for index in plan)
-    for number, index in enumerate(checked):
-        if index.ndim != 1 or index.size == 0:
-            raise UsageError(f"batch {number} of the plan has shape {index.shape}; needed: (n,), n > 0")
-        if index.min() < 0 or index.max() >= n_images:
-            raise UsageError(
-                f"batch {number} of the plan asks for images {index.min()} to {index.max()}; "
-                f"there are {n_images} (0 to {n_images - 1})"
-            )
-    return checked
-
-
-#: Images a thread fills at a time: small enough that leaving early does not have to wait.
-PIECE = 32
-#: Images and batches that are under way ahead of the consumer, at least.
-AHEAD_IMAGES, AHEAD_BATCHES = 64, 2
-#: A batch that has not come by then never will (a dead file server): better an error than silence.
-STALLED_S = 600.0
-
-
-class Filling(Protocol):
-    """A batch being filled: its rows may be filled by several threads at once, each its own."""
-
-    def fill(self, first: int, last: int) -> None:
-        """Fill rows ``first`` to ``last`` (excluded)."""
-
-    def finished(self) -> RawBatch:
-        """Return the batch once all rows are filled."""
-
-
-def usable_workers(workers: int) -> int:
-    """Return ``workers``, at least 0 and at most the cores that this process may use."""
-    return max(0, min(workers, len(os.sched_getaffinity(0))))
-
-
-class BatchStream(Iterator[RawBatch]):
-    """An iterator of batches that threads fill ahead; a context manager that ends them.
-
-    Parameters
-    ----------
-    start
-        Makes an empty batch for an index array.
-    plan
-        One index array, int64 (n,), for every batch.
-    workers
-        Threads; 0 fills in the consumer's own. Capped at the cores of this process.
-    stalled_s
-        Seconds after which a batch that does not come is an error.
-
-    Attributes
-    ----------
-    seconds_waited
-        How long the consumer has waited for batches so far: near 0 where computing is the bottleneck.
-
-    Raises
-    ------
-    DataError
-        From ``next``: whatever a thread raised, or that a batch did not come in time.
-    """
-
-    def __init__(
-        self,
-        start: Callable[[NDArray[np.int64]], Filling],
-        plan: Sequence[NDArray[np.int64]],
-        *,
-        workers: int,
-        stalled_s: float = STALLED_S,
-    ) -> None:
-        self.seconds_waited = 0.0
-        self._start, self._plan, self._stalled_s = start, plan, stalled_s
-        self._workers = usable_workers(workers)
-        self._next = 0
-        self._gave_up = False
-        self._pending: deque[tuple[Filling, list[Future[None]], int]] = deque()
-        self._pool: ThreadPoolExecutor | None = None
-
-    def __enter__(self) -> BatchStream:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def __next__(self) -> RawBatch:
-        began = time.perf_counter()
-        try:
-            batch = self._filled() if self._workers else self._filled_here()
-        except BaseException:
-            # An iterator that failed is finished; nothing must go on behind the error's back.
-            self.close()
-            raise
-        self.seconds_waited += time.perf_counter() - began
-        return batch
-
-    def close(self) -> None:
-        """Drop what is under way and end the threads; can be called more than once."""
-        self._next = len(self._plan)
-        pool, self._pool = self._pool, None
-        stuck = any(future.running() for _, futures, _ in self._pending for future in futures)
-        self._pending.clear()
-        if pool is not None:
-            pool.shutdown(wait=not (stuck and self._gave_up), cancel_futures=True)
-
-    def _filled_here(self) -> RawBatch:
-        if self._next >= len(self._plan):
-            raise StopIteration
-        indices = self._plan[self._next]
-        self._next += 1
-        filling = self._start(indices)
-        filling.fill(0, len(indices))
-        return filling.finished()
-
-    def _filled(self) -> RawBatch:
-        self._submit()
-        if not self._pending:
-            raise StopIteration
-        filling, futures, _ = self._pending[0]
-        deadline = time.monotonic() + self._stalled_s
-        for future in futures:
-            try:
-                future.result(timeout=max(0.0, deadline - time.monotonic()))
-            except FutureTimeoutError:
-                self._gave_up = True
-                raise DataError(
-                    f"no batch within {self._stalled_s:g} s: reading images hangs\n"
-                    "check the disk or network drive that holds them"
-                ) from None
-        self._pending.popleft()
-        self._submit()
-        return filling.finished()
-
-    def _submit(self) -> None:
-        """Keep enough batches under way."""
-        while self._next < len(self._plan) and (
-            len(self._pending) < AHEAD_BATCHES or sum(size for _, _, size in self._pending) < AHEAD_IMAGES
-        ):
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="mvkit-images")
-            indices = self._plan[self._next]
-            self._next += 1
-            filling, size = self._start(indices), len(indices)
-            step = max(1, min(PIECE, -(-size // self._workers)))
-            pieces = [(first, min(first + step, size)) for first in range(0, size, step)]
-            futures = [self._pool.submit(filling.fill, *piece) for piece in pieces]
-            self._pending.append((filling, futures, size))
-
-
-class BatchFilling(ABC):
-    """One batch under construction; see :class:`mvkit.images.loader.Filling`.
-
-    Parameters
-    ----------
-    index
-        int64 (n_images,): the images.
-    requests
-        Crops of each.
-    labels
-        int64, of all images of the source; None without.
-    has_depth
-        Whether a depth map comes with each image, cropped as the first request says.
-    """
-
-    def __init__(
-        self,
-        index: NDArray[np.int64],
-        requests: Sequence[CropRequest],
-        *,
-        labels: NDArray[np.int64] | None,
-        has_depth: bool,
-    ) -> None:
-        self._index, self._requests, self._labels = index, requests, labels
-        self._crops = [np.empty((len(index), one.side_px, one.side_px, 3), np.uint8) for one in requests]
-        side_px = requests[0].side_px
-        self._depth = np.empty((len(index), 1, side_px, side_px), np.float32) if has_depth else None
-
-    @abstractmethod
-    def fill(self, first: int, last: int) -> None:
-        """Read images ``first`` to ``last`` of the batch; each is decoded once for all crops."""
-
-    def finished(self) -> RawBatch:
-        """Return the batch."""
-        return RawBatch(
-            crops=tuple(torch.from_numpy(out) for out in self._crops),
-            index=torch.from_numpy(self._index.copy()),
-            label=None if self._labels is None else torch.from_numpy(self._labels[self._index]),
-            depth=None if self._depth is None else torch.from_numpy(self._depth),
-        )
-
-
-class PlannedSource(ABC):
-    """Images that come in batches as planned; see :class:`mvkit.images.loader.ImageSource`."""
-
-    n_images: int
-
-    def batches(
-        self,
-        plan: Sequence[NDArray[np.int64]],
-        crops: Sequence[tuple[Crop, int]],
-        *,
-        seed: int,
-        epoch: int,
-        workers: int,
-    ) -> BatchStream:
-        """Return the batches of ``plan``; see :class:`mvkit.images.loader.ImageSource`."""
-        plan = check_plan(plan, self.n_images)
-        requests = requests_of(crops, seed=seed, epoch=epoch)
-        return BatchStream(lambda index: self._filling(index, requests), plan, workers=workers)
-
-    @abstractmethod
-    def _filling(self, index: NDArray[np.int64], requests: Sequence[CropRequest]) -> BatchFilling:
-        """Return an empty batch of these images."""
-
-
-#: Images that an error names.
-_MOST_LISTED: Final = 5
-
-
-@dataclass(frozen=True)
-class ImageFiles:
-    """Images in the order that gives them their index.
-
-    Attributes
-    ----------
-    names
-        One for every image, for messages.
-    images
-        Path of a file, or pixels, uint8 (height, width, 3).
-    depths
-        Paths of the depth images, or None.
-    labels
-        int64 (n_images,), positions of the classes; None without classes.
-    """
-
-    names: tuple[str, ...]
-    images: tuple[str | NDArray[np.uint8], ...]
-    depths: tuple[str, ...] | None
-    labels: NDArray[np.int64] | None
-
-
-class FolderSource(PlannedSource):
-    """Images in files, decoded with PIL by threads (PIL releases the interpreter's lock).
-
-    Raises
-    ------
-    DataError
-        If images are named but not there.
-    """
-
-    def __init__(self, source: SplitSource, place: Path) -> None:
-        _refuse_absent(source, place)
-        self.kind: Literal["beton", "folder"] = "folder"
-        self._files = _listed(source)
-        self.n_images = source.n_images
-        self.classes = source.classes
-        self.has_depth = source.has_depth
-        self.digest = source.listing_digest()
-        self.description = (
-            f"{printable(str(place))}: {source.n_images} {source.split} images (files, {source.kind})"
-        )
-
-    def _filling(self, index: NDArray[np.int64], requests: Sequence[CropRequest]) -> BatchFilling:
-        return _FolderFilling(self._files, index, requests)
-
-
-class _FolderFilling(BatchFilling):
-    """One batch under construction."""
-
-    def __init__(self, files: ImageFiles, index: NDArray[np.int64], requests: Sequence[CropRequest]) -> None:
-        super().__init__(index, requests, labels=files.labels, has_depth=files.depths is not None)
-        self._files = files
-
-    def fill(self, first: int, last: int) -> None:
-        """Read images ``first`` to ``last`` of the batch; each is decoded once for all crops."""
-        for row in range(first, last):
-            number = int(self._index[row])
-            image = _image(self._files, number)
-            boxes = [_box(one, number, image) for one in self._requests]
-            for out, one, box in zip(self._crops, self._requests, boxes, strict=True):
-                out[row] = np.asarray(crop_image(image, one.crop, box, one.side_px))
-            if self._depth is not None and self._files.depths is not None:
-                depth = read_depth(self._files.depths[number])
-                _check_pair(self._files.names[number], image, depth)
-                one = self._requests[0]
-                cropped = crop_image(depth, one.crop, boxes[0], one.side_px, Image.Resampling.NEAREST)
-                self._depth[row, 0] = np.asarray(cropped)
-
-
-def _refuse_absent(source: SplitSource, place: Path) -> None:
-    absent = source.absent
-    if not absent:
-        return
-    shown = "".join(f"\n  {name}: {reason}" for name, reason in absent[:_MOST_LISTED])
-    more = f"\n  ... and {len(absent) - _MOST_LISTED} more" if len(absent) > _MOST_LISTED else ""
-    raise DataError(
-        f"{place}: {len(absent)} of {source.n_images} images of {source.split} are named but not there; "
-        f"restore or remove them, or prepare the others with mvkit prep --on-error skip:{shown}{more}"
-    )
-
-
-def _listed(source: SplitSource) -> ImageFiles:
-    """Return a source's items as columns: they are picked by number, a million of them."""
-    names, images, depths, labels = [], [], [], []
-    for item in source.open_items():
-        names.append(item.name)
-        images.append(item.pixels if item.pixels is not None else str(item.path))
-        labels.append(item.label)
-        if item.depth_path is not None:
-            depths.append(str(item.depth_path))
-    return ImageFiles(
-        names=tuple(names),
-        images=tuple(images),
-        depths=tuple(depths) if source.has_depth else None,
-        labels=None if source.classes is None else np.array(labels, np.int64),
-    )
-
-
-def _box(request: CropRequest, number: int, image: Image.Image) -> Box:
-    sizes = np.array([[image.height], [image.width]], np.int64)
-    boxes = crop_boxes(
-        request.crop, request.seed, request.epoch, np.array([number]), request.view, sizes[0], sizes[1]
-    )
-    top, left, height, width = (int(value) for value in boxes[0])
-    return top, left, height, width
-
-
-def _image(files: ImageFiles, number: int) -> Image.Image:
-    stored = files.images[number]
-    return read_rgb(stored) if isinstance(stored, str) else Image.fromarray(stored)
-
-
-def _check_pair(name: str, image: Image.Image, depth: Image.Image) -> None:
-    if depth.size != image.size:
-        sizes = [f"{one.width} x {one.height} px" for one in (image, depth)]
-        raise DataError(f"{name}: the image has {sizes[0]}, its depth {sizes[1]}; both must be equal")
-
-
-logger = logging.getLogger(__name__)
-
-#: JPEGs decoded before they are cropped: few, so that their pixels are still in the processor's cache.
-_DECODED_AT_ONCE = 4
-
-
-class BetonSource(PlannedSource):
-    """Images of a beton.
-
-    Raises
-    ------
-    MissingPackageError
-        If FFCV cannot be loaded.
-    DataError
-        If the file is not whole or not the one that its sidecar describes.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.kind: Literal["beton", "folder"] = "beton"
-        sidecar = check_complete(path)
-        self._content = read_content(path)
-        self.n_images = sidecar.n_images
-        self.classes = sidecar.classes
-        self.has_depth = sidecar.has_depth
-        self.digest = sidecar.sha256
-        self.description = _describe(path, sidecar)
-
-    def _filling(self, index: NDArray[np.int64], requests: Sequence[CropRequest]) -> BatchFilling:
-        return _BetonFilling(self._content, index, requests)
-
-
-class _BetonFilling(BatchFilling):
-    """One batch under construction."""
-
-    def __init__(
-        self, content: BetonContent, index: NDArray[np.int64], requests: Sequence[CropRequest]
-    ) -> None:
-        super().__init__(index, requests, labels=content.labels, has_depth=content.depths is not None)
-        self._content = content
-
-    def fill(self, first: int, last: int) -> None:
-        """Read images ``first`` to ``last`` of the batch; each is decoded once for all crops."""
-        rows = np.arange(first, last)
-        index = self._index[first:last]
-        places = self._content.places[index]
-        axes = [self._axes(one, index, places) for one in self._requests]
-        compressed = self._content.is_jpeg[index]
-        raw = np.flatnonzero(~compressed)
-        if raw.size:
-            for out, steps in zip(self._crops, axes, strict=True):
-                crop_images(self._content.memory, places[raw], steps[raw], rows[raw], out)
-        for some in _split(np.flatnonzero(compressed)):
-            pixels, decoded = self._decoded(index[some], places[some])
-            for out, steps in zip(self._crops, axes, strict=True):
-                crop_images(pixels, decoded, steps[some], rows[some], out)
-        if self._depth is not None and self._content.depths is not None:
-            self._fill_depth(self._depth, self._content.depths, index, axes[0], rows)
-
-    def _axes(
-        self, request: CropRequest, index: NDArray[np.int64], places: NDArray[np.int64]
+    def boxes(
+        self, index: NDArray[np.int64], heights: NDArray[np.int64], widths: NDArray[np.int64]
     ) -> NDArray[np.int64]:
-        heights, widths = places[:, 1], places[:, 2]
-        boxes = crop_boxes(request.crop, request.seed, request.epoch, index, request.view, heights, widths)
-        return crop_axes(request.crop, boxes, heights, widths)
-
-    def _decoded(
-        self, index: NDArray[np.int64], places: NDArray[np.int64]
-    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """Return the pixels of JPEGs, and where each image lies in them."""
-        n_pixels = places[:, 1] * places[:, 2] * 3
-        decoded = places.copy()
-        decoded[:, 0] = np.cumsum(n_pixels) - n_pixels
-        pixels = np.empty(int(n_pixels.sum()), np.uint8)
-        sizes, starts = self._content.sizes[index], np.ascontiguousarray(decoded[:, 0])
-        done = 0
-        while done < len(index):
-            files = (places[done:], sizes[done:])
-            done += decode_jpegs(self._content.memory, *files, pixels, starts[done:])
-            if done < len(index):
-                # The decoder also says no to what it only warns of (bytes too many, as in some files of
-                # ImageNet). PIL decided in prep that an image can be read, so it decides here.
-                first, n = starts[done], n_pixels[done]
-                pixels[first : first + n] = self._decoded_by_pil(int(index[done])).reshape(-1)
-                done += 1
-        # Read-only like the mapped file, so that one compiled function serves both.
-        pixels.setflags(write=False)
-        return pixels, decoded
-
-    def _decoded_by_pil(self, number: int) -> NDArray[np.uint8]:
-        content = self._content
-        begin, height, width = content.places[number]
-        stored = content.memory[begin : begin + content.sizes[number]].tobytes()
-        what = f"{content.path}: image {number}"
-        pixels = np.asarray(read_rgb(io.BytesIO(stored), name=what))
-        if pixels.shape != (height, width, 3):
-            raise DataError(
-                f"{what} is a JPEG of another size; check with `mvkit prep --verify {content.path}`"
-            )
-        logger.warning("%s: decoded with PIL, since libffcv found fault with it", what)
-        return pixels
-
-    def _fill_depth(
-        self,
-        out: NDArray[np.float32],
-        depths: NDArray[np.int64],
-        index: NDArray[np.int64],
-        axes: NDArray[np.int64],
-        rows: NDArray[np.int64],
-    ) -> None:
-        for i, (start, size) in enumerate(depths[index]):
-            depth = beton.unpack_depth(self._content.memory[start : start + size])
-            place = np.array([[0, *depth.shape]])
-            crop_planes(depth.reshape(-1), place, axes[i : i + 1], rows[i : i + 1], out)
+        """Return the boxes of images ``index``; see :func:`mvkit.images.crops.crop_boxes`."""
+        return crop_boxes(self.crop, self.seed, self.epoch, index, self.view, heights, widths)
 
 
-def _describe(path: Path, sidecar: Sidecar) -> str:
-    stored = sidecar.stored
-    form = "raw" if stored.format == "raw" else f"JPEG, quality {stored.jpeg_quality}"
-    side = "full size" if stored.short_side_px is None else f"short side {stored.short_side_px} px"
-    return f"{path}: {sidecar.n_images} images ({form}, {side})"
-
-
-def _split(rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    return [rows[first : first + _DECODED_AT_ONCE] for first in range(0, len(rows), _DECODED_AT_ONCE)]
-
-
-Split = Literal["train", "val"]
-
-
-class ImageSource(Protocol):
+class ImageSource(ABC):
     """Numbered images that can be had as batches of crops.
 
     Attributes
@@ -544,7 +131,7 @@ class ImageSource(Protocol):
         One line for people.
     """
 
-    kind: Literal["beton", "folder"]
+    kind: ClassVar[Literal["beton", "folder"]]
     n_images: int
     classes: tuple[str, ...] | None
     has_depth: bool
@@ -589,59 +176,428 @@ class ImageSource(Protocol):
         DataError
             From the iterator: an image that cannot be read or is too small, or no batch in ten minutes.
         """
-        ...
+        if not crops:
+            raise UsageError("no crops were asked for; needed: at least one (crop, side in px)")
+        requests = [
+            CropRequest(crop, side_px, seed, epoch, view) for view, (crop, side_px) in enumerate(crops)
+        ]
+        checked = _check_plan(plan, self.n_images)
+        return BatchStream(lambda index: self._empty_batch(index, requests), checked, workers=workers)
+
+    @abstractmethod
+    def _empty_batch(self, index: NDArray[np.int64], requests: Sequence[CropRequest]) -> UnfilledBatch:
+        """Return an empty batch of these images."""
 
 
-def open_images(place: Path, split: Split) -> ImageSource:
-    """Open the images of a split.
+def _check_plan(plan: Sequence[NDArray[np.int64]], n_images: int) -> tuple[NDArray[np.int64], ...]:
+    """Return the plan as contiguous int64 arrays; UsageError if it names an image that is not there."""
+    checked = tuple(np.ascontiguousarray(index, np.int64) for index in plan)
+    for number, index in enumerate(checked):
+        if index.ndim != 1 or index.size == 0:
+            raise UsageError(f"batch {number} of the plan has shape {index.shape}; needed: (n,), n > 0")
+        if index.min() < 0 or index.max() >= n_images:
+            raise UsageError(
+                f"batch {number} of the plan asks for images {index.min()} to {index.max()}; "
+                f"there are {n_images} (0 to {n_images - 1})"
+            )
+    return checked
 
-    ``place/SPLIT.beton`` if it is there, else image files in any layout that ``mvkit prep`` reads: class
-    folders, images without classes, CIFAR-10, images paired with depth. Both give the same views; files are
-    slower. A beton without FFCV to read it is passed over where there are files as well.
+
+# Batches filled ahead by threads
+
+
+class Fillable(Protocol):
+    """A batch to be filled; several threads may fill rows at once, each its own."""
+
+    def fill(self, first: int, last: int) -> None:
+        """Fill rows ``first`` to ``last`` (excluded)."""
+
+    def batch(self) -> RawBatch:
+        """Return the batch once all rows are filled."""
+
+
+class BatchStream(Iterator[RawBatch]):
+    """An iterator of batches that threads fill ahead; a context manager that ends them.
+
+    Parameters
+    ----------
+    start
+        Makes an empty batch for an index array.
+    plan
+        One index array, int64 (n,), for every batch.
+    workers
+        Threads; 0 fills in the consumer's own. Capped at the cores of this process.
+    stalled_s
+        Seconds after which a batch that does not come is an error.
+
+    Attributes
+    ----------
+    seconds_waited
+        How long the consumer has waited for batches so far: near 0 where computing is the bottleneck.
 
     Raises
     ------
     DataError
-        If there are no images for this split, some are named but not there, or the beton is not whole.
-    MissingPackageError
-        If there is only a beton and FFCV is not installed.
+        From ``next``: whatever a thread raised, or that a batch did not come in time.
     """
-    beton = place / f"{split}.beton"
-    check_link(beton)
-    if not beton.exists():
-        return _open_files(place, split)
-    try:
-        return BetonSource(beton)
-    except MissingPackageError as missing:
+
+    def __init__(
+        self,
+        start: Callable[[NDArray[np.int64]], Fillable],
+        plan: Sequence[NDArray[np.int64]],
+        *,
+        workers: int,
+        stalled_s: float = STALLED_S,
+    ) -> None:
+        self.seconds_waited = 0.0
+        self._start, self._plan, self._stalled_s = start, plan, stalled_s
+        self._workers = usable_workers(workers)
+        self._next = 0
+        self._stalled = False
+        self._pending: deque[tuple[Fillable, list[Future[None]], int]] = deque()
+        self._pool: ThreadPoolExecutor | None = None
+
+    def __enter__(self) -> BatchStream:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __next__(self) -> RawBatch:
+        began = time.perf_counter()
         try:
-            files = _open_files(place, split)
-        except DataError:
-            raise missing from None
-        logger.warning("%s: FFCV is not installed; reading image files instead, which is slower", beton)
-        return files
+            batch = self._wait_for_batch() if self._workers else self._fill_batch()
+        except BaseException:
+            # An iterator that failed is finished; nothing must go on behind the error's back.
+            self.close()
+            raise
+        self.seconds_waited += time.perf_counter() - began
+        return batch
+
+    def close(self) -> None:
+        """Cancel what is under way and end the threads; can be called more than once."""
+        self._next = len(self._plan)
+        pool, self._pool = self._pool, None
+        stuck = any(future.running() for _, futures, _ in self._pending for future in futures)
+        self._pending.clear()
+        if pool is not None:
+            pool.shutdown(wait=not (stuck and self._stalled), cancel_futures=True)
+
+    def _fill_batch(self) -> RawBatch:
+        if self._next >= len(self._plan):
+            raise StopIteration
+        index = self._plan[self._next]
+        self._next += 1
+        filling = self._start(index)
+        filling.fill(0, len(index))
+        return filling.batch()
+
+    def _wait_for_batch(self) -> RawBatch:
+        self._submit()
+        if not self._pending:
+            raise StopIteration
+        filling, futures, _ = self._pending[0]
+        deadline = time.monotonic() + self._stalled_s
+        for future in futures:
+            try:
+                future.result(timeout=max(0.0, deadline - time.monotonic()))
+            except FutureTimeoutError:
+                self._stalled = True
+                raise DataError(
+                    f"no batch within {self._stalled_s:g} s: reading images hangs\n"
+                    "check the disk or network drive that holds them"
+                ) from None
+        self._pending.popleft()
+        self._submit()
+        return filling.batch()
+
+    def _submit(self) -> None:
+        """Keep enough batches under way."""
+        while self._next < len(self._plan) and (
+            len(self._pending) < AHEAD_BATCHES or sum(size for _, _, size in self._pending) < AHEAD_IMAGES
+        ):
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="mvkit-images")
+            index = self._plan[self._next]
+            self._next += 1
+            filling, size = self._start(index), len(index)
+            step = max(1, min(PIECE, -(-size // self._workers)))
+            pieces = [(first, min(first + step, size)) for first in range(0, size, step)]
+            futures = [self._pool.submit(filling.fill, *piece) for piece in pieces]
+            self._pending.append((filling, futures, size))
 
 
-def _open_files(place: Path, split: Split) -> FolderSource:
-    entries = {entry.name for entry in place.iterdir()} if place.is_dir() else set()
-    only_betons = any(name.endswith(".beton") for name in entries) and split not in entries
-    if not entries or only_betons:
-        raise _none(place, split)
-    for one in _layout(place):
-        if one.split == split:
-            return FolderSource(one, place)
-    raise _none(place, split)
+def usable_workers(workers: int) -> int:
+    """Return ``workers``, at least 0 and at most the cores that this process may use."""
+    return max(0, min(workers, available_cores()))
 
 
-def _layout(place: Path) -> tuple[SplitSource, ...]:
-    if any((place / f"{split}_depth").is_dir() for split in ("train", "val")):
-        return paired_depth.open_pairs(place)
-    if any(place.glob("data_batch_*")) or (place / "cifar-10-batches-py").is_dir():
-        return cifar10.open_cifar10(place)
-    return folder.open_folder(place)
+class UnfilledBatch(ABC):
+    """Arrays of one batch, to be filled by :class:`BatchStream`.
+
+    Parameters
+    ----------
+    index
+        int64 (n_images,): the images.
+    requests
+        Crops of each.
+    labels
+        int64, of all images of the source; None without.
+    has_depth
+        Whether a depth map comes with each image, cropped as the first request says.
+    """
+
+    def __init__(
+        self,
+        index: NDArray[np.int64],
+        requests: Sequence[CropRequest],
+        *,
+        labels: NDArray[np.int64] | None,
+        has_depth: bool,
+    ) -> None:
+        self._index, self._requests, self._labels = index, requests, labels
+        self._crops = [np.empty((len(index), one.side_px, one.side_px, 3), np.uint8) for one in requests]
+        side_px = requests[0].side_px
+        self._depth = np.empty((len(index), 1, side_px, side_px), np.float32) if has_depth else None
+
+    @abstractmethod
+    def fill(self, first: int, last: int) -> None:
+        """Read images ``first`` to ``last`` of the batch; each is decoded once for all crops."""
+
+    def batch(self) -> RawBatch:
+        """Return the batch once all rows are filled."""
+        return RawBatch(
+            crops=tuple(torch.from_numpy(out) for out in self._crops),
+            index=torch.from_numpy(self._index.copy()),
+            label=None if self._labels is None else torch.from_numpy(self._labels[self._index]),
+            depth=None if self._depth is None else torch.from_numpy(self._depth),
+        )
 
 
-def _none(place: Path, split: str) -> DataError:
-    return DataError(
-        f"{place}: no images for '{split}' ({split}.beton or a folder {split})\n"
-        f"make them with `mvkit prep {place.name} --images DIR --out {place}`, or give `--images DIR`"
+# Image files
+
+
+class FolderSource(ImageSource):
+    """Images in files, decoded with PIL by threads (PIL releases the interpreter's lock).
+
+    Raises
+    ------
+    DataError
+        If images are named but not there.
+    """
+
+    kind = "folder"
+
+    def __init__(self, source: SplitSource, folder: Path) -> None:
+        _check_present(source, folder)
+        self._files = _list_files(source)
+        self.n_images = source.n_images
+        self.classes = source.classes
+        self.has_depth = source.has_depth
+        self.digest = source.listing_digest()
+        self.description = (
+            f"{printable(str(folder))}: {source.n_images} {source.split} images (files, {source.kind})"
+        )
+
+    def _empty_batch(self, index: NDArray[np.int64], requests: Sequence[CropRequest]) -> UnfilledBatch:
+        return _FolderBatch(self._files, index, requests)
+
+
+def _check_present(source: SplitSource, folder: Path) -> None:
+    absent = source.absent
+    if absent:
+        shown = "".join(f"\n  {name}: {reason}" for name, reason in absent[:_MOST_LISTED])
+        more = f"\n  ... and {len(absent) - _MOST_LISTED} more" if len(absent) > _MOST_LISTED else ""
+        raise DataError(
+            f"{folder}: {len(absent)} of {source.n_images} images of {source.split} are named but not there; "
+            f"restore or remove them, or prepare the others with mvkit prep --on-error skip:{shown}{more}"
+        )
+
+
+@dataclass(frozen=True)
+class _ImageFiles:
+    """Images in the order that gives them their index: columns, for a million of them.
+
+    Attributes
+    ----------
+    names
+        One for every image, for messages.
+    images
+        Path of a file, or pixels, uint8 (height, width, 3).
+    depths
+        Paths of the depth images, or None.
+    labels
+        int64 (n_images,), positions of the classes; None without classes.
+    """
+
+    names: tuple[str, ...]
+    images: tuple[str | NDArray[np.uint8], ...]
+    depths: tuple[str, ...] | None
+    labels: NDArray[np.int64] | None
+
+
+def _list_files(source: SplitSource) -> _ImageFiles:
+    names, images, depths, labels = [], [], [], []
+    for item in source.open_items():
+        names.append(item.name)
+        images.append(item.pixels if item.pixels is not None else str(item.path))
+        labels.append(item.label)
+        if item.depth_path is not None:
+            depths.append(str(item.depth_path))
+    return _ImageFiles(
+        names=tuple(names),
+        images=tuple(images),
+        depths=tuple(depths) if source.has_depth else None,
+        labels=None if source.classes is None else np.array(labels, np.int64),
     )
+
+
+class _FolderBatch(UnfilledBatch):
+    """One batch of image files."""
+
+    def __init__(self, files: _ImageFiles, index: NDArray[np.int64], requests: Sequence[CropRequest]) -> None:
+        super().__init__(index, requests, labels=files.labels, has_depth=files.depths is not None)
+        self._files = files
+
+    def fill(self, first: int, last: int) -> None:
+        """Read images ``first`` to ``last`` of the batch; each is decoded once for all crops."""
+        for row in range(first, last):
+            number = int(self._index[row])
+            stored = self._files.images[number]
+            image = read_rgb(stored) if isinstance(stored, str) else Image.fromarray(stored)
+            boxes = [_box(request, number, image) for request in self._requests]
+            for out, request, box in zip(self._crops, self._requests, boxes, strict=True):
+                out[row] = np.asarray(crop_image(image, request.crop, box, request.side_px))
+            if self._depth is not None and self._files.depths is not None:
+                depth = read_depth(self._files.depths[number])
+                if depth.size != image.size:
+                    sizes = [f"{one.width} x {one.height} px" for one in (image, depth)]
+                    raise DataError(
+                        f"{self._files.names[number]}: the image has {sizes[0]}, its depth {sizes[1]}; "
+                        "both must be equal"
+                    )
+                request = self._requests[0]
+                nearest = Image.Resampling.NEAREST
+                cropped = crop_image(depth, request.crop, boxes[0], request.side_px, nearest)
+                self._depth[row, 0] = np.asarray(cropped)
+
+
+def _box(request: CropRequest, number: int, image: Image.Image) -> Box:
+    heights, widths = np.array([[image.height], [image.width]], np.int64)
+    top, left, height, width = request.boxes(np.array([number]), heights, widths)[0].tolist()
+    return top, left, height, width
+
+
+# Beton files
+
+
+class BetonSource(ImageSource):
+    """Images of a beton.
+
+    Raises
+    ------
+    MissingPackageError
+        If FFCV cannot be loaded.
+    DataError
+        If the file is not whole or not the one that its sidecar describes.
+    """
+
+    kind = "beton"
+
+    def __init__(self, path: Path) -> None:
+        sidecar = check_complete(path)
+        self._content = read_content(path)
+        self.n_images = sidecar.n_images
+        self.classes = sidecar.classes
+        self.has_depth = sidecar.has_depth
+        self.digest = sidecar.sha256
+        self.description = _describe(path, sidecar)
+
+    def _empty_batch(self, index: NDArray[np.int64], requests: Sequence[CropRequest]) -> UnfilledBatch:
+        return _BetonBatch(self._content, index, requests)
+
+
+def _describe(path: Path, sidecar: Sidecar) -> str:
+    stored = sidecar.stored
+    form = "raw" if stored.format == "raw" else f"JPEG, quality {stored.jpeg_quality}"
+    side = "full size" if stored.short_side_px is None else f"short side {stored.short_side_px} px"
+    return f"{path}: {sidecar.n_images} images ({form}, {side})"
+
+
+class _BetonBatch(UnfilledBatch):
+    """One batch of a beton."""
+
+    def __init__(
+        self, content: BetonContent, index: NDArray[np.int64], requests: Sequence[CropRequest]
+    ) -> None:
+        super().__init__(index, requests, labels=content.labels, has_depth=content.depths is not None)
+        self._content = content
+
+    def fill(self, first: int, last: int) -> None:
+        """Read images ``first`` to ``last`` of the batch; each is decoded once for all crops."""
+        content = self._content
+        rows = np.arange(first, last)
+        index = self._index[first:last]
+        locations = content.locations[index]
+        heights, widths = locations[:, 1], locations[:, 2]
+        axes = [
+            crop_axes(request.crop, request.boxes(index, heights, widths), heights, widths)
+            for request in self._requests
+        ]
+        is_jpeg = content.is_jpeg[index]
+        raw = np.flatnonzero(~is_jpeg)
+        if raw.size:
+            for out, axis in zip(self._crops, axes, strict=True):
+                crop_images(content.memory, locations[raw], axis[raw], rows[raw], out)
+        jpegs = np.flatnonzero(is_jpeg)
+        for start in range(0, len(jpegs), _JPEGS_AT_ONCE):
+            part = jpegs[start : start + _JPEGS_AT_ONCE]
+            pixels, decoded = self._decode(index[part], locations[part])
+            for out, axis in zip(self._crops, axes, strict=True):
+                crop_images(pixels, decoded, axis[part], rows[part], out)
+        if self._depth is not None and content.depths is not None:
+            for i, (begin, size) in enumerate(content.depths[index]):
+                depth = unpack_depth(content.memory[begin : begin + size])
+                location = np.array([[0, *depth.shape]])
+                crop_planes(depth.reshape(-1), location, axes[0][i : i + 1], rows[i : i + 1], self._depth)
+
+    def _decode(
+        self, index: NDArray[np.int64], locations: NDArray[np.int64]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Return the pixels of JPEGs, and the location of each image in them."""
+        n_pixels = locations[:, 1] * locations[:, 2] * 3
+        decoded = locations.copy()
+        decoded[:, 0] = np.cumsum(n_pixels) - n_pixels
+        pixels = np.empty(int(n_pixels.sum()), np.uint8)
+        sizes, starts = self._content.sizes[index], np.ascontiguousarray(decoded[:, 0])
+        done = 0
+        while done < len(index):
+            files = (locations[done:], sizes[done:])
+            done += decode_jpegs(self._content.memory, *files, pixels, starts[done:])
+            if done < len(index):
+                # The decoder also refuses what it only warns of (bytes too many, as in some files of
+                # ImageNet). PIL decided in prep that an image can be read, so it decides here.
+                first, n = starts[done], n_pixels[done]
+                pixels[first : first + n] = self._decode_with_pil(int(index[done])).reshape(-1)
+                done += 1
+        # Read-only like the mapped file, so that one compiled function serves both.
+        pixels.setflags(write=False)
+        return pixels, decoded
+
+    def _decode_with_pil(self, number: int) -> NDArray[np.uint8]:
+        content = self._content
+        begin, height, width = content.locations[number]
+        stored = content.memory[begin : begin + content.sizes[number]].tobytes()
+        what = f"{content.path}: image {number}"
+        pixels = np.asarray(read_rgb(io.BytesIO(stored), name=what))
+        if pixels.shape != (height, width, 3):
+            raise DataError(
+                f"{what} is a JPEG of another size; check with `mvkit prep --verify {content.path}`"
+            )
+        LOGGER.warning("%s: decoded with PIL, since libffcv does not accept it", what)
+        return pixels

@@ -1,14 +1,16 @@
-"""Views as data: what a recipe says of crops and augmentations."""
+"""Settings of crops, augmentation steps and views, and the batches they make."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
-from torch import Tensor
 
 from mvkit.recipes import Positive, Settings
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Pixels = Annotated[int, Field(ge=1)]
@@ -24,9 +26,9 @@ def _in_order(interval: tuple[float, float]) -> tuple[float, float]:
     return interval
 
 
-def _check_fits(name: str, side: int, room_name: str, room: int) -> None:
-    if side > room:
-        raise ValueError(f"{name} ({side}) must not exceed {room_name} ({room})")
+def _check_fits(name: str, side: int, limit_name: str, limit: int) -> None:
+    if side > limit:
+        raise ValueError(f"{name} ({side}) must not exceed {limit_name} ({limit})")
 
 
 #: Smallest and largest value of something drawn at random.
@@ -64,7 +66,7 @@ class RandomCrop(Settings):
 
 
 class CentreCrop(Settings):
-    """Shortest side resized to ``resize_px``, the central square of ``crop_px``: the models' own way.
+    """Shortest side resized to ``resize_px``, the central square of ``crop_px``: as models preprocess.
 
     Without ``crop_px``: the whole image, made a square.
     """
@@ -137,7 +139,7 @@ Step = Annotated[Flip | Greyscale | ColourJitter | Blur | Solarise, Field(discri
 
 
 class View(Settings):
-    """One way to look at an image: a crop, then steps in order; drawn ``copies`` times independently."""
+    """A crop, then augmentation steps in order; drawn ``copies`` times independently."""
 
     crop: Crop
     steps: tuple[Step, ...] = ()
@@ -199,7 +201,7 @@ class ViewsSettings(Settings):
         return tuple(view for view in self.views for _ in range(view.copies))
 
 
-#: Validation views: the models' own preprocessing.
+#: Validation views: the models' preprocessing.
 VALIDATION = ViewsSettings(views=(View(crop=CentreCrop()),))
 
 

@@ -1,4 +1,4 @@
-"""Where images come from: folders, CIFAR-10's batches, pairs of image and depth."""
+"""Sources of images: folders, CIFAR-10's batches, pairs of image and depth."""
 
 from __future__ import annotations
 
@@ -33,6 +33,25 @@ SUFFIXES: Final = frozenset(
 )
 TRAIN, VAL = "train", "val"
 SPLITS: Final = (TRAIN, VAL)
+FOLDER: Final = "folder"
+CIFAR10: Final = "cifar10"
+PAIRED_DEPTH: Final = "paired_depth"
+SIDE_PX: Final = 32
+_BATCHES = {TRAIN: tuple(f"data_batch_{number}" for number in range(1, 6)), VAL: ("test_batch",)}
+_INNER = "cifar-10-batches-py"
+_NAMES = "batches.meta"
+
+#: The classes in the order of the labels, for copies without ``batches.meta``.
+CLASSES: Final = (
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+)  # fmt: skip
+_PAIR_FOLDER = "data"
+
+#: Modes of one number per pixel and the greatest value of each (PIL reads 16-bit PNGs as "I" or "I;16").
+_GREATEST = {"L": 255, "I;16": 65535, "I;16L": 65535, "I;16B": 65535, "I": 65535}
+
+#: How names of modes with more than 8 bits begin: PIL would cut their values off at 255.
+_WIDE = ("I", "F")
 
 
 @dataclass(frozen=True)
@@ -42,7 +61,7 @@ class Item:
     Attributes
     ----------
     name
-        What to call it in messages and records: the path as seen from the source's folder, as text
+        Its name in messages and records: the path relative to the source's folder, as text
         (:func:`mvkit.files.name_text`).
     label
         Position of its class; -1 without labels.
@@ -71,7 +90,7 @@ class SourceFile:
     Attributes
     ----------
     name
-        Path seen from the source's folder, as the system has it.
+        Path relative to the source's folder, as the system has it.
     n_bytes
         Size.
     label
@@ -135,94 +154,151 @@ class SplitSource:
         return summary.hexdigest()
 
 
-def described(root: Path, files: Iterable[ListedFile], label: int = -1) -> Iterator[SourceFile]:
-    """Describe files as seen from ``root``."""
-    for file in files:
-        yield SourceFile(file.path.relative_to(root).as_posix(), file.n_bytes, label, file.problem)
+def open_folder(root: Path) -> tuple[SplitSource, ...]:
+    """List the images of a folder.
 
-
-#: Modes of one number per pixel and the greatest value of each (PIL reads 16-bit PNGs as "I" or "I;16").
-_GREATEST = {"L": 255, "I;16": 65535, "I;16L": 65535, "I;16B": 65535, "I": 65535}
-
-
-#: How names of modes with more than 8 bits begin: PIL would cut their values off at 255.
-_WIDE = ("I", "F")
-
-
-def read_rgb(file: str | BinaryIO, *, name: str | None = None) -> Image.Image:
-    """Decode an image file to RGB.
-
-    Parameters
-    ----------
-    file
-        A path, or an open file that messages call ``name``.
-    name
-        See ``file``.
+    Classes are the names of the folders in ``train``, sorted; ``val`` may lack
+    some of them but has no others. A split whose images lie directly in it has
+    no labels. A folder with neither ``train`` nor ``val`` is one split,
+    ``train``. Folders inside a class belong to it, whatever links lead to
+    them, and each counts once; links that lead up to a folder around them are
+    not followed. Links to nothing are listed as images that cannot be read.
 
     Raises
     ------
     DataError
-        If it cannot be read or has more than 8 bits per channel; names the file.
+        If there are no images, if labelled and unlabelled ones are mixed, a class is empty, a folder is in
+        two classes, a split is a link to nothing, or ``val`` has classes that ``train`` has not.
     """
-    image = _opened(file, name or str(file))
-    if image.mode.startswith(_WIDE):
-        raise DataError(f"{name or file}: pixels of mode '{image.mode}' are not eight bits per channel")
-    return image.convert("RGB")
-
-
-def read_depth(path: str) -> Image.Image:
-    """Decode a depth image to numbers in [0, 1] (mode "F"): pixel / greatest value of its type.
-
-    Raises
-    ------
-    DataError
-        If it cannot be read or has more than one number per pixel; names the file.
-    """
-    image = _opened(path, path)
-    greatest = _GREATEST.get(image.mode)
-    if greatest is None:
-        raise DataError(f"{path}: a depth image has one number per pixel, this has mode {image.mode}")
-    return Image.fromarray(np.asarray(image).astype(np.float32) / np.float32(greatest))
-
-
-def _opened(file: str | BinaryIO, name: str) -> Image.Image:
-    if isinstance(file, str) and (problem := inspect_file(Path(file)).problem):
-        # A pipe, for one, would never end.
-        raise DataError(f"{name}: cannot be read as an image: {problem}\nrestore or remove it")
-    try:
-        with Image.open(file) as image:
-            image.load()
-            return image
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    for name in SPLITS:
+        check_link(root / name)
+    present = [name for name in SPLITS if (root / name).is_dir()]
+    if not present:
+        return (_open_folder_split(root, root, TRAIN, None),)
+    splits: list[SplitSource] = []
+    for name in present:
+        known = splits[0].classes if splits else None
+        splits.append(_open_folder_split(root, root / name, name, known))
+    if len(splits) > 1 and (splits[0].classes is None) != (splits[1].classes is None):
         raise DataError(
-            f"{name}: cannot be read as an image: {reason_of(file, error)}\nrestore or remove it"
-        ) from error
+            f"{root}: one of train and val has class folders, the other has not; give both the same"
+        )
+    return tuple(splits)
 
 
-def reason_of(file: str | BinaryIO, error: Exception) -> str:
-    """Say what is wrong with an image file that Pillow does not read, without the file's name."""
-    if isinstance(error, UnidentifiedImageError):
-        if isinstance(file, str) and (problem := pointer_problem(_beginning(file))):
-            return problem
-        # Pillow's message repeats the name, or names an object in memory.
-        return "not an image of a kind that Pillow knows"
-    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+def _open_folder_split(root: Path, folder: Path, split: str, known: tuple[str, ...] | None) -> SplitSource:
+    loose = list_files(folder, SUFFIXES, levels=0)
+    class_folders, missing = list_folders(folder)
+    if loose and class_folders:
+        raise DataError(
+            f"{folder}: has images of its own ({loose[0].path.name}) and folders ({class_folders[0].name}); "
+            "keep either images without labels or one folder per class"
+        )
+    if loose:
+        return _source(root, split, None, tuple(source_files(root, [*loose, *missing])))
+    if not class_folders:
+        if missing:
+            check_link(missing[0].path)
+        raise DataError(
+            f"{folder}: no images and no class folders (looked for {', '.join(sorted(SUFFIXES))})"
+        )
+    names = tuple(name_text(entry.name) for entry in class_folders)
+    classes = known if known is not None else names
+    unknown = sorted(set(names) - set(classes))
+    if unknown:
+        raise DataError(f"{folder}: class '{unknown[0]}' ({len(unknown)} in all) is not in train")
+    files: list[SourceFile] = list(source_files(root, missing))
+    claimed: dict[FolderId, Path] = {}
+    for entry, name in zip(class_folders, names, strict=True):
+        listed = list_files(entry, SUFFIXES, claimed=claimed)
+        if not listed:
+            raise DataError(f"{entry}: a class without images; remove the folder or fill it")
+        files.extend(source_files(root, listed, classes.index(name)))
+    return _source(root, split, classes, tuple(files))
 
 
-def _beginning(path: str) -> bytes:
-    with Path(path).open("rb") as file:
-        return file.read(64)
+def _source(
+    root: Path, split: str, classes: tuple[str, ...] | None, files: tuple[SourceFile, ...]
+) -> SplitSource:
+    def items() -> Iterator[Item]:
+        for file in files:
+            yield Item(name_text(file.name), file.label, path=root / file.name, problem=file.problem)
+
+    return SplitSource(
+        kind=FOLDER,
+        split=split,
+        classes=classes,
+        has_depth=False,
+        n_images=len(files),
+        files=files,
+        open_items=items,
+    )
 
 
-CIFAR10: Final = "cifar10"
-SIDE_PX: Final = 32
-_BATCHES = {TRAIN: tuple(f"data_batch_{number}" for number in range(1, 6)), VAL: ("test_batch",)}
-_INNER = "cifar-10-batches-py"
-_NAMES = "batches.meta"
-#: The classes in the order of the labels, for copies without ``batches.meta``.
-CLASSES: Final = (
-    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
-)  # fmt: skip
+def open_pairs(root: Path) -> tuple[SplitSource, ...]:
+    """List the pairs of a folder; an image and its depth map have the same file name.
+
+    An image whose depth map is missing is listed as one that cannot be read.
+
+    Raises
+    ------
+    DataError
+        If there is no split with images and depth maps.
+    """
+    for name in SPLITS:
+        check_link(root / name)
+        check_link(root / name / _PAIR_FOLDER)
+    splits = tuple(_open_pairs_split(root, name) for name in SPLITS if (root / name / _PAIR_FOLDER).is_dir())
+    if not splits:
+        raise DataError(
+            f"{root}: no pairs; expected images in train/data/ and depth maps in train_depth/data/"
+        )
+    return splits
+
+
+def _open_pairs_split(root: Path, split: str) -> SplitSource:
+    images = root / split / _PAIR_FOLDER
+    depths = root / f"{split}_depth" / _PAIR_FOLDER
+    if not depths.is_dir():
+        check_link(depths)
+        raise DataError(
+            f"{depths}: no such folder; every image of {images} needs a depth map of its name there"
+        )
+    listed = list_files(images, SUFFIXES, levels=0)
+    if not listed:
+        raise DataError(f"{images}: no images in this folder")
+    maps = [inspect_file(depths / file.path.name) for file in listed]
+    files = tuple(
+        source_files(
+            root, (_add_depth_problem(file, depth) for file, depth in zip(listed, maps, strict=True))
+        )
+    )
+    depth_files = tuple(source_files(root, (depth for depth in maps if not depth.problem)))
+
+    def items() -> Iterator[Item]:
+        for file in files:
+            path = root / file.name
+            depth_path = depths / path.name
+            yield Item(name_text(file.name), -1, path=path, depth_path=depth_path, problem=file.problem)
+
+    return SplitSource(
+        kind=PAIRED_DEPTH,
+        split=split,
+        classes=None,
+        has_depth=True,
+        n_images=len(files),
+        files=files + depth_files,
+        open_items=items,
+    )
+
+
+def _add_depth_problem(image: ListedFile, depth: ListedFile) -> ListedFile:
+    """Return an image, with the problem of its depth map if it has none itself."""
+    if image.problem or not depth.problem:
+        return image
+    exists = depth.path.is_symlink() or depth.path.exists()
+    reason = f"is {depth.problem}" if exists else "is missing"
+    return replace(image, problem=f"its depth map {name_text(depth.path)} {reason}")
 
 
 def open_cifar10(root: Path) -> tuple[SplitSource, ...]:
@@ -249,7 +325,7 @@ def open_cifar10(root: Path) -> tuple[SplitSource, ...]:
 
 def _open_cifar10_split(folder: Path, split: str, names: tuple[str, ...]) -> SplitSource:
     classes = _class_names(folder)
-    files: list[SourceFile] = list(described(folder, [inspect_file(folder / name) for name in names]))
+    files: list[SourceFile] = list(source_files(folder, [inspect_file(folder / name) for name in names]))
     n_images = sum(len(read_batch(folder / name, len(classes))[1]) for name in names)
 
     def items() -> Iterator[Item]:
@@ -320,152 +396,72 @@ def _class_names(folder: Path) -> tuple[str, ...]:
     return tuple(name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in names)
 
 
-FOLDER: Final = "folder"
+def source_files(root: Path, files: Iterable[ListedFile], label: int = -1) -> Iterator[SourceFile]:
+    """Yield files with their paths relative to ``root``."""
+    for file in files:
+        yield SourceFile(file.path.relative_to(root).as_posix(), file.n_bytes, label, file.problem)
 
 
-def open_folder(root: Path) -> tuple[SplitSource, ...]:
-    """List the images of a folder.
+def read_rgb(file: str | BinaryIO, *, name: str | None = None) -> Image.Image:
+    """Decode an image file to RGB.
 
-    Classes are the names of the folders in ``train``, sorted; ``val`` may lack
-    some of them but has no others. A split whose images lie directly in it has
-    no labels. A folder with neither ``train`` nor ``val`` is one split,
-    ``train``. Folders inside a class belong to it, whatever links lead to
-    them, and each counts once; links that lead up to a folder around them are
-    not followed. Links to nothing are listed as images that cannot be read.
-
-    Raises
-    ------
-    DataError
-        If there are no images, if labelled and unlabelled ones are mixed, a class is empty, a folder is in
-        two classes, a split is a link to nothing, or ``val`` has classes that ``train`` has not.
-    """
-    for name in SPLITS:
-        check_link(root / name)
-    present = [name for name in SPLITS if (root / name).is_dir()]
-    if not present:
-        return (_open_folder_split(root, root, TRAIN, None),)
-    splits: list[SplitSource] = []
-    for name in present:
-        known = splits[0].classes if splits else None
-        splits.append(_open_folder_split(root, root / name, name, known))
-    if len(splits) > 1 and (splits[0].classes is None) != (splits[1].classes is None):
-        raise DataError(
-            f"{root}: one of train and val has class folders, the other has not; give both the same"
-        )
-    return tuple(splits)
-
-
-def _open_folder_split(root: Path, folder: Path, split: str, known: tuple[str, ...] | None) -> SplitSource:
-    loose = list_files(folder, SUFFIXES, levels=0)
-    class_folders, missing = list_folders(folder)
-    if loose and class_folders:
-        raise DataError(
-            f"{folder}: has images of its own ({loose[0].path.name}) and folders ({class_folders[0].name}); "
-            "keep either images without labels or one folder per class"
-        )
-    if loose:
-        return _source(root, split, None, tuple(described(root, [*loose, *missing])))
-    if not class_folders:
-        if missing:
-            check_link(missing[0].path)
-        raise DataError(
-            f"{folder}: no images and no class folders (looked for {', '.join(sorted(SUFFIXES))})"
-        )
-    names = tuple(name_text(entry.name) for entry in class_folders)
-    classes = known if known is not None else names
-    unknown = sorted(set(names) - set(classes))
-    if unknown:
-        raise DataError(f"{folder}: class '{unknown[0]}' ({len(unknown)} in all) is not in train")
-    files: list[SourceFile] = list(described(root, missing))
-    claimed: dict[FolderId, Path] = {}
-    for entry, name in zip(class_folders, names, strict=True):
-        listed = list_files(entry, SUFFIXES, claimed=claimed)
-        if not listed:
-            raise DataError(f"{entry}: a class without images; remove the folder or fill it")
-        files.extend(described(root, listed, classes.index(name)))
-    return _source(root, split, classes, tuple(files))
-
-
-def _source(
-    root: Path, split: str, classes: tuple[str, ...] | None, files: tuple[SourceFile, ...]
-) -> SplitSource:
-    def items() -> Iterator[Item]:
-        for file in files:
-            yield Item(name_text(file.name), file.label, path=root / file.name, problem=file.problem)
-
-    return SplitSource(
-        kind=FOLDER,
-        split=split,
-        classes=classes,
-        has_depth=False,
-        n_images=len(files),
-        files=files,
-        open_items=items,
-    )
-
-
-PAIRED_DEPTH: Final = "paired_depth"
-_FOLDER = "data"
-
-
-def open_pairs(root: Path) -> tuple[SplitSource, ...]:
-    """List the pairs of a folder; an image and its depth map have the same file name.
-
-    An image whose depth map is missing is listed as one that cannot be read.
+    Parameters
+    ----------
+    file
+        A path, or an open file that messages call ``name``.
+    name
+        See ``file``.
 
     Raises
     ------
     DataError
-        If there is no split with images and depth maps.
+        If it cannot be read or has more than 8 bits per channel; names the file.
     """
-    for name in SPLITS:
-        check_link(root / name)
-        check_link(root / name / _FOLDER)
-    splits = tuple(_open_pairs_split(root, name) for name in SPLITS if (root / name / _FOLDER).is_dir())
-    if not splits:
+    image = _decode(file, name or str(file))
+    if image.mode.startswith(_WIDE):
+        raise DataError(f"{name or file}: pixels of mode '{image.mode}' are not eight bits per channel")
+    return image.convert("RGB")
+
+
+def read_depth(path: str) -> Image.Image:
+    """Decode a depth image to numbers in [0, 1] (mode "F"): pixel / greatest value of its type.
+
+    Raises
+    ------
+    DataError
+        If it cannot be read or has more than one number per pixel; names the file.
+    """
+    image = _decode(path, path)
+    greatest = _GREATEST.get(image.mode)
+    if greatest is None:
+        raise DataError(f"{path}: a depth image has one number per pixel, this has mode {image.mode}")
+    return Image.fromarray(np.asarray(image).astype(np.float32) / np.float32(greatest))
+
+
+def _decode(file: str | BinaryIO, name: str) -> Image.Image:
+    if isinstance(file, str) and (problem := inspect_file(Path(file)).problem):
+        # A pipe, for one, would never end.
+        raise DataError(f"{name}: cannot be read as an image: {problem}\nrestore or remove it")
+    try:
+        with Image.open(file) as image:
+            image.load()
+            return image
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(
-            f"{root}: no pairs; expected images in train/data/ and depth maps in train_depth/data/"
-        )
-    return splits
+            f"{name}: cannot be read as an image: {reason_of(file, error)}\nrestore or remove it"
+        ) from error
 
 
-def _open_pairs_split(root: Path, split: str) -> SplitSource:
-    images = root / split / _FOLDER
-    depths = root / f"{split}_depth" / _FOLDER
-    if not depths.is_dir():
-        check_link(depths)
-        raise DataError(
-            f"{depths}: no such folder; every image of {images} needs a depth map of its name there"
-        )
-    listed = list_files(images, SUFFIXES, levels=0)
-    if not listed:
-        raise DataError(f"{images}: no images in this folder")
-    maps = [inspect_file(depths / file.path.name) for file in listed]
-    files = tuple(described(root, (_paired(file, depth) for file, depth in zip(listed, maps, strict=True))))
-    there = tuple(described(root, (depth for depth in maps if not depth.problem)))
-
-    def items() -> Iterator[Item]:
-        for file in files:
-            path = root / file.name
-            depth_path = depths / path.name
-            yield Item(name_text(file.name), -1, path=path, depth_path=depth_path, problem=file.problem)
-
-    every: tuple[SourceFile, ...] = files + there
-    return SplitSource(
-        kind=PAIRED_DEPTH,
-        split=split,
-        classes=None,
-        has_depth=True,
-        n_images=len(files),
-        files=every,
-        open_items=items,
-    )
+def reason_of(file: str | BinaryIO, error: Exception) -> str:
+    """Return why Pillow does not read an image file, without the file's name."""
+    if isinstance(error, UnidentifiedImageError):
+        if isinstance(file, str) and (problem := pointer_problem(_read_start(file))):
+            return problem
+        # Pillow's message repeats the name, or names an object in memory.
+        return "not an image of a kind that Pillow knows"
+    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
 
 
-def _paired(image: ListedFile, depth: ListedFile) -> ListedFile:
-    """Return an image, with what is wrong with its depth map if nothing is wrong with itself."""
-    if image.problem or not depth.problem:
-        return image
-    is_there = depth.path.is_symlink() or depth.path.exists()
-    reason = f"is {depth.problem}" if is_there else "is missing"
-    return replace(image, problem=f"its depth map {name_text(depth.path)} {reason}")
+def _read_start(path: str) -> bytes:
+    with Path(path).open("rb") as file:
+        return file.read(64)

@@ -1,4 +1,4 @@
-"""From cropped images to network input: steps, normalisation, rotations and patches."""
+"""From cropped images to network input: augmentation, normalisation, rotations and patches."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch import Tensor
 
 from mvkit.errors import DataError
 from mvkit.images.augment import (
-    Program,
+    AugmentParams,
     ViewKey,
     augment_batch,
     augment_images,
-    draw_program,
+    draw_params,
     patch_offsets,
     patches,
     rotations,
@@ -42,7 +42,7 @@ class ViewMaker:
     seed
         Of the run.
     device
-        Where the batch is needed.
+        Device of the batch.
     threads
         CPU threads to work with; None: those torch may use (``torch.get_num_threads``), asked at every call.
     """
@@ -89,12 +89,12 @@ class ViewMaker:
         for number, (view, crops) in enumerate(zip(each, raw.crops, strict=True)):
             self._check(crops, number, index.size)
             key = ViewKey(seed=self.seed, epoch=epoch, view=number)
-            program = draw_program(view.steps, index, key, side_px=self.settings.size_px)
-            views.extend(self._expanded(self._augmented(crops, program), index, key))
+            params = draw_params(view.steps, index, key, side_px=self.settings.size_px)
+            views.extend(self._expand(self._augment(crops, params), index, key))
             if number == 0 and target is not None:
-                target = _flipped(target, program)
+                target = _flip(target, params)
                 if self.settings.depth == "standardised":
-                    target = standardised(target)
+                    target = standardise(target)
         return Batch(
             views=tuple(views),
             index=raw.index.to(self.device, non_blocking=True),
@@ -105,24 +105,24 @@ class ViewMaker:
     def _check(self, crops: Tensor, number: int, n_images: int) -> None:
         side = self.settings.size_px
         if crops.dtype != torch.uint8 or tuple(crops.shape) != (n_images, side, side, 3):
-            found = f"{str(crops.dtype).removeprefix('torch.')} {tuple(crops.shape)}"
-            raise DataError(f"crop {number} of a batch is {found}; needed: uint8 {(n_images, side, side, 3)}")
+            given = f"{str(crops.dtype).removeprefix('torch.')} {tuple(crops.shape)}"
+            raise DataError(f"crop {number} of a batch is {given}; needed: uint8 {(n_images, side, side, 3)}")
 
-    def _augmented(self, crops: Tensor, program: Program) -> Tensor:
-        """Carry out a program; float32 (n, 3, side, side) on the device."""
+    def _augment(self, crops: Tensor, params: AugmentParams) -> Tensor:
+        """Return augmented images, float32 (n, 3, side, side), on the device."""
         if self.device.type == "cpu":
-            return torch.from_numpy(self._on_cpu(crops.contiguous().numpy(), program))
+            return torch.from_numpy(self._augment_on_cpu(crops.contiguous().numpy(), params))
         mean, std = (torch.from_numpy(part).to(self.device) for part in self._norm)
-        return augment_batch(crops.to(self.device, non_blocking=True), program, mean, std)
+        return augment_batch(crops.to(self.device, non_blocking=True), params, mean, std)
 
-    def _on_cpu(self, crops: NDArray[np.uint8], program: Program) -> NDArray[np.float32]:
+    def _augment_on_cpu(self, crops: NDArray[np.uint8], params: AugmentParams) -> NDArray[np.float32]:
         n_images, height, width, _ = crops.shape
         out = np.empty((n_images, 3, height, width), np.float32)
         threads = max(1, min(self._threads or torch.get_num_threads(), n_images))
 
         def work(first: int, last: int) -> None:
             part = slice(first, last)
-            rows = (program.operations[part], program.amounts[part], program.taps[part])
+            rows = (params.operations[part], params.amounts[part], params.taps[part])
             augment_images(crops[part], rows, self._norm, out[part])
 
         if threads == 1:
@@ -131,18 +131,18 @@ class ViewMaker:
         # Python threads around code that holds no lock: numba's own would clash with those of ffcv, which
         # run at the same time.
         bounds = [n_images * part // threads for part in range(threads + 1)]
-        waiting = [self._workers().submit(work, *bound) for bound in pairwise(bounds)]
-        for done in waiting:
-            done.result()
+        futures = [self._thread_pool().submit(work, *bound) for bound in pairwise(bounds)]
+        for future in futures:
+            future.result()
         return out
 
-    def _workers(self) -> ThreadPoolExecutor:
+    def _thread_pool(self) -> ThreadPoolExecutor:
         # A forked child has none of its parent's threads, so the pool belongs to a process.
         if self._pool is None or self._pool[0] != os.getpid():
             self._pool = (os.getpid(), ThreadPoolExecutor(thread_name_prefix="mvkit-views"))
         return self._pool[1]
 
-    def _expanded(self, view: Tensor, index: NDArray[np.int64], key: ViewKey) -> tuple[Tensor, ...]:
+    def _expand(self, view: Tensor, index: NDArray[np.int64], key: ViewKey) -> tuple[Tensor, ...]:
         expand = self.settings.expand
         if isinstance(expand, Rotations):
             return rotations(view)
@@ -151,7 +151,7 @@ class ViewMaker:
         return (view,)
 
 
-def standardised(maps: Tensor) -> Tensor:
+def standardise(maps: Tensor) -> Tensor:
     """Shift and scale every map to mean 0 and standard deviation 1.
 
     Parameters
@@ -167,7 +167,7 @@ def standardised(maps: Tensor) -> Tensor:
     return (maps - means) / deviations
 
 
-def _flipped(target: Tensor, program: Program) -> Tensor:
-    """Exchange left and right of (n, 1, side, side) where the program does so with the image."""
-    flips = torch.from_numpy(program.flips()).view(-1, 1, 1, 1)
+def _flip(target: Tensor, params: AugmentParams) -> Tensor:
+    """Exchange left and right of (n, 1, side, side) where those of the image are exchanged."""
+    flips = torch.from_numpy(params.flips()).view(-1, 1, 1, 1)
     return torch.where(flips, target.flip(-1), target)

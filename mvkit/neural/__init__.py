@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from mvkit.neural.neural_file import (
         NeuralFileContents,
         OpenNeuralFile,
-        creating,
-        reading,
+        create_neural_file,
+        open_neural_file,
         write_neural_file,
     )
     from mvkit.neural.open import DATASETS, open_dataset
@@ -32,32 +32,17 @@ if TYPE_CHECKING:
     )
     from mvkit.neural.simulated import SimulatedTruth, simulated_truth, write_simulated
 
-_HOMES = {
-    "ConversionReport": "mvkit.neural.convert",
-    "PublishedRecording": "mvkit.neural.published",
-    "convert_pickle": "mvkit.neural.convert",
-    "read_pickle_structure": "mvkit.neural.published",
-    "AREA_ORDER": "mvkit.neural.dataset",
-    "AreaSelection": "mvkit.neural.selection",
-    "DATASETS": "mvkit.neural.open",
-    "NeuralDataset": "mvkit.neural.dataset",
-    "NeuralFileContents": "mvkit.neural.neural_file",
-    "OpenNeuralFile": "mvkit.neural.neural_file",
-    "Recording": "mvkit.neural.dataset",
-    "SelectionSettings": "mvkit.neural.selection",
-    "SimulatedTruth": "mvkit.neural.simulated",
-    "SpecimenMap": "mvkit.neural.selection",
-    "UnitFacts": "mvkit.neural.selection",
-    "creating": "mvkit.neural.neural_file",
-    "open_dataset": "mvkit.neural.open",
-    "reading": "mvkit.neural.neural_file",
-    "select_units": "mvkit.neural.selection",
-    "selection_with": "mvkit.neural.selection",
-    "simulated_truth": "mvkit.neural.simulated",
-    "specimen_map": "mvkit.neural.selection",
-    "write_neural_file": "mvkit.neural.neural_file",
-    "write_simulated": "mvkit.neural.simulated",
+_NAMES = {
+    "convert": "ConversionReport convert_pickle",
+    "dataset": "AREA_ORDER NeuralDataset Recording",
+    "neural_file": "NeuralFileContents OpenNeuralFile create_neural_file open_neural_file write_neural_file",
+    "open": "DATASETS open_dataset",
+    "published": "PublishedRecording read_pickle_structure",
+    "selection": "AreaSelection SelectionSettings SpecimenMap UnitFacts select_units selection_with "
+    "specimen_map",
+    "simulated": "SimulatedTruth simulated_truth write_simulated",
 }
+_MODULES = {name: f"mvkit.neural.{module}" for module, names in _NAMES.items() for name in names.split()}
 
 __all__ = [
     "AREA_ORDER",
@@ -74,10 +59,10 @@ __all__ = [
     "SpecimenMap",
     "UnitFacts",
     "convert_pickle",
-    "creating",
+    "create_neural_file",
     "open_dataset",
+    "open_neural_file",
     "read_pickle_structure",
-    "reading",
     "select_units",
     "selection_with",
     "simulated_truth",
@@ -86,4 +71,4 @@ __all__ = [
     "write_simulated",
 ]
 
-__getattr__, __dir__ = lazy_names(__name__, _HOMES)
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

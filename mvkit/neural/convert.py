@@ -1,10 +1,10 @@
 """Convert a published pickle to a neural file: one pass over the responses, bounded memory, verified.
 
-Responses go from the order they lie in the pickle into chunks of the neural
+Responses go from their order in the pickle into chunks of the neural
 file, slab by slab: whole chunks along the pickle's slowest axis, ten trials of
 the published files, or 128 units when the array is in Fortran order. Every
-stored number is decoded again and compared with the measured one before it is
-accepted, and the whole file is read back, so a conversion can never change a value.
+stored number is decoded again and compared with the measured one, and the whole
+file is read back, so that a conversion cannot change a value.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mvkit import files as atomic
+from mvkit import files
 from mvkit.errors import DataError, unknown_name
 from mvkit.neural import neural_file as layout
 from mvkit.neural import published
@@ -36,11 +36,11 @@ from mvkit.neural.neural_file import (
     NeuralFileContents,
     Offset,
     OpenNeuralFile,
+    chunk_grid,
     chunk_slices,
-    compressing,
+    compression_pool,
     digest_of,
-    grid,
-    reading,
+    open_neural_file,
 )
 from mvkit.neural.pickle_arrays import ArrayStream, open_stream
 from mvkit.neural.pickle_reader import name_file_in_errors
@@ -48,10 +48,12 @@ from mvkit.neural.published import PublishedRecording, read_pickle_structure
 
 LOGGER = logging.getLogger(__name__)
 
-#: Stored responses held in memory; chunks become thinner when a slab of the usual ones takes more.
-MOST_HELD_BYTES = 256 * 1024 * 1024
+#: Stored responses in memory; chunks become thinner when a slab of the usual ones takes more.
+MOST_SLAB_BYTES = 256 * 1024 * 1024
+
 #: One spike in a bin of 10 ms, in spikes/s, is 1 / 0.01.
 BIN_S = 0.01
+
 # Blocks of this many elements stay in a core's cache through all steps.
 _STEP = 32 * 1024
 _ADVICE = "check disk and memory, and try again"
@@ -59,22 +61,22 @@ _ADVICE = "check disk and memory, and try again"
 
 @dataclass(frozen=True)
 class ConversionReport:
-    """What a conversion did.
+    """Result of a conversion.
 
     Attributes
     ----------
     dataset
         ``neuropixels`` or ``calcium``.
     source, source_sha256, source_bytes
-        The pickle as it lies on disk.
+        The pickle on disk.
     target
         The neural file.
     n_trials, n_images, n_bins, n_units
         Sizes; n_bins is None without a time axis.
     stored_as
         ``uint8 counts``, ``float32`` or ``float64``.
-    remark
-        Why the usual way of storing was not possible; empty otherwise.
+    note
+        Why responses could not be stored as counts; empty otherwise.
     missing_fraction
         Share of responses that are missing (NaN).
     seconds
@@ -91,7 +93,7 @@ class ConversionReport:
     n_bins: int | None
     n_units: int
     stored_as: str
-    remark: str
+    note: str
     missing_fraction: float
     seconds: float
 
@@ -107,8 +109,8 @@ def convert_pickle(
 
     Nothing that the pickle names is run or imported. Neuropixels rates become
     uint8 spike counts if every one is exactly a whole count per 10 ms bin, and
-    are otherwise kept as floats, as calcium responses always are. The file is
-    read back and compared with what was converted before it appears.
+    are otherwise stored as floats, as calcium responses always are. The file is
+    read back and compared with the source before it appears.
 
     Parameters
     ----------
@@ -137,16 +139,16 @@ def convert_pickle(
     if dataset not in published.HAS_TIME:
         raise unknown_name("published dataset", dataset, published.HAS_TIME)
     recording = read_pickle_structure(source)
-    remark = ""
+    note = ""
     with name_file_in_errors(source):
         if dataset == "neuropixels":
             try:
-                return _convert(recording, target, dataset, CountEncoder(), remark, progress)
+                return _convert(recording, target, dataset, CountEncoder(), note, progress)
             except NotCountsError as error:
-                remark = str(error)
-                LOGGER.warning("%s: %s; responses are stored as floats", source, remark)
+                note = str(error)
+                LOGGER.warning("%s: %s; responses are stored as floats", source, note)
         floats = FloatEncoder(recording.responses.dtype)
-        return _convert(recording, target, dataset, floats, remark, progress)
+        return _convert(recording, target, dataset, floats, note, progress)
 
 
 def _convert(
@@ -154,7 +156,7 @@ def _convert(
     target: Path,
     dataset: str,
     encoder: CountEncoder | FloatEncoder,
-    remark: str,
+    note: str,
     progress: Callable[[int, int], None] | None,
 ) -> ConversionReport:
     began = time.monotonic()
@@ -162,24 +164,24 @@ def _convert(
     contents = published.contents_of(recording, dataset, encoder.dtype)
     contents = replace(contents, chunks=_chunks(recording, contents))
     source.cache.clear()
-    with atomic.replacing(target) as temporary, compressing() as pool:
+    with files.replacing(target) as temporary, compression_pool() as pool:
         try:
             with (
                 open_stream(source, recording.responses, progress or (lambda done, total: None)) as stream,
-                layout.creating(temporary, contents) as stored,
+                layout.create_neural_file(temporary, contents) as stored,
             ):
                 # Counts are mostly zero and otherwise without pattern. Looking for runs only took
                 # 225 MB/s where zlib's usual search took 88, and the result was 12 % smaller.
                 strategy = zlib.Z_RLE if contents.holds_counts else zlib.Z_DEFAULT_STRATEGY
                 writer = ChunkWriter(stored, pool, strategy=strategy)
                 _write_responses(stream, recording, contents, encoder, writer)
-                provenance = _provenance(recording, contents, encoder, remark, stream.finish())
+                provenance = _provenance(recording, contents, encoder, note, stream.finish())
                 layout.record_provenance(stored, provenance)
             del stream  # and its blocks, before the file is read back
         except (OSError, RuntimeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise DataError(f"{target}: not written ({reason}); is the disk full?") from error
-        with reading(temporary) as file:
+        with open_neural_file(temporary) as file:
             verify(file, replace(contents, provenance=provenance), writer.digests, pool)
     return ConversionReport(
         dataset=dataset,
@@ -192,48 +194,10 @@ def _convert(
         n_bins=None if contents.time_s is None else len(contents.time_s),
         n_units=contents.n_units,
         stored_as=str(provenance["stored_as"]),
-        remark=remark,
+        note=note,
         missing_fraction=encoder.n_missing / recording.responses.n_elements,
         seconds=time.monotonic() - began,
     )
-
-
-def _provenance(
-    recording: PublishedRecording,
-    contents: NeuralFileContents,
-    encoder: CountEncoder | FloatEncoder,
-    remark: str,
-    sha256: str,
-) -> dict[str, object]:
-    from mvkit import __version__
-
-    return {
-        "source": recording.source.path.name,
-        "source_sha256": sha256,
-        "source_bytes": recording.source.state[0],
-        # Unlike the file's, the same whether it is compressed or not.
-        "pickle_bytes": recording.source.length,
-        "source_dims": list(recording.dims),
-        "source_dtype": str(recording.responses.dtype),
-        "stored_as": "uint8 counts" if contents.holds_counts else str(encoder.dtype),
-        "remark": remark,
-        "unused_coordinates": published.unused_coordinates(recording, contents),
-        "converted": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "mvkit_version": __version__,
-    }
-
-
-# Responses, slab by slab
-
-
-def _memory_axes(
-    recording: PublishedRecording, contents: NeuralFileContents
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Sizes of the axes in the pickle, slowest first, and what transposes them to the neural file's."""
-    axes = published.axes_by_role(recording)
-    order = recording.responses.memory_order
-    shape = tuple(recording.responses.shape[axis] for axis in order)
-    return shape, tuple(order.index(axes[role]) for role in contents.dims)
 
 
 def _chunks(recording: PublishedRecording, contents: NeuralFileContents) -> tuple[int, ...]:
@@ -243,13 +207,23 @@ def _chunks(recording: PublishedRecording, contents: NeuralFileContents) -> tupl
         raise DataError(f"the responses are empty: their shape is {recording.responses.shape}")
     slow = to_target.index(0)
     row_bytes = math.prod(shape[1:]) * contents.response_dtype.itemsize
-    if row_bytes > MOST_HELD_BYTES:
+    if row_bytes > MOST_SLAB_BYTES:
         raise DataError(
-            f"one entry along '{contents.dims[slow]}' takes {row_bytes:,} bytes, more than can be held"
+            f"one entry along '{contents.dims[slow]}' takes {row_bytes:,} bytes, more than fits in memory"
         )
     chunk = list(layout.chunk_shape(contents))
-    chunk[slow] = max(1, min(chunk[slow], MOST_HELD_BYTES // row_bytes))
+    chunk[slow] = max(1, min(chunk[slow], MOST_SLAB_BYTES // row_bytes))
     return tuple(chunk)
+
+
+def _memory_axes(
+    recording: PublishedRecording, contents: NeuralFileContents
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Sizes of the axes in the pickle, slowest first, and their permutation to those of the neural file."""
+    axes = published.axes_by_role(recording)
+    order = recording.responses.memory_order
+    shape = tuple(recording.responses.shape[axis] for axis in order)
+    return shape, tuple(order.index(axes[role]) for role in contents.dims)
 
 
 def _write_responses(
@@ -276,6 +250,31 @@ def _write_responses(
         writer.write(part.transpose(to_target), start)
 
 
+def _provenance(
+    recording: PublishedRecording,
+    contents: NeuralFileContents,
+    encoder: CountEncoder | FloatEncoder,
+    note: str,
+    sha256: str,
+) -> dict[str, object]:
+    from mvkit import __version__
+
+    return {
+        "source": recording.source.path.name,
+        "source_sha256": sha256,
+        "source_bytes": recording.source.state[0],
+        # Unlike the file's, the same whether it is compressed or not.
+        "pickle_bytes": recording.source.length,
+        "source_dims": list(recording.dims),
+        "source_dtype": str(recording.responses.dtype),
+        "stored_as": "uint8 counts" if contents.holds_counts else str(encoder.dtype),
+        "remark": note,
+        "unused_coordinates": published.unused_coordinates(recording, contents),
+        "converted": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "mvkit_version": __version__,
+    }
+
+
 class NotCountsError(DataError):
     """A response is no whole number of spikes per 10 ms bin."""
 
@@ -300,7 +299,7 @@ class CountEncoder:
         NotCountsError
             When a value is neither NaN nor exactly k / 0.01 with k from 0 to 254.
         """
-        # NaN and rates beyond the range make arbitrary counts, which the comparison finds.
+        # NaN and rates beyond the range make arbitrary counts, which differ in the comparison.
         with np.errstate(invalid="ignore", over="ignore"):
             for start in range(0, len(measured), _STEP):
                 part = measured[start : start + _STEP]
@@ -315,13 +314,13 @@ class CountEncoder:
         np.equal(decoded, part, out=equal)
         if equal.all():
             return
-        odd = np.flatnonzero(np.logical_not(equal))
-        is_missing = np.isnan(part[odd])
+        differing = np.flatnonzero(np.logical_not(equal))
+        is_missing = np.isnan(part[differing])
         if not is_missing.all():
-            first = float(part[odd[np.argmin(is_missing)]])
+            first = float(part[differing[np.argmin(is_missing)]])
             raise NotCountsError(f"{first!r} spikes/s is no whole number (0 to 254) of spikes per 10 ms bin")
-        stored[odd] = MISSING_COUNT
-        self.n_missing += len(odd)
+        stored[differing] = MISSING_COUNT
+        self.n_missing += len(differing)
 
 
 class FloatEncoder:
@@ -347,26 +346,26 @@ class FloatEncoder:
             When an integer is too large for float64.
         """
         for start in range(0, len(measured), _STEP):
-            part, kept = measured[start : start + _STEP], stored[start : start + _STEP]
-            np.copyto(kept, part, casting="unsafe")
-            self.n_missing += int(np.count_nonzero(kept != kept))
-            if measured.dtype.kind != "f" and not np.array_equal(kept.astype(measured.dtype), part):
+            part, target = measured[start : start + _STEP], stored[start : start + _STEP]
+            np.copyto(target, part, casting="unsafe")
+            self.n_missing += int(np.count_nonzero(target != target))
+            if measured.dtype.kind != "f" and not np.array_equal(target.astype(measured.dtype), part):
                 raise DataError("the responses are integers too large to be stored without loss")
 
 
 def verify(
     file: OpenNeuralFile,
-    wanted: NeuralFileContents,
+    expected: NeuralFileContents,
     digests: Mapping[Offset, bytes],
     pool: ThreadPoolExecutor,
 ) -> None:
-    """Compare everything in a file with what was to be written.
+    """Compare everything in a written file with its source.
 
     Parameters
     ----------
     file
         The file, opened anew.
-    wanted
+    expected
         Everything but the responses.
     digests
         sha256 of every chunk of the responses.
@@ -380,33 +379,32 @@ def verify(
     """
     for item in fields(NeuralFileContents):
         written = getattr(file.contents, item.name)
-        if item.name != "chunks" and not _equal(written, getattr(wanted, item.name)):
+        if item.name != "chunks" and not _equal(written, getattr(expected, item.name)):
             raise DataError(f"{file.path}: '{item.name}' as written differs from the source; {_ADVICE}")
     stored = file.stored
     waiting: deque[tuple[Offset, Future[bytes]]] = deque()
-    for offset in grid(stored.shape, stored.chunks):
+
+    def compare_first() -> None:
+        offset, digest = waiting.popleft()
+        if digests.get(offset) != digest.result():
+            raise _different(file, offset)
+
+    for offset in chunk_grid(stored.shape, stored.chunks):
         try:
             part = stored[chunk_slices(offset, stored.shape, stored.chunks)]
         except OSError as error:
             raise _different(file, offset) from error
         waiting.append((offset, pool.submit(digest_of, part)))
         if len(waiting) > MOST_WAITING:
-            _compare(file, digests, *waiting.popleft())
+            compare_first()
     while waiting:
-        _compare(file, digests, *waiting.popleft())
-
-
-def _compare(
-    file: OpenNeuralFile, digests: Mapping[Offset, bytes], offset: Offset, job: Future[bytes]
-) -> None:
-    if digests.get(offset) != job.result():
-        raise _different(file, offset)
+        compare_first()
 
 
 def _different(file: OpenNeuralFile, offset: Offset) -> DataError:
-    place = ", ".join(f"{name} {first}" for name, first in zip(file.contents.dims, offset, strict=True))
+    index = ", ".join(f"{name} {first}" for name, first in zip(file.contents.dims, offset, strict=True))
     return DataError(
-        f"{file.path}: responses as written differ from the source (from index {place}); {_ADVICE}"
+        f"{file.path}: responses as written differ from the source (from index {index}); {_ADVICE}"
     )
 
 
@@ -416,6 +414,6 @@ def _equal(one: object, other: object) -> bool:
     if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
         if one.dtype.kind == "U":
             return np.array_equal(one, other)
-        # Bit for bit, which also holds for NaN and needs no memory besides.
+        # Bit for bit, also for NaN.
         return (one.dtype, one.shape, digest_of(one)) == (other.dtype, other.shape, digest_of(other))
     return one == other

@@ -19,361 +19,7 @@ if TYPE_CHECKING:
 
     from mvkit.neural.selection import SelectionOutcome
 
-
 AREA_ORDER = ("VISp", "VISl", "VISal", "VISpm", "VISrl", "VISam")
-
-
-def area_sort_key(area: str) -> tuple[int, str]:
-    """Sort areas as in the paper's figures, any others after them by name."""
-    return (AREA_ORDER.index(area), "") if area in AREA_ORDER else (len(AREA_ORDER), area)
-
-
-@dataclass(frozen=True, eq=False)
-class Recording:
-    """Responses of the units of one specimen (animal) in one area.
-
-    Attributes
-    ----------
-    area
-        Acronym of the visual area, for example ``"VISp"``; bytes are decoded.
-    specimen
-        Specimen id (the animal), a whole number.
-    unit_ids
-        int64 (n_units,), unique within the recording.
-    responses
-        float32 (n_trials, n_images, n_units), averaged over time, in the
-        dataset's units of measure. NaN = missing trial. float64 where float32
-        would lose something.
-    time_bins
-        Indices of the time bins that were averaged, or None when the source
-        has no time axis.
-    units
-        Further columns, each (n_units,): reliabilities, p values and so on.
-
-    Lists, arrays of any byte order, masked arrays (masked = missing) and other
-    types of number are taken in all fields, and kept as the types above.
-    """
-
-    area: str
-    specimen: int
-    unit_ids: NDArray[np.int64]
-    responses: NDArray[np.floating]
-    time_bins: tuple[int, ...] | None = None
-    units: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Bring all fields to their types and refuse what would lose something, or does not belong together.
-
-        Raises
-        ------
-        DataError
-            Naming the recording and the field.
-        """
-        label = f"recording {_shown(self.area)}/{_shown(self.specimen)}"
-        changed = {
-            "area": as_text(self.area, f"{label}: area"),
-            "specimen": _specimen(self.specimen, label),
-            "responses": _narrowest(self.responses, f"{label}: responses"),
-            "unit_ids": whole_numbers(self.unit_ids, f"{label}: unit_ids"),
-            "units": {
-                as_text(name, f"{label}: name of a column"): _column(column, f"{label}: column '{name}'")
-                for name, column in self.units.items()
-            },
-        }
-        for name, value in changed.items():
-            object.__setattr__(self, name, value)
-        if self.responses.ndim != 3:
-            raise DataError(
-                f"{self.label}: responses must be (n_trials, n_images, n_units), not {self.responses.shape}"
-            )
-        if self.unit_ids.shape != (self.n_units,):
-            raise DataError(
-                f"{self.label}: unit_ids has shape {self.unit_ids.shape}, responses have {self.n_units} units"
-            )
-        ids, counts = np.unique(self.unit_ids, return_counts=True)
-        if len(ids) < self.n_units:
-            raise DataError(f"{self.label}: unit_ids: {some(ids[counts > 1])} occurs more than once")
-        for name, column in self.units.items():
-            if column.shape != (self.n_units,):
-                raise DataError(
-                    f"{self.label}: column '{name}' has shape {column.shape}, not ({self.n_units},)"
-                )
-
-    @classmethod
-    def from_arrays(
-        cls,
-        values: ArrayLike,
-        *,
-        unit_ids: ArrayLike,
-        area: str,
-        specimen: int,
-        units: Mapping[str, ArrayLike] | None = None,
-    ) -> Recording:
-        """Build a recording from plain arrays, to be written with :func:`write_neural_file`.
-
-        Parameters
-        ----------
-        values
-            Numbers (n_trials, n_images, n_units), one response per
-            presentation, already averaged over time; NaN = missing. Kept as
-            float32 where that loses nothing, else as float64. Elements of a
-            masked array that are masked are missing.
-        unit_ids
-            Whole numbers (n_units,), unique.
-        area, specimen
-            Acronym of the area and id of the animal.
-        units
-            Further columns by name, each (n_units,).
-
-        Raises
-        ------
-        DataError
-            If values are not numbers, ids are not whole numbers, or shapes do
-            not belong together; the message names the recording and the field.
-        """
-        label = f"recording {_shown(area)}/{_shown(specimen)}"
-        array = plain_array(values, f"{label}: values")
-        if array.dtype.kind not in "fiu":
-            raise DataError(f"{label}: values must be numbers, not {_type_of(array)}")
-        return cls(area, specimen, unit_ids, array, None, units or {})  # type: ignore[arg-type]
-
-    @property
-    def label(self) -> str:
-        """Name for messages, ``recording AREA/SPECIMEN``."""
-        return f"recording {self.area}/{self.specimen}"
-
-    @property
-    def n_trials(self) -> int:
-        """Number of trials recorded for this specimen."""
-        return int(self.responses.shape[0])
-
-    @property
-    def n_images(self) -> int:
-        """Number of images shown."""
-        return int(self.responses.shape[1])
-
-    @property
-    def n_units(self) -> int:
-        """Number of units."""
-        return int(self.responses.shape[2])
-
-
-def joined_column(recordings: Sequence[Recording], name: str) -> NDArray[np.generic]:
-    """Concatenate a unit column over recordings.
-
-    Recordings without it get NaN, or "" in a column of text.
-
-    Raises
-    ------
-    DataError
-        If the column is text in one recording and numbers in another.
-    """
-    present = [recording for recording in recordings if name in recording.units]
-    texts = [recording for recording in present if recording.units[name].dtype.kind in "UO"]
-    if texts and len(texts) < len(present):
-        other = next(recording for recording in present if recording.units[name].dtype.kind not in "UO")
-        raise DataError(f"column '{name}' is text in {texts[0].label} but numbers in {other.label}")
-    missing = "" if texts else np.nan
-    parts = [
-        recording.units[name] if name in recording.units else np.full(recording.n_units, missing)
-        for recording in recordings
-    ]
-    joined: NDArray[np.generic] = np.concatenate(parts)
-    if joined.dtype.kind == "f":
-        for recording, part in zip(recordings, parts, strict=True):
-            if (
-                part.dtype.kind in "iu"
-                and part.size
-                and not np.array_equal(part, part.astype(np.float64).astype(part.dtype))
-            ):
-                raise DataError(
-                    f"column '{name}': whole numbers of {recording.label} are beyond 2**53, "
-                    "which is not kept beside missing or unsigned ones of other recordings; give it as text"
-                )
-    return joined
-
-
-def plain_array(values: ArrayLike, what: str) -> NDArray[Any]:
-    """Return an array in the machine's byte order; what is masked in it becomes NaN.
-
-    Whole numbers with some masked become float64 where that is exact, else objects.
-
-    Parameters
-    ----------
-    values
-        Array, masked array, or nested lists.
-    what
-        Recording and field, for messages.
-
-    Raises
-    ------
-    DataError
-        If it makes no array.
-    """
-    try:
-        if isinstance(values, list | tuple) and any(isinstance(part, np.ma.MaskedArray) for part in values):
-            values = np.ma.stack(values)
-        array = np.ma.asarray(values) if isinstance(values, np.ma.MaskedArray) else np.asarray(values)
-    except (ValueError, TypeError, RuntimeError, OverflowError) as error:
-        raise DataError(f"{what} cannot be made an array ({str(error).splitlines()[0]})") from error
-    array = array.astype(array.dtype.newbyteorder("="), copy=False)
-    if not isinstance(array, np.ma.MaskedArray):
-        return array
-    mask = np.ma.getmaskarray(array)
-    data: NDArray[Any] = array.data
-    if not mask.any():
-        return data
-    if data.dtype.kind == "f":
-        return np.where(mask, data.dtype.type(np.nan), data)
-    if data.dtype.kind in "iub" and not (data.dtype.kind != "b" and beyond_float(data[~mask])):
-        return np.where(mask, np.nan, data.astype(np.float64))
-    masked: NDArray[Any] = data.astype(object)
-    masked[mask] = None
-    return masked
-
-
-def whole_numbers(values: ArrayLike, what: str) -> NDArray[np.int64]:
-    """Return whole numbers as int64.
-
-    Parameters
-    ----------
-    values
-        Integers, or floats that hold nothing else and may not have been rounded.
-    what
-        Recording and field, for messages.
-
-    Raises
-    ------
-    DataError
-        If some are missing, no whole numbers, or beyond int64.
-    """
-    array = plain_array(values, what)
-    if array.dtype.kind == "O" and all(
-        isinstance(item, int | np.integer) and not isinstance(item, bool) for item in array.flat
-    ):
-        if any(not -(1 << 63) <= int(item) < 1 << 63 for item in array.flat):
-            raise DataError(f"{what} are too large: whole numbers from -2**63 to 2**63 - 1 can be kept")
-        return array.astype(np.int64)
-    if array.dtype.kind == "f":
-        if np.isnan(array).any():
-            raise DataError(f"{what} must be whole numbers; {int(np.isnan(array).sum())} are missing")
-        odd = array[array != np.trunc(array)]
-        if odd.size:
-            raise DataError(f"{what} must be whole numbers, not {array.dtype} ({some(odd)})")
-        limit = 1 << min(np.finfo(array.dtype).nmant + 1, 53)
-        if array.size and np.abs(array).max() > limit:
-            raise DataError(
-                f"{what} must be whole numbers; {array.dtype} cannot hold all of them above {limit}, "
-                "so they may have changed: give integers"
-            )
-    elif array.dtype.kind not in "iu":
-        raise DataError(f"{what} must be whole numbers, not {_type_of(array)}")
-    if array.dtype.kind == "u" and array.size and int(array.max()) >= 1 << 63:
-        raise DataError(f"{what} are too large ({array.max()}): whole numbers below 2**63 can be kept")
-    return array.astype(np.int64, copy=False)
-
-
-def as_text(value: object, what: str) -> str:
-    """Return text; bytes, as h5py gives them, are decoded.
-
-    Raises
-    ------
-    DataError
-        If it is something else, or no UTF-8.
-    """
-    if isinstance(value, np.ndarray) and value.ndim == 0:
-        value = value.item()
-    if isinstance(value, bytes):
-        try:
-            return value.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise DataError(f"{what} is not UTF-8: {value!r}") from error
-    if not isinstance(value, str):
-        raise DataError(f"{what} must be text, not {value!r}")
-    return str(value)
-
-
-def some(values: NDArray[Any]) -> str:
-    """Return the first few values, for messages."""
-    return ", ".join(str(value) for value in values[:3]) + (", ..." if len(values) > 3 else "")
-
-
-def _shown(value: object) -> object:
-    return value.decode("utf-8", errors="replace") if isinstance(value, bytes) else value
-
-
-def _type_of(array: NDArray[Any]) -> str:
-    return "text" if array.dtype.kind in "SU" else f"{array.dtype}"
-
-
-def _specimen(value: object, label: str) -> int:
-    what = f"{label}: specimen"
-    array = np.asarray(value) if not isinstance(value, str | bytes) else np.empty(0)
-    if array.ndim or not (array.dtype.kind in "iuf" or type(value) is int) or value is np.ma.masked:
-        raise DataError(f"{what} must be a whole number, not {value!r}")
-    if array.dtype.kind == "f" and not (np.isfinite(array) and array == np.trunc(array)):
-        raise DataError(f"{what} must be a whole number, not {value!r}")
-    return int(whole_numbers(array.reshape(1), what)[0])
-
-
-def _column(values: ArrayLike, what: str) -> NDArray[np.generic]:
-    """Return a column as numbers, truth values or text; other types as they are, for writing refuses them."""
-    array = plain_array(values, what)
-    if array.dtype.kind == "S":
-        return np.array([as_text(item, what) for item in array.flat], dtype=str).reshape(array.shape)
-    if array.dtype.kind != "O":
-        return array
-    is_missing = np.array([_is_missing(item) for item in array.flat], dtype=bool).reshape(array.shape)
-    there = array[~is_missing]
-    if all(isinstance(item, str | bytes) for item in there):
-        texts = [
-            "" if gone else as_text(item, what)
-            for item, gone in zip(array.flat, is_missing.flat, strict=True)
-        ]
-        return np.array(texts, dtype=str).reshape(array.shape)
-    numbers = np.array(there.tolist())
-    if numbers.dtype.kind not in "iufb":
-        raise DataError(f"{what} mixes numbers, text or other things; use numbers or text")
-    if not is_missing.any():
-        return numbers.reshape(array.shape)
-    if numbers.dtype.kind in "iu" and beyond_float(numbers):
-        raise DataError(f"{what}: whole numbers beyond 2**53 with missing ones among them; give it as text")
-    filled = np.full(array.shape, np.nan)
-    filled[~is_missing] = numbers
-    return filled
-
-
-def _is_missing(item: object) -> bool:
-    """Whether an object stands for a missing entry: None, NaN, or pandas' NA and NaT."""
-    return (
-        item is None
-        or type(item).__name__ in ("NAType", "NaTType")
-        or (isinstance(item, float | np.floating) and bool(np.isnan(item)))
-    )
-
-
-def _narrowest(values: ArrayLike, what: str) -> NDArray[np.floating]:
-    """Return float32 where every value survives it, else float64.
-
-    Raises
-    ------
-    DataError
-        If the values are no numbers, or float64 cannot hold them.
-    """
-    array = plain_array(values, what)
-    if array.dtype == np.float32:
-        return array
-    if array.dtype.kind not in "fiu":
-        raise DataError(f"{what} must be numbers, not {_type_of(array)}")
-    wide = array.astype(np.float64)
-    is_kept = not beyond_float(array) if array.dtype.kind in "iu" else True
-    if array.dtype.itemsize > 8:
-        is_kept = np.array_equal(wide.astype(array.dtype), array, equal_nan=True)
-    if not is_kept:
-        raise DataError(f"{what} of type {array.dtype} are beyond what float64 holds exactly")
-    with np.errstate(over="ignore"):
-        narrow = wide.astype(np.float32)
-    return narrow if np.array_equal(narrow, wide, equal_nan=True) else wide
 
 
 @dataclass(frozen=True, eq=False)
@@ -389,7 +35,7 @@ class NeuralDataset:
     frame_ids
         int64 (n_images,), the source's number of each image.
     units_of_measure
-        ``"spikes/s"``, ``"dF/F"``, or what the writer of the file said.
+        ``"spikes/s"``, ``"dF/F"``, or what the writer of the file gave.
     recordings
         One per area and specimen, areas in the order VISp, VISl, VISal, VISpm,
         VISrl, VISam, then others by name; specimens ascending.
@@ -415,7 +61,7 @@ class NeuralDataset:
     selection_outcome: SelectionOutcome | None = None
 
     def __post_init__(self) -> None:
-        """Put the recordings in order and refuse arrays that do not belong together.
+        """Sort the recordings and check that all arrays agree.
 
         Raises
         ------
@@ -504,7 +150,7 @@ class NeuralDataset:
         UsageError
             If the area or specimen is unknown.
         """
-        return _concatenated(self._matching(area, specimen), self.n_images)
+        return _concatenate_responses(self._matching(area, specimen), self.n_images)
 
     def in_areas(self, areas: Iterable[str]) -> NeuralDataset:
         """Return the same dataset with the recordings of some areas only.
@@ -514,8 +160,8 @@ class NeuralDataset:
         UsageError
             If an area is unknown.
         """
-        kept = [recording for area in dict.fromkeys(areas) for recording in self._matching(area, None)]
-        return replace(self, recordings=tuple(kept))
+        recordings = [one for area in dict.fromkeys(areas) for one in self._matching(area, None)]
+        return replace(self, recordings=tuple(recordings))
 
     def unit_table(self) -> pandas.DataFrame:
         """Return one row per unit: ids, area, number of trials, time bins, further columns.
@@ -526,22 +172,24 @@ class NeuralDataset:
         """
         import pandas
 
-        names = list(dict.fromkeys(name for recording in self.recordings for name in recording.units))
+        recordings = self.recordings
+        counts = [recording.n_units for recording in recordings]
+
+        def per_unit(values: list[object], dtype: type) -> NDArray[np.generic]:
+            return np.repeat(np.array(values, dtype=dtype), counts)
+
+        ids = [np.empty(0, np.int64), *(recording.unit_ids for recording in recordings)]
         columns: dict[str, NDArray[np.generic]] = {
-            "unit_id": _stacked([recording.unit_ids for recording in self.recordings], np.int64),
-            "specimen_id": self._per_unit([recording.specimen for recording in self.recordings], np.int64),
-            "visual_area": self._per_unit([recording.area for recording in self.recordings], object),
-            "n_trials": self._per_unit([recording.n_trials for recording in self.recordings], np.int64),
-            "first_time_bin": self._per_unit(
-                [(rec.time_bins or (-1,))[0] for rec in self.recordings], np.int64
-            ),
-            "last_time_bin": self._per_unit(
-                [(rec.time_bins or (-1,))[-1] for rec in self.recordings], np.int64
-            ),
+            "unit_id": np.concatenate(ids),
+            "specimen_id": per_unit([recording.specimen for recording in recordings], np.int64),
+            "visual_area": per_unit([recording.area for recording in recordings], object),
+            "n_trials": per_unit([recording.n_trials for recording in recordings], np.int64),
+            "first_time_bin": per_unit([(rec.time_bins or (-1,))[0] for rec in recordings], np.int64),
+            "last_time_bin": per_unit([(rec.time_bins or (-1,))[-1] for rec in recordings], np.int64),
         }
-        for name in names:
+        for name in dict.fromkeys(name for recording in recordings for name in recording.units):
             if name not in columns:
-                columns[name] = joined_column(self.recordings, name)
+                columns[name] = concatenate_column(recordings, name)
         return pandas.DataFrame(columns)
 
     def to_xarray(self) -> xarray.Dataset:
@@ -574,31 +222,375 @@ class NeuralDataset:
             if area in self.skipped:
                 raise UsageError(f"dataset {self.name}: area {area} was skipped: {self.skipped[area]}")
             raise unknown_name("area", area, self.areas)
-        found = [rec for rec in self.recordings if area is None or rec.area == area]
+        in_area = [rec for rec in self.recordings if area is None or rec.area == area]
         if specimen is None:
-            return found
-        matching = [recording for recording in found if recording.specimen == specimen]
+            return in_area
+        matching = [recording for recording in in_area if recording.specimen == specimen]
         if not matching:
-            valid = sorted({str(recording.specimen) for recording in found})
+            valid = sorted({str(recording.specimen) for recording in in_area})
             raise unknown_name(f"specimen of {area or self.name}", str(specimen), valid)
         return matching
 
-    def _per_unit(self, values: list[object], dtype: type) -> NDArray[np.generic]:
-        counts = [recording.n_units for recording in self.recordings]
-        repeated: NDArray[np.generic] = np.repeat(np.array(values, dtype=dtype), counts)
-        return repeated
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """Responses of the units of one specimen (animal) in one area.
+
+    Attributes
+    ----------
+    area
+        Acronym of the visual area, for example ``"VISp"``; bytes are decoded.
+    specimen
+        Specimen id (the animal), a whole number.
+    unit_ids
+        int64 (n_units,), unique within the recording.
+    responses
+        float32 (n_trials, n_images, n_units), averaged over time, in the
+        dataset's units of measure. NaN = missing trial. float64 where float32
+        would lose something.
+    time_bins
+        Indices of the time bins that were averaged, or None when the source
+        has no time axis.
+    units
+        Further columns, each (n_units,): reliabilities, p values and so on.
+
+    Lists, arrays of any byte order, masked arrays (masked = missing) and other
+    types of number are accepted in all fields and converted to the types above.
+    """
+
+    area: str
+    specimen: int
+    unit_ids: NDArray[np.int64]
+    responses: NDArray[np.floating]
+    time_bins: tuple[int, ...] | None = None
+    units: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Convert all fields to their types; refuse values that would change, and shapes that do not agree.
+
+        Raises
+        ------
+        DataError
+            Naming the recording and the field.
+        """
+        label = f"recording {_readable(self.area)}/{_readable(self.specimen)}"
+        changed = {
+            "area": as_text(self.area, f"{label}: area"),
+            "specimen": _specimen(self.specimen, label),
+            "responses": _as_floats(self.responses, f"{label}: responses"),
+            "unit_ids": whole_numbers(self.unit_ids, f"{label}: unit_ids"),
+            "units": {
+                as_text(name, f"{label}: name of a column"): _column(column, f"{label}: column '{name}'")
+                for name, column in self.units.items()
+            },
+        }
+        for name, value in changed.items():
+            object.__setattr__(self, name, value)
+        if self.responses.ndim != 3:
+            raise DataError(
+                f"{self.label}: responses must be (n_trials, n_images, n_units), not {self.responses.shape}"
+            )
+        if self.unit_ids.shape != (self.n_units,):
+            raise DataError(
+                f"{self.label}: unit_ids has shape {self.unit_ids.shape}, responses have {self.n_units} units"
+            )
+        ids, counts = np.unique(self.unit_ids, return_counts=True)
+        if len(ids) < self.n_units:
+            raise DataError(f"{self.label}: unit_ids: {first_values(ids[counts > 1])} occurs more than once")
+        for name, column in self.units.items():
+            if column.shape != (self.n_units,):
+                raise DataError(
+                    f"{self.label}: column '{name}' has shape {column.shape}, not ({self.n_units},)"
+                )
+
+    @classmethod
+    def from_arrays(
+        cls,
+        values: ArrayLike,
+        *,
+        unit_ids: ArrayLike,
+        area: str,
+        specimen: int,
+        units: Mapping[str, ArrayLike] | None = None,
+    ) -> Recording:
+        """Build a recording from plain arrays, to be written with :func:`write_neural_file`.
+
+        Parameters
+        ----------
+        values
+            Numbers (n_trials, n_images, n_units), one response per
+            presentation, already averaged over time; NaN = missing. Stored as
+            float32 where that loses nothing, else as float64. Elements of a
+            masked array that are masked are missing.
+        unit_ids
+            Whole numbers (n_units,), unique.
+        area, specimen
+            Acronym of the area and id of the animal.
+        units
+            Further columns by name, each (n_units,).
+
+        Raises
+        ------
+        DataError
+            If values are not numbers, ids are not whole numbers, or shapes do
+            not agree; the message names the recording and the field.
+        """
+        label = f"recording {_readable(area)}/{_readable(specimen)}"
+        array = plain_array(values, f"{label}: values")
+        if array.dtype.kind not in "fiu":
+            raise DataError(f"{label}: values must be numbers, not {_type_of(array)}")
+        return cls(area, specimen, unit_ids, array, None, units or {})  # type: ignore[arg-type]
+
+    @property
+    def label(self) -> str:
+        """Name for messages, ``recording AREA/SPECIMEN``."""
+        return f"recording {self.area}/{self.specimen}"
+
+    @property
+    def n_trials(self) -> int:
+        """Number of trials recorded for this specimen."""
+        return int(self.responses.shape[0])
+
+    @property
+    def n_images(self) -> int:
+        """Number of images shown."""
+        return int(self.responses.shape[1])
+
+    @property
+    def n_units(self) -> int:
+        """Number of units."""
+        return int(self.responses.shape[2])
 
 
-def _stacked(arrays: list[NDArray[np.int64]], dtype: type) -> NDArray[np.int64]:
-    return np.concatenate(arrays) if arrays else np.empty(0, dtype)
+def area_sort_key(area: str) -> tuple[int, str]:
+    """Sort areas as in the paper's figures, any others after them by name."""
+    return (AREA_ORDER.index(area), "") if area in AREA_ORDER else (len(AREA_ORDER), area)
 
 
-def _concatenated(recordings: list[Recording], n_images: int) -> NDArray[np.float32]:
+def concatenate_column(recordings: Sequence[Recording], name: str) -> NDArray[np.generic]:
+    """Concatenate a unit column over recordings.
+
+    Recordings without it get NaN, or "" in a column of text.
+
+    Raises
+    ------
+    DataError
+        If the column is text in one recording and numbers in another.
+    """
+    present = [recording for recording in recordings if name in recording.units]
+    texts = [recording for recording in present if recording.units[name].dtype.kind in "UO"]
+    if texts and len(texts) < len(present):
+        other = next(recording for recording in present if recording.units[name].dtype.kind not in "UO")
+        raise DataError(f"column '{name}' is text in {texts[0].label} but numbers in {other.label}")
+    missing = "" if texts else np.nan
+    parts = [
+        recording.units[name] if name in recording.units else np.full(recording.n_units, missing)
+        for recording in recordings
+    ]
+    joined: NDArray[np.generic] = np.concatenate(parts)
+    if joined.dtype.kind == "f":
+        for recording, part in zip(recordings, parts, strict=True):
+            if (
+                part.dtype.kind in "iu"
+                and part.size
+                and not np.array_equal(part, part.astype(np.float64).astype(part.dtype))
+            ):
+                raise DataError(
+                    f"column '{name}': whole numbers of {recording.label} are beyond 2**53, "
+                    "too large beside missing or unsigned ones of other recordings; give it as text"
+                )
+    return joined
+
+
+def _concatenate_responses(recordings: list[Recording], n_images: int) -> NDArray[np.float32]:
     n_trials = max((recording.n_trials for recording in recordings), default=0)
     n_units = sum(recording.n_units for recording in recordings)
-    together = np.full((n_trials, n_images, n_units), np.nan, dtype=np.float32)
+    responses = np.full((n_trials, n_images, n_units), np.nan, dtype=np.float32)
     start = 0
     for recording in recordings:
-        together[: recording.n_trials, :, start : start + recording.n_units] = recording.responses
+        responses[: recording.n_trials, :, start : start + recording.n_units] = recording.responses
         start += recording.n_units
-    return together
+    return responses
+
+
+def plain_array(values: ArrayLike, what: str) -> NDArray[Any]:
+    """Return an array in the machine's byte order; masked elements become NaN.
+
+    Whole numbers with some masked become float64 where that is exact, else objects.
+
+    Parameters
+    ----------
+    values
+        Array, masked array, or nested lists.
+    what
+        Recording and field, for messages.
+
+    Raises
+    ------
+    DataError
+        If it makes no array.
+    """
+    try:
+        if isinstance(values, list | tuple) and any(isinstance(part, np.ma.MaskedArray) for part in values):
+            values = np.ma.stack(values)
+        array = np.ma.asarray(values) if isinstance(values, np.ma.MaskedArray) else np.asarray(values)
+    except (ValueError, TypeError, RuntimeError, OverflowError) as error:
+        raise DataError(f"{what} cannot be made an array ({str(error).splitlines()[0]})") from error
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    if not isinstance(array, np.ma.MaskedArray):
+        return array
+    mask = np.ma.getmaskarray(array)
+    data: NDArray[Any] = array.data
+    if not mask.any():
+        return data
+    if data.dtype.kind == "f":
+        return np.where(mask, data.dtype.type(np.nan), data)
+    if data.dtype.kind in "iub" and not (data.dtype.kind != "b" and beyond_float(data[~mask])):
+        return np.where(mask, np.nan, data.astype(np.float64))
+    masked: NDArray[Any] = data.astype(object)
+    masked[mask] = None
+    return masked
+
+
+def whole_numbers(values: ArrayLike, what: str) -> NDArray[np.int64]:
+    """Return whole numbers as int64.
+
+    Parameters
+    ----------
+    values
+        Integers, or floats that hold nothing else and may not have been rounded.
+    what
+        Recording and field, for messages.
+
+    Raises
+    ------
+    DataError
+        If some are missing, no whole numbers, or beyond int64.
+    """
+    array = plain_array(values, what)
+    if array.dtype.kind == "O" and all(
+        isinstance(item, int | np.integer) and not isinstance(item, bool) for item in array.flat
+    ):
+        if any(not -(1 << 63) <= int(item) < 1 << 63 for item in array.flat):
+            raise DataError(f"{what} are too large: whole numbers from -2**63 to 2**63 - 1 can be stored")
+        return array.astype(np.int64)
+    if array.dtype.kind == "f":
+        if np.isnan(array).any():
+            raise DataError(f"{what} must be whole numbers; {int(np.isnan(array).sum())} are missing")
+        fractions = array[array != np.trunc(array)]
+        if fractions.size:
+            raise DataError(f"{what} must be whole numbers, not {array.dtype} ({first_values(fractions)})")
+        limit = 1 << min(np.finfo(array.dtype).nmant + 1, 53)
+        if array.size and np.abs(array).max() > limit:
+            raise DataError(
+                f"{what} must be whole numbers; {array.dtype} cannot hold all of them above {limit}, "
+                "so they may have changed: give integers"
+            )
+    elif array.dtype.kind not in "iu":
+        raise DataError(f"{what} must be whole numbers, not {_type_of(array)}")
+    if array.dtype.kind == "u" and array.size and int(array.max()) >= 1 << 63:
+        raise DataError(f"{what} are too large ({array.max()}): whole numbers below 2**63 can be stored")
+    return array.astype(np.int64, copy=False)
+
+
+def as_text(value: object, what: str) -> str:
+    """Return text; bytes, as h5py gives them, are decoded.
+
+    Raises
+    ------
+    DataError
+        If it is something else, or no UTF-8.
+    """
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value.item()
+    if isinstance(value, bytes):
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{what} is not UTF-8: {value!r}") from error
+    if not isinstance(value, str):
+        raise DataError(f"{what} must be text, not {value!r}")
+    return str(value)
+
+
+def first_values(values: NDArray[Any]) -> str:
+    """Return the first values as text, for messages."""
+    return ", ".join(str(value) for value in values[:3]) + (", ..." if len(values) > 3 else "")
+
+
+def _readable(value: object) -> object:
+    return value.decode("utf-8", errors="replace") if isinstance(value, bytes) else value
+
+
+def _type_of(array: NDArray[Any]) -> str:
+    return "text" if array.dtype.kind in "SU" else f"{array.dtype}"
+
+
+def _specimen(value: object, label: str) -> int:
+    what = f"{label}: specimen"
+    array = np.asarray(value) if not isinstance(value, str | bytes) else np.empty(0)
+    if array.ndim or not (array.dtype.kind in "iuf" or type(value) is int) or value is np.ma.masked:
+        raise DataError(f"{what} must be a whole number, not {value!r}")
+    if array.dtype.kind == "f" and not (np.isfinite(array) and array == np.trunc(array)):
+        raise DataError(f"{what} must be a whole number, not {value!r}")
+    return int(whole_numbers(array.reshape(1), what)[0])
+
+
+def _column(values: ArrayLike, what: str) -> NDArray[np.generic]:
+    """Return a column as numbers, truth values or text; other types, which writing refuses, unchanged."""
+    array = plain_array(values, what)
+    if array.dtype.kind == "S":
+        return np.array([as_text(item, what) for item in array.flat], dtype=str).reshape(array.shape)
+    if array.dtype.kind != "O":
+        return array
+    is_missing = np.array([_is_missing(item) for item in array.flat], dtype=bool).reshape(array.shape)
+    present = array[~is_missing]
+    if all(isinstance(item, str | bytes) for item in present):
+        texts = [
+            "" if gone else as_text(item, what)
+            for item, gone in zip(array.flat, is_missing.flat, strict=True)
+        ]
+        return np.array(texts, dtype=str).reshape(array.shape)
+    numbers = np.array(present.tolist())
+    if numbers.dtype.kind not in "iufb":
+        raise DataError(f"{what} mixes numbers, text or other things; use numbers or text")
+    if not is_missing.any():
+        return numbers.reshape(array.shape)
+    if numbers.dtype.kind in "iu" and beyond_float(numbers):
+        raise DataError(f"{what}: whole numbers beyond 2**53 with missing ones among them; give it as text")
+    filled = np.full(array.shape, np.nan)
+    filled[~is_missing] = numbers
+    return filled
+
+
+def _is_missing(item: object) -> bool:
+    """Whether an object stands for a missing entry: None, NaN, or pandas' NA and NaT."""
+    return (
+        item is None
+        or type(item).__name__ in ("NAType", "NaTType")
+        or (isinstance(item, float | np.floating) and bool(np.isnan(item)))
+    )
+
+
+def _as_floats(values: ArrayLike, what: str) -> NDArray[np.floating]:
+    """Return float32 where every value survives it, else float64.
+
+    Raises
+    ------
+    DataError
+        If the values are no numbers, or float64 cannot hold them.
+    """
+    array = plain_array(values, what)
+    if array.dtype == np.float32:
+        return array
+    if array.dtype.kind not in "fiu":
+        raise DataError(f"{what} must be numbers, not {_type_of(array)}")
+    wide = array.astype(np.float64)
+    is_exact = not beyond_float(array) if array.dtype.kind in "iu" else True
+    if array.dtype.itemsize > 8:
+        is_exact = np.array_equal(wide.astype(array.dtype), array, equal_nan=True)
+    if not is_exact:
+        raise DataError(f"{what} of type {array.dtype} are beyond what float64 holds exactly")
+    with np.errstate(over="ignore"):
+        narrow = wide.astype(np.float32)
+    return narrow if np.array_equal(narrow, wide, equal_nan=True) else wide

@@ -1,33 +1,30 @@
-"""What the variables of a netCDF-4 file hold: attributes of the CF conventions, order of dimensions, text.
+"""Variables of netCDF-4 files: attributes of the CF conventions, order of dimensions, text.
 
 A variable's stored numbers are not its values: a library that saves a file may
-pack them, mark what is missing by a number, or put the dimensions in another
-order, and says so in attributes. Here they are decoded, as the CF conventions
-(section 8.1, appendix A) and the netCDF User's Guide say:
+pack them, mark missing values by a number, or put the dimensions in another
+order, and describe that in attributes. Here they are decoded by the CF conventions
+(section 8.1, appendix A) and the netCDF User's Guide:
 
 ==========================================  =====================================================
-attribute                                   what is made of it
+attribute                                   meaning
 ==========================================  =====================================================
 ``_FillValue``, ``missing_value`` (a list)  stored numbers that are missing: NaN, "" for text
-``valid_min``, ``valid_max``,               numbers outside are missing; in stored numbers, or in
-``valid_range``                             values where the attribute is float and they are not
 ``scale_factor``, ``add_offset``            value = stored number * scale_factor + add_offset
-``_Unsigned``                               integers are read with the other sign
 ``dtype`` = ``bool``                        truth values
 ``units`` = "... since ...", ``calendar``   times, as text in ISO 8601
 ``dtype`` = ``timedelta64...``, ``units``   time differences, in seconds
 ``_Encoding``                               encoding of characters, UTF-8 without it
 ==========================================  =====================================================
 
-An attribute that cannot be used is an error that names it. Dimensions are told
-by name (HDF5's dimension scales, or ``_ARRAY_DIMENSIONS``); a variable without
+Other attributes that change values (``valid_min``, ``valid_max``, ``valid_range``, ``_Unsigned``) and
+ones that cannot be used are errors that name them. Dimensions are identified
+by name (HDF5's dimension scales); a variable without
 names has the order that is asked for.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,11 +35,11 @@ from mvkit.errors import DataError
 
 #: The largest whole number that float64 holds together with all smaller ones.
 LARGEST_FLOAT_INTEGER = 1 << 53
-#: Attributes that make stored numbers something else than values.
-PACKING_ATTRIBUTES = (
-    *("_FillValue", "missing_value", "valid_min", "valid_max", "valid_range"),
-    *("scale_factor", "add_offset", "_Unsigned"),
-)
+
+#: Attributes by which stored numbers differ from values.
+_REFUSED_ATTRIBUTES = ("valid_min", "valid_max", "valid_range", "_Unsigned")
+PACKING_ATTRIBUTES = ("_FillValue", "missing_value", "scale_factor", "add_offset", *_REFUSED_ATTRIBUTES)
+
 #: Length of units of time in seconds, as a factor and a divisor, so that 5 ms are exactly 0.005 s.
 _TIME_UNITS = {
     "ns": (1, 10**9),
@@ -63,104 +60,9 @@ _TIME_WORDS = {
     **dict.fromkeys(("d", "day", "days"), "D"),
 }
 _USUAL_CALENDARS = ("standard", "gregorian", "proleptic_gregorian")
+
 #: How netCDF names the scale of a dimension that has no values.
 _NO_VALUES = "This is a netCDF dimension but not a netCDF variable"
-
-
-@dataclass(frozen=True)
-class Packing:
-    """How stored numbers become values.
-
-    Attributes
-    ----------
-    where
-        File and variable, for messages.
-    reread_as
-        Integer type of the other sign to read the stored numbers as, or None.
-    missing
-        Stored numbers that mean a missing value, and how far off they may be.
-    stored_bounds, bounds
-        Smallest and largest stored number, and value, that is valid.
-    scale, offset
-        value = stored * scale + offset.
-    """
-
-    where: str = ""
-    reread_as: np.dtype[Any] | None = None
-    missing: tuple[tuple[float, float], ...] = ()
-    stored_bounds: tuple[float, float] = (-math.inf, math.inf)
-    bounds: tuple[float, float] = (-math.inf, math.inf)
-    scale: float = 1.0
-    offset: float = 0.0
-
-    @property
-    def is_scaled(self) -> bool:
-        """Whether values differ from stored numbers where they are there."""
-        return (self.scale, self.offset) != (1.0, 0.0)
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether the stored numbers are the values."""
-        return not (
-            self.is_scaled
-            or self.missing
-            or self.reread_as is not None
-            or self.stored_bounds != (-math.inf, math.inf)
-            or self.bounds != (-math.inf, math.inf)
-        )
-
-    def decode(self, stored: NDArray[Any]) -> NDArray[Any]:
-        """Return the values of stored numbers, in the machine's byte order.
-
-        Parameters
-        ----------
-        stored
-            Numbers as they lie in the file.
-
-        Returns
-        -------
-        NDArray
-            The type of the stored numbers where nothing is scaled and, among
-            integers, nothing is missing; else float64 (float32 stays float32
-            unless it is scaled). NaN = missing.
-
-        Raises
-        ------
-        DataError
-            If whole numbers have missing ones among them and are too large for float64.
-        """
-        values = np.asarray(stored, dtype=stored.dtype.newbyteorder("="))
-        if self.is_plain:
-            return values
-        if self.reread_as is not None:
-            values = values.view(self.reread_as)
-        gone = self._missing(values)
-        if self.is_scaled:
-            values = values.astype(np.float64) * self.scale + self.offset
-        if self.bounds != (-math.inf, math.inf):
-            gone |= (values < self.bounds[0]) | (values > self.bounds[1])
-        if not gone.any():
-            return values
-        if values.dtype.kind in "iu":
-            if values.dtype.itemsize == 8 and beyond_float(values[~gone]):
-                raise DataError(
-                    f"{self.where}: whole numbers beyond 2**53 with missing ones among them (_FillValue) "
-                    "cannot be read; save it without _FillValue, or smaller numbers"
-                )
-            values = values.astype(np.float64)
-        decoded: NDArray[Any] = np.where(gone, values.dtype.type(np.nan), values)
-        return decoded
-
-    def _missing(self, values: NDArray[Any]) -> NDArray[np.bool_]:
-        gone = np.zeros(values.shape, dtype=np.bool_)
-        for number, tolerance in self.missing:
-            gone |= (np.abs(values - number) <= tolerance) if tolerance else (values == number)
-        low, high = self.stored_bounds
-        if low > -math.inf:
-            gone |= values < low
-        if high < math.inf:
-            gone |= values > high
-        return gone
 
 
 class Variable:
@@ -218,7 +120,9 @@ class Variable:
                 "rename or select them before saving"
             )
         return (
-            self.data if self.dims == dims else Reordered(self.data, [self.dims.index(name) for name in dims])
+            self.data
+            if self.dims == dims
+            else TransposedDataset(self.data, [self.dims.index(name) for name in dims])
         )
 
     def read(self, *dims: str) -> NDArray[Any]:
@@ -226,8 +130,6 @@ class Variable:
         if self.is_text:
             return self._read_text(dims)
         values = self.packing.decode(self.in_order(*dims)[...])
-        if names := _names_of_codes(self.data):
-            return _as_names(values, names, self.where)
         units, kind = attribute_text(self.data, "units"), attribute_text(self.data, "dtype")
         if " since " in units:
             return _iso_times(values, units, attribute_text(self.data, "calendar"), self.where)
@@ -278,8 +180,78 @@ class Variable:
         return np.array(texts, dtype=str).reshape(stored.shape)
 
 
-class Reordered:
-    """A variable whose axes lie in another order in the file; indexed like an h5py dataset.
+@dataclass(frozen=True)
+class Packing:
+    """How stored numbers become values.
+
+    Attributes
+    ----------
+    where
+        File and variable, for messages.
+    missing
+        Stored numbers that mean a missing value, and how far off they may be.
+    scale, offset
+        value = stored * scale + offset.
+    """
+
+    where: str = ""
+    missing: tuple[tuple[float, float], ...] = ()
+    scale: float = 1.0
+    offset: float = 0.0
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether values differ from the stored numbers that are not missing."""
+        return (self.scale, self.offset) != (1.0, 0.0)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the stored numbers are the values."""
+        return not (self.is_scaled or self.missing)
+
+    def decode(self, stored: NDArray[Any]) -> NDArray[Any]:
+        """Return the values of stored numbers, in the machine's byte order.
+
+        Parameters
+        ----------
+        stored
+            Numbers as stored.
+
+        Returns
+        -------
+        NDArray
+            The type of the stored numbers where nothing is scaled and, among
+            integers, nothing is missing; else float64 (float32 stays float32
+            unless it is scaled). NaN = missing.
+
+        Raises
+        ------
+        DataError
+            If whole numbers have missing ones among them and are too large for float64.
+        """
+        values = np.asarray(stored, dtype=stored.dtype.newbyteorder("="))
+        if self.is_plain:
+            return values
+        is_missing = np.zeros(values.shape, dtype=np.bool_)
+        for number, tolerance in self.missing:
+            is_missing |= (np.abs(values - number) <= tolerance) if tolerance else (values == number)
+        if self.is_scaled:
+            values = values.astype(np.float64) * self.scale + self.offset
+        if not is_missing.any():
+            return values
+        if values.dtype.kind in "iu":
+            if values.dtype.itemsize == 8 and beyond_float(values[~is_missing]):
+                raise DataError(
+                    f"{self.where}: whole numbers beyond 2**53 with missing ones among them (_FillValue) "
+                    "cannot be read; save it without _FillValue, or smaller numbers"
+                )
+            values = values.astype(np.float64)
+        decoded: NDArray[Any] = np.where(is_missing, values.dtype.type(np.nan), values)
+        return decoded
+
+
+class TransposedDataset:
+    """A variable whose axes have another order in the file; indexed like an h5py dataset.
 
     Parameters
     ----------
@@ -302,17 +274,118 @@ class Reordered:
         if selection is Ellipsis:
             selection = ()
         given = selection if isinstance(selection, tuple) else (selection,)
-        wanted = [*given, *[slice(None)] * (self.ndim - len(given))]
+        indices = [*given, *[slice(None)] * (self.ndim - len(given))]
         in_file: list[Any] = [slice(None)] * self.ndim
-        for axis, index in zip(self._axes, wanted, strict=True):
+        for axis, index in zip(self._axes, indices, strict=True):
             in_file[axis] = index
         part: NDArray[Any] = self._data[tuple(in_file)]
-        kept = [
+        remaining = [
             axis
-            for axis, index in zip(self._axes, wanted, strict=True)
+            for axis, index in zip(self._axes, indices, strict=True)
             if not isinstance(index, int | np.integer)
         ]
-        return part.transpose([sorted(kept).index(axis) for axis in kept])
+        return part.transpose([sorted(remaining).index(axis) for axis in remaining])
+
+
+def packing_of(data: Any, where: str) -> Packing:
+    """Return how the stored numbers of a dataset become values.
+
+    Parameters
+    ----------
+    data
+        h5py dataset of numbers.
+    where
+        File and variable, for messages.
+
+    Raises
+    ------
+    DataError
+        Naming the attribute that cannot be used.
+    """
+    if not any(name in data.attrs for name in PACKING_ATTRIBUTES):
+        return Packing(where)
+    for name in _REFUSED_ATTRIBUTES:
+        if name in data.attrs:
+            raise DataError(f"{where}: attribute '{name}' cannot be used; apply it and remove it")
+    missing = []
+    for name in ("_FillValue", "missing_value"):
+        for number in _numbers(data, name, where):
+            if not np.isnan(number):
+                missing.append(_stored_number(number, data.dtype, name, where))
+    packing = {}
+    for name, usual in (("scale_factor", 1.0), ("add_offset", 0.0)):
+        numbers = _numbers(data, name, where)
+        if len(numbers) > 1 or not np.isfinite(numbers).all() or (name == "scale_factor" and 0 in numbers):
+            raise DataError(f"{where}: attribute '{name}' is {numbers.tolist()}, expected one number")
+        packing[name] = float(numbers[0]) if len(numbers) else usual
+    return Packing(
+        where=where,
+        missing=tuple(dict.fromkeys(missing)),
+        scale=packing["scale_factor"],
+        offset=packing["add_offset"],
+    )
+
+
+def _numbers(data: Any, name: str, where: str) -> NDArray[Any]:
+    """Return the numbers of an attribute; none without it."""
+    if name not in data.attrs:
+        return np.empty(0)
+    numbers = np.asarray(data.attrs[name]).ravel()
+    if numbers.dtype.kind not in "iuf":
+        raise DataError(
+            f"{where}: attribute '{name}' is no number ({str(data.attrs[name])[:40]!r}); remove it"
+        )
+    return numbers
+
+
+def _stored_number(number: Any, dtype: np.dtype[Any], name: str, where: str) -> tuple[float, float]:
+    """Return a missing value as stored numbers of this type have it, and the tolerance of the comparison."""
+    if dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            narrowed = dtype.newbyteorder("=").type(number)
+        # A number rounded to the attribute's type does not equal the wider stored ones exactly.
+        is_rounded = (
+            number.dtype.kind == "f" and number.dtype.itemsize < dtype.itemsize and np.isfinite(number)
+        )
+        return float(narrowed), abs(float(number)) * float(np.finfo(number.dtype).eps) if is_rounded else 0.0
+    whole = int(number) if np.isfinite(number) and number == np.trunc(number) else None
+    if whole is not None and dtype.kind == "b":
+        return whole, 0.0
+    limits = None if dtype.kind == "b" else np.iinfo(dtype)
+    if whole is None or limits is None or not limits.min <= whole <= limits.max:
+        raise DataError(
+            f"{where}: attribute '{name}' is {number}, which no {dtype} can be; give it the variable's type"
+        )
+    return whole, 0.0
+
+
+def beyond_float(values: NDArray[Any]) -> bool:
+    """Whether some whole number is so large that float64 may not hold it."""
+    if not values.size:
+        return False
+    return max(abs(int(values.min())), abs(int(values.max()))) > LARGEST_FLOAT_INTEGER
+
+
+def dimension_names(data: Any, where: str) -> tuple[str, ...] | None:
+    """Return the names of a dataset's dimensions; None if the file has none.
+
+    Raises
+    ------
+    DataError
+        If some of its dimensions have names and others do not.
+    """
+    if attribute_text(data, "CLASS") == "DIMENSION_SCALE" and data.ndim == 1:
+        return (str(data.name).rsplit("/", 1)[-1],)
+    if "DIMENSION_LIST" in data.attrs:
+        scales = [list(axis.values()) for axis in data.dims]
+        names = [str(axis[0].name).rsplit("/", 1)[-1] if axis else "" for axis in scales]
+    else:
+        return None
+    if len(names) != data.ndim or not all(names):
+        raise DataError(
+            f"{where}: {data.ndim} dimensions are named ({', '.join(names)}); name every one of them"
+        )
+    return tuple(names)
 
 
 def attribute_text(owner: Any, name: str) -> str:
@@ -333,95 +406,6 @@ def has_values(data: Any) -> bool:
     return not attribute_text(data, "NAME").startswith(_NO_VALUES)
 
 
-def dimension_names(data: Any, where: str) -> tuple[str, ...] | None:
-    """Return the names of a dataset's dimensions; None if the file has none.
-
-    Raises
-    ------
-    DataError
-        If some of its dimensions have names and others do not.
-    """
-    if attribute_text(data, "CLASS") == "DIMENSION_SCALE" and data.ndim == 1:
-        return (str(data.name).rsplit("/", 1)[-1],)
-    if "DIMENSION_LIST" in data.attrs:
-        scales = [list(axis.values()) for axis in data.dims]
-        names = [str(found[0].name).rsplit("/", 1)[-1] if found else "" for found in scales]
-    elif "_ARRAY_DIMENSIONS" in data.attrs:
-        listed = np.asarray(data.attrs["_ARRAY_DIMENSIONS"]).ravel().tolist()
-        names = [name.decode() if isinstance(name, bytes) else str(name) for name in listed]
-    else:
-        return None
-    if len(names) != data.ndim or not all(names):
-        raise DataError(
-            f"{where}: {data.ndim} dimensions are named ({', '.join(names)}); name every one of them"
-        )
-    return tuple(names)
-
-
-def packing_of(data: Any, where: str) -> Packing:
-    """Return how the stored numbers of a dataset become values.
-
-    Parameters
-    ----------
-    data
-        h5py dataset of numbers.
-    where
-        File and variable, for messages.
-
-    Raises
-    ------
-    DataError
-        Naming the attribute that cannot be used.
-    """
-    if not any(name in data.attrs for name in PACKING_ATTRIBUTES):
-        return Packing(where)
-    dtype, reread_as = data.dtype, None
-    sign = attribute_text(data, "_Unsigned").lower()
-    if "_Unsigned" in data.attrs and sign not in ("true", "false"):
-        raise DataError(f"{where}: attribute '_Unsigned' is neither 'true' nor 'false'")
-    if (sign, dtype.kind) in (("true", "i"), ("false", "u")):
-        reread_as = dtype = np.dtype(f"{'u' if sign == 'true' else 'i'}{dtype.itemsize}")
-    missing = []
-    for name in ("_FillValue", "missing_value"):
-        for number in _numbers(data, name, where):
-            if not np.isnan(number):
-                missing.append(_stored_number(number, dtype, name, where, wraps=reread_as is not None))
-    stored_bounds, bounds = [-math.inf, math.inf], [-math.inf, math.inf]
-    for name, places in (("valid_range", (0, 1)), ("valid_min", (0,)), ("valid_max", (1,))):
-        numbers = _numbers(data, name, where)
-        if len(numbers) not in (0, len(places)):
-            raise DataError(f"{where}: attribute '{name}' has {len(numbers)} numbers, expected {len(places)}")
-        for place, number in zip(places, numbers, strict=False):
-            in_values = numbers.dtype.kind == "f" and dtype.kind in "iu"
-            limit = float(number)
-            if not in_values and reread_as is not None:
-                limit = float(int(number) % (1 << 8 * dtype.itemsize)) if dtype.kind == "u" else limit
-            target = bounds if in_values else stored_bounds
-            target[place] = max(target[place], limit) if place == 0 else min(target[place], limit)
-    packing = {}
-    for name, usual in (("scale_factor", 1.0), ("add_offset", 0.0)):
-        numbers = _numbers(data, name, where)
-        if len(numbers) > 1 or not np.isfinite(numbers).all() or (name == "scale_factor" and 0 in numbers):
-            raise DataError(f"{where}: attribute '{name}' is {numbers.tolist()}, expected one number")
-        packing[name] = float(numbers[0]) if len(numbers) else usual
-    return Packing(
-        where=where,
-        reread_as=reread_as,
-        missing=tuple(dict.fromkeys(missing)),
-        stored_bounds=(stored_bounds[0], stored_bounds[1]),
-        bounds=(bounds[0], bounds[1]),
-        scale=packing["scale_factor"],
-        offset=packing["add_offset"],
-    )
-
-
-def beyond_float(values: NDArray[Any]) -> bool:
-    """Whether some whole number is so large that float64 may not hold it."""
-    if not values.size:
-        return False
-    return max(abs(int(values.min())), abs(int(values.max()))) > LARGEST_FLOAT_INTEGER
-
-
 def seconds(values: NDArray[Any], units: str, attribute: str, where: str) -> NDArray[np.float64]:
     """Return times or time differences in seconds.
 
@@ -430,7 +414,7 @@ def seconds(values: NDArray[Any], units: str, attribute: str, where: str) -> NDA
     values
         Numbers.
     units
-        What they count, as that attribute says.
+        Their unit of time, the value of that attribute.
     attribute, where
         For messages.
 
@@ -450,45 +434,6 @@ def seconds(values: NDArray[Any], units: str, attribute: str, where: str) -> NDA
     return result
 
 
-def _numbers(data: Any, name: str, where: str) -> NDArray[Any]:
-    """Return the numbers of an attribute; none without it."""
-    if name not in data.attrs:
-        return np.empty(0)
-    numbers = np.asarray(data.attrs[name]).ravel()
-    if numbers.dtype.kind not in "iuf":
-        raise DataError(
-            f"{where}: attribute '{name}' is no number ({str(data.attrs[name])[:40]!r}); remove it"
-        )
-    return numbers
-
-
-def _stored_number(
-    number: Any, dtype: np.dtype[Any], name: str, where: str, *, wraps: bool
-) -> tuple[float, float]:
-    """Return what stored numbers of this type are compared with, and the tolerance."""
-    if dtype.kind == "f":
-        with np.errstate(over="ignore"):
-            narrowed = dtype.newbyteorder("=").type(number)
-        # What was rounded to the attribute's type on the way is not found in wider numbers exactly.
-        is_rounded = (
-            number.dtype.kind == "f" and number.dtype.itemsize < dtype.itemsize and np.isfinite(number)
-        )
-        return float(narrowed), abs(float(number)) * float(np.finfo(number.dtype).eps) if is_rounded else 0.0
-    whole = int(number) if np.isfinite(number) and number == np.trunc(number) else None
-    if whole is not None and dtype.kind == "b":
-        return whole, 0.0
-    if whole is not None and wraps:
-        bits = 8 * dtype.itemsize
-        whole %= 1 << bits
-        whole -= (1 << bits) if dtype.kind == "i" and whole >= 1 << (bits - 1) else 0
-    limits = None if dtype.kind == "b" else np.iinfo(dtype)
-    if whole is None or limits is None or not limits.min <= whole <= limits.max:
-        raise DataError(
-            f"{where}: attribute '{name}' is {number}, which no {dtype} can be; give it the variable's type"
-        )
-    return whole, 0.0
-
-
 def _is_text(data: Any) -> bool:
     import h5py
 
@@ -501,32 +446,6 @@ def _is_padded_with_spaces(data: Any) -> bool:
     return bool(data.id.get_type().get_strpad() == h5py.h5t.STR_SPACEPAD)
 
 
-def _names_of_codes(data: Any) -> Mapping[int, str]:
-    """Return the names of an enumeration's codes, or of CF flags; empty for numbers."""
-    import h5py
-
-    codes = h5py.check_enum_dtype(data.dtype)
-    if codes is not None and data.dtype.kind != "b":
-        return {int(code): str(name) for name, code in codes.items()}
-    meanings = attribute_text(data, "flag_meanings").split()
-    if not meanings or "flag_values" not in data.attrs:
-        return {}
-    values = np.asarray(data.attrs["flag_values"]).ravel().tolist()
-    return dict(zip(map(int, values), meanings, strict=False)) if len(values) == len(meanings) else {}
-
-
-def _as_names(values: NDArray[Any], names: Mapping[int, str], where: str) -> NDArray[Any]:
-    texts = []
-    for value in values.ravel().tolist():
-        if value != value:
-            texts.append("")
-        elif value in names:
-            texts.append(names[value])
-        else:
-            raise DataError(f"{where}: {value} has no name among {', '.join(names.values())}")
-    return np.array(texts, dtype=str).reshape(values.shape)
-
-
 def _iso_times(values: NDArray[Any], units: str, calendar: str, where: str) -> NDArray[Any]:
     """Return times as text in ISO 8601, "" where they are missing."""
     if calendar and calendar.lower() not in _USUAL_CALENDARS:
@@ -534,13 +453,13 @@ def _iso_times(values: NDArray[Any], units: str, calendar: str, where: str) -> N
     word, _, start = units.partition(" since ")
     steps = seconds(values, word, "units", where) * 10**6
     try:
-        origin = np.datetime64(start.strip().removesuffix("Z").removesuffix("UTC").strip(), "us")
+        start_time = np.datetime64(start.strip().removesuffix("Z").removesuffix("UTC").strip(), "us")
     except ValueError as error:
         raise DataError(f"{where}: attribute 'units' is '{units}', which cannot be used") from error
     missing = np.isnan(steps)
-    times = origin + np.where(missing, 0, np.rint(steps)).astype("m8[us]")
+    times = start_time + np.where(missing, 0, np.rint(steps)).astype("m8[us]")
     texts = [
-        "" if gone else str(time).removesuffix(".000000")
-        for time, gone in zip(times.flat, missing.flat, strict=True)
+        "" if is_missing else str(time).removesuffix(".000000")
+        for time, is_missing in zip(times.flat, missing.flat, strict=True)
     ]
     return np.array(texts, dtype=str).reshape(values.shape)

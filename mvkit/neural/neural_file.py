@@ -1,10 +1,10 @@
-"""The neural file (HDF5, netCDF-4): layout, reading, writing."""
+"""The neural file (HDF5, netCDF-4): contents, writing, reading."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-import os
 import re
 import zlib
 from collections import deque
@@ -23,200 +23,20 @@ from numpy.typing import ArrayLike, NDArray
 import mvkit
 from mvkit.errors import DataError
 from mvkit.files import replacing
+from mvkit.machine import available_cores
 from mvkit.neural.dataset import (
     Recording,
     area_sort_key,
     as_text,
-    joined_column,
+    concatenate_column,
+    first_values,
     plain_array,
-    some,
     whole_numbers,
 )
 from mvkit.neural.netcdf import Packing, Variable, attribute_text, dimension_names, has_values, seconds
 
-GZIP_LEVEL = 4
-Offset = tuple[int, ...]
-_MOST_THREADS = 4
-#: Chunks that may wait for a thread, or for their turn to be written.
-MOST_WAITING = 2 * _MOST_THREADS
-
-
-class ChunkWriter:
-    """Fills a chunked dataset that was made with shuffle and gzip.
-
-    Parameters
-    ----------
-    dataset
-        h5py dataset.
-    pool
-        Threads that compress.
-    strategy
-        How zlib looks for repetitions; every choice gives the same format.
-
-    Attributes
-    ----------
-    digests
-        sha256 of the values of every chunk written, by the chunk's first index.
-    """
-
-    def __init__(
-        self, dataset: Any, pool: ThreadPoolExecutor, *, strategy: int = zlib.Z_DEFAULT_STRATEGY
-    ) -> None:
-        self._dataset = dataset
-        self._strategy = strategy
-        self._pool = pool
-        self.digests: dict[Offset, bytes] = {}
-
-    def write(self, values: NDArray[Any], start: Offset) -> None:
-        """Write a block whose corner lies on the chunk grid and which ends on it or at the edge.
-
-        Parameters
-        ----------
-        values
-            Block in the dataset's axis order and type; may be a transposed view.
-        start
-            Index of its first element.
-        """
-        chunk = self._dataset.chunks
-        filler = self._dataset.fillvalue
-        waiting: deque[tuple[Offset, Future[tuple[bytes, bytes]]]] = deque()
-        for offset in grid(values.shape, chunk):
-            part = values[chunk_slices(offset, values.shape, chunk)]
-            job = self._pool.submit(_packed, part, chunk, filler, self._strategy)
-            place = tuple(first + inner for first, inner in zip(start, offset, strict=True))
-            waiting.append((place, job))
-            if len(waiting) > MOST_WAITING:
-                self._put(*waiting.popleft())
-        while waiting:
-            self._put(*waiting.popleft())
-
-    def _put(self, offset: Offset, job: Future[tuple[bytes, bytes]]) -> None:
-        packed, digest = job.result()
-        self._dataset.id.write_direct_chunk(offset, packed)
-        self.digests[offset] = digest
-
-
-def compressing() -> ThreadPoolExecutor:
-    """Return threads to compress with: as many as there are cores, up to four."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return ThreadPoolExecutor(min(_MOST_THREADS, cores))
-
-
-def grid(shape: Offset, chunk: Offset) -> Iterator[Offset]:
-    """Yield the first index of every chunk, last axis fastest."""
-    return product(*(range(0, size, step) for size, step in zip(shape, chunk, strict=True)))
-
-
-def chunk_slices(offset: Offset, shape: Offset, chunk: Offset) -> tuple[slice, ...]:
-    """Return where the chunk at ``offset`` lies, cut at the edge."""
-    return tuple(
-        slice(first, min(first + step, size)) for first, size, step in zip(offset, shape, chunk, strict=True)
-    )
-
-
-def digest_of(values: NDArray[Any]) -> bytes:
-    """Return the sha256 of an array's values in C order."""
-    data: Any = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
-    return hashlib.sha256(data).digest()
-
-
-def _packed(part: NDArray[Any], chunk: Offset, filler: Any, strategy: int) -> tuple[bytes, bytes]:
-    """Bytes of one chunk as HDF5's shuffle and gzip filters would make them, and its digest."""
-    values = np.ascontiguousarray(part)
-    digest = digest_of(values)
-    if values.shape != chunk:
-        # A chunk at the edge is stored whole.
-        whole = np.full(chunk, filler, dtype=values.dtype)
-        whole[tuple(slice(size) for size in values.shape)] = values
-        values = whole
-    data: Any = values.reshape(-1).view(np.uint8)
-    if values.itemsize > 1:
-        data = np.ascontiguousarray(data.reshape(-1, values.itemsize).T)
-    return deflated(data, strategy), digest
-
-
-def deflated(data: Any, strategy: int) -> bytes:
-    """Return what HDF5's gzip filter would store for ``data``."""
-    compressor = zlib.compressobj(GZIP_LEVEL, strategy=strategy)
-    return compressor.compress(data) + compressor.flush()
-
-
-class GuardedFile:
-    """A file for reading and writing, in the form that h5py's file-object driver wants.
-
-    Parameters
-    ----------
-    path
-        The file.
-    is_new
-        Whether to create it, or empty an existing one; otherwise it exists and keeps what it holds.
-    """
-
-    def __init__(self, path: Path, *, is_new: bool = True) -> None:
-        self._file = path.open("w+b" if is_new else "r+b", buffering=0)
-        self._error: OSError | None = None
-        #: Whether a first error is raised where it happens, besides being kept.
-        self.is_open_for_data = False
-
-    def raise_kept(self) -> None:
-        """Raise the first error of writing, if there was one."""
-        if self._error is not None:
-            raise self._error
-
-    def write(self, data: memoryview) -> int:
-        """Write all of ``data`` at the current place; after an error, nothing."""
-        view = memoryview(data).cast("B")
-        size = len(view)
-        if self._error is None:
-            try:
-                while len(view):
-                    view = view[self._file.write(view) or 0 :]
-            except OSError as error:
-                self._keep(error)
-        return size
-
-    def truncate(self, size: int | None = None) -> int:
-        """Set the file's length."""
-        wanted = self._file.tell() if size is None else size
-        if self._error is None:
-            try:
-                self._file.truncate(wanted)
-            except OSError as error:
-                self._keep(error)
-        return wanted
-
-    def readinto(self, buffer: memoryview) -> int:
-        """Fill ``buffer`` from the current place."""
-        return self._file.readinto(buffer) or 0
-
-    def read(self, size: int = -1) -> bytes:
-        """Return up to ``size`` bytes from the current place."""
-        return self._file.read(size) or b""
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move to a place."""
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        """Return the current place."""
-        return self._file.tell()
-
-    def flush(self) -> None:
-        """Do nothing: writes are not buffered."""
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-    def _keep(self, error: OSError) -> None:
-        self._error = OSError(error.errno, error.strerror, self._file.name)
-        if self.is_open_for_data:
-            raise self._error
-
-
 FORMAT_NAME = "mvkit-neural"
 FORMAT_VERSION = 1
-
 TRIALS = "trials"
 FRAMES = "frame_id"
 TIME = "time_relative_to_stimulus_onset"
@@ -226,23 +46,38 @@ RESPONSES = "responses"
 STIMULI = "stimuli"
 
 #: Names that no column of the units may have.
-OWN_NAMES = frozenset({TRIALS, FRAMES, TIME, UNITS, HEIGHT, WIDTH, RESPONSES, STIMULI})
+RESERVED_NAMES = frozenset({TRIALS, FRAMES, TIME, UNITS, HEIGHT, WIDTH, RESPONSES, STIMULI})
 
+#: Columns of unit, animal and area: whole numbers, whole numbers, text.
+ID_COLUMNS = ("unit_id", "specimen_id", "visual_area")
+
+#: Further columns that mvkit computes with.
+_NUMBER_COLUMNS = ("n_trials", "reliability_mean", "reliability_std", "run_pval_ns", "p_run_mod_ns")
+_WRITTEN_COLUMNS = (*ID_COLUMNS, "n_trials")
 TIME_RESOLVED = "time_resolved"
 AVERAGED = "averaged"
 
 #: Stored value of a missing trial, and the largest count that can be stored.
 MISSING_COUNT = 255
 LARGEST_COUNT = 254
+
 #: Spikes per second for one spike in a bin of 10 ms.
 COUNT_SCALE = np.float32(100.0)
-
+_DECODED_COUNTS = np.where(np.arange(256) == MISSING_COUNT, np.nan, np.arange(256) * COUNT_SCALE).astype("f4")
 CHUNK = {TRIALS: 10, TIME: 5, UNITS: 128}
+GZIP_LEVEL = 4
+_MOST_THREADS = 4
+
+#: Chunks that may wait for a thread, or for their turn to be written.
+MOST_WAITING = 2 * _MOST_THREADS
+_PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]*")
+_PLAIN = Packing()
+Offset = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class NeuralFileContents:
-    """All of a neural file but the responses themselves, which are streamed.
+    """Everything in a neural file but the responses, which are streamed.
 
     Attributes
     ----------
@@ -270,7 +105,7 @@ class NeuralFileContents:
         Stored type of ``responses``: uint8 (spike counts per 10 ms bin),
         float32 or float64.
     provenance
-        Where the numbers come from; must be serialisable as JSON.
+        Source of the numbers; must be serialisable as JSON.
     chunks
         HDF5 chunk of the responses; None for the usual one.
     """
@@ -314,40 +149,256 @@ class NeuralFileContents:
         return bool(self.response_dtype == np.uint8)
 
 
-def chunk_shape(contents: NeuralFileContents) -> tuple[int, ...]:
-    """Return the HDF5 chunk of the responses: usually 10 trials, all images, 5 bins, 128 units."""
-    return contents.chunks or tuple(
-        min(size, CHUNK.get(name, size)) for name, size in zip(contents.dims, contents.shape, strict=True)
-    )
+@dataclass(frozen=True)
+class OpenNeuralFile:
+    """A neural file that is open for reading.
+
+    Attributes
+    ----------
+    path
+        The file.
+    contents
+        Everything but the responses.
+    stored
+        The ``responses`` as stored, axes as in ``contents.dims``; index it and pass the result
+        to :meth:`decode`.
+    packing
+        How stored responses become measured ones.
+    """
+
+    path: Path
+    contents: NeuralFileContents
+    stored: Any
+    packing: Packing = _PLAIN
+
+    def read(self, *selection: slice | NDArray[Any] | int) -> NDArray[Any]:
+        """Return a decoded part of the responses; axes as in ``contents.dims``.
+
+        Parameters
+        ----------
+        *selection
+            One index per leading axis, as h5py takes them; none reads all.
+
+        Returns
+        -------
+        NDArray
+            float32 (from counts) or as :meth:`decode` gives it; NaN = missing.
+        """
+        return self.decode(self.stored[selection if selection else ...])
+
+    def decode(self, stored: NDArray[Any]) -> NDArray[Any]:
+        """Return the measured values of any part of ``stored``; NaN = missing.
+
+        Counts of mvkit become float32, other packed numbers and integers float64; floats keep
+        their type.
+        """
+        if self.contents.holds_counts:
+            return decode(stored)
+        values = self.packing.decode(stored)
+        if values.dtype.kind == "f" and values.dtype.itemsize in (4, 8):
+            return values
+        return values.astype(np.float32 if values.dtype == np.float16 else np.float64)
 
 
-def decode(stored: NDArray[Any]) -> NDArray[Any]:
-    """Turn responses as mvkit stores them into measured ones.
+def write_neural_file(
+    path: str | Path,
+    recordings: Sequence[Recording],
+    *,
+    stimuli: ArrayLike,
+    units_of_measure: str,
+    name: str | None = None,
+    source: str | Mapping[str, object] = "",
+    frame_ids: ArrayLike | None = None,
+) -> Path:
+    """Write recordings to a neural file that ``mvkit score --dataset PATH`` reads.
+
+    Everything is checked before the file appears, and it appears whole or not
+    at all. Values come back exactly as float32; values that float32 cannot
+    hold are stored as float64. NaN marks a missing presentation. Recordings
+    may differ in their number of trials; the file pads the shorter ones and
+    reading takes the padding off again.
 
     Parameters
     ----------
-    stored
-        Any part of ``responses`` as it lies in the file.
+    path
+        File to write, for example ``my_recordings.h5``; replaced if it exists.
+    recordings
+        One per area and specimen, from :meth:`Recording.from_arrays`. Further
+        columns may differ between recordings; missing entries become NaN or
+        "". With a column ``reliability_mean`` (split-half reliability of each
+        unit) the default selection applies its thresholds on opening;
+        ``mvkit fetch reliability FILE`` measures it afterwards.
+    stimuli
+        uint8 (n_images, height, width), grey, in the order of the responses.
+    units_of_measure
+        Of the values, for example ``"spikes/s"`` or ``"dF/F"``.
+    name
+        Name of the dataset; default: the file's name without ending.
+    source
+        Source of the values, text or a mapping; stored as provenance.
+    frame_ids
+        Whole numbers (n_images,), labels of the images; default 0, 1, ...
 
     Returns
     -------
-    NDArray
-        Counts become float32 spikes/s with NaN where a trial is missing;
-        floats are returned as they are.
+    Path
+        The file.
+
+    Raises
+    ------
+    DataError
+        Naming the recording and the field that is wrong.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mvkit.neural import Recording, write_neural_file
+    >>> values = np.random.default_rng(0).poisson(5.0, size=(50, 118, 7))
+    >>> mouse = Recording.from_arrays(values, unit_ids=range(7), area="VISp", specimen=1)
+    >>> images = np.zeros((118, 64, 64), dtype=np.uint8)
+    >>> path = write_neural_file(
+    ...     "mine.h5", [mouse], stimuli=images, units_of_measure="spikes/s"
+    ... )  # doctest: +SKIP
     """
-    if stored.dtype != np.uint8:
-        return stored
-    decoded: NDArray[np.float32] = _DECODED_COUNTS[stored]
-    return decoded
+    target = Path(path).expanduser()
+    contents, ordered = contents_of_recordings(
+        recordings,
+        stimuli=stimuli,
+        units_of_measure=units_of_measure,
+        name=target.stem if name is None else name,
+        source=source,
+        frame_ids=frame_ids,
+    )
+    with replacing(target) as temporary, create_neural_file(temporary, contents) as stored:
+        for units, values in unit_blocks(contents, ordered):
+            stored[:, :, units] = values
+    return target
 
 
-_DECODED_COUNTS = np.arange(256, dtype=np.float32) * COUNT_SCALE
-_DECODED_COUNTS[MISSING_COUNT] = np.nan
-_DECODED_COUNTS.setflags(write=False)
+def contents_of_recordings(
+    recordings: Sequence[Recording],
+    *,
+    stimuli: ArrayLike,
+    units_of_measure: str,
+    name: str,
+    source: str | Mapping[str, object] = "",
+    frame_ids: ArrayLike | None = None,
+) -> tuple[NeuralFileContents, list[Recording]]:
+    """Check recordings; return everything of a neural file but the responses, and the recordings in order.
+
+    Parameters and errors are those of :func:`write_neural_file`.
+    """
+    images = _check_stimuli(stimuli)
+    if not recordings:
+        raise DataError("no recordings to write")
+    units_of_measure = as_text(units_of_measure, "units_of_measure")
+    if not units_of_measure.strip():
+        raise DataError("units_of_measure is empty; name what the values are, for example 'spikes/s'")
+    for recording in recordings:
+        _check_recording(recording, len(images))
+    ordered = sorted(recordings, key=lambda rec: (area_sort_key(rec.area), rec.specimen))
+    _check_unique(ordered)
+    wide = any(recording.responses.dtype == np.float64 for recording in ordered)
+    contents = NeuralFileContents(
+        dataset=as_text(name, "name"),
+        stimuli=images,
+        trials=np.arange(max(recording.n_trials for recording in ordered), dtype=np.int64),
+        frame_ids=_check_frame_ids(frame_ids, len(images)),
+        time_s=None,
+        unit_columns=_unit_columns(ordered),
+        units_of_measure=units_of_measure,
+        response_dtype=np.dtype(np.float64 if wide else np.float32),
+        provenance={
+            **(source if isinstance(source, Mapping) else {"source": source}),
+            "written_by": f"mvkit {mvkit.__version__}",
+            "written_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        },
+    )
+    return contents, ordered
+
+
+def _check_stimuli(stimuli: ArrayLike) -> NDArray[np.uint8]:
+    images = plain_array(stimuli, "stimuli")
+    if images.dtype.kind == "f" and np.ma.is_masked(stimuli):
+        raise DataError("stimuli have masked pixels; fill them, for every image was shown whole")
+    if images.dtype != np.uint8 or images.ndim != 3 or 0 in images.shape:
+        raise DataError(
+            f"stimuli must be uint8 (n_images, height, width), grey, not {images.dtype} {images.shape}"
+        )
+    return images
+
+
+def _check_frame_ids(frame_ids: ArrayLike | None, n_images: int) -> NDArray[np.int64]:
+    if frame_ids is None:
+        return np.arange(n_images, dtype=np.int64)
+    ids = whole_numbers(frame_ids, "frame_ids")
+    if ids.shape != (n_images,) or len(np.unique(ids)) != n_images:
+        raise DataError(f"frame_ids must be {n_images} different whole numbers, one per stimulus")
+    return ids
+
+
+def _check_recording(recording: Recording, n_images: int) -> None:
+    label = recording.label
+    if not recording.area.strip():
+        raise DataError(f"{label}: area is empty")
+    if 0 in recording.responses.shape:
+        raise DataError(f"{label}: values are empty: shape {recording.responses.shape}")
+    if recording.n_images != n_images:
+        raise DataError(f"{label}: values have {recording.n_images} images (second axis), stimuli {n_images}")
+    if np.isinf(recording.responses).any():
+        raise DataError(f"{label}: values hold infinity; mark missing presentations with NaN")
+    silent = np.isnan(recording.responses).all(axis=(0, 1))
+    if silent.any():
+        raise DataError(
+            f"{label}: values of unit {first_values(recording.unit_ids[silent])} are all NaN; leave it out"
+        )
+    for name, column in recording.units.items():
+        if name in _WRITTEN_COLUMNS:
+            raise DataError(f"{label}: column '{name}' is written by mvkit itself; choose another name")
+        if column.dtype.kind not in "fiubUO":
+            raise DataError(f"{label}: column '{name}' has type {column.dtype}; use numbers or text")
+
+
+def _check_unique(ordered: Sequence[Recording]) -> None:
+    seen: set[tuple[str, int]] = set()
+    for recording in ordered:
+        if (recording.area, recording.specimen) in seen:
+            raise DataError(f"{recording.label}: given twice; join the units of one specimen and area")
+        seen.add((recording.area, recording.specimen))
+
+
+def _unit_columns(ordered: Sequence[Recording]) -> dict[str, NDArray[np.generic]]:
+    counts = [recording.n_units for recording in ordered]
+    columns: dict[str, NDArray[np.generic]] = {
+        "unit_id": np.concatenate([recording.unit_ids for recording in ordered]),
+        "specimen_id": np.repeat(np.array([rec.specimen for rec in ordered], dtype=np.int64), counts),
+        "visual_area": np.repeat(np.array([rec.area for rec in ordered], dtype=object), counts),
+        "n_trials": np.repeat(np.array([rec.n_trials for rec in ordered], dtype=np.int64), counts),
+    }
+    for name in dict.fromkeys(name for recording in ordered for name in recording.units):
+        columns[name] = concatenate_column(ordered, name)
+    return columns
+
+
+def unit_blocks(
+    contents: NeuralFileContents, ordered: Sequence[Recording]
+) -> Iterator[tuple[slice, NDArray[np.floating]]]:
+    """Yield (units, values (n_trials, n_images, units)), a column of the file's chunks at a time."""
+    starts = np.cumsum([0, *(recording.n_units for recording in ordered)]).tolist()
+    width = chunk_shape(contents)[-1]
+    for first in range(0, contents.n_units, width):
+        last = min(first + width, contents.n_units)
+        values = np.full((*contents.shape[:2], last - first), np.nan, dtype=contents.response_dtype)
+        for recording, start in zip(ordered, starts, strict=False):
+            begin, end = max(first, start), min(last, start + recording.n_units)
+            if begin < end:
+                part = recording.responses[:, :, begin - start : end - start]
+                values[: recording.n_trials, :, begin - first : end - first] = part
+        yield slice(first, last), values
 
 
 @contextmanager
-def creating(path: Path, contents: NeuralFileContents) -> Iterator[Any]:
+def create_neural_file(path: Path, contents: NeuralFileContents) -> Iterator[Any]:
     """Create a neural file and yield its responses for writing, piece by piece.
 
     The file is not written atomically: wrap with :func:`mvkit.files.replacing`.
@@ -378,40 +429,67 @@ def creating(path: Path, contents: NeuralFileContents) -> Iterator[Any]:
     guard = GuardedFile(path)
     try:
         _create_empty(guard, contents)
-        guard.raise_kept()
+        guard.raise_first_error()
         # Dimensions and attributes were laid out through h5netcdf; the responses are
         # filled through h5py, which alone can write chunks that are compressed already.
         with h5py.File(guard, "r+") as file:
-            guard.is_open_for_data = True
+            guard.raises_at_once = True
             try:
-                with compressing() as pool:
+                with compression_pool() as pool:
                     ChunkWriter(file[STIMULI], pool).write(contents.stimuli, (0, 0, 0))
                 yield file[RESPONSES]
             finally:
-                guard.is_open_for_data = False
+                guard.raises_at_once = False
     finally:
         guard.close()
-        guard.raise_kept()
+        guard.raise_first_error()
 
 
-def record_provenance(responses: Any, provenance: Mapping[str, object]) -> None:
-    """Replace the provenance of a file that is being created.
+def check_contents(contents: NeuralFileContents) -> None:
+    """Raise :class:`DataError` when a neural file cannot hold these contents.
 
-    Parameters
-    ----------
-    responses
-        What :func:`creating` yielded.
-    provenance
-        Must be serialisable as JSON.
+    Sizes must agree, no dimension may be empty, and columns need plain names,
+    storable text and one entry per unit.
     """
-    import json
+    if 0 in contents.shape:
+        raise DataError(f"{contents.dataset}: a dimension of the responses is empty: shape {contents.shape}")
+    if contents.stimuli.dtype != np.uint8 or contents.stimuli.ndim != 3:
+        raise DataError(
+            f"{contents.dataset}: stimuli must be uint8 (images, height, width),"
+            f" not {contents.stimuli.dtype} {contents.stimuli.shape}"
+        )
+    if len(contents.stimuli) != len(contents.frame_ids):
+        raise DataError(
+            f"{contents.dataset}: {len(contents.stimuli)} stimuli but responses to {len(contents.frame_ids)}"
+        )
+    if contents.response_dtype not in (np.dtype(np.uint8), np.dtype("f4"), np.dtype("f8")):
+        raise DataError(
+            f"{contents.dataset}: responses of type {contents.response_dtype} cannot be stored;"
+            " use uint8 counts, float32 or float64"
+        )
+    for name, column in {**contents.unit_columns, **contents.reliabilities}.items():
+        if _PLAIN_NAME.fullmatch(name) is None or name in RESERVED_NAMES:
+            raise DataError(
+                f"{contents.dataset}: unit column {name!r} cannot be stored under that name;"
+                " use letters, digits, '_', '.' and '-', and no name that mvkit uses in the file"
+            )
+        expected = contents.shape[-1:] if name in contents.unit_columns else contents.shape[-2:]
+        if column.shape != expected:
+            raise DataError(
+                f"{contents.dataset}: column '{name}' has shape {column.shape}, expected {expected}"
+            )
+        if column.dtype.kind in "OU" and not all(_is_storable(str(text)) for text in column):
+            raise DataError(f"{contents.dataset}: column '{name}' holds zero bytes or lone surrogates")
+    if contents.reliabilities and contents.time_s is None:
+        raise DataError(f"{contents.dataset}: reliabilities per time bin need responses with a time axis")
 
-    responses.file.attrs["provenance"] = json.dumps(dict(provenance), default=str)
+
+def _is_storable(text: str) -> bool:
+    """Whether HDF5 can hold a text of variable length: UTF-8 without zero bytes."""
+    return "\0" not in text and not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _create_empty(guard: GuardedFile, contents: NeuralFileContents) -> None:
-    import json
-
     import h5netcdf
 
     with h5netcdf.File(guard, "w") as file:
@@ -469,116 +547,183 @@ def _add(file: Any, name: str, dims: tuple[str, ...], values: NDArray[Any], **op
     return file.create_variable(name, dims, dtype=values.dtype, data=values, **options)
 
 
-_PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]*")
+def chunk_shape(contents: NeuralFileContents) -> tuple[int, ...]:
+    """Return the HDF5 chunk of the responses: usually 10 trials, all images, 5 bins, 128 units."""
+    return contents.chunks or tuple(
+        min(size, CHUNK.get(name, size)) for name, size in zip(contents.dims, contents.shape, strict=True)
+    )
 
 
-def check_contents(contents: NeuralFileContents) -> None:
-    """Raise :class:`DataError` when a neural file cannot hold these contents.
+def record_provenance(responses: Any, provenance: Mapping[str, object]) -> None:
+    """Replace the provenance of a file that is being created.
 
-    Sizes must agree, no dimension may be empty, and columns need plain names,
-    storable text and one entry per unit.
+    Parameters
+    ----------
+    responses
+        The dataset that :func:`create_neural_file` yielded.
+    provenance
+        Must be serialisable as JSON.
     """
-    if 0 in contents.shape:
-        raise DataError(f"{contents.dataset}: a dimension of the responses is empty: shape {contents.shape}")
-    if contents.stimuli.dtype != np.uint8 or contents.stimuli.ndim != 3:
-        raise DataError(
-            f"{contents.dataset}: stimuli must be uint8 (images, height, width),"
-            f" not {contents.stimuli.dtype} {contents.stimuli.shape}"
-        )
-    if len(contents.stimuli) != len(contents.frame_ids):
-        raise DataError(
-            f"{contents.dataset}: {len(contents.stimuli)} stimuli but responses to {len(contents.frame_ids)}"
-        )
-    if contents.response_dtype not in (np.dtype(np.uint8), np.dtype("f4"), np.dtype("f8")):
-        raise DataError(
-            f"{contents.dataset}: responses of type {contents.response_dtype} cannot be stored;"
-            " use uint8 counts, float32 or float64"
-        )
-    for name, column in {**contents.unit_columns, **contents.reliabilities}.items():
-        if _PLAIN_NAME.fullmatch(name) is None or name in OWN_NAMES:
-            raise DataError(
-                f"{contents.dataset}: unit column {name!r} cannot be stored under that name;"
-                " use letters, digits, '_', '.' and '-', and none of the names of the file itself"
-            )
-        wanted = contents.shape[-1:] if name in contents.unit_columns else contents.shape[-2:]
-        if column.shape != wanted:
-            raise DataError(
-                f"{contents.dataset}: column '{name}' has shape {column.shape}, expected {wanted}"
-            )
-        if column.dtype.kind in "OU" and not all(_is_storable(str(text)) for text in column):
-            raise DataError(f"{contents.dataset}: column '{name}' holds zero bytes or lone surrogates")
-    if contents.reliabilities and contents.time_s is None:
-        raise DataError(f"{contents.dataset}: reliabilities per time bin need responses with a time axis")
+    responses.file.attrs["provenance"] = json.dumps(dict(provenance), default=str)
 
 
-def _is_storable(text: str) -> bool:
-    """Whether HDF5 can hold a text of variable length: UTF-8 without zero bytes."""
-    return "\0" not in text and not any("\ud800" <= letter <= "\udfff" for letter in text)
+class GuardedFile(io.FileIO):
+    """A file for h5py's file-object driver that survives a full disk.
 
+    HDF5 cannot close a file whose last writes fail, and the process may crash. This file records the first
+    error and ignores further writes, so that HDF5 closes it; the error is raised then.
 
-_PLAIN = Packing()
-#: Columns that say which unit, animal and area: whole numbers, whole numbers, text.
-IDENTITY_COLUMNS = ("unit_id", "specimen_id", "visual_area")
-#: Further columns that are computed with.
-_NUMBER_COLUMNS = ("n_trials", "reliability_mean", "reliability_std", "run_pval_ns", "p_run_mod_ns")
-
-
-@dataclass(frozen=True)
-class OpenNeuralFile:
-    """A neural file that is open for reading.
-
-    Attributes
+    Parameters
     ----------
     path
         The file.
-    contents
-        Everything but the responses.
-    stored
-        The ``responses`` as stored, axes as in ``contents.dims``; index it and pass the result
-        to :meth:`decode`.
-    packing
-        How stored responses become measured ones.
+    is_new
+        Whether to create it, or empty an existing one; otherwise it exists and keeps its content.
     """
 
-    path: Path
-    contents: NeuralFileContents
-    stored: Any
-    packing: Packing = _PLAIN
+    def __init__(self, path: Path, *, is_new: bool = True) -> None:
+        super().__init__(path, "w+" if is_new else "r+")
+        self._error: OSError | None = None
+        #: Whether a first error is also raised where it happens.
+        self.raises_at_once = False
 
-    def read(self, *selection: slice | NDArray[Any] | int) -> NDArray[Any]:
-        """Return a decoded part of the responses; axes as in ``contents.dims``.
+    def raise_first_error(self) -> None:
+        """Raise the first error of writing, if there was one."""
+        if self._error is not None:
+            raise self._error
+
+    def write(self, data: Any) -> int:
+        """Write all of ``data`` at the current position; after an error, nothing."""
+        view = memoryview(data).cast("B")
+        size = len(view)
+        if self._error is None:
+            try:
+                while len(view):
+                    view = view[super().write(view) or 0 :]
+            except OSError as error:
+                self._record(error)
+        return size
+
+    def truncate(self, size: int | None = None) -> int:
+        """Set the file's length; after an error, nothing."""
+        length = self.tell() if size is None else size
+        if self._error is None:
+            try:
+                super().truncate(length)
+            except OSError as error:
+                self._record(error)
+        return length
+
+    def _record(self, error: OSError) -> None:
+        self._error = OSError(error.errno, error.strerror, self.name)
+        if self.raises_at_once:
+            raise self._error
+
+
+class ChunkWriter:
+    """Fills a chunked dataset that was made with shuffle and gzip.
+
+    Parameters
+    ----------
+    dataset
+        h5py dataset.
+    pool
+        Threads that compress.
+    strategy
+        How zlib searches for repetitions; every choice gives the same format.
+
+    Attributes
+    ----------
+    digests
+        sha256 of the values of every chunk written, by the chunk's first index.
+    """
+
+    def __init__(
+        self, dataset: Any, pool: ThreadPoolExecutor, *, strategy: int = zlib.Z_DEFAULT_STRATEGY
+    ) -> None:
+        self._dataset = dataset
+        self._strategy = strategy
+        self._pool = pool
+        self.digests: dict[Offset, bytes] = {}
+
+    def write(self, values: NDArray[Any], start: Offset) -> None:
+        """Write a block that begins on the chunk grid and ends on it or at the edge.
 
         Parameters
         ----------
-        *selection
-            One index per leading axis, as h5py takes them; none reads all.
-
-        Returns
-        -------
-        NDArray
-            float32 (from counts) or as :meth:`decode` gives it; NaN = missing.
+        values
+            Block in the dataset's axis order and type; may be a transposed view.
+        start
+            Index of its first element.
         """
-        return self.decode(self.stored[selection if selection else ...])
+        chunk = self._dataset.chunks
+        filler = self._dataset.fillvalue
+        waiting: deque[tuple[Offset, Future[tuple[bytes, bytes]]]] = deque()
+        for inner in chunk_grid(values.shape, chunk):
+            part = values[chunk_slices(inner, values.shape, chunk)]
+            job = self._pool.submit(_compress_chunk, part, chunk, filler, self._strategy)
+            offset = tuple(first + step for first, step in zip(start, inner, strict=True))
+            waiting.append((offset, job))
+            if len(waiting) > MOST_WAITING:
+                self._store(*waiting.popleft())
+        while waiting:
+            self._store(*waiting.popleft())
 
-    def decode(self, stored: NDArray[Any]) -> NDArray[Any]:
-        """Return the measured values of any part of ``stored``; NaN = missing.
+    def _store(self, offset: Offset, job: Future[tuple[bytes, bytes]]) -> None:
+        compressed, digest = job.result()
+        self._dataset.id.write_direct_chunk(offset, compressed)
+        self.digests[offset] = digest
 
-        Counts of mvkit become float32, other packed numbers and integers float64; floats keep
-        their type.
-        """
-        if self.contents.holds_counts:
-            return decode(stored)
-        values = self.packing.decode(stored)
-        if values.dtype.kind == "f" and values.dtype.itemsize in (4, 8):
-            return values
-        return values.astype(np.float32 if values.dtype == np.float16 else np.float64)
+
+def chunk_grid(shape: Offset, chunk: Offset) -> Iterator[Offset]:
+    """Yield the first index of every chunk, last axis fastest."""
+    return product(*(range(0, size, step) for size, step in zip(shape, chunk, strict=True)))
+
+
+def chunk_slices(offset: Offset, shape: Offset, chunk: Offset) -> tuple[slice, ...]:
+    """Return the index of the chunk at ``offset``, cut at the edge."""
+    return tuple(
+        slice(first, min(first + step, size)) for first, size, step in zip(offset, shape, chunk, strict=True)
+    )
+
+
+def compression_pool() -> ThreadPoolExecutor:
+    """Return threads to compress with: as many as there are cores, up to four."""
+    return ThreadPoolExecutor(min(_MOST_THREADS, available_cores()))
+
+
+def _compress_chunk(part: NDArray[Any], chunk: Offset, filler: Any, strategy: int) -> tuple[bytes, bytes]:
+    """Return one chunk as HDF5's shuffle and gzip filters would store it, and its digest."""
+    values = np.ascontiguousarray(part)
+    digest = digest_of(values)
+    if values.shape != chunk:
+        # A chunk at the edge is stored whole.
+        whole = np.full(chunk, filler, dtype=values.dtype)
+        whole[tuple(slice(size) for size in values.shape)] = values
+        values = whole
+    data: Any = values.reshape(-1).view(np.uint8)
+    if values.itemsize > 1:
+        data = np.ascontiguousarray(data.reshape(-1, values.itemsize).T)
+    return deflate(data, strategy), digest
+
+
+def deflate(data: Any, strategy: int) -> bytes:
+    """Return what HDF5's gzip filter would store for ``data``."""
+    compressor = zlib.compressobj(GZIP_LEVEL, strategy=strategy)
+    return compressor.compress(data) + compressor.flush()
+
+
+def digest_of(values: NDArray[Any]) -> bytes:
+    """Return the sha256 of an array's values in C order."""
+    data: Any = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+    return hashlib.sha256(data).digest()
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[OpenNeuralFile]:
-    """Open a neural file of :mod:`mvkit.neural.neural_file`, or one that another library saved again.
+def open_neural_file(path: Path) -> Iterator[OpenNeuralFile]:
+    """Open a neural file, written by mvkit or saved again by another library.
 
-    Attributes and names of dimensions are heeded (:mod:`mvkit.neural.netcdf`).
+    Attributes and names of dimensions are decoded by :mod:`mvkit.neural.netcdf`.
 
     Raises
     ------
@@ -593,7 +738,7 @@ def reading(path: Path) -> Iterator[OpenNeuralFile]:
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        if _begins_with(path, b"CDF"):
+        if _starts_with(path, b"CDF"):
             raise DataError(
                 f'{path}: netCDF-3, not HDF5; save it with to_netcdf(path, engine="h5netcdf")'
             ) from error
@@ -623,10 +768,10 @@ def _check_format(path: Path, file: Any) -> None:
 
 
 def _open_variables(path: Path, file: Any) -> OpenNeuralFile:
-    def variable(name: str) -> Variable:
+    def open_variable(name: str) -> Variable:
         return Variable(file[name], f"{path}: variable '{name}'")
 
-    responses = variable(RESPONSES)
+    responses = open_variable(RESPONSES)
     if not responses.is_number or responses.data.dtype.kind == "b":
         raise DataError(f"{responses.where}: has type {responses.data.dtype}, expected numbers")
     kind = attribute_text(file, "kind")
@@ -637,20 +782,20 @@ def _open_variables(path: Path, file: Any) -> OpenNeuralFile:
         raise ValueError(f"kind is '{kind}', but responses has dimensions {responses.dims}")
     columns: dict[str, NDArray[Any]] = {}
     reliabilities: dict[str, NDArray[np.float64]] = {}
-    for name in _names_over_units(file):
-        found = variable(name)
-        dims = found.named_dims
-        n_dims = found.data.ndim if dims is None else len(dims)
+    for name in _unit_variables(file):
+        variable = open_variable(name)
+        dims = variable.named_dims
+        n_dims = variable.data.ndim if dims is None else len(dims)
         if n_dims == 1:
-            columns[name] = _column(found, name)
+            columns[name] = _column(variable, name)
         elif n_dims == 2 and is_timed:
-            reliabilities[name] = _numbers(found, TIME, UNITS).astype(np.float64, copy=False)
+            reliabilities[name] = _numbers(variable, TIME, UNITS).astype(np.float64, copy=False)
     contents = NeuralFileContents(
         dataset=attribute_text(file, "dataset"),
-        stimuli=_stimuli(variable(STIMULI)),
-        trials=_labels(variable(TRIALS), TRIALS),
-        frame_ids=_labels(variable(FRAMES), FRAMES),
-        time_s=_times(variable(TIME)) if is_timed else None,
+        stimuli=_stimuli(open_variable(STIMULI)),
+        trials=_labels(open_variable(TRIALS), TRIALS),
+        frame_ids=_labels(open_variable(FRAMES), FRAMES),
+        time_s=_times(open_variable(TIME)) if is_timed else None,
         unit_columns=columns,
         reliabilities=reliabilities,
         units_of_measure=_units_of_measure(responses),
@@ -663,15 +808,15 @@ def _open_variables(path: Path, file: Any) -> OpenNeuralFile:
     return OpenNeuralFile(path=path, contents=contents, stored=stored, packing=responses.packing)
 
 
-def _names_over_units(file: Any) -> list[str]:
-    """Return the variables over units: those that are listed, then those that the dimensions tell.
+def _unit_variables(file: Any) -> list[str]:
+    """Return the names of variables over units: those in "coordinates", then those with that dimension.
 
-    xarray lists coordinates that another library added elsewhere than mvkit does, or not at all.
+    Other libraries may not list the coordinates that they add.
     """
     listed = attribute_text(file[RESPONSES], "coordinates").split()
-    names = {name: None for name in listed if name in file or name in IDENTITY_COLUMNS}
+    names = {name: None for name in listed if name in file or name in ID_COLUMNS}
     for name, data in file.items():
-        if name in OWN_NAMES or not hasattr(data, "dtype") or not has_values(data):
+        if name in RESERVED_NAMES or not hasattr(data, "dtype") or not has_values(data):
             names.pop(name, None)
         elif name not in names and "DIMENSION_LIST" in data.attrs:
             dims = dimension_names(data, name) or ()
@@ -680,86 +825,88 @@ def _names_over_units(file: Any) -> list[str]:
     return list(names)
 
 
-def _column(found: Variable, name: str) -> NDArray[Any]:
-    if name == "visual_area" and not found.is_text:
-        values = found.read(UNITS)
+def _column(variable: Variable, name: str) -> NDArray[Any]:
+    if name == "visual_area" and not variable.is_text:
+        values = variable.read(UNITS)
         if values.dtype.kind != "U":
-            raise DataError(f"{found.where}: holds numbers, expected names of areas as text")
+            raise DataError(f"{variable.where}: holds numbers, expected names of areas as text")
         return values
     if name in ("unit_id", "specimen_id"):
-        if found.is_text:
-            raise DataError(f"{found.where}: holds text, expected whole numbers")
-        return _whole(found, found.read(UNITS))
-    return _numbers(found, UNITS) if name in _NUMBER_COLUMNS else found.read(UNITS)
+        if variable.is_text:
+            raise DataError(f"{variable.where}: holds text, expected whole numbers")
+        return _check_whole(variable, variable.read(UNITS))
+    return _numbers(variable, UNITS) if name in _NUMBER_COLUMNS else variable.read(UNITS)
 
 
-def _numbers(found: Variable, *dims: str) -> NDArray[Any]:
-    if " since " in attribute_text(found.data, "units"):
-        raise DataError(f"{found.where}: attribute 'units' makes dates of it, expected numbers")
-    values = found.read(*dims)
-    if values.dtype.kind not in "iufb":
-        raise DataError(f"{found.where}: holds text, expected numbers")
-    return values
-
-
-def _whole(found: Variable, values: NDArray[Any]) -> NDArray[Any]:
-    """Return ids as they are; refuse what is no whole number, or too large for its type or int64."""
-    if values.dtype.kind not in "iuf":
-        raise DataError(f"{found.where}: holds {values.dtype}, expected whole numbers")
-    there = values[~np.isnan(values)]
-    stored = found.data.dtype
-    if values.dtype.kind == "f":
-        limit = 1 << (np.finfo(stored).nmant + 1 if stored.kind == "f" and stored.itemsize < 8 else 53)
-        odd = there[there != np.trunc(there)]
-        if odd.size:
-            raise DataError(f"{found.where}: {odd[0]!s} is no whole number")
-        if there.size and np.abs(there).max() > limit:
-            raise DataError(
-                f"{found.where}: {stored} cannot hold every whole number above {limit}, "
-                "so ids may have changed; save it as int64"
-            )
-    if values.dtype.kind == "u" and there.size and int(there.max()) >= 1 << 63:
-        raise DataError(f"{found.where}: {there.max()} is too large for int64")
-    return values
-
-
-def _labels(found: Variable, dim: str) -> NDArray[np.int64]:
-    values = _whole(found, _numbers(found, dim))
+def _labels(variable: Variable, dim: str) -> NDArray[np.int64]:
+    values = _check_whole(variable, _numbers(variable, dim))
     if np.isnan(values).any():
-        raise DataError(f"{found.where}: {int(np.isnan(values).sum())} labels are missing")
+        raise DataError(f"{variable.where}: {int(np.isnan(values).sum())} labels are missing")
     return values.astype(np.int64, copy=False)
 
 
-def _times(found: Variable) -> NDArray[np.float64]:
-    if not has_values(found.data):
-        raise DataError(f"{found.where}: has no bin centres in seconds")
-    values = _numbers(found, TIME).astype(np.float64, copy=False)
-    kind = attribute_text(found.data, "dtype")
-    # As "units" a time word makes time differences of numbers, which mvkit avoids; others may not.
+def _times(variable: Variable) -> NDArray[np.float64]:
+    if not has_values(variable.data):
+        raise DataError(f"{variable.where}: has no bin centres in seconds")
+    values = _numbers(variable, TIME).astype(np.float64, copy=False)
+    kind = attribute_text(variable.data, "dtype")
+    # mvkit writes no "units" (xarray would decode time differences); other writers may.
     for attribute in () if kind.startswith("timedelta64") else ("units", "units_of_measure"):
-        if units := attribute_text(found.data, attribute):
-            values = seconds(values, units, attribute, found.where)
+        if units := attribute_text(variable.data, attribute):
+            values = seconds(values, units, attribute, variable.where)
             break
     if not np.isfinite(values).all() or (np.diff(values) <= 0).any():
-        raise DataError(f"{found.where}: bin centres are missing or do not increase")
+        raise DataError(f"{variable.where}: bin centres are missing or do not increase")
     return values
 
 
-def _stimuli(found: Variable) -> NDArray[np.uint8]:
-    values = _numbers(found, FRAMES, HEIGHT, WIDTH)
+def _stimuli(variable: Variable) -> NDArray[np.uint8]:
+    values = _numbers(variable, FRAMES, HEIGHT, WIDTH)
     if values.dtype == np.uint8:
         return np.asarray(values, dtype=np.uint8)
     if np.isnan(values).any():
         raise DataError(
-            f"{found.where}: {int(np.isnan(values).sum())} pixels are missing (NaN or _FillValue)"
+            f"{variable.where}: {int(np.isnan(values).sum())} pixels are missing (NaN or _FillValue)"
         )
     pixels = np.rint(values)
     # Packing rounds to a multiple of scale_factor, so that whole numbers come back near themselves.
-    slack = min(abs(found.packing.scale) / 2, 0.25) if found.packing.is_scaled else 0.0
-    if (np.abs(values - pixels) > slack).any() or (pixels < 0).any() or (pixels > 255).any():
-        raise DataError(f"{found.where}: holds other values than grey levels 0 to 255 ({found.data.dtype})")
+    tolerance = min(abs(variable.packing.scale) / 2, 0.25) if variable.packing.is_scaled else 0.0
+    if (np.abs(values - pixels) > tolerance).any() or (pixels < 0).any() or (pixels > 255).any():
+        raise DataError(
+            f"{variable.where}: holds other values than grey levels 0 to 255 ({variable.data.dtype})"
+        )
     grey: NDArray[np.uint8] = pixels.astype(np.uint8)
     return grey
+
+
+def _numbers(variable: Variable, *dims: str) -> NDArray[Any]:
+    if " since " in attribute_text(variable.data, "units"):
+        raise DataError(f"{variable.where}: attribute 'units' makes dates of it, expected numbers")
+    values = variable.read(*dims)
+    if values.dtype.kind not in "iufb":
+        raise DataError(f"{variable.where}: holds text, expected numbers")
+    return values
+
+
+def _check_whole(variable: Variable, values: NDArray[Any]) -> NDArray[Any]:
+    """Check that ids are whole numbers, not too large for their type or int64."""
+    if values.dtype.kind not in "iuf":
+        raise DataError(f"{variable.where}: holds {values.dtype}, expected whole numbers")
+    present = values[~np.isnan(values)]
+    stored = variable.data.dtype
+    if values.dtype.kind == "f":
+        limit = 1 << (np.finfo(stored).nmant + 1 if stored.kind == "f" and stored.itemsize < 8 else 53)
+        fractions = present[present != np.trunc(present)]
+        if fractions.size:
+            raise DataError(f"{variable.where}: {fractions[0]!s} is no whole number")
+        if present.size and np.abs(present).max() > limit:
+            raise DataError(
+                f"{variable.where}: {stored} cannot hold every whole number above {limit}, "
+                "so ids may have changed; save it as int64"
+            )
+    if values.dtype.kind == "u" and present.size and int(present.max()) >= 1 << 63:
+        raise DataError(f"{variable.where}: {present.max()} is too large for int64")
+    return values
 
 
 def _units_of_measure(responses: Variable) -> str:
@@ -787,7 +934,7 @@ def _json(text: str) -> Mapping[str, object]:
     return document if isinstance(document, dict) else {"text": document}
 
 
-def _begins_with(path: Path, magic: bytes) -> bool:
+def _starts_with(path: Path, magic: bytes) -> bool:
     with path.open("rb") as file:
         return file.read(len(magic)) == magic
 
@@ -796,201 +943,21 @@ def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-_OWN_COLUMNS = ("unit_id", "specimen_id", "visual_area", "n_trials")
-
-
-def write_neural_file(
-    path: str | Path,
-    recordings: Sequence[Recording],
-    *,
-    stimuli: ArrayLike,
-    units_of_measure: str,
-    name: str | None = None,
-    source: str | Mapping[str, object] = "",
-    frame_ids: ArrayLike | None = None,
-) -> Path:
-    """Write recordings to a neural file that ``mvkit score --dataset PATH`` reads.
-
-    Everything is checked before the file appears, and it appears whole or not
-    at all. Values come back exactly as float32; values that float32 cannot
-    hold are stored as float64. NaN marks a missing presentation. Recordings
-    may differ in their number of trials; the file pads the shorter ones and
-    reading takes the padding off again.
+def decode(stored: NDArray[Any]) -> NDArray[Any]:
+    """Turn responses as mvkit stores them into measured ones.
 
     Parameters
     ----------
-    path
-        File to write, for example ``my_recordings.h5``; replaced if it exists.
-    recordings
-        One per area and specimen, from :meth:`Recording.from_arrays`. Further
-        columns may differ between recordings; missing entries become NaN or
-        "". With a column ``reliability_mean`` (split-half reliability of each
-        unit) the default selection applies its thresholds on opening;
-        ``mvkit fetch reliability FILE`` measures it afterwards.
-    stimuli
-        uint8 (n_images, height, width), grey, in the order of the responses.
-    units_of_measure
-        Of the values, for example ``"spikes/s"`` or ``"dF/F"``.
-    name
-        Name of the dataset; default: the file's name without ending.
-    source
-        Where the values come from: text or a mapping; kept as provenance.
-    frame_ids
-        Whole numbers (n_images,), labels of the images; default 0, 1, ...
+    stored
+        Any part of ``responses`` as stored.
 
     Returns
     -------
-    Path
-        The file.
-
-    Raises
-    ------
-    DataError
-        Naming the recording and the field that is wrong.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from mvkit.neural import Recording, write_neural_file
-    >>> values = np.random.default_rng(0).poisson(5.0, size=(50, 118, 7))
-    >>> mouse = Recording.from_arrays(values, unit_ids=range(7), area="VISp", specimen=1)
-    >>> images = np.zeros((118, 64, 64), dtype=np.uint8)
-    >>> path = write_neural_file(
-    ...     "mine.h5", [mouse], stimuli=images, units_of_measure="spikes/s"
-    ... )  # doctest: +SKIP
+    NDArray
+        Counts become float32 spikes/s with NaN where a trial is missing;
+        floats are returned as they are.
     """
-    target = Path(path).expanduser()
-    contents, ordered = describe(
-        recordings,
-        stimuli=stimuli,
-        units_of_measure=units_of_measure,
-        name=target.stem if name is None else name,
-        source=source,
-        frame_ids=frame_ids,
-    )
-    with replacing(target) as temporary, creating(temporary, contents) as stored:
-        for units, values in unit_blocks(contents, ordered):
-            stored[:, :, units] = values
-    return target
-
-
-def describe(
-    recordings: Sequence[Recording],
-    *,
-    stimuli: ArrayLike,
-    units_of_measure: str,
-    name: str,
-    source: str | Mapping[str, object] = "",
-    frame_ids: ArrayLike | None = None,
-) -> tuple[NeuralFileContents, list[Recording]]:
-    """Check recordings and return all of a neural file but the responses, and the order of recordings.
-
-    Parameters and errors are those of :func:`write_neural_file`.
-    """
-    images = _checked_stimuli(stimuli)
-    if not recordings:
-        raise DataError("no recordings to write")
-    units_of_measure = as_text(units_of_measure, "units_of_measure")
-    if not units_of_measure.strip():
-        raise DataError("units_of_measure is empty; say what the values are, for example 'spikes/s'")
-    for recording in recordings:
-        _check_recording(recording, len(images))
-    ordered = sorted(recordings, key=lambda rec: (area_sort_key(rec.area), rec.specimen))
-    _check_no_two_alike(ordered)
-    wide = any(recording.responses.dtype == np.float64 for recording in ordered)
-    contents = NeuralFileContents(
-        dataset=as_text(name, "name"),
-        stimuli=images,
-        trials=np.arange(max(recording.n_trials for recording in ordered), dtype=np.int64),
-        frame_ids=_checked_frame_ids(frame_ids, len(images)),
-        time_s=None,
-        unit_columns=_unit_columns(ordered),
-        units_of_measure=units_of_measure,
-        response_dtype=np.dtype(np.float64 if wide else np.float32),
-        provenance={
-            **(source if isinstance(source, Mapping) else {"source": source}),
-            "written_by": f"mvkit {mvkit.__version__}",
-            "written_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        },
-    )
-    return contents, ordered
-
-
-def unit_blocks(
-    contents: NeuralFileContents, ordered: Sequence[Recording]
-) -> Iterator[tuple[slice, NDArray[np.floating]]]:
-    """Yield (units, values (n_trials, n_images, units)), a column of the file's chunks at a time."""
-    starts = np.cumsum([0, *(recording.n_units for recording in ordered)]).tolist()
-    width = chunk_shape(contents)[-1]
-    for first in range(0, contents.n_units, width):
-        last = min(first + width, contents.n_units)
-        values = np.full((*contents.shape[:2], last - first), np.nan, dtype=contents.response_dtype)
-        for recording, start in zip(ordered, starts, strict=False):
-            begin, end = max(first, start), min(last, start + recording.n_units)
-            if begin < end:
-                own = recording.responses[:, :, begin - start : end - start]
-                values[: recording.n_trials, :, begin - first : end - first] = own
-        yield slice(first, last), values
-
-
-def _checked_stimuli(stimuli: ArrayLike) -> NDArray[np.uint8]:
-    images = plain_array(stimuli, "stimuli")
-    if images.dtype.kind == "f" and np.ma.is_masked(stimuli):
-        raise DataError("stimuli have masked pixels; fill them, for every image was shown whole")
-    if images.dtype != np.uint8 or images.ndim != 3 or 0 in images.shape:
-        raise DataError(
-            f"stimuli must be uint8 (n_images, height, width), grey, not {images.dtype} {images.shape}"
-        )
-    return images
-
-
-def _checked_frame_ids(frame_ids: ArrayLike | None, n_images: int) -> NDArray[np.int64]:
-    if frame_ids is None:
-        return np.arange(n_images, dtype=np.int64)
-    ids = whole_numbers(frame_ids, "frame_ids")
-    if ids.shape != (n_images,) or len(np.unique(ids)) != n_images:
-        raise DataError(f"frame_ids must be {n_images} different whole numbers, one per stimulus")
-    return ids
-
-
-def _check_recording(recording: Recording, n_images: int) -> None:
-    label = recording.label
-    if not recording.area.strip():
-        raise DataError(f"{label}: area is empty")
-    if 0 in recording.responses.shape:
-        raise DataError(f"{label}: values are empty: shape {recording.responses.shape}")
-    if recording.n_images != n_images:
-        raise DataError(f"{label}: values have {recording.n_images} images (second axis), stimuli {n_images}")
-    if np.isinf(recording.responses).any():
-        raise DataError(f"{label}: values hold infinity; mark missing presentations with NaN")
-    silent = np.isnan(recording.responses).all(axis=(0, 1))
-    if silent.any():
-        raise DataError(
-            f"{label}: values of unit {some(recording.unit_ids[silent])} are all NaN; leave it out"
-        )
-    for name, column in recording.units.items():
-        if name in _OWN_COLUMNS:
-            raise DataError(f"{label}: column '{name}' is written by mvkit itself; choose another name")
-        if column.dtype.kind not in "fiubUO":
-            raise DataError(f"{label}: column '{name}' has type {column.dtype}; use numbers or text")
-
-
-def _check_no_two_alike(ordered: Sequence[Recording]) -> None:
-    seen: set[tuple[str, int]] = set()
-    for recording in ordered:
-        if (recording.area, recording.specimen) in seen:
-            raise DataError(f"{recording.label}: given twice; join the units of one specimen and area")
-        seen.add((recording.area, recording.specimen))
-
-
-def _unit_columns(ordered: Sequence[Recording]) -> dict[str, NDArray[np.generic]]:
-    counts = [recording.n_units for recording in ordered]
-    columns: dict[str, NDArray[np.generic]] = {
-        "unit_id": np.concatenate([recording.unit_ids for recording in ordered]),
-        "specimen_id": np.repeat(np.array([rec.specimen for rec in ordered], dtype=np.int64), counts),
-        "visual_area": np.repeat(np.array([rec.area for rec in ordered], dtype=object), counts),
-        "n_trials": np.repeat(np.array([rec.n_trials for rec in ordered], dtype=np.int64), counts),
-    }
-    for name in dict.fromkeys(name for recording in ordered for name in recording.units):
-        columns[name] = joined_column(ordered, name)
-    return columns
+    if stored.dtype != np.uint8:
+        return stored
+    decoded: NDArray[np.float32] = _DECODED_COUNTS[stored]
+    return decoded

@@ -1,4 +1,4 @@
-"""Open a dataset by name or path."""
+"""Open a dataset by name or path: select units, and average their responses over time bins."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mvkit import paths
 from mvkit.errors import DataError, UsageError, suggest
 from mvkit.neural import neural_file as layout
 from mvkit.neural.dataset import NeuralDataset, Recording
-from mvkit.neural.neural_file import IDENTITY_COLUMNS, NeuralFileContents, OpenNeuralFile, reading
+from mvkit.neural.neural_file import ID_COLUMNS, NeuralFileContents, OpenNeuralFile, open_neural_file
 from mvkit.neural.reliability import MEASURING_COMMAND, RELIABILITY, RELIABILITY_PER_BIN
 from mvkit.neural.selection import (
     PRESET_SOURCES,
@@ -28,11 +28,17 @@ from mvkit.neural.selection import (
     select_units,
 )
 
+DATASETS = ("neuropixels", "calcium", "simulated")
+
+#: Names of the p value of running modulation: Neuropixels, calcium.
+RUN_P_COLUMNS = ("run_pval_ns", "p_run_mod_ns")
+_PICKLE_ENDINGS = (".pkl", ".pkl.gz", ".pkl.xz", ".pickle")
+_FILE_ENDINGS = (".h5", ".hdf5", ".nc", ".nc4")
 RecordingKey = tuple[str, int]
 
 
 @dataclass(frozen=True, eq=False)
-class Wanted:
+class RecordingUnits:
     """Units of one recording and the bins to average over.
 
     Attributes
@@ -48,6 +54,306 @@ class Wanted:
     units: NDArray[np.int64]
     time_bins: tuple[int, ...] | None
     n_trials: int
+
+
+def open_dataset(
+    name_or_path: str | Path,
+    *,
+    selection: str | SelectionSettings = "code",
+    home: Path | None = None,
+) -> NeuralDataset:
+    """Open recordings: select units and average their responses over time.
+
+    Reliabilities and unit columns are read first, then only the units and time
+    bins that are selected. Memory is that of the result, 4 bytes per trial, image
+    and selected unit, plus about 40 MB; ``selection="none"`` on the published
+    Neuropixels recordings (about 8,000 units) takes about 0.2 GB.
+
+    Parameters
+    ----------
+    name_or_path
+        ``"neuropixels"``, ``"calcium"`` (fetched before with ``mvkit fetch
+        neural``), ``"simulated"`` (made in memory if it was not fetched), or
+        the path of a neural file.
+    selection
+        ``"code"`` (default): thresholds of the published code. ``"paper"``:
+        a reliability of 0.3 for every unit, perhaps a misreading of the median
+        criterion, see :data:`mvkit.neural.selection.PRESETS`.
+        ``"none"``: every unit.
+        Or :class:`SelectionSettings`. Thresholds on reliabilities need a
+        file that has them (``mvkit fetch reliability FILE`` measures them);
+        of any other file every unit is selected, with a note in ``NeuralDataset.selection``.
+    home
+        mvkit's home directory (default: ``MVKIT_HOME`` or the platform's).
+
+    Returns
+    -------
+    NeuralDataset
+        Responses float32 in the file's units of measure.
+
+    Raises
+    ------
+    UsageError
+        If the name of the dataset or selection is unknown.
+    DataError
+        If the file is missing, damaged or no neural file, or no unit passes.
+    """
+    resolved = resolve_selection(selection)
+    path = _locate(name_or_path, home)
+    if path is None:
+        from mvkit.neural.simulated import simulated_contents
+
+        contents, stored = simulated_contents()
+        return _select_and_read(OpenNeuralFile(Path("in memory"), contents, stored), *resolved)
+    with open_neural_file(path) as file:
+        return _select_and_read(file, *resolved)
+
+
+def _locate(name_or_path: str | Path, home: Path | None) -> Path | None:
+    """Return the file to open, or None to simulate."""
+    if isinstance(name_or_path, str) and name_or_path in DATASETS:
+        path = paths.neural_path(name_or_path, home)
+        if path.is_file():
+            return path
+        if name_or_path == "simulated":
+            return None
+        raise DataError(
+            f"dataset '{name_or_path}' is not on this machine: {path}\n"
+            f"run: mvkit fetch neural --dataset {name_or_path}"
+        )
+    path = Path(name_or_path).expanduser()
+    text = str(name_or_path)
+    if path.is_file():
+        if text.lower().endswith(_PICKLE_ENDINGS):
+            raise DataError(
+                f"{path}: a pickle is not opened as a dataset\n"
+                f"convert it: mvkit fetch neural --dataset neuropixels|calcium --from {path}"
+            )
+        return path
+    if path.is_dir():
+        raise DataError(f"{path}: a directory, not a neural file")
+    if isinstance(name_or_path, Path) or "/" in text or text.lower().endswith(_FILE_ENDINGS):
+        raise DataError(f"{path}: no such neural file")
+    raise UsageError(
+        f"unknown dataset '{text}'{suggest(text, DATASETS)}\n"
+        f"valid: {', '.join(DATASETS)}, or the path of a neural file"
+    )
+
+
+def _select_and_read(file: OpenNeuralFile, name: str, settings: SelectionSettings) -> NeuralDataset:
+    contents = file.contents
+    with_ids = _units_with_ids(file)
+    facts = unit_facts(contents, with_ids)
+    note = _why_not_applicable(facts, settings)
+    applied = (
+        PRESETS["none"].model_copy(update={"time_window_s": settings.time_window_s}) if note else settings
+    )
+    outcome = select_units(facts, applied)
+    chosen = {
+        (area, choice.specimen): _recording_units(contents, choice, with_ids)
+        for area, selection in outcome.items()
+        for choice in selection.selected
+    }
+    if not chosen:
+        raise DataError(
+            f"{file.path}: no unit passes selection '{name}'; "
+            "loosen it (selection 'paper' or 'none', or other thresholds)"
+        )
+    averages = read_averages(file, chosen)
+    further = {key: column for key, column in contents.unit_columns.items() if key not in ID_COLUMNS}
+    try:
+        recordings = [
+            Recording(
+                area=area,
+                specimen=specimen,
+                unit_ids=np.asarray(contents.unit_columns["unit_id"][part.units], dtype=np.int64),
+                responses=averages[area, specimen],
+                time_bins=part.time_bins,
+                units={key: column[part.units] for key, column in further.items() if key != "n_trials"},
+            )
+            for (area, specimen), part in chosen.items()
+        ]
+    except DataError as error:
+        raise DataError(f"{file.path}: {error}") from error
+    return NeuralDataset(
+        name=contents.dataset,
+        stimuli=contents.stimuli,
+        frame_ids=contents.frame_ids,
+        units_of_measure=contents.units_of_measure,
+        recordings=tuple(recordings),
+        skipped={
+            area: _why_skipped(selection) for area, selection in outcome.items() if not selection.selected
+        },
+        provenance={**contents.provenance, "file": str(file.path)},
+        selection=_report(name, settings, note, outcome, contents.n_units - len(with_ids)),
+        selection_outcome=explain_exclusions(
+            facts, applied, outcome, np.asarray(contents.unit_columns["unit_id"][with_ids], dtype=np.int64)
+        ),
+    )
+
+
+def _units_with_ids(file: OpenNeuralFile) -> NDArray[np.int64]:
+    """Return the positions of units whose id, specimen and area are known."""
+    columns = file.contents.unit_columns
+    known = np.ones(file.contents.n_units, dtype=bool)
+    for name in ID_COLUMNS:
+        if name not in columns:
+            raise DataError(f"{file.path}: unit column '{name}' is missing from the neural file")
+        column = columns[name]
+        known &= column != "" if column.dtype.kind in "UO" else ~np.isnan(column)
+    return np.flatnonzero(known)
+
+
+def unit_facts(contents: NeuralFileContents, units: NDArray[np.int64] | None = None) -> UnitFacts:
+    """Return the facts by which units are selected: areas, specimens, reliabilities, p values.
+
+    Parameters
+    ----------
+    contents
+        Of an open neural file.
+    units
+        Positions to take, None for all; their specimen and area must be known.
+    """
+    units = np.arange(contents.n_units) if units is None else units
+    columns = contents.unit_columns
+    if contents.time_s is None:
+        column = columns.get(RELIABILITY)
+        reliability = None if column is None else np.asarray(column[units], dtype=np.float64)
+    else:
+        per_bin = contents.reliabilities.get(RELIABILITY_PER_BIN)
+        reliability = None if per_bin is None else per_bin[:, units]
+    run_p = next((columns[name] for name in RUN_P_COLUMNS if name in columns), None)
+    return UnitFacts(
+        areas=columns["visual_area"][units].astype(str),
+        specimens=columns["specimen_id"][units].astype(np.int64),
+        reliability=reliability,
+        run_p=None if run_p is None else np.asarray(run_p[units], dtype=np.float64),
+        time_s=contents.time_s,
+    )
+
+
+def _why_not_applicable(facts: UnitFacts, settings: SelectionSettings) -> str:
+    """Return why the selection cannot be applied to this file, or ""."""
+    if facts.reliability is not None:
+        return ""
+    if facts.time_s is None:
+        needed = settings.min_mean_reliability is not None
+    else:
+        needed = settings.min_reliability is not None or settings.min_median_reliability is not None
+    if not needed:
+        return ""
+    return f"not applied: file has no reliabilities; measure them: {MEASURING_COMMAND}"
+
+
+def _recording_units(
+    contents: NeuralFileContents, choice: SpecimenChoice, with_ids: NDArray[np.int64]
+) -> RecordingUnits:
+    units = with_ids[choice.units]
+    n_trials = int(trial_counts(contents)[units].max())
+    return RecordingUnits(units=units, time_bins=choice.time_bins, n_trials=n_trials)
+
+
+def _why_skipped(selection: AreaSelection) -> str:
+    reasons = [f"{specimen}: {reason}" for specimen, reason in selection.excluded.items()]
+    shown = "; ".join(reasons[:3]) + (f"; and {len(reasons) - 3} more" if len(reasons) > 3 else "")
+    return f"no specimen passes the selection ({shown})"
+
+
+def _report(
+    name: str,
+    settings: SelectionSettings,
+    note: str,
+    outcome: Mapping[str, AreaSelection],
+    n_without_ids: int,
+) -> dict[str, object]:
+    """Describe the selection in plain data, for results and summaries."""
+    excluded = {
+        area: {str(specimen): reason for specimen, reason in selection.excluded.items()}
+        for area, selection in outcome.items()
+        if selection.excluded
+    }
+    single = {area: list(one.single_bin) for area, one in outcome.items() if one.single_bin}
+    return {
+        "name": name,
+        "source": PRESET_SOURCES[name],
+        "settings": settings.model_dump(mode="json"),
+        "applied": not note,
+        "note": note,
+        "dropped": excluded,
+        "averaged_over_one_bin": single,
+        "units_without_identity": n_without_ids,
+    }
+
+
+def read_averages(
+    file: OpenNeuralFile, requested: Mapping[RecordingKey, RecordingUnits]
+) -> dict[RecordingKey, NDArray[np.float32]]:
+    """Read and average the responses of several recordings in one pass over the file.
+
+    Each compressed chunk that holds a requested unit is read once, and only the
+    bins in use; besides the result (float32) a slab of one chunk row is in
+    memory (about 40 MB for the published Neuropixels file).
+
+    Parameters
+    ----------
+    file
+        The open neural file.
+    requested
+        (Area, specimen) -> units, bins and number of trials.
+
+    Returns
+    -------
+    dict
+        (Area, specimen) -> float32 (n_trials, n_images, n_units), averaged in float64.
+
+    Raises
+    ------
+    DataError
+        If a chunk of the file cannot be read.
+    """
+    n_images = len(file.contents.frame_ids)
+    averages = {
+        key: np.full((part.n_trials, n_images, len(part.units)), np.nan, dtype=np.float32)
+        for key, part in requested.items()
+    }
+    chunk = getattr(file.stored, "chunks", None) or layout.chunk_shape(file.contents)
+    # Of another library's thin chunks several are read at a time.
+    rows = chunk[0] * max(1, layout.CHUNK[layout.TRIALS] // chunk[0])
+    columns = chunk[-1] * max(1, layout.CHUNK[layout.UNITS] // chunk[-1])
+    for first_unit in range(0, file.contents.n_units, columns):
+        in_chunk = {
+            key: (part, np.flatnonzero((part.units >= first_unit) & (part.units < first_unit + columns)))
+            for key, part in requested.items()
+        }
+        in_chunk = {key: (part, positions) for key, (part, positions) in in_chunk.items() if len(positions)}
+        if not in_chunk:
+            continue
+        used = [index for part, _ in in_chunk.values() for index in part.time_bins or ()]
+        bins = (slice(min(used), max(used) + 1),) if used else ()
+        for first_trial in range(0, max(part.n_trials for part, _ in in_chunk.values()), rows):
+            trials = slice(first_trial, first_trial + rows)
+            index = (trials, slice(None), *bins, slice(first_unit, first_unit + columns))
+            slab = _read_stored(file, index, f"trials {trials.start} to {trials.stop - 1}")
+            for key, (part, positions) in in_chunk.items():
+                last_trial = min(first_trial + rows, part.n_trials)
+                part_slab = slab[: max(0, last_trial - first_trial)][..., part.units[positions] - first_unit]
+                averages[key][first_trial:last_trial, :, positions] = _average(
+                    file, part_slab, part.time_bins, min(used, default=0)
+                )
+    return averages
+
+
+def _average(
+    file: OpenNeuralFile, stored: NDArray[Any], time_bins: tuple[int, ...] | None, first_bin: int
+) -> NDArray[Any]:
+    if time_bins is None:
+        return file.decode(stored)
+    chosen = stored[:, :, np.array(time_bins) - first_bin]
+    return (
+        average_counts_over_bins(chosen)
+        if file.contents.holds_counts
+        else average_over_bins(file.decode(chosen))
+    )
 
 
 def average_over_bins(responses: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -75,7 +381,7 @@ def average_counts_over_bins(counts: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Average stored counts over time bins, in spikes/s.
 
     Gives what :func:`average_over_bins` gives for the decoded counts, three
-    times as fast, since whole numbers are summed as they lie in the file.
+    times as fast, since whole numbers are summed as stored.
 
     Parameters
     ----------
@@ -90,100 +396,11 @@ def average_counts_over_bins(counts: NDArray[np.uint8]) -> NDArray[np.float64]:
     return average
 
 
-def read_averages(
-    file: OpenNeuralFile, wanted: Mapping[RecordingKey, Wanted]
-) -> dict[RecordingKey, NDArray[np.float32]]:
-    """Read and average the responses of several recordings in one pass over the file.
-
-    Each compressed chunk that holds a wanted unit is read once, and only the
-    bins in use; besides the result (float32) a slab of one chunk row is in
-    memory (about 40 MB for the published Neuropixels file).
-
-    Parameters
-    ----------
-    file
-        The open neural file.
-    wanted
-        (Area, specimen) -> units, bins and number of trials.
-
-    Returns
-    -------
-    dict
-        (Area, specimen) -> float32 (n_trials, n_images, n_units), averaged in float64.
-
-    Raises
-    ------
-    DataError
-        If a chunk of the file cannot be read.
-    """
-    n_images = len(file.contents.frame_ids)
-    averages = {
-        key: np.full((part.n_trials, n_images, len(part.units)), np.nan, dtype=np.float32)
-        for key, part in wanted.items()
-    }
-    chunk = getattr(file.stored, "chunks", None) or layout.chunk_shape(file.contents)
-    # Of another library's thin chunks several are read at a time.
-    rows = chunk[0] * max(1, layout.CHUNK[layout.TRIALS] // chunk[0])
-    columns = chunk[-1] * max(1, layout.CHUNK[layout.UNITS] // chunk[-1])
-    for first_unit in range(0, file.contents.n_units, columns):
-        here = {
-            key: (part, np.flatnonzero((part.units >= first_unit) & (part.units < first_unit + columns)))
-            for key, part in wanted.items()
-        }
-        here = {key: (part, places) for key, (part, places) in here.items() if len(places)}
-        if not here:
-            continue
-        bins = _bin_range([part for part, _ in here.values()])
-        for first_trial in range(0, max(part.n_trials for part, _ in here.values()), rows):
-            trials, units = slice(first_trial, first_trial + rows), slice(first_unit, first_unit + columns)
-            slab = _read_slab(file, trials, bins, units)
-            for key, (part, places) in here.items():
-                last_trial = min(first_trial + rows, part.n_trials)
-                own = slab[: max(0, last_trial - first_trial)][..., part.units[places] - first_unit]
-                averages[key][first_trial:last_trial, :, places] = _averaged(
-                    file, own, part.time_bins, bins.start
-                )
-    return averages
-
-
-def _averaged(
-    file: OpenNeuralFile, stored: NDArray[Any], time_bins: tuple[int, ...] | None, first_bin: int
-) -> NDArray[Any]:
-    if time_bins is None:
-        return file.decode(stored)
-    chosen = stored[:, :, np.array(time_bins) - first_bin]
-    return (
-        average_counts_over_bins(chosen)
-        if file.contents.holds_counts
-        else average_over_bins(file.decode(chosen))
-    )
-
-
-def _bin_range(parts: list[Wanted]) -> slice:
-    """Return the smallest range of bins that covers those of all parts; everything without a time axis."""
-    used = [index for part in parts if part.time_bins is not None for index in part.time_bins]
-    return slice(min(used), max(used) + 1) if used else slice(0, 0)
-
-
-def _read_slab(file: OpenNeuralFile, trials: slice, bins: slice, units: slice) -> NDArray[Any]:
-    where = (
-        (trials, slice(None), units) if file.contents.time_s is None else (trials, slice(None), bins, units)
-    )
-    try:
-        slab: NDArray[Any] = file.stored[where]
-    except (OSError, RuntimeError) as error:
-        raise DataError(
-            f"{file.path}: responses of trials {trials.start} to {trials.stop - 1} cannot be read; "
-            f"the file is damaged ({str(error).splitlines()[0]})"
-        ) from error
-    return slab
-
-
 def trial_counts(contents: NeuralFileContents) -> NDArray[np.int64]:
-    """Return the trials recorded of each unit, int64 (n_units,); the file pads what is beyond them."""
+    """Return the number of trials of each unit, int64 (n_units,); further ones in the file are padding."""
     n_trials = len(contents.trials)
     column = contents.unit_columns.get("n_trials")
-    # In another order of the trials, padding is no longer behind what was recorded.
+    # In another order of the trials, padding is not at the end.
     if column is None or column.dtype.kind not in "iuf" or (np.diff(contents.trials) <= 0).any():
         return np.full(contents.n_units, n_trials, dtype=np.int64)
     known = np.where(np.isnan(column), n_trials, column)
@@ -199,7 +416,7 @@ def blocks(file: OpenNeuralFile) -> Iterator[tuple[slice, slice]]:
     usual = layout.chunk_shape(contents)
     chunk = file.stored.chunks or usual
     n_bins = 1 if contents.time_s is None else len(contents.time_s)
-    # Chunks of another writer may be larger than memory bears.
+    # Chunks of another writer may be larger than memory.
     n_units_here = min(chunk[-1], layout.CHUNK[layout.UNITS])
     n_bins_here = 1 if contents.time_s is None else min(chunk[2], layout.CHUNK[layout.TIME])
     for unit in range(0, contents.n_units, n_units_here):
@@ -230,244 +447,18 @@ def read_block(file: OpenNeuralFile, bins: slice, units: slice) -> NDArray[np.fl
     DataError
         If the file is damaged there.
     """
-    everything = slice(None)
+    time_axis = () if file.contents.time_s is None else (bins,)
+    index = (slice(None), slice(None), *time_axis, units)
+    values = file.decode(_read_stored(file, index, f"units {units.start} to {units.stop - 1}"))
+    return values if time_axis else values[:, :, None, :]
+
+
+def _read_stored(file: OpenNeuralFile, index: tuple[slice, ...], part: str) -> NDArray[Any]:
     try:
-        if file.contents.time_s is None:
-            return file.read(everything, everything, units)[:, :, None, :]
-        return file.read(everything, everything, bins, units)
+        stored: NDArray[Any] = file.stored[index]
     except (OSError, RuntimeError) as error:
         raise DataError(
-            f"{file.path}: responses of units {units.start} to {units.stop - 1} cannot be read; "
+            f"{file.path}: responses of {part} cannot be read; "
             f"the file is damaged ({str(error).splitlines()[0]})"
         ) from error
-
-
-DATASETS = ("neuropixels", "calcium", "simulated")
-#: Names of the p value of running modulation: Neuropixels, calcium.
-RUN_P_COLUMNS = ("run_pval_ns", "p_run_mod_ns")
-_PICKLE_ENDINGS = (".pkl", ".pkl.gz", ".pkl.xz", ".pickle")
-_FILE_ENDINGS = (".h5", ".hdf5", ".nc", ".nc4")
-
-
-def open_dataset(
-    name_or_path: str | Path,
-    *,
-    selection: str | SelectionSettings = "code",
-    home: Path | None = None,
-) -> NeuralDataset:
-    """Open recordings: select units and average their responses over time.
-
-    Reliabilities and unit columns are read first, then only the units and time
-    bins that are kept. Memory is that of the result, 4 bytes per trial, image
-    and kept unit, plus about 40 MB; ``selection="none"`` on the published
-    Neuropixels recordings (about 8,000 units) takes about 0.2 GB.
-
-    Parameters
-    ----------
-    name_or_path
-        ``"neuropixels"``, ``"calcium"`` (fetched before with ``mvkit fetch
-        neural``), ``"simulated"`` (made in memory if it was not fetched), or
-        the path of a neural file.
-    selection
-        ``"code"`` (default): thresholds of the published code. ``"paper"``:
-        a reliability of 0.3 for every unit, perhaps a misreading of the median
-        criterion, see :data:`mvkit.neural.selection.PRESETS`.
-        ``"none"``: every unit.
-        Or :class:`SelectionSettings`. Thresholds on reliabilities need a
-        file that has them (``mvkit fetch reliability FILE`` measures them);
-        any other file is kept whole, and ``NeuralDataset.selection`` says so.
-    home
-        mvkit's home directory (default: ``MVKIT_HOME`` or the platform's).
-
-    Returns
-    -------
-    NeuralDataset
-        Responses float32 in the file's units of measure.
-
-    Raises
-    ------
-    UsageError
-        If the name of the dataset or selection is unknown.
-    DataError
-        If the file is missing, damaged or no neural file, or no unit passes.
-    """
-    resolved = resolve_selection(selection)
-    path = _locate(name_or_path, home)
-    if path is None:
-        from mvkit.neural.simulated import simulated_contents
-
-        contents, stored = simulated_contents()
-        return _select_and_read(OpenNeuralFile(Path("in memory"), contents, stored), *resolved)
-    with reading(path) as file:
-        return _select_and_read(file, *resolved)
-
-
-def unit_facts(contents: NeuralFileContents, units: NDArray[np.int64] | None = None) -> UnitFacts:
-    """Return what the selection looks at: areas, specimens, reliabilities, p values.
-
-    Parameters
-    ----------
-    contents
-        Of an open neural file.
-    units
-        Positions to take, None for all; their specimen and area must be known.
-    """
-    units = np.arange(contents.n_units) if units is None else units
-    columns = contents.unit_columns
-    if contents.time_s is None:
-        column = columns.get(RELIABILITY)
-        reliability = None if column is None else np.asarray(column[units], dtype=np.float64)
-    else:
-        per_bin = contents.reliabilities.get(RELIABILITY_PER_BIN)
-        reliability = None if per_bin is None else per_bin[:, units]
-    run_p = next((columns[name] for name in RUN_P_COLUMNS if name in columns), None)
-    return UnitFacts(
-        areas=columns["visual_area"][units].astype(str),
-        specimens=columns["specimen_id"][units].astype(np.int64),
-        reliability=reliability,
-        run_p=None if run_p is None else np.asarray(run_p[units], dtype=np.float64),
-        time_s=contents.time_s,
-    )
-
-
-def _locate(name_or_path: str | Path, home: Path | None) -> Path | None:
-    """Return the file to open, or None to simulate."""
-    if isinstance(name_or_path, str) and name_or_path in DATASETS:
-        path = paths.neural_path(name_or_path, home)
-        if path.is_file():
-            return path
-        if name_or_path == "simulated":
-            return None
-        raise DataError(
-            f"dataset '{name_or_path}' is not there: {path}\nrun: mvkit fetch neural --dataset {name_or_path}"
-        )
-    path = Path(name_or_path).expanduser()
-    text = str(name_or_path)
-    if path.is_file():
-        if text.lower().endswith(_PICKLE_ENDINGS):
-            raise DataError(
-                f"{path}: a pickle is not opened as a dataset\n"
-                f"convert it: mvkit fetch neural --dataset neuropixels|calcium --from {path}"
-            )
-        return path
-    if path.is_dir():
-        raise DataError(f"{path}: a directory, not a neural file")
-    if isinstance(name_or_path, Path) or "/" in text or text.lower().endswith(_FILE_ENDINGS):
-        raise DataError(f"{path}: no such neural file")
-    raise UsageError(
-        f"unknown dataset '{text}'{suggest(text, DATASETS)}\n"
-        f"valid: {', '.join(DATASETS)}, or the path of a neural file"
-    )
-
-
-def _select_and_read(file: OpenNeuralFile, name: str, settings: SelectionSettings) -> NeuralDataset:
-    contents = file.contents
-    identified = _identified_units(file)
-    facts = unit_facts(contents, identified)
-    note = _why_not_applicable(facts, settings)
-    applied = (
-        PRESETS["none"].model_copy(update={"time_window_s": settings.time_window_s}) if note else settings
-    )
-    outcome = select_units(facts, applied)
-    kept = {
-        (area, choice.specimen): _wanted(contents, choice, identified)
-        for area, selected in outcome.items()
-        for choice in selected.kept
-    }
-    if not kept:
-        raise DataError(
-            f"{file.path}: no unit passes selection '{name}'; "
-            "loosen it (selection 'paper' or 'none', or other thresholds)"
-        )
-    averages = read_averages(file, kept)
-    further = {key: column for key, column in contents.unit_columns.items() if key not in IDENTITY_COLUMNS}
-    try:
-        recordings = [
-            Recording(
-                area=area,
-                specimen=specimen,
-                unit_ids=np.asarray(contents.unit_columns["unit_id"][part.units], dtype=np.int64),
-                responses=averages[area, specimen],
-                time_bins=part.time_bins,
-                units={key: column[part.units] for key, column in further.items() if key != "n_trials"},
-            )
-            for (area, specimen), part in kept.items()
-        ]
-    except DataError as error:
-        raise DataError(f"{file.path}: {error}") from error
-    return NeuralDataset(
-        name=contents.dataset,
-        stimuli=contents.stimuli,
-        frame_ids=contents.frame_ids,
-        units_of_measure=contents.units_of_measure,
-        recordings=tuple(recordings),
-        skipped={area: _why_skipped(selected) for area, selected in outcome.items() if not selected.kept},
-        provenance={**contents.provenance, "file": str(file.path)},
-        selection=_report(name, settings, note, outcome, contents.n_units - len(identified)),
-        selection_outcome=explain_exclusions(
-            facts, applied, outcome, np.asarray(contents.unit_columns["unit_id"][identified], dtype=np.int64)
-        ),
-    )
-
-
-def _identified_units(file: OpenNeuralFile) -> NDArray[np.int64]:
-    """Return the positions of units whose id, specimen and area are known."""
-    columns = file.contents.unit_columns
-    known = np.ones(file.contents.n_units, dtype=bool)
-    for name in IDENTITY_COLUMNS:
-        if name not in columns:
-            raise DataError(f"{file.path}: unit column '{name}' is missing from the neural file")
-        column = columns[name]
-        known &= column != "" if column.dtype.kind in "UO" else ~np.isnan(column)
-    return np.flatnonzero(known)
-
-
-def _why_not_applicable(facts: UnitFacts, settings: SelectionSettings) -> str:
-    """Return why the selection cannot be applied to this file, or ""."""
-    if facts.reliability is not None:
-        return ""
-    if facts.time_s is None:
-        needed = settings.min_mean_reliability is not None
-    else:
-        needed = settings.min_reliability is not None or settings.min_median_reliability is not None
-    if not needed:
-        return ""
-    return f"not applied: file has no reliabilities; measure them: {MEASURING_COMMAND}"
-
-
-def _wanted(contents: NeuralFileContents, choice: SpecimenChoice, identified: NDArray[np.int64]) -> Wanted:
-    units = identified[choice.units]
-    n_trials = int(trial_counts(contents)[units].max())
-    return Wanted(units=units, time_bins=choice.time_bins, n_trials=n_trials)
-
-
-def _why_skipped(selected: AreaSelection) -> str:
-    reasons = [f"{specimen}: {reason}" for specimen, reason in selected.dropped.items()]
-    shown = "; ".join(reasons[:3]) + (f"; and {len(reasons) - 3} more" if len(reasons) > 3 else "")
-    return f"no specimen passes the selection ({shown})"
-
-
-def _report(
-    name: str,
-    settings: SelectionSettings,
-    note: str,
-    outcome: Mapping[str, AreaSelection],
-    n_unidentified: int,
-) -> dict[str, object]:
-    """Describe the selection in plain data, for results and summaries."""
-    dropped = {
-        area: {str(specimen): reason for specimen, reason in selected.dropped.items()}
-        for area, selected in outcome.items()
-        if selected.dropped
-    }
-    single = {area: list(selected.single_bin) for area, selected in outcome.items() if selected.single_bin}
-    return {
-        "name": name,
-        "source": PRESET_SOURCES[name],
-        "settings": settings.model_dump(mode="json"),
-        "applied": not note,
-        "note": note,
-        "dropped": dropped,
-        "averaged_over_one_bin": single,
-        "units_without_identity": n_unidentified,
-    }
+    return stored

@@ -1,4 +1,4 @@
-"""Turn what a pickle holds into arrays: numpy's arrays and scalars, pandas' indexes and columns of text.
+"""Arrays in pickles: numpy's arrays and scalars, pandas' indexes and columns of text.
 
 Small arrays are loaded. A large one stays in the file (:class:`ArrayRef`) and
 is streamed from there, while the sha256 of the whole file is computed.
@@ -24,10 +24,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.errors import DataError
-from mvkit.neural.pickle_reader import BufferRef, PickleFile, Record, file_state, is_named, made_by
+from mvkit.neural.pickle_reader import BufferRef, PickleFile, Record, file_state, is_named, is_record
 
 BLOCK_BYTES = 4 * 1024 * 1024
 _BLOCKS = 4
+
 #: The system is asked to fetch this much ahead, so that disk and processor work at the same time.
 _AHEAD_BYTES = 256 * 1024 * 1024
 _MOST_DIMENSIONS = 32
@@ -49,7 +50,7 @@ _ARROW_OFFSETS = {"string": "<i4", "utf8": "<i4", "large_string": "<i8", "large_
 
 @dataclass(frozen=True)
 class ArrayRef:
-    """An array whose numbers still lie in the pickle.
+    """An array whose numbers are still in the pickle.
 
     Attributes
     ----------
@@ -58,7 +59,7 @@ class ArrayRef:
     shape
         Sizes of the axes.
     memory_order
-        Axis numbers as they lie in the file, slowest first: (0, 1, 2) is C
+        Axis numbers in the order of the file, slowest first: (0, 1, 2) is C
         order, (2, 1, 0) Fortran order.
     data
         The bytes, a reference to them, or the items of an object array.
@@ -81,8 +82,13 @@ class ArrayRef:
 
 
 def is_array(value: object) -> TypeGuard[Record]:
-    """Tell whether an inert value stands for a numpy array."""
-    return made_by(value, "numpy._reconstruct", "numpy._frombuffer")
+    """Whether an inert value stands for a numpy array."""
+    return is_record(value, "numpy._reconstruct", "numpy._frombuffer")
+
+
+def is_multi_index(value: object) -> bool:
+    """Whether an inert value stands for a pandas MultiIndex."""
+    return is_record(value, "pandas._new_Index") and is_named(_first(value.arguments), "pandas.MultiIndex")
 
 
 def array_ref(value: object, what: str) -> ArrayRef:
@@ -102,12 +108,12 @@ def array_ref(value: object, what: str) -> ArrayRef:
     """
     data: Any
     axes: Any = None
-    if made_by(value, "numpy._frombuffer") and len(value.arguments) in (4, 5):
+    if is_record(value, "numpy._frombuffer") and len(value.arguments) in (4, 5):
         data, dtype, shape, order = value.arguments[:4]
         if order == "K" and len(value.arguments) == 5:
-            # numpy writes the shape as it lies in memory, and the axes to transpose it by.
+            # numpy writes the shape in memory order, and the axes to transpose it by.
             axes = value.arguments[4]
-    elif made_by(value, "numpy._reconstruct") and is_named(_first(value.arguments), *_ARRAY_CLASS):
+    elif is_record(value, "numpy._reconstruct") and is_named(_first(value.arguments), *_ARRAY_CLASS):
         if not isinstance(value.state, tuple) or len(value.state) not in (4, 5):
             raise DataError(f"{what}: an array without contents")
         shape, dtype, is_fortran, data = value.state[-4:]
@@ -144,7 +150,7 @@ def as_dtype(value: object, what: str) -> np.dtype[Any]:
 
     The type is rebuilt from its letter and size; its text is never given to numpy.
     """
-    if not made_by(value, "numpy.dtype"):
+    if not is_record(value, "numpy.dtype"):
         raise DataError(f"{what} has no readable type")
     code = _text(_first(value.arguments))
     match = _TYPE_CODE.fullmatch(code) if isinstance(code, str) else None
@@ -159,6 +165,10 @@ def as_dtype(value: object, what: str) -> np.dtype[Any]:
     if any(part is not None for part in state[2:5]):
         raise DataError(f"{what} has a compound type; only plain numbers and text are read")
     return np.dtype(f"{_text(state[1])}{letter}{'' if letter == 'O' else size}")
+
+
+def _is_integers(value: object) -> bool:
+    return isinstance(value, tuple) and all(type(item) is int and item >= 0 for item in value)
 
 
 def load(ref: ArrayRef, source: PickleFile, what: str) -> NDArray[Any]:
@@ -185,27 +195,6 @@ def load(ref: ArrayRef, source: PickleFile, what: str) -> NDArray[Any]:
         raise DataError(f"{what} holds characters that do not exist")
     in_memory = flat.reshape([ref.shape[axis] for axis in ref.memory_order])
     return in_memory.transpose(np.argsort(ref.memory_order)).astype(ref.dtype.newbyteorder("="), copy=False)
-
-
-def _first(arguments: tuple[Any, ...]) -> Any:
-    return arguments[0] if arguments else None
-
-
-def _text(value: object) -> object:
-    """Text as it is, and bytes as Python 2 wrote text."""
-    return value.decode("latin-1") if isinstance(value, bytes) else value
-
-
-def _is_integers(value: object) -> bool:
-    return isinstance(value, tuple) and all(type(item) is int and item >= 0 for item in value)
-
-
-# Indexes and columns
-
-
-def is_multi_index(value: object) -> bool:
-    """Tell whether an inert value stands for a pandas MultiIndex."""
-    return made_by(value, "pandas._new_Index") and is_named(_first(value.arguments), "pandas.MultiIndex")
 
 
 def index_values(value: object, source: PickleFile, what: str) -> NDArray[Any]:
@@ -258,9 +247,22 @@ def level_columns(value: object, source: PickleFile, what: str) -> dict[str, NDA
     return columns
 
 
+def _take(labels: NDArray[Any], codes: NDArray[Any], what: str) -> NDArray[Any]:
+    if codes.ndim != 1 or codes.dtype.kind not in "iu":
+        raise DataError(f"{what} has codes that are not integers")
+    if len(codes) and not (int(codes.min()) >= -1 and int(codes.max()) < len(labels)):
+        raise DataError(f"{what} has codes outside its {len(labels)} labels")
+    filled = labels
+    if (codes == -1).any():
+        is_text = labels.dtype.kind == "U"
+        filled = np.append(labels, "") if is_text else np.append(exact_floats(labels, what), np.nan)
+    values: NDArray[Any] = filled[codes]  # code -1 is the entry appended
+    return values
+
+
 def column_values(value: object, source: PickleFile, what: str) -> NDArray[Any]:
     """Read a one-dimensional array: numbers, truth values, or text in any of pandas' forms."""
-    if made_by(value, *_ARROW_STRING_ARRAY):
+    if is_record(value, *_ARROW_STRING_ARRAY):
         state = value.state if isinstance(value.state, dict) else {}
         return _text_array(
             _arrow_texts(state.get("_pa_array", state.get("_data")), source, what), source, what
@@ -283,43 +285,6 @@ def column_values(value: object, source: PickleFile, what: str) -> NDArray[Any]:
     return values
 
 
-def exact_floats(values: NDArray[Any], what: str) -> NDArray[np.float64]:
-    """Convert numbers to float64, or raise when that would change one."""
-    floats = values.astype(np.float64)
-    if values.dtype.kind in "iu" and not all(int(a) == int(b) for a, b in zip(floats, values, strict=True)):
-        raise DataError(f"{what} has integers too large to be kept beside missing entries")
-    return floats
-
-
-def _index(value: object, what: str) -> tuple[object, dict[Any, Any]]:
-    if made_by(value, "pandas._new_Index") and len(value.arguments) == 2:
-        maker, contents = value.arguments
-        if isinstance(contents, dict):
-            return maker, contents
-    raise DataError(f"{what} has no readable labels")
-
-
-def _items(value: object, what: str) -> list[Any]:
-    if made_by(value, "pandas.FrozenList"):
-        value = _first(value.arguments)
-    if not isinstance(value, list | tuple):
-        raise DataError(f"{what} are not a list")
-    return list(value)
-
-
-def _take(labels: NDArray[Any], codes: NDArray[Any], what: str) -> NDArray[Any]:
-    if codes.ndim != 1 or codes.dtype.kind not in "iu":
-        raise DataError(f"{what} has codes that are not integers")
-    if len(codes) and not (int(codes.min()) >= -1 and int(codes.max()) < len(labels)):
-        raise DataError(f"{what} has codes outside its {len(labels)} labels")
-    filled = labels
-    if (codes == -1).any():
-        is_text = labels.dtype.kind == "U"
-        filled = np.append(labels, "") if is_text else np.append(exact_floats(labels, what), np.nan)
-    values: NDArray[Any] = filled[codes]  # code -1 is the entry appended
-    return values
-
-
 def _from_objects(items: list[Any], source: PickleFile, what: str) -> NDArray[Any]:
     plain = [_plain(item, source, what) for item in items]
     kinds = {type(item) for item in plain}
@@ -335,14 +300,14 @@ def _from_objects(items: list[Any], source: PickleFile, what: str) -> NDArray[An
     try:
         floats = np.array([np.nan if item is None else item for item in plain], dtype=np.float64)
     except OverflowError as error:
-        raise DataError(f"{what} has an integer too large to be kept") from error
+        raise DataError(f"{what} has an integer too large to be stored") from error
     if any(isinstance(item, int) and int(value) != item for item, value in zip(plain, floats, strict=True)):
-        raise DataError(f"{what} has an integer too large to be kept beside fractions")
+        raise DataError(f"{what} has an integer too large to be stored beside fractions")
     return floats
 
 
 def _plain(item: object, source: PickleFile, what: str) -> str | int | float | None:
-    if made_by(item, "numpy.scalar"):
+    if is_record(item, "numpy.scalar"):
         dtype, data = as_dtype(_first(item.arguments), what), item.arguments[-1]
         if dtype.kind == "O" or not isinstance(data, bytes) or len(data) != dtype.itemsize:
             raise DataError(f"{what}: a numpy scalar of unknown form")
@@ -355,6 +320,39 @@ def _plain(item: object, source: PickleFile, what: str) -> str | int | float | N
     return item
 
 
+def exact_floats(values: NDArray[Any], what: str) -> NDArray[np.float64]:
+    """Convert numbers to float64, or raise when that would change one."""
+    floats = values.astype(np.float64)
+    if values.dtype.kind in "iu" and not all(int(a) == int(b) for a, b in zip(floats, values, strict=True)):
+        raise DataError(f"{what} has integers too large to be stored beside missing entries")
+    return floats
+
+
+def _index(value: object, what: str) -> tuple[object, dict[Any, Any]]:
+    if is_record(value, "pandas._new_Index") and len(value.arguments) == 2:
+        maker, contents = value.arguments
+        if isinstance(contents, dict):
+            return maker, contents
+    raise DataError(f"{what} has no readable labels")
+
+
+def _items(value: object, what: str) -> list[Any]:
+    if is_record(value, "pandas.FrozenList"):
+        value = _first(value.arguments)
+    if not isinstance(value, list | tuple):
+        raise DataError(f"{what} are not a list")
+    return list(value)
+
+
+def _first(arguments: tuple[Any, ...]) -> Any:
+    return arguments[0] if arguments else None
+
+
+def _text(value: object) -> object:
+    """Text as it is, and bytes as Python 2 wrote text."""
+    return value.decode("latin-1") if isinstance(value, bytes) else value
+
+
 def _text_array(texts: list[str], source: PickleFile, what: str) -> NDArray[np.str_]:
     """Labels as an array of fixed width, refusing what HDF5 cannot store."""
     if any("\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text) for text in texts):
@@ -364,101 +362,66 @@ def _text_array(texts: list[str], source: PickleFile, what: str) -> NDArray[np.s
 
 
 def _arrow_texts(value: object, source: PickleFile, what: str) -> list[str]:
-    """Read text that pandas 3 keeps in an Arrow array, whole or in chunks; "" = missing.
+    """Read text that pandas 3 stores as an Arrow array, whole or in chunks; "" = missing.
 
     An array has a bitmap of present entries (or none), offsets into its text, and UTF-8 text.
     """
-    damaged = DataError(f"{what} holds text in a form that is not read")
-    chunks = _first(value.arguments) if made_by(value, "pyarrow.chunked_array") else [value]
+    chunks: Any = _first(value.arguments) if is_record(value, "pyarrow.chunked_array") else [value]
     texts: list[str] = []
-    for chunk in chunks if isinstance(chunks, list | tuple) else [None]:
-        match _first(chunk.arguments) if made_by(chunk, "pyarrow._restore_array") else None:
-            case (kind, int(length), _, int(first), [_, _, _] as parts, *_) if min(length, first) >= 0:
-                code = _first(kind.arguments) if made_by(kind, "pyarrow.type_for_alias") else None
-            case _:
-                raise damaged
-        if not isinstance(code, str) or code not in _ARROW_OFFSETS:
-            raise DataError(f"{what} holds Arrow values of type {str(code)[:40]!r}; only text is read")
-        source.spend(_BYTES_PER_TEXT * length, what)
-        buffers = [_first(part.arguments) if made_by(part, "pyarrow.py_buffer") else part for part in parts]
-        if not all(isinstance(buffer, bytes | BufferRef | None) for buffer in buffers):
-            raise damaged
-        bitmap, offsets, text = (source.load(buffer or b"", what) for buffer in buffers)
-        if length == 0:
-            continue
-        try:
-            offset_type = np.dtype(_ARROW_OFFSETS[code])
+    try:
+        for chunk in chunks:
+            kind, length, _, first, parts, *_ = chunk.arguments[0]
+            offset_type = np.dtype(_ARROW_OFFSETS[kind.arguments[0]])
+            source.spend(_BYTES_PER_TEXT * length, what)
+            if min(length, first) < 0:
+                raise ValueError
+            buffers = [part.arguments[0] if is_record(part, "pyarrow.py_buffer") else part for part in parts]
+            bitmap, offsets, text = (source.load(buffer or b"", what) for buffer in buffers)
+            if length == 0:
+                continue
             ends = np.frombuffer(offsets, offset_type, length + 1, offset=first * offset_type.itemsize)
             if int(ends[0]) < 0 or int(ends[-1]) > len(text) or (np.diff(ends) < 0).any():
-                raise damaged
-            bits = np.unpackbits(
-                np.frombuffer(bitmap or b"\xff" * (first + length), np.uint8), bitorder="little"
-            )
-            is_present = bits[first : first + length]
+                raise ValueError
+            present = np.frombuffer(bitmap or b"\xff" * (first + length), np.uint8)
+            is_present = np.unpackbits(present, bitorder="little")[first : first + length]
             texts += [
-                text[begin:end].decode("utf-8") if present else ""
-                for begin, end, present in zip(ends[:-1], ends[1:], is_present, strict=True)
+                text[begin:end].decode("utf-8") if known else ""
+                for begin, end, known in zip(ends[:-1], ends[1:], is_present, strict=True)
             ]
-        except (ValueError, OverflowError) as error:
-            raise damaged from error
+    # Inert data of any other form.
+    except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
+        raise DataError(f"{what} holds Arrow values in a form that is not read; only text is") from error
     return texts
 
 
-# Streaming
+@contextmanager
+def open_stream(
+    source: PickleFile, ref: ArrayRef, progress: Callable[[int, int], None]
+) -> Iterator[ArrayStream]:
+    """Open a pickle for one pass over all its bytes, and stream one of its arrays.
 
+    Parameters
+    ----------
+    source, ref
+        The pickle, and the array in it.
+    progress
+        Called with the bytes of the pickle done, and in all.
 
-class _HashedFile:
-    """A raw file that is hashed by a second thread while it is read (hashing frees the interpreter)."""
-
-    def __init__(self, raw: IO[bytes], pool: ThreadPoolExecutor) -> None:
-        self._raw: Any = raw
-        self._pool = pool
-        self._hash = hashlib.sha256()
-        # Blocks are handed out in turn and used again only after their hashing is done.
-        self._blocks = itertools.cycle([memoryview(bytearray(BLOCK_BYTES)) for _ in range(_BLOCKS)])
-        self._hashing: deque[Future[None]] = deque()
-        self._spare = memoryview(b"")
-        self._position = 0
-        self._asked = 0
-
-    def read_block(self, count: int) -> memoryview:
-        """Return up to ``count`` (at most 4 MiB) next bytes, valid until three more blocks were read."""
-        if len(self._hashing) == _BLOCKS:
-            self._hashing.popleft().result()
-        self._ask_ahead()
-        view = next(self._blocks)[:count]
-        have = 0
-        while have < len(view) and (got := self._raw.readinto(view[have:])):
-            have += got
-        self._position += have
-        self._hashing.append(self._pool.submit(self._hash.update, view[:have]))
-        return view[:have]
-
-    def _ask_ahead(self) -> None:
-        end = self._position + _AHEAD_BYTES
-        if hasattr(os, "posix_fadvise") and self._asked < end - _AHEAD_BYTES // 2:
-            os.posix_fadvise(self._raw.fileno(), self._asked, end - self._asked, os.POSIX_FADV_WILLNEED)
-            self._asked = end
-
-    def read(self, count: int) -> bytes:
-        """Return at least one and at most ``count`` next bytes; decompressors read through this."""
-        if not self._spare:
-            self._spare = self.read_block(BLOCK_BYTES)
-        piece = bytes(self._spare[:count])
-        self._spare = self._spare[count:]
-        return piece
-
-    def digest(self) -> str:
-        """Read to the end and return the sha256 of the whole file, in hexadecimal."""
-        while self.read_block(BLOCK_BYTES):
-            pass
-        for job in self._hashing:
-            job.result()
-        return self._hash.hexdigest()
+    Raises
+    ------
+    DataError
+        When a compressed file is damaged, or the file changed since it was opened.
+    """
+    with ThreadPoolExecutor(1) as pool, source.path.open("rb", buffering=0) as raw:
+        hashed = _HashedFile(raw, pool)
+        with source.decompress(hashed) as file:
+            yield ArrayStream(source, ref, progress, (hashed, file))
+    if file_state(source.path) != source.state:
+        raise DataError(f"{source.path}: changed while it was being read; try again")
 
 
 class ArrayStream:
-    """One pass over a pickle's bytes, which hands out an array's elements in the order they lie in.
+    """One pass over a pickle's bytes, which returns an array's elements in the order of the file.
 
     Made by :func:`open_stream`.
     """
@@ -537,27 +500,51 @@ class ArrayStream:
             raise DataError(f"the responses are text that does not stand for bytes ({error})") from error
 
 
-@contextmanager
-def open_stream(
-    source: PickleFile, ref: ArrayRef, progress: Callable[[int, int], None]
-) -> Iterator[ArrayStream]:
-    """Open a pickle for one pass over all its bytes, and stream one of its arrays.
+class _HashedFile:
+    """A raw file that is hashed by a second thread while it is read (hashing frees the interpreter)."""
 
-    Parameters
-    ----------
-    source, ref
-        The pickle, and the array in it.
-    progress
-        Called with the bytes of the pickle done, and in all.
+    def __init__(self, raw: IO[bytes], pool: ThreadPoolExecutor) -> None:
+        self._raw: Any = raw
+        self._pool = pool
+        self._hash = hashlib.sha256()
+        # Blocks are handed out in turn and used again only after their hashing is done.
+        self._blocks = itertools.cycle([memoryview(bytearray(BLOCK_BYTES)) for _ in range(_BLOCKS)])
+        self._hashing: deque[Future[None]] = deque()
+        self._spare = memoryview(b"")
+        self._position = 0
+        self._asked = 0
 
-    Raises
-    ------
-    DataError
-        When a compressed file is damaged, or the file changed since it was opened.
-    """
-    with ThreadPoolExecutor(1) as pool, source.path.open("rb", buffering=0) as raw:
-        hashed = _HashedFile(raw, pool)
-        with source.decompress(hashed) as file:
-            yield ArrayStream(source, ref, progress, (hashed, file))
-    if file_state(source.path) != source.state:
-        raise DataError(f"{source.path}: changed while it was being read; try again")
+    def read_block(self, count: int) -> memoryview:
+        """Return up to ``count`` (at most 4 MiB) next bytes, valid until three more blocks were read."""
+        if len(self._hashing) == _BLOCKS:
+            self._hashing.popleft().result()
+        self._ask_ahead()
+        view = next(self._blocks)[:count]
+        have = 0
+        while have < len(view) and (got := self._raw.readinto(view[have:])):
+            have += got
+        self._position += have
+        self._hashing.append(self._pool.submit(self._hash.update, view[:have]))
+        return view[:have]
+
+    def _ask_ahead(self) -> None:
+        end = self._position + _AHEAD_BYTES
+        if hasattr(os, "posix_fadvise") and self._asked < end - _AHEAD_BYTES // 2:
+            os.posix_fadvise(self._raw.fileno(), self._asked, end - self._asked, os.POSIX_FADV_WILLNEED)
+            self._asked = end
+
+    def read(self, count: int) -> bytes:
+        """Return at least one and at most ``count`` next bytes; decompressors read through this."""
+        if not self._spare:
+            self._spare = self.read_block(BLOCK_BYTES)
+        piece = bytes(self._spare[:count])
+        self._spare = self._spare[count:]
+        return piece
+
+    def digest(self) -> str:
+        """Read to the end and return the sha256 of the whole file, in hexadecimal."""
+        while self.read_block(BLOCK_BYTES):
+            pass
+        for job in self._hashing:
+            job.result()
+        return self._hash.hexdigest()

@@ -5,9 +5,9 @@ The reader follows the instructions of a pickle (protocols 2 to 5; Python's
 a :class:`Name`, and where Python would call one it makes a :class:`Record`:
 plain data, which :mod:`mvkit.neural.pickle_arrays` turns into arrays. Names
 outside the allow-list are refused, because data has no use for them and a
-harmful pickle does. Any flaw of the file is a :class:`DataError`.
+harmful pickle does. Any refusal of the file is a :class:`DataError`.
 
-Memory is bounded whatever the file says: buffers and texts above 64 kB stay in
+Memory is bounded for any file: buffers and texts above 64 kB stay in
 the file and become a :class:`BufferRef`. Offsets always count bytes of the
 pickle itself, after decompression.
 """
@@ -39,8 +39,8 @@ MOST_CACHED = 256 * 1024 * 1024
 #: Everything but the responses is loaded, and takes no more than this.
 MOST_LOADED = 512 * 1024 * 1024
 
-#: What a pickle may name: modules where numpy 1.13 to 2.4, pandas 0.25 to 3.1, xarray 0.15 to 2026.9 and
-#: pyarrow (text of pandas 3) had it over the years, and names in them. Some of it is never looked at.
+#: Names that a pickle may have: modules of numpy 1.13 to 2.4, pandas 0.25 to 3.1, xarray 0.15 to 2026.9 and
+#: pyarrow (text of pandas 3), and the names in them.
 _NAMES = {
     "numpy": "ndarray dtype",
     "numpy.core.multiarray numpy._core.multiarray": "_reconstruct scalar",
@@ -79,7 +79,7 @@ _LONGEST_NAME = 255
 _BYTES_PER_PAIR = 64
 _PIECE = 1024 * 1024
 _MAGIC = {b"\x1f\x8b": "gzip", b"\xfd7zXZ\x00": "xz"}
-_FOREIGN = {
+_OTHER_FORMATS = {
     b"\x89HDF": "an HDF5 file, not a pickle",
     b"PK\x03\x04": "a zip archive: unpack it first",
     b"BZh": "compressed by bzip2: unpack it first, or use gzip or xz",
@@ -96,7 +96,7 @@ class Name:
 
 @dataclass(slots=True, eq=False)
 class Record:
-    """What Python would have made by calling ``maker`` with ``arguments`` and filling it with ``state``."""
+    """A call of ``maker`` with ``arguments``, and the ``state`` of the object it would have made."""
 
     maker: Name
     arguments: tuple[Any, ...]
@@ -105,7 +105,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class BufferRef:
-    """Where a large buffer lies in the pickle.
+    """Position of a large buffer in the pickle.
 
     Attributes
     ----------
@@ -122,12 +122,12 @@ class BufferRef:
 
 
 def is_named(value: object, *labels: str) -> TypeGuard[Name]:
-    """Tell whether ``value`` is a :class:`Name` with one of these labels."""
+    """Whether ``value`` is a :class:`Name` with one of these labels."""
     return isinstance(value, Name) and value.label in labels
 
 
-def made_by(value: object, *labels: str) -> TypeGuard[Record]:
-    """Tell whether ``value`` is a :class:`Record` whose maker has one of these labels."""
+def is_record(value: object, *labels: str) -> TypeGuard[Record]:
+    """Whether ``value`` is a :class:`Record` whose maker has one of these labels."""
     return isinstance(value, Record) and value.maker.label in labels
 
 
@@ -137,12 +137,12 @@ class PickleFile:
     Parameters
     ----------
     path
-        ``.pkl``, or the same compressed by gzip or xz; told apart by content.
+        ``.pkl``, or the same compressed by gzip or xz; recognised by content.
 
     Attributes
     ----------
     state
-        Size of the file, and when it was last changed.
+        Size of the file, and time of its last change.
     compression
         ``gzip``, ``xz`` or None.
     length
@@ -267,7 +267,7 @@ class _Machine:
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
         self.small_bytes = 0
-        self.cache_room = MOST_CACHED
+        self.cacheable = MOST_CACHED
 
     def run(self) -> Any:
         for _ in range(MOST_INSTRUCTIONS):
@@ -277,12 +277,12 @@ class _Machine:
                 return self.pop()
             if self.code not in _INSTRUCTIONS:
                 why = next((why for codes, why in _REFUSED.items() if self.code in codes), _UNKNOWN)
-                raise self.flaw(f"instruction {self.code!r}: {why}")
+                raise self.refusal(f"instruction {self.code!r}: {why}")
             form, step = _INSTRUCTIONS[self.code]
             step(self, *struct.unpack(form, self.take(struct.calcsize(form))))
-        raise self.flaw(f"more than {MOST_INSTRUCTIONS:,} instructions: no data that mvkit reads")
+        raise self.refusal(f"more than {MOST_INSTRUCTIONS:,} instructions: no data that mvkit reads")
 
-    def flaw(self, what: str) -> DataError:
+    def refusal(self, what: str) -> DataError:
         name = _OPCODES.get(self.code.decode("latin-1"), "unknown")
         return DataError(f"{self.source.path}: refused at byte {self.at}: {what} ({name})")
 
@@ -299,17 +299,17 @@ class _Machine:
         if self.source.length is not None and self.position + length > self.source.length:
             raise self.source.ends_early(self.source.length, self.position + length)
 
-    def charge(self, amount: int) -> None:
+    def count_bytes(self, amount: int) -> None:
         self.small_bytes += amount
         if self.small_bytes > MOST_SMALL_BYTES:
-            raise self.flaw(f"more than {MOST_SMALL_BYTES:,} bytes of texts and small buffers")
+            raise self.refusal(f"more than {MOST_SMALL_BYTES:,} bytes of texts and small buffers")
 
     def buffer(self, length: int, coding: str) -> bytes | BufferRef:
         if length < 0:
-            raise self.flaw("a negative length")
+            raise self.refusal("a negative length")
         self.require(length)
         if length <= LARGE_BUFFER:
-            self.charge(length)
+            self.count_bytes(length)
             return self.take(length)
         ref = BufferRef(self.position, length, coding)
         if self.source.compression is None:
@@ -318,10 +318,10 @@ class _Machine:
         pieces = []
         for start in range(0, length, _PIECE):
             piece = self.take(min(_PIECE, length - start))
-            if length <= self.cache_room:
+            if length <= self.cacheable:
                 pieces.append(piece)
         if pieces:
-            self.cache_room -= length
+            self.cacheable -= length
             self.source.cache[ref.offset] = b"".join(pieces)
         return ref
 
@@ -330,18 +330,18 @@ class _Machine:
         self.position += len(data)
         if not data.endswith(b"\n"):
             if len(data) > _LONGEST_NAME:
-                raise self.flaw(f"a name of more than {_LONGEST_NAME} bytes")
+                raise self.refusal(f"a name of more than {_LONGEST_NAME} bytes")
             raise self.source.ends_early(self.position, self.position + 1)
         try:
             return data[:-1].decode("utf-8")
         except UnicodeDecodeError as error:
-            raise self.flaw("a name that is not UTF-8") from error
+            raise self.refusal("a name that is not UTF-8") from error
 
     # Stream and plain values
 
     def protocol(self, version: int) -> None:
         if not 2 <= version <= 5:
-            raise self.flaw(f"pickle protocol {version}; 2 to 5 are known")
+            raise self.refusal(f"pickle protocol {version}; 2 to 5 are known")
 
     def push(self, value: Any) -> None:
         self.stack.append(value)
@@ -355,19 +355,19 @@ class _Machine:
             try:
                 value = value.decode("utf-8", "surrogatepass")
             except UnicodeDecodeError as error:
-                raise self.flaw(f"text that is not UTF-8 ({error.reason})") from error
+                raise self.refusal(f"text that is not UTF-8 ({error.reason})") from error
         self.push(value)
 
     def integer(self, length: int) -> None:
         if not 0 <= length <= _LONGEST_INTEGER:
-            raise self.flaw(f"an integer of {length} bytes")
+            raise self.refusal(f"an integer of {length} bytes")
         self.push(int.from_bytes(self.take(length), "little", signed=True))
 
     # Stack and memo
 
     def pop(self) -> Any:
         if len(self.stack) <= (self.marks[-1] if self.marks else 0):
-            raise self.flaw("an instruction that needs a value, and there is none")
+            raise self.refusal("an instruction that needs a value, and there is none")
         return self.stack.pop()
 
     def top(self) -> Any:
@@ -376,7 +376,7 @@ class _Machine:
 
     def pop_to_mark(self) -> list[Any]:
         if not self.marks:
-            raise self.flaw("an instruction that needs a mark, and there is none")
+            raise self.refusal("an instruction that needs a mark, and there is none")
         start = self.marks.pop()
         items = self.stack[start:]
         del self.stack[start:]
@@ -388,12 +388,12 @@ class _Machine:
         else:
             self.pop()
 
-    def remember(self, key: int) -> None:
+    def memoize(self, key: int) -> None:
         self.memo[key] = self.top()
 
-    def recall(self, key: int) -> None:
+    def from_memo(self, key: int) -> None:
         if key not in self.memo:
-            raise self.flaw(f"memo {key}, which was never stored")
+            raise self.refusal(f"memo {key}, which was never stored")
         self.push(self.memo[key])
 
     # Containers
@@ -404,40 +404,35 @@ class _Machine:
     def extend(self, items: list[Any]) -> None:
         target = self.top()
         if not isinstance(target, list):
-            raise self.flaw("items for something that is not a list")
+            raise self.refusal("items for something that is not a list")
         target.extend(items)
 
     def fill(self, items: list[Any]) -> None:
         target = self.top()
         if not isinstance(target, dict):
-            raise self.flaw("keys for something that is not a dictionary")
+            raise self.refusal("keys for something that is not a dictionary")
         if len(items) % 2:
-            raise self.flaw("a key without a value")
+            raise self.refusal("a key without a value")
         for key, value in zip(items[::2], items[1::2], strict=True):
             if isinstance(key, bytes):
                 key = key.decode("latin-1")  # Python 2 wrote plain text this way
             # Hashing a tuple walks all it holds, which a harmful file makes endless.
             if not isinstance(key, str | int | float | None):
-                raise self.flaw("a dictionary key that is neither text nor a number")
+                raise self.refusal("a dictionary key that is neither text nor a number")
             target[key] = value
 
     def fill_one(self) -> None:
         value = self.pop()
         self.fill([self.pop(), value])
 
-    def new_dict(self) -> None:
-        items = self.pop_to_mark()
-        self.push({})
-        self.fill(items)
-
     # Names and records
 
     def name(self, module: Any, name: Any) -> None:
         if not isinstance(module, str) or not isinstance(name, str):
-            raise self.flaw("a class name that is not text")
+            raise self.refusal("a class name that is not text")
         label = ALLOWED.get(f"{module}.{name}")
         if label is None:
-            raise self.flaw(f"it names {module[:80]}.{name[:80]}, which no data needs; nothing was run")
+            raise self.refusal(f"it names {module[:80]}.{name[:80]}, which no data needs; nothing was run")
         self.push(Name(label))
 
     def stack_name(self) -> None:
@@ -446,9 +441,9 @@ class _Machine:
 
     def call(self, maker: Any, arguments: Any) -> None:
         if not isinstance(maker, Name):
-            raise self.flaw("a call of something that is not a class or function")
+            raise self.refusal("a call of something that is not a class or function")
         if not isinstance(arguments, tuple):
-            raise self.flaw("a call whose arguments are not a tuple")
+            raise self.refusal("a call whose arguments are not a tuple")
         if is_named(maker, *_BYTES):
             self.push(self.new_bytes(arguments))
         elif is_named(maker, *_DICTIONARY):
@@ -468,19 +463,19 @@ class _Machine:
             case (BufferRef(coding="text") as ref, "latin1" | "latin-1"):
                 return replace(ref, coding="latin-1")
             case (str() as text, "latin1" | "latin-1") if max(text, default="") < "\u0100":
-                self.charge(len(text))
+                self.count_bytes(len(text))
                 return text.encode("latin-1")
-        raise self.flaw("bytes in an unknown form")
+        raise self.refusal("bytes in an unknown form")
 
     def fill_pairs(self, arguments: tuple[Any, ...]) -> None:
         pairs = arguments[0] if len(arguments) == 1 else None if arguments else ()
         if not isinstance(pairs, list | tuple):
-            raise self.flaw("a mapping made from something that is not a list of pairs")
+            raise self.refusal("a mapping made from something that is not a list of pairs")
         # One list may be named many times, and each time costs a copy.
-        self.charge(len(pairs) * _BYTES_PER_PAIR)
+        self.count_bytes(len(pairs) * _BYTES_PER_PAIR)
         for pair in pairs:
             if not isinstance(pair, list | tuple) or len(pair) != 2:
-                raise self.flaw("a mapping made from something that is not a list of pairs")
+                raise self.refusal("a mapping made from something that is not a list of pairs")
             self.fill(list(pair))
 
     def reduce(self) -> None:
@@ -489,26 +484,16 @@ class _Machine:
 
     def reduce_with_keywords(self) -> None:
         if self.pop():
-            raise self.flaw("a call with keyword arguments")
+            raise self.refusal("a call with keyword arguments")
         self.reduce()
-
-    def instance(self) -> None:
-        self.name(self.line(), self.line())
-        self.call(self.stack.pop(), tuple(self.pop_to_mark()))
-
-    def new_object(self) -> None:
-        items = self.pop_to_mark()
-        if not items:
-            raise self.flaw("an object without a class")
-        self.call(items[0], tuple(items[1:]))
 
     def build(self) -> None:
         state = self.pop()
         target = self.top()
         if not isinstance(target, Record):
-            raise self.flaw("state for something that is not an object")
+            raise self.refusal("state for something that is not an object")
         if target.state is not None:
-            raise self.flaw("an object that is filled twice")
+            raise self.refusal("an object that is filled twice")
         target.state = state
 
 
@@ -517,7 +502,7 @@ _UNKNOWN = "pickle protocols 2 to 5 do not write it"
 _REFUSED = {
     b"PQ": "a persistent id, which only the program that wrote it can resolve",
     b"\x82\x83\x84": "an extension code, which only the program that wrote it can resolve",
-    b"\x97\x98": "a buffer kept outside the file",
+    b"\x97\x98": "a buffer outside the file",
 }
 #: Instruction -> form of its operand, and what it does. A set is read as a list.
 _INSTRUCTIONS: dict[bytes, tuple[str, Callable[..., None]]] = {
@@ -534,21 +519,21 @@ _INSTRUCTIONS: dict[bytes, tuple[str, Callable[..., None]]] = {
         # stack and memo
         (b"(", "", lambda m: m.marks.append(len(m.stack))), (b"0", "", _Machine.discard),
         (b"1", "", lambda m: m.pop_to_mark().clear()), (b"2", "", lambda m: m.push(m.top())),
-        (b"\x94", "", lambda m: m.remember(len(m.memo))),
-        (b"q", "B", _Machine.remember), (b"r", "<I", _Machine.remember),
-        (b"h", "B", _Machine.recall), (b"j", "<I", _Machine.recall),
+        (b"\x94", "", lambda m: m.memoize(len(m.memo))),
+        (b"q", "B", _Machine.memoize), (b"r", "<I", _Machine.memoize),
+        (b"h", "B", _Machine.from_memo), (b"j", "<I", _Machine.from_memo),
         # containers
         (b")", "", lambda m: m.push(())), (b"\x85", "", lambda m: m.group(1)),
         (b"\x86", "", lambda m: m.group(2)), (b"\x87", "", lambda m: m.group(3)),
         (b"t", "", lambda m: m.push(tuple(m.pop_to_mark()))),
-        (b"]\x8f", "", lambda m: m.push([])), (b"l\x91", "", lambda m: m.push(m.pop_to_mark())),
+        (b"]\x8f", "", lambda m: m.push([])), (b"\x91", "", lambda m: m.push(m.pop_to_mark())),
         (b"a", "", lambda m: m.extend([m.pop()])), (b"e\x90", "", lambda m: m.extend(m.pop_to_mark())),
-        (b"}", "", lambda m: m.push({})), (b"d", "", _Machine.new_dict),
+        (b"}", "", lambda m: m.push({})),
         (b"s", "", _Machine.fill_one), (b"u", "", lambda m: m.fill(m.pop_to_mark())),
         # names and records
         (b"c", "", lambda m: m.name(m.line(), m.line())), (b"\x93", "", _Machine.stack_name),
         (b"R\x81", "", _Machine.reduce), (b"\x92", "", _Machine.reduce_with_keywords),
-        (b"i", "", _Machine.instance), (b"o", "", _Machine.new_object), (b"b", "", _Machine.build),
+        (b"b", "", _Machine.build),
     ) for code in codes
 }  # fmt: skip
 
@@ -565,7 +550,7 @@ def name_file_in_errors(path: Path) -> Iterator[None]:
 
 
 def file_state(path: Path) -> tuple[int, int]:
-    """Return what changes when a file is written to: its size, and when it was last changed (ns)."""
+    """Return size and time of the last change (ns) of a file."""
     status = path.stat()
     return status.st_size, status.st_mtime_ns
 
@@ -577,7 +562,7 @@ def _check_is_pickle(path: Path, head: bytes) -> None:
     if text.startswith(b"<"):
         words = " ".join(text[:200].decode("utf-8", "replace").split())
         raise DataError(f"{path}: is an HTML/XML error page, not data: {words[:120]}\ndownload it again")
-    for magic, meaning in _FOREIGN.items():
+    for magic, meaning in _OTHER_FORMATS.items():
         if head.startswith(magic):
             raise DataError(f"{path}: is {meaning}")
     if head[0] != 0x80:

@@ -1,4 +1,4 @@
-"""Published recordings: what their pickles hold, and what that becomes in a neural file.
+"""Published recordings: the content of their pickles, and its conversion to that of a neural file.
 
 A published recording is a dictionary of stimuli and an xarray DataArray. Only
 its structure and small arrays are read; the responses stay in the file until
@@ -20,7 +20,7 @@ from mvkit.neural import neural_file as layout
 from mvkit.neural import pickle_arrays
 from mvkit.neural.neural_file import NeuralFileContents
 from mvkit.neural.pickle_arrays import ArrayRef, array_ref, exact_floats
-from mvkit.neural.pickle_reader import PickleFile, made_by, name_file_in_errors, read_pickle
+from mvkit.neural.pickle_reader import PickleFile, is_record, name_file_in_errors, read_pickle
 
 #: Published datasets: whether responses have a time axis, and what they measure.
 HAS_TIME = {"neuropixels": True, "calcium": False}
@@ -49,7 +49,7 @@ class Coordinate:
     Attributes
     ----------
     dims
-        Dimensions it lies along.
+        Its dimensions.
     values
         Its numbers.
     """
@@ -60,7 +60,7 @@ class Coordinate:
 
 @dataclass(frozen=True)
 class PublishedRecording:
-    """What a published pickle holds, responses still in the file.
+    """Content of a published pickle; the responses stay in the file.
 
     Attributes
     ----------
@@ -71,7 +71,7 @@ class PublishedRecording:
     dims
         Dimension names of the responses, as written.
     responses
-        Type, shape and place of the responses; axes as in ``dims``.
+        Type, shape and position of the responses; axes as in ``dims``.
     labels
         Dimension -> its labels, for dimensions with a plain index.
     levels
@@ -147,7 +147,7 @@ def _read_coordinates(
         what = f"coordinate '{name}'"
         variable = _attributes(coordinate, _VARIABLE, what)
         dims, data = _dims(variable, what), variable.get("_data")
-        if made_by(data, *_INDEX_ADAPTER):
+        if is_record(data, *_INDEX_ADAPTER):
             data = _attributes(data, _INDEX_ADAPTER, what).get("array")
         if pickle_arrays.is_multi_index(data):
             if dims != (name,):
@@ -169,7 +169,7 @@ def _read_coordinates(
 
 
 def _values(data: object, source: PickleFile, what: str) -> NDArray[Any]:
-    if made_by(data, "pandas._new_Index"):
+    if is_record(data, "pandas._new_Index"):
         return pickle_arrays.index_values(data, source, what)
     if pickle_arrays.is_array(data):
         ref = array_ref(data, what)
@@ -180,7 +180,7 @@ def _values(data: object, source: PickleFile, what: str) -> NDArray[Any]:
 
 def _attributes(value: object, makers: tuple[str, ...], what: str) -> dict[Any, Any]:
     """Attributes of an object: a dictionary, or a pair of one and its slots."""
-    if not made_by(value, *makers):
+    if not is_record(value, *makers):
         raise DataError(f"{what} is not of a class that a published recording has there")
     states = value.state if isinstance(value.state, tuple) else (value.state,)
     attributes: dict[Any, Any] = {}
@@ -201,20 +201,19 @@ def _dims(variable: Mapping[Any, Any], what: str) -> tuple[str, ...]:
 
 
 def axes_by_role(recording: PublishedRecording) -> dict[str, int]:
-    """Return which axis of the responses is which dimension of the neural file.
+    """Return dimension of the neural file -> axis of the responses.
 
     Raises
     ------
     DataError
-        When a dimension cannot be told.
+        When a dimension cannot be identified.
     """
     axes: dict[str, int] = {}
     for axis, name in enumerate(recording.dims):
         role = layout.UNITS if name in recording.levels else _role(name)
         if role is None or role in axes:
             raise DataError(
-                f"dimensions {', '.join(recording.dims)}:"
-                " cannot tell which are trials, images, time bins and units"
+                f"dimensions {', '.join(recording.dims)}: cannot identify trials, images, time bins and units"
             )
         axes[role] = axis
     for role in (layout.TRIALS, layout.FRAMES, layout.UNITS):
@@ -229,7 +228,7 @@ def contents_of(recording: PublishedRecording, dataset: str, stored: np.dtype[An
     Parameters
     ----------
     recording
-        What the pickle holds.
+        Content of the pickle.
     dataset
         ``neuropixels`` or ``calcium``.
     stored
@@ -262,7 +261,7 @@ def contents_of(recording: PublishedRecording, dataset: str, stored: np.dtype[An
 
 
 def unused_coordinates(recording: PublishedRecording, contents: NeuralFileContents) -> list[str]:
-    """Return names of coordinates that the neural file has no place for."""
+    """Return names of coordinates that the neural file does not contain."""
     used = {*contents.unit_columns, *contents.reliabilities}
     return sorted(name for name in recording.coordinates if name not in used)
 
@@ -301,7 +300,7 @@ def _stimuli(stimuli: NDArray[Any], frame_ids: NDArray[np.int64]) -> NDArray[np.
     n_stimuli = len(stimuli)
     if np.array_equal(frame_ids, np.arange(n_stimuli)):
         return stimuli
-    # A frame's label is its row among all stimuli, also when responses to some of them only were kept.
+    # A frame's label is its row among all stimuli, also where there are responses to some of them only.
     if len(frame_ids) and frame_ids.min() >= 0 and frame_ids.max() < n_stimuli:
         return stimuli[frame_ids]
     if len(frame_ids) == n_stimuli:
@@ -333,12 +332,12 @@ def _reliabilities(recording: PublishedRecording, axes: Mapping[str, int]) -> di
     if layout.TIME not in axes:
         return {}
     time, units = (recording.dims[axes[role]] for role in (layout.TIME, layout.UNITS))
-    found = {}
+    reliabilities = {}
     for name, coordinate in recording.coordinates.items():
         if sorted(coordinate.dims) == sorted((time, units)) and coordinate.values.dtype.kind in "iuf":
             values = coordinate.values if coordinate.dims[0] == time else coordinate.values.T
-            found[name] = values.astype(np.float64)
-    return found
+            reliabilities[name] = values.astype(np.float64)
+    return reliabilities
 
 
 def _plain(column: NDArray[Any], name: str) -> NDArray[Any]:

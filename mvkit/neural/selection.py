@@ -1,27 +1,27 @@
-"""Which units, specimens and time bins are kept.
+"""Selection of units, specimens and time bins.
 
 The rule, from the goldens' README (section 5), which describes the code
 published with Nayebi et al. 2023 (PLOS Comput. Biol. 19(10):e1011506); per area:
 
-1. A unit is kept if its split-half reliability reaches ``min_reliability`` in
+1. A unit is selected if its split-half reliability reaches ``min_reliability`` in
    its best time bin (without a time axis: if ``reliability_mean`` reaches
    ``min_mean_reliability``), and its running modulation is not significant
    (p > ``run_p``) or unknown.
-2. A specimen is kept if the median reliability of its kept units reaches
+2. A specimen passes if the median reliability of its selected units reaches
    ``min_median_reliability`` in some bin. Responses are averaged over the
    longest run of consecutive such bins, or over ``time_window_s``.
-3. Of the kept specimens those with at least ``min_units`` units remain.
+3. Of these specimens those with at least ``min_units`` units remain.
 
 Where the published code stops with an exception (no two consecutive bins
-pass), this one goes on: a specimen with no passing bin is dropped by step 2; one
-whose passing bins are all isolated is averaged over the first of them, since
-the rule as stated ("longest run") gives exactly that, and is listed in
+pass), this one continues: a specimen with no passing bin is excluded by step 2; one
+whose passing bins are all isolated is averaged over the first of them (the
+"longest run") and is listed in
 :attr:`AreaSelection.single_bin`.
 
 Without a time axis the published code also lists the specimens of which no
 unit passes, and areas that have no others, with empty arrays. Nothing can be
 scored with them, so here they are in :attr:`AreaSelection.without_units` and
-``dropped``, never in ``passing`` or ``kept``; they count in the percentiles of
+``excluded``, never in ``passing`` or ``selected``; they count in the percentiles of
 step 3 as they do there, which asks for at least one unit.
 
 Arrays only: nothing here opens a file.
@@ -61,13 +61,13 @@ class SelectionSettings(BaseModel):
         Files without a time axis: a unit needs this ``reliability_mean``.
     min_median_reliability
         Time-resolved files: bins count as responsive when the median
-        reliability of a specimen's kept units reaches this. A specimen without
-        such a bin is dropped, and responses are averaged over the longest run
+        reliability of a specimen's selected units reaches this. A specimen without
+        such a bin is excluded, and responses are averaged over the longest run
         of consecutive such bins (the first one on ties).
     run_p
         A unit needs a p value of running modulation above this, or none.
     min_units
-        A specimen needs this many kept units in the area: ``"q3"`` or
+        A specimen needs this many selected units in the area: ``"q3"`` or
         ``"median"`` of the specimens' counts, rounded up, or a number.
     time_window_s
         Time-resolved files: average over the bins whose centres lie in this
@@ -179,7 +179,7 @@ def selection_with(preset: str = "code", **changes: object) -> SelectionSettings
 
 @dataclass(frozen=True, eq=False)
 class UnitFacts:
-    """What the selection looks at, in the source's unit order.
+    """Properties of units by which they are selected, in the source's unit order.
 
     Attributes
     ----------
@@ -220,16 +220,16 @@ class AreaSelection:
     Attributes
     ----------
     passing
-        Specimens with kept units that passed step 2, ascending; before step 3.
+        Specimens with selected units that passed step 2, ascending; before step 3.
     without_units
-        Specimens of which no unit was kept in step 1, ascending.
+        Specimens of which no unit was selected in step 1, ascending.
     unit_counts
-        Counts of kept units that the percentiles of step 3 are taken of.
-        Without a time axis, specimens with no kept unit count too (as 0).
-    kept
+        Counts of selected units that the percentiles of step 3 are taken of.
+        Without a time axis, specimens with no selected unit count too (as 0).
+    selected
         The specimens of ``passing`` that have enough units.
-    dropped
-        Specimen -> why it is not in ``kept``.
+    excluded
+        Specimen -> why it is not in ``selected``.
     single_bin
         Specimens that are averaged over one isolated bin.
     min_units
@@ -239,8 +239,8 @@ class AreaSelection:
     passing: tuple[SpecimenChoice, ...]
     without_units: tuple[int, ...]
     unit_counts: tuple[int, ...]
-    kept: tuple[SpecimenChoice, ...]
-    dropped: Mapping[int, str]
+    selected: tuple[SpecimenChoice, ...]
+    excluded: Mapping[int, str]
     single_bin: tuple[int, ...]
     min_units: int = 1
 
@@ -410,7 +410,7 @@ def explain_exclusions(
     for area, selection in outcome.items():
         responsive = [choice.specimen for choice in selection.passing]
         reasons[(facts.areas == area) & ~np.isin(facts.specimens, responsive)] = "no_responsive_bin"
-        for choice in selection.kept:
+        for choice in selection.selected:
             reasons[choice.units] = ""
     reasons[~_unmodulated_units(facts, settings)] = "running"
     reasons[~_reliable_units(facts, settings)] = "reliability"
@@ -469,7 +469,7 @@ def longest_run(passing: NDArray[np.bool_]) -> tuple[int, ...]:
     return best
 
 
-def _no_reliabilities() -> DataError:
+def _missing_reliabilities() -> DataError:
     return DataError(
         "the selection needs split-half reliabilities, but the recordings have none\n"
         f"measure them: {MEASURING_COMMAND}"
@@ -496,9 +496,9 @@ def _unmodulated_units(facts: UnitFacts, settings: SelectionSettings) -> NDArray
 
 
 def _best_reliability(facts: UnitFacts) -> NDArray[np.float64]:
-    """Return each unit's highest reliability; -inf where all are NaN, so that no threshold is reached."""
+    """Return each unit's highest reliability; -inf where all are NaN."""
     if facts.reliability is None:
-        raise _no_reliabilities()
+        raise _missing_reliabilities()
     known = np.where(np.isnan(facts.reliability), -np.inf, facts.reliability)
     best: NDArray[np.float64] = known if known.ndim == 1 else known.max(axis=0)
     return best
@@ -532,7 +532,7 @@ def _select_area(
     passing: list[SpecimenChoice] = []
     without_units: list[int] = []
     counts: list[int] = []
-    dropped: dict[int, str] = {}
+    excluded: dict[int, str] = {}
     single_bin: list[int] = []
     for specimen in np.unique(facts.specimens[facts.areas == area]).tolist():
         units = np.flatnonzero(good & (facts.specimens == specimen))
@@ -540,12 +540,12 @@ def _select_area(
             counts.append(len(units))
         if not len(units):
             without_units.append(specimen)
-            dropped[specimen] = "no unit passes"
+            excluded[specimen] = "no unit passes"
             continue
         responsive = _responsive_bins(facts, settings.min_median_reliability, units)
         if responsive == ():
-            dropped[specimen] = (
-                f"median reliability of its {len(units)} kept units stays below "
+            excluded[specimen] = (
+                f"median reliability of its {len(units)} selected units stays below "
                 f"{settings.min_median_reliability:g} in every time bin"
             )
             continue
@@ -557,14 +557,14 @@ def _select_area(
     needed = required_units(counts, settings.min_units)
     for choice in passing:
         if len(choice.units) < needed:
-            dropped[choice.specimen] = f"{len(choice.units)} kept units, {needed} are needed"
+            excluded[choice.specimen] = f"{len(choice.units)} selected units, {needed} are needed"
     return AreaSelection(
         passing=tuple(passing),
         without_units=tuple(without_units),
         unit_counts=tuple(counts),
-        kept=tuple(choice for choice in passing if choice.specimen not in dropped),
-        dropped=dict(sorted(dropped.items())),
-        single_bin=tuple(specimen for specimen in single_bin if specimen not in dropped),
+        selected=tuple(choice for choice in passing if choice.specimen not in excluded),
+        excluded=dict(sorted(excluded.items())),
+        single_bin=tuple(specimen for specimen in single_bin if specimen not in excluded),
         min_units=needed,
     )
 
@@ -578,7 +578,7 @@ def _responsive_bins(
     if threshold is None:
         return tuple(range(len(facts.time_s)))
     if facts.reliability is None:
-        raise _no_reliabilities()
+        raise _missing_reliabilities()
     return longest_run(_median_over_units(facts.reliability[:, units]) >= threshold)
 
 

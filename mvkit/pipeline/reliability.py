@@ -25,7 +25,7 @@ from mvkit.errors import DataError, UsageError
 from mvkit.fetch.manifest import Manifest, Record
 from mvkit.files import file_lock, sha256_of
 from mvkit.machine import check_free_disk
-from mvkit.neural.neural_file import NeuralFileContents, OpenNeuralFile, reading
+from mvkit.neural.neural_file import NeuralFileContents, OpenNeuralFile, open_neural_file
 from mvkit.neural.open import blocks, read_block, trial_counts
 from mvkit.neural.reliability import (
     ReliabilityReport,
@@ -106,7 +106,7 @@ def measure_reliability(
     began = time.monotonic()
     source = Path(path).expanduser()
     target = source if out is None else Path(out).expanduser()
-    with reading(source) as file:
+    with open_neural_file(source) as file:
         contents = file.contents
         present = reliabilities_present(contents)
         _check_replace(source, target, present, replace=replace)

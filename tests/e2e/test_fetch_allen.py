@@ -15,7 +15,7 @@ import pytest
 
 from mvkit.allen.environment import INTERPRETER_VARIABLE, AllenPython
 from mvkit.cli.main import run
-from mvkit.neural import reading
+from mvkit.neural import open_neural_file
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "allen"))
 
@@ -216,7 +216,7 @@ def test_options_reach_the_file(tmp_path: Path) -> None:
     options = ["--areas", "VISp,CA1", "--areas", "VISl", "--bin-ms", "50", "--window-ms", "-50", "150"]
     limits = ["--isi-violations", "inf", "--amplitude-cutoff", "0.5", "--presence-ratio", "0"]
     assert run([*words(tmp_path), *options, *limits, "--sessions", "7101,7103", "--no-reliability"]) == 0
-    with reading(tmp_path / "neural" / "neuropixels.h5") as file:
+    with open_neural_file(tmp_path / "neural" / "neuropixels.h5") as file:
         contents = file.contents
     assert contents.time_s is not None and np.allclose(contents.time_s, [-0.025, 0.025, 0.075, 0.125])
     assert set(contents.unit_columns["visual_area"]) == {"VISp", "CA1", "VISl"}

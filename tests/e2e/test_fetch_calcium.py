@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mvkit.cli.main import run
-from mvkit.neural import reading
+from mvkit.neural import open_neural_file
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "allen"))
 
@@ -57,7 +57,7 @@ def test_what_is_fetched_can_be_scored(
 ) -> None:
     assert run(words(tmp_path, folder)) == 0
     assert run(["fetch", "neural", "--verify", "--home", str(tmp_path)]) == 0
-    with reading(tmp_path / "neural" / "calcium.h5") as file:
+    with open_neural_file(tmp_path / "neural" / "calcium.h5") as file:
         stored, columns = file.stored[...], file.contents.unit_columns
     assert set(columns["visual_area"]) == {"VISp", "VISl"} and stored.shape == (5, 12, 32)
     wanted = expected_responses(draw_experiment(801, seed=0, n_cells=8, n_frames=12))[1]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mvkit.cli.main import run
-from mvkit.neural import Recording, open_dataset, reading, write_neural_file
+from mvkit.neural import Recording, open_dataset, open_neural_file, write_neural_file
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_table_of_timed_recordings_is_of_best_bins(
     assert run(["fetch", "reliability", str(expected), "--halves", "4", "--replace"]) == 0
     out = capsys.readouterr().out
     assert "split-half reliability, in each unit's best time bin: 4 split halves" in out
-    with reading(expected) as file:
+    with open_neural_file(expected) as file:
         reliabilities = file.contents.reliabilities["splithalf_r_mean"]
         areas = file.contents.unit_columns["visual_area"]
     rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.startswith("VIS")}

@@ -99,7 +99,7 @@ from pathlib import Path
 from mvkit.errors import DataError
 from mvkit.neural import convert_pickle, read_pickle_structure
 
-import h5netcdf, h5py, numpy  # whatever reading may need is imported before
+import h5netcdf, h5py, numpy  # whatever open_neural_file may need is imported before
 outcomes = {}
 for name, hexadecimal in json.loads(Path(sys.argv[1]).read_text()).items():
     path = Path(f"{name}.pkl")

@@ -77,7 +77,7 @@ def test_storage_follows_the_kind_of_data(converted: list[Converted]) -> None:
         else:
             assert encoding["dtype"] == item.truth["values"].dtype
         assert encoding["complevel"] == 4
-        assert item.report.remark == ""
+        assert item.report.note == ""
         assert item.report.missing_fraction == np.isnan(item.rates).mean()
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from mvkit.neural import SelectionSettings, open_dataset, selection_with, specimen_map
 from mvkit.neural.convert import convert_pickle
-from mvkit.neural.neural_file import reading
+from mvkit.neural.neural_file import open_neural_file
 from mvkit.neural.open import unit_facts
 from mvkit.neural.selection import select_units
 
@@ -120,7 +120,7 @@ def check_responses(found: np.ndarray, expected: np.ndarray, key: str) -> None:
 
 
 def smallest_unit_counts(path: Path, settings: SelectionSettings) -> dict[str, float]:
-    with reading(path) as file:
+    with open_neural_file(path) as file:
         outcome = select_units(unit_facts(file.contents), settings)
     return {
         area: specimen_map(selected, min_units=settings.min_units, equalize=True).num_source_units

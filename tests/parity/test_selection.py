@@ -193,10 +193,10 @@ def test_kept_specimens_are_those_of_the_map_with_the_default_threshold(
 ) -> None:
     settings = SelectionSettings()
     for selection in select_units(facts_of(inputs[kind], kind), settings).values():
-        kept = tuple(choice.specimen for choice in selection.kept)
+        kept = tuple(choice.specimen for choice in selection.selected)
         assert kept == specimen_map(selection).specimens
         needed = required_units(selection.unit_counts, "q3")
-        assert all(len(choice.units) >= needed for choice in selection.kept)
+        assert all(len(choice.units) >= needed for choice in selection.selected)
 
 
 def test_isolated_or_missing_bins_do_not_stop_the_selection(
@@ -216,10 +216,10 @@ def test_isolated_or_missing_bins_do_not_stop_the_selection(
         )
         selection = select_units(facts, SelectionSettings(min_reliability=0.2))["VISp"]
         if bins is None:
-            assert selection.kept == ()
-            assert "below 0.3" in selection.dropped[7]
+            assert selection.selected == ()
+            assert "below 0.3" in selection.excluded[7]
         else:
-            assert [choice.time_bins for choice in selection.kept] == [bins]
+            assert [choice.time_bins for choice in selection.selected] == [bins]
             assert selection.single_bin == (7,)
 
 
@@ -273,7 +273,7 @@ def test_specimens_and_areas_without_units_are_compared_too(
     check_selections(arrays, made, "calcium")
     assert check_specimen_maps(arrays, made, "calcium")
     selections = select_units(facts_of(arrays, "calcium"), SelectionSettings())
-    assert selections[last].kept == selections[last].passing == ()
+    assert selections[last].selected == selections[last].passing == ()
     assert specimen in selections[first].without_units
-    assert selections[first].dropped[specimen] == "no unit passes"
+    assert selections[first].excluded[specimen] == "no unit passes"
     assert 0 in selections[first].unit_counts

@@ -18,14 +18,14 @@ from mvkit.fetch.run import FetchRequest, fetch_neural, verify_files
 from mvkit.neural import (
     NeuralFileContents,
     Recording,
-    creating,
+    create_neural_file,
     open_dataset,
     selection_with,
     simulated_truth,
     write_neural_file,
     write_simulated,
 )
-from mvkit.neural.neural_file import reading
+from mvkit.neural.neural_file import open_neural_file
 from mvkit.pipeline.reliability import measure_reliability
 from mvkit.scoring import split_half_reliability
 
@@ -78,7 +78,7 @@ def timed_file(path: Path, *, n_units: int = 140, n_bins: int = 7) -> np.ndarray
         units_of_measure="spikes/s",
         response_dtype=np.dtype(np.uint8),
     )
-    with creating(path, contents) as stored:
+    with create_neural_file(path, contents) as stored:
         stored[...] = counts
     return counts
 
@@ -146,7 +146,7 @@ def test_every_bin_of_timed_recordings(tmp_path: Path) -> None:
     assert seen[-1] == (7 * 140, 7 * 140)
     assert [done for done, _ in seen] == sorted({done for done, _ in seen})
     assert report.undefined() == {"constant response in one half": 1}
-    with reading(path) as file:
+    with open_neural_file(path) as file:
         np.testing.assert_array_equal(file.contents.reliabilities["splithalf_r_mean"], report.mean)
         np.testing.assert_array_equal(file.contents.reliabilities["splithalf_r_std"], report.std)
         np.testing.assert_array_equal(file.stored[...], counts)
@@ -194,7 +194,7 @@ def test_stored_reliabilities_are_replaced_only_when_asked(tmp_path: Path) -> No
     assert path.read_bytes() == before
     report = measure_reliability(path, n_halves=3, replace=True)
     assert report.replaced == ("reliability_mean",)
-    with reading(path) as file:
+    with open_neural_file(path) as file:
         np.testing.assert_array_equal(file.contents.unit_columns["reliability_mean"], report.mean)
         np.testing.assert_array_equal(file.contents.unit_columns["reliability_std"], report.std)
     again = measure_reliability(path, n_halves=3, seed=1, replace=True)
@@ -210,7 +210,7 @@ def test_a_copy_leaves_the_file_as_it_is(tmp_path: Path) -> None:
     before = path.read_bytes()
     report = measure_reliability(path, n_halves=3, out=copy)
     assert path.read_bytes() == before
-    with reading(copy) as file:
+    with open_neural_file(copy) as file:
         np.testing.assert_array_equal(file.contents.unit_columns["reliability_mean"], report.mean)
     with pytest.raises(UsageError, match=r"copy\.h5: exists already\nreplace it with --replace"):
         measure_reliability(path, n_halves=3, out=copy)

@@ -12,7 +12,7 @@ from mvkit.allen.assemble import assemble, describe_sessions
 from mvkit.allen.request import SessionRequest
 from mvkit.allen.session import SessionOutline, SessionRecording, SessionSource, Staging, differing_images
 from mvkit.errors import DataError
-from mvkit.neural import NeuralFileContents, reading
+from mvkit.neural import NeuralFileContents, open_neural_file
 
 IMAGES = np.random.default_rng(9).integers(0, 256, (6, 4, 5), dtype=np.uint8)
 
@@ -46,7 +46,7 @@ def made(
     contents = describe_sessions(outlines, staging, asked, provenance={"source": "here"})
     path = tmp_path / "made.h5"
     assemble(path, contents, outlines, staging, request=asked, progress=lambda done, total: None)
-    with reading(path) as file:
+    with open_neural_file(path) as file:
         return file.contents, file.stored[...]
 
 

@@ -26,7 +26,7 @@ from mvkit.errors import DataError, UsageError
 from mvkit.fetch.download import Feedback
 from mvkit.fetch.run import FetchReport, FetchRequest, verify_files
 from mvkit.files import format_bytes
-from mvkit.neural import NeuralFileContents, reading
+from mvkit.neural import NeuralFileContents, open_neural_file
 from mvkit.pipeline.reliability import measure_reliability
 
 
@@ -59,7 +59,7 @@ def session_request(folder: Path, **changes: Any) -> SessionRequest:
 
 def stored(report: FetchReport) -> tuple[NeuralFileContents, np.ndarray]:
     assert not report.failures, report.failures
-    with reading(report.files[-1].path) as file:
+    with open_neural_file(report.files[-1].path) as file:
         return file.contents, file.stored[...]
 
 

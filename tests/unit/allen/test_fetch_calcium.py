@@ -18,7 +18,7 @@ from mvkit.allen.fetch import fetch_sessions, plan_sessions
 from mvkit.allen.request import SessionRequest
 from mvkit.errors import DataError, UsageError
 from mvkit.fetch.run import FetchReport, FetchRequest
-from mvkit.neural import convert_pickle, reading
+from mvkit.neural import convert_pickle, open_neural_file
 from mvkit.pipeline.reliability import measure_reliability
 
 
@@ -103,7 +103,7 @@ def converted(
 
 
 def test_the_file_holds_what_a_published_one_holds(converted: Path, assembled: Path) -> None:
-    with reading(converted) as one, reading(assembled) as other:
+    with open_neural_file(converted) as one, open_neural_file(assembled) as other:
         np.testing.assert_allclose(other.stored[...], one.stored[...], rtol=1e-11, atol=1e-11)
         np.testing.assert_array_equal(np.isnan(other.stored[...]), np.isnan(one.stored[...]))
         assert other.stored.dtype == one.stored.dtype == np.float64
@@ -122,7 +122,7 @@ def test_the_file_holds_what_a_published_one_holds(converted: Path, assembled: P
 
 
 def test_missing_presentations_are_missing(assembled: Path) -> None:
-    with reading(assembled) as file:
+    with open_neural_file(assembled) as file:
         missing = np.isnan(file.stored[...])
     assert not missing[..., :7].any()
     assert (
@@ -140,7 +140,7 @@ def test_cells_of_an_animal_and_area_are_joined(assembled: Path) -> None:
 
 
 def test_the_file_reports_how_it_was_measured(assembled: Path) -> None:
-    with reading(assembled) as file:
+    with open_neural_file(assembled) as file:
         provenance = file.contents.provenance
     assert provenance["scale"] == "per cent" and "mean_sweep_response" in str(provenance["averaging"])
     assert provenance["request"] == SessionRequest("calcium").to_json() and "counting" not in provenance
@@ -158,7 +158,7 @@ def test_a_lost_cell_is_missing_and_never_selected(ophys_files: ModuleType, tmp_
     demixed[2] = np.nan
     ophys_files.write_ophys_folder(tmp_path, [replace(one, demixed=demixed)])
     path = fetched(tmp_path, tmp_path / "home").files[-1].path
-    with reading(path) as file:
+    with open_neural_file(path) as file:
         assert np.isnan(file.stored[...]).all(axis=(0, 1)).tolist() == [False, False, True, False, False]
         assert np.isnan(file.contents.unit_columns["reliability_mean"][2])
     (kept,) = mvkit.open_dataset(path).recordings
@@ -198,7 +198,7 @@ def test_without_tables_metrics_are_unknown_and_names_tell_animals(
 ) -> None:
     for one in experiments[:3]:
         ophys_files.write_experiment(one, tmp_path / f"{one.experiment_id}.nwb")
-    with reading(fetched(tmp_path, tmp_path / "home").files[-1].path) as file:
+    with open_neural_file(fetched(tmp_path, tmp_path / "home").files[-1].path) as file:
         columns = file.contents.unit_columns
     assert np.isnan(columns["p_run_mod_ns"]).all() and np.isnan(columns["pref_image_ns"]).all()
     assert columns["specimen_id"].tolist() == [222_401] * 12 + [222_402] * 6

@@ -14,7 +14,7 @@ import mvkit
 from mvkit.allen.fetch import fetch_sessions
 from mvkit.allen.request import SessionRequest
 from mvkit.fetch.run import FetchRequest
-from mvkit.neural import convert_pickle, reading
+from mvkit.neural import convert_pickle, open_neural_file
 from mvkit.pipeline.reliability import measure_reliability
 
 TIME = "time_relative_to_stimulus_onset"
@@ -67,7 +67,7 @@ def assembled(allen_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 def test_the_files_hold_the_same(converted: Path, assembled: Path) -> None:
-    with reading(converted) as one, reading(assembled) as other:
+    with open_neural_file(converted) as one, open_neural_file(assembled) as other:
         assert np.array_equal(one.stored[...], other.stored[...]) and one.stored.dtype == other.stored.dtype
         assert one.contents.dims == other.contents.dims
         for name in ("stimuli", "trials", "frame_ids", "time_s"):

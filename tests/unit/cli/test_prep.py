@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -48,8 +50,20 @@ def test_dry_run_writes_nothing(folder: Path, tmp_path: Path, capsys: pytest.Cap
     assert not out.exists()
 
 
+def test_planning_and_workers_do_not_load_torch(folder: Path, tmp_path: Path) -> None:
+    words = ["prep", "imagenet_64", "-i", str(folder), "-o", str(tmp_path / "out"), "--dry-run"]
+    code = f"""import sys
+import mvkit.images.prep  # all that a worker imports
+from mvkit.cli.main import run
+assert run({words!r}) == 0
+assert run(["prep", "--verify", {str(tmp_path / "absent.beton")!r}]) == 1
+print("torch" in sys.modules, file=sys.stderr)"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[-1] == "False"
+
+
 @needs_ffcv
-def test_default_place_overrides_and_verify(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_default_folder_overrides_and_verify(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [
         "prep",
         "imagenet_64",
@@ -88,8 +102,8 @@ def test_on_error(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     ("words", "message"),
     [
         (["imagenet_46", "-i", "."], "did you mean 'imagenet_64'?"),
-        (["imagenet_64"], "--images DIR is missing"),
-        ([], "RECIPE is missing"),
+        (["imagenet_64"], "prep needs --images DIR (the folder of your images)"),
+        ([], "prep needs a RECIPE"),
         (["imagenet_64", "--verify", "x.beton"], "--verify takes a file"),
         (["imagenet_64", "-i", ".", "--set", "short_side=3"], "did you mean 'short_side_px'?"),
         (["imagenet_64", "-i", ".", "--set", "page_mib=3"], "power of two"),
@@ -100,11 +114,11 @@ def test_wrong_words(words: list[str], message: str, capsys: pytest.CaptureFixtu
     assert message in capsys.readouterr().err
 
 
-def test_missing_places_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_files_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["prep", "imagenet_64", "-i", str(tmp_path / "nowhere")]) == 1
     assert "nowhere: no such folder" in capsys.readouterr().err
     assert run(["prep", "--verify", str(tmp_path / "x.beton")]) == 1
-    assert "x.json is missing" in capsys.readouterr().err
+    assert "x.beton: no such file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["imagenet_64", "imagenet_full", "cifar10", "pbrnet"])

@@ -16,7 +16,7 @@ from mvkit.paths import neural_path
 @pytest.fixture()
 def neural_file(tmp_path, pictures):
     """A neural file with seven stimuli and the frame ids 10, 11, ..."""
-    from mvkit.neural import NeuralFileContents, creating
+    from mvkit.neural import NeuralFileContents, create_neural_file
 
     contents = NeuralFileContents(
         dataset="mine",
@@ -34,7 +34,7 @@ def neural_file(tmp_path, pictures):
         response_dtype=np.dtype(np.float32),
     )
     path = tmp_path / "mine.h5"
-    with creating(path, contents) as responses:
+    with create_neural_file(path, contents) as responses:
         responses[...] = np.zeros(contents.shape, np.float32)
     return path
 

@@ -11,15 +11,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mvkit.errors import DataError
+from mvkit.files import sha256_of
 from mvkit.images import beton
 from mvkit.images.beton import (
     BetonWriter,
     Encoded,
-    Origin,
     Sidecar,
-    Stored,
+    SourceRecord,
+    StorageFormat,
     check_complete,
-    digest_of,
+    compare_with_crc,
     read_structure,
     sidecar_path,
     verify_beton,
@@ -52,13 +53,15 @@ def _write(path: Path, seed: int = 0) -> Path:
             split="train",
             n_images=N_IMAGES,
             n_bytes=path.stat().st_size,
-            sha256=digest_of(path),
+            sha256=sha256_of(path),
             structure_sha256=structure.sha256,
             has_depth=True,
             classes=("even", "odd"),
             counts=(3, 3),
-            stored=Stored(format="raw", jpeg_quality=None, short_side_px=None, heights=(1, 2), widths=(1, 2)),
-            source=Origin(kind="x", listing_digest="", content_digest="", n_files=1, n_bytes=1),
+            stored=StorageFormat(
+                format="raw", jpeg_quality=None, short_side_px=None, heights=(1, 2), widths=(1, 2)
+            ),
+            source=SourceRecord(kind="x", listing_digest="", content_digest="", n_files=1, n_bytes=1),
             recipe={},
             recipe_digest="",
         ),
@@ -130,6 +133,26 @@ def test_any_changed_byte_is_found(whole: Path, data: st.DataObject) -> None:
         whole.write_bytes(original)
 
 
+def test_what_is_read_back_is_compared_with_what_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "train.beton"
+    with BetonWriter(path, capacity=2, has_depth=True, page_bytes=PAGE) as writer:
+        for number in range(2):
+            pixels, depth = (
+                np.full((4, 5, 3), 7, np.uint8),
+                beton.pack_depth(np.full((4, 5), number, np.uint8)),
+            )
+            size = (4, 5, 4, 5)
+            writer.add(Encoded("i", 0, beton.RAW_MODE, *size, pixels.tobytes(), depth, b""))
+        writer.finish()
+    structure = read_structure(path)
+    compare_with_crc(structure, writer.crc)
+    content = bytearray(path.read_bytes())
+    content[int(structure.table["ptr"][3]) + 8] ^= 1
+    path.write_bytes(bytes(content))
+    with pytest.raises(DataError, match="reads back differently"):
+        compare_with_crc(structure, writer.crc)
+
+
 def test_a_file_whose_writer_was_stopped_is_refused(tmp_path: Path) -> None:
     path = _write(tmp_path / "train.beton")
     # FFCV's writer knows the table's place only at the end; until then the header says 0.
@@ -158,3 +181,17 @@ def test_a_missing_or_wrong_sidecar_is_refused(tmp_path: Path) -> None:
     sidecar_path(path).unlink()
     with pytest.raises(DataError, match=r"train\.json is missing"):
         check_complete(path)
+
+
+def test_other_files_and_missing_ones_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "gabor.h5"
+    path.write_bytes(b"\x89HDF\r\n\x1a\n" + b"\0" * 100)
+    with pytest.raises(DataError, match=r"gabor\.h5: is no \.beton file \(an HDF5 file"):
+        check_complete(path)
+    path.write_bytes(b"words")
+    with pytest.raises(DataError, match=r"gabor\.h5: is no \.beton file$"):
+        check_complete(path)
+    with pytest.raises(DataError, match=r"absent\.beton: no such file"):
+        check_complete(tmp_path / "absent.beton")
+    with pytest.raises(DataError, match="a folder"):
+        check_complete(tmp_path)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mvkit import rng as draws
-from mvkit.images.augment import ViewKey, augment_images, draw_program
+from mvkit.images.augment import ViewKey, augment_images, draw_params
 from mvkit.images.compiled import compiled, compiled_part, edition
 from mvkit.images.compiled_draws import combined, compiled_seed, seeded, uniform
 from mvkit.images.settings import Blur, ColourJitter, Flip, Greyscale
@@ -69,6 +69,6 @@ def test_one_compilation_serves_every_program() -> None:
     norm = (np.zeros(3, np.float32), np.ones(3, np.float32))
     everything = (Flip(), Greyscale(), ColourJitter(contrast=0.1, hue=0.1), Blur())
     for count in range(5):
-        program = draw_program(everything[:count], np.arange(4), ViewKey(0, 0, 0), side_px=9)
-        augment_images(crops, (program.operations, program.amounts, program.taps), norm, out)
+        params = draw_params(everything[:count], np.arange(4), ViewKey(0, 0, 0), side_px=9)
+        augment_images(crops, (params.operations, params.amounts, params.taps), norm, out)
     assert len(augment_images.signatures) == 1  # type: ignore[attr-defined]

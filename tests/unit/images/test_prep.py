@@ -17,8 +17,8 @@ from PIL import Image
 
 from mvkit.errors import DataError, UsageError
 from mvkit.images import beton
-from mvkit.images.beton import read_structure
-from mvkit.images.prep import PrepSettings, check_complete, plan, prepare, verify_beton
+from mvkit.images.beton import check_complete, read_structure, verify_beton
+from mvkit.images.prep import PrepSettings, plan, prepare
 
 pytestmark = pytest.mark.usefixtures("ffcv")
 SMALL = PrepSettings(name="small", short_side_px=40, resampling="lanczos")
@@ -116,8 +116,8 @@ def test_unreadable_images_end_the_run_before_anything_is_final(
 def test_skipped_images_are_left_out_and_recorded(make_folder: Callable[..., Path], tmp_path: Path) -> None:
     root, out = make_folder(), tmp_path / "out"
     (root / "train/class_0/002.png").write_bytes(b"broken")
-    remarks: list[str] = []
-    report = prepare(SMALL, root, out, on_error="skip", remark=remarks.append)
+    messages: list[str] = []
+    report = prepare(SMALL, root, out, on_error="skip", log=messages.append)
     (failure,) = report.splits[0].sidecar.failures
     assert (
         failure.path == "train/class_0/002.png"
@@ -126,7 +126,7 @@ def test_skipped_images_are_left_out_and_recorded(make_folder: Callable[..., Pat
     assert report.splits[0].sidecar.counts == (2, 3)
     assert [label for _, label in _images(out / "train.beton")] == [0, 0, 1, 1, 1]
     assert read_structure(out / "train.beton").column("index").tolist() == [0, 1, 2, 3, 4]
-    assert any("left out 1" in remark for remark in remarks)
+    assert any("left out 1" in message for message in messages)
 
 
 def test_many_failures_are_listed_in_a_file(make_folder: Callable[..., Path], tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_a_second_run_has_nothing_to_do(make_folder: Callable[..., Path], tmp_pa
     root, out = make_folder(), tmp_path / "out"
     prepare(SMALL, root, out)
     before = {path: path.stat().st_mtime_ns for path in out.iterdir() if path.suffix in (".beton", ".json")}
-    renamed = SMALL.model_copy(update={"notes": "remarks change nothing"})
+    renamed = SMALL.model_copy(update={"notes": "notes change nothing"})
     report = prepare(renamed, root, out)
     assert [split.was_there for split in report.splits] == [True, True]
     assert before == {path: path.stat().st_mtime_ns for path in before}
@@ -171,12 +171,12 @@ def test_damaged_files_and_leftovers_are_replaced(make_folder: Callable[..., Pat
     (out / "train.beton").write_bytes(content[:-5])
     (out / "train.tmp-1-abc.beton").write_bytes(b"left by a killed run")
     (out / "train.tmp-1-abc.json").write_bytes(b"left by a killed run")
-    remarks: list[str] = []
-    report = prepare(SMALL, root, out, remark=remarks.append)
+    messages: list[str] = []
+    report = prepare(SMALL, root, out, log=messages.append)
     assert [split.was_there for split in report.splits] == [False, True]
     assert (out / "train.beton").read_bytes() == content
     assert _files(out) == ["train.beton", "train.json", "val.beton", "val.json"]
-    assert any("damaged" in remark for remark in remarks)
+    assert any("damaged" in message for message in messages)
 
 
 def test_a_full_disk_is_known_before(
@@ -192,7 +192,7 @@ def test_plan_estimates_what_is_written(make_folder: Callable[..., Path], tmp_pa
     (root / "val/class_0/broken.png").write_bytes(b"")
     planned = plan(SMALL, root, out)
     assert not out.exists()
-    assert [(split.split, split.n_images, split.state) for split in planned.splits] == [
+    assert [(split.source.split, split.source.n_images, split.state) for split in planned.splits] == [
         ("train", 60, "new"),
         ("val", 3, "new"),
     ]

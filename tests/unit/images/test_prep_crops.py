@@ -33,9 +33,9 @@ def test_fixed_crops_scale_with_the_stored_size() -> None:
 
 
 def test_reports_compare_stored_and_source() -> None:
-    stored, source = np.array([[96, 128]]), np.array([[375, 500]])
-    reports = report_crops(stored, source, has_depth=False)
+    sizes = [(96, 128, 375, 500)]
+    reports = report_crops(sizes, has_depth=False)
     assert len(reports) == 2
     for report in reports:
         assert report.stored.fraction > 0.2 and report.source.fraction == 0
-    assert [report.crop for report in report_crops(stored, source, has_depth=True)] == list(DEPTH_CROPS)
+    assert [report.crop for report in report_crops(sizes, has_depth=True)] == list(DEPTH_CROPS)

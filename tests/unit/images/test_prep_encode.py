@@ -16,19 +16,19 @@ from torchvision.transforms import functional
 
 from mvkit.images import beton
 from mvkit.images.beton import Encoded
-from mvkit.images.prep import Encoding, Unreadable, encode, stored_size
+from mvkit.images.prep import PrepSettings, Unreadable, encode, stored_size
 from mvkit.images.sources import Item
 
-RAW = Encoding(None, "raw", 95, "bilinear", 1 << 21)
-JPEG = Encoding(None, "jpeg", 95, "bilinear", 1 << 21)
+RAW = PrepSettings(name="raw", resampling="bilinear", page_mib=2)
+JPEG = PrepSettings(name="jpeg", format="jpeg", resampling="bilinear", page_mib=2)
 
 
-def _small(how: Encoding, **changes: Any) -> Encoding:
-    return Encoding(**{**how.__dict__, **changes})
+def _small(settings: PrepSettings, **changes: Any) -> PrepSettings:
+    return settings.model_copy(update=changes)
 
 
-def _encoded(path: Path, how: Encoding) -> Encoded:
-    result = encode(Item(path.name, 3, path=path), how)
+def _encoded(path: Path, settings: PrepSettings) -> Encoded:
+    result = encode(Item(path.name, 3, path=path), settings)
     assert isinstance(result, Encoded), result
     return result
 
@@ -97,15 +97,15 @@ def _empty(path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
-@pytest.mark.parametrize("how", [RAW, JPEG])
+@pytest.mark.parametrize("settings", [RAW, JPEG])
 @pytest.mark.parametrize("damage", [_cut, _spoil, _empty, Path.unlink])
 def test_damaged_files_are_results_with_a_reason(
-    tmp_path: Path, suffix: str, how: Encoding, damage: Any
+    tmp_path: Path, suffix: str, settings: PrepSettings, damage: Any
 ) -> None:
     path = tmp_path / f"image.{suffix}"
     Image.effect_noise((40, 40), 50).convert("RGB").save(path)
     damage(path)
-    result = encode(Item("where/image", 0, path=path), how)
+    result = encode(Item("where/image", 0, path=path), settings)
     assert isinstance(result, Unreadable)
     assert result.name == "where/image" and result.reason and "\n" not in result.reason
 
@@ -159,7 +159,7 @@ def test_depth_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs"),
     ],
 )
-def test_contents_that_were_not_fetched_are_told(tmp_path: Path, content: bytes, words: str) -> None:
+def test_contents_that_were_not_fetched_are_named(tmp_path: Path, content: bytes, words: str) -> None:
     (tmp_path / "a.png").write_bytes(content)
     result = encode(Item("a", 0, path=tmp_path / "a.png"), RAW)
     assert isinstance(result, Unreadable)

@@ -10,19 +10,19 @@ from typing import Any
 import pytest
 
 from mvkit.errors import DataError
-from mvkit.images.prep import CHUNK, Encoding, Unreadable, encode_all
+from mvkit.images.prep import CHUNK, PrepSettings, Unreadable, encode_all
 from mvkit.images.sources import Item
 from mvkit.images.sources import open_folder as open_splits
 
-HOW = Encoding(32, "raw", 95, "lanczos", 1 << 21)
+SETTINGS = PrepSettings(name="small", short_side_px=32, page_mib=2)
 
 
 def test_results_do_not_depend_on_workers(make_folder: Callable[..., Path]) -> None:
     root = make_folder(n_train=2 * CHUNK + 3)
     (root / "train/class_1/001.png").write_bytes(b"broken")
     source = open_splits(root)[0]
-    alone = list(encode_all(source.open_items(), HOW, workers=1))
-    together = list(encode_all(source.open_items(), HOW, workers=2))
+    alone = list(encode_all(source.open_items(), SETTINGS, workers=1))
+    together = list(encode_all(source.open_items(), SETTINGS, workers=2))
     assert alone == together
     assert [image.name for image in alone] == [item.name for item in source.open_items()]
     assert [image.name for image in alone if isinstance(image, Unreadable)] == ["train/class_1/001.png"]
@@ -38,4 +38,4 @@ class _Deadly:
 def test_a_worker_that_dies_is_an_error_and_no_hang() -> None:
     deadly: Any = _Deadly()
     with pytest.raises(DataError, match="worker process died"):
-        list(encode_all([Item("i", 0, path=deadly)], HOW, workers=2))
+        list(encode_all([Item("i", 0, path=deadly)], SETTINGS, workers=2))

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from mvkit.errors import DataError
-from mvkit.images.augment import ViewKey, augment_batch, draw_program, patch_offsets
+from mvkit.images.augment import ViewKey, augment_batch, draw_params, patch_offsets
 from mvkit.images.crops import crop_boxes
 from mvkit.images.settings import (
     VALIDATION,
@@ -74,8 +74,8 @@ def test_views_are_programs_of_their_own_steps() -> None:
     mean, std = torch.tensor(settings.mean), torch.tensor(settings.std)
     assert len(batch.views) == 3
     for number, view in enumerate(settings.each()):
-        program = draw_program(view.steps, raw.index.numpy(), ViewKey(4, 9, number), side_px=24)
-        expected = augment_batch(raw.crops[number], program, mean, std)
+        params = draw_params(view.steps, raw.index.numpy(), ViewKey(4, 9, number), side_px=24)
+        expected = augment_batch(raw.crops[number], params, mean, std)
         torch.testing.assert_close(batch.views[number], expected, rtol=0, atol=2e-5)
 
 
@@ -189,7 +189,7 @@ def test_depth_follows_the_flips_of_the_first_view() -> None:
     target = made(TWO, raw).target
     assert target is not None
     steps = TWO.views[0].steps
-    flips = draw_program(steps, raw.index.numpy(), ViewKey(1, 0, 0), side_px=24).flips()
+    flips = draw_params(steps, raw.index.numpy(), ViewKey(1, 0, 0), side_px=24).flips()
     assert 0 < flips.sum() < 12
     for image, flipped in enumerate(flips):
         assert torch.equal(target[image], depth[image].flip(-1) if flipped else depth[image])

@@ -101,7 +101,7 @@ def test_a_rate_that_is_no_count_is_kept_as_float_and_reported(
     report = convert_pickle(made.path, tmp_path / "out.h5", dataset="neuropixels")
     require_same(opened(tmp_path / "out.h5"), made, has_time=True)
     assert report.stored_as == stored_as
-    assert str(float(odd)) in report.remark
+    assert str(float(odd)) in report.note
 
 
 def test_neighbour_of_a_count_is_not_taken_for_it(pickled: Any, tmp_path: Path) -> None:
@@ -162,13 +162,13 @@ def test_large_slabs_get_thinner_chunks(
 ) -> None:
     made = pickled()
     one_trial = made.values[0].size
-    monkeypatch.setattr(convert, "MOST_HELD_BYTES", 3 * one_trial)
+    monkeypatch.setattr(convert, "MOST_SLAB_BYTES", 3 * one_trial)
     convert_pickle(made.path, tmp_path / "out.h5", dataset="neuropixels")
     dataset = opened(tmp_path / "out.h5")
     require_same(dataset, made, has_time=True)
     assert dataset["responses"].encoding["chunksizes"][0] == 3
-    monkeypatch.setattr(convert, "MOST_HELD_BYTES", one_trial - 1)
-    with pytest.raises(DataError, match="more than can be held"):
+    monkeypatch.setattr(convert, "MOST_SLAB_BYTES", one_trial - 1)
+    with pytest.raises(DataError, match="more than fits in memory"):
         convert_pickle(made.path, tmp_path / "none.h5", dataset="neuropixels")
 
 
@@ -236,7 +236,7 @@ def test_damage_while_writing_is_found_and_nothing_stays(
         return zlib.compress(bytes(flipped), 4)
 
     made = pickled()
-    monkeypatch.setattr(chunks, "deflated", damaging)
+    monkeypatch.setattr(chunks, "deflate", damaging)
     with pytest.raises(DataError, match=f"{victim}.* as written differ"):
         convert_pickle(made.path, tmp_path / "out.h5", dataset="neuropixels")
     assert [path.name for path in tmp_path.iterdir()] == ["recording.pkl"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 
 from mvkit import paths
 from mvkit.errors import DataError, UsageError
-from mvkit.neural import NeuralFileContents, creating, open_dataset, selection_with
+from mvkit.neural import NeuralFileContents, create_neural_file, open_dataset, selection_with
 
 MISSING = 255
 
@@ -36,7 +38,7 @@ def timed_file(path: Path, *, reliability: np.ndarray, specimens: list[int], **c
         response_dtype=np.dtype(np.uint8),
         reliabilities={"splithalf_r_mean": reliability} if not np.isnan(reliability).all() else {},
     )
-    with creating(path, contents) as stored:
+    with create_neural_file(path, contents) as stored:
         stored[...] = counts
     return counts
 
@@ -48,7 +50,7 @@ def rates(counts: np.ndarray, bins: slice, unit: int) -> np.ndarray:
     return chosen.mean(axis=2) / 0.01
 
 
-def test_only_kept_units_and_bins_are_averaged(tmp_path: Path) -> None:
+def test_only_selected_units_and_bins_are_averaged(tmp_path: Path) -> None:
     # 200 units, so that they lie in two chunks; specimen 7 keeps units 0, 130 and 199, specimen 8 unit 150.
     reliability = np.full((7, 200), 0.1)
     reliability[2:6, [0, 130, 199]] = 0.6
@@ -72,7 +74,7 @@ def test_only_kept_units_and_bins_are_averaged(tmp_path: Path) -> None:
     # The default also asks for the third quartile of (3, 1) units.
     default = open_dataset(tmp_path / "timed.h5")
     assert [rec.specimen for rec in default.recordings] == [7]
-    assert default.selection["dropped"] == {"VISp": {"8": "1 kept units, 3 are needed"}}
+    assert default.selection["dropped"] == {"VISp": {"8": "1 selected units, 3 are needed"}}
 
 
 def test_selection_none_averages_every_bin_of_every_unit(tmp_path: Path) -> None:
@@ -189,3 +191,9 @@ def test_a_damaged_file_is_an_error_not_a_traceback(tmp_path: Path) -> None:
     path.write_bytes(whole[:start] + bytes(40) + whole[start + 40 :])
     with pytest.raises(DataError, match=r"cannot be read; the file is damaged"):
         open_dataset(path)
+
+
+def test_reading_does_not_load_torch() -> None:
+    code = "import sys, mvkit; mvkit.open_dataset('simulated').responses(); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

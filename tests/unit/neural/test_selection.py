@@ -58,24 +58,24 @@ def test_unit_threshold_is_inclusive_and_nan_is_ignored() -> None:
     reliability = [[0.5, 0.49, np.nan, np.nan], [0.1, 0.49, 0.6, np.nan]]
     settings = selection_with(min_median_reliability=None, **NO_COUNT)
     selection = select_units(facts(reliability, [1, 1, 1, 1]), settings)["VISp"]
-    assert selection.kept[0].units.tolist() == [0, 2]
-    assert selection.kept[0].time_bins == (0, 1)
+    assert selection.selected[0].units.tolist() == [0, 2]
+    assert selection.selected[0].time_bins == (0, 1)
 
 
 def test_running_p_is_strict_and_unknown_passes() -> None:
     run_p = [0.05, 0.050001, np.nan, 0.0]
     settings = selection_with(**NO_COUNT)
     chosen = select_units(facts([[0.9] * 4] * 2, [1] * 4, run_p=run_p), settings)["VISp"]
-    assert chosen.kept[0].units.tolist() == [1, 2]
+    assert chosen.selected[0].units.tolist() == [1, 2]
     without = selection_with(run_p=None, **NO_COUNT)
     chosen = select_units(facts([[0.9] * 4] * 2, [1] * 4, run_p=run_p), without)["VISp"]
-    assert chosen.kept[0].units.tolist() == [0, 1, 2, 3]
+    assert chosen.selected[0].units.tolist() == [0, 1, 2, 3]
 
 
 def test_bins_come_from_the_median_of_kept_units_only() -> None:
     # Unit 2 never reaches 0.5: its zeros must not pull the median down.
     reliability = [[0.2, 0.2, 0.0], [0.3, 0.3, 0.0], [0.6, 0.5, 0.0], [np.nan, 0.31, 0.0], [0.1, 0.1, 0.0]]
-    chosen = select_units(facts(reliability, [1, 1, 1]), selection_with(**NO_COUNT))["VISp"].kept[0]
+    chosen = select_units(facts(reliability, [1, 1, 1]), selection_with(**NO_COUNT))["VISp"].selected[0]
     assert chosen.units.tolist() == [0, 1]
     assert chosen.time_bins == (1, 2, 3)
 
@@ -84,11 +84,11 @@ def test_time_window_is_closed_and_does_not_lift_the_median_rule() -> None:
     reliability = [[0.6, 0.5], [0.6, 0.1], [0.6, 0.1], [0.6, 0.1]]
     settings = selection_with(time_window_s=(0.015, 0.025), **NO_COUNT)
     selection = select_units(facts(reliability, [1, 2]), settings)["VISp"]
-    assert [choice.time_bins for choice in selection.kept] == [(1, 2), (1, 2)]
+    assert [choice.time_bins for choice in selection.selected] == [(1, 2), (1, 2)]
     strict = selection_with(time_window_s=(0.015, 0.025), min_median_reliability=0.55, **NO_COUNT)
     selection = select_units(facts(reliability, [1, 2]), strict)["VISp"]
-    assert [choice.specimen for choice in selection.kept] == [1]
-    assert "below 0.55" in selection.dropped[2]
+    assert [choice.specimen for choice in selection.selected] == [1]
+    assert "below 0.55" in selection.excluded[2]
     with pytest.raises(UsageError, match=r"between 1\.0 and 2\.0 s; bin centres are 0\.005 \.\.\. 0\.035"):
         select_units(facts(reliability, [1, 2]), selection_with(time_window_s=(1, 2)))
 
@@ -97,9 +97,9 @@ def test_animals_need_the_third_quartile_of_unit_counts() -> None:
     # 1, 2, 3, 5 kept units: 75th percentile 3.5, so 4 are needed; the median 2.5 asks for 3.
     specimens = [1] + [2] * 2 + [3] * 3 + [4] * 5
     selection = select_units(facts([[0.9] * 11] * 2, specimens), SelectionSettings())["VISp"]
-    assert [choice.specimen for choice in selection.kept] == [4]
-    assert selection.dropped == {1: "1 kept units, 4 are needed", 2: "2 kept units, 4 are needed",
-                                 3: "3 kept units, 4 are needed"}  # fmt: skip
+    assert [choice.specimen for choice in selection.selected] == [4]
+    assert selection.excluded == {1: "1 selected units, 4 are needed", 2: "2 selected units, 4 are needed",
+                                 3: "3 selected units, 4 are needed"}  # fmt: skip
     assert specimen_map(selection, min_units="median").specimens == (3, 4)
     paired = specimen_map(selection, min_units=2, equalize=True)
     assert paired.pairs == ((2, 3), (2, 4), (3, 4))
@@ -123,23 +123,23 @@ def test_without_time_axis_animals_without_kept_units_count_in_the_percentile() 
     selection = select_units(found, SelectionSettings())["VISp"]
     assert selection.unit_counts == (0, 1, 4)
     assert required_units(selection.unit_counts, "q3") == 3
-    assert [choice.specimen for choice in selection.kept] == [3]
-    assert selection.kept[0].time_bins is None
-    assert selection.dropped[1] == "no unit passes"
+    assert [choice.specimen for choice in selection.selected] == [3]
+    assert selection.selected[0].time_bins is None
+    assert selection.excluded[1] == "no unit passes"
 
 
 def test_areas_are_selected_separately_and_in_order() -> None:
     found = facts([[0.9, 0.9, 0.2]] * 2, [1, 1, 1], areas=["VISl", "VISp", "VISam"])
     outcome = select_units(found, selection_with(**NO_COUNT))
     assert list(outcome) == ["VISp", "VISl", "VISam"]
-    assert [len(selected.kept) for selected in outcome.values()] == [1, 1, 0]
+    assert [len(selected.selected) for selected in outcome.values()] == [1, 1, 0]
 
 
 def test_a_threshold_needs_reliabilities() -> None:
     bare = UnitFacts(np.array(["VISp"]), np.array([1]), None, None, np.array([0.005]))
     with pytest.raises(DataError, match="needs split-half reliabilities"):
         select_units(bare, SelectionSettings())
-    assert select_units(bare, PRESETS["none"])["VISp"].kept[0].units.tolist() == [0]
+    assert select_units(bare, PRESETS["none"])["VISp"].selected[0].units.tolist() == [0]
 
 
 def test_average_ignores_missing_bins_and_keeps_missing_trials() -> None:

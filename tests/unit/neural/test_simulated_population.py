@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mvkit.errors import UsageError
-from mvkit.neural.simulated import drawn_shares, simulate_population
+from mvkit.neural.simulated import draw_shares, simulate_population
 
 N_MANY = 20_000
 
@@ -57,7 +57,7 @@ def test_another_noise_seed_is_the_same_truth_recorded_again() -> None:
 
 
 def test_drawn_shares_have_the_median_and_the_spreads_asked_for() -> None:
-    shares = drawn_shares(n_animals=2000, n_units=50, median=0.5, spreads=(0.2, 0.3), seed=1)
+    shares = draw_shares(n_animals=2000, n_units=50, median=0.5, spreads=(0.2, 0.3), seed=1)
     assert np.median(shares) == pytest.approx(0.5, abs=0.02)
     scale = np.arctanh(shares)
     assert scale.std(axis=1, ddof=1).mean() == pytest.approx(0.3, rel=0.03)

@@ -12,7 +12,7 @@ import pytest
 import xarray as xr
 
 from mvkit.errors import DataError
-from mvkit.neural import NeuralFileContents, creating, reading
+from mvkit.neural import NeuralFileContents, create_neural_file, open_neural_file
 from mvkit.neural.neural_file import chunk_shape, decode
 
 
@@ -40,7 +40,7 @@ def contents() -> NeuralFileContents:
 
 def write(path: Path, contents: NeuralFileContents) -> Any:
     stored = np.random.default_rng(0).integers(0, 256, contents.shape).astype(contents.response_dtype)
-    with creating(path, contents) as responses:
+    with create_neural_file(path, contents) as responses:
         responses[...] = stored
     return stored
 
@@ -68,7 +68,7 @@ def test_xarray_decodes_counts_to_rates(tmp_path: Path, contents: NeuralFileCont
 
 def test_what_is_written_is_read_again(tmp_path: Path, contents: NeuralFileContents) -> None:
     stored = write(tmp_path / "a.h5", contents)
-    with reading(tmp_path / "a.h5") as file:
+    with open_neural_file(tmp_path / "a.h5") as file:
         np.testing.assert_array_equal(file.read(), decode(stored))
         np.testing.assert_array_equal(file.read(slice(1, 3), 2), decode(stored)[1:3, 2])
         assert file.contents.provenance == {"by": "hand", "steps": [1, 2]}
@@ -90,9 +90,9 @@ def test_averaged_floats_have_no_time(tmp_path: Path, contents: NeuralFileConten
 
 def test_unwritten_responses_read_as_missing(tmp_path: Path, contents: NeuralFileContents) -> None:
     for dtype in ("u1", "f4", "f8"):
-        with creating(tmp_path / "a.h5", replace(contents, response_dtype=np.dtype(dtype))):
+        with create_neural_file(tmp_path / "a.h5", replace(contents, response_dtype=np.dtype(dtype))):
             pass
-        with reading(tmp_path / "a.h5") as file:
+        with open_neural_file(tmp_path / "a.h5") as file:
             assert np.isnan(file.read()).all()
 
 
@@ -125,7 +125,10 @@ def test_chunks_follow_the_published_sizes(contents: NeuralFileContents) -> None
 def test_contents_that_do_not_fit_are_refused(
     tmp_path: Path, contents: NeuralFileContents, change: dict[str, Any], reason: str
 ) -> None:
-    with pytest.raises(DataError, match=reason), creating(tmp_path / "a.h5", replace(contents, **change)):
+    with (
+        pytest.raises(DataError, match=reason),
+        create_neural_file(tmp_path / "a.h5", replace(contents, **change)),
+    ):
         pass
     assert not (tmp_path / "a.h5").exists()
 
@@ -134,7 +137,7 @@ def test_other_files_are_refused(tmp_path: Path, contents: NeuralFileContents) -
     path = tmp_path / "a.h5"
 
     def refused(reason: str) -> None:
-        with pytest.raises(DataError, match=reason), reading(path):
+        with pytest.raises(DataError, match=reason), open_neural_file(path):
             pass
 
     refused("no such neural file")

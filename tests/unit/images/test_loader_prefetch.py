@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from mvkit.errors import DataError
-from mvkit.images.loader import BatchStream, Filling, usable_workers
+from mvkit.images.loader import BatchStream, Fillable, usable_workers
 from mvkit.images.settings import RawBatch
 
 
@@ -32,11 +32,11 @@ class _Slow:
             self._filled[row] = number * 10
             self._all.append(number)
 
-    def finished(self) -> RawBatch:
+    def batch(self) -> RawBatch:
         return RawBatch(crops=(torch.from_numpy(self._filled),), index=torch.from_numpy(self._index))
 
 
-def _start(fail_at: int = -1) -> tuple[Callable[[NDArray[np.int64]], Filling], list[int]]:
+def _start(fail_at: int = -1) -> tuple[Callable[[NDArray[np.int64]], Fillable], list[int]]:
     filled: list[int] = []
     return lambda index: _Slow(index, fail_at, filled), filled
 

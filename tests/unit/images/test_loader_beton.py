@@ -190,7 +190,7 @@ def _replaced(source: ImageSource, number: int, content: bytes) -> None:
     assert isinstance(source, BetonSource)
     stored = source._content
     memory = stored.memory.copy()
-    begin, size = stored.places[number, 0], stored.sizes[number]
+    begin, size = stored.locations[number, 0], stored.sizes[number]
     assert len(content) <= size
     memory[begin : begin + size] = np.frombuffer(content.ljust(size, b"\0"), np.uint8)
     sizes = stored.sizes.copy()
@@ -208,7 +208,7 @@ def _stored(source: ImageSource, number: int) -> tuple[BetonSource, bytes]:
     """Open the beton once more, for content that may be replaced, and return an image's bytes."""
     assert isinstance(source, BetonSource)
     content = source._content
-    begin = content.places[number, 0]
+    begin = content.locations[number, 0]
     return BetonSource(content.path), content.memory[begin : begin + content.sizes[number]].tobytes()
 
 
