@@ -6,14 +6,15 @@ from torch import Tensor, nn
 
 from mvkit.errors import UsageError
 from mvkit.images.settings import Batch
-from mvkit.objectives.base import AutoEncoder, BuildContext, Loss, Objective, batch_mean, decoded
+from mvkit.objectives.base import BuildContext, Loss, Objective, batch_mean, decoded
+from mvkit.objectives.registry import AutoEncoder
 
 
 class AutoEncoderObjective(Objective):
     """Half the mean squared error, plus weight * mean |code| (Nayebi, Kong et al. 2023)."""
 
-    def __init__(self, settings: AutoEncoder, around: BuildContext) -> None:
-        super().__init__(seed=around.seed)
+    def __init__(self, settings: AutoEncoder, context: BuildContext) -> None:
+        super().__init__(seed=context.seed)
         self.l1_weight = settings.l1_weight
 
     def embed(self, encoder: nn.Module, batch: Batch) -> tuple[Tensor, ...]:

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from mvkit.errors import DataError
 from mvkit.images.settings import Batch
-from mvkit.objectives.base import BuildContext, DepthPrediction, Loss, Objective, batch_mean, decoded
+from mvkit.objectives.base import BuildContext, Loss, Objective, batch_mean, decoded
+from mvkit.objectives.registry import DepthPrediction
 
 _COLOURS = 3
 
@@ -14,9 +15,9 @@ _COLOURS = 3
 class DepthPredictionObjective(Objective):
     """Half the mean squared error of a 3x3 convolution of the decoded image (Nayebi, Kong et al. 2023)."""
 
-    def __init__(self, settings: DepthPrediction, around: BuildContext) -> None:
+    def __init__(self, settings: DepthPrediction, context: BuildContext) -> None:
         del settings
-        super().__init__(seed=around.seed)
+        super().__init__(seed=context.seed)
         self.head = nn.Conv2d(_COLOURS, 1, kernel_size=3, padding=1, bias=False)
 
     def embed(self, encoder: nn.Module, batch: Batch) -> tuple[Tensor, ...]:

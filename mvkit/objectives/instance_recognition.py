@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import Any
 from zlib import crc32
 
 import torch
@@ -13,15 +13,8 @@ from torch.nn import functional
 
 from mvkit.distributed import all_gather
 from mvkit.images.settings import Batch
-from mvkit.objectives.base import (
-    BuildContext,
-    InstanceRecognition,
-    Loss,
-    Objective,
-    batch_mean,
-    features,
-    single_precision,
-)
+from mvkit.objectives.base import BuildContext, Loss, Objective, batch_mean, features, single_precision
+from mvkit.objectives.registry import InstanceRecognition
 from mvkit.rng import hashed
 
 #: Numbers gathered from the bank, or similarities, held at a time. On a CPU 2 MiB of float32, which stay
@@ -143,14 +136,12 @@ class InstanceRecognitionObjective(Objective):
     -log(1 - h(i, v')), with h = p / (p + m/N) and p = exp(v.f / temperature) / Z.
     """
 
-    scores_new_images: ClassVar[bool] = False
-
-    def __init__(self, settings: InstanceRecognition, around: BuildContext) -> None:
-        super().__init__(seed=around.seed)
+    def __init__(self, settings: InstanceRecognition, context: BuildContext) -> None:
+        super().__init__(seed=context.seed)
         self.settings = settings
-        self.fc = nn.Linear(around.width, settings.width)
-        generator = around.generator("memory bank")
-        self.bank = MemoryBank(around.n_images, settings.width, generator=generator)
+        self.fc = nn.Linear(context.width, settings.width)
+        generator = context.generator("memory bank")
+        self.bank = MemoryBank(context.n_images, settings.width, generator=generator)
 
     def embed(self, encoder: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
         """Return unit vectors (n_images, width)."""

@@ -15,7 +15,6 @@ from mvkit.images.settings import Batch
 from mvkit.objectives.base import (
     BuildContext,
     Loss,
-    MoCoV2,
     Objective,
     accuracies,
     features,
@@ -24,6 +23,7 @@ from mvkit.objectives.base import (
     single_precision,
 )
 from mvkit.objectives.heads import moco_neck
+from mvkit.objectives.registry import MoCoV2
 from mvkit.rng import hashed
 
 _SHUFFLE = crc32(b"moco v2: shuffle")
@@ -40,15 +40,15 @@ class MoCoV2Objective(Objective):
     queue: Tensor
     position: Tensor
 
-    def __init__(self, settings: MoCoV2, around: BuildContext) -> None:
-        super().__init__(seed=around.seed)
+    def __init__(self, settings: MoCoV2, context: BuildContext) -> None:
+        super().__init__(seed=context.seed)
         self.settings = settings
-        self.neck = moco_neck(around.width, settings.hidden, settings.width)
-        self.key_encoder = copy.deepcopy(around.encoder)
+        self.neck = moco_neck(context.width, settings.hidden, settings.width)
+        self.key_encoder = copy.deepcopy(context.encoder)
         self.key_neck = copy.deepcopy(self.neck)
         self.key_encoder.requires_grad_(requires_grad=False)
         self.key_neck.requires_grad_(requires_grad=False)
-        generator = around.generator("queue")
+        generator = context.generator("queue")
         start = torch.randn(settings.queue, settings.width, generator=generator)
         self.register_buffer("queue", functional.normalize(start, dim=1))
         self.register_buffer("position", torch.zeros((), dtype=torch.int64))

@@ -10,15 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mvkit.images.settings import Batch
-from mvkit.objectives.base import (
-    BuildContext,
-    Loss,
-    Objective,
-    RelativeLocation,
-    accuracies,
-    features,
-    mean_cross_entropy,
-)
+from mvkit.objectives.base import BuildContext, Loss, Objective, accuracies, features, mean_cross_entropy
+from mvkit.objectives.registry import RelativeLocation
 from mvkit.rng import uniforms
 
 N_NEIGHBOURS = 8
@@ -33,10 +26,10 @@ class RelativeLocationObjective(Objective):
 
     n_inputs: ClassVar[int] = 1 + N_NEIGHBOURS
 
-    def __init__(self, settings: RelativeLocation, around: BuildContext) -> None:
-        super().__init__(seed=around.seed)
+    def __init__(self, settings: RelativeLocation, context: BuildContext) -> None:
+        super().__init__(seed=context.seed)
         self.dropout = settings.dropout
-        self.fc0 = nn.Linear(2 * around.width, settings.hidden)
+        self.fc0 = nn.Linear(2 * context.width, settings.hidden)
         self.bn0 = nn.BatchNorm1d(settings.hidden, momentum=settings.norm_momentum)
         self.fc1 = nn.Linear(settings.hidden, N_NEIGHBOURS)
         for linear, bias in ((self.fc0, 0.1), (self.fc1, 0.0)):

@@ -11,8 +11,9 @@ from torch.utils.checkpoint import checkpoint
 
 from mvkit.distributed import all_gather
 from mvkit.images.settings import Batch
-from mvkit.objectives.base import BuildContext, Loss, Objective, SimClr, batch_mean, features, share_of
+from mvkit.objectives.base import BuildContext, Loss, Objective, batch_mean, features, share_of
 from mvkit.objectives.heads import simclr_neck
+from mvkit.objectives.registry import SimClr
 
 #: Similarities held at a time: 2**24 float32 are 64 MiB. The matrix of the published batch has four times
 #: that, and autograd would keep it more than once (measured: 940 MB against 370 MB in blocks).
@@ -27,10 +28,10 @@ class SimClrObjective(Objective):
     couples_samples: ClassVar[bool] = True
     n_inputs: ClassVar[int] = 2
 
-    def __init__(self, settings: SimClr, around: BuildContext) -> None:
-        super().__init__(seed=around.seed)
+    def __init__(self, settings: SimClr, context: BuildContext) -> None:
+        super().__init__(seed=context.seed)
         self.temperature = settings.temperature
-        self.neck = simclr_neck(around.width, settings.hidden, settings.width)
+        self.neck = simclr_neck(context.width, settings.hidden, settings.width)
 
     def embed(self, encoder: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
         """Return (n_images, 2, width); both views pass the batch norms together, interleaved."""

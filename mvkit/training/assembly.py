@@ -18,8 +18,8 @@ from mvkit.machine import installed_versions
 from mvkit.models.base import VisionModel
 from mvkit.models.loading import build_for_training
 from mvkit.models.preprocessing import Preprocessing
-from mvkit.objectives.base import Objective
-from mvkit.objectives.registry import OBJECTIVES, build_objective
+from mvkit.objectives.base import Objective, build_objective
+from mvkit.objectives.registry import OBJECTIVES
 from mvkit.training.evaluation import Evaluator, RunImages, build_evaluators
 from mvkit.training.optim import build_optimiser
 from mvkit.training.recipe import NeuralPredictivity, TrainRecipe

@@ -13,8 +13,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from mvkit.errors import suggest
 from mvkit.images.settings import VALIDATION, Patches, ViewsSettings
-from mvkit.objectives.base import ObjectiveSettings
-from mvkit.objectives.registry import OBJECTIVES
+from mvkit.objectives.registry import OBJECTIVES, ObjectiveSettings
 from mvkit.recipes import Count, KeyedError, NotNegative, Positive, Settings
 
 
@@ -412,7 +411,7 @@ def _evaluation(recipe: TrainRecipe) -> Iterator[tuple[str, str]]:
         key = f"evaluate[{position}].name"
         if evaluation.name == "bank_neighbours" and name != "instance_recognition":
             yield key, f"{name} keeps no memory bank; use feature_neighbours"
-        if evaluation.name == "validation_loss" and not OBJECTIVES[name].build.scores_new_images:
+        if evaluation.name == "validation_loss" and not row.scores_new_images:
             yield key, f"{name} looks images up in the training set; use bank_neighbours"
         if evaluation.name == "validation_loss" and evaluation.views is not None:
             expand = evaluation.views.expand.name if evaluation.views.expand else None

@@ -8,8 +8,8 @@ import torch
 
 from mvkit.errors import DataError
 from mvkit.images.settings import Batch
-from mvkit.objectives.base import InstanceRecognition
-from mvkit.objectives.registry import build_objective
+from mvkit.objectives.base import build_objective
+from mvkit.objectives.registry import InstanceRecognition
 from mvkit.training.evaluation import BankNeighboursEvaluator, EvaluatorSet
 from mvkit.training.recipe import BankNeighbours
 
