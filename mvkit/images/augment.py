@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mvkit import rng as draws
-from mvkit.images.compiled import compiled, compiled_part
 from mvkit.images.settings import Blur, ColourJitter, Flip, Greyscale, Patches, Solarise, Step
+from mvkit.jit import compiled_exact, compiled_exact_part
 
 NOTHING, FLIP, BRIGHTNESS, CONTRAST, SATURATION, HUE, BLUR, SOLARISE = range(8)
 
@@ -256,13 +256,13 @@ _RED, _GREEN, _BLUE = np.float32(0.2989), np.float32(0.587), np.float32(0.114)
 _TWO, _FOUR, _SIX = np.float32(2), np.float32(4), np.float32(6)
 
 
-@compiled_part
+@compiled_exact_part
 def _clamped(value: np.float32) -> np.float32:
     value = value if value > _ZERO else _ZERO
     return value if value < _ONE else _ONE
 
 
-@compiled_part
+@compiled_exact_part
 def _load(pixels: NDArray[np.uint8], planes: Planes) -> None:
     """Scale interleaved 8-bit pixels, uint8 (n_pixels * 3,), into planes (3, n_pixels)."""
     red, green, blue = planes[0], planes[1], planes[2]
@@ -272,7 +272,7 @@ def _load(pixels: NDArray[np.uint8], planes: Planes) -> None:
         blue[at] = np.float32(pixels[3 * at + 2]) / _LEVELS
 
 
-@compiled_part
+@compiled_exact_part
 def _flip_pixels(planes: Planes, width: int, row: Plane) -> None:
     for channel in range(3):
         for start in range(0, planes.shape[1], width):
@@ -283,7 +283,7 @@ def _flip_pixels(planes: Planes, width: int, row: Plane) -> None:
                 line[np.uintp(width - 1 - x)] = row[x]
 
 
-@compiled_part
+@compiled_exact_part
 def _towards_constant(planes: Planes, factor: np.float32, rest: np.float32) -> None:
     """Multiply by ``factor`` and add ``rest``."""
     for channel in range(3):
@@ -292,7 +292,7 @@ def _towards_constant(planes: Planes, factor: np.float32, rest: np.float32) -> N
             plane[at] = _clamped(factor * plane[at] + rest)
 
 
-@compiled_part
+@compiled_exact_part
 def _mean_luma(planes: Planes, width: int, sums: Plane) -> np.float32:
     for x in range(width):
         sums[x] = _ZERO
@@ -306,7 +306,7 @@ def _mean_luma(planes: Planes, width: int, sums: Plane) -> np.float32:
     return np.float32(total / planes.shape[1])
 
 
-@compiled_part
+@compiled_exact_part
 def _saturation(planes: Planes, factor: np.float32, rest: np.float32) -> None:
     red, green, blue = planes[0], planes[1], planes[2]
     for at in range(red.size):
@@ -316,7 +316,7 @@ def _saturation(planes: Planes, factor: np.float32, rest: np.float32) -> None:
         blue[at] = _clamped(factor * blue[at] + grey)
 
 
-@compiled_part
+@compiled_exact_part
 def _share(sixths: np.float32) -> np.float32:
     """How much of the chroma a channel lacks at this distance on the circle, in [0, 12) sixths."""
     sixths = sixths - _SIX if sixths >= _SIX else sixths
@@ -325,7 +325,7 @@ def _share(sixths: np.float32) -> np.float32:
     return _clamped(nearer)
 
 
-@compiled_part
+@compiled_exact_part
 def _hue(planes: Planes, shift: np.float32) -> None:
     """Turn the hue by ``shift`` turns.
 
@@ -359,7 +359,7 @@ def _hue(planes: Planes, shift: np.float32) -> None:
         blue[at] = value - chroma * _share(last)
 
 
-@compiled_part
+@compiled_exact_part
 def _reflected(at: int, length: int) -> int:
     """Position inside for one outside: mirrored at the first and last pixel, which are not repeated.
 
@@ -370,7 +370,7 @@ def _reflected(at: int, length: int) -> int:
     return max(0, at)
 
 
-@compiled_part
+@compiled_exact_part
 def _five(out: Plane, source: Plane, starts: tuple[int, int, int, int, int], weights: Plane) -> None:
     """Add five weighted stretches of ``source`` to ``out``: several at once spare traffic with memory.
 
@@ -390,7 +390,7 @@ def _five(out: Plane, source: Plane, starts: tuple[int, int, int, int, int], wei
         )
 
 
-@compiled_part
+@compiled_exact_part
 def _blur_pixels(planes: Planes, width: int, taps: Plane, row: Plane, half_done: Plane) -> None:
     """Blur along rows into ``half_done``, then along columns back.
 
@@ -429,7 +429,7 @@ def _blur_pixels(planes: Planes, width: int, taps: Plane, row: Plane, half_done:
                 _five(line, half_done, starts, weights[tap:])
 
 
-@compiled_part
+@compiled_exact_part
 def _solarise_pixels(planes: Planes, threshold: np.float32) -> None:
     for channel in range(3):
         plane = planes[channel]
@@ -437,7 +437,7 @@ def _solarise_pixels(planes: Planes, threshold: np.float32) -> None:
             plane[at] = _ONE - plane[at] if plane[at] >= threshold else plane[at]
 
 
-@compiled_part
+@compiled_exact_part
 def _normalise(planes: Planes, mean: Plane, std: Plane) -> None:
     for channel in range(3):
         plane = planes[channel]
@@ -445,7 +445,7 @@ def _normalise(planes: Planes, mean: Plane, std: Plane) -> None:
             plane[at] = (plane[at] - mean[channel]) / std[channel]
 
 
-@compiled
+@compiled_exact
 def augment_images(
     crops: NDArray[np.uint8],
     program: tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]],

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mvkit.scoring.compiled import compiled
+from mvkit.jit import compiled
 from mvkit.scoring.gram import (
     BLOCK_FEATURES,
     Features,
