@@ -32,7 +32,7 @@ app = typer.Typer(
 )
 app.add_typer(fetch.app, name="fetch")
 app.command("prep", short_help="Write images as fast-loading beton files.")(prep.command)
-app.command("train", short_help="Train a network by a recipe.")(train.command)
+app.command("train", cls=train.TrainCommand, short_help="Train a network by a recipe.")(train.command)
 app.command("extract", short_help="Write features of any layers to a file.")(extract.command)
 app.command("score", short_help="Score how well layers predict neurons.")(score.command)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from pydantic import Field
 
@@ -140,6 +140,15 @@ ObjectiveSettings = Annotated[
 ]
 
 
+class ObjectiveClass(Protocol):
+    """Class of a loss: built from settings of the row's class, and the network."""
+
+    trains_encoder: bool
+
+    def __call__(self, settings: Any, context: BuildContext, /) -> Objective:
+        """Build the objective."""
+
+
 @dataclass(frozen=True)
 class ObjectiveRow:
     """One objective.
@@ -178,13 +187,11 @@ class ObjectiveRow:
     scores_new_images: bool = True
 
     @property
-    def build(self) -> Callable[[Any, BuildContext], Objective]:
-        """Class of the loss, which is imported: called with settings (of the row's class) and context."""
+    def build(self) -> ObjectiveClass:
+        """Class of the loss, which is imported now."""
         module, _, name = self.loss.partition(":")
-        build: Callable[[Any, BuildContext], Objective] = getattr(
-            import_module(f"mvkit.objectives.{module}"), name
-        )
-        return build
+        loss: ObjectiveClass = getattr(import_module(f"mvkit.objectives.{module}"), name)
+        return loss
 
 
 OBJECTIVES: Mapping[str, ObjectiveRow] = MappingProxyType(

@@ -410,7 +410,7 @@ def _evaluation(recipe: TrainRecipe) -> Iterator[tuple[str, str]]:
     for position, evaluation in enumerate(recipe.evaluate):
         key = f"evaluate[{position}].name"
         if evaluation.name == "bank_neighbours" and name != "instance_recognition":
-            yield key, f"{name} keeps no memory bank; use feature_neighbours"
+            yield key, f"{name} has no memory bank; use feature_neighbours"
         if evaluation.name == "validation_loss" and not row.scores_new_images:
             yield key, f"{name} looks images up in the training set; use bank_neighbours"
         if evaluation.name == "validation_loss" and evaluation.views is not None:

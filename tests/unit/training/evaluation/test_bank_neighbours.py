@@ -93,5 +93,5 @@ def test_labels_survive_a_checkpoint(context, images, encoder, objective):
 
 def test_other_objectives_have_no_bank(context):
     evaluator = BankNeighboursEvaluator(BankNeighbours(), name="bank", n_train=60)
-    with pytest.raises(DataError, match="Nothing keeps no memory bank"):
+    with pytest.raises(DataError, match="Nothing has no memory bank"):
         evaluator.evaluate(context())
