@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from mvkit.errors import UsageError
 from mvkit.images.settings import Batch
-from mvkit.objectives.base import BuildContext, Loss, Objective, batch_mean, decoded
+from mvkit.objectives.base import BuildContext, Loss, Objective, batch_mean, decode
 from mvkit.objectives.registry import AutoEncoder
 
 
@@ -20,7 +20,7 @@ class AutoEncoderObjective(Objective):
     def embed(self, encoder: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
         """Return reconstructions (like the images) and codes (n_images, width)."""
         (images,) = self.inputs(batch)
-        outputs = decoded(encoder, images)
+        outputs = decode(encoder, images)
         if "hidden_vec" not in outputs:
             raise UsageError("autoencoder: the network has no output named 'hidden_vec', its code")
         return outputs["output"], outputs["hidden_vec"]

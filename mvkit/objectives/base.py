@@ -25,7 +25,7 @@ _COLOURS = 3
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss and what to log of it.
+    """A loss and the values that are logged with it.
 
     Attributes
     ----------
@@ -182,7 +182,7 @@ class BuildContext:
         return self.n_classes
 
     def generator(self, purpose: str) -> torch.Generator:
-        """Return a generator of its own for a purpose (a bank's or a queue's start)."""
+        """Return a generator for one purpose (the initial memory bank or queue)."""
         return torch.Generator().manual_seed(int(hashed(self.seed, crc32(purpose.encode()))))
 
 
@@ -253,7 +253,7 @@ def _shape(encoder: nn.Module, path: str, input_px: int, *, decodes: bool) -> to
     encoder.eval()
     try:
         if decodes:
-            decoded(encoder, blank)
+            decode(encoder, blank)
             return None
         return layer_output(encoder, path, blank).shape[1:]
     finally:
@@ -294,7 +294,7 @@ class Share(NamedTuple):
 
 
 def share_of(n_own: int) -> Share:
-    """Return where ``n_own`` rows of this process lie in the global batch."""
+    """Return the position of ``n_own`` rows of this process in the global batch."""
     counts = row_counts(n_own)
     return Share(first=sum(counts[: rank()]), n_own=n_own, n_all=sum(counts))
 
@@ -342,7 +342,7 @@ def accuracies(logits: Tensor, classes: Tensor) -> Mapping[str, Tensor]:
     return {name: batch_mean((better < k).float()) for name, k in ranks.items()}
 
 
-def decoded(encoder: nn.Module, images: Tensor) -> Mapping[str, Tensor]:
+def decode(encoder: nn.Module, images: Tensor) -> Mapping[str, Tensor]:
     """Return the network's outputs by name; "output" is the image that it decodes.
 
     Raises
@@ -376,7 +376,7 @@ def module_path(network: nn.Module, layer: str | None) -> str:
     return paths[layer]
 
 
-class _Enough(BaseException):
+class _ForwardStopped(BaseException):
     """Ends a forward pass; not an ``Exception``, so that no ``try`` inside a ``forward`` swallows it."""
 
 
@@ -390,37 +390,37 @@ def layer_output(network: nn.Module, path: str, images: Tensor) -> Tensor:
     """
     if not path:
         return _tensor(network(images), "the network's output")
-    kept: list[Any] = []
+    outputs: list[Any] = []
 
-    def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+    def record(module: nn.Module, inputs: Any, output: Any) -> None:
         del module, inputs
-        kept.append(output)
+        outputs.append(output)
         # Stopping here also means that no later in-place operation changes the value.
-        raise _Enough
+        raise _ForwardStopped
 
-    handle = network.get_submodule(path).register_forward_hook(keep)
+    handle = network.get_submodule(path).register_forward_hook(record)
     try:
         network(images)
-    except _Enough:
+    except _ForwardStopped:
         pass
     finally:
         handle.remove()
-    if not kept:
+    if not outputs:
         raise UsageError(f"layer at '{path}' does not run in a forward pass")
-    return _tensor(kept[0], f"layer at '{path}'")
+    return _tensor(outputs[0], f"layer at '{path}'")
 
 
-def _tensor(value: Any, what: str) -> Tensor:
+def _tensor(value: Any, name: str) -> Tensor:
     if not isinstance(value, Tensor):
-        raise UsageError(f"{what} is a {type(value).__name__}, not a tensor\nname another layer")
+        raise UsageError(f"{name} is a {type(value).__name__}, not a tensor\nname another layer")
     return value
 
 
 class ColumnNorm(nn.Module):
     """A batch norm (Ioffe & Szegedy 2015) without parameters, over the images of all processes.
 
-    Whatever the recipe says of synchronised norms: a correlation over the
-    global batch needs the global mean and variance. Buffers and arithmetic
+    Independent of ``train.sync_norm``: a correlation over the global batch
+    needs the global mean and variance. Buffers and arithmetic
     are those of ``nn.BatchNorm1d(affine=False)``.
     """
 

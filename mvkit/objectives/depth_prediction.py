@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from mvkit.errors import DataError
 from mvkit.images.settings import Batch
-from mvkit.objectives.base import BuildContext, Loss, Objective, batch_mean, decoded
+from mvkit.objectives.base import BuildContext, Loss, Objective, batch_mean, decode
 from mvkit.objectives.registry import DepthPrediction
 
 _COLOURS = 3
@@ -23,7 +23,7 @@ class DepthPredictionObjective(Objective):
     def embed(self, encoder: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
         """Return the predicted depth (n_images, 1, side, side)."""
         (images,) = self.inputs(batch)
-        return (self.head(decoded(encoder, images)["output"]),)
+        return (self.head(decode(encoder, images)["output"]),)
 
     def compare(self, embedded: tuple[Tensor, ...], batch: Batch) -> Loss:
         """Compare with the measured depth."""

@@ -90,9 +90,9 @@ class MoCoV2Objective(Objective):
         """Put the keys of all processes into the queue, over the oldest ones."""
         del batch
         keys = all_gather(single_precision(embedded[1])).to(self.queue.dtype)
-        places = (self.position + torch.arange(len(keys), device=keys.device)) % len(self.queue)
-        # Of more keys than places only the last stay.
-        self.queue[places[-len(self.queue) :]] = keys[-len(self.queue) :]
+        rows = (self.position + torch.arange(len(keys), device=keys.device)) % len(self.queue)
+        # Of more keys than the queue has rows only the last stay.
+        self.queue[rows[-len(self.queue) :]] = keys[-len(self.queue) :]
         self.position.copy_((self.position + len(keys)) % len(self.queue))
 
     def draw_shuffle(self, n_images: int) -> Tensor:
@@ -104,16 +104,16 @@ class MoCoV2Objective(Objective):
         """Return the images' keys, computed on another mix of images in every process.
 
         Otherwise a batch norm over a process's own images would leak which key
-        belongs to which query (He et al. 2020, section 3.3). One process has
-        nobody to exchange with.
+        belongs to which query (He et al. 2020, section 3.3). One process
+        cannot exchange images.
         """
         if world_size() == 1:
-            return self._encoded_keys(images)
+            return self._encode_keys(images)
         share = share_of(len(images))
         own = slice(share.first, share.first + share.n_own)
         order = self.draw_shuffle(share.n_all).to(images.device)
-        shuffled = self._encoded_keys(all_gather(images)[order[own]])
+        shuffled = self._encode_keys(all_gather(images)[order[own]])
         return all_gather(shuffled)[torch.argsort(order)[own]]
 
-    def _encoded_keys(self, images: Tensor) -> Tensor:
+    def _encode_keys(self, images: Tensor) -> Tensor:
         return functional.normalize(self.key_neck(features(self.key_encoder, images)), dim=1)

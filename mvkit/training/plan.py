@@ -135,7 +135,8 @@ def make_plan(
     UsageError, DataError, CheckpointError
         Parts do not fit together.
     """
-    n_images, n_classes = IMAGENET_IMAGES, IMAGENET_CLASSES
+    n_images: int = IMAGENET_IMAGES
+    n_classes: int | None = IMAGENET_CLASSES
     if images is not None:
         check_images(recipe, images)
         n_images = images.n_images
