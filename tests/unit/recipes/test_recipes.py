@@ -16,7 +16,6 @@ from mvkit.objectives.registry import row_of
 from mvkit.recipes import packaged_recipes
 from mvkit.training.evaluation import build_evaluators
 from mvkit.training.optim import build_optimiser
-from mvkit.training.recipe import contradictions
 from mvkit.training.setup import build_networks
 from mvkit.training.step import TrainStep
 
@@ -49,7 +48,6 @@ def test_recipe_is_called_like_its_file_and_complete(name, recipe_named):
 @pytest.mark.parametrize("name", RECIPES)
 def test_views_serve_the_objective_and_validation_is_the_models_preprocessing(name, recipe_named):
     recipe = recipe_named(name)
-    assert contradictions(recipe) == []
     assert recipe.validation.model_copy(update={"expand": None, "depth": "as_stored"}) == VALIDATION
     assert recipe.validation.depth == recipe.views.depth
 
