@@ -27,7 +27,7 @@ from torchvision import datasets, transforms
 
 from mvkit.images.prep import load_prep_recipe, prepare
 from mvkit.models.loading import build_for_training
-from mvkit.pipeline.train import Machine, TrainRequest, run_training
+from mvkit.pipeline.train import TrainRequest, run_training
 from mvkit.recipes import load_recipe
 from mvkit.training.recipe import Sgd, TrainRecipe
 
@@ -77,7 +77,7 @@ def mvkit_run(images: Path, recipe: str, batch: int) -> float:
             ),
             images=images,
             out=Path(out) / "run",
-            machine=Machine(device="cpu"),
+            device="cpu",
         )
         began = time.perf_counter()
         run_training(request)

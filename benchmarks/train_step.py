@@ -18,8 +18,8 @@ from torch import nn, optim
 
 from mvkit.images.settings import Batch
 from mvkit.models.loading import build_for_training
-from mvkit.objectives.base import Objective
-from mvkit.objectives.registry import OBJECTIVES, build_objective
+from mvkit.objectives.base import Objective, build_objective
+from mvkit.objectives.registry import OBJECTIVES
 from mvkit.recipes import load_recipe
 from mvkit.training.optim import build_optimiser
 from mvkit.training.recipe import TrainRecipe

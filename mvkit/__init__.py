@@ -10,9 +10,9 @@ The names below are loaded when first used, so ``import mvkit`` costs nothing:
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import TYPE_CHECKING
-
-from mvkit.lazy import lazy_names
 
 if TYPE_CHECKING:
     from mvkit.features import FeatureSet, extract
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOMES = {
+_MODULES = {
     "FeatureSet": "mvkit.features",
     "NeuralDataset": "mvkit.neural",
     "Scores": "mvkit.scoring",
@@ -49,4 +49,26 @@ __all__ = [
     "score",
 ]
 
-__getattr__, __dir__ = lazy_names(__name__, _HOMES)
+
+def lazy_names(
+    package: str, modules: Mapping[str, str]
+) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
+    """Build the ``__getattr__`` and ``__dir__`` of a package that imports its names on first use (PEP 562).
+
+    Parameters
+    ----------
+    package
+        Name of the package.
+    modules
+        Public name -> module that defines it.
+    """
+
+    def load(name: str) -> object:
+        if name not in modules:
+            raise AttributeError(f"module '{package}' has no attribute '{name}'")
+        return getattr(import_module(modules[name]), name)
+
+    return load, lambda: sorted(modules)
+
+
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

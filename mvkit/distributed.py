@@ -1,14 +1,14 @@
 """Training in several processes: process group, averaged gradients, gathering, batch norm over all of them.
 
-``torch.distributed.run`` starts the processes and tells each its rank. Alone,
-everything here does nothing, so that code written for several runs unchanged.
+``torch.distributed.run`` starts the processes. With one process everything
+here does nothing, so that code written for several runs unchanged.
 
 Convention of training: every process computes the loss of the *global* batch
 (or the mean over its own rows where rows are independent), and the *mean over
 processes* of the parameters' gradients, which is what ``DistributedDataParallel``
 computes, is the gradient of the global loss. Hence backward of
-:func:`all_gather` and :func:`all_reduce` sums what all processes send: each of
-P equal losses contributes, and the mean divides by P.
+:func:`all_gather` and :func:`all_reduce` sums the gradients of all processes:
+each of P equal losses contributes, and the mean divides by P.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mvkit import errors
 from mvkit.errors import MvkitError, UsageError
+from mvkit.machine import available_cores
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
@@ -42,17 +43,14 @@ if TYPE_CHECKING:
 #: How long processes wait for each other: process 0 may evaluate alone for a while.
 WAIT = timedelta(minutes=30)
 INTERRUPTED = 130
-#: What each process runs under Python.
+#: Arguments of Python in each process.
 WORKER = ("-m", "mvkit")
 #: Seconds for the step in progress and a checkpoint after Ctrl-C or SIGTERM, before processes are killed.
 _SHUTDOWN_S = 300
-#: What gloo and nccl say when another process is gone.
+#: Messages of gloo and nccl after another process has died.
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited")
 #: Summed as float32: half precision would lose digits with every process.
 _HALVES = (torch.float16, torch.bfloat16)
-
-
-# --- the process group ---------------------------------------------------------------------------------
 
 
 def rank() -> int:
@@ -72,15 +70,15 @@ def is_main_process() -> bool:
 
 @contextmanager
 def process_group(device: torch.device, *, wait: timedelta = WAIT) -> Iterator[torch.device]:
-    """Join the processes that torchrun started, if it did, and leave them at the end.
+    """Join the processes that torchrun started, if it did, and leave the group at the end.
 
-    Processes talk by gloo, and by nccl where tensors lie on GPUs. Only process
-    0 is heard on standard output and error.
+    Processes communicate by gloo, and by nccl where tensors lie on GPUs. Only
+    process 0 writes to standard output and error.
 
     Parameters
     ----------
     device
-        What the user asked for; "cuda" becomes the GPU of this process's number on its machine.
+        As requested; "cuda" becomes the GPU of this process's number on its machine.
     wait
         After this long without an answer from the others, a process gives up.
 
@@ -128,11 +126,11 @@ class OtherProcessLostError(MvkitError):
 
 
 def exit_process(code: int) -> NoReturn:
-    """End this program, without tearing down what it still shares with processes that may be gone.
+    """End this program without leaving the process group, whose other processes may be dead.
 
     After a failure the group is never left (see :func:`process_group`), and
-    its threads may be at work when the interpreter takes itself apart: C++
-    then ends the program with SIGABRT in place of its exit code.
+    its threads may be at work when the interpreter shuts down: C++ then ends
+    the program with SIGABRT in place of its exit code.
     """
     if distributed.is_initialized():
         for stream in (sys.stdout, sys.stderr):
@@ -143,7 +141,7 @@ def exit_process(code: int) -> NoReturn:
 
 
 def _check_no_other_launcher() -> None:
-    """Refuse several tasks of srun that know nothing of each other."""
+    """Check that srun did not start several tasks that do not communicate."""
     n_tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1") if "SLURM_STEP_ID" in os.environ else "1"
     if n_tasks != "1" and "TORCHELASTIC_RUN_ID" not in os.environ:
         raise UsageError(
@@ -161,15 +159,12 @@ def _own_gpu() -> torch.device:
 
 
 def _mute() -> None:
-    """Send this process's output, that of compiled libraries too, nowhere."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+    """Discard this process's output, that of compiled libraries too."""
+    null = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-        os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)
-
-
-# --- tensors of all processes --------------------------------------------------------------------------
+        os.dup2(null, stream.fileno())
+    os.close(null)
 
 
 def all_gather(rows: Tensor) -> Tensor:
@@ -226,8 +221,7 @@ def row_counts(n_own: int) -> list[int]:
     """Return the number of rows of every process, in rank order."""
     if world_size() == 1:
         return [n_own]
-    # On the CPU even when training on GPUs: the answer is needed as Python
-    # integers, and reading it from a GPU would wait for all queued work.
+    # On the CPU even when training on GPUs: reading the counts from a GPU would wait for all queued work.
     return [int(count) for count in _of_each_process(torch.tensor(n_own))]
 
 
@@ -257,9 +251,6 @@ def _of_each_process(values: Tensor) -> list[Tensor]:
     parts = [torch.empty_like(values) for _ in range(world_size())]
     distributed.all_gather(parts, values.contiguous())
     return parts
-
-
-# --- gradients and batch norms -------------------------------------------------------------------------
 
 
 def data_parallel(module: nn.Module) -> nn.Module:
@@ -336,9 +327,6 @@ def _as_channels(values: Tensor, rows: Tensor) -> Tensor:
     return values.to(rows.dtype).view(1, -1, *[1] * (rows.ndim - 2))
 
 
-# --- starting processes --------------------------------------------------------------------------------
-
-
 def run_processes(n: int, argv: Sequence[str], *, device: torch.device | None = None) -> int:
     """Run ``mvkit`` with these words in several processes on this machine, by torchrun.
 
@@ -357,7 +345,7 @@ def run_processes(n: int, argv: Sequence[str], *, device: torch.device | None = 
     Returns
     -------
     int
-        0, 130 if interrupted, or the exit code of a process that has said why itself.
+        0, 130 if interrupted, or the exit code of a process that has printed its error itself.
 
     Raises
     ------
@@ -379,10 +367,9 @@ def run_processes(n: int, argv: Sequence[str], *, device: torch.device | None = 
         raise UsageError(
             f"{n} processes need {n} GPUs, {torch.cuda.device_count()} visible: use fewer, or --device cpu"
         )
-    # Cores are shared, processes talk on this machine only, and files of the current folder shadow no
-    # modules; a user's own setting counts, where there is one.
-    n_cores = len(os.sched_getaffinity(0))
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, n_cores // n)))
+    # Processes share the cores, communicate on this machine only, and import nothing from the current
+    # folder; a user's own setting counts, where there is one.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // n)))
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(_SHUTDOWN_S))
     # A warning for each network whose parameters are all used.
@@ -409,8 +396,8 @@ def run_processes(n: int, argv: Sequence[str], *, device: torch.device | None = 
 
 
 def record_failure(error: Exception) -> None:
-    """Leave the error that ends this process to torchrun, which started it, to show."""
-    # What an unforeseen error is about, only its traceback tells.
+    """Record the error that ends this process for torchrun, which started it."""
+    # An unforeseen error is explained by its traceback only.
     message = str(error) if isinstance(error, MvkitError) else traceback.format_exc()
     # Of a stage's own error, the class of mvkit.errors that it is a kind of.
     known = (kind for kind in type(error).__mro__ if kind.__module__ in (errors.__name__, __name__))
@@ -421,10 +408,10 @@ def record_failure(error: Exception) -> None:
 
 
 def _raise_cause(failures: Sequence[ProcessFailure]) -> int:
-    """Raise the failure that the others followed, or return its exit code if there is nothing to say.
+    """Raise the failure that caused the others, or return its exit code if there is no message.
 
-    Of those seen together, an error that mvkit raises on purpose follows nothing; then comes a kill, then
-    an unforeseen error, last SIGTERM, by which torchrun ends the processes that are left.
+    An error that mvkit raises on purpose is no consequence of another; next in order come a kill, an
+    unforeseen error, and SIGTERM, by which torchrun ends the processes that are left.
     """
 
     def order(failure: ProcessFailure) -> tuple[int, int, int]:

@@ -1,4 +1,4 @@
-"""Recipes: strict YAML files that say what to compute, never where or on what machine.
+"""Recipes: strict YAML files of what to compute, never where or on what machine.
 
 A recipe may name another one as its ``base``, and ``--set key=value`` changes keys of the result. All that is
 wrong with it is reported at once, each problem with the file and line, or the ``--set``, that gave the key.
@@ -33,12 +33,12 @@ KeyLocations = dict[KeyPath, str]
 
 #: The key that names a recipe's base; the folder of packaged recipes that are only bases.
 _BASE, _BASES = "base", "base/"
-#: The key by which a group says of which kind it is (``optimiser: {name: sgd}``).
+#: The key of a group that names its kind (``optimiser: {name: sgd}``).
 _KIND = "name"
 #: Values and depth of a recipe at most; aliases make more of a few bytes.
 _MOST_VALUES, _DEEPEST = 10_000, 32
-#: Characters of an input that a message shows.
-_LONGEST = 80
+#: Characters of an input, and names of recipes, that a message shows.
+_LONGEST, _MOST_NAMES = 80, 12
 
 
 class Settings(BaseModel):
@@ -111,17 +111,28 @@ def find_recipe(source: str) -> Path:
     Raises
     ------
     RecipeError
-        Neither a file nor a packaged recipe; lists packaged names.
+        Neither a file nor a packaged recipe; names packaged ones.
     """
     packaged = packaged_recipes()
     path = _find(source, Path(), packaged)
-    if path is None:
-        name = source.removeprefix("recipes/").removesuffix(".yaml")
+    if path is not None and path.suffix != ".py":
+        return path
+    if re.search(r"\.py(:|$)", source):
         raise RecipeError(
-            f"recipe {_short(source)} is neither a file nor a packaged recipe{suggest(name, packaged)}\n"
-            f"{valid_names(name, packaged, 'mvkit list recipes')}"
+            f"{_short(source)} is Python, and a recipe is YAML\n"
+            f"to score a network of your own: mvkit score {source.partition(':')[0]}:FUNCTION"
         )
-    return path
+    # A path as in the repository, recipes/demo.yaml.
+    name = source.removeprefix("recipes/").removesuffix(".yaml")
+    if name in packaged:
+        raise RecipeError(f"no file {source} here; the packaged recipe is called {name}")
+    siblings = [other for other in packaged if other.rpartition("/")[0] == name.rpartition("/")[0]]
+    names = siblings or list(packaged)
+    raise RecipeError(
+        f"recipe {_short(source)} is neither a file nor a packaged recipe{suggest(name, names)}\n"
+        f"packaged: {', '.join(names[:_MOST_NAMES])}{' ...' if len(names) > _MOST_NAMES else ''}; "
+        "all: mvkit list recipes"
+    )
 
 
 def _find(source: str, folder: Path, packaged: Mapping[str, Path]) -> Path | None:
@@ -159,7 +170,7 @@ def _shown(path: Path) -> str:
 
 
 def _resolve(path: Path, above: tuple[Path, ...] = ()) -> tuple[dict[str, object], KeyLocations]:
-    """Read a recipe and lay it over its base; ``above`` are the recipes whose base it is itself."""
+    """Read a recipe and merge it into its base; ``above`` are the recipes whose base it is itself."""
     document, lines = read_yaml(path)
     given = {key: f"{_shown(path)}:{line}" for key, line in lines.items()}
     if _BASE not in document:
@@ -178,21 +189,21 @@ def _resolve(path: Path, above: tuple[Path, ...] = ()) -> tuple[dict[str, object
         )
     if base_path.resolve() in above:
         raise RecipeError(f"{where}: {_short(base)} leads back to a recipe of which it is the base")
-    under, base_given = _resolve(base_path, above)
-    _lay_over(under, document, base_given)
-    return under, base_given | given
+    merged, base_given = _resolve(base_path, above)
+    _merge(merged, document, base_given)
+    return merged, base_given | given
 
 
-def _lay_over(
-    under: dict[str, object], over: Mapping[str, object], given: KeyLocations, around: KeyPath = ()
+def _merge(
+    base: dict[str, object], over: Mapping[str, object], given: KeyLocations, group: KeyPath = ()
 ) -> None:
-    """Change a base as the recipe over it says: groups key by key; lists, values and other kinds replace."""
+    """Merge a recipe into its base: groups key by key; lists, values and groups of another kind replace."""
     for key, value in over.items():
-        path, old = (*around, key), under.get(key)
+        path, old = (*group, key), base.get(key)
         if isinstance(old, dict) and isinstance(value, dict) and not _kinds_differ(old, value):
-            _lay_over(old, value, given, path)
+            _merge(old, value, given, path)
         else:
-            under[key] = value
+            base[key] = value
             _forget(path, given)
 
 
@@ -202,12 +213,12 @@ def _kinds_differ(old: Mapping[str, object], new: Mapping[str, object]) -> bool:
 
 def _forget(key: KeyPath, locations: KeyLocations) -> None:
     """Forget where a key and all beneath it were given."""
-    for gone in [other for other in locations if other[: len(key)] == key]:
-        del locations[gone]
+    for inner in [other for other in locations if other[: len(key)] == key]:
+        del locations[inner]
 
 
 def _location(key: KeyPath, given: KeyLocations, changed: KeyLocations) -> str | None:
-    """Return where a key, or the innermost group around it, was given, or changed by an override."""
+    """Return where a key, or the innermost group that it is in, was given, or changed by an override."""
     for length in range(len(key), 0, -1):
         group = key[:length]
         # An override made or changed part of the group; of an outer one, only if no file has it.
@@ -219,7 +230,7 @@ def _location(key: KeyPath, given: KeyLocations, changed: KeyLocations) -> str |
 
 
 def _apply(override: str, document: dict[str, object]) -> KeyPath:
-    """Carry out ``group.key=value`` or ``list[0].key=value``, making missing groups; return the key."""
+    """Apply ``group.key=value`` or ``list[0].key=value``, making missing groups; return the key."""
     text, equals, value = override.partition("=")
     path = _parts(text)
     if not equals or not all(path):
@@ -270,7 +281,7 @@ def _causes(errors: list[ErrorDetails]) -> list[ErrorDetails]:
 
 
 def _problems(details: ErrorDetails, model: type[BaseModel]) -> Iterator[tuple[KeyPath, str]]:
-    """Give the keys, and what is wrong with them, that an error of pydantic means."""
+    """Yield the keys, and what is wrong with them, that an error of pydantic means."""
     key, models = _follow(model, details)
     kind, context = details["type"], details.get("ctx", {})
     own = context.get("error")
@@ -406,6 +417,8 @@ def parse_scalar(text: str, name: str = "--set") -> object:
     try:
         document, _ = parse_yaml(f"value: {text}", name)
     except RecipeError as error:
+        if "<stream end>" in str(error):
+            raise RecipeError(f"{name}: the value is not complete") from error
         raise RecipeError(str(error).replace(f"{name}:1: ", f"{name}: ", 1)) from error
     if len(document) > 1:
         raise RecipeError(f"{name}: more than one value")
@@ -413,7 +426,7 @@ def parse_scalar(text: str, name: str = "--set") -> object:
 
 
 def _value_of(node: yaml.Node, path: KeyPath, lines: dict[KeyPath, int], name: str) -> Any:
-    """Return the plain value of a node, and note the line of every key and of every item of a list."""
+    """Return the plain value of a node, and record the line of every key and of every item of a list."""
     line = node.start_mark.line + 1
     if len(path) > _DEEPEST:
         raise RecipeError(f"{name}:{line}: {_written(path[:3])}: is nested too deeply, or an alias of itself")

@@ -37,9 +37,9 @@ from mvkit.images.views import ViewMaker
 from mvkit.models.base import VisionModel
 from mvkit.objectives.base import Objective
 from mvkit.recipes import load_recipe
-from mvkit.training.assembly import Start, build_networks
 from mvkit.training.optim import build_optimiser
 from mvkit.training.recipe import TrainRecipe
+from mvkit.training.setup import build_networks
 from mvkit.training.step import StepSettings, TrainStep
 
 CPU = torch.device("cpu")
@@ -96,8 +96,7 @@ def learner(
     recipe: TrainRecipe, device: torch.device, settings: StepSettings | None = None
 ) -> tuple[VisionModel, Objective, TrainStep]:
     """Build network, objective and step; the same start for any device."""
-    start = Start(weights="random")
-    encoder, objective = build_networks(recipe, n_images=N_BANK, n_classes=N_CLASSES, start=start)
+    encoder, objective = build_networks(recipe, n_images=N_BANK, n_classes=N_CLASSES, weights="random")
     # Every device draws its own dropout.
     for module in (*encoder.modules(), *objective.modules()):
         if isinstance(module, nn.Dropout):

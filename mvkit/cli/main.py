@@ -51,7 +51,7 @@ app = typer.Typer(
 app.add_typer(fetch.app, name="fetch", short_help="Download checkpoints and recordings.")
 app.add_typer(listing.app, name="list", short_help="List models, layers, recipes, datasets.")
 app.command("prep", cls=Command, short_help="Write images as fast-loading beton files.")(prep.command)
-app.command("train", cls=Command, short_help="Train a network by a recipe.")(train.command)
+app.command("train", cls=train.TrainCommand, short_help="Train a network by a recipe.")(train.command)
 app.command("extract", cls=Command, short_help="Write features of any layers to a file.")(extract.command)
 app.command("score", cls=Command, epilog=score.EPILOG, short_help="Score how well layers predict neurons.")(
     score.command

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mvkit.cli.console import HomeOption, JsonOption, note, print_json, print_line
+from mvkit.cli.console import Command, HomeOption, JsonOption, note, print_json, print_line
+from mvkit.errors import UsageError
 from mvkit.files import format_bytes
 
 if TYPE_CHECKING:
@@ -19,81 +21,59 @@ if TYPE_CHECKING:
     from mvkit.training.log import Pace
     from mvkit.training.plan import TrainPlan
 
-
-Remark = Callable[[str], None]
-Watch = Callable[["Pace"], None]
-
-
-@contextmanager
-def training_display() -> Iterator[tuple[Remark, Watch]]:
-    """Yield where to send sentences and paces; sentences stay, the pace is one line below them."""
-    if not sys.stderr.isatty():
-        yield note, lambda pace: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn
-
-    console = Console(stderr=True, highlight=False)
-    columns = [TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[pace]}")]
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("training", total=None, pace="")
-
-        def watch(pace: Pace) -> None:
-            bar.update(
-                task,
-                description=f"epoch {pace.epoch}/{pace.n_epochs}",
-                completed=pace.step,
-                total=pace.n_steps,
-                pace=describe_pace(pace),
-            )
-
-        yield lambda text: console.print(text, markup=False), watch
-
-
-def describe_pace(pace: Pace) -> str:
-    """Return ``step 120/2,000, loss 3.21, 4,100 images/s, 0:07:30 left, waiting for the loader``."""
-    limit = "waiting for the loader" if pace.bottleneck == "loader" else "limited by compute"
-    return (
-        f"step {pace.step:,}/{pace.n_steps:,}, loss {pace.loss:.4g}, {pace.images_per_s:,.0f} images/s, "
-        f"{duration(pace.eta_s)} left, {limit}"
-    )
-
-
-def duration(seconds: float) -> str:
-    """Return ``1 d 2:03:04``; "unknown" if it is not finite."""
-    if not math.isfinite(seconds):
-        return "unknown"
-    days, rest = divmod(round(seconds), 86_400)
-    minutes, second = divmod(rest, 60)
-    hour, minute = divmod(minutes, 60)
-    return f"{f'{days} d ' if days else ''}{hour}:{minute:02d}:{second:02d}"
-
-
-def plan_lines(plan: TrainPlan) -> Iterator[str]:
-    """Yield the plan as lines for people."""
-    size, memory = plan.size, plan.memory
-    found = plan.images or f"not here yet; numbers are for {size.n_images:,} images"
-    yield f"images      {found}"
-    yield (
-        f"steps       {size.n_steps:,} ({size.steps_per_epoch:,} an epoch, batches of {size.batch_size:,} "
-        "of all processes together)"
-    )
-    yield f"parameters  {size.n_parameters:,}, of them trained {size.n_trained:,}"
-    yield (
-        f"memory      about {format_bytes(memory.total)} a process: state {format_bytes(memory.state)}, "
-        f"training {format_bytes(memory.training)}, activations {format_bytes(memory.activations)} (float32)"
-    )
-    largest = max(plan.files.values())
-    yield f"files       {plan.folder}: log.jsonl, {len(plan.files)} checkpoints of {format_bytes(largest)}"
-    yield f"digest      {plan.digest}"
-    if plan.problem:
-        yield f"missing     {plan.problem}"
-
-
 _RUN = "Run"
 _MACHINE = "Machine (changes nothing of what is computed but rounding)"
 _INTERRUPTED = 130
-_PRECISIONS = ("fp32", "bf16", "fp16")
+#: Options of other training programs, and the recipe's key for each.
+_RECIPE_KEYS = {
+    "--architecture": "model.architecture",
+    "--arch": "model.architecture",
+    "--model": "model.architecture",
+    "--batch-size": "train.batch_size",
+    "--epochs": "train.epochs",
+    "--learning-rate": "optimiser.learning_rate",
+    "--lr": "optimiser.learning_rate",
+    "--max-steps": "train.max_steps",
+    "--momentum": "optimiser.momentum",
+    "--seed": "train.seed",
+    "--weight-decay": "optimiser.weight_decay",
+}
+
+
+class PrecisionChoice(StrEnum):
+    """Values of ``--precision``."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
+
+
+class TrainCommand(Command):
+    """The command, with an answer to options that are keys of the recipe."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the words of the command line.
+
+        Raises
+        ------
+        UsageError
+            For an option such as ``--epochs``: names the recipe's key.
+        """
+        words = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:  # which class of click's, or of Typer's own click, differs by version
+            option = getattr(error, "option_name", None)
+            if option not in _RECIPE_KEYS:
+                raise
+            raise UsageError(_key_advice(option, words)) from error
+
+
+def _key_advice(option: str, words: Sequence[str]) -> str:
+    """Return the message for an option that is a key of the recipe, with the value that was given."""
+    position = next(at for at, word in enumerate(words) if word.partition("=")[0] == option)
+    value = words[position].partition("=")[2] or next(iter(words[position + 1 :]), "VALUE")
+    return f"no option {option}; recipe keys are set with --set {_RECIPE_KEYS[option]}={value}"
 
 
 def command(
@@ -144,7 +124,9 @@ def command(
     workers: Annotated[
         int | None,
         typer.Option(
-            min=0, help="Loader threads of a process; default: all cores.", rich_help_panel=_MACHINE
+            min=0,
+            help="Loader threads of a process; default: all cores, shared.",
+            rich_help_panel=_MACHINE,
         ),
     ] = None,
     accumulate: Annotated[
@@ -152,8 +134,8 @@ def command(
         typer.Option(min=1, help="Micro-batches per step, to save memory.", rich_help_panel=_MACHINE),
     ] = 1,
     precision: Annotated[
-        str, typer.Option(help="fp32, bf16 or fp16 (autocast).", rich_help_panel=_MACHINE)
-    ] = "fp32",
+        PrecisionChoice, typer.Option(help="Of networks (autocast).", rich_help_panel=_MACHINE)
+    ] = PrecisionChoice.FP32,
     channels_last: Annotated[
         bool, typer.Option("--channels-last", help="Memory order for GPUs.", rich_help_panel=_MACHINE)
     ] = False,
@@ -164,11 +146,8 @@ def command(
     as_json: JsonOption = False,
 ) -> None:
     """Train a network as a recipe says; Ctrl-C saves, and the same command goes on."""
-    from mvkit.errors import unknown_name
-    from mvkit.pipeline.train import Machine, TrainRequest, plan_training
+    from mvkit.pipeline.train import TrainRequest, plan_training
 
-    if precision not in _PRECISIONS:
-        raise unknown_name("precision", precision, _PRECISIONS)
     request = TrainRequest(
         recipe=recipe,
         overrides=tuple(overrides or ()),
@@ -177,77 +156,23 @@ def command(
         resume=resume,
         weights=weights,
         tensorboard=tensorboard,
-        machine=Machine(
-            device=device,
-            workers=workers,
-            accumulate=accumulate,
-            precision=precision,  # type: ignore[arg-type]
-            channels_last=channels_last,
-            compile=compile_,
-        ),
         home=Path(home) if home else None,
+        device=device,
+        workers=workers,
+        accumulate=accumulate,
+        precision=precision.value,
+        channels_last=channels_last,
+        compile=compile_,
     )
     if dry_run:
-        _show_plan(plan_training(request, processes=processes or 1), as_json=as_json)
-        return
-    if processes is not None and processes > 1:
+        _print_plan(plan_training(request, processes=processes or 1), as_json=as_json)
+    elif processes is not None and processes > 1:
         _run_in_processes(request, processes, as_json=as_json)
-        return
-    _show_report(_train(request), as_json=as_json)
+    else:
+        _run(request, as_json=as_json)
 
 
-def _train(request: TrainRequest) -> TrainReport:
-    from mvkit.pipeline.train import run_training
-    from mvkit.training.log import Callbacks
-
-    with training_display() as (remark, watch):
-        return run_training(request, callbacks=Callbacks(remark, watch))
-
-
-def _run_in_processes(request: TrainRequest, processes: int, *, as_json: bool) -> None:
-    from mvkit.distributed import run_processes
-    from mvkit.machine import choose_device
-    from mvkit.pipeline.train import resolve_recipe
-    from mvkit.training.setup import check_processes_divide
-
-    # Before processes are started, which takes seconds.
-    check_processes_divide(resolve_recipe(request).train.batch_size, processes)
-    device = choose_device(request.machine.device)
-    words = _words(request) + (["--json"] if as_json else [])
-    code = run_processes(processes, words, device=device)
-    if code:
-        raise typer.Exit(code)
-
-
-def _words(request: TrainRequest) -> list[str]:
-    """Return the command line of one of several processes."""
-    machine = request.machine
-    options: dict[str, object] = {
-        "--images": request.images,
-        "--out": request.out,
-        "--resume": request.resume,
-        "--weights": request.weights,
-        "--device": machine.device,
-        "--workers": machine.workers,
-        "--accumulate": machine.accumulate,
-        "--precision": machine.precision,
-        "--home": request.home,
-    }
-    flags = {
-        "--tensorboard": request.tensorboard,
-        "--channels-last": machine.channels_last,
-        "--compile": machine.compile,
-    }
-    return [
-        "train",
-        request.recipe,
-        *(f"{name}={value}" for name, value in options.items() if value is not None),
-        *(f"--set={override}" for override in request.overrides),
-        *(name for name, wanted in flags.items() if wanted),
-    ]
-
-
-def _show_plan(plan: TrainPlan, *, as_json: bool) -> None:
+def _print_plan(plan: TrainPlan, *, as_json: bool) -> None:
     if as_json:
         print_json(plan.to_json())
         return
@@ -258,7 +183,136 @@ def _show_plan(plan: TrainPlan, *, as_json: bool) -> None:
         print_line(line)
 
 
-def _show_report(report: TrainReport, *, as_json: bool) -> None:
+def plan_lines(plan: TrainPlan) -> Iterator[str]:
+    """Yield the plan as lines for people."""
+    size, memory = plan.size, plan.memory
+    yield f"images      {plan.images or f'not here yet; numbers are for {size.n_images:,} images'}"
+    yield (
+        f"steps       {size.n_steps:,} ({size.steps_per_epoch:,} an epoch, batches of {size.batch_size:,} "
+        "of all processes together)"
+    )
+    yield f"parameters  {size.n_parameters:,}, of them trained {size.n_trained:,}"
+    yield (
+        f"memory      about {format_bytes(memory.total)} a process: state {format_bytes(memory.state)}, "
+        f"training {format_bytes(memory.training)}, activations {format_bytes(memory.activations)} (float32)"
+    )
+    each, total = max(plan.files.values()), sum(plan.files.values())
+    yield (
+        f"files       {plan.folder}: log.jsonl, {len(plan.files)} checkpoints of {format_bytes(each)}, "
+        f"together at most {format_bytes(total)}"
+    )
+    yield f"digest      {plan.digest}"
+    if plan.problem:
+        yield f"missing     {plan.problem}"
+
+
+def _run_in_processes(request: TrainRequest, processes: int, *, as_json: bool) -> None:
+    from mvkit.pipeline.train import check_request
+
+    # Before processes are started, which takes seconds.
+    recipe = check_request(request)
+
+    from mvkit.distributed import run_processes
+    from mvkit.machine import choose_device
+    from mvkit.training.setup import check_processes_divide
+
+    check_processes_divide(recipe.train.batch_size, processes)
+    words = [*_command_line(request), *(["--json"] if as_json else [])]
+    code = run_processes(processes, words, device=choose_device(request.device))
+    if code:
+        raise typer.Exit(code)
+
+
+def _command_line(request: TrainRequest) -> list[str]:
+    """Return the command line of one of several processes."""
+    options: dict[str, object] = {
+        "--images": request.images,
+        "--out": request.out,
+        "--resume": request.resume,
+        "--weights": request.weights,
+        "--device": request.device,
+        "--workers": request.workers,
+        "--accumulate": request.accumulate,
+        "--precision": request.precision,
+        "--home": request.home,
+    }
+    flags = {
+        "--tensorboard": request.tensorboard,
+        "--channels-last": request.channels_last,
+        "--compile": request.compile,
+    }
+    return [
+        "train",
+        request.recipe,
+        *(f"{name}={value}" for name, value in options.items() if value is not None),
+        *(f"--set={override}" for override in request.overrides),
+        *(name for name, is_set in flags.items() if is_set),
+    ]
+
+
+def _run(request: TrainRequest, *, as_json: bool) -> None:
+    from mvkit.pipeline.train import check_request, run_training
+
+    # Before torch is imported, which takes seconds.
+    check_request(request)
+
+    from mvkit.training.log import Callbacks
+
+    with training_display() as (message, pace):
+        report = run_training(request, callbacks=Callbacks(message, pace))
+    _print_report(report, as_json=as_json)
+
+
+Message = Callable[[str], None]
+ShowPace = Callable[["Pace"], None]
+
+
+@contextmanager
+def training_display() -> Iterator[tuple[Message, ShowPace]]:
+    """Yield functions that show messages, and the pace in one line below them (on a terminal only)."""
+    if not sys.stderr.isatty():
+        yield note, lambda pace: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    console = Console(stderr=True, highlight=False)
+    columns = [TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[pace]}")]
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("training", total=None, pace="")
+
+        def show(pace: Pace) -> None:
+            bar.update(
+                task,
+                description=f"epoch {pace.epoch}/{pace.n_epochs}",
+                completed=pace.step,
+                total=pace.n_steps,
+                pace=describe_pace(pace),
+            )
+
+        yield lambda text: console.print(text, markup=False), show
+
+
+def describe_pace(pace: Pace) -> str:
+    """Return ``step 120/2,000, loss 3.21, 4,100 images/s, 0:07:30 left, waiting for the loader``."""
+    limit = "waiting for the loader" if pace.bottleneck == "loader" else "limited by compute"
+    return (
+        f"step {pace.step:,}/{pace.n_steps:,}, loss {pace.loss:.4g}, {pace.images_per_s:,.0f} images/s, "
+        f"{_duration(pace.eta_s)} left, {limit}"
+    )
+
+
+def _duration(seconds: float) -> str:
+    """Return ``1 d 2:03:04``; "unknown" if it is not finite."""
+    if not math.isfinite(seconds):
+        return "unknown"
+    days, rest = divmod(round(seconds), 86_400)
+    minutes, second = divmod(rest, 60)
+    hour, minute = divmod(minutes, 60)
+    return f"{f'{days} d ' if days else ''}{hour}:{minute:02d}:{second:02d}"
+
+
+def _print_report(report: TrainReport, *, as_json: bool) -> None:
     from mvkit.models.names import BEST
 
     fit = report.fit

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mvkit.lazy import lazy_names
+from mvkit import lazy_names
 
 if TYPE_CHECKING:
     from mvkit.features.extraction import ExtractionReport, extract, extract_to_file

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mvkit import rng as draws
-from mvkit.images.compiled import compiled, compiled_part
 from mvkit.images.settings import Blur, ColourJitter, Flip, Greyscale, Patches, Solarise, Step
+from mvkit.jit import compiled_exact, compiled_exact_part
 
 NOTHING, FLIP, BRIGHTNESS, CONTRAST, SATURATION, HUE, BLUR, SOLARISE = range(8)
 
@@ -256,7 +256,7 @@ def patches(view: Tensor, settings: Patches, offsets: NDArray[np.int64]) -> tupl
     return tuple(cut)
 
 
-@compiled
+@compiled_exact
 def augment_images(
     crops: NDArray[np.uint8],
     params: tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]],
@@ -304,7 +304,7 @@ def augment_images(
         _normalise(planes, norm[0], norm[1])
 
 
-@compiled_part
+@compiled_exact_part
 def _scale_pixels(pixels: NDArray[np.uint8], planes: Planes) -> None:
     """Scale interleaved 8-bit pixels, uint8 (n_pixels * 3,), into planes (3, n_pixels)."""
     red, green, blue = planes[0], planes[1], planes[2]
@@ -314,7 +314,7 @@ def _scale_pixels(pixels: NDArray[np.uint8], planes: Planes) -> None:
         blue[at] = np.float32(pixels[3 * at + 2]) / _LEVELS
 
 
-@compiled_part
+@compiled_exact_part
 def _flip_pixels(planes: Planes, width: int, row: Plane) -> None:
     for channel in range(3):
         for start in range(0, planes.shape[1], width):
@@ -325,7 +325,7 @@ def _flip_pixels(planes: Planes, width: int, row: Plane) -> None:
                 line[np.uintp(width - 1 - x)] = row[x]
 
 
-@compiled_part
+@compiled_exact_part
 def _scale_and_add(planes: Planes, factor: np.float32, rest: np.float32) -> None:
     """Multiply by ``factor`` and add ``rest``."""
     for channel in range(3):
@@ -334,7 +334,7 @@ def _scale_and_add(planes: Planes, factor: np.float32, rest: np.float32) -> None
             plane[at] = _clamp(factor * plane[at] + rest)
 
 
-@compiled_part
+@compiled_exact_part
 def _mean_luma(planes: Planes, width: int, sums: Plane) -> np.float32:
     for x in range(width):
         sums[x] = _ZERO
@@ -348,7 +348,7 @@ def _mean_luma(planes: Planes, width: int, sums: Plane) -> np.float32:
     return np.float32(total / planes.shape[1])
 
 
-@compiled_part
+@compiled_exact_part
 def _saturation(planes: Planes, factor: np.float32, rest: np.float32) -> None:
     red, green, blue = planes[0], planes[1], planes[2]
     for at in range(red.size):
@@ -358,7 +358,7 @@ def _saturation(planes: Planes, factor: np.float32, rest: np.float32) -> None:
         blue[at] = _clamp(factor * blue[at] + grey)
 
 
-@compiled_part
+@compiled_exact_part
 def _hue(planes: Planes, shift: np.float32) -> None:
     """Turn the hue by ``shift`` turns.
 
@@ -392,7 +392,7 @@ def _hue(planes: Planes, shift: np.float32) -> None:
         blue[at] = value - chroma * _missing_chroma(last)
 
 
-@compiled_part
+@compiled_exact_part
 def _missing_chroma(sixths: np.float32) -> np.float32:
     """Fraction of the chroma that a channel lacks, by its distance on the colour circle in [0, 12) sixths."""
     sixths = sixths - _SIX if sixths >= _SIX else sixths
@@ -401,7 +401,7 @@ def _missing_chroma(sixths: np.float32) -> np.float32:
     return _clamp(nearer)
 
 
-@compiled_part
+@compiled_exact_part
 def _blur_pixels(planes: Planes, width: int, taps: Plane, row: Plane, row_blurred: Plane) -> None:
     """Blur along rows into ``row_blurred``, then along columns back.
 
@@ -440,7 +440,7 @@ def _blur_pixels(planes: Planes, width: int, taps: Plane, row: Plane, row_blurre
                 _add_five(line, row_blurred, starts, weights[tap:])
 
 
-@compiled_part
+@compiled_exact_part
 def _mirror(at: int, length: int) -> int:
     """Mirror a position outside at the first or last pixel, which are not repeated.
 
@@ -451,7 +451,7 @@ def _mirror(at: int, length: int) -> int:
     return max(0, at)
 
 
-@compiled_part
+@compiled_exact_part
 def _add_five(out: Plane, source: Plane, starts: tuple[int, int, int, int, int], weights: Plane) -> None:
     """Add five weighted stretches of ``source`` to ``out``: several at once spare traffic with memory.
 
@@ -471,7 +471,7 @@ def _add_five(out: Plane, source: Plane, starts: tuple[int, int, int, int, int],
         )
 
 
-@compiled_part
+@compiled_exact_part
 def _solarise_pixels(planes: Planes, threshold: np.float32) -> None:
     for channel in range(3):
         plane = planes[channel]
@@ -479,7 +479,7 @@ def _solarise_pixels(planes: Planes, threshold: np.float32) -> None:
             plane[at] = _ONE - plane[at] if plane[at] >= threshold else plane[at]
 
 
-@compiled_part
+@compiled_exact_part
 def _normalise(planes: Planes, mean: Plane, std: Plane) -> None:
     for channel in range(3):
         plane = planes[channel]
@@ -487,7 +487,7 @@ def _normalise(planes: Planes, mean: Plane, std: Plane) -> None:
             plane[at] = (plane[at] - mean[channel]) / std[channel]
 
 
-@compiled_part
+@compiled_exact_part
 def _clamp(value: np.float32) -> np.float32:
     value = value if value > _ZERO else _ZERO
     return value if value < _ONE else _ONE

@@ -13,11 +13,9 @@ from PIL import Image
 
 from mvkit import rng as draws
 from mvkit.errors import DataError
-from mvkit.images import compiled as compiling
-from mvkit.images import compiled_draws
-from mvkit.images.compiled import compiled, compiled_part, edition
-from mvkit.images.compiled_draws import Integer, combined, compiled_seed, seeded, uniform
 from mvkit.images.settings import CentreCrop, Crop, RandomCrop, RandomResizedCrop, ViewsSettings
+from mvkit.jit import compiled_exact, compiled_exact_part, edition
+from mvkit.rng import Integer, combined, compiled_seed, seeded, uniform
 
 #: A random resized crop that does not fit into the image is drawn anew so many times (torchvision).
 ATTEMPTS = 10
@@ -69,13 +67,13 @@ def intermediate_px(crop: Crop) -> int | None:
     return crop.via_px if isinstance(crop, RandomResizedCrop) else crop.crop_px
 
 
-@compiled_part
+@compiled_exact_part
 def _round(value: float) -> int:
     """Round to the nearest integer, halves to the even one (Python, torchvision)."""
     return int(np.rint(value))
 
 
-@compiled_part
+@compiled_exact_part
 def _random_resized(
     numbers: CropNumbers, state: Integer, height: Integer, width: Integer
 ) -> tuple[int, int, int, int]:
@@ -101,7 +99,7 @@ def _random_resized(
     return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
 
 
-@compiled_part
+@compiled_exact_part
 def _side(numbers: CropNumbers, draw: float, length: Integer, shortest: Integer) -> tuple[int, int]:
     """Return start and length of a box of fixed size along one side of the image."""
     resized = length
@@ -129,9 +127,9 @@ Fill = Callable[..., None]
 
 
 def _compile(parts_edition: int) -> tuple[BoxOne, Fill]:
-    """Compile the functions that are called from outside; see :func:`mvkit.images.compiled.edition`."""
+    """Compile the functions that are called from outside; see :func:`mvkit.jit.edition`."""
 
-    @compiled
+    @compiled_exact
     def box_one(
         numbers: CropNumbers, seed: int, epoch: int, index: int, view: int, height: int, width: int
     ) -> tuple[int, int, int, int]:
@@ -142,7 +140,7 @@ def _compile(parts_edition: int) -> tuple[BoxOne, Fill]:
         numbers
             From :func:`crop_numbers`; a compiled function may close over it.
         seed
-            From :func:`mvkit.images.compiled_draws.compiled_seed`.
+            From :func:`mvkit.rng.compiled_seed`.
         epoch, index, view
             Keys of the draw.
         height, width
@@ -165,7 +163,7 @@ def _compile(parts_edition: int) -> tuple[BoxOne, Fill]:
         left, box_width = _side(numbers, uniform(state, 1), np.int64(width), shortest)
         return top, left, box_height, box_width
 
-    @compiled
+    @compiled_exact
     def fill(
         boxes: NDArray[np.int64],
         numbers: CropNumbers,
@@ -186,9 +184,7 @@ def _compile(parts_edition: int) -> tuple[BoxOne, Fill]:
 
 
 #: One box, for compiled decoders; bit-equal to :func:`crop_boxes`.
-crop_box_one, _fill = _compile(
-    edition(*(str(module.__file__) for module in (draws, compiling, compiled_draws)))
-)
+crop_box_one, _fill = _compile(edition(str(draws.__file__)))
 
 
 def check_sizes(crop: Crop, heights: NDArray[np.int64], widths: NDArray[np.int64]) -> None:
@@ -370,7 +366,7 @@ _imdecode: Any = types.ExternalFunction(
 _WHOLE = (False, False)
 
 
-@compiled
+@compiled_exact
 def _triangle(source_px: int, target_px: int, first: int, n_rows: int) -> Any:
     """Return rows from ``first`` on of PIL's bilinear filter: starts, counts and weights of source pixels."""
     scale = source_px / target_px
@@ -394,7 +390,7 @@ def _triangle(source_px: int, target_px: int, first: int, n_rows: int) -> Any:
     return starts, counts, weights
 
 
-@compiled
+@compiled_exact
 def _axis_filter(axis: Any, side_px: int) -> Any:
     """Return starts, counts and float32 weights of both resizes along one axis."""
     length, total, offset, mid = axis[1], axis[2], axis[3], axis[4]
@@ -419,7 +415,7 @@ def _axis_filter(axis: Any, side_px: int) -> Any:
     return starts, counts, weights.astype(np.float32)
 
 
-@compiled
+@compiled_exact
 def _resample(memory: Any, shape: Any, axes: Any, side_px: int) -> Any:
     """Resample one image.
 
@@ -461,7 +457,7 @@ def _resample(memory: Any, shape: Any, axes: Any, side_px: int) -> Any:
     return result
 
 
-@compiled
+@compiled_exact
 def resample_image(memory: Any, shape: Any, axes: Any, out: Any) -> None:
     """Crop and resize one RGB image, rounded to uint8.
 
@@ -485,7 +481,7 @@ def resample_image(memory: Any, shape: Any, axes: Any, out: Any) -> None:
                 out[row, column, channel] = np.uint8(value + np.float32(0.5))
 
 
-@compiled
+@compiled_exact
 def resample_plane(memory: Any, shape: Any, axes: Any, out: Any) -> None:
     """Crop one plane of numbers (depth) and take the nearest stored value for every output pixel.
 
@@ -503,7 +499,7 @@ def resample_plane(memory: Any, shape: Any, axes: Any, out: Any) -> None:
             out[row, column] = np.float32(memory[first + y * width + x]) if inside else np.float32(0)
 
 
-@compiled
+@compiled_exact
 def _nearest(axis: Any, side_px: int) -> Any:
     """Return the stored pixel on which each output pixel's centre falls, in the steps of images."""
     origin, length, total, offset, mid = axis
@@ -515,7 +511,7 @@ def _nearest(axis: Any, side_px: int) -> Any:
     return positions
 
 
-@compiled
+@compiled_exact
 def crop_images(memory: Any, locations: Any, axes: Any, rows: Any, out: Any) -> None:
     """Crop and resize some images of a batch.
 
@@ -536,7 +532,7 @@ def crop_images(memory: Any, locations: Any, axes: Any, rows: Any, out: Any) -> 
         resample_image(memory, (locations[i, 0], locations[i, 1], locations[i, 2], 3), axes[i], out[rows[i]])
 
 
-@compiled
+@compiled_exact
 def crop_planes(memory: Any, locations: Any, axes: Any, rows: Any, out: Any) -> None:
     """Do the same for planes: ``memory`` of any number type, ``out`` float32 (batch, 1, side, side)."""
     for i in range(len(rows)):
@@ -545,7 +541,7 @@ def crop_planes(memory: Any, locations: Any, axes: Any, rows: Any, out: Any) -> 
         )
 
 
-@compiled
+@compiled_exact
 def decode_jpegs(memory: Any, locations: Any, sizes: Any, pixels: Any, starts: Any) -> int:
     """Decode JPEGs until one fails; returns how many were decoded.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mvkit.lazy import lazy_names
+from mvkit import lazy_names
 
 if TYPE_CHECKING:
     from mvkit.models.base import VisionModel

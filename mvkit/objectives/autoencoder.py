@@ -6,20 +6,21 @@ from torch import Tensor, nn
 
 from mvkit.errors import UsageError
 from mvkit.images.settings import Batch
-from mvkit.objectives.base import AutoEncoder, BuildContext, Loss, Objective, batch_mean, decoded
+from mvkit.objectives.base import BuildContext, Loss, Objective, batch_mean, decode
+from mvkit.objectives.registry import AutoEncoder
 
 
 class AutoEncoderObjective(Objective):
     """Half the mean squared error, plus weight * mean |code| (Nayebi, Kong et al. 2023)."""
 
-    def __init__(self, settings: AutoEncoder, around: BuildContext) -> None:
-        super().__init__(seed=around.seed)
+    def __init__(self, settings: AutoEncoder, context: BuildContext) -> None:
+        super().__init__(seed=context.seed)
         self.l1_weight = settings.l1_weight
 
     def embed(self, encoder: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
         """Return reconstructions (like the images) and codes (n_images, width)."""
         (images,) = self.inputs(batch)
-        outputs = decoded(encoder, images)
+        outputs = decode(encoder, images)
         if "hidden_vec" not in outputs:
             raise UsageError("autoencoder: the network has no output named 'hidden_vec', its code")
         return outputs["output"], outputs["hidden_vec"]

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from mvkit.distributed import all_reduce
 from mvkit.images.settings import Batch
-from mvkit.objectives.base import BarlowTwins, BuildContext, ColumnNorm, Loss, Objective, features, share_of
+from mvkit.objectives.base import BuildContext, ColumnNorm, Loss, Objective, features, share_of
 from mvkit.objectives.heads import projector
+from mvkit.objectives.registry import BarlowTwins
 
 
 class BarlowTwinsObjective(Objective):
@@ -21,10 +22,10 @@ class BarlowTwinsObjective(Objective):
     couples_samples: ClassVar[bool] = True
     n_inputs: ClassVar[int] = 2
 
-    def __init__(self, settings: BarlowTwins, around: BuildContext) -> None:
-        super().__init__(seed=around.seed)
+    def __init__(self, settings: BarlowTwins, context: BuildContext) -> None:
+        super().__init__(seed=context.seed)
         self.settings = settings
-        self.projector = projector(around.width, settings.widths, bias=False)
+        self.projector = projector(context.width, settings.widths, bias=False)
         self.norm = ColumnNorm(settings.widths[-1])
 
     def embed(self, encoder: nn.Module, batch: Batch) -> tuple[Tensor, ...]:

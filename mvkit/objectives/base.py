@@ -1,152 +1,31 @@
-"""Objectives: their settings, what an objective is, and what several of them share."""
+"""What an objective is, how one is built, and what several of them share."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 from zlib import crc32
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
 from mvkit.distributed import all_reduce, rank, row_counts, world_size
 from mvkit.errors import DataError, UsageError, unknown_name
 from mvkit.images.settings import Batch
-from mvkit.recipes import Count, NotNegative, Positive, Settings
+from mvkit.objectives.registry import LinearReadout, ObjectiveSettings, row_of
 from mvkit.rng import hashed
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-
-
-class InstanceRecognition(Settings):
-    """Instance recognition with a memory bank (Wu et al. 2018)."""
-
-    name: Literal["instance_recognition"] = "instance_recognition"
-    width: Count = 128
-    noise_samples: Count = 4096
-    temperature: Positive = 0.07
-    bank_momentum: Fraction = 0.5
-
-
-class SimClr(Settings):
-    """SimCLR (Chen et al. 2020a)."""
-
-    name: Literal["simclr"] = "simclr"
-    hidden: Count = 2048
-    width: Count = 128
-    temperature: Positive = 0.1
-
-
-class SimSiam(Settings):
-    """SimSiam (Chen & He 2021)."""
-
-    name: Literal["simsiam"] = "simsiam"
-    hidden: Count = 2048
-    width: Count = 2048
-    prediction_hidden: Count = 512
-
-
-class MoCoV2(Settings):
-    """MoCo v2 (Chen et al. 2020b)."""
-
-    name: Literal["mocov2"] = "mocov2"
-    hidden: Count = 2048
-    width: Count = 128
-    queue: Count = 65536
-    temperature: Positive = 0.2
-    momentum: Fraction = 0.999
-
-
-class BarlowTwins(Settings):
-    """Barlow Twins (Zbontar et al. 2021).
-
-    ``divide_by`` replaces the number of images of the global batch in the
-    correlation; only to reproduce the predecessor, which used a configured number.
-    """
-
-    name: Literal["barlow_twins"] = "barlow_twins"
-    widths: Annotated[tuple[Count, ...], Field(min_length=1)] = (8192, 8192, 8192)
-    off_diagonal_weight: NotNegative = 0.0051
-    divide_by: Count | None = None
-
-
-class VicReg(Settings):
-    """VICReg (Bardes et al. 2022); ``divide_by`` as for Barlow Twins (one is subtracted)."""
-
-    name: Literal["vicreg"] = "vicreg"
-    widths: Annotated[tuple[Count, ...], Field(min_length=1)] = (8192, 8192, 8192)
-    invariance_weight: NotNegative = 25.0
-    variance_weight: NotNegative = 25.0
-    covariance_weight: NotNegative = 1.0
-    divide_by: Annotated[int, Field(ge=2)] | None = None
-
-
-class RotNet(Settings):
-    """Which of four rotations (Gidaris et al. 2018)."""
-
-    name: Literal["rotnet"] = "rotnet"
-
-
-class RelativeLocation(Settings):
-    """Which of eight neighbours a patch is (Doersch et al. 2015)."""
-
-    name: Literal["relative_location"] = "relative_location"
-    hidden: Count = 4096
-    dropout: Fraction = 0.5
-    norm_momentum: Fraction = 0.003
-
-
-class AutoEncoder(Settings):
-    """Reconstruction with a sparse code."""
-
-    name: Literal["autoencoder"] = "autoencoder"
-    l1_weight: NotNegative = 5e-4
-
-
-class DepthPrediction(Settings):
-    """Depth of every pixel, from an hour-glass network."""
-
-    name: Literal["depth_prediction"] = "depth_prediction"
-
-
-class CrossEntropy(Settings):
-    """Supervised classification."""
-
-    name: Literal["cross_entropy"] = "cross_entropy"
-
-
-class LinearReadout(Settings):
-    """Classification by a linear map of one layer of a frozen network (``layer`` None: its output)."""
-
-    name: Literal["linear_readout"] = "linear_readout"
-    layer: str | None = None
-    pool_px: Count | None = None
-
-
-ObjectiveSettings = Annotated[
-    InstanceRecognition
-    | SimClr
-    | SimSiam
-    | MoCoV2
-    | BarlowTwins
-    | VicReg
-    | RotNet
-    | RelativeLocation
-    | AutoEncoder
-    | DepthPrediction
-    | CrossEntropy
-    | LinearReadout,
-    Field(discriminator="name"),
-]
+#: Key of the draws of the heads' initial weights.
+_HEADS = crc32(b"heads")
+_COLOURS = 3
 
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss and what to log of it.
+    """A loss and the values that are logged with it.
 
     Attributes
     ----------
@@ -184,15 +63,11 @@ class Objective(nn.Module):
         Number of views that a batch must hold, after rotations or patches.
     trains_encoder
         Whether the encoder's parameters are trained; False: it stays frozen, in eval mode.
-    scores_new_images
-        Whether the loss means something for images outside the training set;
-        False: it looks images up by their index in it.
     """
 
     couples_samples: ClassVar[bool] = False
     n_inputs: ClassVar[int] = 1
     trains_encoder: ClassVar[bool] = True
-    scores_new_images: ClassVar[bool] = True
 
     def __init__(self, *, seed: int) -> None:
         super().__init__()
@@ -257,199 +132,6 @@ class Objective(nn.Module):
         return batch.views
 
 
-def single_precision(values: Tensor) -> Tensor:
-    """Return half-precision values as float32; everything else as it is."""
-    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
-
-
-def features(encoder: nn.Module, images: Tensor) -> Tensor:
-    """Return the encoder's output as (n_images, width)."""
-    output: Tensor = encoder(images)
-    return output.flatten(1)
-
-
-def labels_of(batch: Batch) -> Tensor:
-    """Return the labels of a batch.
-
-    Raises
-    ------
-    DataError
-        If it has none.
-    """
-    if batch.label is None:
-        raise DataError("this objective needs labels, and these images have none\nuse images with classes")
-    return batch.label
-
-
-class Share(NamedTuple):
-    """This process's rows among those of all: ``first`` to ``first + n_own`` of ``n_all``."""
-
-    first: int
-    n_own: int
-    n_all: int
-
-
-def share_of(n_own: int) -> Share:
-    """Return where ``n_own`` rows of this process lie in the global batch."""
-    counts = row_counts(n_own)
-    return Share(first=sum(counts[: rank()]), n_own=n_own, n_all=sum(counts))
-
-
-def batch_mean(values: Tensor) -> Tensor:
-    """Return this process's contribution to the mean over the images of the global batch.
-
-    The mean over processes of what is returned is the mean over all images,
-    also where processes have different numbers of images.
-
-    Parameters
-    ----------
-    values
-        (n_images, ...): all entries are averaged.
-    """
-    if world_size() == 1:
-        return values.mean()
-    share = share_of(len(values))
-    return values.sum() * (world_size() * share.n_own / (share.n_all * max(values.numel(), 1)))
-
-
-def mean_cross_entropy(logits: Tensor, classes: Tensor) -> Tensor:
-    """Return :func:`batch_mean` of the cross entropy.
-
-    Parameters
-    ----------
-    logits
-        (n_images, n_classes), or (n_images, n_views, n_classes).
-    classes
-        int64 (n_images,), or (n_images, n_views).
-    """
-    each = functional.cross_entropy(logits.flatten(0, -2), classes.flatten(), reduction="none")
-    return batch_mean(each.view(classes.shape))
-
-
-@torch.no_grad()
-def accuracies(logits: Tensor, classes: Tensor) -> Mapping[str, Tensor]:
-    """Return the fractions (means over the global batch) whose class is the first, or one of the first five.
-
-    Shapes as for :func:`mean_cross_entropy`. "top5" only where there are more than five classes.
-    """
-    chosen = logits.gather(-1, classes.unsqueeze(-1))
-    better = (logits > chosen).sum(-1)
-    ranks = {"top1": 1, "top5": 5} if logits.shape[-1] > 5 else {"top1": 1}
-    return {name: batch_mean((better < k).float()) for name, k in ranks.items()}
-
-
-class ColumnNorm(nn.Module):
-    """A batch norm (Ioffe & Szegedy 2015) without parameters, over the images of all processes.
-
-    Whatever the recipe says of synchronised norms: a correlation over the
-    global batch needs the global mean and variance. Buffers and arithmetic
-    are those of ``nn.BatchNorm1d(affine=False)``.
-    """
-
-    running_mean: Tensor
-    running_var: Tensor
-    num_batches_tracked: Tensor
-
-    def __init__(self, width: int, *, epsilon: float = 1e-5, momentum: float = 0.1) -> None:
-        super().__init__()
-        self.epsilon = epsilon
-        self.momentum = momentum
-        self.register_buffer("running_mean", torch.zeros(width))
-        self.register_buffer("running_var", torch.ones(width))
-        self.register_buffer("num_batches_tracked", torch.zeros((), dtype=torch.int64))
-
-    def forward(self, rows: Tensor) -> Tensor:
-        """Standardise (n_images, width); in eval mode with the running statistics."""
-        if not self.training:
-            return (rows - self.running_mean) / torch.sqrt(self.running_var + self.epsilon)
-        n_all = share_of(len(rows)).n_all
-        mean = all_reduce(rows.sum(0)) / n_all
-        centred = rows - mean
-        variance = all_reduce(centred.square().sum(0)) / n_all
-        self._track(mean, variance * (n_all / max(n_all - 1, 1)))
-        return centred / torch.sqrt(variance + self.epsilon)
-
-    @torch.no_grad()
-    def _track(self, mean: Tensor, unbiased_variance: Tensor) -> None:
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-        self.running_var.lerp_(unbiased_variance.to(self.running_var.dtype), self.momentum)
-        self.num_batches_tracked += 1
-
-
-class _Enough(BaseException):
-    """Ends a forward pass; not an ``Exception``, so that no ``try`` inside a ``forward`` swallows it."""
-
-
-def module_path(network: nn.Module, layer: str | None) -> str:
-    """Return the path of the module whose output a layer is; "" for the network's own output.
-
-    Raises
-    ------
-    UsageError
-        If the network has no such layer.
-    """
-    if layer is None:
-        return ""
-    points: Callable[[], Mapping[str, str]] | None = getattr(network, "tap_points", None)
-    paths = points() if callable(points) else {path: path for path, _ in network.named_modules() if path}
-    if layer not in paths:
-        raise unknown_name("layer", layer, paths, command="mvkit list layers MODEL")
-    return paths[layer]
-
-
-def layer_output(network: nn.Module, path: str, images: Tensor) -> Tensor:
-    """Return what the module at ``path`` returned in one forward pass of the network.
-
-    Raises
-    ------
-    UsageError
-        If that is not a tensor, or the module did not run.
-    """
-    if not path:
-        return _tensor(network(images), "the network's output")
-    kept: list[Any] = []
-
-    def keep(module: nn.Module, inputs: Any, output: Any) -> None:
-        del module, inputs
-        kept.append(output)
-        # Stopping here also means that no later in-place operation changes the value.
-        raise _Enough
-
-    handle = network.get_submodule(path).register_forward_hook(keep)
-    try:
-        network(images)
-    except _Enough:
-        pass
-    finally:
-        handle.remove()
-    if not kept:
-        raise UsageError(f"layer at '{path}' does not run in a forward pass")
-    return _tensor(kept[0], f"layer at '{path}'")
-
-
-def _tensor(value: Any, what: str) -> Tensor:
-    if not isinstance(value, Tensor):
-        raise UsageError(f"{what} is a {type(value).__name__}, not a tensor\nname another layer")
-    return value
-
-
-def decoded(encoder: nn.Module, images: Tensor) -> Mapping[str, Tensor]:
-    """Return the network's outputs by name; "output" is the image that it decodes.
-
-    Raises
-    ------
-    UsageError
-        If the network does not decode.
-    """
-    outputs = encoder(images)
-    if not isinstance(outputs, Mapping) or "output" not in outputs:
-        raise UsageError(
-            "this objective needs a network that decodes an image, and this one does not\n"
-            "use an architecture with a decoder (autoencoder or hour-glass)"
-        )
-    return outputs
-
-
 @dataclass(frozen=True)
 class BuildContext:
     """Network, images and seed of a training run.
@@ -500,5 +182,273 @@ class BuildContext:
         return self.n_classes
 
     def generator(self, purpose: str) -> torch.Generator:
-        """Return a generator of its own for a purpose (a bank's or a queue's start)."""
+        """Return a generator for one purpose (the initial memory bank or queue)."""
         return torch.Generator().manual_seed(int(hashed(self.seed, crc32(purpose.encode()))))
+
+
+def build_objective(
+    settings: ObjectiveSettings,
+    *,
+    encoder: nn.Module,
+    input_px: int,
+    n_images: int,
+    n_classes: int | None,
+    seed: int,
+) -> Objective:
+    """Build an objective with fresh heads, banks and queues, on the CPU.
+
+    Parameters
+    ----------
+    settings
+        Of the objective, from a recipe.
+    encoder
+        The network, with the weights that training starts from (MoCo v2
+        copies them). A network that is only read is frozen here: its
+        parameters no longer require gradients.
+    input_px
+        Side of the network's input; one blank pass finds the width of its output.
+    n_images
+        Size of the training set (of the memory bank).
+    n_classes
+        None without labels.
+    seed
+        Of heads, banks, queues and of all draws during training. torch's
+        global generator is left as it was.
+
+    Returns
+    -------
+    Objective
+        In train mode.
+
+    Raises
+    ------
+    UsageError
+        If network and objective do not fit, there is no such layer, or labels are missing.
+    """
+    row = row_of(settings)
+    path = module_path(encoder, settings.layer) if isinstance(settings, LinearReadout) else ""
+    context = BuildContext(
+        encoder=encoder,
+        shape=_shape(encoder, path, input_px, decodes=row.reads == "decoded"),
+        path=path,
+        n_images=n_images,
+        n_classes=n_classes,
+        seed=seed,
+    )
+    # Only the CPU's generator draws: seeding all devices would disturb CUDA's.
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(hashed(seed, _HEADS)))
+        objective = row.build(settings, context)
+    if not objective.trains_encoder:
+        encoder.requires_grad_(requires_grad=False)
+    return objective.train()
+
+
+@torch.no_grad()
+def _shape(encoder: nn.Module, path: str, input_px: int, *, decodes: bool) -> torch.Size | None:
+    """Return the shape of what is read for one image, in eval mode so that no statistics move."""
+    like = next(encoder.parameters(), torch.zeros(()))
+    blank = like.new_zeros((1, _COLOURS, input_px, input_px))
+    modes = {module: module.training for module in encoder.modules()}
+    encoder.eval()
+    try:
+        if decodes:
+            decode(encoder, blank)
+            return None
+        return layer_output(encoder, path, blank).shape[1:]
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def single_precision(values: Tensor) -> Tensor:
+    """Return half-precision values as float32; everything else as it is."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
+def features(encoder: nn.Module, images: Tensor) -> Tensor:
+    """Return the encoder's output as (n_images, width)."""
+    output: Tensor = encoder(images)
+    return output.flatten(1)
+
+
+def labels_of(batch: Batch) -> Tensor:
+    """Return the labels of a batch.
+
+    Raises
+    ------
+    DataError
+        If it has none.
+    """
+    if batch.label is None:
+        raise DataError("this objective needs labels, and these images have none\nuse images with classes")
+    return batch.label
+
+
+class Share(NamedTuple):
+    """This process's rows among those of all: ``first`` to ``first + n_own`` of ``n_all``."""
+
+    first: int
+    n_own: int
+    n_all: int
+
+
+def share_of(n_own: int) -> Share:
+    """Return the position of ``n_own`` rows of this process in the global batch."""
+    counts = row_counts(n_own)
+    return Share(first=sum(counts[: rank()]), n_own=n_own, n_all=sum(counts))
+
+
+def batch_mean(values: Tensor) -> Tensor:
+    """Return this process's contribution to the mean over the images of the global batch.
+
+    The mean over processes of what is returned is the mean over all images,
+    also where processes have different numbers of images.
+
+    Parameters
+    ----------
+    values
+        (n_images, ...): all entries are averaged.
+    """
+    if world_size() == 1:
+        return values.mean()
+    share = share_of(len(values))
+    return values.sum() * (world_size() * share.n_own / (share.n_all * max(values.numel(), 1)))
+
+
+def mean_cross_entropy(logits: Tensor, classes: Tensor) -> Tensor:
+    """Return :func:`batch_mean` of the cross entropy.
+
+    Parameters
+    ----------
+    logits
+        (n_images, n_classes), or (n_images, n_views, n_classes).
+    classes
+        int64 (n_images,), or (n_images, n_views).
+    """
+    each = functional.cross_entropy(logits.flatten(0, -2), classes.flatten(), reduction="none")
+    return batch_mean(each.view(classes.shape))
+
+
+@torch.no_grad()
+def accuracies(logits: Tensor, classes: Tensor) -> Mapping[str, Tensor]:
+    """Return the fractions (means over the global batch) whose class is the first, or one of the first five.
+
+    Shapes as for :func:`mean_cross_entropy`. "top5" only where there are more than five classes.
+    """
+    chosen = logits.gather(-1, classes.unsqueeze(-1))
+    better = (logits > chosen).sum(-1)
+    ranks = {"top1": 1, "top5": 5} if logits.shape[-1] > 5 else {"top1": 1}
+    return {name: batch_mean((better < k).float()) for name, k in ranks.items()}
+
+
+def decode(encoder: nn.Module, images: Tensor) -> Mapping[str, Tensor]:
+    """Return the network's outputs by name; "output" is the image that it decodes.
+
+    Raises
+    ------
+    UsageError
+        If the network does not decode.
+    """
+    outputs = encoder(images)
+    if not isinstance(outputs, Mapping) or "output" not in outputs:
+        raise UsageError(
+            "this objective needs a network that decodes an image, and this one does not\n"
+            "use an architecture with a decoder (autoencoder or hour-glass)"
+        )
+    return outputs
+
+
+def module_path(network: nn.Module, layer: str | None) -> str:
+    """Return the path of the module whose output a layer is; "" for the network's own output.
+
+    Raises
+    ------
+    UsageError
+        If the network has no such layer.
+    """
+    if layer is None:
+        return ""
+    points: Callable[[], Mapping[str, str]] | None = getattr(network, "tap_points", None)
+    paths = points() if callable(points) else {path: path for path, _ in network.named_modules() if path}
+    if layer not in paths:
+        raise unknown_name("layer", layer, paths, command="mvkit list layers MODEL")
+    return paths[layer]
+
+
+class _ForwardStopped(BaseException):
+    """Ends a forward pass; not an ``Exception``, so that no ``try`` inside a ``forward`` swallows it."""
+
+
+def layer_output(network: nn.Module, path: str, images: Tensor) -> Tensor:
+    """Return what the module at ``path`` returned in one forward pass of the network.
+
+    Raises
+    ------
+    UsageError
+        If that is not a tensor, or the module did not run.
+    """
+    if not path:
+        return _tensor(network(images), "the network's output")
+    outputs: list[Any] = []
+
+    def record(module: nn.Module, inputs: Any, output: Any) -> None:
+        del module, inputs
+        outputs.append(output)
+        # Stopping here also means that no later in-place operation changes the value.
+        raise _ForwardStopped
+
+    handle = network.get_submodule(path).register_forward_hook(record)
+    try:
+        network(images)
+    except _ForwardStopped:
+        pass
+    finally:
+        handle.remove()
+    if not outputs:
+        raise UsageError(f"layer at '{path}' does not run in a forward pass")
+    return _tensor(outputs[0], f"layer at '{path}'")
+
+
+def _tensor(value: Any, name: str) -> Tensor:
+    if not isinstance(value, Tensor):
+        raise UsageError(f"{name} is a {type(value).__name__}, not a tensor\nname another layer")
+    return value
+
+
+class ColumnNorm(nn.Module):
+    """A batch norm (Ioffe & Szegedy 2015) without parameters, over the images of all processes.
+
+    Independent of ``train.sync_norm``: a correlation over the global batch
+    needs the global mean and variance. Buffers and arithmetic
+    are those of ``nn.BatchNorm1d(affine=False)``.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(self, width: int, *, epsilon: float = 1e-5, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.epsilon = epsilon
+        self.momentum = momentum
+        self.register_buffer("running_mean", torch.zeros(width))
+        self.register_buffer("running_var", torch.ones(width))
+        self.register_buffer("num_batches_tracked", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Standardise (n_images, width); in eval mode with the running statistics."""
+        if not self.training:
+            return (rows - self.running_mean) / torch.sqrt(self.running_var + self.epsilon)
+        n_all = share_of(len(rows)).n_all
+        mean = all_reduce(rows.sum(0)) / n_all
+        centred = rows - mean
+        variance = all_reduce(centred.square().sum(0)) / n_all
+        self._track(mean, variance * (n_all / max(n_all - 1, 1)))
+        return centred / torch.sqrt(variance + self.epsilon)
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, unbiased_variance: Tensor) -> None:
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+        self.running_var.lerp_(unbiased_variance.to(self.running_var.dtype), self.momentum)
+        self.num_batches_tracked += 1

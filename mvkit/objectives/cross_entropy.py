@@ -8,7 +8,6 @@ from mvkit.errors import UsageError
 from mvkit.images.settings import Batch
 from mvkit.objectives.base import (
     BuildContext,
-    CrossEntropy,
     Loss,
     Objective,
     accuracies,
@@ -16,18 +15,19 @@ from mvkit.objectives.base import (
     labels_of,
     mean_cross_entropy,
 )
+from mvkit.objectives.registry import CrossEntropy
 
 
 class CrossEntropyObjective(Objective):
     """Cross entropy of the encoder's own logits; no head."""
 
-    def __init__(self, settings: CrossEntropy, around: BuildContext) -> None:
+    def __init__(self, settings: CrossEntropy, context: BuildContext) -> None:
         del settings
-        super().__init__(seed=around.seed)
-        if around.width != around.known_classes:
+        super().__init__(seed=context.seed)
+        if context.width != context.known_classes:
             raise UsageError(
-                f"cross_entropy: the network has {around.width} outputs,"
-                f" the images have {around.known_classes} classes\n"
+                f"cross_entropy: the network has {context.width} outputs,"
+                f" the images have {context.known_classes} classes\n"
                 "use an architecture with a classifier, built for that number of classes"
             )
 

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from mvkit.errors import DataError
 from mvkit.images.settings import Batch
-from mvkit.objectives.base import BuildContext, DepthPrediction, Loss, Objective, batch_mean, decoded
+from mvkit.objectives.base import BuildContext, Loss, Objective, batch_mean, decode
+from mvkit.objectives.registry import DepthPrediction
 
 _COLOURS = 3
 
@@ -14,15 +15,15 @@ _COLOURS = 3
 class DepthPredictionObjective(Objective):
     """Half the mean squared error of a 3x3 convolution of the decoded image (Nayebi, Kong et al. 2023)."""
 
-    def __init__(self, settings: DepthPrediction, around: BuildContext) -> None:
+    def __init__(self, settings: DepthPrediction, context: BuildContext) -> None:
         del settings
-        super().__init__(seed=around.seed)
+        super().__init__(seed=context.seed)
         self.head = nn.Conv2d(_COLOURS, 1, kernel_size=3, padding=1, bias=False)
 
     def embed(self, encoder: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
         """Return the predicted depth (n_images, 1, side, side)."""
         (images,) = self.inputs(batch)
-        return (self.head(decoded(encoder, images)["output"]),)
+        return (self.head(decode(encoder, images)["output"]),)
 
     def compare(self, embedded: tuple[Tensor, ...], batch: Batch) -> Loss:
         """Compare with the measured depth."""

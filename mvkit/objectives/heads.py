@@ -1,4 +1,4 @@
-"""Heads (necks) of the objectives, and how their weights start.
+"""Heads (necks) of the objectives, and their initial weights.
 
 Layers, biases and initial weights follow the published training code of
 Nayebi, Kong et al. 2023; parity of their arithmetic is with golden section 3.
@@ -27,7 +27,7 @@ def simclr_neck(width_in: int, hidden: int, width: int) -> nn.Sequential:
             bn1=nn.BatchNorm1d(width),
         )
     )
-    return start_normal(neck, std=0.01)
+    return init_normal(neck, std=0.01)
 
 
 def moco_neck(width_in: int, hidden: int, width: int) -> nn.Sequential:
@@ -82,7 +82,7 @@ def projector(width_in: int, widths: Sequence[int], *, bias: bool) -> nn.Sequent
     return nn.Sequential(layers)
 
 
-def start_normal(head: nn.Sequential, *, std: float, bias: float = 0.0) -> nn.Sequential:
+def init_normal(head: nn.Sequential, *, std: float, bias: float = 0.0) -> nn.Sequential:
     """Draw the weights of all linear maps from N(0, std^2), set their biases; return the head."""
     for module in head:
         if isinstance(module, nn.Linear):

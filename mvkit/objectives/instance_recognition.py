@@ -1,9 +1,9 @@
-"""Instance recognition: tell every image from noise samples of a memory bank (Wu et al. 2018)."""
+"""Instance recognition: distinguish every image from noise samples of a memory bank (Wu et al. 2018)."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import Any
 from zlib import crc32
 
 import torch
@@ -13,19 +13,12 @@ from torch.nn import functional
 
 from mvkit.distributed import all_gather
 from mvkit.images.settings import Batch
-from mvkit.objectives.base import (
-    BuildContext,
-    InstanceRecognition,
-    Loss,
-    Objective,
-    batch_mean,
-    features,
-    single_precision,
-)
+from mvkit.objectives.base import BuildContext, Loss, Objective, batch_mean, features, single_precision
+from mvkit.objectives.registry import InstanceRecognition
 from mvkit.rng import hashed
 
-#: Numbers gathered from the bank, or similarities, held at a time. On a CPU 2 MiB of float32, which stay
-#: in its cache (four times faster than 8 MiB); on a GPU 256 MiB, enough to keep it busy.
+#: Values gathered from the bank, or similarities, in memory at a time. On a CPU 2 MiB of float32, which stay
+#: in its cache (four times faster than 8 MiB); on a GPU 256 MiB.
 _BLOCK_CPU = 2**19
 _BLOCK_DEVICE = 2**26
 
@@ -37,7 +30,7 @@ class MemoryBank(nn.Module):
 
     def __init__(self, n_images: int, width: int, *, generator: torch.Generator) -> None:
         super().__init__()
-        # The published start: uniform within +-1/sqrt(width/3), then length 1.
+        # The published initial values: uniform within +-1/sqrt(width/3), then length 1.
         half = 1.0 / math.sqrt(width / 3)
         start = torch.rand(n_images, width, generator=generator).mul_(2 * half).sub_(half)
         self.register_buffer("entries", functional.normalize(start, dim=1))
@@ -91,15 +84,15 @@ class MemoryBank(nn.Module):
         embeddings = embeddings.to(self.entries.dtype)
         n_rows = max(k, _block(embeddings) // max(len(embeddings), 1))
         values = embeddings.new_empty(len(embeddings), 0)
-        places = torch.empty(len(embeddings), 0, dtype=torch.int64, device=embeddings.device)
+        indices = torch.empty(len(embeddings), 0, dtype=torch.int64, device=embeddings.device)
         for first in range(0, len(self), n_rows):
             part = self.entries[first : first + n_rows]
             values = torch.cat([values, embeddings @ part.T], dim=1)
-            here = torch.arange(first, first + len(part), device=embeddings.device)
-            places = torch.cat([places, here.expand(len(embeddings), -1)], dim=1)
+            part_indices = torch.arange(first, first + len(part), device=embeddings.device)
+            indices = torch.cat([indices, part_indices.expand(len(embeddings), -1)], dim=1)
             values, best = values.topk(min(k, values.shape[1]), dim=1)
-            places = places.gather(1, best)
-        return values, places
+            indices = indices.gather(1, best)
+        return values, indices
 
 
 def _block(like: Tensor) -> int:
@@ -143,14 +136,12 @@ class InstanceRecognitionObjective(Objective):
     -log(1 - h(i, v')), with h = p / (p + m/N) and p = exp(v.f / temperature) / Z.
     """
 
-    scores_new_images: ClassVar[bool] = False
-
-    def __init__(self, settings: InstanceRecognition, around: BuildContext) -> None:
-        super().__init__(seed=around.seed)
+    def __init__(self, settings: InstanceRecognition, context: BuildContext) -> None:
+        super().__init__(seed=context.seed)
         self.settings = settings
-        self.fc = nn.Linear(around.width, settings.width)
-        generator = around.generator("memory bank")
-        self.bank = MemoryBank(around.n_images, settings.width, generator=generator)
+        self.fc = nn.Linear(context.width, settings.width)
+        generator = context.generator("memory bank")
+        self.bank = MemoryBank(context.n_images, settings.width, generator=generator)
 
     def embed(self, encoder: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
         """Return unit vectors (n_images, width)."""

@@ -12,7 +12,6 @@ from mvkit.errors import UsageError
 from mvkit.images.settings import Batch
 from mvkit.objectives.base import (
     BuildContext,
-    LinearReadout,
     Loss,
     Objective,
     accuracies,
@@ -20,6 +19,7 @@ from mvkit.objectives.base import (
     layer_output,
     mean_cross_entropy,
 )
+from mvkit.objectives.registry import LinearReadout
 
 
 class LinearReadoutObjective(Objective):
@@ -32,10 +32,10 @@ class LinearReadoutObjective(Objective):
 
     trains_encoder: ClassVar[bool] = False
 
-    def __init__(self, settings: LinearReadout, around: BuildContext) -> None:
-        super().__init__(seed=around.seed)
-        self.path = around.path
-        self.readout = readout(around.read_shape, around.known_classes, pool_px=settings.pool_px)
+    def __init__(self, settings: LinearReadout, context: BuildContext) -> None:
+        super().__init__(seed=context.seed)
+        self.path = context.path
+        self.readout = readout(context.read_shape, context.known_classes, pool_px=settings.pool_px)
 
     def embed(self, encoder: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
         """Return logits (n_images, n_classes)."""

@@ -15,7 +15,6 @@ from mvkit.images.settings import Batch
 from mvkit.objectives.base import (
     BuildContext,
     Loss,
-    MoCoV2,
     Objective,
     accuracies,
     features,
@@ -24,6 +23,7 @@ from mvkit.objectives.base import (
     single_precision,
 )
 from mvkit.objectives.heads import moco_neck
+from mvkit.objectives.registry import MoCoV2
 from mvkit.rng import hashed
 
 _SHUFFLE = crc32(b"moco v2: shuffle")
@@ -40,15 +40,15 @@ class MoCoV2Objective(Objective):
     queue: Tensor
     position: Tensor
 
-    def __init__(self, settings: MoCoV2, around: BuildContext) -> None:
-        super().__init__(seed=around.seed)
+    def __init__(self, settings: MoCoV2, context: BuildContext) -> None:
+        super().__init__(seed=context.seed)
         self.settings = settings
-        self.neck = moco_neck(around.width, settings.hidden, settings.width)
-        self.key_encoder = copy.deepcopy(around.encoder)
+        self.neck = moco_neck(context.width, settings.hidden, settings.width)
+        self.key_encoder = copy.deepcopy(context.encoder)
         self.key_neck = copy.deepcopy(self.neck)
         self.key_encoder.requires_grad_(requires_grad=False)
         self.key_neck.requires_grad_(requires_grad=False)
-        generator = around.generator("queue")
+        generator = context.generator("queue")
         start = torch.randn(settings.queue, settings.width, generator=generator)
         self.register_buffer("queue", functional.normalize(start, dim=1))
         self.register_buffer("position", torch.zeros((), dtype=torch.int64))
@@ -90,9 +90,9 @@ class MoCoV2Objective(Objective):
         """Put the keys of all processes into the queue, over the oldest ones."""
         del batch
         keys = all_gather(single_precision(embedded[1])).to(self.queue.dtype)
-        places = (self.position + torch.arange(len(keys), device=keys.device)) % len(self.queue)
-        # Of more keys than places only the last stay.
-        self.queue[places[-len(self.queue) :]] = keys[-len(self.queue) :]
+        rows = (self.position + torch.arange(len(keys), device=keys.device)) % len(self.queue)
+        # Of more keys than the queue has rows only the last stay.
+        self.queue[rows[-len(self.queue) :]] = keys[-len(self.queue) :]
         self.position.copy_((self.position + len(keys)) % len(self.queue))
 
     def draw_shuffle(self, n_images: int) -> Tensor:
@@ -104,16 +104,16 @@ class MoCoV2Objective(Objective):
         """Return the images' keys, computed on another mix of images in every process.
 
         Otherwise a batch norm over a process's own images would leak which key
-        belongs to which query (He et al. 2020, section 3.3). One process has
-        nobody to exchange with.
+        belongs to which query (He et al. 2020, section 3.3). One process
+        cannot exchange images.
         """
         if world_size() == 1:
-            return self._encoded_keys(images)
+            return self._encode_keys(images)
         share = share_of(len(images))
         own = slice(share.first, share.first + share.n_own)
         order = self.draw_shuffle(share.n_all).to(images.device)
-        shuffled = self._encoded_keys(all_gather(images)[order[own]])
+        shuffled = self._encode_keys(all_gather(images)[order[own]])
         return all_gather(shuffled)[torch.argsort(order)[own]]
 
-    def _encoded_keys(self, images: Tensor) -> Tensor:
+    def _encode_keys(self, images: Tensor) -> Tensor:
         return functional.normalize(self.key_neck(features(self.key_encoder, images)), dim=1)

@@ -1,47 +1,148 @@
-"""All objectives: a row each."""
+"""All objectives: their settings, and a row each. Read without torch; a loss is imported when it is built."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from types import MappingProxyType
-from typing import Any, Literal, Protocol
-from zlib import crc32
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
-import torch
-from torch import nn
+from pydantic import Field
 
-from mvkit.objectives import base as said
-from mvkit.objectives.autoencoder import AutoEncoderObjective
-from mvkit.objectives.barlow_twins import BarlowTwinsObjective
-from mvkit.objectives.base import (
-    BuildContext,
-    LinearReadout,
-    Objective,
-    ObjectiveSettings,
-    decoded,
-    layer_output,
-    module_path,
-)
-from mvkit.objectives.cross_entropy import CrossEntropyObjective
-from mvkit.objectives.depth_prediction import DepthPredictionObjective
-from mvkit.objectives.instance_recognition import InstanceRecognitionObjective
-from mvkit.objectives.linear_readout import LinearReadoutObjective
-from mvkit.objectives.mocov2 import MoCoV2Objective
-from mvkit.objectives.relative_location import RelativeLocationObjective
-from mvkit.objectives.rotnet import RotNetObjective
-from mvkit.objectives.simclr import SimClrObjective
-from mvkit.objectives.simsiam import SimSiamObjective
-from mvkit.objectives.vicreg import VicRegObjective
-from mvkit.recipes import Settings
-from mvkit.rng import hashed
+from mvkit.recipes import Count, NotNegative, Positive, Settings
+
+if TYPE_CHECKING:
+    from mvkit.objectives.base import BuildContext, Objective
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class InstanceRecognition(Settings):
+    """Instance recognition with a memory bank (Wu et al. 2018)."""
+
+    name: Literal["instance_recognition"] = "instance_recognition"
+    width: Count = 128
+    noise_samples: Count = 4096
+    temperature: Positive = 0.07
+    bank_momentum: Fraction = 0.5
+
+
+class SimClr(Settings):
+    """SimCLR (Chen et al. 2020a)."""
+
+    name: Literal["simclr"] = "simclr"
+    hidden: Count = 2048
+    width: Count = 128
+    temperature: Positive = 0.1
+
+
+class SimSiam(Settings):
+    """SimSiam (Chen & He 2021)."""
+
+    name: Literal["simsiam"] = "simsiam"
+    hidden: Count = 2048
+    width: Count = 2048
+    prediction_hidden: Count = 512
+
+
+class MoCoV2(Settings):
+    """MoCo v2 (Chen et al. 2020b)."""
+
+    name: Literal["mocov2"] = "mocov2"
+    hidden: Count = 2048
+    width: Count = 128
+    queue: Count = 65536
+    temperature: Positive = 0.2
+    momentum: Fraction = 0.999
+
+
+class BarlowTwins(Settings):
+    """Barlow Twins (Zbontar et al. 2021).
+
+    ``divide_by`` replaces the number of images of the global batch in the
+    correlation; only to reproduce the predecessor, which used a configured number.
+    """
+
+    name: Literal["barlow_twins"] = "barlow_twins"
+    widths: Annotated[tuple[Count, ...], Field(min_length=1)] = (8192, 8192, 8192)
+    off_diagonal_weight: NotNegative = 0.0051
+    divide_by: Count | None = None
+
+
+class VicReg(Settings):
+    """VICReg (Bardes et al. 2022); ``divide_by`` as for Barlow Twins (one is subtracted)."""
+
+    name: Literal["vicreg"] = "vicreg"
+    widths: Annotated[tuple[Count, ...], Field(min_length=1)] = (8192, 8192, 8192)
+    invariance_weight: NotNegative = 25.0
+    variance_weight: NotNegative = 25.0
+    covariance_weight: NotNegative = 1.0
+    divide_by: Annotated[int, Field(ge=2)] | None = None
+
+
+class RotNet(Settings):
+    """Which of four rotations (Gidaris et al. 2018)."""
+
+    name: Literal["rotnet"] = "rotnet"
+
+
+class RelativeLocation(Settings):
+    """Which of eight neighbours a patch is (Doersch et al. 2015)."""
+
+    name: Literal["relative_location"] = "relative_location"
+    hidden: Count = 4096
+    dropout: Fraction = 0.5
+    norm_momentum: Fraction = 0.003
+
+
+class AutoEncoder(Settings):
+    """Reconstruction with a sparse code."""
+
+    name: Literal["autoencoder"] = "autoencoder"
+    l1_weight: NotNegative = 5e-4
+
+
+class DepthPrediction(Settings):
+    """Depth of every pixel, from an hour-glass network."""
+
+    name: Literal["depth_prediction"] = "depth_prediction"
+
+
+class CrossEntropy(Settings):
+    """Supervised classification."""
+
+    name: Literal["cross_entropy"] = "cross_entropy"
+
+
+class LinearReadout(Settings):
+    """Classification by a linear map of one layer of a frozen network (``layer`` None: its output)."""
+
+    name: Literal["linear_readout"] = "linear_readout"
+    layer: str | None = None
+    pool_px: Count | None = None
+
+
+ObjectiveSettings = Annotated[
+    InstanceRecognition
+    | SimClr
+    | SimSiam
+    | MoCoV2
+    | BarlowTwins
+    | VicReg
+    | RotNet
+    | RelativeLocation
+    | AutoEncoder
+    | DepthPrediction
+    | CrossEntropy
+    | LinearReadout,
+    Field(discriminator="name"),
+]
 
 
 class ObjectiveClass(Protocol):
-    """A class of objectives; constructors differ in the class of their settings, which the row pairs."""
+    """Class of a loss: built from settings of the row's class, and the network."""
 
-    n_inputs: int
-    scores_new_images: bool
     trains_encoder: bool
 
     def __call__(self, settings: Any, context: BuildContext, /) -> Objective:
@@ -55,9 +156,9 @@ class ObjectiveRow:
     Attributes
     ----------
     settings
-        What a recipe says of it.
-    build
-        Its class: called with settings and context.
+        Its section of a recipe.
+    loss
+        Its class, "module:class" in this package; built from settings and context.
     reference
         Where it was published.
     reads
@@ -70,68 +171,104 @@ class ObjectiveRow:
         What a batch must hold besides views.
     accuracies
         Those of "top1" and "top5" (with more than five classes) that come with its loss.
+    scores_new_images
+        Whether the loss means something for images outside the training set;
+        False: it looks images up by their index in it.
     """
 
     settings: type[Settings]
-    build: ObjectiveClass
+    loss: str
     reference: str
     reads: Literal["features", "decoded", "layer"] = "features"
     n_views: int = 1
     expansion: Literal["rotations", "patches"] | None = None
     needs: Literal["label", "depth"] | None = None
     accuracies: tuple[str, ...] = ()
+    scores_new_images: bool = True
+
+    @property
+    def build(self) -> ObjectiveClass:
+        """Class of the loss, which is imported now."""
+        module, _, name = self.loss.partition(":")
+        loss: ObjectiveClass = getattr(import_module(f"mvkit.objectives.{module}"), name)
+        return loss
 
 
 OBJECTIVES: Mapping[str, ObjectiveRow] = MappingProxyType(
     {
         "instance_recognition": ObjectiveRow(
-            said.InstanceRecognition, InstanceRecognitionObjective, "Wu et al. 2018, arXiv:1805.01978"
+            InstanceRecognition,
+            "instance_recognition:InstanceRecognitionObjective",
+            "Wu et al. 2018, arXiv:1805.01978",
+            scores_new_images=False,
         ),
-        "simclr": ObjectiveRow(said.SimClr, SimClrObjective, "Chen et al. 2020, arXiv:2002.05709", n_views=2),
+        "simclr": ObjectiveRow(
+            SimClr,
+            "simclr:SimClrObjective",
+            "Chen et al. 2020, arXiv:2002.05709",
+            n_views=2,
+        ),
         "simsiam": ObjectiveRow(
-            said.SimSiam, SimSiamObjective, "Chen & He 2021, arXiv:2011.10566", n_views=2
+            SimSiam,
+            "simsiam:SimSiamObjective",
+            "Chen & He 2021, arXiv:2011.10566",
+            n_views=2,
         ),
-        "mocov2": ObjectiveRow(said.MoCoV2, MoCoV2Objective, "Chen et al. 2020, arXiv:2003.04297", n_views=2),
+        "mocov2": ObjectiveRow(
+            MoCoV2,
+            "mocov2:MoCoV2Objective",
+            "Chen et al. 2020, arXiv:2003.04297",
+            n_views=2,
+        ),
         "barlow_twins": ObjectiveRow(
-            said.BarlowTwins, BarlowTwinsObjective, "Zbontar et al. 2021, arXiv:2103.03230", n_views=2
+            BarlowTwins,
+            "barlow_twins:BarlowTwinsObjective",
+            "Zbontar et al. 2021, arXiv:2103.03230",
+            n_views=2,
         ),
         "vicreg": ObjectiveRow(
-            said.VicReg, VicRegObjective, "Bardes et al. 2022, arXiv:2105.04906", n_views=2
+            VicReg,
+            "vicreg:VicRegObjective",
+            "Bardes et al. 2022, arXiv:2105.04906",
+            n_views=2,
         ),
         "rotnet": ObjectiveRow(
-            said.RotNet,
-            RotNetObjective,
+            RotNet,
+            "rotnet:RotNetObjective",
             "Gidaris et al. 2018, arXiv:1803.07728",
             expansion="rotations",
             accuracies=("top1",),
         ),
         "relative_location": ObjectiveRow(
-            said.RelativeLocation,
-            RelativeLocationObjective,
+            RelativeLocation,
+            "relative_location:RelativeLocationObjective",
             "Doersch et al. 2015, arXiv:1505.05192",
             expansion="patches",
             accuracies=("top1", "top5"),
         ),
         "autoencoder": ObjectiveRow(
-            said.AutoEncoder, AutoEncoderObjective, "Nayebi, Kong et al. 2023, Methods", reads="decoded"
+            AutoEncoder,
+            "autoencoder:AutoEncoderObjective",
+            "Nayebi, Kong et al. 2023, Methods",
+            reads="decoded",
         ),
         "depth_prediction": ObjectiveRow(
-            said.DepthPrediction,
-            DepthPredictionObjective,
+            DepthPrediction,
+            "depth_prediction:DepthPredictionObjective",
             "Nayebi, Kong et al. 2023, Methods",
             reads="decoded",
             needs="depth",
         ),
         "cross_entropy": ObjectiveRow(
-            said.CrossEntropy,
-            CrossEntropyObjective,
+            CrossEntropy,
+            "cross_entropy:CrossEntropyObjective",
             "Nayebi, Kong et al. 2023, Methods",
             needs="label",
             accuracies=("top1", "top5"),
         ),
         "linear_readout": ObjectiveRow(
-            said.LinearReadout,
-            LinearReadoutObjective,
+            LinearReadout,
+            "linear_readout:LinearReadoutObjective",
             "Nayebi, Kong et al. 2023, Methods",
             reads="layer",
             needs="label",
@@ -141,85 +278,6 @@ OBJECTIVES: Mapping[str, ObjectiveRow] = MappingProxyType(
 )
 
 
-def row_of(settings: said.ObjectiveSettings) -> ObjectiveRow:
+def row_of(settings: ObjectiveSettings) -> ObjectiveRow:
     """Return the row of an objective's settings."""
     return OBJECTIVES[settings.name]
-
-
-_HEADS = crc32(b"heads")
-_COLOURS = 3
-
-
-def build_objective(
-    settings: ObjectiveSettings,
-    *,
-    encoder: nn.Module,
-    input_px: int,
-    n_images: int,
-    n_classes: int | None,
-    seed: int,
-) -> Objective:
-    """Build an objective with fresh heads, banks and queues, on the CPU.
-
-    Parameters
-    ----------
-    settings
-        What the recipe says of it.
-    encoder
-        The network, with the weights that training starts from (MoCo v2
-        copies them). A network that is only read is frozen here: its
-        parameters no longer require gradients.
-    input_px
-        Side of the network's input; one blank pass finds the width of its output.
-    n_images
-        Size of the training set (of the memory bank).
-    n_classes
-        None without labels.
-    seed
-        Of heads, banks, queues and of all draws during training. torch's
-        global generator is left as it was.
-
-    Returns
-    -------
-    Objective
-        In train mode.
-
-    Raises
-    ------
-    UsageError
-        If network and objective do not fit, there is no such layer, or labels are missing.
-    """
-    row = row_of(settings)
-    path = module_path(encoder, settings.layer) if isinstance(settings, LinearReadout) else ""
-    context = BuildContext(
-        encoder=encoder,
-        shape=_shape(encoder, path, input_px, decodes=row.reads == "decoded"),
-        path=path,
-        n_images=n_images,
-        n_classes=n_classes,
-        seed=seed,
-    )
-    # Only the CPU's generator draws: seeding all devices would disturb CUDA's.
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(int(hashed(seed, _HEADS)))
-        objective = row.build(settings, context)
-    if not objective.trains_encoder:
-        encoder.requires_grad_(requires_grad=False)
-    return objective.train()
-
-
-@torch.no_grad()
-def _shape(encoder: nn.Module, path: str, input_px: int, *, decodes: bool) -> torch.Size | None:
-    """Return the shape of what is read for one image, in eval mode so that no statistics move."""
-    like = next(encoder.parameters(), torch.zeros(()))
-    blank = like.new_zeros((1, _COLOURS, input_px, input_px))
-    modes = {module: module.training for module in encoder.modules()}
-    encoder.eval()
-    try:
-        if decodes:
-            decoded(encoder, blank)
-            return None
-        return layer_output(encoder, path, blank).shape[1:]
-    finally:
-        for module, training in modes.items():
-            module.training = training

@@ -10,15 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mvkit.images.settings import Batch
-from mvkit.objectives.base import (
-    BuildContext,
-    Loss,
-    Objective,
-    RelativeLocation,
-    accuracies,
-    features,
-    mean_cross_entropy,
-)
+from mvkit.objectives.base import BuildContext, Loss, Objective, accuracies, features, mean_cross_entropy
+from mvkit.objectives.registry import RelativeLocation
 from mvkit.rng import uniforms
 
 N_NEIGHBOURS = 8
@@ -33,10 +26,10 @@ class RelativeLocationObjective(Objective):
 
     n_inputs: ClassVar[int] = 1 + N_NEIGHBOURS
 
-    def __init__(self, settings: RelativeLocation, around: BuildContext) -> None:
-        super().__init__(seed=around.seed)
+    def __init__(self, settings: RelativeLocation, context: BuildContext) -> None:
+        super().__init__(seed=context.seed)
         self.dropout = settings.dropout
-        self.fc0 = nn.Linear(2 * around.width, settings.hidden)
+        self.fc0 = nn.Linear(2 * context.width, settings.hidden)
         self.bn0 = nn.BatchNorm1d(settings.hidden, momentum=settings.norm_momentum)
         self.fc1 = nn.Linear(settings.hidden, N_NEIGHBOURS)
         for linear, bias in ((self.fc0, 0.1), (self.fc1, 0.0)):
@@ -52,31 +45,31 @@ class RelativeLocationObjective(Objective):
         encoder's norms differs, by the factor between n - 1 and 8n - 1).
         """
         centre, *neighbours = self.inputs(batch)
-        seen = features(encoder, torch.stack(neighbours, dim=1).flatten(0, 1))
-        around = features(encoder, centre).repeat_interleave(N_NEIGHBOURS, dim=0)
-        keep = self.draw_kept(batch.index).flatten(0, 1) if self.training else None
-        return (self.logits(seen, around, keep=keep).view(len(centre), N_NEIGHBOURS, N_NEIGHBOURS),)
+        shown = features(encoder, torch.stack(neighbours, dim=1).flatten(0, 1))
+        centres = features(encoder, centre).repeat_interleave(N_NEIGHBOURS, dim=0)
+        keep = self.draw_dropout(batch.index).flatten(0, 1) if self.training else None
+        return (self.logits(shown, centres, keep=keep).view(len(centre), N_NEIGHBOURS, N_NEIGHBOURS),)
 
-    def draw_kept(self, index: Tensor) -> Tensor:
-        """Return which hidden units dropout keeps in this step: bool (n_images, 8, hidden)."""
+    def draw_dropout(self, index: Tensor) -> Tensor:
+        """Return the mask of hidden units that pass dropout in this step: bool (n_images, 8, hidden)."""
         patch = torch.arange(N_NEIGHBOURS, device=index.device)[:, None]
         unit = torch.arange(self.fc0.out_features, device=index.device)
         drawn: Tensor = uniforms(self.seed, _DROPOUT, self.step, index[:, None, None], patch, unit)
         return drawn >= self.dropout
 
-    def logits(self, seen: Tensor, around: Tensor, *, keep: Tensor | None) -> Tensor:
+    def logits(self, neighbours: Tensor, centres: Tensor, *, keep: Tensor | None) -> Tensor:
         """Return the head's output for pairs of patches.
 
         Parameters
         ----------
-        seen, around
+        neighbours, centres
             Features of the neighbours and of their centres, (n_pairs, width).
         keep
-            Hidden units kept, (n_pairs, hidden), scaled up for those dropped; None: all.
+            Mask of hidden units, (n_pairs, hidden), which are scaled up for the others; None: all.
         """
-        hidden = functional.relu(self.bn0(self.fc0(torch.cat([seen, around], dim=1))))
+        hidden = functional.relu(self.bn0(self.fc0(torch.cat([neighbours, centres], dim=1))))
         if keep is not None and self.dropout > 0:
-            # At a rate of 1 nothing is kept, and nothing must be divided by zero.
+            # At a rate of 1 no unit passes, and nothing must be divided by zero.
             hidden = hidden * keep.to(hidden.dtype) * (1 / (1 - self.dropout) if self.dropout < 1 else 0.0)
         logits: Tensor = self.fc1(hidden)
         return logits

@@ -8,15 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from mvkit.images.settings import Batch
-from mvkit.objectives.base import (
-    BuildContext,
-    Loss,
-    Objective,
-    RotNet,
-    accuracies,
-    features,
-    mean_cross_entropy,
-)
+from mvkit.objectives.base import BuildContext, Loss, Objective, accuracies, features, mean_cross_entropy
+from mvkit.objectives.registry import RotNet
 
 N_ROTATIONS = 4
 
@@ -26,10 +19,10 @@ class RotNetObjective(Objective):
 
     n_inputs: ClassVar[int] = N_ROTATIONS
 
-    def __init__(self, settings: RotNet, around: BuildContext) -> None:
+    def __init__(self, settings: RotNet, context: BuildContext) -> None:
         del settings
-        super().__init__(seed=around.seed)
-        self.fc = nn.Linear(around.width, N_ROTATIONS)
+        super().__init__(seed=context.seed)
+        self.fc = nn.Linear(context.width, N_ROTATIONS)
 
     def embed(self, encoder: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
         """Return logits (n_images, 4 rotations shown, 4 classes); one pass for all rotations."""

@@ -11,11 +11,12 @@ from torch.utils.checkpoint import checkpoint
 
 from mvkit.distributed import all_gather
 from mvkit.images.settings import Batch
-from mvkit.objectives.base import BuildContext, Loss, Objective, SimClr, batch_mean, features, share_of
+from mvkit.objectives.base import BuildContext, Loss, Objective, batch_mean, features, share_of
 from mvkit.objectives.heads import simclr_neck
+from mvkit.objectives.registry import SimClr
 
-#: Similarities held at a time: 2**24 float32 are 64 MiB. The matrix of the published batch has four times
-#: that, and autograd would keep it more than once (measured: 940 MB against 370 MB in blocks).
+#: Similarities at a time: 2**24 float32 are 64 MiB. The matrix of the published batch has four times
+#: that, and autograd would save it more than once (measured: 940 MB against 370 MB in blocks).
 _BLOCK = 2**24
 #: Added to norms before division, as in the published code.
 _TINY = 1e-10
@@ -27,10 +28,10 @@ class SimClrObjective(Objective):
     couples_samples: ClassVar[bool] = True
     n_inputs: ClassVar[int] = 2
 
-    def __init__(self, settings: SimClr, around: BuildContext) -> None:
-        super().__init__(seed=around.seed)
+    def __init__(self, settings: SimClr, context: BuildContext) -> None:
+        super().__init__(seed=context.seed)
         self.temperature = settings.temperature
-        self.neck = simclr_neck(around.width, settings.hidden, settings.width)
+        self.neck = simclr_neck(context.width, settings.hidden, settings.width)
 
     def embed(self, encoder: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
         """Return (n_images, 2, width); both views pass the batch norms together, interleaved."""
@@ -43,33 +44,33 @@ class SimClrObjective(Objective):
         del batch
         rows = embedded[0].flatten(0, 1)
         rows = rows / (rows.norm(dim=1, keepdim=True) + _TINY)
-        everyone = all_gather(rows)
+        all_rows = all_gather(rows)
         first = share_of(len(rows)).first
         own = torch.arange(first, first + len(rows), device=rows.device)
-        return Loss(batch_mean(self._losses(rows, everyone, own)))
+        return Loss(batch_mean(self._losses(rows, all_rows, own)))
 
-    def _losses(self, rows: Tensor, everyone: Tensor, own: Tensor) -> Tensor:
-        n_rows = max(1, _BLOCK // len(everyone))
+    def _losses(self, rows: Tensor, all_rows: Tensor, own: Tensor) -> Tensor:
+        n_rows = max(1, _BLOCK // len(all_rows))
         if n_rows >= len(rows):
-            return _cross_entropies(rows, everyone, own, self.temperature)
+            return _cross_entropies(rows, all_rows, own, self.temperature)
         # Similarities are computed again for the gradient: cheap beside the network.
         losses = [
             checkpoint(
                 _cross_entropies,
-                rows[at : at + n_rows],
-                everyone,
-                own[at : at + n_rows],
+                rows[first : first + n_rows],
+                all_rows,
+                own[first : first + n_rows],
                 self.temperature,
                 use_reentrant=False,
                 preserve_rng_state=False,
             )
-            for at in range(0, len(rows), n_rows)
+            for first in range(0, len(rows), n_rows)
         ]
         return torch.cat(losses)
 
 
-def _cross_entropies(rows: Tensor, everyone: Tensor, own: Tensor, temperature: float) -> Tensor:
-    """Return each row's cross entropy; ``own``: its place in ``everyone``, where views of an image adjoin."""
-    similarity = rows @ everyone.T / temperature
+def _cross_entropies(rows: Tensor, all_rows: Tensor, own: Tensor, temperature: float) -> Tensor:
+    """Return each row's cross entropy; ``own``: its row of ``all_rows``, where views of an image adjoin."""
+    similarity = rows @ all_rows.T / temperature
     similarity = similarity.scatter(1, own[:, None], float("-inf"))
     return functional.cross_entropy(similarity, own ^ 1, reduction="none")

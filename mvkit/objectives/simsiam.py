@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mvkit.images.settings import Batch
-from mvkit.objectives.base import BuildContext, Loss, Objective, SimSiam, batch_mean, features
+from mvkit.objectives.base import BuildContext, Loss, Objective, batch_mean, features
 from mvkit.objectives.heads import simsiam_prediction, simsiam_projection
+from mvkit.objectives.registry import SimSiam
 
 
 class SimSiamObjective(Objective):
@@ -17,9 +18,9 @@ class SimSiamObjective(Objective):
 
     n_inputs: ClassVar[int] = 2
 
-    def __init__(self, settings: SimSiam, around: BuildContext) -> None:
-        super().__init__(seed=around.seed)
-        self.projection = simsiam_projection(around.width, settings.hidden, settings.width)
+    def __init__(self, settings: SimSiam, context: BuildContext) -> None:
+        super().__init__(seed=context.seed)
+        self.projection = simsiam_projection(context.width, settings.hidden, settings.width)
         self.prediction = simsiam_prediction(settings.width, settings.prediction_hidden)
 
     def embed(self, encoder: nn.Module, batch: Batch) -> tuple[Tensor, ...]:

@@ -10,8 +10,9 @@ from torch.nn import functional
 
 from mvkit.distributed import all_reduce
 from mvkit.images.settings import Batch
-from mvkit.objectives.base import BuildContext, Loss, Objective, VicReg, batch_mean, features, share_of
+from mvkit.objectives.base import BuildContext, Loss, Objective, batch_mean, features, share_of
 from mvkit.objectives.heads import projector
+from mvkit.objectives.registry import VicReg
 
 _EPSILON = 1e-4
 
@@ -26,10 +27,10 @@ class VicRegObjective(Objective):
     couples_samples: ClassVar[bool] = True
     n_inputs: ClassVar[int] = 2
 
-    def __init__(self, settings: VicReg, around: BuildContext) -> None:
-        super().__init__(seed=around.seed)
+    def __init__(self, settings: VicReg, context: BuildContext) -> None:
+        super().__init__(seed=context.seed)
         self.settings = settings
-        self.projector = projector(around.width, settings.widths, bias=True)
+        self.projector = projector(context.width, settings.widths, bias=True)
 
     def embed(self, encoder: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
         """Return both views' projections, (n_images, width) each; view 1 passes the norms first."""

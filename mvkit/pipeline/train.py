@@ -1,56 +1,43 @@
-"""One training run as a command describes it: recipe, images, network, objective, loop."""
+"""One training run: from a request to the loop, or to a plan of it.
+
+What can be wrong with a request is checked before torch is imported, so that the answer comes at once.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mvkit.errors import DataError
+from mvkit.errors import DataError, RecipeError, UsageError, suggest
 from mvkit.files import check_link
+from mvkit.machine import available_cores, choose_device
+from mvkit.models.registry import SHORT_NAMES, is_model
+from mvkit.paths import images_dir
+from mvkit.recipes import load_recipe
+from mvkit.training.recipe import NeuralPredictivity, TrainRecipe, science_digest
 
 if TYPE_CHECKING:
+    from mvkit.images.loader import ImageSource
     from mvkit.models.base import VisionModel
-    from mvkit.training.assembly import Sources
     from mvkit.training.evaluation import Evaluator
     from mvkit.training.log import Callbacks, FitReport
     from mvkit.training.plan import TrainPlan
-    from mvkit.training.recipe import NeuralPredictivity, TrainRecipe
     from mvkit.training.step import PrecisionName
 
-#: Where runs are kept unless said otherwise, in the current directory.
+#: Default folder of runs, in the current directory.
 _RUNS = "runs"
+#: Folders of packaged recipes of other commands, and the command.
+_OTHER_RECIPES = {
+    "score": "scoring recipe: mvkit score MODEL --recipe",
+    "prep": "recipe of images: mvkit prep",
+}
 #: Files that are there if there are validation images: betons and folders, CIFAR-10's.
 _VALIDATION = ("val", "val.beton", "test_batch", "cifar-10-batches-py")
-
-
-@dataclass(frozen=True)
-class Machine:
-    """On what a run happens; nothing of it changes what is computed but for rounding.
-
-    Attributes
-    ----------
-    device
-        "cpu", "cuda", ...; None: a GPU if there is one.
-    workers
-        Loader threads of a process; None: its share of the cores.
-    accumulate
-        Micro-batches into which a process cuts its share of a batch.
-    precision
-        "fp32", "bf16" or "fp16".
-    channels_last, compile
-        See :class:`mvkit.training.step.StepSettings`.
-    """
-
-    device: str | None = None
-    workers: int | None = None
-    accumulate: int = 1
-    precision: PrecisionName = "fp32"
-    channels_last: bool = False
-    compile: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,8 +58,14 @@ class TrainRequest:
         "random", "released" or the path of a checkpoint to start from; None: as the recipe says.
     tensorboard
         Whether TensorBoard's files are written.
-    machine, home
-        Where it runs; directory of mvkit's files.
+    home
+        Directory of mvkit's files.
+    device
+        "cpu", "cuda", ...; None: a GPU if there is one.
+    workers
+        Loader threads of a process; None: its share of the cores.
+    accumulate, precision, channels_last, compile
+        See :class:`mvkit.training.step.StepSettings`.
     """
 
     recipe: str
@@ -82,20 +75,26 @@ class TrainRequest:
     resume: str = "auto"
     weights: str | None = None
     tensorboard: bool = False
-    machine: Machine = field(default_factory=Machine)
     home: Path | None = None
+    # On what it runs; changes nothing of what is computed but for rounding.
+    device: str | None = None
+    workers: int | None = None
+    accumulate: int = 1
+    precision: PrecisionName = "fp32"
+    channels_last: bool = False
+    compile: bool = False
 
 
 @dataclass(frozen=True)
 class TrainReport:
-    """What a run has come to.
+    """Result of a run.
 
     Attributes
     ----------
     recipe, digest
         Name and digest of the recipe.
     fit
-        What the loop reports.
+        Report of the loop.
     notes
         What differs from a float32 step on the whole batch at once.
     """
@@ -124,86 +123,121 @@ def run_training(request: TrainRequest, *, callbacks: Callbacks | None = None) -
     FitError
         The loss is not finite.
     """
+    recipe = check_request(request)
+
     from mvkit.distributed import is_main_process, process_group, world_size
-    from mvkit.machine import choose_device
-    from mvkit.training.assembly import Start, assemble, default_workers
-    from mvkit.training.checkpoint import check_same_run, claimed, find_resume, write_recipe
+    from mvkit.training.checkpoint import check_same_run, find_resume, lock_folder, write_recipe
+    from mvkit.training.evaluation import RunImages
     from mvkit.training.log import Callbacks
     from mvkit.training.loop import fit
-    from mvkit.training.recipe import science_digest
-    from mvkit.training.setup import RunPlace
+    from mvkit.training.setup import build_setup
     from mvkit.training.step import StepSettings
 
     callbacks = callbacks or Callbacks()
-    recipe = resolve_recipe(request)
-    sources = open_sources(request, recipe)
     folder = run_folder(request, recipe)
-    machine = request.machine
+    train, val = open_sources(request, recipe)
     with (
-        process_group(choose_device(machine.device)) as device,
-        claimed(folder) if is_main_process() else nullcontext(),
+        process_group(choose_device(request.device)) as device,
+        lock_folder(folder) if is_main_process() else nullcontext(),
     ):
-        found = find_resume(folder, request.resume)
-        workers = machine.workers if machine.workers is not None else default_workers(world_size())
-        setup = assemble(
+        checkpoint = find_resume(folder, request.resume)
+        workers = request.workers
+        if workers is None:
+            workers = max(1, available_cores() // world_size())
+        setup = build_setup(
             recipe,
-            sources,
-            RunPlace(folder, device, workers, tensorboard=request.tensorboard),
-            steps=StepSettings(machine.accumulate, machine.precision, machine.channels_last, machine.compile),
-            start=Start(request.weights, request.home),
-            neural=partial(_neural_evaluator, home=request.home),
+            RunImages(
+                train,
+                val,
+                validation_views=recipe.validation,
+                batch_size=recipe.train.batch_size,
+                seed=recipe.train.seed,
+                workers=workers,
+                device=device,
+            ),
+            folder=folder,
+            step=StepSettings(request.accumulate, request.precision, request.channels_last, request.compile),
+            weights=request.weights,
+            home=request.home,
+            tensorboard=request.tensorboard,
+            build_neural=partial(_build_neural, home=request.home),
         )
-        if found is not None:
-            check_same_run(found[1], setup, str(found[0]))
-            callbacks.remark(f"going on from {found[0]}, step {found[1]['progress']['step']}")
+        if checkpoint is not None:
+            path, state = checkpoint
+            check_same_run(state, setup, str(path))
+            callbacks.message(f"going on from {path}, step {state['progress']['step']}")
         if is_main_process():
             write_recipe(folder, recipe)
         notes = setup.learner.step.notes()
-        for sentence in notes:
-            callbacks.remark(sentence)
-        report = fit(setup, resume=found[1] if found else None, callbacks=callbacks)
+        for note in notes:
+            callbacks.message(note)
+        report = fit(setup, resume=checkpoint[1] if checkpoint else None, callbacks=callbacks)
     return TrainReport(recipe.name, science_digest(recipe), report, notes)
 
 
 def plan_training(request: TrainRequest, *, processes: int = 1) -> TrainPlan:
-    """Say what :func:`run_training` would do, without starting it; missing images are no error.
+    """Return what :func:`run_training` would do, without starting it; missing images are no error.
 
     Raises
     ------
     RecipeError, UsageError
         An unknown name or a value out of range.
     """
-    from mvkit.training.assembly import Start
+    recipe = _recipe(request)
+
     from mvkit.training.plan import make_plan
 
-    recipe = resolve_recipe(request)
-    sources, problem = None, None
+    train, problem = None, None
     try:
-        sources = open_sources(request, recipe)
+        train, _ = open_sources(request, recipe)
     except DataError as error:
         problem = str(error)
     return make_plan(
         recipe,
-        sources,
+        train,
         problem=problem,
         folder=run_folder(request, recipe),
-        start=Start(request.weights, request.home),
-        shares=(processes, request.machine.accumulate),
+        weights=request.weights,
+        home=request.home,
+        processes=processes,
+        accumulate=request.accumulate,
     )
 
 
-def resolve_recipe(request: TrainRequest) -> TrainRecipe:
-    """Return the recipe of a request with its changes.
+def check_request(request: TrainRequest) -> TrainRecipe:
+    """Check all of a request that can be checked without torch, and return its recipe with its changes.
 
     Raises
     ------
     RecipeError
         With a line for every problem.
+    UsageError
+        There is no such kind of device.
+    DataError
+        There is no folder of images.
     """
-    from mvkit.recipes import load_recipe
-    from mvkit.training.recipe import TrainRecipe
+    recipe = _recipe(request)
+    images_folder(request, recipe)
+    return recipe
 
-    return load_recipe(TrainRecipe, request.recipe, request.overrides)
+
+def _recipe(request: TrainRequest) -> TrainRecipe:
+    if request.device is not None and not re.fullmatch(r"cpu|mps|cuda(:\d+)?", request.device):
+        raise UsageError(f"--device {request.device}: give cpu, cuda, or cuda:1 for the second GPU")
+    folder, _, name = request.recipe.partition("/")
+    if folder in _OTHER_RECIPES and not Path(request.recipe).is_file():
+        raise RecipeError(f"{request.recipe} is a {_OTHER_RECIPES[folder]} {name}")
+    recipe = load_recipe(TrainRecipe, request.recipe, request.overrides)
+    architecture = recipe.model.architecture
+    if not is_model(architecture):
+        longer = [short for short in SHORT_NAMES if short.startswith(architecture)]
+        advice = (
+            f"; did you mean {' or '.join(longer[:3])}?" if longer else suggest(architecture, SHORT_NAMES)
+        )
+        raise UsageError(
+            f"model.architecture: unknown network '{architecture}'{advice}\nall: mvkit list models"
+        )
+    return recipe
 
 
 def run_folder(request: TrainRequest, recipe: TrainRecipe) -> Path:
@@ -211,35 +245,47 @@ def run_folder(request: TrainRequest, recipe: TrainRecipe) -> Path:
     return request.out if request.out is not None else Path(_RUNS) / recipe.name
 
 
-def open_sources(request: TrainRequest, recipe: TrainRecipe) -> Sources:
-    """Open the images of a run; validation images may be missing.
+def images_folder(request: TrainRequest, recipe: TrainRecipe) -> Path:
+    """Return the folder of a run's images.
+
+    Raises
+    ------
+    DataError
+        There is none; names the command that prepares the images.
+    """
+    name = recipe.data.images
+    folder = request.images if request.images is not None else images_dir(name, request.home)
+    if folder.is_dir():
+        return folder
+    check_link(folder)
+    prepare = f"mvkit prep {name} --images DIR"
+    if request.images is None:
+        raise DataError(
+            f"the images of recipe {recipe.name} are not prepared yet (no folder {folder})\n"
+            f"run: {prepare} (or train on a folder of images directly: --images DIR)"
+        )
+    if folder.exists():
+        raise DataError(f"{folder} is a file; --images takes a folder of betons or images")
+    raise DataError(f"{folder}: no such folder (--images)\nprepare the images first: {prepare}")
+
+
+def open_sources(request: TrainRequest, recipe: TrainRecipe) -> tuple[ImageSource, ImageSource | None]:
+    """Open the training and validation images of a run; the latter may be missing.
 
     Raises
     ------
     DataError
         There are no training images (names the command that prepares them), or files are damaged.
     """
+    folder = images_folder(request, recipe)
     from mvkit.images.loader import open_images
-    from mvkit.paths import images_dir
-    from mvkit.training.assembly import Sources
 
-    name = recipe.data.images
-    place = request.images if request.images is not None else images_dir(name, request.home)
-    prepare = f"mvkit prep {name} --images DIR"
-    if not place.is_dir():
-        check_link(place)
-        if request.images is not None:
-            raise DataError(f"{place}: no such folder (--images)\nprepare the images first: {prepare}")
-        raise DataError(
-            f"{place} is missing: the images of recipe '{recipe.name}' are not on this machine\n"
-            f"run: {prepare} (or train on a folder of images directly: --images DIR)"
-        )
     # Whether there are any, not whether they are whole: damaged ones, and links to nothing, are an error.
-    has_val = any(os.path.lexists(place / name) for name in _VALIDATION)
-    return Sources(open_images(place, "train"), open_images(place, "val") if has_val else None)
+    has_val = any(os.path.lexists(folder / name) for name in _VALIDATION)
+    return open_images(folder, "train"), open_images(folder, "val") if has_val else None
 
 
-def _neural_evaluator(
+def _build_neural(
     settings: NeuralPredictivity, name: str, encoder: VisionModel, *, home: Path | None
 ) -> Evaluator:
     # Needs features and scoring, which no other run should wait for.

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mvkit.lazy import lazy_names
+from mvkit import lazy_names
 
 if TYPE_CHECKING:
     from mvkit.scoring.ceilings import measure_ceiling

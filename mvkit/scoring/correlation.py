@@ -7,7 +7,7 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from mvkit.scoring.compiled import compiled
+from mvkit.jit import compiled
 from mvkit.scoring.settings import ScoreSettings
 
 #: Ways of drawing in which each set is as large as all trials: nothing is to be extrapolated.

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.errors import DataError
-from mvkit.scoring.compiled import compiled, compiled_part
+from mvkit.jit import compiled, compiled_part
 from mvkit.scoring.settings import ScoreSettings
 
 #: Named in every file of results.

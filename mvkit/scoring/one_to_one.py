@@ -15,7 +15,7 @@ from hashlib import blake2b
 import numpy as np
 from numpy.typing import NDArray
 
-from mvkit.scoring.compiled import compiled
+from mvkit.jit import compiled
 from mvkit.scoring.gram import (
     BLOCK_FEATURES,
     Features,

@@ -35,7 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.errors import FitError
-from mvkit.scoring.compiled import compiled, compiled_part, expanded_part
+from mvkit.jit import compiled, compiled_part, expanded_part
 from mvkit.scoring.gram import SplitCoordinates, layer_coordinates, split_coordinates
 from mvkit.scoring.protocol import ZERO_TARGET, ImageSplit, training_targets
 from mvkit.scoring.settings import DEFAULT_SETTINGS, ScoreSettings

@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mvkit.scoring.compiled import compiled
+from mvkit.jit import compiled
 from mvkit.scoring.gram import SplitCoordinates
 from mvkit.scoring.settings import ScoreSettings
 

@@ -1,4 +1,4 @@
-"""Checkpoints of a run and their folder: what they hold, writing them, going on from them."""
+"""Checkpoints of a run and their folder: locking it, what a checkpoint holds, writing and resuming."""
 
 from __future__ import annotations
 
@@ -24,10 +24,17 @@ from mvkit.models.names import BEST, LAST
 from mvkit.training.recipe import TrainRecipe, differences, recipe_text, science_digest
 from mvkit.training.setup import TrainingSetup
 
+#: Values of ``--resume`` that are no path.
+AUTO, NEVER = "auto", "never"
+_LOCK = ".train.lock"
+_RECIPE = "recipe.yaml"
+#: Parts of a checkpoint's machine that may change the last bits of what follows.
+_BITS = ("device", "precision", "accumulate", "processes", "channels_last", "compile", "threads")
+
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is.
+    """Progress of a run.
 
     Attributes
     ----------
@@ -48,239 +55,11 @@ class Progress:
     loss_steps: int = 0
 
 
-def checkpoint_name(epoch: int) -> str:
-    """Return the file name of a numbered checkpoint, by finished epochs."""
-    return f"epoch_{epoch:04d}.pt"
-
-
-def write_checkpoint(folder: Path, document: Mapping[str, Any], *, also: tuple[str, ...] = ()) -> Path:
-    """Write ``last.pt``, and give its contents further names.
-
-    Parameters
-    ----------
-    folder
-        Of the run; made if missing.
-    document
-        Plain values and tensors, on any device; see :func:`mvkit.training.checkpoint`.
-    also
-        Further file names (``best.pt``, ``epoch_0010.pt``).
-    """
-    last = folder / LAST
-    whole = {"format": FORMAT, "version": VERSION, **document}
-    with replacing(last) as temporary:
-        torch.save(plain_tensors(whole), temporary)
-        for name in also:
-            _name_again(temporary, folder / name)
-    return last
-
-
-def read_run(path: Path) -> dict[str, Any]:
-    """Read a checkpoint of a run; tensors stay on the CPU, mapped from the file.
-
-    Raises
-    ------
-    CheckpointError
-        If it is missing, damaged, holds more than plain data, or was not written by a training run.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint to resume from")
-    document = read_checkpoint(path)
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{path}: holds weights, but not a training run that can be resumed\n"
-            f"start a new run from them: --weights {path}"
-        )
-    if document.get("version") != VERSION:
-        raise CheckpointError(
-            f"{path}: written in version {document.get('version')} of the format, this mvkit reads {VERSION}"
-        )
-    return document
-
-
-def progress_of(document: Mapping[str, Any]) -> Progress:
-    """Return how far the run of a checkpoint is."""
-    return Progress(**document["progress"])
-
-
-def progress_as_dict(progress: Progress) -> dict[str, Any]:
-    """Return progress as a checkpoint holds it."""
-    return asdict(progress)
-
-
-def clear_leftovers(folder: Path) -> None:
-    """Remove what killed processes left half-written; only the holder of the run's lock may do so."""
-    for name in (LAST, BEST):
-        remove_leftovers(folder / name)
-    for numbered in folder.glob("epoch_*.tmp-*.pt"):
-        numbered.unlink(missing_ok=True)
-
-
-def plain_tensors(value: Any) -> Any:
-    """Return nested containers as dicts, lists and tuples, tensors detached and on the CPU."""
-    if isinstance(value, Tensor):
-        own = value.detach().cpu()
-        # A view would drag the whole of what it is part of into the file.
-        return own.clone() if own.untyped_storage().nbytes() != own.numel() * own.element_size() else own
-    if isinstance(value, Mapping):
-        return {key: plain_tensors(item) for key, item in value.items()}
-    if isinstance(value, tuple):
-        return tuple(plain_tensors(item) for item in value)
-    if isinstance(value, list):
-        return [plain_tensors(item) for item in value]
-    return value
-
-
-def _name_again(source: Path, target: Path) -> None:
-    """Give a finished file another name, at once and without copying where the disk allows it."""
-    with replacing(target) as temporary:
-        try:
-            os.link(source, temporary)
-        except OSError:
-            shutil.copyfile(source, temporary)
-
-
-#: Parts of a checkpoint's machine that may change the last bits of what follows.
-_BITS = ("device", "precision", "accumulate", "processes", "channels_last", "compile", "threads")
-
-
-def snapshot(setup: TrainingSetup, progress: Progress) -> dict[str, Any]:
-    """Return the contents of a checkpoint; all processes call it, the first one writes it.
-
-    ``generators`` needs no state: what is drawn in a step is keyed by (seed,
-    step, process), and views and order by (seed, epoch, image).
-    """
-    encoder, objective = setup.learner.modules()
-    recipe = setup.recipe
-    return {
-        "model": encoder.state_dict(),
-        "architecture": recipe.model.architecture,
-        "n_classes": setup.learner.n_classes,
-        "preprocessing": setup.learner.encoder.preprocess.as_dict(),
-        "layers": list(setup.learner.encoder.layers),
-        "recipe": recipe_text(recipe),
-        "digest": science_digest(recipe),
-        "seed": recipe.train.seed,
-        "initial_weights": setup.learner.encoder.weights_id,
-        "images": {
-            "n_images": setup.train.n_images,
-            "digest": setup.train.digest,
-            "description": setup.train.description,
-        },
-        "machine": dict(setup.place.machine),
-        "versions": dict(setup.place.versions),
-        "objective": objective.state_dict(),
-        "optimiser": setup.learner.optimiser.state_dict(),
-        "step": setup.learner.step.state_dict(),
-        "evaluators": setup.evaluators.state_dict(),
-        "progress": progress_as_dict(progress),
-        "generators": {"keyed_by": ["seed", "step", "process"], "seed": recipe.train.seed},
-    }
-
-
-def check_same_run(document: Mapping[str, Any], setup: TrainingSetup, place: str) -> None:
-    """Refuse to go on from a checkpoint of other science.
-
-    Parameters
-    ----------
-    document
-        Contents of the checkpoint.
-    setup
-        The run of today.
-    place
-        The checkpoint in messages.
-
-    Raises
-    ------
-    RecipeError
-        Recipes differ; names the keys.
-    CheckpointError
-        Images or the weights from which training started differ.
-    """
-    advice = "choose another --out for a new run, or undo the change to go on with this one"
-    before = json.loads(document["recipe"]).get("checkpoint", {}).get("best_by")
-    best_by = setup.recipe.checkpoint.best_by
-    if document["progress"]["best"] is not None and before != best_by:
-        raise RecipeError(
-            f"{place}: its best.pt was chosen by checkpoint.best_by {before}, now {best_by}\n{advice}"
-        )
-    if document["digest"] != science_digest(setup.recipe):
-        changed = differences(json.loads(document["recipe"]), setup.recipe)
-        # Defaults that a newer mvkit added or dropped can change the digest of an unchanged file.
-        shown = "; ".join(changed) or f"written by mvkit {document['versions'].get('mvkit', 'unknown')}"
-        raise RecipeError(f"{place} was trained with another recipe: {shown}\n{advice}")
-    images = document["images"]
-    if images["digest"] != setup.train.digest:
-        raise CheckpointError(
-            f"{place} was trained on other images: {images['description']}, now {setup.train.description}\n"
-            f"{advice}"
-        )
-    if document["initial_weights"] != setup.learner.encoder.weights_id:
-        raise CheckpointError(
-            f"{place} started from other weights: {document['initial_weights']}, "
-            f"now {setup.learner.encoder.weights_id}\n{advice}"
-        )
-
-
-def restore(document: Mapping[str, Any], setup: TrainingSetup, remark: Callable[[str], None]) -> Progress:
-    """Put a run back to where a checkpoint was written.
-
-    Parameters
-    ----------
-    document
-        Contents of a checkpoint of the same run, see :func:`check_same_run`.
-    setup
-        The run, freshly built.
-    remark
-        Told if the machine differs, so that the last bits may.
-
-    Raises
-    ------
-    CheckpointError
-        If a state does not fit.
-    """
-    encoder, objective = setup.learner.modules()
-    _load(encoder, document["model"], "network")
-    _load(objective, document["objective"], "objective")
-    # The file is mapped into memory: the optimiser would keep its tensors as they are.
-    setup.learner.optimiser.load_state_dict(_copied(document["optimiser"]))
-    setup.learner.step.load_state_dict(_copied(document["step"]))
-    setup.evaluators.load_state_dict(_copied(document["evaluators"]))
-    then, now = document["machine"], setup.place.machine
-    changed = [f"{key} {then.get(key)}, now {now.get(key)}" for key in _BITS if then.get(key) != now.get(key)]
-    if changed:
-        remark(f"going on, but not to the same last bits: {'; '.join(changed)}")
-    return progress_of(document)
-
-
-def _load(module: nn.Module, state: Mapping[str, torch.Tensor], what: str) -> None:
-    try:
-        module.load_state_dict(state)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"the checkpoint's {what} does not fit: {reason[:300]}") from error
-
-
-def _copied(state: Any) -> Any:
-    plain = plain_tensors(state)
-    if isinstance(plain, torch.Tensor):
-        return plain.clone()
-    if isinstance(plain, dict):
-        return {key: _copied(item) for key, item in plain.items()}
-    if isinstance(plain, list | tuple):
-        return type(plain)(_copied(item) for item in plain)
-    return plain
-
-
-AUTO, NEVER = "auto", "never"
-_LOCK = ".train.lock"
-_RECIPE = "recipe.yaml"
-
-
 @contextmanager
-def claimed(folder: Path) -> Iterator[None]:
-    """Hold a run's folder against other processes; made if missing.
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Lock a run's folder against other processes, and remove what killed ones left half-written.
 
-    The system releases the lock when its holder dies, however it dies.
+    The folder is made if missing. The system releases the lock when its holder dies, however it dies.
 
     Raises
     ------
@@ -296,7 +75,10 @@ def claimed(folder: Path) -> Iterator[None]:
             f"{folder}: another process is training here\nwait for it to end, or choose another --out"
         ) from error
     try:
-        clear_leftovers(folder)
+        for name in (LAST, BEST):
+            remove_leftovers(folder / name)
+        for numbered in folder.glob("epoch_*.tmp-*.pt"):
+            numbered.unlink(missing_ok=True)
         yield
     finally:
         lock.release()
@@ -323,7 +105,7 @@ def find_resume(folder: Path, resume: str) -> tuple[Path, dict[str, Any]] | None
     last = folder / LAST
     if resume not in (AUTO, NEVER):
         path = Path(resume).expanduser()
-        return path, read_run(path)
+        return path, _read(path)
     if not last.exists():
         return None
     if resume == NEVER:
@@ -332,11 +114,28 @@ def find_resume(folder: Path, resume: str) -> tuple[Path, dict[str, Any]] | None
             "choose another --out, or go on with it: --resume auto"
         )
     try:
-        return last, read_run(last)
+        return last, _read(last)
     except CheckpointError as error:
         raise CheckpointError(
             f"{error}\nor go on from an older one: --resume {folder}/epoch_NNNN.pt"
         ) from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Read a checkpoint of a run; tensors stay on the CPU, mapped from the file."""
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint to resume from")
+    document = read_checkpoint(path)
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path}: holds weights, but not a training run that can be resumed\n"
+            f"start a new run from them: --weights {path}"
+        )
+    if document.get("version") != VERSION:
+        raise CheckpointError(
+            f"{path}: written in version {document.get('version')} of the format, this mvkit reads {VERSION}"
+        )
+    return document
 
 
 def write_recipe(folder: Path, recipe: TrainRecipe) -> None:
@@ -344,3 +143,163 @@ def write_recipe(folder: Path, recipe: TrainRecipe) -> None:
     document = recipe.model_dump(mode="json")
     text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=110)
     write_text(folder / _RECIPE, text)
+
+
+def check_same_run(document: Mapping[str, Any], setup: TrainingSetup, name: str) -> None:
+    """Check that a checkpoint is of the same science as a run.
+
+    Parameters
+    ----------
+    document
+        Contents of the checkpoint.
+    setup
+        The run of today.
+    name
+        Of the checkpoint in messages.
+
+    Raises
+    ------
+    RecipeError
+        Recipes differ; names the keys.
+    CheckpointError
+        Images or the weights from which training started differ.
+    """
+    advice = "choose another --out for a new run, or undo the change to go on with this one"
+    before = json.loads(document["recipe"]).get("checkpoint", {}).get("best_by")
+    best_by = setup.recipe.checkpoint.best_by
+    if document["progress"]["best"] is not None and before != best_by:
+        raise RecipeError(
+            f"{name}: its best.pt was chosen by checkpoint.best_by {before}, now {best_by}\n{advice}"
+        )
+    if document["digest"] != science_digest(setup.recipe):
+        changed = differences(json.loads(document["recipe"]), setup.recipe)
+        # Defaults that a newer mvkit added or removed can change the digest of an unchanged file.
+        shown = "; ".join(changed) or f"written by mvkit {document['versions'].get('mvkit', 'unknown')}"
+        raise RecipeError(f"{name} was trained with another recipe: {shown}\n{advice}")
+    images, train = document["images"], setup.images.train
+    if images["digest"] != train.digest:
+        raise CheckpointError(
+            f"{name} was trained on other images: {images['description']}, now {train.description}\n{advice}"
+        )
+    weights_id = setup.learner.encoder.weights_id
+    if document["initial_weights"] != weights_id:
+        raise CheckpointError(
+            f"{name} started from other weights: {document['initial_weights']}, now {weights_id}\n{advice}"
+        )
+
+
+def restore(document: Mapping[str, Any], setup: TrainingSetup, message: Callable[[str], None]) -> Progress:
+    """Put a run back to where a checkpoint was written.
+
+    Parameters
+    ----------
+    document
+        Contents of a checkpoint of the same run, see :func:`check_same_run`.
+    setup
+        The run, freshly built.
+    message
+        Called if the machine differs, so that the last bits may.
+
+    Raises
+    ------
+    CheckpointError
+        If a state does not fit.
+    """
+    learner = setup.learner
+    _load(learner.encoder, document["model"], "network")
+    _load(learner.objective, document["objective"], "objective")
+    # The file is mapped into memory: the optimiser would use its tensors as they are.
+    learner.optimiser.load_state_dict(_plain(document["optimiser"], copy=True))
+    learner.step.load_state_dict(_plain(document["step"], copy=True))
+    setup.evaluators.load_state_dict(_plain(document["evaluators"], copy=True))
+    then, now = document["machine"], setup.machine
+    changed = [f"{key} {then.get(key)}, now {now.get(key)}" for key in _BITS if then.get(key) != now.get(key)]
+    if changed:
+        message(f"going on, but not to the same last bits: {'; '.join(changed)}")
+    return Progress(**document["progress"])
+
+
+def _load(module: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"the checkpoint's {name} does not fit: {reason[:300]}") from error
+
+
+def checkpoint_name(epoch: int) -> str:
+    """Return the file name of a numbered checkpoint, by finished epochs."""
+    return f"epoch_{epoch:04d}.pt"
+
+
+def snapshot(setup: TrainingSetup, progress: Progress) -> dict[str, Any]:
+    """Return the contents of a checkpoint; all processes call it, the first one writes it.
+
+    ``generators`` needs no state: what is drawn in a step is keyed by (seed,
+    step, process), and views and order by (seed, epoch, image).
+    """
+    learner, recipe, train = setup.learner, setup.recipe, setup.images.train
+    return {
+        "model": learner.encoder.state_dict(),
+        "architecture": recipe.model.architecture,
+        "n_classes": learner.n_classes,
+        "preprocessing": learner.encoder.preprocess.as_dict(),
+        "layers": list(learner.encoder.layers),
+        "recipe": recipe_text(recipe),
+        "digest": science_digest(recipe),
+        "seed": recipe.train.seed,
+        "initial_weights": learner.encoder.weights_id,
+        "images": {
+            "n_images": train.n_images,
+            "digest": train.digest,
+            "description": train.description,
+        },
+        "machine": dict(setup.machine),
+        "versions": dict(setup.versions),
+        "objective": learner.objective.state_dict(),
+        "optimiser": learner.optimiser.state_dict(),
+        "step": learner.step.state_dict(),
+        "evaluators": setup.evaluators.state_dict(),
+        "progress": asdict(progress),
+        "generators": {"keyed_by": ["seed", "step", "process"], "seed": recipe.train.seed},
+    }
+
+
+def write_checkpoint(folder: Path, document: Mapping[str, Any], *, also: tuple[str, ...] = ()) -> Path:
+    """Write ``last.pt``, and give its contents further names.
+
+    Parameters
+    ----------
+    folder
+        Of the run; made if missing.
+    document
+        Plain values and tensors, on any device; see :func:`snapshot`.
+    also
+        Further file names (``best.pt``, ``epoch_0010.pt``).
+    """
+    last = folder / LAST
+    with replacing(last) as temporary:
+        torch.save(_plain({"format": FORMAT, "version": VERSION, **document}), temporary)
+        for name in also:
+            with replacing(folder / name) as second:
+                try:
+                    os.link(temporary, second)
+                except OSError:
+                    shutil.copyfile(temporary, second)
+    return last
+
+
+def _plain(value: Any, *, copy: bool = False) -> Any:
+    """Return nested containers as dicts, lists and tuples, tensors detached and on the CPU."""
+    if isinstance(value, Tensor):
+        own = value.detach().cpu()
+        # A view would bring the whole of what it is part of into the file.
+        is_view = own.untyped_storage().nbytes() != own.numel() * own.element_size()
+        return own.clone() if copy or is_view else own
+    if isinstance(value, Mapping):
+        return {key: _plain(item, copy=copy) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_plain(item, copy=copy) for item in value)
+    if isinstance(value, list):
+        return [_plain(item, copy=copy) for item in value]
+    return value

@@ -24,52 +24,6 @@ from mvkit.training.optim import learning_rate, set_learning_rate
 from mvkit.training.setup import TrainingSetup
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-class Interruption:
-    """While entered, the first signal is only noted; a second Ctrl-C interrupts at once.
-
-    Handlers can be set in the main thread only; in others nothing is changed.
-
-    Parameters
-    ----------
-    remark
-        Told once that a signal came.
-    """
-
-    def __init__(self, remark: Callable[[str], None]) -> None:
-        self._remark = remark
-        self._noted = False
-        self._before: dict[signal.Signals, object] = {}
-
-    def __enter__(self) -> Interruption:
-        """Take over the handlers."""
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Give the handlers back."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
-
-    def came(self) -> bool:
-        """Whether to stop; the same answer on all processes, of which perhaps only one was told."""
-        if world_size() == 1:
-            return self._noted
-        # On the CPU, whatever trains: asking must not wait for a GPU.
-        return bool(all_reduce(torch.tensor([float(self._noted)])) > 0)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self._noted and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        if not self._noted:
-            self._noted = True
-            self._remark("stopping after this step (Ctrl-C again: at once, losing the steps since last.pt)")
-
-
 _LOG = "log.jsonl"
 _BOARD = "tensorboard"
 #: Key of the draws that seed torch's generators (dropout).
@@ -88,7 +42,7 @@ def fit(
     resume
         Contents of a checkpoint of the same run to go on from.
     callbacks
-        Who is told.
+        Called as the run goes on.
 
     Raises
     ------
@@ -98,13 +52,13 @@ def fit(
         An image cannot be read.
     """
     callbacks = callbacks or Callbacks()
-    device = setup.place.device
+    device = setup.device
     # Steps seed torch's generators; the caller's are as before afterwards.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         run = _Run(setup, callbacks)
         try:
-            with Interruption(callbacks.remark) as interruption:
-                return run.through(resume, interruption)
+            with Interruption(callbacks.message) as interruption:
+                return run.run(resume, interruption)
         finally:
             run.close()
 
@@ -119,36 +73,36 @@ class _Run:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        place = self.setup.place
-        board = place.folder / _BOARD if place.tensorboard else None
-        self.log = RunLog(place.folder / _LOG, tensorboard=board) if is_main_process() else None
-        self.meter = Meter(self.log, place.device)
+        folder = self.setup.folder
+        board = folder / _BOARD if self.setup.tensorboard else None
+        self.log = RunLog(folder / _LOG, tensorboard=board) if is_main_process() else None
+        self.meter = Meter(self.log, self.setup.device)
         self.stopwatch = Stopwatch()
 
     def close(self) -> None:
         if self.log is not None:
             self.log.close()
 
-    def through(self, resume: Mapping[str, Any] | None, interruption: Interruption) -> FitReport:
+    def run(self, resume: Mapping[str, Any] | None, interruption: Interruption) -> FitReport:
         started = time.perf_counter()
         if resume is not None:
-            self.progress = restore(resume, self.setup, self.callbacks.remark)
-        begun = self.progress.step
+            self.progress = restore(resume, self.setup, self.callbacks.message)
+        first_step = self.progress.step
         self._begin(resumed=resume is not None)
         interrupted = False
         while self.progress.epochs < self.setup.n_epochs and not interrupted:
-            interrupted = not self._epoch(interruption)
+            interrupted = not self._train_epoch(interruption)
             if not interrupted:
                 self._finish_epoch()
         if interrupted:
             self._save()
-        self._note("interrupted" if interrupted else "end", epoch=self.progress.epochs)
+        self._write("interrupted" if interrupted else "end", epoch=self.progress.epochs)
         return FitReport(
-            folder=self.setup.place.folder,
+            folder=self.setup.folder,
             step=self.progress.step,
             n_steps=self.setup.n_steps,
             epochs=self.progress.epochs,
-            resumed_from=begun,
+            resumed_from=first_step,
             interrupted=interrupted,
             loss=self.meter.last,
             metrics=self.metrics,
@@ -162,10 +116,10 @@ class _Run:
         self.setup.learner.train_mode()
         if self.log is not None:
             self.log.rewind(step=self.progress.step if resumed else -1, epochs=self.progress.epochs)
-        place = self.setup.place
-        self._note("resume" if resumed else "start", machine=place.machine, versions=place.versions)
+        kind = "resume" if resumed else "start"
+        self._write(kind, machine=self.setup.machine, versions=self.setup.versions)
 
-    def _epoch(self, interruption: Interruption) -> bool:
+    def _train_epoch(self, interruption: Interruption) -> bool:
         """Make the remaining steps of the epoch in progress; False: interrupted."""
         setup, epoch = self.setup, self.progress.epochs
         per_epoch = setup.order.steps_per_epoch
@@ -179,11 +133,13 @@ class _Run:
         crops = [(view.crop, output_px(view.crop, views)) for view in views.each()]
         seed = setup.recipe.train.seed
         self.stopwatch.restart()
-        with setup.train.batches(plan, crops, seed=seed, epoch=epoch, workers=setup.place.workers) as raw:
-            batches = self.stopwatch.waits_for(setup.views(one, epoch=epoch) for one in raw)
+        with setup.images.train.batches(
+            plan, crops, seed=seed, epoch=epoch, workers=setup.images.workers
+        ) as raw:
+            batches = self.stopwatch.time_waiting(setup.views(one, epoch=epoch) for one in raw)
             for batch in batches:
                 self._step(batch)
-                if interruption.came():
+                if interruption.requested():
                     self._read()
                     return False
         self._read()
@@ -201,7 +157,7 @@ class _Run:
         )
         set_learning_rate(learner.optimiser, rate)
         # Drawn anew for every step and process: going on needs no generator's state.
-        _seed_generators(int(hashed(recipe.train.seed, _GENERATOR_KEY, step, rank())), setup.place.device)
+        _seed_generators(int(hashed(recipe.train.seed, _GENERATOR_KEY, step, rank())), setup.device)
         loss = learner.step.run(batch, step=step)
         setup.evaluators.observe(learner.encoder, batch, step=step)
         self.stopwatch.add(len(batch.index) * world_size())
@@ -214,7 +170,7 @@ class _Run:
             self._save()
 
     def _read(self) -> None:
-        """Read the losses since last time, log them, and tell whoever watches."""
+        """Read the losses since last time, log them, and report the pace."""
         losses = self.meter.read(self._speed)
         if not losses:
             return
@@ -223,7 +179,7 @@ class _Run:
             loss_sum=self.progress.loss_sum + math.fsum(losses),
             loss_steps=self.progress.loss_steps + len(losses),
         )
-        self.callbacks.watch(self._pace())
+        self.callbacks.pace(self._pace())
 
     def _speed(self) -> dict[str, object]:
         # Asked for once the device has been waited for: only then is a window's time that of its steps.
@@ -255,23 +211,23 @@ class _Run:
         if setup.evaluators.is_due(done, is_last=is_last):
             measured = setup.evaluators.evaluate(self._context(done), is_last=is_last)
             self.metrics = {**self.metrics, **measured}
-            self._note("evaluation", epoch=done, **measured)
+            self._write("evaluation", epoch=done, **measured)
         pace = self._pace()
-        self._note("epoch", epoch=done, loss=loss, images_per_s=pace.images_per_s, waiting=pace.waiting)
-        names = self._judged(loss, measured)
+        self._write("epoch", epoch=done, loss=loss, images_per_s=pace.images_per_s, waiting=pace.waiting)
+        names: tuple[str, ...] = (BEST,) if self._is_best(loss, measured) else ()
         every = setup.recipe.checkpoint.every_epochs
         if every and done % every == 0:
             names = (*names, checkpoint_name(done))
         self.progress = replace(self.progress, epochs=done, loss_sum=0.0, loss_steps=0)
         self._save(also=names)
         shown = "".join(f", {name} {value:.4g}" for name, value in measured.items())
-        self.callbacks.remark(
+        self.callbacks.message(
             f"epoch {done}/{setup.n_epochs}: loss {loss:.4g}{shown}, {pace.images_per_s:,.0f} images/s, "
             f"limited by {'the loader' if pace.bottleneck == 'loader' else 'compute'}"
         )
 
-    def _judged(self, loss: float, measured: Mapping[str, float]) -> tuple[str, ...]:
-        """Compare the epoch with the best so far; return the name that its checkpoint earns."""
+    def _is_best(self, loss: float, measured: Mapping[str, float]) -> bool:
+        """Compare the epoch with the best so far."""
         headline = self.setup.evaluators.headline
         if headline is None:
             value, better_is_higher = loss, False
@@ -280,9 +236,9 @@ class _Run:
             better_is_higher = self.setup.evaluators.higher_is_better
         best = self.progress.best
         if math.isnan(value) or (best is not None and (value <= best if better_is_higher else value >= best)):
-            return ()
+            return False
         self.progress = replace(self.progress, best=value)
-        return (BEST,)
+        return True
 
     def _context(self, epoch: int) -> EvaluationContext:
         setup = self.setup
@@ -290,7 +246,7 @@ class _Run:
             encoder=setup.learner.encoder,
             objective=setup.learner.objective,
             images=setup.images,
-            device=setup.place.device,
+            device=setup.device,
             epoch=epoch,
             step=self.progress.step,
             seed=setup.recipe.train.seed,
@@ -300,16 +256,60 @@ class _Run:
         # All processes: a state may have to be gathered.
         document = snapshot(self.setup, self.progress)
         if is_main_process():
-            write_checkpoint(self.setup.place.folder, document, also=also)
+            write_checkpoint(self.setup.folder, document, also=also)
 
-    def _note(self, kind: str, **values: object) -> None:
+    def _write(self, kind: str, **values: object) -> None:
         if self.log is not None:
             self.log.write(kind, step=self.progress.step, **values)
 
 
 def _seed_generators(seed: int, device: torch.device) -> None:
-    """Seed the generators that networks draw from; torch.manual_seed would note a traceback for every GPU."""
+    """Seed the generators that networks draw from; torch.manual_seed makes a traceback for every GPU."""
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         with torch.cuda.device(device):
             torch.cuda.manual_seed(seed)
+
+
+class Interruption:
+    """While entered, the first signal asks the loop to stop; a second Ctrl-C interrupts at once.
+
+    Handlers can be set in the main thread only; in others nothing is changed.
+
+    Parameters
+    ----------
+    message
+        Called at the first signal.
+    """
+
+    def __init__(self, message: Callable[[str], None]) -> None:
+        self._message = message
+        self._requested = False
+        self._before: dict[signal.Signals, object] = {}
+
+    def __enter__(self) -> Interruption:
+        """Take over the handlers."""
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Give the handlers back."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def requested(self) -> bool:
+        """Return whether to stop: on all processes alike, if only one of them received the signal."""
+        if world_size() == 1:
+            return self._requested
+        # On the CPU, whatever trains: asking must not wait for a GPU.
+        return bool(all_reduce(torch.tensor([float(self._requested)])) > 0)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if not self._requested:
+            self._requested = True
+            self._message("stopping after this step (Ctrl-C again: at once, losing the steps since last.pt)")

@@ -89,9 +89,9 @@ class Lars(Optimizer):
 def _local_rate(parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> Tensor:
     # Stays a tensor: reading the norms back would stop a GPU once for every layer.
     weight, slope = parameter.norm(), gradient.norm()
-    below = slope + group["weight_decay"] * weight + group["epsilon"]
-    usable = (weight > 0) & (below > 0)
-    rate = group["trust_coefficient"] * weight / torch.where(usable, below, torch.ones_like(below))
+    divisor = slope + group["weight_decay"] * weight + group["epsilon"]
+    usable = (weight > 0) & (divisor > 0)
+    rate = group["trust_coefficient"] * weight / torch.where(usable, divisor, torch.ones_like(divisor))
     return torch.where(usable, rate, torch.ones_like(rate))
 
 
@@ -190,7 +190,7 @@ def build_optimiser(settings: OptimiserSettings, modules: Sequence[nn.Module]) -
     return _build_lars(settings, trained)
 
 
-def _build_lars(settings: LarsSettings, trained: Sequence[_Trained]) -> Lars:
+def _build_lars(settings: LarsSettings, trained: Sequence[_TrainedParameter]) -> Lars:
     excluded = [one.parameter for one in trained if _is_excluded(settings.exclude, one)]
     adapted = [one.parameter for one in trained if not _is_excluded(settings.exclude, one)]
     own_rate = settings.excluded_learning_rate
@@ -209,7 +209,7 @@ def _build_lars(settings: LarsSettings, trained: Sequence[_Trained]) -> Lars:
     )
 
 
-class _Trained(NamedTuple):
+class _TrainedParameter(NamedTuple):
     """A trainable parameter, its full name, and whether it belongs to a norm (by type of module)."""
 
     parameter: nn.Parameter
@@ -217,13 +217,13 @@ class _Trained(NamedTuple):
     is_of_norm: bool
 
 
-def _is_excluded(exclude: str, one: _Trained) -> bool:
+def _is_excluded(exclude: str, one: _TrainedParameter) -> bool:
     if exclude == "published":
         return bool(_PUBLISHED_EXCLUSION.search(one.name))
     return exclude == "bias_and_norm" and (one.is_of_norm or one.name.rpartition(".")[2] == "bias")
 
 
-def _trainable(modules: Sequence[nn.Module]) -> Iterator[_Trained]:
+def _trainable(modules: Sequence[nn.Module]) -> Iterator[_TrainedParameter]:
     """Yield every trainable parameter once."""
     seen: set[int] = set()
     for root in modules:
@@ -231,7 +231,7 @@ def _trainable(modules: Sequence[nn.Module]) -> Iterator[_Trained]:
             for name, parameter in module.named_parameters(recurse=False):
                 if parameter.requires_grad and id(parameter) not in seen:
                     seen.add(id(parameter))
-                    yield _Trained(parameter, f"{path}.{name}", isinstance(module, _NORMS))
+                    yield _TrainedParameter(parameter, f"{path}.{name}", isinstance(module, _NORMS))
 
 
 def set_learning_rate(optimiser: optim.Optimizer, rate: float) -> None:

@@ -1,4 +1,4 @@
-"""What a run will take, before it starts: images, steps, parameters, memory and files."""
+"""The plan of a run, before it starts: images, steps, parameters, memory and files."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mvkit.images.loader import ImageSource
 from mvkit.images.settings import Batch
 from mvkit.models.names import BEST, LAST
 from mvkit.objectives.base import Objective
-from mvkit.training.assembly import Sources, Start, build_networks, check_images
 from mvkit.training.checkpoint import checkpoint_name
 from mvkit.training.recipe import Adam, Lars, Sgd, TrainRecipe, science_digest
-from mvkit.training.setup import Order
+from mvkit.training.setup import Order, build_networks, check_images, n_steps
 
-#: Images in the pass that measures activations: batch norms need more than one.
-_PROBE = 2
+#: Images in the forward pass that measures activations: batch norms need more than one.
+_BLANK_IMAGES = 2
 #: ImageNet (ILSVRC 2012), assumed while the images are not there.
 IMAGENET_IMAGES, IMAGENET_CLASSES = 1_281_167, 1000
 
@@ -104,12 +104,14 @@ class TrainPlan:
 
 def make_plan(
     recipe: TrainRecipe,
-    sources: Sources | None,
+    images: ImageSource | None,
     *,
     problem: str | None,
     folder: Path,
-    start: Start,
-    shares: tuple[int, int],
+    weights: str | None,
+    home: Path | None,
+    processes: int,
+    accumulate: int,
 ) -> TrainPlan:
     """Plan a run.
 
@@ -117,15 +119,15 @@ def make_plan(
     ----------
     recipe
         What is computed.
-    sources
-        Images; None: not there, ImageNet's numbers are assumed.
+    images
+        Training images; None: missing, ImageNet's numbers are assumed.
     problem
-        Why they are not there.
+        Why they are missing.
     folder
         Of the run.
-    start
-        Where weights come from.
-    shares
+    weights, home
+        See :func:`mvkit.training.setup.build_networks`.
+    processes, accumulate
         Numbers of processes and of micro-batches.
 
     Raises
@@ -133,80 +135,48 @@ def make_plan(
     UsageError, DataError, CheckpointError
         Parts do not fit together.
     """
-    processes, accumulate = shares
-    if sources is not None:
-        check_images(recipe, sources)
-    n_images = sources.train.n_images if sources else IMAGENET_IMAGES
-    n_classes = sources.n_classes if sources else IMAGENET_CLASSES
-    train = recipe.train
-    order = Order(n_images, train.batch_size, train.seed, recipe.data.drop_last, size=processes)
-    whole = train.epochs * order.steps_per_epoch
-    n_steps = min(whole, train.max_steps or whole)
-    encoder, objective = build_networks(recipe, n_images=n_images, n_classes=n_classes, start=start)
+    n_images: int = IMAGENET_IMAGES
+    n_classes: int | None = IMAGENET_CLASSES
+    if images is not None:
+        check_images(recipe, images)
+        n_images = images.n_images
+        n_classes = None if images.classes is None else len(images.classes)
+    batch_size = recipe.train.batch_size
+    order = Order(n_images, batch_size, recipe.train.seed, recipe.data.drop_last, size=processes)
+    n_all = n_steps(recipe, order)
+    encoder, objective = build_networks(
+        recipe, n_images=n_images, n_classes=n_classes, weights=weights, home=home
+    )
     parameters = [*encoder.parameters(), *objective.parameters()]
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    # Parameters and buffers; values that the optimiser has of each parameter.
+    state = sum(_bytes(module.state_dict().values()) for module in (encoder, objective))
+    optimiser = _bytes(trained) * _optimiser_copies(recipe)
+    micro_batch = max(1, batch_size // processes // accumulate)
+    activations = _activation_bytes(recipe, encoder, objective) * micro_batch // _BLANK_IMAGES
+    every, n_epochs = recipe.checkpoint.every_epochs, -(-n_all // order.steps_per_epoch)
+    numbered = range(every, n_epochs + 1, every) if every else ()
     return TrainPlan(
         recipe=recipe.model_dump(mode="json"),
         digest=science_digest(recipe),
         folder=str(folder),
-        images=sources.train.description if sources else None,
+        images=images.description if images else None,
         problem=problem,
         size=RunSize(
             n_images=n_images,
-            batch_size=train.batch_size,
+            batch_size=batch_size,
             steps_per_epoch=order.steps_per_epoch,
-            n_steps=n_steps,
+            n_steps=n_all,
             n_parameters=sum(parameter.numel() for parameter in parameters),
-            n_trained=sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
+            n_trained=sum(parameter.numel() for parameter in trained),
         ),
-        memory=estimate_memory(
-            recipe, encoder, objective, micro_batch=max(1, train.batch_size // processes // accumulate)
-        ),
-        files=dict.fromkeys(
-            _files(recipe, -(-n_steps // order.steps_per_epoch)), checkpoint_bytes(recipe, encoder, objective)
-        ),
+        memory=MemoryEstimate(state, training=_bytes(trained) + optimiser, activations=activations),
+        files=dict.fromkeys([LAST, BEST, *map(checkpoint_name, numbered)], state + optimiser),
     )
 
 
-def _files(recipe: TrainRecipe, epochs: int) -> list[str]:
-    every = recipe.checkpoint.every_epochs
-    numbered = range(every, epochs + 1, every) if every else ()
-    return [LAST, BEST, *map(checkpoint_name, numbered)]
-
-
-def estimate_memory(
-    recipe: TrainRecipe, encoder: nn.Module, objective: Objective, *, micro_batch: int
-) -> MemoryEstimate:
-    """Estimate what a process needs, by running two blank images through network and objective.
-
-    Parameters
-    ----------
-    recipe
-        Its optimiser and views.
-    encoder, objective
-        On the CPU, in training mode; running statistics are put back afterwards.
-    micro_batch
-        Images that a process has in memory at a time.
-    """
-    modules = (encoder, objective)
-    trained = sum(_bytes(p for p in module.parameters() if p.requires_grad) for module in modules)
-    copies = 1 + _copies_of_optimiser(recipe)
-    return MemoryEstimate(
-        state=sum(_bytes(module.state_dict().values()) for module in modules),
-        training=trained * copies,
-        activations=_activations(recipe, encoder, objective) * micro_batch // _PROBE,
-    )
-
-
-def checkpoint_bytes(recipe: TrainRecipe, encoder: nn.Module, objective: Objective) -> int:
-    """Return about how large a checkpoint is: network, objective, optimiser."""
-    modules = (encoder, objective)
-    trained = sum(_bytes(p for p in module.parameters() if p.requires_grad) for module in modules)
-    state = sum(_bytes(module.state_dict().values()) for module in modules)
-    return state + trained * _copies_of_optimiser(recipe)
-
-
-def _copies_of_optimiser(recipe: TrainRecipe) -> int:
-    """Return how many values the optimiser keeps for every parameter."""
+def _optimiser_copies(recipe: TrainRecipe) -> int:
+    """Return how many values the optimiser has for every parameter."""
     optimiser = recipe.optimiser
     if isinstance(optimiser, Adam):
         return 2
@@ -214,43 +184,43 @@ def _copies_of_optimiser(recipe: TrainRecipe) -> int:
 
 
 def _bytes(tensors: Iterable[Any]) -> int:
-    seen: dict[int, int] = {}
+    """Return the bytes of different tensors."""
+    sizes: dict[int, int] = {}
     for tensor in tensors:
         if isinstance(tensor, Tensor):
-            seen[tensor.data_ptr() or id(tensor)] = tensor.numel() * tensor.element_size()
-    return sum(seen.values())
+            sizes[tensor.data_ptr() or id(tensor)] = tensor.numel() * tensor.element_size()
+    return sum(sizes.values())
 
 
-def _activations(recipe: TrainRecipe, encoder: nn.Module, objective: Objective) -> int:
-    """Return the bytes that autograd keeps of the probe's images."""
+def _activation_bytes(recipe: TrainRecipe, encoder: nn.Module, objective: Objective) -> int:
+    """Return the bytes that autograd saves of a forward pass of blank images; buffers stay as they are."""
     modules = (encoder, objective)
     buffers = {buffer: buffer.clone() for module in modules for buffer in module.buffers()}
     own = {p.untyped_storage().data_ptr() for module in modules for p in module.parameters()}
     own |= {buffer.untyped_storage().data_ptr() for buffer in buffers}
-    kept: dict[int, int] = {}
+    saved: dict[int, int] = {}
 
-    def note(tensor: Tensor) -> Tensor:
+    def count(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
+            saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     try:
         with (
             torch.random.fork_rng(devices=[]),
-            torch.autograd.graph.saved_tensors_hooks(note, lambda one: one),
+            torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor),
         ):
             embedded = objective.embed(encoder, _blank_batch(recipe, objective))
-        own_rows = sum(rows.numel() * rows.element_size() for rows in embedded)
     finally:
         with torch.no_grad():
             for buffer, before in buffers.items():
                 buffer.copy_(before)
-    return sum(kept.values()) + own_rows
+    return sum(saved.values()) + sum(rows.numel() * rows.element_size() for rows in embedded)
 
 
 def _blank_batch(recipe: TrainRecipe, objective: Objective) -> Batch:
     side = recipe.input_px
-    views = tuple(torch.zeros(_PROBE, 3, side, side) for _ in range(objective.n_inputs))
-    labels = torch.zeros(_PROBE, dtype=torch.int64)
-    return Batch(views, index=torch.arange(_PROBE), label=labels, target=views[0][:, :1])
+    views = tuple(torch.zeros(_BLANK_IMAGES, 3, side, side) for _ in range(objective.n_inputs))
+    labels = torch.zeros(_BLANK_IMAGES, dtype=torch.int64)
+    return Batch(views, index=torch.arange(_BLANK_IMAGES), label=labels, target=views[0][:, :1])

@@ -13,20 +13,19 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from mvkit.errors import suggest
 from mvkit.images.settings import VALIDATION, Patches, ViewsSettings
-from mvkit.objectives.base import ObjectiveSettings
-from mvkit.objectives.registry import OBJECTIVES
+from mvkit.objectives.registry import OBJECTIVES, ObjectiveSettings
 from mvkit.recipes import Count, KeyedError, NotNegative, Positive, Settings
 
 
 def _join_topics(value: object) -> object:
-    """Write remarks by topic as one text: ``{network: ..., settings: ...}``."""
+    """Join notes by topic to one text: ``{network: ..., settings: ...}``."""
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
         return value
     return " ".join(f"{topic[:1].upper()}{topic[1:]}: {text.rstrip('.')}." for topic, text in value.items())
 
 
-#: A text, or remarks by topic, which are laid over those of a base one by one.
-Remarks = Annotated[str, BeforeValidator(_join_topics)]
+#: A text, or notes by topic, which are merged with those of a base one by one.
+Notes = Annotated[str, BeforeValidator(_join_topics)]
 
 
 class ModelSettings(Settings):
@@ -145,9 +144,9 @@ class TrainSettings(Settings):
 
 
 class CheckpointSettings(Settings):
-    """When checkpoints are written, and which one stands for the run.
+    """When checkpoints are written, and which one represents the run.
 
-    ``every_epochs``: a numbered one is kept; ``every_steps``: ``last.pt`` is
+    ``every_epochs``: a numbered one is written; ``every_steps``: ``last.pt`` is
     renewed, besides every epoch's end and an interruption. ``best_by``: the
     evaluation's number that decides which epoch is ``best.pt``, for example
     ``validation_loss.top1``; None: the main number of the first item of
@@ -235,8 +234,8 @@ class TrainRecipe(Settings):
     """Everything that decides what a training run computes."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
-    source: Remarks
-    notes: Remarks = ""
+    source: Notes
+    notes: Notes = ""
     model: ModelSettings
     data: DataSettings = DataSettings()
     views: ViewsSettings
@@ -252,7 +251,7 @@ class TrainRecipe(Settings):
     def _fill_in(self) -> TrainRecipe:
         """Fill in what follows from other sections.
 
-        Validation views have the size and normalisation of training views where they say none; where nothing
+        Validation views have the size and normalisation of training views where they give none; where nothing
         is evaluated, the best epoch is that of the lowest training loss.
         """
         as_trained = {"size_px": self.input_px, "mean": self.views.mean, "std": self.views.std}
@@ -271,21 +270,22 @@ class TrainRecipe(Settings):
         return expand.patch_px if isinstance(expand, Patches) else self.views.size_px
 
     @model_validator(mode="after")
-    def _sections_agree(self) -> TrainRecipe:
-
-        found = contradictions(self)
-        if found:
-            raise KeyedError(found)
+    def _check_sections(self) -> TrainRecipe:
+        """Report every contradiction between sections at once."""
+        sections = (_views, _validation, _schedule, _optimiser, _evaluation, _checkpoint)
+        problems = [problem for check in sections for problem in check(self)]
+        if problems:
+            raise KeyedError(problems)
         return self
 
 
-#: Keys that say nothing of what is computed.
-_WORDS = ("name", "source", "notes", "checkpoint")
+#: Keys that change nothing of what is computed.
+_NO_SCIENCE = ("name", "source", "notes", "checkpoint")
 
 
 def science(recipe: TrainRecipe) -> dict[str, Any]:
     """Return what decides the numbers of a run, as JSON values."""
-    return {key: value for key, value in recipe.model_dump(mode="json").items() if key not in _WORDS}
+    return {key: value for key, value in recipe.model_dump(mode="json").items() if key not in _NO_SCIENCE}
 
 
 def science_digest(recipe: TrainRecipe) -> str:
@@ -313,7 +313,7 @@ def differences(before: Mapping[str, Any], now: TrainRecipe) -> list[str]:
     now
         The recipe of today.
     """
-    old = dict(_flat({key: value for key, value in before.items() if key not in _WORDS}))
+    old = dict(_flat({key: value for key, value in before.items() if key not in _NO_SCIENCE}))
     new = dict(_flat(science(now)))
     keys = [*new, *(key for key in old if key not in new)]
     return [
@@ -341,10 +341,7 @@ def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield prefix, value
 
 
-def contradictions(recipe: TrainRecipe) -> list[tuple[str, str]]:
-    """Return every contradiction between sections: (key, what is wrong with it)."""
-    sections = (_views, _validation, _schedule, _optimiser, _evaluation, _checkpoint)
-    return [problem for check in sections for problem in check(recipe)]
+# Checks between sections of a recipe: each yields (key, what is wrong with it).
 
 
 def _views(recipe: TrainRecipe) -> Iterator[tuple[str, str]]:
@@ -411,8 +408,8 @@ def _evaluation(recipe: TrainRecipe) -> Iterator[tuple[str, str]]:
     for position, evaluation in enumerate(recipe.evaluate):
         key = f"evaluate[{position}].name"
         if evaluation.name == "bank_neighbours" and name != "instance_recognition":
-            yield key, f"{name} keeps no memory bank; use feature_neighbours"
-        if evaluation.name == "validation_loss" and not OBJECTIVES[name].build.scores_new_images:
+            yield key, f"{name} has no memory bank; use feature_neighbours"
+        if evaluation.name == "validation_loss" and not row.scores_new_images:
             yield key, f"{name} looks images up in the training set; use bank_neighbours"
         if evaluation.name == "validation_loss" and evaluation.views is not None:
             expand = evaluation.views.expand.name if evaluation.views.expand else None

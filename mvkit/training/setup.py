@@ -1,10 +1,10 @@
-"""Everything a run is made of, and the order in which it sees the images."""
+"""Everything that a run is made of, how it is built, and the order in which it sees the images."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,18 +12,284 @@ import torch
 from numpy.typing import NDArray
 from torch import nn, optim
 
-from mvkit.errors import UsageError
+from mvkit.distributed import rank, synchronise_norms, world_size
+from mvkit.errors import DataError, RecipeError, UsageError
 from mvkit.images.loader import ImageSource
+from mvkit.images.settings import CentreCrop
 from mvkit.images.views import ViewMaker
+from mvkit.machine import installed_versions
 from mvkit.models.base import VisionModel
-from mvkit.objectives.base import Objective
+from mvkit.models.loading import build_for_training
+from mvkit.models.preprocessing import Preprocessing
+from mvkit.objectives.base import Objective, build_objective
+from mvkit.objectives.registry import OBJECTIVES
 from mvkit.rng import hashed
-from mvkit.training.evaluation import EvaluationImages, EvaluatorSet
+from mvkit.training.evaluation import EvaluatorSet, NeuralBuilder, RunImages, build_evaluators
+from mvkit.training.optim import build_optimiser
 from mvkit.training.recipe import TrainRecipe
-from mvkit.training.step import TrainStep
+from mvkit.training.step import StepSettings, TrainStep
 
+#: Packages on which the numbers of a run may depend.
+_PACKAGES = ("torch", "torchvision", "numpy", "numba", "pillow", "ffcv")
 #: Key of the draws that belong to the order, so that they share nothing with those of the views.
 _ORDER_KEY = 0x0D0E
+
+
+@dataclass(frozen=True)
+class TrainingSetup:
+    """A run.
+
+    Attributes
+    ----------
+    recipe
+        What is computed.
+    learner
+        Network, objective and optimiser.
+    images
+        Training and validation images.
+    views
+        Makes views of training images.
+    order
+        The batches of every epoch.
+    evaluators
+        What is measured at the end of epochs.
+    folder
+        Of log and checkpoints.
+    tensorboard
+        Whether TensorBoard's files are written too.
+    machine, versions
+        Device, precision, processes ... and versions of the software, recorded in log and checkpoints.
+    """
+
+    recipe: TrainRecipe
+    learner: Learner
+    images: RunImages
+    views: ViewMaker
+    order: Order
+    evaluators: EvaluatorSet
+    folder: Path
+    tensorboard: bool = False
+    machine: Mapping[str, object] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the run computes."""
+        return self.images.device
+
+    @property
+    def n_steps(self) -> int:
+        """Optimisation steps of the whole run."""
+        return n_steps(self.recipe, self.order)
+
+    @property
+    def n_epochs(self) -> int:
+        """Epochs of the whole run, a last one that ``max_steps`` cuts short included."""
+        return -(-self.n_steps // self.order.steps_per_epoch)
+
+
+def n_steps(recipe: TrainRecipe, order: Order) -> int:
+    """Return the optimisation steps of a whole run."""
+    whole = recipe.train.epochs * order.steps_per_epoch
+    return min(whole, recipe.train.max_steps or whole)
+
+
+def build_setup(
+    recipe: TrainRecipe,
+    images: RunImages,
+    *,
+    folder: Path,
+    step: StepSettings,
+    weights: str | None = None,
+    home: Path | None = None,
+    tensorboard: bool = False,
+    build_neural: NeuralBuilder | None = None,
+) -> TrainingSetup:
+    """Build everything that a run is made of; all processes call this alike.
+
+    Parameters
+    ----------
+    recipe
+        What is computed.
+    images
+        Training and validation images.
+    folder
+        Of the run.
+    step
+        How a step is computed.
+    weights, home
+        See :func:`build_networks`.
+    tensorboard
+        Whether TensorBoard's files are written.
+    build_neural
+        Builds an evaluator of neural predictivity.
+
+    Raises
+    ------
+    RecipeError, UsageError, DataError, CheckpointError
+        Something does not fit; nothing has been written.
+    """
+    check_images(recipe, images.train)
+    train, device, n_images = recipe.train, images.device, images.train.n_images
+    order = Order(n_images, train.batch_size, train.seed, recipe.data.drop_last, rank(), world_size())
+    encoder, objective = build_networks(
+        recipe, n_images=n_images, n_classes=images.n_classes, weights=weights, home=home
+    )
+    for module in (encoder, objective):
+        module.to(device)
+        if train.sync_norm and world_size() > 1:
+            synchronise_norms(module, device)
+    optimiser = build_optimiser(recipe.optimiser, [encoder, objective])
+    return TrainingSetup(
+        recipe=recipe,
+        learner=Learner(
+            encoder,
+            objective,
+            optimiser,
+            TrainStep(encoder, objective, optimiser, settings=step, device=device),
+            images.n_classes,
+        ),
+        images=images,
+        views=ViewMaker(recipe.views, seed=train.seed, device=device),
+        order=order,
+        evaluators=build_evaluators(
+            recipe, encoder=encoder, images=images, device=device, build_neural=build_neural
+        ),
+        folder=folder,
+        tensorboard=tensorboard,
+        machine={
+            "device": device.type,
+            "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+            "processes": world_size(),
+            "threads": torch.get_num_threads(),
+            "workers": images.workers,
+            **asdict(step),
+        },
+        versions=installed_versions(*_PACKAGES),
+    )
+
+
+def check_images(recipe: TrainRecipe, images: ImageSource) -> None:
+    """Check that the images have what the objective needs.
+
+    Raises
+    ------
+    DataError
+        Labels or depths are missing.
+    """
+    needs = OBJECTIVES[recipe.objective.name].needs
+    if needs == "label" and images.classes is None:
+        raise DataError(
+            f"{images.description}: has no labels, and {recipe.objective.name} needs them\n"
+            "give images in a folder for each class"
+        )
+    if needs == "depth" and not images.has_depth:
+        raise DataError(
+            f"{images.description}: has no depths, and {recipe.objective.name} needs them\n"
+            "run: mvkit prep pbrnet --images DIR"
+        )
+
+
+def build_networks(
+    recipe: TrainRecipe,
+    *,
+    n_images: int,
+    n_classes: int | None,
+    weights: str | None = None,
+    home: Path | None = None,
+) -> tuple[VisionModel, Objective]:
+    """Build network and objective on the CPU, in the modes of training.
+
+    Parameters
+    ----------
+    recipe
+        Its architecture, objective, views and seed.
+    n_images, n_classes
+        Of the training set; no classes without labels.
+    weights
+        "random", "released" or the path of a checkpoint to start from; None: as the recipe says.
+    home
+        Directory of mvkit's files, for "released".
+
+    Raises
+    ------
+    UsageError, CheckpointError
+        The architecture is unknown or does not suit the objective; weights are missing or do not fit.
+    """
+    seed = recipe.train.seed
+    encoder = build_for_training(
+        recipe.model.architecture,
+        n_classes=n_classes,
+        seed=seed,
+        weights=weights or recipe.model.weights,
+        home=home,
+    )
+    trained_px = encoder.preprocess.input_px
+    is_frozen = not OBJECTIVES[recipe.objective.name].build.trains_encoder
+    if is_frozen and trained_px != recipe.input_px and not encoder.weights_id.startswith("random"):
+        raise UsageError(
+            f"{encoder.name} was trained at {trained_px} px, and this recipe, which does not train it, "
+            f"shows it {recipe.input_px} px\ngive its own size: --set views.size_px={trained_px}"
+        )
+    if recipe.input_px != trained_px:
+        encoder.check_input_side(recipe.input_px)
+    encoder.preprocess = network_preprocessing(recipe)
+    objective = build_objective(
+        recipe.objective,
+        encoder=encoder,
+        input_px=recipe.input_px,
+        n_images=n_images,
+        n_classes=n_classes,
+        seed=seed,
+    )
+    return encoder, objective
+
+
+def network_preprocessing(recipe: TrainRecipe) -> Preprocessing:
+    """Return how images become the network's input after training: as the recipe's validation views."""
+    validation = recipe.validation
+    crop = validation.views[0].crop
+    if not isinstance(crop, CentreCrop) or crop.crop_px is None:  # refused with the recipe
+        raise RecipeError("validation.views: must be one centre crop with crop_px")
+    return Preprocessing(
+        resize_px=crop.resize_px,
+        crop_px=crop.crop_px,
+        input_px=validation.size_px,
+        mean=validation.mean,
+        std=validation.std,
+    )
+
+
+@dataclass(frozen=True)
+class Learner:
+    """Network, objective and optimiser of a run.
+
+    Attributes
+    ----------
+    encoder, objective
+        On the device, in the modes of training.
+    optimiser
+        Over their trainable parameters.
+    step
+        One optimisation step of these three.
+    n_classes
+        Width of the encoder's read-out where it was set; None where the architecture decides.
+    """
+
+    encoder: VisionModel
+    objective: Objective
+    optimiser: optim.Optimizer
+    step: TrainStep
+    n_classes: int | None = None
+
+    def train_mode(self) -> None:
+        """Put everything into the mode of training; a frozen encoder stays in eval mode."""
+        self.encoder.train(self.objective.trains_encoder)
+        self.objective.train()
+
+    def modules(self) -> tuple[nn.Module, nn.Module]:
+        """Return encoder and objective."""
+        return self.encoder, self.objective
 
 
 @dataclass(frozen=True)
@@ -53,7 +319,7 @@ class Order:
     size: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse what leaves an epoch without batches or a process without images."""
+        """Check that every epoch has batches, and every process images."""
         check_processes_divide(self.batch_size, self.size)
         if self.steps_per_epoch == 0:
             raise UsageError(
@@ -98,7 +364,7 @@ class Order:
 
 
 def check_processes_divide(batch_size: int, n_processes: int) -> None:
-    """Refuse a number of processes that cannot share a global batch equally.
+    """Check that processes can share a global batch equally.
 
     Raises
     ------
@@ -112,106 +378,3 @@ def check_processes_divide(batch_size: int, n_processes: int) -> None:
             f"use {' or '.join(map(str, possible[-2:]))} processes, or set train.batch_size to a multiple of "
             f"{n_processes}"
         )
-
-
-@dataclass(frozen=True)
-class Learner:
-    """What learns.
-
-    Attributes
-    ----------
-    encoder, objective
-        On the device, in the modes of training.
-    optimiser
-        Over their trainable parameters.
-    step
-        One optimisation step of these three.
-    n_classes
-        Width of the encoder's read-out where it was set; None where the architecture decides.
-    """
-
-    encoder: VisionModel
-    objective: Objective
-    optimiser: optim.Optimizer
-    step: TrainStep
-    n_classes: int | None = None
-
-    def train_mode(self) -> None:
-        """Put everything into the mode of training; a frozen encoder stays in eval mode."""
-        self.encoder.train(self.objective.trains_encoder)
-        self.objective.train()
-
-    def modules(self) -> tuple[nn.Module, nn.Module]:
-        """Return encoder and objective."""
-        return self.encoder, self.objective
-
-
-@dataclass(frozen=True)
-class RunPlace:
-    """Where and on what a run happens; none of it is science.
-
-    Attributes
-    ----------
-    folder
-        Of log and checkpoints.
-    device
-        Where it computes.
-    workers
-        Loader threads.
-    tensorboard
-        Whether TensorBoard's files are written too.
-    machine
-        Device, precision, processes ... recorded in log and checkpoints.
-    versions
-        Of the software, recorded likewise.
-    """
-
-    folder: Path
-    device: torch.device
-    workers: int = 0
-    tensorboard: bool = False
-    machine: Mapping[str, object] = field(default_factory=dict)
-    versions: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class TrainingSetup:
-    """A run.
-
-    Attributes
-    ----------
-    recipe
-        What is computed.
-    learner
-        What learns.
-    train
-        Training images.
-    views
-        How they are looked at.
-    order
-        In which order.
-    evaluators, images
-        What is measured at the end of epochs, and the images for it.
-    place
-        Where it happens.
-    """
-
-    recipe: TrainRecipe
-    learner: Learner
-    train: ImageSource
-    views: ViewMaker
-    order: Order
-    evaluators: EvaluatorSet
-    images: EvaluationImages
-    place: RunPlace
-
-    @property
-    def n_steps(self) -> int:
-        """Optimisation steps of the whole run."""
-        whole = self.recipe.train.epochs * self.order.steps_per_epoch
-        return min(whole, self.recipe.train.max_steps or whole)
-
-    @property
-    def n_epochs(self) -> int:
-        """Epochs of the whole run, a last one that ``max_steps`` cuts short included."""
-        return -(-self.n_steps // self.order.steps_per_epoch)

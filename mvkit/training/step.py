@@ -15,10 +15,215 @@ from torch.nn.parallel import DistributedDataParallel
 from mvkit.distributed import SyncBatchNormCpu, all_reduce, data_parallel, rank, row_counts, world_size
 from mvkit.errors import UsageError, unknown_name
 from mvkit.images.settings import Batch
-from mvkit.objectives.base import Loss, Objective
+from mvkit.objectives.base import Loss, Objective, single_precision
 
 PrecisionName = Literal["fp32", "bf16", "fp16"]
 _HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """How a step is computed; not science, so not in a recipe.
+
+    Attributes
+    ----------
+    accumulate
+        Number of micro-batches into which a process splits its share of a batch, to save memory.
+    precision
+        "fp32", "bf16" or "fp16" (networks under autocast; losses and optimiser in float32).
+    channels_last
+        Memory order in which GPUs (and bf16 on CPUs) convolve faster.
+    compile
+        ``torch.compile`` the encoder.
+    """
+
+    accumulate: int = 1
+    precision: PrecisionName = "fp32"
+    channels_last: bool = False
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        """Check that there is a micro-batch."""
+        if self.accumulate < 1:
+            raise UsageError(f"accumulate: {self.accumulate} micro-batches; give 1 or more")
+
+
+class TrainStep:
+    """Computes a batch's loss and gradients and updates the parameters.
+
+    The loss is that of the global batch, whatever the number of processes and
+    micro-batches. With ``accumulate`` > 1:
+
+    - Where images do not depend on each other, gradients of micro-batches are
+      added, weighted by their rows.
+    - Where they do (contrastive losses and the like), embeddings of the whole
+      batch are computed without gradients first, the loss is differentiated
+      with respect to them, and a second pass over the micro-batches, with the
+      same dropout, carries those gradients into the network (Gao et al. 2021,
+      section 3). It costs a second forward pass; the loss and its gradient are exact.
+
+    Either way *batch norms see micro-batches* (of all processes together when
+    synchronised), not the batch: that, and running statistics moving once for
+    every micro-batch, is all that differs from a step without accumulation.
+    Networks without batch norm differ by rounding only. :meth:`notes` says so.
+
+    Parameters
+    ----------
+    encoder, objective
+        On ``device``, in the modes of training; norms already synchronised.
+    optimiser
+        Over those of their parameters that are trained.
+    settings
+        How to compute it.
+    device
+        Where batches lie.
+
+    Raises
+    ------
+    UsageError
+        If the device cannot run the precision.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        objective: Objective,
+        optimiser: optim.Optimizer,
+        *,
+        settings: StepSettings | None = None,
+        device: torch.device,
+    ) -> None:
+        self.settings = settings or StepSettings()
+        self._encoder = encoder
+        self._objective = objective
+        self._optimiser = optimiser
+        self._device = device
+        self._precision = Precision(self.settings.precision, device)
+        if self.settings.channels_last:
+            encoder.to(memory_format=torch.channels_last)
+        if self.settings.compile and objective.trains_encoder:
+            # Not a frozen network, whose forward pass stops at the layer that is read.
+            # In place: objectives have hooks on layers of this module, and keys of its state dict stay.
+            for module in encoder.modules():
+                if isinstance(module, SyncBatchNormCpu):
+                    # The communication of processes is not compiled.
+                    forward = torch.compiler.disable(module.forward)  # type: ignore[no-untyped-call]
+                    module.forward = forward  # type: ignore[method-assign]
+            encoder.compile()
+        self._embedding = data_parallel(_Embedding(encoder, objective))
+
+    def run(self, batch: Batch, *, step: int) -> Loss:
+        """Learn from a batch.
+
+        Parameters
+        ----------
+        batch
+            This process's rows of the global batch, on the device.
+        step
+            Number of the step since training began, from 0: key of what is drawn at random.
+
+        Returns
+        -------
+        Loss
+            Of the global batch before the update, detached: still on the device,
+            so that reading it, not this call, waits for the GPU.
+
+        Raises
+        ------
+        UsageError
+            If a process has no rows.
+        """
+        if self.settings.channels_last:
+            ordered = tuple(view.contiguous(memory_format=torch.channels_last) for view in batch.views)
+            batch = replace(batch, views=ordered)
+        parts = _micro_batches(len(batch.index), self.settings.accumulate)
+        self._objective.before_step(self._encoder, step=step)
+        self._optimiser.zero_grad(set_to_none=True)
+        if len(parts) > 1 and self._objective.couples_samples:
+            loss, embedded = self._cache_embeddings(batch, parts)
+        else:
+            loss, embedded = self._accumulate(batch, parts)
+        self._precision.step(self._optimiser)
+        with torch.no_grad():
+            self._objective.after_step(embedded, batch)
+        return _average_over_processes(loss)
+
+    def notes(self) -> tuple[str, ...]:
+        """Return what differs from a float32 step on the whole batch at once, a sentence each."""
+        notes = []
+        n_parts = self.settings.accumulate
+        trained = (self._encoder, self._objective) if self._objective.trains_encoder else (self._objective,)
+        modules = [module for network in trained for module in network.modules()]
+        if n_parts > 1 and any(isinstance(module, _BatchNorm) for module in modules):
+            notes.append(
+                f"batch norms see 1/{n_parts} of a batch (a micro-batch) at a time, "
+                f"and their running statistics move {n_parts} times a step"
+            )
+        if n_parts > 1 and self._objective.couples_samples:
+            notes.append("the loss is that of the whole batch: networks run forward twice (embedding cache)")
+        if self.settings.precision != "fp32":
+            notes.append(f"networks run in {self.settings.precision}, losses and updates in float32")
+        return tuple(notes)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs beside parameters and optimiser: the loss scale."""
+        return self._precision.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`state_dict`."""
+        self._precision.load_state_dict(state)
+
+    def _embed(self, batch: Batch) -> tuple[Tensor, ...]:
+        with self._precision.autocast():
+            embedded: tuple[Tensor, ...] = self._embedding(batch)
+        return tuple(single_precision(rows) for rows in embedded)
+
+    def _accumulate(self, batch: Batch, parts: Sequence[MicroBatch]) -> tuple[Loss, tuple[Tensor, ...]]:
+        """Add up the gradients of micro-batches (of one, where images depend on each other)."""
+        losses, pieces = [], []
+        for part in parts:
+            rows = batch if len(parts) == 1 else batch.rows(part.first, part.last)
+            with self._sync_gradients(is_last=part is parts[-1]):
+                embedded = self._embed(rows)
+                loss = _multiply(self._objective.criterion(embedded, rows), part.weight)
+                self._precision.scale(loss.total).backward()  # type: ignore[no-untyped-call]
+            losses.append(_detach(loss))
+            pieces.append(tuple(rows.detach() for rows in embedded))
+        return _add(losses), _concatenate(pieces)
+
+    def _cache_embeddings(self, batch: Batch, parts: Sequence[MicroBatch]) -> tuple[Loss, tuple[Tensor, ...]]:
+        """Differentiate the loss of the whole batch, one micro-batch in memory at a time."""
+        states, pieces = [], []
+        with torch.no_grad():
+            for part in parts:
+                states.append(_generator_states(self._device))
+                pieces.append(self._embed(batch.rows(part.first, part.last)))
+        cached = _concatenate(pieces)
+        for rows in cached:
+            rows.requires_grad_(rows.is_floating_point())
+        loss = self._objective.criterion(cached, batch)
+        self._precision.scale(loss.total).backward()  # type: ignore[no-untyped-call]
+        after = _generator_states(self._device)
+        # The first pass has moved the running statistics already.
+        with _running_statistics_frozen(self._encoder, self._objective):
+            for part, state in zip(parts, states, strict=True):
+                _set_generator_states(state, self._device)
+                with self._sync_gradients(is_last=part is parts[-1]):
+                    embedded = self._embed(batch.rows(part.first, part.last))
+                    pairs = [
+                        (rows, whole.grad[part.first : part.last])
+                        for rows, whole in zip(embedded, cached, strict=True)
+                        if rows.requires_grad and whole.grad is not None
+                    ]
+                    torch.autograd.backward([rows for rows, _ in pairs], [gradient for _, gradient in pairs])
+        _set_generator_states(after, self._device)
+        return _detach(loss), tuple(rows.detach() for rows in cached)
+
+    def _sync_gradients(self, *, is_last: bool) -> AbstractContextManager[None]:
+        """Average gradients over processes after the last micro-batch only."""
+        if is_last or not isinstance(self._embedding, DistributedDataParallel):
+            return nullcontext()
+        return self._embedding.no_sync()
 
 
 class Precision:
@@ -62,12 +267,12 @@ class Precision:
             return nullcontext()
         return torch.autocast(self._device.type, dtype=_HALVES[self.name])
 
-    def scaled(self, loss: Tensor) -> Tensor:
+    def scale(self, loss: Tensor) -> Tensor:
         """Return the loss to call ``backward`` on."""
         return loss if self._scaler is None else self._scaler.scale(loss)
 
     def step(self, optimiser: optim.Optimizer) -> None:
-        """Let the optimiser step with the true (unscaled) gradients."""
+        """Make the optimiser step with the true (unscaled) gradients."""
         if self._scaler is None:
             optimiser.step()
             return
@@ -79,215 +284,9 @@ class Precision:
         return {} if self._scaler is None else self._scaler.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up the loss scale of a checkpoint; one written in another precision starts afresh."""
+        """Restore the loss scale of a checkpoint; one written in another precision starts afresh."""
         if self._scaler is not None and state:
             self._scaler.load_state_dict(dict(state))
-
-
-@dataclass(frozen=True)
-class StepSettings:
-    """How a step is computed; none of it is science, so none of it is in a recipe.
-
-    Attributes
-    ----------
-    accumulate
-        Number of micro-batches that a process cuts its share of a batch into, to save memory.
-    precision
-        "fp32", "bf16" or "fp16" (networks under autocast; losses and optimiser in float32).
-    channels_last
-        Memory order in which GPUs (and bf16 on CPUs) convolve faster.
-    compile
-        ``torch.compile`` the encoder.
-    """
-
-    accumulate: int = 1
-    precision: PrecisionName = "fp32"
-    channels_last: bool = False
-    compile: bool = False
-
-    def __post_init__(self) -> None:
-        """Refuse a number of micro-batches below one."""
-        if self.accumulate < 1:
-            raise UsageError(f"accumulate: {self.accumulate} micro-batches; give 1 or more")
-
-
-class TrainStep:
-    """Computes a batch's loss and gradients and updates the parameters.
-
-    The loss is that of the global batch, whatever the number of processes and
-    micro-batches. With ``accumulate`` > 1:
-
-    - Where images do not depend on each other, gradients of micro-batches are
-      added, weighted by their rows.
-    - Where they do (contrastive losses and the like), embeddings of the whole
-      batch are computed without gradients first, the loss is differentiated
-      with respect to them, and a second pass over the micro-batches, with the
-      same dropout, carries those gradients into the network (Gao et al. 2021,
-      section 3). It costs a second forward pass; the loss and its gradient are exact.
-
-    Either way *batch norms see micro-batches* (of all processes together when
-    synchronised), not the batch: that, and running statistics moving once for
-    every micro-batch, is all that differs from a step without accumulation.
-    Networks without batch norm differ by rounding only. :meth:`notes` says so.
-
-    Parameters
-    ----------
-    encoder, objective
-        On ``device``, in training mode as wanted; norms already synchronised.
-    optimiser
-        Over those of their parameters that are trained.
-    settings
-        How to compute it.
-    device
-        Where batches lie.
-
-    Raises
-    ------
-    UsageError
-        If the device cannot run the precision.
-    """
-
-    def __init__(
-        self,
-        encoder: nn.Module,
-        objective: Objective,
-        optimiser: optim.Optimizer,
-        *,
-        settings: StepSettings | None = None,
-        device: torch.device,
-    ) -> None:
-        self.settings = settings or StepSettings()
-        self._encoder = encoder
-        self._objective = objective
-        self._optimiser = optimiser
-        self._device = device
-        self._precision = Precision(self.settings.precision, device)
-        if self.settings.channels_last:
-            encoder.to(memory_format=torch.channels_last)
-        if self.settings.compile and objective.trains_encoder:
-            # Not a frozen network, which is left half-way, at the layer that is read.
-            # In place: objectives tap layers of this very module, and keys of its state dict stay.
-            for module in encoder.modules():
-                if isinstance(module, SyncBatchNormCpu):
-                    # Compile what lies around it, not the talk among processes.
-                    forward = torch.compiler.disable(module.forward)  # type: ignore[no-untyped-call]
-                    module.forward = forward  # type: ignore[method-assign]
-            encoder.compile()
-        self._embedding = data_parallel(_Embedding(encoder, objective))
-
-    def run(self, batch: Batch, *, step: int) -> Loss:
-        """Learn from a batch.
-
-        Parameters
-        ----------
-        batch
-            This process's rows of the global batch, on the device.
-        step
-            Number of the step since training began, from 0: key of what is drawn at random.
-
-        Returns
-        -------
-        Loss
-            Of the global batch before the update, detached: still on the device,
-            so that reading it, not this call, waits for the GPU.
-
-        Raises
-        ------
-        UsageError
-            If a process has no rows.
-        """
-        if self.settings.channels_last:
-            ordered = tuple(view.contiguous(memory_format=torch.channels_last) for view in batch.views)
-            batch = replace(batch, views=ordered)
-        parts = _micro_batches(len(batch.index), self.settings.accumulate)
-        self._objective.before_step(self._encoder, step=step)
-        self._optimiser.zero_grad(set_to_none=True)
-        if len(parts) > 1 and self._objective.couples_samples:
-            loss, embedded = self._in_two_passes(batch, parts)
-        else:
-            loss, embedded = self._added_up(batch, parts)
-        self._precision.step(self._optimiser)
-        with torch.no_grad():
-            self._objective.after_step(embedded, batch)
-        return _averaged(loss)
-
-    def notes(self) -> tuple[str, ...]:
-        """Return what differs from a float32 step on the whole batch at once, a sentence each."""
-        said = []
-        n_parts = self.settings.accumulate
-        trained = (self._encoder, self._objective) if self._objective.trains_encoder else (self._objective,)
-        modules = [module for network in trained for module in network.modules()]
-        if n_parts > 1 and any(isinstance(module, _BatchNorm) for module in modules):
-            said.append(
-                f"batch norms see 1/{n_parts} of a batch (a micro-batch) at a time, "
-                f"and their running statistics move {n_parts} times a step"
-            )
-        if n_parts > 1 and self._objective.couples_samples:
-            said.append("the loss is that of the whole batch: networks run forward twice (embedding cache)")
-        if self.settings.precision != "fp32":
-            said.append(f"networks run in {self.settings.precision}, losses and updates in float32")
-        return tuple(said)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs beside parameters and optimiser: the loss scale."""
-        return self._precision.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from :meth:`state_dict`."""
-        self._precision.load_state_dict(state)
-
-    def _embed(self, batch: Batch) -> tuple[Tensor, ...]:
-        with self._precision.autocast():
-            embedded: tuple[Tensor, ...] = self._embedding(batch)
-        halves = (torch.float16, torch.bfloat16)
-        return tuple(rows.float() if rows.dtype in halves else rows for rows in embedded)
-
-    def _added_up(self, batch: Batch, parts: Sequence[MicroBatch]) -> tuple[Loss, tuple[Tensor, ...]]:
-        """Add the gradients of micro-batches (one, where images depend on each other)."""
-        losses, pieces = [], []
-        for part in parts:
-            rows = batch if len(parts) == 1 else batch.rows(part.first, part.last)
-            with self._averaging(is_last=part is parts[-1]):
-                embedded = self._embed(rows)
-                loss = _weighted(self._objective.criterion(embedded, rows), part.weight)
-                self._precision.scaled(loss.total).backward()  # type: ignore[no-untyped-call]
-            losses.append(_detached(loss))
-            pieces.append(tuple(rows.detach() for rows in embedded))
-        return _summed(losses), _joined(pieces)
-
-    def _in_two_passes(self, batch: Batch, parts: Sequence[MicroBatch]) -> tuple[Loss, tuple[Tensor, ...]]:
-        """Differentiate the loss of the whole batch, one micro-batch in memory at a time."""
-        states, pieces = [], []
-        with torch.no_grad():
-            for part in parts:
-                states.append(_generator_states(self._device))
-                pieces.append(self._embed(batch.rows(part.first, part.last)))
-        cached = _joined(pieces)
-        for rows in cached:
-            rows.requires_grad_(rows.is_floating_point())
-        loss = self._objective.criterion(cached, batch)
-        self._precision.scaled(loss.total).backward()  # type: ignore[no-untyped-call]
-        after = _generator_states(self._device)
-        # The first pass has moved the running statistics already.
-        with _running_statistics_kept(self._encoder, self._objective):
-            for part, state in zip(parts, states, strict=True):
-                _set_generator_states(state, self._device)
-                with self._averaging(is_last=part is parts[-1]):
-                    embedded = self._embed(batch.rows(part.first, part.last))
-                    taught = [
-                        (rows, known.grad[part.first : part.last])
-                        for rows, known in zip(embedded, cached, strict=True)
-                        if rows.requires_grad and known.grad is not None
-                    ]
-                    torch.autograd.backward([rows for rows, _ in taught], [slope for _, slope in taught])
-        _set_generator_states(after, self._device)
-        return _detached(loss), tuple(rows.detach() for rows in cached)
-
-    def _averaging(self, *, is_last: bool) -> AbstractContextManager[None]:
-        """Average gradients over processes after the last micro-batch only."""
-        if is_last or not isinstance(self._embedding, DistributedDataParallel):
-            return nullcontext()
-        return self._embedding.no_sync()
 
 
 class _Embedding(nn.Module):
@@ -315,10 +314,10 @@ class MicroBatch(NamedTuple):
 
 
 def _micro_batches(n_own: int, n_parts: int) -> list[MicroBatch]:
-    """Cut this process's rows into contiguous parts whose sizes differ by one at most.
+    """Split this process's rows into contiguous parts whose sizes differ by one at most.
 
-    Processes cut alike, into fewer parts where one of them has fewer rows: in
-    every part all of them communicate in batch norms and losses.
+    All processes have the same number of parts, fewer where one of them has fewer rows:
+    in every part all of them communicate in batch norms and losses.
     """
     counts = row_counts(n_own)
     if min(counts) == 0:
@@ -348,7 +347,7 @@ def _set_generator_states(states: tuple[Tensor, ...], device: torch.device) -> N
 
 
 @contextmanager
-def _running_statistics_kept(*modules: nn.Module) -> Iterator[None]:
+def _running_statistics_frozen(*modules: nn.Module) -> Iterator[None]:
     """Let batch norms normalise by their batch as in training, but leave running statistics alone."""
     norms = [
         part
@@ -365,17 +364,17 @@ def _running_statistics_kept(*modules: nn.Module) -> Iterator[None]:
             norm.track_running_stats = True
 
 
-def _detached(loss: Loss) -> Loss:
+def _detach(loss: Loss) -> Loss:
     return Loss(loss.total.detach(), {name: part.detach() for name, part in loss.parts.items()})
 
 
-def _weighted(loss: Loss, weight: float) -> Loss:
+def _multiply(loss: Loss, weight: float) -> Loss:
     if weight == 1.0:
         return loss
     return Loss(loss.total * weight, {name: part * weight for name, part in loss.parts.items()})
 
 
-def _summed(losses: list[Loss]) -> Loss:
+def _add(losses: list[Loss]) -> Loss:
     if len(losses) == 1:
         return losses[0]
     total = torch.stack([loss.total for loss in losses]).sum()
@@ -383,7 +382,7 @@ def _summed(losses: list[Loss]) -> Loss:
     return Loss(total, {name: torch.stack([loss.parts[name] for loss in losses]).sum() for name in names})
 
 
-def _averaged(loss: Loss) -> Loss:
+def _average_over_processes(loss: Loss) -> Loss:
     """Return the mean over processes of a loss and its parts."""
     if world_size() == 1:
         return loss
@@ -392,8 +391,8 @@ def _averaged(loss: Loss) -> Loss:
     return Loss(total, dict(zip(loss.parts, parts, strict=True)))
 
 
-def _joined(pieces: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    """Put micro-batches' embeddings together again."""
+def _concatenate(pieces: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """Concatenate the embeddings of micro-batches."""
     if len(pieces) == 1:
         return pieces[0]
     return tuple(torch.cat(column) for column in zip(*pieces, strict=True))

@@ -210,7 +210,7 @@ def test_every_evaluation_is_in_the_log(trained: Path) -> None:
     [
         ("[{name: neural_predictivity}]", "mvkit fetch neural --dataset neuropixels"),
         ("[{name: linear_probe, layer: ventrl}]", "did you mean 'ventral'"),
-        ("[{name: bank_neighbours}]", "keeps no memory bank"),
+        ("[{name: bank_neighbours}]", "has no memory bank"),
     ],
 )
 def test_evaluations_are_refused_before_training(

@@ -9,7 +9,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mvkit.images.compiled_draws import compiled_seed
 from mvkit.images.crops import crop_box_one, crop_boxes, crop_numbers
 from mvkit.images.settings import (
     Blur,
@@ -26,6 +25,7 @@ from mvkit.images.settings import (
     ViewsSettings,
 )
 from mvkit.images.views import ViewMaker
+from mvkit.rng import compiled_seed
 
 FEW = settings(max_examples=30, deadline=None)
 SEEDS = st.integers(0, 2**64 - 1)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mvkit.objectives import base as said
+from mvkit.objectives import registry
 
 Make = Callable[..., Any]
 
@@ -16,7 +16,7 @@ Make = Callable[..., Any]
 def test_instance_recognition(loss_golden: Make, fit: Make, close: Make, batch_of: Make) -> None:
     golden = loss_golden("instance_discrimination")
     weight = golden["param:_embedding_func.weight"]
-    chosen = said.InstanceRecognition(
+    chosen = registry.InstanceRecognition(
         width=len(weight),
         noise_samples=int(golden.number("m")),
         temperature=golden.number("tau"),
@@ -56,7 +56,7 @@ def test_moco_v2(loss_golden: Make, fit: Make, toy: Make, close: Make, batch_of:
     golden = loss_golden("mocov2")
     encoder = toy(golden, "encoder_q:0.")
     hidden, width = golden.widths(r"encoder_q:1\.mlp\.\d\.weight")
-    chosen = said.MoCoV2(
+    chosen = registry.MoCoV2(
         hidden=hidden,
         width=width,
         queue=golden["queue0"].shape[1],

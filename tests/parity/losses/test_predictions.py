@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mvkit.objectives import base as said
+from mvkit.objectives import registry
 from mvkit.objectives.base import Loss, accuracies, mean_cross_entropy
 
 Make = Callable[..., Any]
@@ -33,7 +33,7 @@ def test_no_golden_is_left_out(goldens: Path) -> None:
 def test_rotnet(loss_golden: Make, fit: Make, toy: Make, close: Make, batch_of: Make) -> None:
     golden = loss_golden("rotnet")
     encoder = toy(golden, "backbone:")
-    fitting = fit(golden, encoder, said.RotNet(), width=encoder.fc.out_features)
+    fitting = fit(golden, encoder, registry.RotNet(), width=encoder.fc.out_features)
     fitting.fill("param:", "backbone:")
     images = golden.leaf("input")
     # There an image's rotations may come in any order; the objective wants 0, 90, 180, 270 degrees.
@@ -49,7 +49,7 @@ def test_relative_location(loss_golden: Make, fit: Make, toy: Make) -> None:
     golden = loss_golden("relative_location")
     encoder = toy(golden, "backbone:")
     (hidden,) = golden.widths(r"param:neck\.fc\.weight")
-    fitting = fit(golden, encoder, said.RelativeLocation(hidden=hidden), width=encoder.fc.out_features)
+    fitting = fit(golden, encoder, registry.RelativeLocation(hidden=hidden), width=encoder.fc.out_features)
     fitting.fill("param:", "backbone:")
     classes = golden["patch_label"]
     for mode in ("eval", "train"):
@@ -71,7 +71,9 @@ def test_relative_location_sees_the_centre_once(
     golden = loss_golden("relative_location")
     encoder = toy(golden, "backbone:")
     (hidden,) = golden.widths(r"param:neck\.fc\.weight")
-    fitting = fit(golden, encoder, said.RelativeLocation(hidden=hidden), width=encoder.fc.out_features).eval()
+    fitting = fit(
+        golden, encoder, registry.RelativeLocation(hidden=hidden), width=encoder.fc.out_features
+    ).eval()
     fitting.fill("param:", "backbone:")
     images = golden["input"]
     centre, neighbours = images[:, 0, 3:], images[:, :, :3]
@@ -95,7 +97,7 @@ def test_autoencoder(loss_golden: Make, fit: Make, close: Make, batch_of: Make) 
     golden = loss_golden("autoencoder")
     sizes = golden["model:enc.weight"].shape
     for weight, key in ((golden.number("l1_weighting"), "loss"), (1.0, "loss_l1_weighting_1")):
-        fitting = fit(golden, ToyAutoEncoder(*sizes), said.AutoEncoder(l1_weight=weight), shape=None)
+        fitting = fit(golden, ToyAutoEncoder(*sizes), registry.AutoEncoder(l1_weight=weight), shape=None)
         fitting.fill("model:")
         images = golden.leaf("input")
         loss = fitting.objective.loss(fitting.encoder, batch_of(images))
@@ -113,7 +115,7 @@ class Decoded(nn.Module):
 
 def test_depth_prediction(loss_golden: Make, fit: Make, close: Make, batch_of: Make) -> None:
     golden = loss_golden("depth_prediction")
-    fitting = fit(golden, Decoded(), said.DepthPrediction(), shape=None)
+    fitting = fit(golden, Decoded(), registry.DepthPrediction(), shape=None)
     fitting.fill("param:")
     images = golden.leaf("decoded")
     batch = batch_of(images, target=golden["depth"])
@@ -126,7 +128,7 @@ def test_cross_entropy(loss_golden: Make, fit: Make, toy: Make, close: Make, bat
     golden = loss_golden("cross_entropy")
     encoder = toy(golden, "backbone:")
     width = encoder.fc.out_features
-    fitting = fit(golden, encoder, said.CrossEntropy(), width=width, n_classes=width)
+    fitting = fit(golden, encoder, registry.CrossEntropy(), width=width, n_classes=width)
     fitting.fill("backbone:")
     images = golden.leaf("input")
     batch = batch_of(images, label=golden["targets"])
@@ -142,7 +144,9 @@ def test_linear_readout(loss_golden: Make, fit: Make, close: Make, batch_of: Mak
     values = golden.leaf("features")
     (weight,) = [array for array in golden.under("param:").values() if array.ndim == 2]
     pooled = any("batchnorm" in key for key in golden.arrays)
-    chosen = said.LinearReadout(pool_px=round((weight.shape[1] / values.shape[1]) ** 0.5) if pooled else None)
+    chosen = registry.LinearReadout(
+        pool_px=round((weight.shape[1] / values.shape[1]) ** 0.5) if pooled else None
+    )
     fitting = fit(golden, nn.Identity(), chosen, shape=values.shape[1:], n_classes=len(weight))
     fitting.fill("param:")
     logits = fitting.objective.readout(values)
@@ -160,7 +164,7 @@ def test_accuracies_are_compared_in_float32(tmp_path: Path, fit: Make, golden_at
     loss = Loss(mean_cross_entropy(logits, classes), accuracies(logits, classes))
     recorded = {"out:loss": loss.total, "out:acc1": np.float32(1) / np.float32(3), "out:acc5": np.float64(1)}
     np.savez(tmp_path / "thirds.npz", **recorded)
-    fitting = fit(golden_at(tmp_path / "thirds.npz"), nn.Identity(), said.RotNet(), width=6)
+    fitting = fit(golden_at(tmp_path / "thirds.npz"), nn.Identity(), registry.RotNet(), width=6)
     assert float(recorded["out:acc1"]) != 1 / 3
     fitting.check_loss(loss)
     fitting.check_loss(Loss(loss.total, {"top1": torch.tensor(1 / 3, dtype=torch.float64), "top5": 1.0}))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from mvkit.objectives import base as said
+from mvkit.objectives import registry
 
 Make = Callable[..., Any]
 
@@ -20,7 +20,7 @@ def test_simclr(loss_golden: Make, fit: Make, toy: Make, batch_of: Make) -> None
     golden = loss_golden("simclr")
     hidden, width = golden.widths(r"param:neck\.fc\d\.weight")
     encoder = toy(golden, "backbone:")
-    chosen = said.SimClr(hidden=hidden, width=width, temperature=golden.number("temperature"))
+    chosen = registry.SimClr(hidden=hidden, width=width, temperature=golden.number("temperature"))
     fitting = fit(golden, encoder, chosen, width=encoder.fc.out_features)
     fitting.fill("param:", "backbone:")
     images = golden.leaf("input")
@@ -33,7 +33,7 @@ def test_simsiam(loss_golden: Make, fit: Make, toy: Make, batch_of: Make) -> Non
     *hidden, width = golden.widths(r"param:projection_mlp\.layer\d\.0\.weight")
     (bottleneck,) = golden.widths(r"param:prediction_mlp\.layer1\.0\.weight")
     encoder = toy(golden, "backbone:")
-    chosen = said.SimSiam(hidden=hidden[0], width=width, prediction_hidden=bottleneck)
+    chosen = registry.SimSiam(hidden=hidden[0], width=width, prediction_hidden=bottleneck)
     fitting = fit(golden, encoder, chosen, width=encoder.fc.out_features)
     fitting.fill("param:", "backbone:")
     _check_two_views(fitting, batch_of)
@@ -42,7 +42,7 @@ def test_simsiam(loss_golden: Make, fit: Make, toy: Make, batch_of: Make) -> Non
 def test_barlow_twins(loss_golden: Make, fit: Make, toy: Make, batch_of: Make) -> None:
     golden = loss_golden("barlow_twins")
     encoder = toy(golden, "param:backbone.")
-    chosen = said.BarlowTwins(
+    chosen = registry.BarlowTwins(
         widths=tuple(golden.widths(r"param:projector\.\d+\.weight")),
         off_diagonal_weight=golden.number("lambd"),
         divide_by=int(golden.number("batch_size")),
@@ -55,7 +55,7 @@ def test_barlow_twins(loss_golden: Make, fit: Make, toy: Make, batch_of: Make) -
 def test_vicreg(loss_golden: Make, fit: Make, toy: Make, batch_of: Make) -> None:
     golden = loss_golden("vicreg")
     encoder = toy(golden, "param:backbone.")
-    chosen = said.VicReg(
+    chosen = registry.VicReg(
         widths=tuple(golden.widths(r"param:projector\.\d+\.weight")),
         invariance_weight=golden.weight("sim", 25.0),
         variance_weight=golden.weight("std", 25.0),

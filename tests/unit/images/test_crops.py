@@ -16,9 +16,9 @@ from torchvision.transforms import functional
 from mvkit import rng as draws
 from mvkit.errors import DataError
 from mvkit.images import crops
-from mvkit.images.compiled_draws import compiled_seed
 from mvkit.images.crops import check_sizes, crop_box_one, crop_boxes, crop_numbers
 from mvkit.images.settings import VALIDATION, CentreCrop, RandomCrop, RandomResizedCrop, View, ViewsSettings
+from mvkit.rng import compiled_seed
 
 SEED, EPOCH, VIEW = 11, 3, 1
 SIZES = ((224, 224), (256, 341), (500, 375), (64, 64), (33, 97), (20, 200), (300, 31), (1, 1), (2, 9))

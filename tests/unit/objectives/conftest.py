@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from mvkit.images.settings import Batch
-from mvkit.objectives import base as said
-from mvkit.objectives.base import Objective
-from mvkit.objectives.registry import build_objective, row_of
+from mvkit.objectives import registry
+from mvkit.objectives.base import Objective, build_objective
+from mvkit.objectives.registry import row_of
 
 SIDE_PX = 8
 N_CLASSES = 5
@@ -23,18 +23,18 @@ SMALL = MappingProxyType(
     {
         chosen.name: chosen
         for chosen in (
-            said.InstanceRecognition(width=32, noise_samples=16),
-            said.SimClr(hidden=32, width=16),
-            said.SimSiam(hidden=32, width=32, prediction_hidden=8),
-            said.MoCoV2(hidden=32, width=16, queue=48, momentum=0.9),
-            said.BarlowTwins(widths=(32, 32, 16)),
-            said.VicReg(widths=(32, 32, 16)),
-            said.RotNet(),
-            said.RelativeLocation(hidden=32),
-            said.AutoEncoder(),
-            said.DepthPrediction(),
-            said.CrossEntropy(),
-            said.LinearReadout(layer="norm"),
+            registry.InstanceRecognition(width=32, noise_samples=16),
+            registry.SimClr(hidden=32, width=16),
+            registry.SimSiam(hidden=32, width=32, prediction_hidden=8),
+            registry.MoCoV2(hidden=32, width=16, queue=48, momentum=0.9),
+            registry.BarlowTwins(widths=(32, 32, 16)),
+            registry.VicReg(widths=(32, 32, 16)),
+            registry.RotNet(),
+            registry.RelativeLocation(hidden=32),
+            registry.AutoEncoder(),
+            registry.DepthPrediction(),
+            registry.CrossEntropy(),
+            registry.LinearReadout(layer="norm"),
         )
     }
 )

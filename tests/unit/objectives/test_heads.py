@@ -68,7 +68,7 @@ def test_projectors_end_in_a_linear_map_without_bias(widths: tuple[int, ...], bi
 
 
 def test_normal_start_sets_biases_where_there_are_some() -> None:
-    head = heads.start_normal(
+    head = heads.init_normal(
         nn.Sequential(nn.Linear(400, 300), nn.Linear(300, 2, bias=False)), std=0.005, bias=0.1
     )
     assert (head[0].bias == 0.1).all()

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from mvkit.images.settings import Batch
-from mvkit.objectives import base as said
+from mvkit.objectives import registry
 
 Make = Callable[..., Any]
 
@@ -57,7 +57,7 @@ def test_noise_is_uniform_and_belongs_to_image_and_step(small: Any, tiny: Make, 
 
 
 def test_noise_reaches_the_end_of_imagenet(small: Any, tiny: Make, build: Make) -> None:
-    chosen = said.InstanceRecognition(width=1, noise_samples=4096)
+    chosen = registry.InstanceRecognition(width=1, noise_samples=4096)
     objective = build(chosen, tiny(chosen), n_images=1_281_167)
     drawn = objective.draw_noise(torch.arange(256))
     assert drawn.min() >= 0

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mvkit.errors import UsageError
-from mvkit.objectives import base as said
+from mvkit.objectives import registry
 from mvkit.objectives.base import layer_output
 
 Make = Callable[..., Any]
@@ -27,13 +27,13 @@ def test_reads_the_value_right_after_the_module(
     values = {"conv": conv, "norm": norm, "relu": norm.relu()}
     values["fc"] = values[None] = encoder.fc(norm.relu().flatten(1))
     torch.testing.assert_close(layer_output(encoder, layer or "", images), values[layer])
-    objective = build(said.LinearReadout(layer=layer), encoder)
+    objective = build(registry.LinearReadout(layer=layer), encoder)
     assert objective.readout.fc.in_features == values[layer][0].numel()
 
 
 def test_the_network_stays_frozen_in_eval_mode(small: Any, tiny: Make, build: Make, batch_for: Make) -> None:
     encoder = tiny(small["rotnet"])
-    objective = build(said.LinearReadout(layer="relu", pool_px=2), encoder)
+    objective = build(registry.LinearReadout(layer="relu", pool_px=2), encoder)
     before = {key: value.clone() for key, value in encoder.state_dict().items()}
     encoder.train()
     objective.train()
@@ -49,7 +49,7 @@ def test_the_network_stays_frozen_in_eval_mode(small: Any, tiny: Make, build: Ma
 
 def test_pooled_maps_are_maxima_standardised(small: Any, tiny: Make, build: Make, batch_for: Make) -> None:
     encoder = tiny(small["rotnet"])
-    objective = build(said.LinearReadout(layer="conv", pool_px=2), encoder)
+    objective = build(registry.LinearReadout(layer="conv", pool_px=2), encoder)
     images = batch_for(objective).views[0]
     maps = encoder.conv(images)
     # 4x4 maps into 2x2: maxima over quarters.
@@ -61,7 +61,7 @@ def test_pooled_maps_are_maxima_standardised(small: Any, tiny: Make, build: Make
 
 def test_pooling_needs_maps(small: Any, tiny: Make, build: Make) -> None:
     with pytest.raises(UsageError, match=r"pool_px needs a layer of maps, this one has shape \(12,\)"):
-        build(said.LinearReadout(layer="fc", pool_px=2), tiny(small["rotnet"]))
+        build(registry.LinearReadout(layer="fc", pool_px=2), tiny(small["rotnet"]))
 
 
 def test_what_lies_behind_the_layer_is_not_computed(small: Any, tiny: Make) -> None:

@@ -118,7 +118,7 @@ def test_processes_exchange_images_and_get_their_keys_back(
     """Two processes, one after the other: gathering brings what the other one would have sent."""
     images = batch_for(objective).views[1]
     objective.eval()
-    expected = objective._encoded_keys(images)
+    expected = objective._encode_keys(images)
     in_shuffled_order = expected[objective.draw_shuffle(16)]
     seen: list[list[float]] = []
 
@@ -133,7 +133,7 @@ def test_processes_exchange_images_and_get_their_keys_back(
             patch.setattr(mocov2, "world_size", lambda: 2)
             patch.setattr(mocov2, "share_of", lambda n_own, share=share: share)
             patch.setattr(mocov2, "all_gather", lambda rows, gathered=gathered: next(gathered))
-            patch.setattr(objective, "_encoded_keys", encode)
+            patch.setattr(objective, "_encode_keys", encode)
             assert torch.equal(objective._keys(images[own]), expected[own])
     # Together they saw every image once, and each process some of the other's.
     marks = images.flatten(1).sum(1).tolist()

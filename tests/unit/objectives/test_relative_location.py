@@ -19,17 +19,17 @@ def objective(small: Any, tiny: Make, build: Make) -> Any:
 
 def test_dropout_is_drawn_per_image_step_and_patch(objective: Any, small: Any, tiny: Make) -> None:
     index = torch.arange(50)
-    kept = objective.draw_kept(index)
+    kept = objective.draw_dropout(index)
     assert kept.shape == (50, 8, 32)
-    assert torch.equal(objective.draw_kept(torch.tensor([9, 2])), kept[[9, 2]])
+    assert torch.equal(objective.draw_dropout(torch.tensor([9, 2])), kept[[9, 2]])
     # 12,800 fair coins: a standard deviation of 0.0044 about one half.
     assert kept.float().mean().item() == pytest.approx(0.5, abs=0.022)
     objective.dropout = 0.2
-    assert objective.draw_kept(index).float().mean().item() == pytest.approx(0.8, abs=0.022)
+    assert objective.draw_dropout(index).float().mean().item() == pytest.approx(0.8, abs=0.022)
     objective.dropout = 0.5
     assert (kept[:, 0] == kept[:, 1]).float().mean() < 0.6
     objective.before_step(tiny(small["relative_location"]), step=1)
-    assert (objective.draw_kept(index) == kept).float().mean() < 0.6
+    assert (objective.draw_dropout(index) == kept).float().mean() < 0.6
 
 
 def test_dropout_keeps_the_mean(objective: Any) -> None:

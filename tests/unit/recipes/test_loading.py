@@ -186,7 +186,7 @@ def test_overrides_reach_into_lists_and_make_groups(tmp_path: Path) -> None:
         ("layers.first.corner=1", "'layers' is a list of 1 items"),
         ("title.x=1", "'title' is a value, not a group"),
         ("title[0].x=1", "'title' is a value, not a group"),
-        ("width=[1", "--set width=[1: not valid YAML: expected ',' or ']', but got '<stream end>'"),
+        ("width=[1", "--set width=[1: the value is not complete"),
         ("title=a\nwidth: 2", "more than one value"),
     ],
 )

@@ -7,7 +7,7 @@ import torch
 
 from mvkit.errors import UsageError
 from mvkit.features import list_layers
-from mvkit.training.assembly import Start, build_networks
+from mvkit.training.setup import build_networks
 
 #: Sides of the images in the reference's experiment (its model_transforms.py).
 SIDES = (32, 44, 84, 104, 124, 144, 164, 184, 204, 224)
@@ -47,7 +47,7 @@ def dual_stream_sides(side: int) -> dict[str, tuple[int, ...]]:
 )
 def test_networks_of_the_resolution_experiment(name, expected, side, recipe_named):
     recipe = recipe_named(name, f"views.size_px={side}", "objective.noise_samples=16")
-    encoder, _ = build_networks(recipe, n_images=32, n_classes=None, start=Start(weights="random"))
+    encoder, _ = build_networks(recipe, n_images=32, n_classes=None, weights="random")
     assert encoder.preprocess.input_px == side
     shapes = {layer.name: layer.shape for layer in list_layers(encoder, layers=list(encoder.layers))}
     for layer, shape in expected(side).items():
@@ -62,4 +62,4 @@ def test_networks_of_the_resolution_experiment(name, expected, side, recipe_name
 def test_alexnet_needs_more_pixels_than_that(side, recipe_named):
     recipe = recipe_named("alexnet_ir", f"views.size_px={side}")
     with pytest.raises(UsageError, match=f"alexnet_encoder cannot see images of {side} px: .*too small"):
-        build_networks(recipe, n_images=32, n_classes=None, start=Start(weights="random"))
+        build_networks(recipe, n_images=32, n_classes=None, weights="random")

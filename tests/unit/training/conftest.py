@@ -46,7 +46,8 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    monkeypatch.setattr("mvkit.training.assembly.build_for_training", module.build_tiny)
+    monkeypatch.setattr("mvkit.training.setup.build_for_training", module.build_tiny)
+    monkeypatch.setattr("mvkit.pipeline.train.is_model", lambda name: True)
     return module
 
 

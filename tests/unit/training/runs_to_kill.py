@@ -20,8 +20,9 @@ import torch._dynamo  # three seconds, in each process that makes an optimiser
 from torch import Tensor, nn
 
 from mvkit.models.base import VisionModel
-from mvkit.pipeline.train import Machine, TrainRequest, run_training
-from mvkit.training import assembly, loop  # noqa: F401  (imported once, before processes are forked)
+from mvkit.pipeline import train
+from mvkit.pipeline.train import TrainRequest, run_training
+from mvkit.training import loop, setup  # noqa: F401  (imported once, before processes are forked)
 
 N_KILLS = 3
 #: Recipes that are also interrupted by SIGTERM.
@@ -56,8 +57,9 @@ def forked(recipe: Path, images: Path, out: Path) -> int:
     if child:
         return child
     torch.set_num_threads(1)
-    assembly.build_for_training = build_tiny
-    request = TrainRequest(str(recipe), images=images, out=out, machine=Machine(device="cpu", workers=1))
+    setup.build_for_training = build_tiny
+    train.is_model = lambda name: True
+    request = TrainRequest(str(recipe), images=images, out=out, device="cpu", workers=1)
     code = 1
     try:
         code = 130 if run_training(request).fit.interrupted else 0

@@ -15,8 +15,8 @@ from torch import Tensor, distributed, nn
 
 from mvkit.distributed import SyncBatchNormCpu, rank, synchronise_norms, world_size
 from mvkit.images.settings import Batch
-from mvkit.objectives.base import Loss, Objective
-from mvkit.objectives.registry import OBJECTIVES, build_objective
+from mvkit.objectives.base import Loss, Objective, build_objective
+from mvkit.objectives.registry import OBJECTIVES
 from mvkit.training import step as step_module
 from mvkit.training.step import StepSettings, TrainStep
 

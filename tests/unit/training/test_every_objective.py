@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from mvkit.objectives.registry import OBJECTIVES
-from mvkit.pipeline.train import Machine, TrainRequest, run_training
+from mvkit.pipeline.train import TrainRequest, run_training
 from mvkit.recipes import load_recipe, packaged_recipes
 from mvkit.training.recipe import TrainRecipe
 
@@ -108,7 +108,7 @@ def test_the_loss_falls(
         ),
         images=pairs if row.needs == "depth" else labelled,
         out=tmp_path / "run",
-        machine=Machine(device="cpu"),
+        device="cpu",
     )
     report = run_training(request)
     assert report.fit.step == N_STEPS

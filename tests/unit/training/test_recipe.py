@@ -10,9 +10,9 @@ import pytest
 from mvkit.errors import RecipeError
 from mvkit.models.preprocessing import IMAGENET_64
 from mvkit.recipes import load_recipe, packaged_recipes
-from mvkit.training.assembly import network_preprocessing
 from mvkit.training.checkpoint import write_recipe
 from mvkit.training.recipe import Adam, StepSchedule, TrainRecipe, differences, science, science_digest
+from mvkit.training.setup import network_preprocessing
 
 
 def problems(name: str, *overrides: str) -> list[str]:
@@ -106,7 +106,7 @@ def problems(name: str, *overrides: str) -> list[str]:
         (
             "dual_stream_simclr",
             ["evaluate=[{name: linear_probe}, {name: bank_neighbours}]"],
-            ["evaluate[1].name: simclr keeps no memory bank; use feature_neighbours"],
+            ["evaluate[1].name: simclr has no memory bank; use feature_neighbours"],
         ),
         (
             "dual_stream_ir",

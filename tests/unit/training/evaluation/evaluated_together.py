@@ -18,8 +18,8 @@ from torch import distributed
 
 from mvkit.distributed import rank, world_size
 from mvkit.images.settings import Batch
-from mvkit.objectives.base import CrossEntropy, InstanceRecognition
-from mvkit.objectives.registry import build_objective
+from mvkit.objectives.base import build_objective
+from mvkit.objectives.registry import CrossEntropy, InstanceRecognition
 from mvkit.pipeline.predictivity import NeuralEvaluator
 from mvkit.training import evaluation as accuracy
 from mvkit.training import evaluation as bank_neighbours

@@ -8,8 +8,8 @@ import torch
 
 from mvkit.errors import DataError
 from mvkit.images.settings import Batch
-from mvkit.objectives.base import InstanceRecognition
-from mvkit.objectives.registry import build_objective
+from mvkit.objectives.base import build_objective
+from mvkit.objectives.registry import InstanceRecognition
 from mvkit.training.evaluation import BankNeighboursEvaluator, EvaluatorSet
 from mvkit.training.recipe import BankNeighbours
 
@@ -93,5 +93,5 @@ def test_labels_survive_a_checkpoint(context, images, encoder, objective):
 
 def test_other_objectives_have_no_bank(context):
     evaluator = BankNeighboursEvaluator(BankNeighbours(), name="bank", n_train=60)
-    with pytest.raises(DataError, match="Nothing keeps no memory bank"):
+    with pytest.raises(DataError, match="Nothing has no memory bank"):
         evaluator.evaluate(context())

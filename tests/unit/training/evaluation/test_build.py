@@ -90,16 +90,17 @@ def test_missing_validation_images_and_labels_are_refused(encoder, images):
         build(recipe({"name": "validation_loss"}), encoder, images)
 
 
-def test_neural_predictivity_is_built_by_who_knows_neurons(encoder, images):
-    asked = []
+def test_neural_predictivity_is_built_by_the_function_given(encoder, images):
+    built = []
 
-    def neural(settings, name):
-        asked.append((settings.dataset, name))
+    def neural(settings, name, network):
+        assert network is encoder
+        built.append((settings.dataset, name))
         return build(recipe({"name": "validation_loss"}), encoder, images).evaluators[0]
 
     two = recipe({"name": "neural_predictivity", "dataset": "simulated"}, {"name": "neural_predictivity"})
-    build(two, encoder, images, neural=neural)
-    assert asked == [
+    build(two, encoder, images, build_neural=neural)
+    assert built == [
         ("simulated", "neural_predictivity[simulated]"),
         ("neuropixels", "neural_predictivity[neuropixels]"),
     ]

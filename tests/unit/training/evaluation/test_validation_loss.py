@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mvkit.objectives.base import CrossEntropy, MoCoV2
-from mvkit.objectives.registry import build_objective
+from mvkit.objectives.base import build_objective
+from mvkit.objectives.registry import CrossEntropy, MoCoV2
 from mvkit.training.evaluation import EvaluatorSet, ValidationLossEvaluator
 from mvkit.training.recipe import ValidationLoss
 

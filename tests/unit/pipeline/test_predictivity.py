@@ -13,8 +13,8 @@ from mvkit.errors import DataError, RecipeError, UsageError
 from mvkit.models import VisionModel
 from mvkit.models.loading import build_for_training
 from mvkit.neural import NeuralDataset
-from mvkit.objectives.base import SimSiam
-from mvkit.objectives.registry import build_objective
+from mvkit.objectives.base import build_objective
+from mvkit.objectives.registry import SimSiam
 from mvkit.pipeline.predictivity import build_neural_evaluator
 from mvkit.scoring import ScoreSettings
 from mvkit.training.evaluation import EvaluationContext, EvaluatorSet

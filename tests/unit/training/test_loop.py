@@ -15,7 +15,7 @@ import torch
 from filelock import FileLock
 
 from mvkit.errors import CheckpointError, DataError, FitError, RecipeError, UsageError
-from mvkit.pipeline.train import Machine, TrainReport, TrainRequest, plan_training, run_training
+from mvkit.pipeline.train import TrainReport, TrainRequest, plan_training, run_training
 from mvkit.training.log import Callbacks, Pace
 
 Train = Callable[..., TrainReport]
@@ -24,8 +24,7 @@ Train = Callable[..., TrainReport]
 @pytest.fixture
 def request_(tiny: ModuleType, tiny_recipe: str, coloured_images: Path, tmp_path: Path) -> TrainRequest:
     """A run of the tiny recipe."""
-    machine = Machine(device="cpu", workers=0)
-    return TrainRequest(tiny_recipe, images=coloured_images, out=tmp_path / "run", machine=machine)
+    return TrainRequest(tiny_recipe, images=coloured_images, out=tmp_path / "run", device="cpu", workers=0)
 
 
 def records(folder: Path) -> list[dict[str, object]]:
@@ -167,7 +166,7 @@ def test_a_second_ctrl_c_stops_at_once(request_: TrainRequest, tmp_path: Path) -
         signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        run_training(request_, callbacks=Callbacks(watch=interrupt))
+        run_training(request_, callbacks=Callbacks(pace=interrupt))
     assert not (tmp_path / "run" / "last.pt").exists()
 
 

@@ -54,7 +54,7 @@ def test_neighbouring_keys_are_independent(keys: str) -> None:
 def test_every_bit_of_a_key_changes_half_of_the_bits_drawn(bit: int) -> None:
     keys = MANY[:8192] * 7919
     changed = draws.hashed(1, keys) ^ draws.hashed(1, keys ^ (1 << bit))
-    shares = [(changed >> place & 1).mean() for place in range(32)]
+    shares = [(changed >> position & 1).mean() for position in range(32)]
     # standard errors of a fair coin
     np.testing.assert_allclose(shares, 0.5, atol=5.5 * 0.5 / np.sqrt(keys.size))
 
@@ -81,3 +81,13 @@ def test_ints_numpy_and_torch_draw_the_same_bits() -> None:
 def test_keys_broadcast() -> None:
     grid = draws.hashed(4, np.arange(3)[:, None], np.arange(5)[None, :])
     assert [[draws.hashed(4, row, column) for column in range(5)] for row in range(3)] == grid.tolist()
+
+
+def test_compiled_draws_are_the_same_bits() -> None:
+    keys = np.random.default_rng(1).integers(0, 2**62, 200).tolist()
+    for seed in (0, 3, 2**33, 2**63, 2**64 - 1, 2**70 + 5):
+        state = draws.seeded(draws.compiled_seed(seed))
+        assert state == draws.hashed(seed)
+        for key in (0, 1, 2**32, *keys):
+            assert draws.combined(state, key) == draws.hashed(seed, key)
+            assert draws.uniform(state, key) == draws.uniforms(seed, key)

@@ -11,8 +11,8 @@ from torch import nn
 
 from mvkit.errors import DataError
 from mvkit.images.settings import Batch
-from mvkit.objectives.base import Loss, ObjectiveSettings
-from mvkit.objectives.registry import OBJECTIVES, row_of
+from mvkit.objectives.base import Loss
+from mvkit.objectives.registry import OBJECTIVES, ObjectiveSettings, row_of
 
 Make = Callable[..., Any]
 every_objective = pytest.mark.parametrize("name", OBJECTIVES)

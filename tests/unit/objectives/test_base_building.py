@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from mvkit.errors import UsageError
-from mvkit.objectives import base as said
-from mvkit.objectives.registry import OBJECTIVES, build_objective
+from mvkit.objectives import registry
+from mvkit.objectives.base import build_objective
+from mvkit.objectives.registry import OBJECTIVES
 
 Make = Callable[..., Any]
 every_objective = pytest.mark.parametrize("name", OBJECTIVES)
@@ -56,7 +57,7 @@ def test_heads_do_not_repeat_the_networks_own_draws(tiny: Make) -> None:
     torch.manual_seed(3)
     encoder = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 12))
     objective: Any = build_objective(
-        said.RotNet(), encoder=encoder, input_px=2, n_images=4, n_classes=None, seed=3
+        registry.RotNet(), encoder=encoder, input_px=2, n_images=4, n_classes=None, seed=3
     )
     assert not torch.allclose(objective.fc.weight, encoder[1].weight[:4])
 
@@ -88,4 +89,4 @@ def test_a_decoder_is_no_encoder(name: str, small: Any, tiny: Make, build: Make)
 
 def test_misspelt_layers_are_corrected(small: Any, tiny: Make, build: Make) -> None:
     with pytest.raises(UsageError, match="unknown layer 'nrm'; did you mean 'norm'"):
-        build(said.LinearReadout(layer="nrm"), tiny(small["rotnet"]))
+        build(registry.LinearReadout(layer="nrm"), tiny(small["rotnet"]))
