@@ -6,7 +6,6 @@ What can be wrong with a request is checked before torch is imported, so that th
 from __future__ import annotations
 
 import os
-import re
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mvkit.errors import DataError, RecipeError, UsageError, suggest
 from mvkit.files import check_link
-from mvkit.machine import available_cores, choose_device
+from mvkit.machine import available_cores, check_device, choose_device
 from mvkit.models.registry import SHORT_NAMES, is_model
 from mvkit.paths import images_dir
 from mvkit.recipes import load_recipe
@@ -222,8 +221,8 @@ def check_request(request: TrainRequest) -> TrainRecipe:
 
 
 def _recipe(request: TrainRequest) -> TrainRecipe:
-    if request.device is not None and not re.fullmatch(r"cpu|mps|cuda(:\d+)?", request.device):
-        raise UsageError(f"--device {request.device}: give cpu, cuda, or cuda:1 for the second GPU")
+    if request.device is not None:
+        check_device(request.device)
     folder, _, name = request.recipe.partition("/")
     if folder in _OTHER_RECIPES and not Path(request.recipe).is_file():
         raise RecipeError(f"{request.recipe} is a {_OTHER_RECIPES[folder]} {name}")
