@@ -42,4 +42,4 @@ def test_dry_run_plans_without_images(tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_a_wrong_precision(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["train", "dual_stream_ir", "--precision", "bf61"]) == 2
-    assert "did you mean 'bf16'" in capsys.readouterr().err
+    assert "'bf61' is not one of 'fp32', 'bf16', 'fp16'" in capsys.readouterr().err
