@@ -83,6 +83,6 @@ def test_units_without_a_reason_are_those_selected(seed: int, min_units: str | i
     settings = SelectionSettings(min_units=min_units)
     selected = select_units(given, settings)
     outcome = explain_exclusions(given, settings, selected, np.arange(n_units))
-    expected = sorted(unit for area in selected.values() for choice in area.kept for unit in choice.units)
+    expected = sorted(unit for area in selected.values() for choice in area.selected for unit in choice.units)
     assert np.flatnonzero(outcome.reasons == "").tolist() == expected
     assert sum(n_units for n_units, _ in outcome.excluded().values()) == n_units - len(expected)
