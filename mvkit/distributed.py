@@ -126,13 +126,12 @@ class OtherProcessLostError(MvkitError):
 
 
 def exit_process(code: int) -> NoReturn:
-    """End this program without leaving the process group, whose other processes may be dead.
+    """End this program; one of several processes ends at once, without what the interpreter does at its end.
 
-    After a failure the group is never left (see :func:`process_group`), and
-    its threads may be at work when the interpreter shuts down: C++ then ends
-    the program with SIGABRT in place of its exit code.
+    Threads of a process group may be at work even after it was left (and after a failure it is never left,
+    see :func:`process_group`): C++ would end the program with SIGABRT in place of its exit code.
     """
-    if distributed.is_initialized():
+    if distributed.is_initialized() or os.environ.get("WORLD_SIZE", "1") != "1":
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError):
                 stream.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import nullcontext
 
@@ -124,6 +125,8 @@ def main(n: int, meeting: str, out: str, number: int) -> None:
     torch.save({"place": place, **norm_results(n), **gather_results(n), **averaging_results(n)}, out)
     if n > 1:
         distributed.destroy_process_group()
+        # Gloo's threads may outlive the group, and C++ would abort when the interpreter ends.
+        os._exit(0)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Saves {"objective/variant": {"losses", "state", "couples", "remembers", "norms"}
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -210,6 +211,8 @@ def main(number: int, n: int, meeting: str, out: str) -> None:
     torch.save(results, out)
     if n > 1:
         distributed.destroy_process_group()
+        # Gloo's threads may outlive the group, and C++ would abort when the interpreter ends.
+        os._exit(0)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ Saves {"together" and "apart": {"metrics", "state"}}.
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -108,6 +109,8 @@ def main(own: str, n: str, meet: str, target: str) -> None:
         apart = evaluate()
     torch.save({"together": together, "apart": apart}, target)
     distributed.destroy_process_group()
+    # Gloo's threads may outlive the group, and C++ would abort when the interpreter ends.
+    os._exit(0)
 
 
 if __name__ == "__main__":
