@@ -159,6 +159,9 @@ class ScoreRequest:
     ----------
     models
         Released models, architectures, baselines, or paths of checkpoints or folders of training runs.
+    pool_as
+        Name of the model as which all models are pooled, see :func:`mvkit.scoring.pool_networks`; None: each
+        is a model of its own.
     layers, areas
         Layer names or patterns, for every model; area acronyms.
     dataset
@@ -186,6 +189,7 @@ class ScoreRequest:
     overrides: tuple[str, ...] = ()
     options: Mapping[str, object] = field(default_factory=dict)
     against: tuple[Path, ...] = ()
+    pool_as: str | None = None
     resources: Resources = field(default_factory=Resources)
 
 
