@@ -27,8 +27,8 @@ def run_document(run: ScoreRun, files: Sequence[Path] = (), *, tables: bool = Tr
     :func:`mvkit.scoring.results.results_document`, and: in each of ``models`` ``table2`` (None for a model
     that the paper's Table 2 does not have; else the paper's ``value``, the median ``here``, whether they are
     ``comparable``, and the ``differences``) and ``fractions`` (of the ceiling, or None);
-    ``ceiling``, ``comparison`` and ``extrapolation``, None where there are none; ``units``, what the selection
-    kept and excluded; ``warnings`` and ``notes``, sentences; ``files``.
+    ``ceiling``, ``comparison`` and ``extrapolation``, None where there are none; ``units``, what the
+    selection kept and excluded; ``warnings`` and ``notes``, sentences; ``files``.
 
     Parameters
     ----------
@@ -84,9 +84,10 @@ def save_run(run: ScoreRun, out: Path) -> list[Path]:
     """Write a run to a folder, each file whole or not at all.
 
     Every table holds all models: those of :func:`mvkit.scoring.results.save_models`; fractions of the ceiling
-    (``fractions.csv``), comparisons (``comparison.csv`` and ``comparison.json``), every unit of the areas that
-    were scored with the reason why the selection excluded it, or "" (``units.csv``); the ceiling's scores in
-    the folder ``ceiling``, with an extrapolation. :data:`mvkit.report.columns.TABLES` describes all columns.
+    (``fractions.csv``), comparisons (``comparison.csv`` and ``comparison.json``), every unit of the areas
+    that were scored with the reason why the selection excluded it, or "" (``units.csv``); the ceiling's
+    scores in the folder ``ceiling``, with an extrapolation. :data:`mvkit.report.columns.TABLES` describes
+    all columns.
 
     Returns
     -------
@@ -98,9 +99,7 @@ def save_run(run: ScoreRun, out: Path) -> list[Path]:
     if run.fractions:
         import pandas as pd
 
-        frames = [
-            with_source(frame, name, run.models[name].context) for name, frame in run.fractions.items()
-        ]
+        frames = [with_source(frame, name, run.models[name].context) for name, frame in run.fractions.items()]
         files.append(_write_csv(out / FRACTIONS_CSV, pd.concat(frames, ignore_index=True)))
     if run.comparison is not None:
         files.append(_write_csv(out / COMPARISON_CSV, _comparison_table(run, run.comparison)))

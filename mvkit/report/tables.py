@@ -357,15 +357,16 @@ def score_cells(run: ScoreRun) -> tuple[list[str], list[list[str]]]:
     common = [area for area in run.scores.areas if all(area in one.areas for one in models.values())]
     areas = shown_areas(common)
     narrowed = {name: scores.in_areas(common) for name, scores in models.items()}
-    limit = None if run.ceiling is None else run.ceiling.in_areas(
-        [area for area in run.ceiling.areas if area in common]
+    limit = (
+        None
+        if run.ceiling is None
+        else run.ceiling.in_areas([area for area in run.ceiling.areas if area in common])
     )
     rows = [[name, *_cells_of_areas(scores, areas, choice)] for name, scores in narrowed.items()]
     if limit is not None:
         rows.append([f"ceiling ({limit.layers[0]})", *_cells_of_areas(limit, areas, "paper")])
     first = {
-        str(row["area"]): row
-        for row in best_layers(next(iter(narrowed.values())), choice).to_dict("records")
+        str(row["area"]): row for row in best_layers(next(iter(narrowed.values())), choice).to_dict("records")
     }
     units = has_units(run.scores)
     column = _population_count(run.scores)[1]
@@ -388,7 +389,9 @@ def markdown_table(run: ScoreRun) -> str:
     """Return :func:`score_cells` as a Markdown table with a caption."""
     head, rows = score_cells(run)
     lines = [head, ["---", *("---:" for _ in head[1:])], *rows]
-    table = "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+    table = "\n".join(
+        f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines
+    )
     return f"{table}\n\n{table_caption(run)}\n"
 
 

@@ -92,8 +92,8 @@ class ScoreRun:
 def run_page(run: ScoreRun, *, width: int, details: bool = False) -> Iterator[str | RenderableType]:
     """Yield the lines and tables of a run in the order of printing; text is to be printed as a line.
 
-    First what was scored and how, with warnings; then the models by rank and a matrix of verdicts, or the best
-    layer of each area of a single model; then what else there is to say of the results.
+    First what was scored and how, with warnings; then the models by rank and a matrix of verdicts, or the
+    best layer of each area of a single model; then what else there is to say of the results.
 
     Parameters
     ----------
@@ -157,9 +157,13 @@ def _remarks(run: ScoreRun) -> Iterator[str]:
     if isinstance(skipped, Mapping):
         lines += [f"skipped {area}: {why}" for area, why in skipped.items()]
     if len(run.models) == 1:
-        lines += result_lines(run.scores, table2=next(iter(run.table2.values()), None))
+        quoted = next(iter(run.table2.values()), None)
+        # Of other recordings nobody expects the paper's value.
+        if quoted is not None and "dataset" not in [difference.of for difference in quoted.differences]:
+            lines.append(quoted.line())
+        lines += filter(None, [_unscored(run.scores)])
     else:
-        lines += [quoted.line() for quoted in run.table2.values() if quoted is not None and quoted.is_comparable]
+        lines += [one.line() for one in run.table2.values() if one is not None and one.is_comparable]
         missing = {name: int(np.isnan(scores.columns["score"]).sum()) for name, scores in run.models.items()}
         if any(missing.values()):
             counts = ", ".join(f"{name} {count}" for name, count in missing.items() if count)
@@ -194,9 +198,8 @@ def _details(run: ScoreRun) -> Iterator[str | RenderableType]:
             yield _bold(best_layer_title(scores, choice))
             yield best_layer_table(scores, choice, run.fractions.get(name), run.ceiling)
             yield from (*missing_intervals(scores, choice), "")
-        if len(run.models) > 1:
-            lines = result_lines(scores, table2=run.table2.get(name))
-            yield from (*lines, *([""] if lines else []))
+        lines = result_lines(scores, table2=run.table2.get(name))
+        yield from (*lines, *([""] if lines else []))
     if run.ceiling is not None:
         lines = [*missing_intervals(run.ceiling, "paper"), *filter(None, [dropped_line(run.ceiling)])]
         yield from (*(f"ceiling: {line}" for line in lines), *([""] if lines else []))
@@ -278,7 +281,7 @@ def selection_lines(selection: SelectionOutcome | None, scores: Scores) -> list[
         causes.append(words + selection.words(reason))
     units = f"{selection.n_kept:,} of {count_noun(selection.n_units, 'unit')}"
     animals = f"{selection.n_animals_kept} of {count_noun(selection.n_animals, 'animal')}"
-    return [f"{name} kept {units}, {animals}; not {', not '.join(causes)}. All units: --selection none"]
+    return [f"{name} kept {units}, {animals}; left out: {'; '.join(causes)}. All units: --selection none"]
 
 
 #: Hex digits of a digest that are shown; enough to tell protocols apart by eye.
@@ -288,7 +291,7 @@ _LONGEST = 30
 
 
 def protocol_line(scores: Scores) -> str:
-    """Say by which protocol scores were made: mapping, splits, halves, correction, what is not the paper's."""
+    """Say by which protocol scores were made, and what is not as in the paper."""
     settings = scores.settings
     amount = "all images" if settings.compares_all_images else count_noun(settings.n_splits, "image split")
     by = ", " if settings.compares_all_images else " x "
@@ -344,10 +347,12 @@ def warning_lines(run: ScoreRun) -> list[str]:
     many = {name: share for name, share in shares.items() if share > MANY_DROPPED}
     several = len(run.models) > 1
     if many:
-        counts = ", ".join(f"{f'{name} ' if several else ''}{100 * share:.0f} %" for name, share in many.items())
+        counts = ", ".join(
+            f"{f'{name} ' if several else ''}{100 * share:.0f} %" for name, share in many.items()
+        )
         lines.append(
-            f"warning: {counts} of the split halves were dropped, because their noise could not be corrected; "
-            "the others are the luckier ones, and the scores too high. --recipe honest drops none"
+            f"warning: {counts} of the split halves were dropped, because their noise could not be "
+            "corrected; the others are the luckier ones, and the scores too high. --recipe honest drops none"
         )
     unclear = {}
     for name, scores in run.models.items():
@@ -381,12 +386,12 @@ def dropped_line(scores: Scores) -> str:
         return ""
     counts = {reason: int(scores.columns[column].sum()) for reason, column in DROPPED_COLUMNS.items()}
     causes = ", ".join(
-        f"{REASONS[reason]} {count}"
+        f"{REASONS[reason]} {count:,}"
         for reason, count in sorted(counts.items(), key=lambda item: -item[1])
         if count
     )
     total = n_used + n_dropped
-    share = f"{n_dropped} of {total} ({100 * n_dropped / total:.1f} %: {causes})"
+    share = f"{n_dropped:,} of {total:,} ({100 * n_dropped / total:.1f} %: {causes})"
     if scores.settings.estimator == "corrected-mean":
         return f"halves that alone could not be corrected: {share}; corrected-mean corrects means instead"
     return f"halves dropped: {share}"
@@ -425,8 +430,8 @@ def _unscored(scores: Scores) -> str:
     for reason, detail in zip(missing["reason"], missing["detail"], strict=True):
         words = detail if reason == UNMAPPED else REASONS[reason]
         counts[words] = counts.get(words, 0) + 1
-    reasons = "; ".join(f"{words}: {count}" for words, count in sorted(counts.items(), key=lambda c: -c[1]))
-    return f"without a score: {len(missing)} of {len(table)} {_pairs(scores)} ({reasons})"
+    reasons = "; ".join(f"{words}: {count:,}" for words, count in sorted(counts.items(), key=lambda c: -c[1]))
+    return f"without a score: {len(missing):,} of {len(table):,} {_pairs(scores)} ({reasons})"
 
 
 def _extreme(scores: Scores) -> str:
@@ -438,7 +443,7 @@ def _extreme(scores: Scores) -> str:
     n_units = len(beyond.drop_duplicates(["area", "specimen", "unit_id"]))
     units = f" (units: {n_units})" if has_units(scores) else ""
     return (
-        f"scores beyond ±{EXTREME:g}: {len(beyond)} of {len(table)} {_pairs(scores)}{units}; "
+        f"scores beyond ±{EXTREME:g}: {len(beyond):,} of {len(table):,} {_pairs(scores)}{units}; "
         "in some halves a reliability near 0 divides them. Medians hold, means would not"
     )
 

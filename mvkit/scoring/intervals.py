@@ -275,9 +275,7 @@ def describe_median(
         ``n_animals`` with a score, ``n_nan`` units without; ``reason`` for bounds that are NaN, or "".
     """
     valid = scores[~np.isnan(scores)]
-    interval = median_interval(
-        scores, specimens, settings, areas=areas, draws=draws, networks=networks
-    )
+    interval = median_interval(scores, specimens, settings, areas=areas, draws=draws, networks=networks)
     return {
         "median": float(np.median(valid)) if valid.size else math.nan,
         "sem": float(valid.std(ddof=1) / math.sqrt(valid.size)) if valid.size > 1 else math.nan,

@@ -459,7 +459,7 @@ def save_models(
 
 
 def with_source(frame: pd.DataFrame, model: str, context: Mapping[str, object]) -> pd.DataFrame:
-    """Return a table with columns ``model``, ``weights`` and ``dataset`` in front; "" of what is not known."""
+    """Return a table with columns ``model``, ``weights`` and ``dataset`` in front; "" = not known."""
     values = {
         "model": model,
         "weights": str(context.get("weights_source", "")),
@@ -491,7 +491,7 @@ def _network_table(scores: Scores) -> pd.DataFrame:
     names = ("score", *FOLD_COLUMNS)
     frames = []
     for index, values in enumerate(scores.networks):
-        columns = {name: row for name, row in zip(names, values, strict=False)}
+        columns = dict(zip(names, values, strict=False))
         frames.append(keys.assign(network=index, **columns))
     return pd.concat(frames, ignore_index=True)
 

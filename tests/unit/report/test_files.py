@@ -14,27 +14,11 @@ from mvkit.errors import UsageError
 from mvkit.neural.selection import SelectionOutcome, SelectionSettings
 from mvkit.report import ScoreRun, run_document, save_run, written_lines
 from mvkit.report.figures import check_figure
-from mvkit.report.files import folder_names
 from mvkit.report.text import Table2Comparison
 from mvkit.scoring import Scores, read_scores
 from mvkit.scoring.comparison import compare_models
 
 VALUES = {("a", "VISp"): [0.1, 0.2, 0.3, 0.4]}
-
-
-@pytest.mark.parametrize(
-    ("names", "expected"),
-    [
-        (["pixels", "gabor"], ["pixels", "gabor"]),
-        (["runs/demo", "runs/demo/best.pt"], ["runs_demo", "runs_demo_best.pt"]),
-        (["a/b", "a_b", "A b"], ["a_b", "a_b-2", "A_b-3"]),
-        (["../x", "~/x"], ["x", "x-2"]),
-        (["ceiling", "Ceiling"], ["ceiling-2", "Ceiling-3"]),
-        (["..", "é"], ["model", "model-2"]),
-    ],
-)
-def test_folders_are_safe_and_distinct(names: list[str], expected: list[str]) -> None:
-    assert list(folder_names(names, taken=["ceiling"]).values()) == expected
 
 
 def test_one_model_lies_in_the_folder_itself_and_several_in_their_own(

@@ -22,7 +22,7 @@ from mvkit.scoring.comparison import (
     sentence,
     short,
 )
-from mvkit.scoring.intervals import ONE_ANIMAL, median_interval, p_value, statistic_interval
+from mvkit.scoring.intervals import few_animals, median_interval, p_value, statistic_interval
 
 NAN = math.nan
 UNITS = [("VISp", 1, 10), ("VISp", 1, 11), ("VISp", 2, 10), ("VISl", 2, 10), ("VISl", 3, 10)]
@@ -91,8 +91,7 @@ def test_one_animal_gives_a_difference_without_an_interval(scores_of: Callable[.
     pair = comparison.pairs[0]
     assert pair.difference == pytest.approx(0.1) and math.isnan(pair.p_holm) and not pair.resolved
     assert comparison.sentences()[0] == (
-        "A and B, VISp: difference .100, no interval (one animal only: nothing is known of the variation "
-        "between animals)"
+        "A and B, VISp: difference .100, no interval (1 animal: no interval)"
     )
     assert comparison.to_json()["pairs"][0]["p"] is None
 
@@ -168,7 +167,7 @@ def test_medians_are_over_the_units_that_have_both(scores_of: Callable[..., Scor
     assert set(table["choice"]) == {"paper"}
     low, fraction, high = (table.loc["VISp", name] for name in ("low", "fraction", "high"))
     assert low < fraction < high
-    assert math.isnan(table.loc["VISl", "low"]) and table.loc["VISl", "reason"] == ONE_ANIMAL
+    assert math.isnan(table.loc["VISl", "low"]) and table.loc["VISl", "reason"] == few_animals(1)
 
 
 def test_a_model_as_good_as_the_ceiling_has_fraction_one_exactly(scores_of: Callable[..., Scores]) -> None:
