@@ -292,11 +292,12 @@ def read_earlier(folders: Sequence[Path]) -> dict[str, Scores]:
     seen: set[tuple[Path, str]] = set()
     for folder in folders:
         models = read_models(folder)
-        is_one = len(models) == 1 and folder.is_dir()
+        is_whole = folder.resolve().is_dir()
+        within = folder if is_whole else folder.parent
         for name, scores in models.items():
             source = str(scores.context.get("weights_source", ""))
-            within = folder if folder.is_dir() else folder.parent
-            label = label_model(str(folder), source) if is_one else f"{within}/{name}"
+            is_only = is_whole and len(models) == 1
+            label = label_model(str(folder), source) if is_only else f"{within}/{name}"
             key = (within.resolve(), name)
             if key in seen:
                 raise UsageError(f"--against {folder}: given twice")

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 FAMILY = "all pairs of models within one area; the row of all areas is a family of its own"
 NO_CEILING = "the median ceiling of these units is not above zero"
 _ABSENT = "(absent)"
+_ONE_NETWORK: NDArray[np.float64] = np.empty(0)
 _LONGEST = 40
 _LEAST_P = 0.001
 
@@ -418,7 +419,7 @@ def _scores_by_unit(
                     f"area {area}, specimen {specimen}: unit {unit} is there twice; "
                     "units cannot be matched between results"
                 )
-            table[key] = score, units.networks[:, position]
+            table[key] = score, units.networks[:, position] if len(units.networks) else _ONE_NETWORK
     return table
 
 

@@ -537,22 +537,22 @@ def read_models(out_dir: Path) -> dict[str, Scores]:
         If there are no results, no such model, or files are missing, damaged or do not fit together.
     """
     folder = out_dir
-    if not out_dir.is_dir():
+    if not out_dir.resolve().is_dir():
         above = (parent for parent in out_dir.parents if (parent / UNITS_PARQUET).is_file())
         folder = next(above, out_dir)
     chosen = str(out_dir.relative_to(folder)) if folder != out_dir else ""
     for name in (SUMMARY_JSON, UNITS_PARQUET):
-        if not (folder / name).is_file():
+        if not (folder.resolve() / name).is_file():
             raise DataError(f"{out_dir}: no {name} here; is this a folder written by 'mvkit score --out'?")
     try:
-        document = json.loads((folder / SUMMARY_JSON).read_text(encoding="utf-8"))
+        document = json.loads((folder.resolve() / SUMMARY_JSON).read_text(encoding="utf-8"))
         version = document.get("schema_version")
         if version != SCHEMA_VERSION:
             raise ValueError(f"version {version} of summary.json, and this mvkit reads {SCHEMA_VERSION}")
         entries = {str(entry["name"]): entry for entry in document["models"]}
-        table = _read_parquet(folder / UNITS_PARQUET)
+        table = _read_parquet(folder.resolve() / UNITS_PARQUET)
         has_networks = any("networks" in entry["context"] for entry in entries.values())
-        networks = _read_parquet(folder / NETWORKS_PARQUET) if has_networks else None
+        networks = _read_parquet(folder.resolve() / NETWORKS_PARQUET) if has_networks else None
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise DataError(f"{folder}: damaged scores ({error})") from error
     if chosen:
