@@ -40,8 +40,8 @@ _SPECIMEN = Column("specimen", _NUMBER, "Animal.")
 _UNIT_ID = Column("unit_id", _NUMBER, "Neuron or cell; -1 is a whole population (RSA, CKA).")
 _UNIT_KEYS = (_LAYER, Column("area", _TEXT, "Visual area."), _SPECIMEN, _UNIT_ID)
 _FOLDS = (
-    Column("score_even_splits", _CORRELATION, "`score` from the even image splits alone."),
-    Column("score_odd_splits", _CORRELATION, "`score` from the odd image splits alone."),
+    Column("score_even_splits", _CORRELATION, "`score` from the even image splits alone, if there are two."),
+    Column("score_odd_splits", _CORRELATION, "`score` from the odd image splits alone, if there are two."),
 )
 _MEDIAN = (
     Column("median", _CORRELATION, "Median of `score` over units."),
@@ -65,12 +65,18 @@ _SCORES = (
     Column("response_correlation", _CORRELATION, "Between the responses of two halves (r_target)."),
     Column("halves_used", _COUNT, "Image splits x trial halves that `score` is a mean of."),
     Column("halves_dropped", _COUNT, "All others."),
+    Column("reason", _TEXT, "Why `score` is missing, a short key, or empty."),
+    Column("detail", _TEXT, "What there is to say beyond the reason, or empty."),
     *(
         Column(column, _COUNT, f"Of these dropped for: {REASONS[reason]}.")
         for reason, column in DROPPED_COLUMNS.items()
     ),
-    Column("reason", _TEXT, "Why `score` is missing, a short key, or empty."),
-    Column("detail", _TEXT, "What there is to say beyond the reason, or empty."),
+    *_FOLDS,
+)
+_CEILING = (
+    *_SCORES[:-2],
+    Column("n_sources", _COUNT, "Other animals that the unit was predicted from."),
+    Column("n_source_units", _COUNT, "Their units."),
     *_FOLDS,
 )
 _SUMMARY = (*_SOURCE, _LAYER, _AREA, *_MEDIAN)
@@ -136,8 +142,8 @@ TABLES: dict[str, tuple[Column, ...]] = {
             "`few_units` (of its recording); empty = scored.",
         ),
     ),
-    "ceiling/scores.csv": _SCORES,
-    "ceiling/scores.parquet": _SCORES,
+    "ceiling/scores.csv": _CEILING,
+    "ceiling/scores.parquet": _CEILING,
     "ceiling/summary.csv": _SUMMARY,
     "ceiling/extrapolation.csv": (
         Column("dataset", _TEXT, "Name of the recordings."),

@@ -213,7 +213,7 @@ def ranked(run: ScoreRun) -> dict[str, Scores]:
 def ranking_title(run: ScoreRun) -> str:
     """Return the title of the ranking."""
     one_layer = all(len(scores.layers) == 1 for scores in {**run.models, **run.earlier}.values())
-    layers = "" if one_layer else f"; best layer of each area, {CHOICES[run.scores.settings.layer_choice]}"
+    layers = "" if one_layer else f"; layers {CHOICES[run.scores.settings.layer_choice]}"
     over = "" if is_pooled(run.scores) else f" [{percent(run.scores.settings.confidence)} over animals]"
     return f"median{over}{layers}"
 
@@ -333,11 +333,8 @@ def verdict_matrix(comparison: Comparison, order: Sequence[str], *, width: int) 
 def matrix_title(comparison: Comparison) -> str:
     """Return the title of the matrix of verdicts."""
     areas = {pair.area for pair in comparison.pairs}
-    where = ", all areas" if len(areas) > 2 else ""
-    return (
-        f"row against column{where}: differences of the same units, {percent(comparison.confidence)}, "
-        f"Holm; -: {UNRESOLVED}"
-    )
+    where = "over all areas " if len(areas) > 2 else ""
+    return f"verdicts {where}(row against column; {percent(comparison.confidence)}, Holm; -: not resolved)"
 
 
 def _p_words(p: float) -> str:

@@ -168,7 +168,7 @@ def _remarks(run: ScoreRun) -> Iterator[str]:
         if any(missing.values()):
             counts = ", ".join(f"{name} {count}" for name, count in missing.items() if count)
             lines.append(f"without a score, of all {_pairs(run.scores)}: {counts} (reasons: --details)")
-    if run.ceiling is not None:
+    if run.ceiling is not None and len(run.models) + len(run.earlier) == 1:
         row = run.ceiling.best_layers().to_dict("records")[-1]
         value = with_interval(row["median"], row["low"], row["high"]) or "none"
         counts = count_words(row, units=has_units(run.ceiling))

@@ -476,8 +476,10 @@ def _stack(models: Mapping[str, Scores], table: Callable[[Scores], pd.DataFrame]
 
 
 def _unit_table(scores: Scores) -> pd.DataFrame:
-    """Return one row per layer, area, specimen and unit with its scores by fold."""
+    """Return one row per layer, area, specimen and unit with its scores by fold; the score after the keys."""
     table = scores.table()
+    first = ["layer", "area", "specimen", "unit_id", "score"]
+    table = table[[*first, *(name for name in table.columns if name not in first)]]
     for name, values in zip(FOLD_COLUMNS, scores.by_fold, strict=False):
         table[name] = values
     return table
