@@ -362,7 +362,7 @@ def warning_lines(run: ScoreRun) -> list[str]:
     if unclear:
         values = ", ".join(f"{name} {value}" for name, value in unclear.items())
         lines.append(
-            f"warning: an interval holds 0, so these data do not show that there is any prediction: {values}"
+            f"warning: the interval holds 0, so these data do not show that there is any prediction: {values}"
         )
     return lines
 

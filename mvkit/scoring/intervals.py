@@ -22,7 +22,8 @@ from mvkit.scoring.settings import ScoreSettings
 #: Named in every file of results.
 METHOD = (
     "hierarchical bootstrap (animals, then units) of the median, percentiles, scaled to the width "
-    "2 t(n_animals - 1) s.e., s.e. from random effects of animals"
+    "2 t(n_animals - 1) s.e., s.e. from random effects of animals; pooled networks are drawn, too, and the "
+    "variance of their medians is added; none for fewer than three animals"
 )
 NO_UNITS = "no unit with a score"
 #: With two animals Student's t has one degree of freedom: their interval would be 13 standard errors wide.

@@ -218,7 +218,7 @@ def test_an_interval_that_holds_0_is_warned_of(scores_of: ScoresOf) -> None:
     unclear = scores_of({("a", "VISp"): [0.9, 0.1, 0.3, -0.8]})
     assert warning_lines(ScoreRun({"net": clear}, {})) == []
     (warning,) = warning_lines(ScoreRun({"net": clear, "noise": unclear}, {}))
-    assert warning.startswith("warning: an interval holds 0, so these data do not show that there is any ")
+    assert warning.startswith("warning: the interval holds 0, so these data do not show that there is any ")
     assert ": noise 0.200 [" in warning
 
 
