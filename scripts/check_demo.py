@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import sys
@@ -14,14 +15,14 @@ CHANCE = 1 / 12
 def main(folder: Path) -> int:
     """Compare the true model with pixels, and a trained network with its start; return an exit code."""
     names = ("gabor", "pixels", "alexnet", "trained")
-    overall = {name: median_of(folder / name / "summary.json") for name in names}
+    overall = {name: median_of(folder / name / "best_layers.csv") for name in names}
     top1 = accuracy(folder / "run" / "log.jsonl")
     print()
     print(f"true model (gabor)      {overall['gabor']:.3f}   expected: about 1")
     print(f"pixels                  {overall['pixels']:.3f}   expected: clearly less")
     print(f"random alexnet_bn_ir    {overall['alexnet']:.3f}")
     for area in ("ventral", "VISpor"):
-        files = [folder / name / "summary.json" for name in ("trained", "start")]
+        files = [folder / name / "summary.csv" for name in ("trained", "start")]
         trained, start = (layer_median(file, area) for file in files)
         print(f"demo network, {area:<9} {trained:.3f}   its random start: {start:.3f}")
     print(f"  class of new images   {top1:.3f}   by nearest neighbours, without labels; chance: {CHANCE:.3f}")
@@ -40,14 +41,19 @@ def main(folder: Path) -> int:
 
 def median_of(path: Path) -> float:
     """Median score over all areas, each with its best layer."""
-    best = json.loads(path.read_text())["best_layers"]
-    return next(float(row["median"]) for row in best if row["area"] == "all")
+    rows = _rows(path)
+    return next(float(row["median"]) for row in rows if (row["area"], row["choice"]) == ("all", "paper"))
 
 
 def layer_median(path: Path, layer: str) -> float:
     """Median score of a layer over all areas."""
-    rows = json.loads(path.read_text())["summary"]
-    return next(float(row["median"]) for row in rows if row["layer"] == layer and row["area"] == "all")
+    rows = _rows(path)
+    return next(float(row["median"]) for row in rows if (row["layer"], row["area"]) == (layer, "all"))
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def accuracy(log: Path) -> float:

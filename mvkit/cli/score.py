@@ -208,7 +208,7 @@ Against = Annotated[
     typer.Option(
         "--against",
         metavar="DIR",
-        help="Compare with scores saved by --out, of the same protocol.",
+        help="Compare with the models of a folder of --out (or of DIR/MODEL), of the same protocol.",
         rich_help_panel=OUTPUT,
     ),
 ]
@@ -225,6 +225,30 @@ Figure = Annotated[
         metavar="FILE",
         help="Draw scores, intervals and ceiling; .svg, .png or .pdf.",
         rich_help_panel=OUTPUT,
+    ),
+]
+Details = Annotated[
+    bool,
+    typer.Option(
+        "--details", help="Print every layer, pair of models and reason, too.", rich_help_panel=OUTPUT
+    ),
+]
+TableFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--table",
+        metavar="FILE",
+        help="Write models x areas with intervals as a table for a paper; .tex (booktabs) or .md.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+PoolAs = Annotated[
+    str | None,
+    typer.Option(
+        "--as",
+        metavar="NAME",
+        help="Pool the MODELs, runs of other seeds, as one model; its intervals hold the training variance.",
+        rich_help_panel=_SUBJECT,
     ),
 ]
 DryRun = Annotated[
@@ -283,6 +307,7 @@ NoCache = Annotated[
 def command(
     context: typer.Context,
     models: Models = None,
+    pool_as: PoolAs = None,
     layers: Layers = None,
     dataset: Dataset = None,
     areas: Areas = None,
@@ -298,6 +323,8 @@ def command(
     selection: Selection = None,
     out: Out = None,
     figure: Figure = None,
+    table: TableFile = None,
+    details: Details = False,
     against: Against = None,
     dry_run: DryRun = False,
     as_json: JsonOption = False,
@@ -319,21 +346,25 @@ def command(
     check_device(device)
     from mvkit.pipeline.request import ScoreRequest
     from mvkit.pipeline.score import parse_shard, run_score, run_shard
-    from mvkit.report import run_document, run_page, save_run, written_lines
+    from mvkit.report import run_document, run_page, save_run, save_table, written_lines
     from mvkit.report.figures import check_figure, draw_run
+    from mvkit.report.files import check_table
 
     part = None if shard is None else parse_shard(shard)
     if part is not None:
         whole = {"--dry-run": dry_run, "--no-cache": no_cache, "--out": out, "--figure": figure}
-        _check_alone(f"--shard {part}", {**whole, "--against": against})
+        _check_alone(f"--shard {part}", {**whole, "--table": table, "--against": against})
     if figure is not None:
         check_figure(figure)
+    if table is not None:
+        check_table(table)
     request = ScoreRequest(
         models=tuple(models or ()),
         layers=_names("--layers", layers),
         dataset=dataset,
         areas=_names("--areas", areas),
         weights=weights,
+        pool_as=pool_as,
         seed=seed,
         recipe=recipe,
         overrides=tuple(overrides or ()),
@@ -364,10 +395,11 @@ def command(
     run = run_score(request, note=note, progress=progress_bar)
     files = save_run(run, out) if out is not None else []
     files += draw_run(run, figure) if figure is not None else []
+    files += [save_table(run, table)] if table is not None else []
     if as_json:
         print_json(run_document(run, files))
         return
-    _print_parts((*run_page(run, width=print_width()), *written_lines(files)))
+    _print_parts((*run_page(run, width=print_width(), details=details), *written_lines(files)))
 
 
 def _names(option: str, values: Sequence[str] | None) -> tuple[str, ...] | None:

@@ -22,6 +22,7 @@ from mvkit.models.names import (
     find_checkpoint,
     is_checkpoint_path,
     parse_external,
+    split_random,
     weights_path,
 )
 from mvkit.models.plain import PlainModel, ResidualModel, build_baseline
@@ -76,7 +77,7 @@ def load_model(
         names: ``checkpoint.score``). Or an external
         model: ``torchvision:NAME``, ``timm:NAME``, a function of the user's own that
         makes an ``nn.Module`` (``package.module:function``, ``path/to/file.py:function``; its
-        code is run).
+        code is run). Any of these with ``@random`` behind it has random weights.
     weights
         "released": the published checkpoint, from where ``mvkit fetch
         checkpoints`` put it (of a trained checkpoint: its own weights); "random": as drawn
@@ -113,6 +114,8 @@ def load_model(
         If the user's own code fails.
     """
     options = InputOptions(input_size, mean, std, grey)
+    if str(name).endswith("@random"):
+        name, weights = split_random(name, weights)
     external = parse_external(name)
     if external is not None:
         return load_external(external, weights, seed, options)

@@ -61,20 +61,37 @@ def check_models(
     """
     asked = (layers,) if isinstance(layers, str) else layers or ()
     patterns = [pattern for pattern in asked if pattern != PUBLISHED]
-    for name in names:
+    for given in names:
+        name, chosen = split_random(given, weights)
         external = parse_external(name)
         if external is not None:
-            external.check(weights)
+            external.check(chosen)
         elif is_checkpoint_path(name):
-            find_checkpoint(name, weights)
+            find_checkpoint(name, chosen)
         else:
             row = find_model(name)
-            weights_path(row, weights, home)
+            weights_path(row, chosen, home)
             try:
                 if patterns:
                     match_layers(patterns, layer_names(row.architecture.blueprint))
             except UsageError as error:
                 raise error if len(names) == 1 else UsageError(f"{name}: {error}") from None
+
+
+_RANDOM = "@random"
+
+
+def split_random(
+    name: str | os.PathLike[str], weights: str | os.PathLike[str] = "released"
+) -> tuple[str, str | os.PathLike[str]]:
+    """Return a model's name and weights: ``NAME@random`` is NAME with random weights, whatever is given.
+
+    Of a training run's folder or checkpoint these are the weights it started from.
+    """
+    text = os.fspath(name)
+    if text.endswith(_RANDOM) and not Path(text).expanduser().exists():
+        return text.removesuffix(_RANDOM), "random"
+    return text, weights
 
 
 ExternalKind = Literal["torchvision", "timm", "module", "file"]

@@ -24,11 +24,14 @@ from mvkit.neural.selection import (
     SpecimenChoice,
     UnitFacts,
     explain_exclusions,
+    for_own_recordings,
     resolve_selection,
     select_units,
 )
 
 DATASETS = ("neuropixels", "calcium", "simulated")
+#: Those of the paper, for which its rule of how many units a recording needs was made.
+PUBLISHED = ("neuropixels", "calcium")
 
 #: Names of the p value of running modulation: Neuropixels, calcium.
 RUN_P_COLUMNS = ("run_pval_ns", "p_run_mod_ns")
@@ -76,13 +79,15 @@ def open_dataset(
         neural``), ``"simulated"`` (made in memory if it was not fetched), or
         the path of a neural file.
     selection
-        ``"code"`` (default): thresholds of the published code. ``"paper"``:
+        ``"code"`` (default): thresholds of the published code; its rule that a recording needs as many
+        units as three of four have (``min_units: q3``) is for the published recordings only. ``"paper"``:
         a reliability of 0.3 for every unit, perhaps a misreading of the median
         criterion, see :data:`mvkit.neural.selection.PRESETS`.
         ``"none"``: every unit.
         Or :class:`SelectionSettings`. Thresholds on reliabilities need a
         file that has them (``mvkit fetch reliability FILE`` measures them);
-        of any other file every unit is selected, with a note in ``NeuralDataset.selection``.
+        of any other file every unit is selected, which is then selection ``"none"`` with a note in
+        ``NeuralDataset.selection``.
     home
         mvkit's home directory (default: ``MVKIT_HOME`` or the platform's).
 
@@ -144,11 +149,13 @@ def _select_and_read(file: OpenNeuralFile, name: str, settings: SelectionSetting
     contents = file.contents
     with_ids = _units_with_ids(file)
     facts = unit_facts(contents, with_ids)
+    if contents.dataset not in PUBLISHED:
+        settings = for_own_recordings(settings)
     note = _why_not_applicable(facts, settings)
-    applied = (
-        PRESETS["none"].model_copy(update={"time_window_s": settings.time_window_s}) if note else settings
-    )
-    outcome = select_units(facts, applied)
+    if note:
+        name = "none"
+        settings = PRESETS["none"].model_copy(update={"time_window_s": settings.time_window_s})
+    outcome = select_units(facts, settings)
     chosen = {
         (area, choice.specimen): _recording_units(contents, choice, with_ids)
         for area, selection in outcome.items()
@@ -187,7 +194,7 @@ def _select_and_read(file: OpenNeuralFile, name: str, settings: SelectionSetting
         provenance={**contents.provenance, "file": str(file.path)},
         selection=_report(name, settings, note, outcome, contents.n_units - len(with_ids)),
         selection_outcome=explain_exclusions(
-            facts, applied, outcome, np.asarray(contents.unit_columns["unit_id"][with_ids], dtype=np.int64)
+            facts, settings, outcome, np.asarray(contents.unit_columns["unit_id"][with_ids], dtype=np.int64)
         ),
     )
 
@@ -242,7 +249,7 @@ def _why_not_applicable(facts: UnitFacts, settings: SelectionSettings) -> str:
         needed = settings.min_reliability is not None or settings.min_median_reliability is not None
     if not needed:
         return ""
-    return f"not applied: file has no reliabilities; measure them: {MEASURING_COMMAND}"
+    return f"every unit, because the file has no reliabilities (measure them: {MEASURING_COMMAND})"
 
 
 def _recording_units(

@@ -68,7 +68,9 @@ class SelectionSettings(BaseModel):
         A unit needs a p value of running modulation above this, or none.
     min_units
         A specimen needs this many selected units in the area: ``"q3"`` or
-        ``"median"`` of the specimens' counts, rounded up, or a number.
+        ``"median"`` of the specimens' counts, rounded up, or a number. The default is for the
+        published recordings only: of any other file a recording that was given no ``min_units``
+        needs one unit, see :func:`for_own_recordings`.
     time_window_s
         Time-resolved files: average over the bins whose centres lie in this
         closed interval (seconds after onset) and not over the responsive run.
@@ -125,6 +127,17 @@ PRESET_SOURCES = {
 }
 
 
+def for_own_recordings(settings: SelectionSettings) -> SelectionSettings:
+    """Return a selection without the published rule of ``min_units``, unless that was given.
+
+    The rule drops three of four recordings with good units; it is part of the published analysis, not of the
+    quality of a recording.
+    """
+    if "min_units" in settings.model_fields_set:
+        return settings
+    return settings.model_copy(update={"min_units": None})
+
+
 def resolve_selection(selection: str | SelectionSettings) -> tuple[str, SelectionSettings]:
     """Return the name and the settings of a selection.
 
@@ -166,10 +179,12 @@ def selection_with(preset: str = "code", **changes: object) -> SelectionSettings
     UsageError
         If the preset or a field is unknown, or a value is out of range.
     """
-    settings = resolve_selection(preset)[1].model_dump()
+    base = resolve_selection(preset)[1]
+    # What was not given stays so: see for_own_recordings.
+    settings = {name: getattr(base, name) for name in base.model_fields_set}
     for name in changes:
-        if name not in settings:
-            raise unknown_name("selection setting", name, settings)
+        if name not in SelectionSettings.model_fields:
+            raise unknown_name("selection setting", name, SelectionSettings.model_fields)
     try:
         return SelectionSettings.model_validate({**settings, **changes})
     except ValidationError as error:

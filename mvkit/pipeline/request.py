@@ -158,7 +158,11 @@ class ScoreRequest:
     Attributes
     ----------
     models
-        Released models, architectures, baselines, or paths of checkpoints or folders of training runs.
+        Released models, architectures, baselines, or paths of checkpoints or folders of training runs;
+        ``NAME@random`` has random weights, of a training run those it started from.
+    pool_as
+        Name of the model as which all models are pooled, see :func:`mvkit.scoring.pool_networks`; None: each
+        is a model of its own.
     layers, areas
         Layer names or patterns, for every model; area acronyms.
     dataset
@@ -186,6 +190,7 @@ class ScoreRequest:
     overrides: tuple[str, ...] = ()
     options: Mapping[str, object] = field(default_factory=dict)
     against: tuple[Path, ...] = ()
+    pool_as: str | None = None
     resources: Resources = field(default_factory=Resources)
 
 
@@ -395,7 +400,7 @@ def load_models(
 
     if not names:
         raise UsageError("no MODEL to score: name at least one")
-    _check_duplicates(names)
+    _check_duplicates(names, weights)
     models = {}
     for name in names:
         model = load_model(
@@ -409,14 +414,16 @@ def load_models(
     return models
 
 
-def _check_duplicates(names: Sequence[str]) -> None:
+def _check_duplicates(names: Sequence[str], weights: str) -> None:
     """Refuse two names of one model: the network's short and long name, a run and its checkpoint."""
     from mvkit.models import find_model
     from mvkit.models.loading import checkpoint_file
-    from mvkit.models.names import is_checkpoint_path, parse_external
+    from mvkit.models.names import is_checkpoint_path, parse_external, split_random
+    from mvkit.models.registry import Baseline
 
     first: dict[object, str] = {}
-    for name in names:
+    for given in names:
+        name, chosen = split_random(given, weights)
         external = parse_external(name)
         key: object = (
             external.key
@@ -425,11 +432,15 @@ def _check_duplicates(names: Sequence[str]) -> None:
             if is_checkpoint_path(name)
             else find_model(name).architecture.name
         )
+        named = external is None and not is_checkpoint_path(name)
+        if not (named and isinstance(find_model(name).architecture.blueprint, Baseline)):
+            # Baselines have no weights in which they could differ.
+            key = key, chosen
         if key in first:
             other = first[key]
-            same = "is given twice" if other == name else f"is the same model as {other}"
-            raise UsageError(f"model {name} {same}: give each model once")
-        first[key] = name
+            same = "is given twice" if other == given else f"is the same model as {other}"
+            raise UsageError(f"model {given} {same}: give each model once")
+        first[key] = given
 
 
 # The paper's Table 2 beside the scores.
@@ -458,8 +469,11 @@ def compare_with_table2(name: str, weights: str, scores: Scores) -> Table2Compar
         Or None where the table has no row of the model. A dataset for which the row has no value is set
         beside that for Neuropixels.
     """
+    from mvkit.models.names import split_random
     from mvkit.models.registry import find_model, is_model, table2_row
 
+    name, chosen = split_random(name, weights)
+    weights = str(chosen)
     model = find_model(name) if is_model(name) else None
     row = table2_row(model, weights) if model is not None else None
     if model is None or row is None:
@@ -549,8 +563,6 @@ def _other_selection(context: Mapping[str, object]) -> Table2Difference | None:
     name = str(given.get("name", "unknown"))
     if name != _SELECTION:
         return Table2Difference("selection", name, _SELECTION, f"selection {name}")
-    if not given.get("applied", True):
-        return Table2Difference("selection", "not applied", _SELECTION, f"selection {name} not applied")
     return None
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from mvkit.errors import DataError, UsageError
 from mvkit.files import shorten
 from mvkit.machine import Resources, choose_device, worker_number
+from mvkit.models.names import split_random
 from mvkit.paths import cache_dir, ceilings_dir
 from mvkit.pipeline.layers import label_model, open_layers, score_source, weights_source
 from mvkit.pipeline.request import (
@@ -271,31 +272,64 @@ def read_earlier(folders: Sequence[Path]) -> dict[str, Scores]:
     Parameters
     ----------
     folders
-        Folders that ``mvkit score --out`` wrote, one per model.
+        Folders that ``mvkit score --out`` wrote, of one or several models, or ``FOLDER/MODEL``.
 
     Returns
     -------
     dict
-        Folder as given, with the seed of random weights -> scores.
+        ``FOLDER`` of a single model (with the seed of random weights), ``FOLDER/MODEL`` of several -> scores.
 
     Raises
     ------
     UsageError
-        If a folder is given twice.
+        If a folder or a model is given twice.
     DataError
-        If one holds no scores, or damaged ones.
+        If there are no scores, or damaged ones.
     """
-    from mvkit.scoring import read_scores
+    from mvkit.scoring import read_models
 
     earlier: dict[str, Scores] = {}
-    paths = set()
+    seen: set[tuple[Path, str]] = set()
     for folder in folders:
-        if folder.resolve() in paths:
-            raise UsageError(f"--against {folder}: given twice")
-        paths.add(folder.resolve())
-        scores = read_scores(folder)
-        earlier[label_model(str(folder), str(scores.context.get("weights_source", "")))] = scores
+        models = read_models(folder)
+        is_whole = folder.resolve().is_dir()
+        within = folder if is_whole else folder.parent
+        for name, scores in models.items():
+            source = str(scores.context.get("weights_source", ""))
+            is_only = is_whole and len(models) == 1
+            label = label_model(str(folder), source) if is_only else f"{within}/{name}"
+            key = (within.resolve(), name)
+            if key in seen:
+                raise UsageError(f"--against {folder}: given twice")
+            seen.add(key)
+            earlier[label] = scores
     return earlier
+
+
+@dataclass(frozen=True)
+class ComparedAreas:
+    """In which areas models are compared with earlier ones.
+
+    Attributes
+    ----------
+    areas
+        Those that all have.
+    digest
+        Of the responses there; None where these are the areas of the run.
+    notes
+        What to tell the user.
+    """
+
+    areas: tuple[str, ...]
+    digest: str | None = None
+    notes: tuple[str, ...] = ()
+
+    def narrow(self, scores: Scores) -> Scores:
+        """Return scores in these areas, with the digest of the responses there."""
+        if self.digest is None:
+            return scores
+        narrowed = scores.in_areas(self.areas)
+        return replace(narrowed, context={**scores.context, "responses_sha256": self.digest})
 
 
 def check_protocols(
@@ -303,8 +337,10 @@ def check_protocols(
     dataset: NeuralDataset,
     recordings: Sequence[Recording],
     settings: ScoreSettings,
-) -> None:
+) -> ComparedAreas:
     """Check that saved scores have the protocol that scores of these recordings will have.
+
+    Areas may differ: then those that all have are compared.
 
     Parameters
     ----------
@@ -324,24 +360,59 @@ def check_protocols(
     from mvkit.scoring.comparison import protocol_differences
     from mvkit.scoring.protocol import recordings_digest
 
-    if not earlier:
-        return
-    context = {**dataset_context(dataset), "responses_sha256": recordings_digest(recordings)}
     areas = tuple(dict.fromkeys(recording.area for recording in recordings))
+    if not earlier:
+        return ComparedAreas(areas)
+    context = {**dataset_context(dataset), "responses_sha256": recordings_digest(recordings)}
     here = Scores({"score": np.empty(0)}, (), areas, settings, context)
     for label, scores in earlier.items():
         differences = protocol_differences(scores, here)
-        if scores.areas != areas:
-            # Says more than the digest of the responses, which differs too.
-            differences["areas"] = ",".join(scores.areas), ",".join(areas)
-        if differences:
-            fields = "; ".join(
+        digest = differences.pop("responses_sha256", None)
+        names = differences.pop("dataset", None)
+        if names is not None:
+            differences = {}
+            fields = [f"other recordings ({names[0]} there, {names[1]} here)"]
+        else:
+            fields = [
                 f"{name}: {shorten(there, _LONGEST)} there, {shorten(now, _LONGEST)} here"
                 for name, (there, now) in differences.items()
-            )
+            ]
+        if not fields and digest is not None:
+            fields = _other_responses(scores, dataset, areas)
+        if not set(areas) & set(scores.areas):
+            fields.append(f"areas: {','.join(scores.areas)} there, {','.join(areas)} here")
+        if fields:
             raise UsageError(
-                f"--against {label}: saved with another protocol, which must not be compared\n{fields}"
+                f"--against {label}: saved with another protocol, which must not be compared\n"
+                f"{'; '.join(fields)}"
             )
+    common = tuple(area for area in areas if all(area in scores.areas for scores in earlier.values()))
+    if not common:
+        raise UsageError(f"--against: no area that {', '.join(earlier)} and this run all have")
+    if all(scores.areas == areas for scores in earlier.values()):
+        return ComparedAreas(areas)
+    digest_there = recordings_digest([recording for recording in recordings if recording.area in common])
+    missing = {
+        label: [area for area in areas if area not in scores.areas] for label, scores in earlier.items()
+    }
+    lacking = "; ".join(f"{label} has no {', '.join(left)}" for label, left in missing.items() if left)
+    more = list(dict.fromkeys(area for one in earlier.values() for area in one.areas if area not in areas))
+    reasons = [lacking] if lacking else []
+    reasons += [f"{', '.join(more)} not scored now"] if more else []
+    note = f"compared in the areas that all have: {', '.join(common)} ({'; '.join(reasons)})"
+    return ComparedAreas(common, digest_there, (note,))
+
+
+def _other_responses(scores: Scores, dataset: NeuralDataset, areas: Sequence[str]) -> list[str]:
+    """Say that saved scores are of other responses; [] if these are the dataset's in other areas."""
+    from mvkit.scoring.protocol import recordings_digest
+
+    there = set(scores.areas)
+    if there != set(areas) and there <= set(dataset.areas):
+        recordings = [recording for recording in dataset.recordings if recording.area in there]
+        if recordings_digest(recordings) == scores.context.get("responses_sha256"):
+            return []
+    return [f"other recordings, though both are called {dataset.name}"]
 
 
 #: Called with a note for the user.
@@ -361,6 +432,8 @@ class OpenedRun:
     #: Label -> model, in the order given.
     models: Mapping[str, VisionModel]
     earlier: Mapping[str, Scores]
+    #: Where these are compared with the models.
+    compared: ComparedAreas
     dataset: NeuralDataset
     recordings: Sequence[Recording]
 
@@ -389,14 +462,13 @@ def run_score(request: ScoreRequest, *, note: Note, progress: ProgressBar = no_p
     CheckpointError, DataError
         Weights, recordings or earlier scores are missing or damaged; names the command that fetches them.
     """
+    from mvkit.scoring import pool_networks
     from mvkit.scoring.comparison import compare_models
 
     with dask_cluster(request.resources.dask):
         run = open_run(request, note=note)
         models: dict[str, Scores] = {}
-        for name, (label, model) in zip(request.models, run.models.items(), strict=True):
-            # A training run goes by its folder; a user's file by its name, as a path is nobody's business.
-            given = None if name.endswith(model.name) else label
+        for label, model in run.models.items():
             with progress(f"scoring {label}") as bar:
                 models[label] = score_source(
                     model,
@@ -405,18 +477,24 @@ def run_score(request: ScoreRequest, *, note: Note, progress: ProgressBar = no_p
                     run.settings,
                     run.resources,
                     layers=request.layers,
-                    label=given,
+                    label=label,
                     progress=bar,
                 )
         ceiling = _ceiling(run, note, progress)
-        compared = {**models, **run.earlier}
+        table2 = {
+            label: compare_with_table2(name, request.weights, scores)
+            for name, (label, scores) in zip(request.models, models.items(), strict=True)
+        }
+        if request.pool_as is not None:
+            models = {request.pool_as: pool_networks(models, request.pool_as)}
+            table2 = {}
+        earlier = {label: run.compared.narrow(scores) for label, scores in run.earlier.items()}
+        compared = {**{name: run.compared.narrow(scores) for name, scores in models.items()}, **earlier}
         return ScoreRun(
             models=models,
-            earlier=run.earlier,
-            table2={
-                label: compare_with_table2(name, request.weights, scores)
-                for name, (label, scores) in zip(request.models, models.items(), strict=True)
-            },
+            earlier=earlier,
+            table2=table2,
+            notes=(*_pooling_notes(request, run), *run.compared.notes),
             ceiling=ceiling,
             fractions={}
             if ceiling is None
@@ -459,9 +537,55 @@ def open_run(request: ScoreRequest, *, note: Note) -> OpenedRun:
     earlier = read_earlier(request.against)
     dataset = open_default(request.dataset, selection=selection, home=home, remark=note)
     recordings = choose_recordings(dataset, request.areas)
-    check_protocols(earlier, dataset, recordings, settings)
-    labels = {label_model(name, weights_source(model)): model for name, model in models.items()}
-    return OpenedRun(settings, recipe.extrapolate, resources, labels, earlier, dataset, recordings)
+    compared = check_protocols(earlier, dataset, recordings, settings)
+    labels = _label_models(models)
+    if request.pool_as is not None:
+        _check_pooling(request.pool_as, labels, request.layers)
+    return OpenedRun(settings, recipe.extrapolate, resources, labels, earlier, compared, dataset, recordings)
+
+
+def _label_models(models: Mapping[str, VisionModel]) -> dict[str, VisionModel]:
+    """Give models the names that results carry.
+
+    A training run goes by its folder, a user's file by its name without the folder, as a path is nobody's
+    business, unless two files have the same name.
+    """
+    names = {}
+    for given, model in models.items():
+        base = split_random(given)[0]
+        names[given] = model.name if base.endswith(model.name) else base
+    labels = {}
+    for given, model in models.items():
+        shared = sum(name == names[given] for name in names.values()) > 1
+        name = split_random(given)[0] if shared else names[given]
+        labels[label_model(name, weights_source(model))] = model
+    return labels
+
+
+def _check_pooling(name: str, models: Mapping[str, VisionModel], layers: Sequence[str] | None) -> None:
+    """Refuse to pool networks of different layers, before they are scored."""
+    from mvkit.features.layers import layers_to_record
+
+    if len(models) < 2:
+        raise UsageError(f"--as {name} pools networks, such as runs of other seeds: give two MODELs or more")
+    (first, network), *others = models.items()
+    expected = [layer.name for layer in layers_to_record(network, layers)]
+    for other, model in others:
+        found = [layer.name for layer in layers_to_record(model, layers)]
+        if found != expected:
+            raise UsageError(
+                f"--as {name}: {first} and {other} have different layers ({', '.join(expected[:4])}, ... and "
+                f"{', '.join(found[:4])}, ...), so that they are no networks of one kind"
+            )
+
+
+def _pooling_notes(request: ScoreRequest, run: OpenedRun) -> tuple[str, ...]:
+    if request.pool_as is None:
+        return ()
+    return (
+        f"{request.pool_as}: {len(run.models)} networks as one model ({', '.join(run.models)}); scores are "
+        "means over them, and intervals are over networks and animals",
+    )
 
 
 def _selection(request: ScoreRequest, run: OpenedRun) -> SelectionOutcome | None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mvkit.errors import UsageError
 from mvkit.files import plain, replacing, write_text
-from mvkit.report.text import ScoreRun
-from mvkit.scoring.results import save_scores, with_source
+from mvkit.report.tables import latex_table, markdown_table
+from mvkit.report.text import ScoreRun, warning_lines
+from mvkit.scoring.results import records, results_document, save_models, with_source
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,41 +20,44 @@ if TYPE_CHECKING:
     from mvkit.scoring.comparison import Comparison
 
 
-def run_document(run: ScoreRun, files: Sequence[Path] = ()) -> dict[str, Any]:
-    """Return a run as plain JSON values (NaN becomes None).
+def run_document(run: ScoreRun, files: Sequence[Path] = (), *, tables: bool = True) -> dict[str, Any]:
+    """Return a run as plain JSON values (NaN becomes None): what ``--json`` prints.
 
-    One model's keys (``settings``, ``protocol``, ``digest``, ``context``, ``layers``, ``areas``,
-    ``best_layers``, ``held_out_layers``, ``summary``, ``table2``, ``fractions``) stand at the top; several
-    models have them in ``models``, each with its ``name``, and share ``settings``, ``protocol`` and
-    ``digest``. ``table2`` is None for a model that the paper's Table 2 does not have; else it holds the
-    paper's ``value``, the median ``here``, whether they are ``comparable``, and the ``differences``.
-    ``ceiling``, ``comparison`` and ``extrapolation`` are None where there are none; ``units`` counts what the
-    selection kept and excluded.
+    Described by a JSON schema, :func:`mvkit.report.schema.score_schema`. The keys are those of
+    :func:`mvkit.scoring.results.results_document`, and: in each of ``models`` ``table2`` (None for a model
+    that the paper's Table 2 does not have; else the paper's ``value``, the median ``here``, whether they are
+    ``comparable``, and the ``differences``) and ``fractions`` (of the ceiling, or None);
+    ``ceiling``, ``comparison`` and ``extrapolation``, None where there are none; ``units``, what the
+    selection kept and excluded; ``warnings`` and ``notes``, sentences; ``files``.
 
     Parameters
     ----------
     run
         The run.
     files
-        Files that were written, listed under ``files``.
+        Files that were written.
+    tables
+        Whether to give what ``--out`` writes as CSV: ``summary``, ``best_layers``, ``fractions`` and so on.
     """
-    models = [
-        {
-            "name": name,
-            **scores.to_json(),
-            "table2": table2_document(run, name),
-            "fractions": _records(run.fractions.get(name)),
+    also: dict[str, dict[str, object]] = {name: {"table2": table2_document(run, name)} for name in run.models}
+    further: dict[str, Any] = {}
+    if tables:
+        for name, entry in also.items():
+            entry["fractions"] = _records(run.fractions.get(name))
+        further = {
+            "ceiling": None
+            if run.ceiling is None
+            else {"kind": run.ceiling.layers[0], "summary": records(run.ceiling.summary())},
+            "comparison": None if run.comparison is None else plain(run.comparison.to_json()),
+            "extrapolation": None if run.extrapolation is None else plain(run.extrapolation.to_json()),
+            "files": [str(path) for path in files],
         }
-        for name, scores in run.models.items()
-    ]
-    shared = {key: models[0][key] for key in ("settings", "protocol", "digest")}
     return {
-        **({**shared, "models": models} if len(models) > 1 else models[0]),
-        "ceiling": None if run.ceiling is None else run.ceiling.to_json(),
-        "comparison": None if run.comparison is None else plain(run.comparison.to_json()),
-        "extrapolation": None if run.extrapolation is None else plain(run.extrapolation.to_json()),
+        **results_document(run.models, tables=tables, also=also),
         "units": None if run.selection is None else run.selection.to_json(),
-        "files": [str(path) for path in files],
+        "warnings": warning_lines(run),
+        "notes": list(run.notes),
+        **further,
     }
 
 
@@ -64,9 +68,7 @@ def table2_document(run: ScoreRun, name: str) -> dict[str, Any] | None:
 
 
 def _records(frame: pd.DataFrame | None) -> list[dict[str, Any]] | None:
-    if frame is None:
-        return None
-    return [{str(name): plain(value) for name, value in row.items()} for row in frame.to_dict("records")]
+    return None if frame is None else records(frame)
 
 
 CEILING = "ceiling"
@@ -81,38 +83,38 @@ UNITS_CSV = "units.csv"
 def save_run(run: ScoreRun, out: Path) -> list[Path]:
     """Write a run to a folder, each file whole or not at all.
 
-    One model's files lie in the folder itself, those of several models in a folder each, see
-    :func:`mvkit.scoring.save_scores`; the ceiling's in ``ceiling``. Fractions of the ceiling go beside the
-    scores (``fractions.csv``), comparisons to ``comparison.csv`` and ``comparison.json``, every unit of the
-    areas that were scored with the reason why the selection excluded it, or "", to ``units.csv``.
+    Every table holds all models: those of :func:`mvkit.scoring.results.save_models`; fractions of the ceiling
+    (``fractions.csv``), comparisons (``comparison.csv`` and ``comparison.json``), every unit of the areas
+    that were scored with the reason why the selection excluded it, or "" (``units.csv``); the ceiling's
+    scores in the folder ``ceiling``, with an extrapolation. :data:`mvkit.report.columns.TABLES` describes
+    all columns.
 
     Returns
     -------
     list of Path
         The files written.
     """
-    several = len(run.models) > 1
-    folders = folder_names(run.models, taken=[CEILING])
     files: list[Path] = []
-    for name, scores in run.models.items():
-        folder = out / folders[name] if several else out
-        if name in run.fractions:
-            fractions = with_source(run.fractions[name], scores.context)
-            files.append(_write_csv(folder / FRACTIONS_CSV, fractions))
-        files += save_scores(scores, folder, also={"table2": table2_document(run, name)})
-    if run.ceiling is not None:
-        files += save_scores(run.ceiling, out / CEILING)
-    if run.extrapolation is not None:
-        dataset = {"dataset": run.scores.context.get("dataset", "")}
-        table = with_source(run.extrapolation.table(), dataset)
-        files.append(_write_csv(out / CEILING / EXTRAPOLATION_CSV, table))
-        files.append(_write_json(out / CEILING / EXTRAPOLATION_JSON, run.extrapolation.to_json()))
+    dataset = str(run.scores.context.get("dataset", ""))
+    if run.fractions:
+        import pandas as pd
+
+        frames = [with_source(frame, name, run.models[name].context) for name, frame in run.fractions.items()]
+        files.append(_write_csv(out / FRACTIONS_CSV, pd.concat(frames, ignore_index=True)))
     if run.comparison is not None:
         files.append(_write_csv(out / COMPARISON_CSV, _comparison_table(run, run.comparison)))
         files.append(_write_json(out / COMPARISON_JSON, run.comparison.to_json()))
     if run.selection is not None:
         files.append(_write_csv(out / UNITS_CSV, _unit_table(run, run.selection)))
-    return files
+    if run.ceiling is not None:
+        name = f"ceiling ({run.ceiling.layers[0]})"
+        files += save_models({name: run.ceiling}, out / CEILING, layers_chosen=False)
+    if run.extrapolation is not None:
+        table = run.extrapolation.table()
+        table.insert(0, "dataset", dataset)
+        files.append(_write_csv(out / CEILING / EXTRAPOLATION_CSV, table))
+        files.append(_write_json(out / CEILING / EXTRAPOLATION_JSON, run.extrapolation.to_json()))
+    return files + save_models(run.models, out, document=run_document(run, tables=False))
 
 
 def _comparison_table(run: ScoreRun, comparison: Comparison) -> pd.DataFrame:
@@ -139,12 +141,46 @@ def _unit_table(run: ScoreRun, selection: SelectionOutcome) -> pd.DataFrame:
     )
 
 
+#: Suffix of a table for a paper -> how it is made.
+_TABLES = {".tex": latex_table, ".md": markdown_table}
+
+
+def check_table(path: Path) -> None:
+    """Check the file of a table for a paper before hours of work end in it.
+
+    Raises
+    ------
+    UsageError
+        If the suffix is that of no format.
+    """
+    if path.suffix.lower() not in _TABLES:
+        raise UsageError(f"--table {path}: give a name that ends in {' or '.join(_TABLES)}")
+
+
+def save_table(run: ScoreRun, path: Path) -> Path:
+    """Write the models of a run by areas, with intervals, as LaTeX (``.tex``) or Markdown (``.md``).
+
+    Raises
+    ------
+    UsageError
+        If the suffix is another one.
+    """
+    check_table(path)
+    write_text(path, _TABLES[path.suffix.lower()](run))
+    return path
+
+
 def written_lines(files: Iterable[Path]) -> list[str]:
-    """Name files that were written, a line per folder."""
+    """Name files that were written: alone by their path, several of a folder in one line."""
     folders: dict[Path, list[str]] = {}
     for file in files:
         folders.setdefault(file.parent, []).append(file.name)
-    return [f"wrote {folder}: {', '.join(names)}" for folder, names in folders.items()]
+    return [
+        f"wrote {folder}: {', '.join(names)}"
+        if len(names) > 1 and folder != Path()
+        else f"wrote {', '.join(str(folder / name) for name in names)}"
+        for folder, names in folders.items()
+    ]
 
 
 def _write_csv(path: Path, frame: pd.DataFrame) -> Path:
@@ -156,32 +192,3 @@ def _write_csv(path: Path, frame: pd.DataFrame) -> Path:
 def _write_json(path: Path, document: object) -> Path:
     write_text(path, json.dumps(plain(document), indent=2, allow_nan=False) + "\n")
     return path
-
-
-def folder_names(names: Iterable[str], *, taken: Iterable[str] = ()) -> dict[str, str]:
-    """Give every model a folder name that is safe on every file system and its own.
-
-    Parameters
-    ----------
-    names
-        Models as the user names them, possibly paths.
-    taken
-        Folder names that something else has.
-
-    Returns
-    -------
-    dict
-        Model -> folder name: letters, digits, ``-``, ``_`` and ``.``, everything else an underscore;
-        a number is added where two would be the same but for upper and lower case.
-    """
-    used = {name.lower() for name in taken}
-    folders = {}
-    for name in names:
-        base = re.sub(r"[^\w.-]+", "_", name, flags=re.ASCII).strip("._") or "model"
-        folder, count = base, 1
-        while folder.lower() in used:
-            count += 1
-            folder = f"{base}-{count}"
-        used.add(folder.lower())
-        folders[name] = folder
-    return folders

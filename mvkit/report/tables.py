@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mvkit.scoring.results import ALL_AREAS, BEST_PER_AREA, POPULATION
@@ -31,11 +31,19 @@ UNRESOLVED = "not resolved by these data"
 _SMALLEST_P = 0.001
 
 
-def score_table(scores: Scores, *, ceiling: Scores | None = None, narrow: bool = False) -> Table:
-    """Lay out medians and s.e.m. over units: a row per layer, a column per area.
+#: Widest column of names in the ranking; longer ones are broken.
+_NAME_WIDTH = 34
+#: Columns that a ranking by six areas needs with two spaces between its columns.
+_WIDE = 100
+#: Marks the highest median of a column where nothing can be bold.
+BEST = "*"
 
-    The highest median of each area is bold. More rows give the ceiling, if there is one, and the numbers of
-    units with a score and of animals.
+
+def score_table(scores: Scores, *, ceiling: Scores | None = None) -> Table:
+    """Lay out medians over units: a row per layer, a column per area.
+
+    The highest median of each area is bold and has a star. More rows give the ceiling, if there is one, and
+    the numbers of units with a score and of animals.
 
     Parameters
     ----------
@@ -43,8 +51,6 @@ def score_table(scores: Scores, *, ceiling: Scores | None = None, narrow: bool =
         The scores.
     ceiling
         Consistency between animals.
-    narrow
-        Whether to put each s.e.m. below its median, for terminals of 80 columns.
 
     Returns
     -------
@@ -54,42 +60,47 @@ def score_table(scores: Scores, *, ceiling: Scores | None = None, narrow: bool =
     from rich.text import Text
 
     cells = {(str(row["layer"]), str(row["area"])): row for row in scores.summary().to_dict("records")}
-    areas = [*scores.areas, ALL_AREAS]
+    areas = shown_areas(scores.areas)
     # NaN, where there is no score, is not the highest.
     highest = {
         area: max((cells[layer, area]["median"] for layer in scores.layers), key=_or_lowest) for area in areas
     }
-    gap = "\n±" if narrow else " ± "
+    several = len(scores.layers) > 1
     table = _new_table()
-    table.add_column("layer")
+    table.add_column("layer", overflow="fold")
     for area in areas:
-        table.add_column(area_name(area), justify="right", no_wrap=True)
+        table.add_column(area_name(area) + (" " if several else ""), justify="right", no_wrap=True)
     best: set[str] = set()
     for layer in scores.layers:
         texts = []
         for area in areas:
-            row = cells[layer, area]
-            is_best = row["median"] == highest[area] and area not in best
+            median = cells[layer, area]["median"]
+            is_best = several and median == highest[area] and area not in best
             best.update([area] if is_best else [])
-            texts.append(Text(_median_and_sem(row, gap=gap) or "no score", style="bold" if is_best else ""))
+            text = "none" if math.isnan(median) else f"{median:z.3f}"
+            mark = BEST if is_best else " " if several else ""
+            texts.append(Text(f"{text}{mark}", style="bold" if is_best else ""))
         table.add_row(Text(layer), *texts)
+    space = " " if several else ""
     if ceiling is not None:
-        of_ceiling = {str(row["area"]): row for row in ceiling.summary().to_dict("records")}
-        values = [
-            _median_and_sem(of_ceiling[area], gap=gap) or "no score" if area in of_ceiling else ""
-            for area in areas
-        ]
+        of_ceiling = {str(row["area"]): row["median"] for row in ceiling.summary().to_dict("records")}
+        values = [_median(of_ceiling.get(area, math.nan)) + space for area in areas]
         table.add_row(_ceiling_label(ceiling), *values, style="italic")
     table.add_section()
     counts = [("units", "n_units")] if has_units(scores) else []
     counts.append(_population_count(scores))
     for words, column in counts:
         most = [max(int(cells[layer, area][column]) for layer in scores.layers) for area in areas]
-        table.add_row(words, *map(str, most), style="dim")
+        table.add_row(words, *(f"{number}{space}" for number in most), style="dim")
     return table
 
 
-def best_layer_table(scores: Scores, choice: str, fractions: pd.DataFrame | None = None) -> Table:
+def best_layer_table(
+    scores: Scores,
+    choice: str,
+    fractions: pd.DataFrame | None = None,
+    ceiling: Scores | None = None,
+) -> Table:
     """Lay out the best layer of every area under one choice, with intervals and numbers.
 
     Parameters
@@ -101,6 +112,8 @@ def best_layer_table(scores: Scores, choice: str, fractions: pd.DataFrame | None
     fractions
         Fractions of the ceiling, see :func:`mvkit.scoring.comparison.fraction_of_ceiling`; only
         those of the same choice are shown.
+    ceiling
+        Consistency between animals, whose medians get a column.
     """
     from rich.text import Text
 
@@ -109,34 +122,50 @@ def best_layer_table(scores: Scores, choice: str, fractions: pd.DataFrame | None
         of_ceiling = {
             str(row["area"]): row for row in fractions.to_dict("records") if row["choice"] == choice
         }
-    units = has_units(scores)
+    limits = (
+        {}
+        if ceiling is None
+        else {str(row["area"]): row["median"] for row in ceiling.summary().to_dict("records")}
+    )
+    units, layers = has_units(scores), len(scores.layers) > 1
     interval = percent(scores.settings.confidence)
     noun, column = _population_count(scores)
     table = _new_table()
     table.add_column("area", no_wrap=True)
-    table.add_column("layer", overflow="fold")
+    if layers:
+        table.add_column("best layer", overflow="fold")
     table.add_column(f"median [{interval}]", justify="right", no_wrap=True)
     table.add_column("units\n(animals)" if units else noun.replace(" ", "\n"), justify="right", no_wrap=True)
+    if limits:
+        table.add_column("ceiling", justify="right", no_wrap=True)
     if of_ceiling:
-        table.add_column(f"of the ceiling\n[{interval}]", justify="right", no_wrap=True)
+        table.add_column("of the\nceiling", justify="right", no_wrap=True)
+    shown = shown_areas(scores.areas)
     for row in best_layers(scores, choice).to_dict("records"):
-        fraction = of_ceiling.get(str(row["area"]))
+        area = str(row["area"])
+        if area not in shown:
+            continue
+        layer = "each area's own" if row["layer"] == BEST_PER_AREA else str(row["layer"])
         cells = [
-            with_interval(row["median"], row["low"], row["high"]) or "no score",
+            *([layer] if layers else []),
+            with_interval(row["median"], row["low"], row["high"]) or "none",
             _counts(row) if units else str(row[column]),
         ]
-        if fraction is not None:
-            value = with_interval(fraction["fraction"], fraction["low"], fraction["high"], digits=2)
-            cells.append(value or "none")
-        layer = "each area's own" if row["layer"] == BEST_PER_AREA else str(row["layer"])
-        table.add_row(area_name(row["area"]), Text(layer), *map(Text, cells))
+        if limits:
+            cells.append(_median(limits.get(area, math.nan)))
+        if of_ceiling:
+            fraction = of_ceiling.get(area)
+            value = math.nan if fraction is None else fraction["fraction"]
+            cells.append("none" if math.isnan(value) else f"{100 * value:.0f} %")
+        style = "bold" if area == ALL_AREAS else ""
+        table.add_row(area_name(area), *map(Text, cells), style=style)
     return table
 
 
 def best_layer_title(scores: Scores, choice: str) -> str:
     """Return the title of such a table."""
     if len(scores.layers) == 1:
-        return f"the only layer: {CHOICES['paper']} and {CHOICES['held-out']} are the same"
+        return f"layer {scores.layers[0]}"
     if choice == "held-out":
         return "best layer, held-out: chosen on some image splits, scored on the others"
     return f"best layer, {CHOICES[choice]}"
@@ -150,61 +179,261 @@ def no_choice(scores: Scores, choice: str) -> str:
 
 
 def missing_intervals(scores: Scores, choice: str) -> list[str]:
-    """Say for which areas there is no interval, or no layer, and why."""
+    """Say for which areas there is no interval, or no layer, and why: ``VISl: 2 animals: no interval``."""
     if is_pooled(scores):
         return ["no intervals: the animals of an area are pooled into one population"]
+    shown = shown_areas(scores.areas)
     areas: dict[str, list[str]] = {}
     for row in best_layers(scores, choice).to_dict("records"):
-        if row["reason"]:
+        if row["reason"] and row["area"] in shown:
             areas.setdefault(str(row["reason"]), []).append(area_name(row["area"]))
-    return [f"no interval for {', '.join(names)}: {reason}" for reason, names in areas.items()]
+    return [f"{', '.join(names)}: {reason}" for reason, names in areas.items()]
 
 
-def overview_title(run: ScoreRun) -> str:
-    """Return the title of the overview."""
-    return f"medians; best layers {CHOICES[run.scores.settings.layer_choice]}"
+def shown_areas(areas: Sequence[str]) -> tuple[str, ...]:
+    """Return the columns of a table: the areas and all of them, or the only one."""
+    return (*areas, ALL_AREAS) if len(areas) > 1 else tuple(areas)
 
 
-def overview_table(run: ScoreRun) -> Table:
-    """Lay out the models of a run and earlier ones: a row per model, a column per area, and the ceiling.
+def ranked(run: ScoreRun) -> dict[str, Scores]:
+    """Return the models of a run and earlier ones by their median over all areas, highest first.
 
-    Every median is that of the best layer of the area, by the run's choice of layers.
+    Where earlier scores lack areas, in the areas that all have.
+    """
+    everything = {**run.models, **run.earlier}
+    common = [area for area in run.scores.areas if all(area in one.areas for one in everything.values())]
+    narrowed = {name: scores.in_areas(common) for name, scores in everything.items()}
+    choice = run.scores.settings.layer_choice
+    medians = {
+        name: float(best_layers(scores, choice)["median"].iloc[-1]) for name, scores in narrowed.items()
+    }
+    return dict(sorted(narrowed.items(), key=lambda item: -_or_lowest(medians[item[0]])))
+
+
+def ranking_title(run: ScoreRun) -> str:
+    """Return the title of the ranking."""
+    one_layer = all(len(scores.layers) == 1 for scores in {**run.models, **run.earlier}.values())
+    layers = "" if one_layer else f"; layers {CHOICES[run.scores.settings.layer_choice]}"
+    over = "" if is_pooled(run.scores) else f" [{percent(run.scores.settings.confidence)} over animals]"
+    return f"median{over}{layers}"
+
+
+def ranking_table(run: ScoreRun, *, width: int) -> Table:
+    """Lay out the models of a run and earlier ones, highest first: the median with its interval, and by area.
 
     Parameters
     ----------
     run
         The run.
+    width
+        Columns of the terminal.
     """
     from rich.text import Text
 
+    models = ranked(run)
+    first = next(iter(models.values()))
     choice = run.scores.settings.layer_choice
-    areas = (*run.scores.areas, ALL_AREAS)
-    table = _new_table()
-    table.add_column("model", overflow="fold")
+    areas = list(first.areas) if len(first.areas) > 1 else []
+    overall = ALL_AREAS if areas else first.areas[0]
+    table = _new_table(narrow=width < _WIDE)
+    table.add_column("", justify="right", no_wrap=True)
+    table.add_column("model", overflow="fold", max_width=_NAME_WIDTH)
+    table.add_column(area_name(overall), justify="right", no_wrap=True)
     for area in areas:
-        table.add_column(area_name(area), justify="right", no_wrap=True)
-    for name, scores in {**run.models, **run.earlier}.items():
-        table.add_row(Text(name), *_overview_cells(scores, areas, choice))
+        table.add_column(area, justify="right", no_wrap=True)
+    for place, (name, scores) in enumerate(models.items(), start=1):
+        table.add_row(str(place), Text(name), *map(Text, _ranking_cells(scores, overall, areas, choice)))
     if run.ceiling is not None:
-        cells = _overview_cells(run.ceiling, areas, "paper")
-        table.add_row(_ceiling_label(run.ceiling), *cells, style="italic")
+        cells = _ranking_cells(run.ceiling, overall, areas, "paper")
+        table.add_row("", _ceiling_label(run.ceiling), *map(Text, cells), style="italic")
+    table.add_section()
+    rows = {str(row["area"]): row for row in best_layers(first, choice).to_dict("records")}
+    counts = [("units", "n_units")] if has_units(first) else []
+    for words, column in (*counts, _population_count(first)):
+        most = {
+            area: max(
+                int(row[column])
+                for scores in models.values()
+                for row in best_layers(scores, choice).to_dict("records")
+                if row["area"] == area
+            )
+            for area in rows
+        }
+        # Below the median, not at the end of the interval.
+        table.add_row("", words, str(most[overall]), *(str(most[area]) for area in areas), style="dim")
     return table
 
 
-def _overview_cells(scores: Scores, areas: tuple[str, ...], choice: str) -> list[Text]:
+def _ranking_cells(scores: Scores, overall: str, areas: Sequence[str], choice: str) -> list[str]:
+    rows = {str(row["area"]): row for row in best_layers(scores, choice).to_dict("records")}
+    whole = rows.get(overall)
+    first = "" if whole is None else with_interval(whole["median"], whole["low"], whole["high"]) or "none"
+    return [first, *(_median(rows[area]["median"]) if area in rows else "" for area in areas)]
+
+
+def verdict_lines(run: ScoreRun, comparison: Comparison) -> list[str]:
+    """Say in which areas which of two models is higher."""
+    rows = comparison.table().to_dict("records")
+    overall = rows[-1]
+    if len({row["area"] for row in rows}) == 2:
+        rows = rows[-1:]
+    first, second = str(overall["first"]), str(overall["second"])
+    value = with_interval(overall["difference"], overall["low"], overall["high"], signed=True) or "none"
+    where = "" if len(rows) == 1 else ", all areas"
+    lines = [
+        f"{first} minus {second}{where}: {value}{_p_words(overall['p_holm'])}: {verdict(overall)} "
+        "(median of the differences of the same "
+        f"{'units' if has_units(run.scores) else 'populations'})"
+    ]
+    if len(rows) > 1:
+        verdicts: dict[str, list[str]] = {}
+        for row in rows[:-1]:
+            verdicts.setdefault(verdict(row), []).append(str(row["area"]))
+        by_area = "; ".join(f"{words} in {', '.join(areas)}" for words, areas in verdicts.items())
+        lines.append(f"by area: {by_area}")
+    return lines
+
+
+def verdict_matrix(comparison: Comparison, order: Sequence[str], *, width: int) -> Table:
+    """Lay out over all areas whether each model (row) is higher or lower than each other one (column).
+
+    Parameters
+    ----------
+    comparison
+        Paired differences.
+    order
+        Models in the order of the ranking, whose numbers head the columns.
+    width
+        Columns of the terminal: where words do not fit, ``>``, ``<`` and ``-`` stand for them.
+    """
     from rich.text import Text
 
+    verdicts: dict[tuple[str, str], str] = {}
+    for row in comparison.table().to_dict("records"):
+        if row["area"] == ALL_AREAS:
+            higher = math.copysign(1.0, row["difference"]) if row["resolved"] else 0.0
+            words = {1.0: ("higher", "lower"), -1.0: ("lower", "higher"), 0.0: ("-", "-")}[higher]
+            if math.isnan(row["p_holm"]):
+                words = ("no test", "no test")
+            verdicts[row["first"], row["second"]], verdicts[row["second"], row["first"]] = words
+    name_width = min(_NAME_WIDTH, max(map(len, order)))
+    symbols = {"higher": ">", "lower": "<", "no test": "no"}
+    fits = name_width + 5 + 9 * len(order) <= width
+    table = _new_table()
+    table.add_column("", justify="right", no_wrap=True)
+    table.add_column("", overflow="fold", max_width=_NAME_WIDTH)
+    for place in range(1, len(order) + 1):
+        table.add_column(str(place), justify="center", no_wrap=True)
+    for place, name in enumerate(order, start=1):
+        cells = ["." if other == name else verdicts[name, other] for other in order]
+        table.add_row(str(place), Text(name), *(cell if fits else symbols.get(cell, cell) for cell in cells))
+    return table
+
+
+def matrix_title(comparison: Comparison) -> str:
+    """Return the title of the matrix of verdicts."""
+    areas = {pair.area for pair in comparison.pairs}
+    where = "over all areas " if len(areas) > 2 else ""
+    return f"verdicts {where}(row against column; {percent(comparison.confidence)}, Holm; -: not resolved)"
+
+
+def _p_words(p: float) -> str:
+    if math.isnan(p):
+        return ""
+    return f", p < {_SMALLEST_P:g}" if p < _SMALLEST_P else f", p = {p:.3f}"
+
+
+def score_cells(run: ScoreRun) -> tuple[list[str], list[list[str]]]:
+    """Return the table for a paper: a heading per column, and a row per model.
+
+    Models in the order given, the ceiling, and numbers of units and animals; areas, and all of them, with
+    intervals.
+    """
+    choice = run.scores.settings.layer_choice
+    models = {**run.models, **run.earlier}
+    common = [area for area in run.scores.areas if all(area in one.areas for one in models.values())]
+    areas = shown_areas(common)
+    narrowed = {name: scores.in_areas(common) for name, scores in models.items()}
+    limit = (
+        None
+        if run.ceiling is None
+        else run.ceiling.in_areas([area for area in run.ceiling.areas if area in common])
+    )
+    rows = [[name, *_cells_of_areas(scores, areas, choice)] for name, scores in narrowed.items()]
+    if limit is not None:
+        rows.append([f"ceiling ({limit.layers[0]})", *_cells_of_areas(limit, areas, "paper")])
+    first = {
+        str(row["area"]): row for row in best_layers(next(iter(narrowed.values())), choice).to_dict("records")
+    }
+    units = has_units(run.scores)
+    column = _population_count(run.scores)[1]
+    counts = [_counts(first[area]) if units else str(int(first[area][column])) for area in areas]
+    rows.append(["units (animals)" if units else _population_count(run.scores)[0], *counts])
+    return ["model", *map(area_name, areas)], rows
+
+
+def _cells_of_areas(scores: Scores, areas: Sequence[str], choice: str) -> list[str]:
     rows = {str(row["area"]): row for row in best_layers(scores, choice).to_dict("records")}
-    texts = []
-    for area in areas:
-        row = rows.get(area)
-        if row is None:
-            texts.append(Text(""))
-        elif area == ALL_AREAS:
-            texts.append(Text(with_interval(row["median"], row["low"], row["high"]) or "none"))
-        else:
-            texts.append(Text(f"{row['median']:.3f}" if row["n_units"] else "none"))
-    return texts
+    return [
+        with_interval(rows[area]["median"], rows[area]["low"], rows[area]["high"], digits=2) or "-"
+        if area in rows
+        else "-"
+        for area in areas
+    ]
+
+
+def markdown_table(run: ScoreRun) -> str:
+    """Return :func:`score_cells` as a Markdown table with a caption."""
+    head, rows = score_cells(run)
+    lines = [head, ["---", *("---:" for _ in head[1:])], *rows]
+    table = "\n".join(
+        f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines
+    )
+    return f"{table}\n\n{table_caption(run)}\n"
+
+
+#: What LaTeX would take for a command.
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+}
+
+
+def latex_table(run: ScoreRun) -> str:
+    """Return :func:`score_cells` as a LaTeX tabular with the rules of booktabs; the caption is a comment."""
+    head, rows = score_cells(run)
+    *body, counts = [[_latex(cell) for cell in row] for row in rows]
+    lines = [
+        f"% {table_caption(run)}",
+        r"% needs \usepackage{booktabs}",
+        rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
+        r"\toprule",
+        " & ".join(map(_latex, head)) + r" \\",
+        r"\midrule",
+        *(" & ".join(row) + r" \\" for row in body),
+        r"\midrule",
+        " & ".join(counts) + r" \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _latex(text: str) -> str:
+    return "".join(_LATEX.get(sign, sign) for sign in text)
+
+
+def table_caption(run: ScoreRun) -> str:
+    """Say what stands in the table for a paper."""
+    scores = run.scores
+    over = "animals and units" if has_units(scores) else "animals"
+    intervals = "" if is_pooled(scores) else f" [{percent(scores.settings.confidence)} intervals over {over}]"
+    several = any(len(one.layers) > 1 for one in {**run.models, **run.earlier}.values())
+    layers = f"; best layer of each area, {CHOICES[scores.settings.layer_choice]}" if several else ""
+    dataset = str(scores.context.get("dataset", "recordings"))
+    return f"Median score on {dataset}{intervals}{layers}. Protocol {scores.digest()[:12]}."
 
 
 def comparison_tables(comparison: Comparison, *, units: bool) -> dict[str, Table]:
@@ -255,7 +484,7 @@ def verdict(row: Row) -> str:
         ``reason``.
     """
     if math.isnan(row["p_holm"]):
-        return "no test" if row["n_animals"] < 2 else f"no test: {row['reason']}"
+        return f"no test: {row['reason']}" if row["reason"] else "no test"
     if not row["resolved"]:
         return UNRESOLVED
     return f"{row['first'] if row['difference'] > 0 else row['second']} is higher"
@@ -341,19 +570,17 @@ def percent(confidence: float) -> str:
     return f"{100 * confidence:g} %"
 
 
-def _new_table() -> Table:
+def _new_table(*, narrow: bool = False) -> Table:
     """Return a table without lines."""
     from rich.table import Table
 
-    return Table(box=None, pad_edge=False, header_style="bold")
+    padding = (0, 1, 0, 0) if narrow else (0, 1)
+    return Table(box=None, pad_edge=False, header_style="bold", padding=padding)
 
 
-def _median_and_sem(row: Row, *, gap: str) -> str:
-    """Write ``0.413 ± 0.010``, an s.e.m. above 1 as ``>1``; only the median without one; "" without both."""
-    if math.isnan(row["median"]):
-        return ""
-    sem = ">1" if row["sem"] > 1 else f"{row['sem']:.3f}"
-    return f"{row['median']:z.3f}" + ("" if math.isnan(row["sem"]) else f"{gap}{sem}")
+def _median(value: float) -> str:
+    """Write ``0.413``, or ``none``."""
+    return "none" if math.isnan(value) else f"{value:z.3f}"
 
 
 def _counts(row: Row) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from mvkit.files import plain, shorten
 from mvkit.report.tables import (
@@ -18,12 +20,15 @@ from mvkit.report.tables import (
     extrapolation_table,
     has_units,
     is_pooled,
+    matrix_title,
     missing_intervals,
     no_choice,
-    overview_table,
-    overview_title,
-    percent,
+    ranked,
+    ranking_table,
+    ranking_title,
     score_table,
+    verdict_lines,
+    verdict_matrix,
     with_interval,
 )
 from mvkit.scoring.correlation import DROPPED_COLUMNS, REASONS, UNMAPPED
@@ -62,6 +67,8 @@ class ScoreRun:
         Models with one another and with earlier scores, or None if there is nothing to compare.
     extrapolation
         The ceiling over numbers of units or stimuli, or None if it was not asked for.
+    notes
+        Sentences for the top of the page, such as how earlier scores are compared.
     selection
         Which units of the areas that were scored the selection kept, and why not the others; or None.
     """
@@ -74,6 +81,7 @@ class ScoreRun:
     comparison: Comparison | None = None
     extrapolation: Extrapolation | None = None
     selection: SelectionOutcome | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def scores(self) -> Scores:
@@ -81,14 +89,11 @@ class ScoreRun:
         return next(iter(self.models.values()))
 
 
-#: Columns that a table of six areas needs with each s.e.m. beside its median.
-_WIDE = 125
-
-
-def run_page(run: ScoreRun, *, width: int) -> Iterator[str | RenderableType]:
+def run_page(run: ScoreRun, *, width: int, details: bool = False) -> Iterator[str | RenderableType]:
     """Yield the lines and tables of a run in the order of printing; text is to be printed as a line.
 
-    The headline's choice of layers comes first, the other one after it, each in a table of its own.
+    First what was scored and how, with warnings; then the models by rank and a matrix of verdicts, or the
+    best layer of each area of a single model; then what else there is to say of the results.
 
     Parameters
     ----------
@@ -96,65 +101,126 @@ def run_page(run: ScoreRun, *, width: int) -> Iterator[str | RenderableType]:
         The run.
     width
         Columns of the terminal.
+    details
+        Whether to add every layer, the other choice of layers, every pair of models, reasons and seeds.
     """
-    protocol, selected = protocol_lines(run.scores), selection_lines(run.selection)
-    several = len(run.models) > 1
+    several = len(run.models) + len(run.earlier) > 1
+    yield title_line(run.scores, f"{len(run.models)} models" if len(run.models) > 1 else None)
+    yield from selection_lines(run.selection, run.scores)
+    yield protocol_line(run.scores)
+    yield from run.notes
+    yield from warning_lines(run)
+    yield ""
     if several:
-        # The same for all models.
-        yield f"{len(run.models)} models on {_dataset(run.scores)}"
-        yield from (*selected, *protocol, "")
+        yield from (_bold(ranking_title(run)), ranking_table(run, width=width), "")
+        yield from _verdicts(run, width=width)
+    else:
+        yield from _single_model(run)
+    yield from _remarks(run)
+    if run.extrapolation is not None:
+        yield f"ceiling ({run.extrapolation.settings.ceiling}) over the number of {run.extrapolation.over}"
+        yield from (*extrapolation_lines(run.extrapolation), "")
+    if details:
+        yield from _details(run)
+    elif several or len(run.scores.layers) > 1:
+        pairs = ", pairs" if several else ""
+        yield f"every layer{pairs} and reason: --details, or files of --out DIR"
+
+
+def _verdicts(run: ScoreRun, *, width: int) -> Iterator[str | RenderableType]:
+    if run.comparison is None:
+        return
+    order = [name for name in ranked(run) if name in run.comparison.models]
+    if len(order) == 2:
+        yield from (*verdict_lines(run, run.comparison), "")
+    else:
+        yield _bold(matrix_title(run.comparison))
+        yield from (verdict_matrix(run.comparison, order, width=width), "")
+
+
+def _single_model(run: ScoreRun) -> Iterator[str | RenderableType]:
+    name, scores = next(iter(run.models.items()))
+    choice = scores.settings.layer_choice
+    why = no_choice(scores, choice)
+    if why:
+        yield from (f"no best layers {CHOICES[choice]}: {why}", "")
+        return
+    yield _bold(best_layer_title(scores, choice))
+    yield best_layer_table(scores, choice, run.fractions.get(name), run.ceiling)
+    yield from (*missing_intervals(scores, choice), "")
+
+
+def _remarks(run: ScoreRun) -> Iterator[str]:
+    """Yield what there is to say of the results, and an empty line if there is anything."""
+    lines = []
+    skipped = run.scores.context.get("skipped_areas")
+    if isinstance(skipped, Mapping):
+        lines += [f"skipped {area}: {why}" for area, why in skipped.items()]
+    if len(run.models) == 1:
+        quoted = next(iter(run.table2.values()), None)
+        # Of other recordings nobody expects the paper's value.
+        if quoted is not None and "dataset" not in [difference.of for difference in quoted.differences]:
+            lines.append(quoted.line())
+        lines += filter(None, [_unscored(run.scores)])
+    else:
+        lines += [one.line() for one in run.table2.values() if one is not None and one.is_comparable]
+        missing = {name: int(np.isnan(scores.columns["score"]).sum()) for name, scores in run.models.items()}
+        if any(missing.values()):
+            counts = ", ".join(f"{name} {count}" for name, count in missing.items() if count)
+            lines.append(f"without a score, of all {_pairs(run.scores)}: {counts} (reasons: --details)")
+    if run.ceiling is not None and len(run.models) + len(run.earlier) == 1:
+        row = run.ceiling.best_layers().to_dict("records")[-1]
+        value = with_interval(row["median"], row["low"], row["high"]) or "none"
+        counts = count_words(row, units=has_units(run.ceiling))
+        lines.append(f"ceiling between animals ({run.ceiling.layers[0]}): median {value} ({counts})")
+    if lines:
+        yield from (*lines, "")
+
+
+def _details(run: ScoreRun) -> Iterator[str | RenderableType]:
+    yield from (*protocol_details(run.scores), "")
     for name, scores in run.models.items():
-        yield title_line(scores)
-        if not several:
-            yield from selected
+        yield _bold(name)
         network = scores.context.get("network")
         if network:
             yield str(network)
-        if not several:
-            yield from protocol
-        yield ""
-        warning = dropped_warning(scores)
-        if warning:
-            yield from (warning, "")
-        yield from _tables(run, name, scores, narrow=width < _WIDE)
-        yield from (*result_lines(scores, table2=run.table2.get(name)), "")
+        networks = scores.context.get("networks")
+        if isinstance(networks, list):
+            yield from _network_lines(scores, networks)
+        yield from (score_table(scores, ceiling=run.ceiling), "")
+        first = scores.settings.layer_choice
+        both = (first, "held-out" if first == "paper" else "paper")
+        for choice in both[:1] if len(scores.layers) == 1 else both:
+            why = no_choice(scores, choice)
+            if why:
+                yield from (f"no best layers {CHOICES[choice]}: {why}", "")
+                continue
+            yield _bold(best_layer_title(scores, choice))
+            yield best_layer_table(scores, choice, run.fractions.get(name), run.ceiling)
+            yield from (*missing_intervals(scores, choice), "")
+        lines = result_lines(scores, table2=run.table2.get(name))
+        yield from (*lines, *([""] if lines else []))
     if run.ceiling is not None:
-        yield from (*_ceiling_lines(run.ceiling), "")
+        lines = [*missing_intervals(run.ceiling, "paper"), *filter(None, [dropped_line(run.ceiling)])]
+        yield from (*(f"ceiling: {line}" for line in lines), *([""] if lines else []))
     if run.comparison is not None:
-        yield from (_bold(overview_title(run)), overview_table(run), "")
         for title, table in comparison_tables(run.comparison, units=has_units(run.scores)).items():
             yield from (_bold(title), table, "")
     if run.extrapolation is not None:
         settings = run.extrapolation.settings
         yield _bold(f"ceiling ({settings.ceiling}) over the number of {run.extrapolation.over}")
-        yield extrapolation_table(run.extrapolation)
-        yield from (*extrapolation_lines(run.extrapolation), "")
+        yield from (extrapolation_table(run.extrapolation), "")
 
 
-def _tables(run: ScoreRun, name: str, scores: Scores, *, narrow: bool) -> Iterator[str | RenderableType]:
-    yield score_table(scores, ceiling=run.ceiling, narrow=narrow)
-    yield ""
-    first = scores.settings.layer_choice
-    both = (first, "held-out" if first == "paper" else "paper")
-    for choice in both[:1] if len(scores.layers) == 1 else both:
-        why = no_choice(scores, choice)
-        if why:
-            yield from (f"no best layers {CHOICES[choice]}: {why}", "")
-            continue
-        yield _bold(best_layer_title(scores, choice))
-        yield best_layer_table(scores, choice, run.fractions.get(name))
-        yield from (*missing_intervals(scores, choice), "")
-
-
-def _ceiling_lines(ceiling: Scores) -> Iterator[str]:
-    row = ceiling.best_layers().to_dict("records")[-1]
-    value = with_interval(row["median"], row["low"], row["high"]) or "none"
-    yield (
-        f"ceiling between animals ({ceiling.layers[0]}, {mapping_words(ceiling.settings)}), all areas: "
-        f"median {value} ({count_words(row, units=has_units(ceiling))})"
-    )
-    yield from missing_intervals(ceiling, "paper")
-    yield from filter(None, [dropped_line(ceiling)])
+def _network_lines(scores: Scores, networks: Sequence[Mapping[str, object]]) -> Iterator[str]:
+    """Say which networks were pooled, with the median of each over all areas, from the layers of the pool."""
+    chosen = [units for units in scores.chosen_units().values() if units.layer]
+    of_each = np.concatenate([units.networks for units in chosen], axis=1) if chosen else None
+    for index, network in enumerate(networks):
+        words = f"network {index + 1}: {network.get('name')}"
+        if of_each is not None:
+            words += f", median {np.nanmedian(of_each[index]):.3f}"
+        yield words
 
 
 def _bold(text: str) -> RenderableType:
@@ -163,15 +229,20 @@ def _bold(text: str) -> RenderableType:
     return Text(text, style="bold")
 
 
-def title_line(scores: Scores) -> str:
-    """Return what was scored: model, recordings, numbers of units and animals, selection.
+def title_line(scores: Scores, what: str | None = None) -> str:
+    """Return what was scored: model, recordings, numbers of units and animals.
 
     Simulated recordings are called so, in capitals.
+
+    Parameters
+    ----------
+    scores
+        Of a model.
+    what
+        Instead of the model's name.
     """
-    return (
-        f"{scores.context.get('model', 'features')} on {_dataset(scores)}: {_size(scores)}, "
-        f"selection {_selection_name(scores.context)}"
-    )
+    model = what or scores.context.get("model", "features")
+    return f"{model} on {_dataset(scores)}: {_size(scores)}"
 
 
 def _dataset(scores: Scores) -> str:
@@ -189,20 +260,19 @@ def _size(scores: Scores) -> str:
     return f"{len(rows)} populations (the units of an animal in an area), {n_animals} animals"
 
 
-def _selection_name(context: Mapping[str, object]) -> str:
-    selection = context.get("selection")
-    if not isinstance(selection, Mapping):
-        return "as given"
-    name = str(selection.get("name", "custom"))
-    if not selection.get("applied", True):
-        return f"{name} ({selection.get('note', 'not applied')})"
-    return f"{name} (not checked against the paper's text)" if name == "paper" else name
-
-
-def selection_lines(selection: SelectionOutcome | None) -> list[str]:
-    """Say how many units the selection kept, and why not the others; nothing if it kept all of them."""
-    if selection is None or selection.n_kept == selection.n_units:
+def selection_lines(selection: SelectionOutcome | None, scores: Scores) -> list[str]:
+    """Say which selection kept how many units, and why not the others."""
+    context = scores.context.get("selection")
+    if not isinstance(context, Mapping):
         return []
+    name = f"selection {context.get('name', 'custom')}"
+    if context.get("name") == "paper":
+        name += " (not checked against the paper's text)"
+    note = str(context.get("note") or "")
+    if note:
+        return [f"{name}: {note}"]
+    if selection is None or selection.n_kept == selection.n_units:
+        return [f"{name}: every unit"]
     causes = []
     for reason, (n_units, n_recordings) in selection.excluded().items():
         words = f"{count_noun(n_units, 'unit')} "
@@ -211,7 +281,7 @@ def selection_lines(selection: SelectionOutcome | None) -> list[str]:
         causes.append(words + selection.words(reason))
     units = f"{selection.n_kept:,} of {count_noun(selection.n_units, 'unit')}"
     animals = f"{selection.n_animals_kept} of {count_noun(selection.n_animals, 'animal')}"
-    return [f"kept {units}, {animals}: {'; '.join(causes)}. All units: --selection none"]
+    return [f"{name} kept {units}, {animals}; left out: {'; '.join(causes)}. All units: --selection none"]
 
 
 #: Hex digits of a digest that are shown; enough to tell protocols apart by eye.
@@ -220,18 +290,12 @@ DIGITS = 12
 _LONGEST = 30
 
 
-def protocol_lines(scores: Scores) -> tuple[str, ...]:
-    """Say by which protocol scores were made.
-
-    Returns
-    -------
-    tuple of str
-        Digest, mapping, image splits, trial halves and correction; what differs from the paper's protocol;
-        seeds.
-    """
+def protocol_line(scores: Scores) -> str:
+    """Say by which protocol scores were made, and what is not as in the paper."""
     settings = scores.settings
-    amount = "all images" if settings.compares_all_images else f"{settings.n_splits} image splits"
+    amount = "all images" if settings.compares_all_images else count_noun(settings.n_splits, "image split")
     by = ", " if settings.compares_all_images else " x "
+    halves = f"{settings.n_halves} trial {'half' if settings.n_halves == 1 else 'halves'}"
     correction = (
         "not corrected for noise"
         if settings.correction == "none"
@@ -239,18 +303,20 @@ def protocol_lines(scores: Scores) -> tuple[str, ...]:
     )
     here, paper = settings.protocol(), DEFAULT_SETTINGS.protocol()
     changed = [
-        f"{name} {shorten(here[name], _LONGEST)} ({shorten(paper[name], _LONGEST)})"
+        f"{name} {shorten(here[name], _LONGEST)} (paper: {shorten(paper[name], _LONGEST)})"
         for name in here
         if here[name] != paper[name]
     ]
+    differs = f"differs from the paper's: {', '.join(changed)}" if changed else "settings as in the paper"
+    return f"{mapping_words(settings)}, {amount}{by}{halves}, {correction}; {differs}"
+
+
+def protocol_details(scores: Scores) -> tuple[str, ...]:
+    """Return the digest of the protocol and the seeds."""
+    settings = scores.settings
     return (
-        f"protocol {scores.digest()[:DIGITS]}: {mapping_words(settings)}, "
-        f"{amount}{by}{settings.n_halves} trial halves, {correction}",
-        f"settings that differ from the paper's (in brackets): {', '.join(changed)}"
-        if changed
-        else "settings as in the paper",
-        f"seeds: splits {settings.split_seed}, halves {settings.halves_seed}, "
-        f"resampling {settings.resampling_seed}",
+        f"protocol {scores.digest()[:DIGITS]}; seeds: splits {settings.split_seed}, halves "
+        f"{settings.halves_seed}, resampling {settings.resampling_seed}",
     )
 
 
@@ -274,16 +340,39 @@ def mapping_words(settings: ScoreSettings) -> str:
 MANY_DROPPED = 0.2
 
 
-def dropped_warning(scores: Scores) -> str:
-    """Return a warning if so many split halves were dropped that medians are too high; else ""."""
+def warning_lines(run: ScoreRun) -> list[str]:
+    """Return what a reader must know before the numbers: many dropped split halves, medians that may be 0."""
+    lines = []
+    shares = {name: dropped_share(scores) for name, scores in run.models.items()}
+    many = {name: share for name, share in shares.items() if share > MANY_DROPPED}
+    several = len(run.models) > 1
+    if many:
+        counts = ", ".join(
+            f"{f'{name} ' if several else ''}{100 * share:.0f} %" for name, share in many.items()
+        )
+        lines.append(
+            f"warning: {counts} of the split halves were dropped, because their noise could not be "
+            "corrected; the others are the luckier ones, and the scores too high. --recipe honest drops none"
+        )
+    unclear = {}
+    for name, scores in run.models.items():
+        row = scores.headline_layers().to_dict("records")[-1]
+        if row["low"] <= 0.0 <= row["high"]:
+            unclear[name] = with_interval(row["median"], row["low"], row["high"])
+    if unclear:
+        values = ", ".join(f"{name} {value}" for name, value in unclear.items())
+        lines.append(
+            f"warning: the interval holds 0, so these data do not show that there is any prediction: {values}"
+        )
+    return lines
+
+
+def dropped_share(scores: Scores) -> float:
+    """Return the share of split halves that were dropped where that makes medians too high; else 0."""
     n_used, n_dropped = _halves(scores)
-    if scores.settings.estimator != "mean-of-corrected" or n_dropped <= MANY_DROPPED * (n_used + n_dropped):
-        return ""
-    return (
-        f"warning: {100 * n_dropped / (n_used + n_dropped):.0f} % of the split halves were dropped, because "
-        "their noise could not be corrected; the others are the luckier ones, and the scores too high. "
-        "--recipe honest drops none"
-    )
+    if scores.settings.estimator != "mean-of-corrected" or not n_dropped:
+        return 0.0
+    return n_dropped / (n_used + n_dropped)
 
 
 def dropped_line(scores: Scores) -> str:
@@ -297,12 +386,12 @@ def dropped_line(scores: Scores) -> str:
         return ""
     counts = {reason: int(scores.columns[column].sum()) for reason, column in DROPPED_COLUMNS.items()}
     causes = ", ".join(
-        f"{REASONS[reason]} {count}"
+        f"{REASONS[reason]} {count:,}"
         for reason, count in sorted(counts.items(), key=lambda item: -item[1])
         if count
     )
     total = n_used + n_dropped
-    share = f"{n_dropped} of {total} ({100 * n_dropped / total:.1f} %: {causes})"
+    share = f"{n_dropped:,} of {total:,} ({100 * n_dropped / total:.1f} %: {causes})"
     if scores.settings.estimator == "corrected-mean":
         return f"halves that alone could not be corrected: {share}; corrected-mean corrects means instead"
     return f"halves dropped: {share}"
@@ -318,7 +407,7 @@ EXTREME = 2.0
 
 
 def result_lines(scores: Scores, *, table2: Table2Comparison | None = None) -> list[str]:
-    """Return the result over all areas, the paper's value, and what has no score and why.
+    """Return the paper's value, what has no score and why, and scores that cannot be correlations.
 
     Parameters
     ----------
@@ -327,28 +416,8 @@ def result_lines(scores: Scores, *, table2: Table2Comparison | None = None) -> l
     table2
         The paper's Table 2 value of this model and what differs from it, or None where the paper has none.
     """
-    lines = [_overall(scores)]
-    if table2 is not None:
-        lines.append(table2.line())
-    skipped = scores.context.get("skipped_areas")
-    if isinstance(skipped, Mapping):
-        lines += [f"skipped {area}: {why}" for area, why in skipped.items()]
-    return [*lines, *filter(None, (_unscored(scores), dropped_line(scores), _extreme(scores)))]
-
-
-def _overall(scores: Scores) -> str:
-    row = scores.headline_layers().to_dict("records")[-1]
-    value = with_interval(row["median"], row["low"], row["high"]) or "none"
-    only = len(scores.layers) == 1
-    layers = "one layer" if only else f"each with its best layer, {CHOICES[scores.settings.layer_choice]}"
-    if is_pooled(scores):
-        counts = f"{row['n_units']} pooled populations"
-    else:
-        units = has_units(scores)
-        over = "animals and units" if units else "animals"
-        interval = f"{percent(scores.settings.confidence)} interval over {over}; " if "[" in value else ""
-        counts = f"{interval}{count_words(row, units=units)}"
-    return f"all areas, {layers}: median {value} ({counts})"
+    quoted = "" if table2 is None else table2.line()
+    return [*filter(None, (quoted, _unscored(scores), dropped_line(scores), _extreme(scores)))]
 
 
 def _unscored(scores: Scores) -> str:
@@ -361,12 +430,12 @@ def _unscored(scores: Scores) -> str:
     for reason, detail in zip(missing["reason"], missing["detail"], strict=True):
         words = detail if reason == UNMAPPED else REASONS[reason]
         counts[words] = counts.get(words, 0) + 1
-    reasons = "; ".join(f"{words}: {count}" for words, count in sorted(counts.items(), key=lambda c: -c[1]))
-    return f"without a score: {len(missing)} of {len(table)} {_pairs(scores)} ({reasons})"
+    reasons = "; ".join(f"{words}: {count:,}" for words, count in sorted(counts.items(), key=lambda c: -c[1]))
+    return f"without a score: {len(missing):,} of {len(table):,} {_pairs(scores)} ({reasons})"
 
 
 def _extreme(scores: Scores) -> str:
-    """Count scores that cannot be correlations: they spoil the s.e.m., but hardly move a median."""
+    """Count scores that cannot be correlations: they hardly move a median."""
     table = scores.table()
     beyond = table[table["score"].abs() > EXTREME]
     if beyond.empty:
@@ -374,8 +443,8 @@ def _extreme(scores: Scores) -> str:
     n_units = len(beyond.drop_duplicates(["area", "specimen", "unit_id"]))
     units = f" (units: {n_units})" if has_units(scores) else ""
     return (
-        f"scores beyond ±{EXTREME:g}: {len(beyond)} of {len(table)} {_pairs(scores)}{units}; "
-        "in some halves a reliability near 0 divides them. The medians hold, the s.e.m. does not"
+        f"scores beyond ±{EXTREME:g}: {len(beyond):,} of {len(table):,} {_pairs(scores)}{units}; "
+        "in some halves a reliability near 0 divides them. Medians hold, means would not"
     )
 
 

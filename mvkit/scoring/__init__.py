@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mvkit.scoring.extrapolation import extrapolate_ceiling
     from mvkit.scoring.pls import pls_predict
     from mvkit.scoring.reliability import response_reliability, split_half_reliability
-    from mvkit.scoring.results import Scores, read_scores, save_scores
+    from mvkit.scoring.results import Scores, pool_networks, read_models, read_scores, save_scores
     from mvkit.scoring.run import score_features
     from mvkit.scoring.settings import ScoreSettings, resolve_settings
 
@@ -31,6 +31,8 @@ _HOMES = {
     "fraction_of_ceiling": "mvkit.scoring.comparison",
     "measure_ceiling": "mvkit.scoring.ceilings",
     "pls_predict": "mvkit.scoring.pls",
+    "pool_networks": "mvkit.scoring.results",
+    "read_models": "mvkit.scoring.results",
     "read_scores": "mvkit.scoring.results",
     "resolve_settings": "mvkit.scoring.settings",
     "response_reliability": "mvkit.scoring.reliability",
@@ -47,6 +49,8 @@ __all__ = [
     "fraction_of_ceiling",
     "measure_ceiling",
     "pls_predict",
+    "pool_networks",
+    "read_models",
     "read_scores",
     "resolve_settings",
     "response_reliability",

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 FAMILY = "all pairs of models within one area; the row of all areas is a family of its own"
 NO_CEILING = "the median ceiling of these units is not above zero"
 _ABSENT = "(absent)"
+_ONE_NETWORK: NDArray[np.float64] = np.empty(0)
 _LONGEST = 40
 _LEAST_P = 0.001
 
@@ -210,7 +211,14 @@ def _pairs_of_area(
     for first, second in combinations(units, 2):
         paired = pair_units((units[first], units[second]), areas)
         differences = paired.columns[0] - paired.columns[1]
-        interval = median_interval(differences, paired.specimen, settings, areas=paired.area, draws=draws)
+        interval = median_interval(
+            differences,
+            paired.specimen,
+            settings,
+            areas=paired.area,
+            draws=draws,
+            networks=[group[:, 0] - group[:, 1] for group in paired.networks],
+        )
         centre = float(np.median(differences)) if differences.size else math.nan
         reason = interval.reason
         if reason == NO_UNITS:
@@ -318,7 +326,9 @@ def _fraction(units: PairedUnits, settings: ScoreSettings, why: str) -> dict[str
     medians = np.median(units.columns, axis=1)
     if not medians[1] > 0.0:
         return {**nothing, "reason": NO_CEILING}
-    interval = statistic_interval(units.columns, units.specimen, RATIO, settings, areas=units.area)
+    interval = statistic_interval(
+        units.columns, units.specimen, RATIO, settings, areas=units.area, networks=units.networks
+    )
     fraction = float(medians[0] / medians[1])
     return {
         "fraction": fraction,
@@ -352,12 +362,16 @@ class PairedUnits:
         int64 (n_units,): index among the requested areas.
     n_left_out
         Units that are in some result but without a score in at least one of them.
+    networks
+        For each result of pooled networks float64 (n_networks, n_results, n_units): by how much each network
+        differs from the result, 0 in the other results.
     """
 
     columns: NDArray[np.float64]
     specimen: NDArray[np.int64]
     area: NDArray[np.int64]
     n_left_out: int
+    networks: tuple[NDArray[np.float64], ...] = ()
 
 
 def pair_units(results: Sequence[Mapping[str, ChosenUnits]], areas: Sequence[str]) -> PairedUnits:
@@ -370,23 +384,34 @@ def pair_units(results: Sequence[Mapping[str, ChosenUnits]], areas: Sequence[str
     """
     tables = [_scores_by_unit(result, areas) for result in results]
     everything = dict.fromkeys(unit for table in tables for unit in table)
-    units = [unit for unit in everything if all(not np.isnan(table.get(unit, np.nan)) for table in tables)]
-    columns = np.array([[table[unit] for unit in units] for table in tables], dtype=np.float64)
+    units = [
+        unit for unit in everything if all(unit in table and not np.isnan(table[unit][0]) for table in tables)
+    ]
+    columns = np.array([[table[unit][0] for unit in units] for table in tables], dtype=np.float64)
+    columns = columns.reshape(len(tables), -1)
     specimen = np.array([specimen for _, specimen, _ in units], dtype=np.int64)
     area = np.array([areas.index(name) for name, _, _ in units], dtype=np.int64)
-    return PairedUnits(columns.reshape(len(tables), -1), specimen, area, len(everything) - len(units))
+    networks = []
+    for index, (table, result) in enumerate(zip(tables, results, strict=True)):
+        n_networks = max((len(of_area.networks) for of_area in result.values()), default=0)
+        if n_networks and units:
+            deviations = np.zeros((n_networks, *columns.shape))
+            deviations[:, index] = np.stack([table[unit][1] for unit in units], axis=1) - columns[index]
+            networks.append(deviations)
+    return PairedUnits(columns, specimen, area, len(everything) - len(units), tuple(networks))
 
 
 def _scores_by_unit(
     result: Mapping[str, ChosenUnits], areas: Sequence[str]
-) -> dict[tuple[str, int, int], float]:
-    table: dict[tuple[str, int, int], float] = {}
+) -> dict[tuple[str, int, int], tuple[float, NDArray[np.float64]]]:
+    """Return (area, specimen, unit) -> score, and those of each of pooled networks."""
+    table: dict[tuple[str, int, int], tuple[float, NDArray[np.float64]]] = {}
     for area in areas:
         if area not in result:
             continue
         units = result[area]
-        for specimen, unit, score in zip(
-            units.specimen.tolist(), units.unit_id.tolist(), units.score.tolist(), strict=True
+        for position, (specimen, unit, score) in enumerate(
+            zip(units.specimen.tolist(), units.unit_id.tolist(), units.score.tolist(), strict=True)
         ):
             key = (area, specimen, unit)
             if key in table:
@@ -394,7 +419,7 @@ def _scores_by_unit(
                     f"area {area}, specimen {specimen}: unit {unit} is there twice; "
                     "units cannot be matched between results"
                 )
-            table[key] = score
+            table[key] = score, units.networks[:, position] if len(units.networks) else _ONE_NETWORK
     return table
 
 

@@ -1,14 +1,16 @@
 """Confidence intervals of medians over animals and their units.
 
 A hierarchical bootstrap draws animals with replacement, then units of each drawn animal with replacement.
-:func:`median_interval` turns its percentiles into an interval.
+:func:`median_interval` turns its percentiles into an interval. Where several networks (training runs that
+differ in their seed) are pooled as one model, networks are drawn with replacement too, and their variance is
+part of the interval: animals and networks are crossed random effects.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +22,12 @@ from mvkit.scoring.settings import ScoreSettings
 #: Named in every file of results.
 METHOD = (
     "hierarchical bootstrap (animals, then units) of the median, percentiles, scaled to the width "
-    "2 t(n_animals - 1) s.e., s.e. from random effects of animals"
+    "2 t(n_animals - 1) s.e., s.e. from random effects of animals; pooled networks are drawn, too, and the "
+    "variance of their medians is added; none for fewer than three animals"
 )
 NO_UNITS = "no unit with a score"
-ONE_ANIMAL = "one animal only: nothing is known of the variation between animals"
+#: With two animals Student's t has one degree of freedom: their interval would be 13 standard errors wide.
+MIN_ANIMALS = 3
 #: Share of the values nearest to a median from which the density there is estimated.
 _CENTRAL_SHARE = 0.4
 #: tau^2 / (tau^2 + typical sigma^2 / n_a), evenly over what it can be.
@@ -51,6 +55,8 @@ class Interval:
         Units without NaN, and their animals.
     reason
         Why there is no interval, or "".
+    freedom
+        Degrees of freedom of Student's t; NaN without an interval.
     """
 
     low: float
@@ -58,6 +64,7 @@ class Interval:
     n_units: int
     n_animals: int
     reason: str
+    freedom: float = field(default=math.nan, compare=False)
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,7 @@ def median_interval(
     *,
     areas: NDArray[np.generic] | None = None,
     draws: Draws | None = None,
+    networks: Sequence[NDArray[np.float64]] = (),
 ) -> Interval:
     """Confidence interval of the median over units, for animals and units other than those recorded.
 
@@ -111,13 +119,25 @@ def median_interval(
         differences between animals, see :func:`subtract_area_levels`.
     draws
         To share among several intervals; None draws anew. The result is the same.
+    networks
+        Where values are means over several networks: float64 (n_networks, n_units), by how much each network
+        differs from the mean; several such where groups of networks are compared.
 
     Returns
     -------
     Interval
-        NaN with a reason where there are no two animals with a score.
+        NaN with a reason where fewer than :data:`MIN_ANIMALS` animals have a score.
+
+    Notes
+    -----
+    With networks, ``s^2`` is the sum of the squared :func:`standard_error` over animals, of the means over
+    networks, and for each group of K networks of the variance of their K medians over K (both with their
+    noise: what an animal and a network have in common counts in both). ``t`` has the degrees of freedom of
+    Welch and Satterthwaite, from n_animals - 1 and K - 1: two or three networks give wide intervals.
     """
-    return statistic_interval(np.asarray(values)[None], animals, MEDIAN, settings, areas=areas, draws=draws)
+    groups = [deviations[:, None] for deviations in networks]
+    columns = np.asarray(values)[None]
+    return statistic_interval(columns, animals, MEDIAN, settings, areas=areas, draws=draws, networks=groups)
 
 
 def statistic_interval(
@@ -128,6 +148,7 @@ def statistic_interval(
     *,
     areas: NDArray[np.generic] | None = None,
     draws: Draws | None = None,
+    networks: Sequence[NDArray[np.float64]] = (),
 ) -> Interval:
     """Confidence interval of a function of medians, as :func:`median_interval`, on shared draws.
 
@@ -141,13 +162,15 @@ def statistic_interval(
         What is to be bounded.
     settings, areas, draws
         As in :func:`median_interval`.
+    networks
+        As there, float64 (n_networks, n_columns, n_units) each.
     """
     values = np.asarray(columns, dtype=np.float64)
     order, sizes = animal_order(values, animals)
     valid = np.ascontiguousarray(values[:, order])
     numbers = int(valid.shape[1]), len(sizes)
-    if len(sizes) < 2:
-        return Interval(math.nan, math.nan, *numbers, ONE_ANIMAL if len(sizes) else NO_UNITS)
+    if len(sizes) < MIN_ANIMALS:
+        return Interval(math.nan, math.nan, *numbers, few_animals(len(sizes)) if len(sizes) else NO_UNITS)
     medians = np.median(valid, axis=1)
     centre = float(statistic.of_medians(medians))
     levelled = valid
@@ -156,17 +179,68 @@ def statistic_interval(
         levelled = subtract_area_levels(valid, np.repeat(np.arange(len(sizes)), sizes), area)
     error = standard_error(levelled, sizes, statistic.gradient(medians))
     counts = (draws or Draws(settings)).counts(sizes)
-    resampled = statistic.of_medians(medians_of_counts(valid, counts))
     tail = 0.5 * (1.0 - settings.confidence)
+    if networks:
+        deviations = [group[:, :, order] for group in networks]
+        resampled = statistic.of_medians(_medians_of_networks(valid, deviations, counts, settings))
+        error, freedom = _with_networks(valid, deviations, statistic, error, len(sizes))
+    else:
+        resampled = statistic.of_medians(medians_of_counts(valid, counts))
+        freedom = float(len(sizes) - 1)
     below, above = np.quantile(resampled, [tail, 1.0 - tail]) - centre
     # The centre lies within the percentiles save by an accident of many ties.
     below, above = min(float(below), 0.0), max(float(above), 0.0)
-    width = 2.0 * student_quantile(1.0 - tail, len(sizes)) * error
+    width = 2.0 * student_quantile(1.0 - tail, freedom) * error
     if above > below:
         below, above = below * width / (above - below), above * width / (above - below)
     else:
         below, above = -0.5 * width, 0.5 * width
-    return Interval(centre + below, centre + above, *numbers, "")
+    return Interval(centre + below, centre + above, *numbers, "", freedom)
+
+
+def few_animals(n_animals: int) -> str:
+    """Say that so few animals have no interval: ``2 animals: no interval``."""
+    return f"{n_animals} animal{'' if n_animals == 1 else 's'}: no interval"
+
+
+def _with_networks(
+    columns: NDArray[np.float64],
+    networks: Sequence[NDArray[np.float64]],
+    statistic: Statistic,
+    error: float,
+    n_animals: int,
+) -> tuple[float, float]:
+    """Add the variance of networks to a standard error over animals; also return degrees of freedom."""
+    terms = [(error**2, n_animals - 1)]
+    for group in networks:
+        values = statistic.of_medians(np.median(columns + group, axis=2).T)
+        terms.append((float(values.var(ddof=1)) / len(group), len(group) - 1))
+    variance = sum(term for term, _ in terms)
+    uncertainty = sum(term**2 / freedom for term, freedom in terms)
+    return math.sqrt(variance), variance**2 / uncertainty if uncertainty > 0.0 else float(n_animals - 1)
+
+
+def _medians_of_networks(
+    columns: NDArray[np.float64],
+    networks: Sequence[NDArray[np.float64]],
+    counts: NDArray[np.int32],
+    settings: ScoreSettings,
+) -> NDArray[np.float64]:
+    """Medians of resamples for which networks of each group are drawn with replacement, too."""
+    random = np.random.RandomState(settings.resampling_seed)
+    sizes = [len(group) for group in networks]
+    picks = np.concatenate(
+        [np.sort(random.randint(0, size, (len(counts), size)), axis=1) for size in sizes], axis=1
+    )
+    distinct, which = np.unique(picks, axis=0, return_inverse=True)
+    medians = np.empty((len(columns), len(counts)))
+    for index, drawn in enumerate(distinct):
+        chosen = which.ravel() == index
+        values = columns.copy()
+        for group, part in zip(networks, np.split(drawn, np.cumsum(sizes)[:-1]), strict=True):
+            values += group[part].mean(axis=0)
+        medians[:, chosen] = medians_of_counts(values, counts[chosen])
+    return medians
 
 
 def describe_median(
@@ -177,6 +251,7 @@ def describe_median(
     areas: NDArray[np.generic] | None = None,
     draws: Draws | None = None,
     reason: str = "",
+    networks: Sequence[NDArray[np.float64]] = (),
 ) -> dict[str, float | int | str]:
     """Describe the scores of units.
 
@@ -188,7 +263,7 @@ def describe_median(
         int64 (n_units,).
     settings
         Those of intervals.
-    areas, draws
+    areas, draws, networks
         As in :func:`median_interval`.
     reason
         Why there are no scores, or "".
@@ -201,7 +276,7 @@ def describe_median(
         ``n_animals`` with a score, ``n_nan`` units without; ``reason`` for bounds that are NaN, or "".
     """
     valid = scores[~np.isnan(scores)]
-    interval = median_interval(scores, specimens, settings, areas=areas, draws=draws)
+    interval = median_interval(scores, specimens, settings, areas=areas, draws=draws, networks=networks)
     return {
         "median": float(np.median(valid)) if valid.size else math.nan,
         "sem": float(valid.std(ddof=1) / math.sqrt(valid.size)) if valid.size > 1 else math.nan,
@@ -217,7 +292,7 @@ def describe_median(
 def p_value(centre: float, interval: Interval, settings: ScoreSettings) -> float:
     """Two-sided p value of "the true value is 0", such that p < 1 - confidence where 0 lies outside.
 
-    Student's t with ``n_animals - 1`` degrees of freedom, of the distance to 0 in standard errors, these
+    Student's t with the interval's degrees of freedom, of the distance to 0 in standard errors, these
     taken from the side of the interval that faces 0. NaN where there is no interval.
     """
     from scipy.special import stdtr
@@ -229,16 +304,16 @@ def p_value(centre: float, interval: Interval, settings: ScoreSettings) -> float
     side = centre - interval.low if centre > 0.0 else interval.high - centre
     if side <= 0.0:
         return 0.0
-    quantile = student_quantile(0.5 + 0.5 * settings.confidence, interval.n_animals)
-    return float(2.0 * stdtr(interval.n_animals - 1, -abs(centre) / side * quantile))
+    quantile = student_quantile(0.5 + 0.5 * settings.confidence, interval.freedom)
+    return float(2.0 * stdtr(interval.freedom, -abs(centre) / side * quantile))
 
 
-def student_quantile(share: float, n_animals: int) -> float:
-    """Quantile of Student's t with ``n_animals - 1`` degrees of freedom."""
+def student_quantile(share: float, freedom: float) -> float:
+    """Quantile of Student's t with so many degrees of freedom."""
     # Not scipy.stats, which takes a second to import.
     from scipy.special import stdtrit
 
-    return float(stdtrit(n_animals - 1, share))
+    return float(stdtrit(freedom, share))
 
 
 def standard_error(

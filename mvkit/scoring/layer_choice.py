@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -37,6 +37,9 @@ class UnitGrid:
     by_fold
         float64 (2, n_layers, n_units): from the even splits of the images alone, and from the odd ones;
         empty where there are none.
+    networks
+        float64 (n_networks, 1 or 3, n_layers, n_units): of pooled networks the scores of each, and those by
+        fold; empty for one network.
     """
 
     layers: Sequence[str]
@@ -44,6 +47,7 @@ class UnitGrid:
     unit_id: NDArray[np.int64]
     score: NDArray[np.float64]
     by_fold: NDArray[np.float64]
+    networks: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0, 0, 0)))
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,9 @@ class ChosenUnits:
         float64 (n_units,), NaN = no score.
     reason
         Why no layer could be chosen, or "".
+    networks
+        float64 (n_networks, n_units): of pooled networks the scores of each, from the same layer; empty for
+        one network.
     """
 
     layer: str
@@ -67,6 +74,12 @@ class ChosenUnits:
     unit_id: NDArray[np.int64]
     score: NDArray[np.float64]
     reason: str = ""
+    networks: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
+
+    @property
+    def deviations(self) -> tuple[NDArray[np.float64], ...]:
+        """By how much each of pooled networks differs from their mean, as intervals take it; () for one."""
+        return (self.networks - self.score,) if len(self.networks) else ()
 
 
 def unit_grid(
@@ -74,6 +87,7 @@ def unit_grid(
     by_fold: NDArray[np.float64],
     layers: Sequence[str],
     area: str,
+    networks: NDArray[np.float64] | None = None,
 ) -> UnitGrid:
     """Arrange the rows of one area as layers x units.
 
@@ -85,6 +99,8 @@ def unit_grid(
         float64 (2, n_rows), or empty.
     layers, area
         What to arrange.
+    networks
+        float64 (n_networks, 1 or 3, n_rows) of pooled networks, or empty.
 
     Raises
     ------
@@ -106,6 +122,7 @@ def unit_grid(
         unit_id[rows[0]],
         columns["score"].astype(np.float64)[grid],
         by_fold[:, grid] if has_folds else np.empty((0, *grid.shape)),
+        networks[:, :, grid] if networks is not None and len(networks) else np.empty((0, 0, *grid.shape)),
     )
 
 
@@ -135,19 +152,40 @@ def choose_layer(grid: UnitGrid, choice: str) -> ChosenUnits:
         best = highest_median(grid.score)
         if best is None:
             return _no_choice(grid, NO_SCORES)
-        return ChosenUnits(grid.layers[best], grid.specimen, grid.unit_id, grid.score[best])
+        return ChosenUnits(
+            grid.layers[best],
+            grid.specimen,
+            grid.unit_id,
+            grid.score[best],
+            networks=_of_networks(grid, lambda network: network[0, best]),
+        )
     if len(grid.by_fold) < 2:
         return _no_choice(grid, ONE_SPLIT)
     picks = [highest_median(fold) for fold in grid.by_fold]
-    held_out = [
-        grid.by_fold[1 - index][pick] if pick is not None else np.full(grid.score.shape[1], np.nan)
-        for index, pick in enumerate(picks)
-    ]
+
+    def held_out(by_fold: NDArray[np.float64]) -> NDArray[np.float64]:
+        parts = [
+            by_fold[1 - index][pick] if pick is not None else np.full(grid.score.shape[1], np.nan)
+            for index, pick in enumerate(picks)
+        ]
+        return mean_ignoring_nan(np.stack(parts), axis=0)
+
     names = list(dict.fromkeys(grid.layers[pick] for pick in picks if pick is not None))
     if not names:
         return _no_choice(grid, NO_SCORES)
-    scores = mean_ignoring_nan(np.stack(held_out), axis=0)
-    return ChosenUnits(OR.join(names), grid.specimen, grid.unit_id, scores)
+    return ChosenUnits(
+        OR.join(names),
+        grid.specimen,
+        grid.unit_id,
+        held_out(grid.by_fold),
+        networks=_of_networks(grid, lambda network: held_out(network[1:])),
+    )
+
+
+def _of_networks(
+    grid: UnitGrid, choose: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+) -> NDArray[np.float64]:
+    return np.array([choose(network) for network in grid.networks]).reshape(-1, len(grid.specimen))
 
 
 def highest_median(scores: NDArray[np.float64]) -> int | None:

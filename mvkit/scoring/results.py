@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mvkit.errors import DataError
+from mvkit.errors import DataError, UsageError
 from mvkit.files import digest_of, plain, replacing, write_text
 from mvkit.scoring.intervals import METHOD, Draws, describe_median
 from mvkit.scoring.layer_choice import HELD_OUT, PAPER, ChosenUnits, choose_layer, unit_grid
@@ -28,16 +29,25 @@ BEST_PER_AREA = "(best layer of each area)"
 #: ``unit_id`` of the row of a whole population (RSA, CKA).
 POPULATION = -1
 
-#: Columns of every table that is written -> key of the context.
-SOURCE_COLUMNS = {"model": "model", "weights": "weights_source", "dataset": "dataset"}
+#: Columns of every table that is written.
+SOURCE_COLUMNS = ("model", "weights", "dataset")
+#: Columns of scores from the even splits of the images alone, and from the odd ones.
+FOLD_COLUMNS = ("score_even_splits", "score_odd_splits")
 
 UNITS_CSV = "scores.csv"
 UNITS_PARQUET = "scores.parquet"
-FOLDS_PARQUET = "folds.parquet"
+NETWORKS_PARQUET = "networks.parquet"
 SUMMARY_CSV = "summary.csv"
 BEST_CSV = "best_layers.csv"
-HELD_OUT_CSV = "held_out_layers.csv"
 SUMMARY_JSON = "summary.json"
+
+#: Version of the JSON documents; raised when a key changes its meaning or goes.
+SCHEMA_VERSION = 1
+
+#: Keys of a context that belong to the model; the others are of the run.
+_OF_MODEL = ("model", "weights_source", "weights_id", "preprocessing", "network", "networks")
+#: Keys of a context that are part of the protocol.
+_OF_PROTOCOL = ("dataset", "selection", "responses_sha256")
 
 
 @dataclass(frozen=True)
@@ -71,6 +81,9 @@ class Scores:
     by_fold
         float64 (2, number of rows): the score from the even splits of the images alone, and from the odd
         ones, between which :meth:`held_out_layers` chooses; no rows where there is one split only.
+    networks
+        float64 (n_networks, 1 or 3, number of rows): of several networks pooled as one model
+        (:func:`pool_networks`) the scores of each, and those of ``by_fold``; empty for one network.
     """
 
     columns: Mapping[str, Column]
@@ -79,6 +92,7 @@ class Scores:
     settings: ScoreSettings
     context: Mapping[str, object]
     by_fold: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
+    networks: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0, 0)))
 
     def protocol(self) -> dict[str, Any]:
         """Return what two results must share to be comparable, as plain JSON values.
@@ -161,31 +175,26 @@ class Scores:
         """
         name = self.settings.layer_choice if choice is None else choice
         return {
-            area: choose_layer(unit_grid(self.columns, self.by_fold, self.layers, area), name)
+            area: choose_layer(unit_grid(self.columns, self.by_fold, self.layers, area, self.networks), name)
             for area in self.areas
         }
 
+    def in_areas(self, areas: Sequence[str]) -> Scores:
+        """Return the scores in some of the areas; :meth:`protocol` stays that of all of them."""
+        if tuple(areas) == self.areas:
+            return self
+        chosen = np.isin(self.columns["area"].astype(str), list(areas))
+        return replace(
+            self,
+            columns={name: column[chosen] for name, column in self.columns.items()},
+            areas=tuple(areas),
+            by_fold=self.by_fold[:, chosen] if self.by_fold.size else self.by_fold,
+            networks=self.networks[:, :, chosen] if len(self.networks) else self.networks,
+        )
+
     def to_json(self) -> dict[str, Any]:
-        """Return settings, protocol, context, summary and both choices as plain JSON values (NaN: None)."""
-        settings = self.settings
-        return {
-            "settings": settings.model_dump(mode="json"),
-            "protocol": self.protocol(),
-            "digest": self.digest(),
-            "context": {name: plain(value) for name, value in self.context.items()},
-            "layers": list(self.layers),
-            "areas": list(self.areas),
-            "layer_choice": settings.layer_choice,
-            "intervals": {
-                "method": METHOD,
-                "confidence": settings.confidence,
-                "n_resamples": settings.n_resamples,
-                "seed": settings.resampling_seed,
-            },
-            "best_layers": records(self._best_layers),
-            "held_out_layers": records(self._held_out_layers),
-            "summary": records(self._summary),
-        }
+        """Return protocol, context and tables as plain JSON values, see :func:`results_document`."""
+        return results_document({str(self.context.get("model", "")): self})
 
     # Intervals take a while; each table is made when it is first asked for, and once.
     @cached_property
@@ -201,7 +210,10 @@ class Scores:
                 scores = self.columns["score"][chosen].astype(np.float64)
                 specimens = self.columns["specimen"][chosen].astype(np.int64)
                 areas = self.columns["area"][chosen] if area == ALL_AREAS else None
-                row = describe_median(scores, specimens, self.settings, areas=areas, draws=draws)
+                of_networks = [self.networks[:, 0, chosen] - scores] if len(self.networks) else []
+                row = describe_median(
+                    scores, specimens, self.settings, areas=areas, draws=draws, networks=of_networks
+                )
                 rows.append({"layer": layer, "area": area, **row})
         return pd.DataFrame(rows)
 
@@ -219,7 +231,13 @@ class Scores:
         areas = self.chosen_units(choice)
         rows = []
         for area, units in areas.items():
-            row = describe_median(units.score, units.specimen, self.settings, reason=units.reason)
+            row = describe_median(
+                units.score,
+                units.specimen,
+                self.settings,
+                reason=units.reason,
+                networks=units.deviations,
+            )
             rows.append({"area": area, "layer": units.layer, "choice": choice, **row})
         # An area without a layer has no part in the row of all areas.
         chosen = {area: units for area, units in areas.items() if units.layer}
@@ -227,9 +245,80 @@ class Scores:
         specimens = np.concatenate([np.empty(0, np.int64), *(units.specimen for units in chosen.values())])
         area_of = np.repeat(np.arange(len(chosen)), [len(units.score) for units in chosen.values()])
         reason = "" if chosen else next((units.reason for units in areas.values()), "")
-        row = describe_median(scores, specimens, self.settings, areas=area_of, reason=reason)
+        deviations = [units.deviations for units in chosen.values() if units.deviations]
+        networks = [np.concatenate([part[0] for part in deviations], axis=1)] if deviations else []
+        row = describe_median(
+            scores, specimens, self.settings, areas=area_of, reason=reason, networks=networks
+        )
         rows.append({"area": ALL_AREAS, "layer": BEST_PER_AREA, "choice": choice, **row})
         return pd.DataFrame(rows)
+
+
+def pool_networks(models: Mapping[str, Scores], name: str) -> Scores:
+    """Pool several networks, such as training runs that differ in their seed, as one model.
+
+    A unit's score is the mean over networks, NaN where any of them has none. One layer is chosen for an area
+    for all networks, by these means. Intervals, tests and fractions of the ceiling then treat the networks,
+    too, as a sample: they are about networks trained like these, see
+    :func:`mvkit.scoring.intervals.median_interval`.
+
+    Parameters
+    ----------
+    models
+        Name of a network -> its scores, of the same layers, units and protocol; at least two.
+    name
+        Name of the pooled model.
+
+    Raises
+    ------
+    UsageError
+        If there are fewer than two, or they differ in layers, units or protocol.
+    """
+    first_name, first = next(iter(models.items()))
+    if len(models) < 2:
+        raise UsageError(f"pooling as '{name}' needs two networks or more, got {first_name} alone")
+    keys = ("layer", "area", "specimen", "unit_id")
+    for other_name, other in models.items():
+        if other.layers != first.layers:
+            raise UsageError(
+                f"{first_name} and {other_name} cannot be pooled: their layers differ "
+                f"({', '.join(first.layers)} and {', '.join(other.layers)})"
+            )
+        if other.digest() != first.digest() or not all(
+            np.array_equal(other.columns[key], first.columns[key]) for key in keys
+        ):
+            raise UsageError(f"{first_name} and {other_name} cannot be pooled: other units or protocol")
+    columns: dict[str, Column] = {}
+    for key, values in first.columns.items():
+        stack = np.stack([scores.columns[key] for scores in models.values()])
+        if key in keys:
+            columns[key] = values
+        elif stack.dtype.kind == "f":
+            columns[key] = stack.mean(axis=0)
+        elif stack.dtype.kind in "iu":
+            columns[key] = stack.sum(axis=0)
+        else:
+            columns[key] = np.array(
+                [next((one for one in row if one), "") for row in stack.T.tolist()], dtype=object
+            )
+    networks = np.stack([np.stack([s.columns["score"], *s.by_fold]) for s in models.values()])
+    shared = {key: value for key, value in first.context.items() if key not in _OF_MODEL}
+    sources = {label: str(scores.context.get("weights_source", "")) for label, scores in models.items()}
+    return Scores(
+        columns,
+        first.layers,
+        first.areas,
+        first.settings,
+        {
+            **shared,
+            "model": name,
+            "weights_source": f"{len(models)} networks: {', '.join(models)}",
+            "preprocessing": first.context.get("preprocessing"),
+            "networks": [{"name": label, "weights": source} for label, source in sources.items()],
+        },
+        networks[:, 1:].mean(axis=0) if networks.shape[1] > 1 else np.empty((0, 0)),
+        networks.astype(np.float64),
+    )
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -239,102 +328,289 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
-def save_scores(scores: Scores, out_dir: Path, also: Mapping[str, object] | None = None) -> list[Path]:
-    """Write scores to a directory, each file whole or not at all.
-
-    ``scores.csv`` and ``scores.parquet`` hold one row per unit, ``folds.parquet`` the same rows' scores from
-    even and from odd image splits, ``summary.csv`` layers x areas, ``best_layers.csv`` and
-    ``held_out_layers.csv`` the layer per area by either choice, ``summary.json`` settings, protocol and its
-    digest, seeds, versions and all three tables. Every table starts with the columns ``model``, ``weights``
-    (where they come from) and ``dataset``. ``summary.json`` is written last, so that its presence means
-    the others are complete.
+def results_document(
+    models: Mapping[str, Scores],
+    *,
+    tables: bool = True,
+    also: Mapping[str, Mapping[str, object]] | None = None,
+) -> dict[str, Any]:
+    """Return results of one protocol as plain JSON values (NaN: None).
 
     Parameters
     ----------
-    scores
-        The scores.
+    models
+        Name of a model -> its scores, at least one.
+    tables
+        Whether to give the tables ``summary`` and ``best_layers`` (both choices) of each model.
+    also
+        Name of a model -> further entries for it.
+
+    Returns
+    -------
+    dict
+        ``schema_version``; ``digest`` and ``protocol`` (all that the numbers depend on besides the model,
+        with dataset, selection and the digest of the responses); ``reporting`` (settings that they do not
+        depend on: choice of layers, intervals, ceiling); ``intervals`` (how they are made, in words);
+        ``areas``; ``context`` (versions, origin of the dataset, areas that were skipped); ``models``: a list
+        with ``name``, ``weights``, ``layers``, ``context`` (preprocessing, fingerprint of the weights) and
+        the tables.
+    """
+    first = next(iter(models.values()))
+    protocol = first.protocol()
+    shared = {
+        name: value
+        for name, value in first.context.items()
+        if name not in (*_OF_MODEL, *_OF_PROTOCOL)
+        and all(plain(other.context.get(name)) == plain(value) for other in models.values())
+    }
+    entries = []
+    for name, scores in models.items():
+        own = {
+            key: plain(value)
+            for key, value in scores.context.items()
+            if key not in shared and key not in _OF_PROTOCOL
+        }
+        entry = {
+            "name": name,
+            "weights": str(scores.context.get("weights_source", "")),
+            "layers": list(scores.layers),
+            "context": own,
+            **(also or {}).get(name, {}),
+        }
+        if tables:
+            entry["summary"] = records(scores.summary())
+            entry["best_layers"] = records(both_choices(scores))
+        entries.append(entry)
+    settings = first.settings.model_dump(mode="json")
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "digest": first.digest(),
+        "protocol": protocol,
+        "reporting": {name: value for name, value in settings.items() if name not in protocol},
+        "intervals": METHOD,
+        "areas": list(first.areas),
+        "context": plain(shared),
+        "models": entries,
+    }
+
+
+def both_choices(scores: Scores) -> pd.DataFrame:
+    """Return :meth:`Scores.best_layers` and :meth:`Scores.held_out_layers` in one table."""
+    import pandas as pd
+
+    return pd.concat([scores.best_layers(), scores.held_out_layers()], ignore_index=True)
+
+
+def save_scores(scores: Scores, out_dir: Path) -> list[Path]:
+    """Write the scores of one model to a folder, see :func:`save_models`."""
+    return save_models({str(scores.context.get("model", "")): scores}, out_dir)
+
+
+def save_models(
+    models: Mapping[str, Scores],
+    out_dir: Path,
+    *,
+    document: Mapping[str, object] | None = None,
+    layers_chosen: bool = True,
+) -> list[Path]:
+    """Write the scores of models of one protocol to a folder, each file whole or not at all.
+
+    Every table holds all models and starts with the columns ``model``, ``weights`` (where they come from) and
+    ``dataset``: ``scores.csv`` and ``scores.parquet`` one row per layer, area, specimen and unit,
+    ``summary.csv`` layers x areas, ``best_layers.csv`` the layer per area by either choice,
+    ``networks.parquet`` the scores of each of several networks that were pooled as one model, if there are
+    any. ``summary.json`` is :func:`results_document` without tables. It is written last, so that its presence
+    means the others are complete. All columns: :data:`mvkit.report.columns.TABLES`.
+
+    Parameters
+    ----------
+    models
+        Name of a model -> its scores.
     out_dir
         Folder, made if it does not exist.
-    also
-        Further entries of ``summary.json``, as plain JSON values.
+    document
+        Contents of ``summary.json``, if there is more to say.
+    layers_chosen
+        Whether to write ``best_layers.csv``; a ceiling has no layers to choose from.
 
     Returns
     -------
     list of Path
         The files written.
     """
-    table = scores.table()
-    frames: dict[str, pd.DataFrame] = {
-        UNITS_CSV: table,
-        SUMMARY_CSV: scores.summary(),
-        BEST_CSV: scores.best_layers(),
-        HELD_OUT_CSV: scores.held_out_layers(),
-    }
+    units = _stack(models, _unit_table)
+    frames = {UNITS_CSV: units, SUMMARY_CSV: _stack(models, Scores.summary)}
+    if layers_chosen:
+        frames[BEST_CSV] = _stack(models, both_choices)
     for name, frame in frames.items():
         with replacing(out_dir / name) as temporary:
-            with_source(frame, scores.context).to_csv(temporary, index=False)
-    for name, frame in {UNITS_PARQUET: table, FOLDS_PARQUET: _by_fold(scores)}.items():
+            frame.to_csv(temporary, index=False)
+    parquets = {UNITS_PARQUET: units}
+    pooled = {name: scores for name, scores in models.items() if len(scores.networks)}
+    if pooled:
+        parquets[NETWORKS_PARQUET] = _stack(pooled, _network_table)
+    for name, frame in parquets.items():
         # Opened here: pyarrow cannot open a folder whose name is no UTF-8.
         with replacing(out_dir / name) as temporary, temporary.open("wb") as file:
-            with_source(frame, scores.context).to_parquet(file, index=False)
-    summary = {**scores.to_json(), **(also or {})}
-    write_text(out_dir / SUMMARY_JSON, json.dumps(summary, indent=2, allow_nan=False) + "\n")
-    return [out_dir / name for name in (*frames, UNITS_PARQUET, FOLDS_PARQUET, SUMMARY_JSON)]
+            frame.to_parquet(file, index=False)
+    content = results_document(models, tables=False) if document is None else document
+    write_text(out_dir / SUMMARY_JSON, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    return [out_dir / name for name in (*frames, *parquets, SUMMARY_JSON)]
 
 
-def with_source(frame: pd.DataFrame, context: Mapping[str, object]) -> pd.DataFrame:
-    """Return a table with columns ``model``, ``weights`` and ``dataset`` in front; "" of what is not known.
-
-    ``model`` is the name in all results (with the seed of random weights), ``weights`` where they come from.
-    """
-    values = {column: str(context.get(key, "")) for column, key in SOURCE_COLUMNS.items()}
+def with_source(frame: pd.DataFrame, model: str, context: Mapping[str, object]) -> pd.DataFrame:
+    """Return a table with columns ``model``, ``weights`` and ``dataset`` in front; "" = not known."""
+    values = {
+        "model": model,
+        "weights": str(context.get("weights_source", "")),
+        "dataset": str(context.get("dataset", "")),
+    }
     return frame.assign(**values)[[*values, *frame.columns]]
 
 
-def _by_fold(scores: Scores) -> pd.DataFrame:
+def _stack(models: Mapping[str, Scores], table: Callable[[Scores], pd.DataFrame]) -> pd.DataFrame:
     import pandas as pd
 
-    return pd.DataFrame({f"fold_{fold}": values for fold, values in enumerate(scores.by_fold)})
+    frames = [with_source(table(scores), name, scores.context) for name, scores in models.items()]
+    return pd.concat(frames, ignore_index=True)
+
+
+def _unit_table(scores: Scores) -> pd.DataFrame:
+    """Return one row per layer, area, specimen and unit with its scores by fold; the score after the keys."""
+    table = scores.table()
+    first = ["layer", "area", "specimen", "unit_id", "score"]
+    table = table[[*first, *(name for name in table.columns if name not in first)]]
+    for name, values in zip(FOLD_COLUMNS, scores.by_fold, strict=False):
+        table[name] = values
+    return table
+
+
+def _network_table(scores: Scores) -> pd.DataFrame:
+    """Return the rows of :func:`_unit_table` for each network, with its position in the list."""
+    import pandas as pd
+
+    keys = scores.table()[["layer", "area", "specimen", "unit_id"]]
+    names = ("score", *FOLD_COLUMNS)
+    frames = []
+    for index, values in enumerate(scores.networks):
+        columns = dict(zip(names, values, strict=False))
+        frames.append(keys.assign(network=index, **columns))
+    return pd.concat(frames, ignore_index=True)
 
 
 def read_scores(out_dir: Path) -> Scores:
-    """Read back what :func:`save_scores` wrote.
+    """Read back the scores of one model.
+
+    Parameters
+    ----------
+    out_dir
+        A folder of :func:`save_models` that holds one model, or ``FOLDER/MODEL`` for one of several.
 
     Raises
     ------
     DataError
-        If ``summary.json``, ``scores.parquet`` or ``folds.parquet`` is missing, damaged, or they do not fit
-        together.
+        As :func:`read_models`, and if the folder holds several models.
     """
-    import pandas as pd
+    models = read_models(out_dir)
+    if len(models) > 1:
+        raise DataError(
+            f"{out_dir} holds {len(models)} models: {', '.join(models)}\n"
+            f"name one: {out_dir / next(iter(models))}"
+        )
+    return next(iter(models.values()))
 
-    for name in (SUMMARY_JSON, UNITS_PARQUET, FOLDS_PARQUET):
-        if not (out_dir / name).is_file():
+
+def read_models(out_dir: Path) -> dict[str, Scores]:
+    """Read back what :func:`save_models` wrote.
+
+    Parameters
+    ----------
+    out_dir
+        The folder, or ``FOLDER/MODEL`` for one of its models.
+
+    Returns
+    -------
+    dict
+        Name of a model -> its scores.
+
+    Raises
+    ------
+    DataError
+        If there are no results, no such model, or files are missing, damaged or do not fit together.
+    """
+    folder = out_dir
+    if not out_dir.resolve().is_dir():
+        above = (parent for parent in out_dir.parents if (parent / UNITS_PARQUET).is_file())
+        folder = next(above, out_dir)
+    chosen = str(out_dir.relative_to(folder)) if folder != out_dir else ""
+    for name in (SUMMARY_JSON, UNITS_PARQUET):
+        if not (folder.resolve() / name).is_file():
             raise DataError(f"{out_dir}: no {name} here; is this a folder written by 'mvkit score --out'?")
     try:
-        summary = json.loads((out_dir / SUMMARY_JSON).read_text(encoding="utf-8"))
-        settings = ScoreSettings(**summary["settings"])
-        layers, areas = tuple(summary["layers"]), tuple(summary["areas"])
-        context = summary["context"]
-        table, folds = (_read_parquet(out_dir / name) for name in (UNITS_PARQUET, FOLDS_PARQUET))
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise DataError(f"{out_dir}: damaged scores ({error})") from error
-    if folds.shape[1] and len(folds) != len(table):
-        raise DataError(
-            f"{out_dir}: damaged scores ({UNITS_PARQUET} has {len(table)} rows, {FOLDS_PARQUET} {len(folds)})"
-        )
+        document = json.loads((folder.resolve() / SUMMARY_JSON).read_text(encoding="utf-8"))
+        version = document.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise ValueError(f"version {version} of summary.json, and this mvkit reads {SCHEMA_VERSION}")
+        entries = {str(entry["name"]): entry for entry in document["models"]}
+        table = _read_parquet(folder.resolve() / UNITS_PARQUET)
+        has_networks = any("networks" in entry["context"] for entry in entries.values())
+        networks = _read_parquet(folder.resolve() / NETWORKS_PARQUET) if has_networks else None
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise DataError(f"{folder}: damaged scores ({error})") from error
+    if chosen:
+        names = {folder_name(name): name for name in entries} | {name: name for name in entries}
+        if chosen not in names:
+            raise DataError(f"{folder} has no model '{chosen}'; it has: {', '.join(entries)}")
+        entries = {names[chosen]: entries[names[chosen]]}
+    try:
+        return {name: _scores_of(document, entry, table, networks) for name, entry in entries.items()}
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{folder}: damaged scores ({error})") from error
+
+
+def folder_name(name: str) -> str:
+    """Return a model's name with letters, digits, ``-``, ``_`` and ``.`` only, for names of files."""
+    return re.sub(r"[^\w.-]+", "_", name, flags=re.ASCII).strip("._") or "model"
+
+
+def _scores_of(
+    document: Mapping[str, Any], entry: Mapping[str, Any], table: pd.DataFrame, networks: pd.DataFrame | None
+) -> Scores:
+    import pandas as pd
+
+    name = str(entry["name"])
+    rows = table[table["model"] == name].drop(columns=list(SOURCE_COLUMNS))
+    if rows.empty:
+        raise ValueError(f"{UNITS_PARQUET} has no rows of {name}")
+    protocol = document["protocol"]
+    settings = {key: value for key, value in protocol.items() if key in ScoreSettings.model_fields}
+    folds = [column for column in FOLD_COLUMNS if column in rows]
+    by_fold = np.array([rows.pop(column).to_numpy(dtype=np.float64) for column in folds])
+    by_network = np.empty((0, 0, 0))
+    if networks is not None and "networks" in entry["context"]:
+        of_model = networks[networks["model"] == name]
+        parts = [part for _, part in of_model.groupby("network", sort=True)]
+        columns = [column for column in ("score", *FOLD_COLUMNS) if column in of_model]
+        by_network = np.array([part[columns].to_numpy(dtype=np.float64).T for part in parts])
+        if by_network.shape[-1] != len(rows):
+            raise ValueError(f"{NETWORKS_PARQUET} has other rows than {UNITS_PARQUET}")
     return Scores(
         columns={
-            str(name): table[name].to_numpy()
-            if pd.api.types.is_numeric_dtype(table[name])
-            else np.array(table[name].tolist(), dtype=object)
-            for name in table.columns
+            str(column): values.to_numpy()
+            if pd.api.types.is_numeric_dtype(values)
+            else np.array(values.tolist(), dtype=object)
+            for column, values in rows.items()
         },
-        by_fold=np.ascontiguousarray(folds.to_numpy(dtype=np.float64).T),
-        layers=layers,
-        areas=areas,
-        settings=settings,
-        context=context,
+        by_fold=by_fold if folds else np.empty((0, 0)),
+        layers=tuple(entry["layers"]),
+        areas=tuple(document["areas"]),
+        settings=ScoreSettings(**settings, **document["reporting"]),
+        context={
+            **document["context"],
+            **{key: protocol[key] for key in _OF_PROTOCOL if protocol[key] is not None},
+            **entry["context"],
+        },
+        networks=by_network,
     )
 
 
@@ -342,4 +618,4 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     import pandas as pd
 
     with path.open("rb") as file:
-        return pd.read_parquet(file).drop(columns=list(SOURCE_COLUMNS), errors="ignore")
+        return pd.read_parquet(file)

@@ -120,7 +120,7 @@ def test_a_run_on_a_cluster_writes_the_same_files(cluster: Cluster, tmp_path: Pa
     files = sorted(path.relative_to(tmp_path / "here") for path in tmp_path.glob("here/**/*.*"))
     assert {str(file) for file in files} >= {
         "scores.parquet",
-        "folds.parquet",
+        "best_layers.csv",
         "scores.csv",
         "ceiling/scores.parquet",
     }

@@ -16,7 +16,8 @@ def medians(words: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, f
     """Run a score command and return the median of every area with its best layer."""
     assert run(["score", *words, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
-    return {row["area"]: row["median"] for row in document["best_layers"]}
+    rows = document["models"][0]["best_layers"]
+    return {row["area"]: row["median"] for row in rows if row["choice"] == "paper"}
 
 
 def test_pixels_and_untrained_networks(neural_file: Path, capsys: pytest.CaptureFixture[str]) -> None:

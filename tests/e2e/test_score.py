@@ -24,9 +24,20 @@ def json_of(words: list[str], capsys: pytest.CaptureFixture[str]) -> dict:
     return json.loads(capsys.readouterr().out)
 
 
+def rows_of(document: dict, table: str = "summary") -> list[dict]:
+    """The rows of a table of the only model."""
+    (model,) = document["models"]
+    return model[table]
+
+
+def settings_of(document: dict) -> dict:
+    """All settings."""
+    return {**document["protocol"], **document["reporting"]}
+
+
 def overall(document: dict) -> float:
     """Median over all areas, each with its best layer."""
-    return next(row["median"] for row in document["best_layers"] if row["area"] == "all")
+    return next(row["median"] for row in rows_of(document, "best_layers") if row["area"] == "all")
 
 
 def test_the_true_model_is_recovered_and_pixels_are_not(capsys: pytest.CaptureFixture[str]) -> None:
@@ -34,7 +45,7 @@ def test_the_true_model_is_recovered_and_pixels_are_not(capsys: pytest.CaptureFi
     pixels = json_of(["score", "pixels", "--dataset", "simulated", *QUICK], capsys)
     assert 0.9 < overall(gabor) < 1.1
     assert overall(pixels) < overall(gabor) - 0.2
-    areas = {row["area"] for row in gabor["summary"]}
+    areas = {row["area"] for row in rows_of(gabor)}
     assert areas == {"VISp", "VISl", "VISal", "VISpm", "VISrl", "VISam", "all"}
 
 
@@ -55,14 +66,15 @@ def test_files_hold_what_is_printed(tmp_path: Path, capsys: pytest.CaptureFixtur
     words = ["score", "pixels", "--dataset", "simulated", "--areas", "VISp", *QUICK, "--out", str(out)]
     document = json_of(words, capsys)
     summary = json.loads((out / "summary.json").read_text())
-    assert summary["summary"] == document["summary"]
-    assert summary["settings"]["n_splits"] == 2
-    assert summary["settings"]["n_halves"] == 6
+    assert settings_of(summary) == settings_of(document)
+    assert (summary["protocol"]["n_splits"], summary["protocol"]["n_halves"]) == (2, 6)
+    written = pandas.read_csv(out / "summary.csv")
+    assert written["median"].tolist() == [row["median"] for row in rows_of(document)]
     assert summary["context"]["versions"]["numpy"] == np.__version__
     csv, parquet = pandas.read_csv(out / "scores.csv"), pandas.read_parquet(out / "scores.parquet")
     assert len(csv) == len(parquet) > 0
     np.testing.assert_allclose(csv["score"], parquet["score"], rtol=1e-12)
-    row = next(row for row in document["summary"] if row["area"] == "VISp")
+    row = next(row for row in rows_of(document) if row["area"] == "VISp")
     assert row["median"] == pytest.approx(np.nanmedian(parquet["score"]), abs=1e-12)
     assert row["n_units"] == parquet["score"].notna().sum()
     assert row["n_animals"] == parquet["specimen"].nunique()
@@ -82,7 +94,7 @@ def test_scores_do_not_depend_on_the_worker_count(capsys: pytest.CaptureFixture[
         "4",
     ]
     one, two = (json_of([*words, "--jobs", jobs], capsys) for jobs in ("1", "2"))
-    assert one["summary"] == two["summary"]
+    assert rows_of(one) == rows_of(two)
 
 
 def test_a_recipe_and_options_that_override_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,7 +102,7 @@ def test_a_recipe_and_options_that_override_it(tmp_path: Path, capsys: pytest.Ca
     recipe.write_text("n_splits: 1\nn_halves: 2\nn_components: 3\n")
     words = ["score", "pixels", "--dataset", "simulated", "--areas", "VISp", "--jobs", "1"]
     document = json_of([*words, "--recipe", str(recipe), "--set", "n_components=4", "--halves", "3"], capsys)
-    settings = document["settings"]
+    settings = settings_of(document)
     assert (settings["n_splits"], settings["n_halves"], settings["n_components"]) == (1, 3, 4)
 
 
@@ -108,9 +120,9 @@ def test_thresholds_reach_the_selection(
     settings = []
     for options in ([], [f"--set=selection.{key}={value}" for key, value in keys.items()]):
         document = json_of([*words, *options], capsys)
-        settings.append(document["context"]["selection"]["settings"])
+        settings.append(document["protocol"]["selection"]["settings"])
         expected = mvkit.open_dataset(dataset, selection=SelectionSettings(**settings[-1]))
-        row = next(row for row in document["summary"] if row["area"] == "all")
+        row = next(row for row in rows_of(document) if row["area"] == "all")
         assert row["n_units"] + row["n_nan"] == expected.n_units
     changed = {name: value for name, value in settings[1].items() if value != settings[0][name]}
     assert changed == {**keys, "min_mean_reliability": 0.4}
@@ -154,6 +166,11 @@ def test_thresholds_reach_the_selection(
         ),
         (["pixels", "--dataset", "simulated", "--set", "input.grey=true"], 2, "leave out grey"),
         (["pixels", "--figure", "figure.bmp"], 2, ".svg"),
+        (["pixels", "--table", "table.csv"], 2, "give a name that ends in .tex or .md"),
+        (["pixels", "--as", "one"], 2, "--as one pools networks, such as runs of other seeds: give two"),
+        (["pixels", "gabor", "--as", "one"], 2, "pixels and gabor have different layers"),
+        (["gabr@random"], 2, "did you mean 'gabor'"),
+        (["pixels@random", "pixels"], 2, "is the same model as pixels@random"),
         (["pixels", "--against", "nowhere"], 1, "mvkit score --out"),
         (["pixels", "pixels"], 2, "given twice"),
         (["pixels", "gabr"], 2, "did you mean 'gabor'"),
@@ -200,17 +217,20 @@ def test_table_2_is_not_quoted_beside_simulated_recordings(
     words = ["score", "dual_stream_ir", "--weights", "random", "--layers", "VISam", "--areas", "VISp", *QUICK]
     out = tmp_path / "out"
     assert run([*words, "--dataset", "simulated", "--out", str(out)]) == 0
+    assert "Table 2" not in capsys.readouterr().out
+    assert run([*words, "--dataset", "simulated", "--details"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if "Table 2" in line] == [
-        "the paper's Table 2 (0.336) is not comparable: the SIMULATED dataset, selection code not applied, "
-        "areas VISp only and 3 more"
+        "the paper's Table 2 (0.336) is not comparable: the SIMULATED dataset, selection none, areas VISp "
+        "only and 3 more"
     ]
     summary = json.loads((out / "summary.json").read_text())
     document = json_of([*words, "--dataset", "simulated"], capsys)
-    assert document["table2"] == summary["table2"]
-    assert (document["table2"]["value"], document["table2"]["comparable"]) == (0.3358, False)
-    assert document["table2"]["here"] == overall(document)
-    different = {part["of"]: (part["here"], part["paper"]) for part in document["table2"]["differences"]}
+    table2 = document["models"][0]["table2"]
+    assert table2 == summary["models"][0]["table2"]
+    assert (table2["value"], table2["comparable"]) == (0.3358, False)
+    assert table2["here"] == overall(document)
+    different = {part["of"]: (part["here"], part["paper"]) for part in table2["differences"]}
     assert different["n_splits"] == (2, 10)
     assert different["n_halves"] == (6, 100)
     assert list(different) == ["dataset", "selection", "areas", "n_splits", "n_halves", "layers"]
@@ -219,7 +239,7 @@ def test_table_2_is_not_quoted_beside_simulated_recordings(
 def test_published_layers_need_a_list(capsys: pytest.CaptureFixture[str]) -> None:
     quick = ["--dataset", "simulated", "--areas", "VISp", *QUICK]
     document = json_of(["score", "pixels", "--layers", "published", *quick], capsys)
-    assert document["layers"] == ["pixels"]
+    assert rows_of(document, "layers") == ["pixels"]
     assert run(["score", "torchvision:alexnet", "--weights", "random", "--layers", "published", *quick]) == 2
     assert "torchvision:alexnet has no published list of layers" in capsys.readouterr().err
 
@@ -229,7 +249,8 @@ def test_each_animal_by_itself_is_the_rsa_of_the_published_code(capsys: pytest.C
     pooled = json_of([*rsa, "--recipe", "paper_rsa"], capsys)
     each = json_of([*rsa, "--recipe", "paper_rsa", "--set", "population=animal"], capsys)
     default = json_of([*rsa, "--map", "rsa"], capsys)
-    assert (pooled["settings"]["population"], pooled["best_layers"][0]["n_units"]) == ("pooled", 1)
-    assert each["best_layers"][0]["n_animals"] == 3
-    assert each["best_layers"] == default["best_layers"]
+    best = [rows_of(document, "best_layers") for document in (pooled, each, default)]
+    assert (pooled["protocol"]["population"], best[0][0]["n_units"]) == ("pooled", 1)
+    assert best[1][0]["n_animals"] == 3
+    assert best[1] == best[2]
     assert each["digest"] == default["digest"]

@@ -87,7 +87,7 @@ def test_killed_runs_go_on_where_they_stopped_and_give_the_same_files(
         assert process.returncode == 0, errors
         assert "damaged" not in errors
     whole = contents(tmp_path / "whole")
-    assert set(whole) >= {"pixels/scores.parquet", "gabor/folds.parquet", "comparison.json"}
+    assert set(whole) >= {"scores.parquet", "best_layers.csv", "comparison.json"}
     assert contents(tmp_path / "one") == whole
     assert contents(tmp_path / "two") == whole
     assert n_kept(home / "cache") == 12
@@ -131,7 +131,7 @@ def test_shards_in_processes_of_their_own_leave_nothing_to_score(
     assert jobs == []
     expected = contents(tmp_path / "whole")
     assert contents(tmp_path / "sharded") == expected
-    assert {"ceiling/scores.parquet", "gabor/fractions.csv", "comparison.csv"} <= set(expected)
+    assert {"ceiling/scores.parquet", "fractions.csv", "comparison.csv"} <= set(expected)
     assert any("extrapolation" in name for name in expected)
 
 

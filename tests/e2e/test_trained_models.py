@@ -69,7 +69,8 @@ def json_of(capsys: pytest.CaptureFixture[str]) -> JsonOf:
 
 
 def by_area(document: dict[str, Any]) -> dict[str, float]:
-    return {row["area"]: row["median"] for row in document["best_layers"]}
+    rows = document["models"][0]["best_layers"]
+    return {row["area"]: row["median"] for row in rows if row["choice"] == "paper"}
 
 
 def last_evaluation(folder: Path) -> dict[str, float]:
@@ -120,8 +121,13 @@ def test_the_log_has_what_mvkit_score_finds(trained: Path, json_of: JsonOf) -> N
 def test_random_weights_are_where_the_run_started(trained: Path, json_of: JsonOf) -> None:
     select = ["--dataset", "simulated", "--areas", "VISl", "--splits", "1", "--halves", "2", "--jobs", "1"]
     start = json_of("score", str(trained / "last.pt"), "--weights", "random", *select)
-    assert start["context"]["model"] == f"{trained / 'last.pt'} (random, seed 4)"
-    assert start["context"]["weights_id"] == "random:seed=4"
+    (model,) = start["models"]
+    assert model["name"] == model["context"]["model"] == f"{trained / 'last.pt'} (random, seed 4)"
+    assert (model["weights"], model["context"]["weights_id"]) == ("random, seed 4", "random:seed=4")
+    # The same beside the run itself.
+    both = json_of("score", f"{trained}@random", str(trained), *select)
+    assert [one["name"] for one in both["models"]] == [f"{trained} (random, seed 4)", str(trained)]
+    assert both["models"][0]["summary"] == model["summary"] != both["models"][1]["summary"]
     # The classifier with 1,000 classes has the same areas: its read-out is drawn after them.
     named = ["single_stream_classifier", "--weights", "random", "--seed", "4"]
     assert by_area(start) == by_area(json_of("score", *named, *select))

@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from mvkit.errors import UsageError
-from mvkit.models.names import check_models, parse_external
+from mvkit.models.names import check_models, parse_external, split_random
 from mvkit.models.registry import ARCHITECTURES, BASELINES, layer_names, list_models
-from mvkit.report.files import folder_names
 
 
 @pytest.mark.parametrize(
@@ -56,9 +55,17 @@ def test_the_same_file_under_two_names_is_one(tmp_path: Path, monkeypatch: pytes
     assert first.key == second.key != other.key
 
 
-def test_folders_of_such_names_are_safe() -> None:
-    names = ["torchvision:alexnet", "../lab/nets.py:make", "timm:alexnet"]
-    assert list(folder_names(names).values()) == ["torchvision_alexnet", "lab_nets.py_make", "timm_alexnet"]
+def test_random_behind_a_name_means_random_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert split_random("alexnet_bn_ir@random") == ("alexnet_bn_ir", "random")
+    assert split_random("runs/a@random", "w.pt") == ("runs/a", "random")
+    assert split_random("runs/a", "w.pt") == ("runs/a", "w.pt")
+    check_models(["alexnet_bn_ir@random", "torchvision:alexnet@random"])
+    with pytest.raises(UsageError, match="did you mean 'gabor'"):
+        check_models(["gabr@random"])
+    # A folder that is called so is meant itself.
+    monkeypatch.chdir(tmp_path)
+    Path("a@random").mkdir()
+    assert split_random("a@random") == ("a@random", "released")
 
 
 @pytest.mark.parametrize("row", [*ARCHITECTURES.values(), *BASELINES.values()], ids=lambda row: row.name)

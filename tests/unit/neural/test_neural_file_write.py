@@ -67,7 +67,7 @@ def test_selection_is_reported_as_not_applied_without_reliabilities(tmp_path: Pa
     assert data.n_units == 10
     assert data.selection["applied"] is False
     assert data.selection["note"] == (
-        "not applied: file has no reliabilities; measure them: mvkit fetch reliability FILE"
+        "every unit, because the file has no reliabilities (measure them: mvkit fetch reliability FILE)"
     )
 
 

@@ -11,19 +11,32 @@ import pytest
 
 from mvkit import paths
 from mvkit.errors import DataError, UsageError
-from mvkit.neural import NeuralFileContents, create_neural_file, open_dataset, selection_with
+from mvkit.neural import (
+    NeuralFileContents,
+    SelectionSettings,
+    create_neural_file,
+    open_dataset,
+    selection_with,
+)
 
 MISSING = 255
 
 
-def timed_file(path: Path, *, reliability: np.ndarray, specimens: list[int], **columns: object) -> np.ndarray:
+def timed_file(
+    path: Path,
+    *,
+    reliability: np.ndarray,
+    specimens: list[int],
+    dataset: str = "timed",
+    **columns: object,
+) -> np.ndarray:
     """Write counts (12 trials, 4 images, bins, units) and return them."""
     n_bins, n_units = reliability.shape
     counts = np.random.RandomState(5).randint(0, 6, size=(12, 4, n_bins, n_units)).astype(np.uint8)
     counts[3, 2] = MISSING
     counts[11, :, :, 0] = MISSING
     contents = NeuralFileContents(
-        dataset="timed",
+        dataset=dataset,
         stimuli=np.zeros((4, 3, 3), np.uint8),
         trials=np.arange(12),
         frame_ids=np.arange(4),
@@ -71,10 +84,29 @@ def test_only_selected_units_and_bins_are_averaged(tmp_path: Path) -> None:
     assert np.isnan(first.responses[3, 2]).all()
     assert np.isnan(first.responses[11, :, 0]).all()
     assert data.unit_table()["first_time_bin"].tolist() == [2, 2, 2, 0]
-    # The default also asks for the third quartile of (3, 1) units.
+    # The published code also asks for the third quartile of (3, 1) units; of own recordings nobody does ...
     default = open_dataset(tmp_path / "timed.h5")
-    assert [rec.specimen for rec in default.recordings] == [7]
-    assert default.selection["dropped"] == {"VISp": {"8": "1 selected units, 3 are needed"}}
+    assert [rec.specimen for rec in default.recordings] == [7, 8]
+    assert default.selection["name"] == "code"
+    assert default.selection["settings"]["min_units"] is None
+    # ... unless it is asked for, also beside another threshold.
+    for chosen in (selection_with(min_units="q3"), SelectionSettings(min_reliability=0.5, min_units="q3")):
+        strict = open_dataset(tmp_path / "timed.h5", selection=chosen)
+        assert [rec.specimen for rec in strict.recordings] == [7]
+        assert strict.selection["dropped"] == {"VISp": {"8": "1 selected units, 3 are needed"}}
+    looser = open_dataset(tmp_path / "timed.h5", selection=selection_with(min_reliability=0.4))
+    assert [rec.specimen for rec in looser.recordings] == [7, 8]
+
+
+def test_the_published_recordings_keep_the_published_rule(tmp_path: Path) -> None:
+    reliability = np.full((7, 200), 0.1)
+    reliability[2:6, [0, 130, 199]] = 0.6
+    reliability[0:3, 150] = 0.8
+    specimens = [8 if unit in (150, 151) else 7 for unit in range(200)]
+    timed_file(tmp_path / "timed.h5", reliability=reliability, specimens=specimens, dataset="neuropixels")
+    published = open_dataset(tmp_path / "timed.h5")
+    assert [rec.specimen for rec in published.recordings] == [7]
+    assert published.selection["settings"]["min_units"] == "q3"
 
 
 def test_selection_none_averages_every_bin_of_every_unit(tmp_path: Path) -> None:
@@ -97,7 +129,7 @@ def test_a_timed_file_without_reliabilities_is_kept_whole_and_says_so(tmp_path: 
     data = open_dataset(tmp_path / "t.h5")
     assert data.n_units == 3
     assert data.selection["note"] == (
-        "not applied: file has no reliabilities; measure them: mvkit fetch reliability FILE"
+        "every unit, because the file has no reliabilities (measure them: mvkit fetch reliability FILE)"
     )
     assert data.recordings[0].time_bins == (0, 1, 2, 3, 4)
 

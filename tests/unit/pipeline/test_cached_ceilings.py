@@ -84,7 +84,7 @@ def _flip(file: Path) -> None:
 
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "a changed byte of the scores": lambda place: _flip(place / "scores.parquet"),
-    "a changed byte of the splits": lambda place: _flip(place / "folds.parquet"),
+    "a changed byte of a table": lambda place: _flip(place / "summary.csv"),
     "a truncated summary": lambda place: (place / "summary.json").write_text("{"),
     "a missing file": lambda place: (place / "scores.parquet").unlink(),
     "no checksums": lambda place: (place / "checksums.json").unlink(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ import mvkit
 from mvkit.errors import DataError, UsageError
 from mvkit.neural import Recording
 from mvkit.pipeline.score import ceiling, check_protocols, fractions_by_choice, read_earlier, score
-from mvkit.scoring import ScoreSettings, save_scores
+from mvkit.scoring import ScoreSettings, compare_models, save_scores
 from mvkit.scoring.ceilings import measure_ceiling
+from mvkit.scoring.results import save_models
 
 N_IMAGES = 30
 QUICK = {"n_splits": 2, "n_halves": 3, "n_components": 3}
@@ -89,8 +91,53 @@ def test_earlier_scores_must_be_of_the_same_protocol(dataset: mvkit.NeuralDatase
     changed = settings.model_copy(update={"correlation": "spearman"})
     with pytest.raises(UsageError, match=r"correlation: pearson there, spearman here$"):
         check_protocols(earlier, dataset, dataset.recordings, changed)
-    with pytest.raises(UsageError, match="responses_sha256"):
+    with pytest.raises(UsageError, match="other recordings, though both are called toy"):
         check_protocols(earlier, dataset, dataset.recordings[:2], settings)
+    renamed = dataclasses.replace(dataset, name="dev")
+    with pytest.raises(UsageError, match=r"other recordings \(toy there, dev here\)$"):
+        check_protocols(earlier, renamed, dataset.recordings, settings)
+
+
+def two_areas(dataset: mvkit.NeuralDataset) -> mvkit.NeuralDataset:
+    """The same animals with a second area."""
+    more = tuple(dataclasses.replace(recording, area="VISl") for recording in dataset.recordings)
+    return dataclasses.replace(dataset, recordings=(*dataset.recordings, *more))
+
+
+def test_models_are_compared_in_the_areas_that_all_have(dataset: mvkit.NeuralDataset, tmp_path: Path) -> None:
+    both = two_areas(dataset)
+    rng = np.random.default_rng(0)
+    settings = ScoreSettings(**QUICK)
+    nets = {name: {"a": rng.normal(size=(N_IMAGES, 10))} for name in ("one", "two")}
+    saved = {name: score(net, both, n_jobs=1, settings=settings) for name, net in nets.items()}
+    save_models(saved, tmp_path / "old")
+    earlier = read_earlier([tmp_path / "old"])
+    assert list(earlier) == [f"{tmp_path}/old/one", f"{tmp_path}/old/two"]
+    assert list(read_earlier([tmp_path / "old" / "two"])) == [f"{tmp_path}/old/two"]
+    recordings = both.in_areas(["VISp"]).recordings
+    compared = check_protocols(earlier, both, recordings, settings)
+    assert compared.areas == ("VISp",)
+    assert compared.notes == ("compared in the areas that all have: VISp (VISl not scored now)",)
+    now = score(nets["one"], both, areas=["VISp"], n_jobs=1, settings=settings)
+    narrowed = {name: compared.narrow(scores) for name, scores in {"now": now, **earlier}.items()}
+    comparison = compare_models(narrowed)
+    first = comparison.pairs[0]
+    assert comparison.same_protocol
+    assert (first.area, first.first, first.second, first.n_units) == (
+        "VISp",
+        "now",
+        f"{tmp_path}/old/one",
+        18,
+    )
+    # Units of an area are mapped by themselves: what was scored with another area is what it is without.
+    assert first.difference == 0.0
+    # The other way round: saved in one area, scored in both.
+    save_models({"one": now}, tmp_path / "less")
+    compared = check_protocols(read_earlier([tmp_path / "less"]), both, both.recordings, settings)
+    assert compared.areas == ("VISp",)
+    assert compared.notes[0].endswith(f"VISp ({tmp_path}/less has no VISl)")
+    with pytest.raises(UsageError, match="areas: VISp there, VISl here"):
+        check_protocols(read_earlier([tmp_path / "less"]), both, both.in_areas(["VISl"]).recordings, settings)
 
 
 def test_folders_of_earlier_scores_are_checked(dataset: mvkit.NeuralDataset, tmp_path: Path) -> None:

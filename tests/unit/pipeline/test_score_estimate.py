@@ -175,7 +175,7 @@ def test_features_beyond_the_budget_go_to_disk(
     assert "in elsewhere while they are needed (8.0 GB free)" in page_of(estimate)
     machine(free=49631)
     short = estimated(asked(network, resources=resources))
-    assert short.error.startswith(f"{network} (random, seed 0): elsewhere: features take 49.6 kB")
+    assert short.error.startswith("net.py:make (random, seed 0): elsewhere: features take 49.6 kB")
 
 
 def test_features_go_to_disk_where_they_would_take_half_of_the_memory(
@@ -237,8 +237,8 @@ def test_several_models_add_up_and_nothing_is_written(network: str, tmp_path: Pa
     other = f"{network}_larger"
     both = estimated(asked(network, other, layers=("0",), resources=resources))
     assert [(model.name, model.layers[0].n_features) for model in both.models] == [
-        (f"{network} (random, seed 0)", 4 * 16 * 16),
-        (f"{other} (random, seed 0)", 6 * 16 * 16),
+        ("net.py:make (random, seed 0)", 4 * 16 * 16),
+        ("net.py:make_larger (random, seed 0)", 6 * 16 * 16),
     ]
     assert f"whole run: {2 * 24} fits" in page_of(both)
     assert not home.exists()

@@ -165,12 +165,6 @@ ANEW = {"source_sha256": "0" * 64, "pickle_bytes": 9_812_345_678, "reliabilities
             "weights other than the published ones",
         ),
         ("released", {"selection": {"name": "none", "applied": True}}, "selection", "selection none"),
-        (
-            "released",
-            {"selection": {"name": "code", "applied": False}},
-            "selection",
-            "selection code not applied",
-        ),
         ("released", {"areas": ("VISp",)}, "areas", "areas VISp only"),
         ("released", {"areas": AREAS[:-1]}, "areas", "without VISam"),
         ("released", {"areas": (*AREAS, "VISli")}, "areas", "areas VISli too"),

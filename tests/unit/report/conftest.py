@@ -22,11 +22,11 @@ def _scores_of(
     populations: bool = False,
     **settings: object,
 ) -> Scores:
-    """Scores with given values for every (layer, area); half of the units in each of two specimens."""
+    """Scores with given values for every (layer, area); two units in one of three specimens."""
     layers = tuple(dict.fromkeys(layer for layer, _ in values))
     areas = tuple(dict.fromkeys(area for _, area in values))
     flat = np.array([value for row in values.values() for value in row])
-    repeated = [(layer, area, specimen) for layer, area in values for specimen in (11, 11, 22, 22)]
+    repeated = [(layer, area, specimen) for layer, area in values for specimen in (11, 11, 22, 33)]
     if populations:
         repeated = [(layer, area, specimen) for layer, area in values for specimen in range(UNITS)]
     count = len(flat)
@@ -57,7 +57,7 @@ def _scores_of(
 
 @pytest.fixture(scope="session")
 def scores_of() -> Callable[..., Scores]:
-    """Builds scores from values for every (layer, area): four units (two animals), or four populations.
+    """Builds scores from values for every (layer, area): four units (three animals), or four populations.
 
     ``by_fold`` has (n_splits, 4) values for the same keys; further keywords are settings.
     """

@@ -16,12 +16,14 @@ from mvkit.report import ScoreRun, run_document, run_page
 from mvkit.report.text import (
     Table2Comparison,
     dropped_line,
-    dropped_warning,
+    dropped_share,
     mapping_words,
-    protocol_lines,
+    protocol_details,
+    protocol_line,
     result_lines,
     selection_lines,
     title_line,
+    warning_lines,
 )
 from mvkit.scoring import Scores, ScoreSettings
 from mvkit.scoring.comparison import compare_models
@@ -43,10 +45,10 @@ def two_layers(scores_of: ScoresOf, *, shift: float = 0.0, areas: tuple[str, ...
     return scores_of(means, {"model": "net", "dataset": "toy"}, by_fold=by_fold, n_splits=2)
 
 
-def printed(run: ScoreRun, *, width: int = 140) -> list[str]:
+def printed(run: ScoreRun, *, width: int = 140, details: bool = False) -> list[str]:
     stream = io.StringIO()
     console = Console(file=stream, width=width)
-    for part in run_page(run, width=width):
+    for part in run_page(run, width=width, details=details):
         if isinstance(part, str):
             stream.write(part + "\n")
         else:
@@ -62,7 +64,7 @@ def block(lines: list[str], start: str) -> list[str]:
 
 
 def test_each_choice_of_layers_has_a_table_of_its_own(scores_of: ScoresOf) -> None:
-    lines = printed(ScoreRun({"net": two_layers(scores_of)}, {"net": None}))
+    lines = printed(ScoreRun({"net": two_layers(scores_of)}, {"net": None}), details=True)
     paper = next(
         line for line in block(lines, "best layer, chosen on the test images (paper)") if "VISp" in line
     )
@@ -71,7 +73,7 @@ def test_each_choice_of_layers_has_a_table_of_its_own(scores_of: ScoresOf) -> No
     assert paper.split()[1:3] == ["conv2", "0.430"]
     # conv1, chosen on the even split, scores 0.13 on the odd one; conv2 the other way round 0.23.
     assert held.split()[1:5] == ["conv1", "/", "conv2", "0.180"]
-    assert paper.rstrip().endswith("4 (2)")
+    assert paper.rstrip().endswith("4 (3)")
 
 
 def test_the_headline_is_that_of_the_choice(scores_of: ScoresOf) -> None:
@@ -83,27 +85,30 @@ def test_the_headline_is_that_of_the_choice(scores_of: ScoresOf) -> None:
         (held, "held-out", 0.18),
     ):
         lines = printed(ScoreRun({"net": chosen}, {"net": None}))
-        assert any(
-            line.startswith(f"all areas, each with its best layer, {words}: median {value:.3f} [")
-            for line in lines
-        )
-    titles = [line for line in lines if line.startswith("best layer,")]
-    assert titles[0].startswith("best layer, held-out"), "the headline's choice comes first"
+        titles = [line for line in lines if line.startswith("best layer,")]
+        assert len(titles) == 1 and words in titles[0], "the other choice is a detail"
+        row = next(line for line in lines if line.startswith("VISp"))
+        assert f"{value:.3f} [" in row
 
 
 def test_one_layer_is_no_choice_and_one_split_allows_none(scores_of: ScoresOf) -> None:
-    only = printed(ScoreRun({"net": scores_of({("a", "VISp"): [0.1, 0.2, 0.3, 0.4]})}, {}))
-    assert sum(line.startswith("the only layer") for line in only) == 1
-    assert not any(line.startswith("best layer") for line in only)
+    only = printed(ScoreRun({"net": scores_of({("a", "VISp"): [0.1, 0.2, 0.3, 0.4]})}, {}), details=True)
+    assert not any(line.startswith(("best layer", "the only layer")) for line in only)
+    assert "layer a" in only
     two = scores_of({("a", "VISp"): [0.1, 0.2, 0.3, 0.4], ("b", "VISp"): [0.3, 0.4, 0.5, 0.6]})
-    lines = printed(ScoreRun({"net": two}, {}))
+    lines = printed(ScoreRun({"net": two}, {}), details=True)
     assert "no best layers held-out: held-out choice needs two splits" in lines
 
 
 def test_a_missing_interval_says_why(scores_of: ScoresOf) -> None:
     scores = scores_of({("a", "VISp"): [0.1, 0.2, math.nan, math.nan], ("a", "VISl"): [0.1, 0.2, 0.3, 0.4]})
     lines = printed(ScoreRun({"net": scores}, {}))
-    assert any(line.startswith("no interval for VISp: one animal only") for line in lines)
+    assert "VISp: 1 animal: no interval" in lines
+    two = scores_of({("a", "VISp"): [0.1, 0.2, 0.3, math.nan], ("a", "VISl"): [0.1, 0.2, 0.3, math.nan]})
+    lines = printed(ScoreRun({"net": two}, {}))
+    assert "VISp, VISl, all areas: 2 animals: no interval" in lines
+    rows = [line for line in lines if line.startswith(("VIS", "all areas"))]
+    assert len(rows) == 4 and not any("[" in row for row in rows), "no interval is printed"
 
 
 def test_populations_are_counted_as_animals(scores_of: ScoresOf) -> None:
@@ -113,7 +118,7 @@ def test_populations_are_counted_as_animals(scores_of: ScoresOf) -> None:
         "features on recordings: 4 populations (the units of an animal in an area), 4 animals"
     )
     assert not any(line.startswith("units ") for line in lines)
-    row = next(line for line in block(lines, "the only layer") if line.startswith("VISp"))
+    row = next(line for line in block(lines, "layer a") if line.startswith("VISp"))
     assert row.split()[-1] == "4"
 
 
@@ -122,22 +127,23 @@ def test_pooled_populations_are_not_called_animals(scores_of: ScoresOf) -> None:
         {("a", "VISp"): [0.1, 0.2, 0.3, 0.4]}, mapping="rsa", population="pooled", populations=True
     )
     text = "\n".join(printed(ScoreRun({"net": scores}, {})))
-    assert "all areas, one layer: median 0.250 [" in text
-    assert "pooled populations)" in text
+    assert "pooled" in text and "populations" in text
+    assert "no intervals: the animals of an area are pooled into one population" in text
     assert "4 animals" not in text
 
 
-@pytest.mark.parametrize("width", [80, 140])
-def test_tables_fit_the_terminal(width: int, scores_of: ScoresOf) -> None:
-    nets = {
-        "dual_stream_encoder": two_layers(scores_of, areas=AREAS),
-        "runs/a_long_name/best.pt": two_layers(scores_of, shift=-0.3, areas=AREAS),
-    }
+NETS = ("dual_stream_encoder", "runs/a_long_name/best.pt", "alexnet_bn_ir (random, seed 0)")
+
+
+@pytest.mark.parametrize("details", [False, True])
+@pytest.mark.parametrize("width", [80, 120])
+def test_tables_fit_the_terminal(width: int, details: bool, scores_of: ScoresOf) -> None:
+    nets = {name: two_layers(scores_of, shift=-0.1 * i, areas=AREAS) for i, name in enumerate(NETS)}
     ceiling = scores_of(
         {("holdout", area): [0.8, 0.82, 0.84, 0.86] for area in AREAS}, {"dataset": "toy"}, n_splits=2
     )
     run = ScoreRun(nets, {}, ceiling=ceiling, comparison=compare_models(nets))
-    parts = list(run_page(run, width=width))
+    parts = list(run_page(run, width=width, details=details))
     stream = io.StringIO()
     console = Console(file=stream, width=width)
     for part in parts:
@@ -145,43 +151,83 @@ def test_tables_fit_the_terminal(width: int, scores_of: ScoresOf) -> None:
             console.print(part)
     lines = stream.getvalue().splitlines()
     assert "…" not in stream.getvalue()
-    assert max(len(line) for line in lines) <= width
-    for area in (*AREAS, "all areas"):
-        assert any(line.startswith(area) and "(" in line for line in lines)
-    assert sum(line.startswith("ceiling") for line in lines) == 3, "with each model and in the overview"
+    assert max(len(line.rstrip()) for line in lines) <= width
+    assert sum("ceiling (holdout)" in line for line in lines) == (4 if details else 1)
 
 
-def test_a_comparison_gives_a_verdict(scores_of: ScoresOf) -> None:
+def test_ten_lines_come_first(scores_of: ScoresOf) -> None:
+    nets = {name: two_layers(scores_of, shift=-0.1 * i) for i, name in enumerate(NETS)}
+    lines = printed(ScoreRun(nets, {}, comparison=compare_models(nets)))
+    assert lines[0] == "3 models on toy: 4 units, 3 animals"
+    assert lines[1].startswith("PLS (25 components), 2 image splits x 10 trial halves, corrected for noise (")
+    # One area is not also called all areas.
+    assert not any("all areas" in line for line in lines)
+    assert len(lines) < 20
+    assert lines[-1] == "every layer, pairs and reason: --details, or files of --out DIR"
+    text = "\n".join(lines)
+    assert "±" not in text, "one uncertainty at a time"
+
+
+def test_models_are_ranked_and_verdicts_are_a_matrix(scores_of: ScoresOf) -> None:
     near, far = two_layers(scores_of), two_layers(scores_of, shift=-0.3)
     values = {("conv1", "VISp"): [0.44, 0.42, 0.43, 0.41], ("conv2", "VISp"): [0.2, 0.2, 0.2, 0.2]}
     splits = {key: [row, row] for key, row in values.items()}
     like = scores_of(values, dict(near.context), by_fold=splits, n_splits=2)
-    models = {"near": near, "far": far, "like": like}
-    lines = printed(ScoreRun(models, {}, comparison=compare_models(models)))
-    first = block(lines, "near minus far; best layers chosen on the test images (paper)")
-    assert next(line for line in first if line.startswith("VISp")).rstrip().endswith("near is higher")
-    second = block(lines, "near minus like")
-    assert (
-        next(line for line in second if line.startswith("VISp"))
-        .rstrip()
-        .endswith("not resolved by these data")
-    )
-    overview = block(lines, "medians; best layers chosen on the test images (paper)")
-    assert [line.split()[:2] for line in overview[1:]] == [
-        ["near", "0.430"],
-        ["far", "0.130"],
-        ["like", "0.425"],
+    models = {"far": far, "near": near, "like": like}
+    run = ScoreRun(models, {}, comparison=compare_models(models))
+    lines = printed(run)
+    table = block(lines, "median [95 % over animals]; layers chosen on the test images (paper)")
+    assert [line.split()[:3] for line in table[1:4]] == [
+        ["1", "near", "0.430"],
+        ["2", "like", "0.425"],
+        ["3", "far", "0.130"],
     ]
+    assert [line.split() for line in table[4:]] == [["units", "4"], ["animals", "3"]]
+    matrix = block(lines, "verdicts (row against column; 95 %, Holm; -: not resolved)")
+    assert [line.split() for line in matrix] == [
+        ["1", "2", "3"],
+        ["1", "near", ".", "-", "higher"],
+        ["2", "like", "-", ".", "higher"],
+        ["3", "far", "lower", "lower", "."],
+    ]
+    pairs = printed(run, details=True)
+    first = block(pairs, "far minus near; best layers chosen on the test images (paper)")
+    assert next(line for line in first if line.startswith("VISp")).rstrip().endswith("near is higher")
 
 
-def test_the_document_of_one_model_keeps_its_keys(scores_of: ScoresOf) -> None:
+def test_words_that_do_not_fit_become_signs(scores_of: ScoresOf) -> None:
+    nets = {f"network_{i}": two_layers(scores_of, shift=-0.1 * i) for i in range(8)}
+    run = ScoreRun(nets, {}, comparison=compare_models(nets))
+    matrix = block(printed(run, width=80), "verdicts")
+    assert matrix[1].split() == ["1", "network_0", ".", *">>>>>>>"]
+    assert matrix[8].split() == ["8", "network_7", *"<<<<<<<", "."]
+
+
+def test_two_models_get_a_sentence(scores_of: ScoresOf) -> None:
+    areas = ("VISp", "VISl")
+    models = {"a": two_layers(scores_of, areas=areas), "b": two_layers(scores_of, shift=-0.3, areas=areas)}
+    lines = printed(ScoreRun(models, {}, comparison=compare_models(models)))
+    (sentence,) = (line for line in lines if line.startswith("a minus b"))
+    assert sentence.startswith("a minus b, all areas: +0.300 [0.300, 0.300], p < 0.001: a is higher")
+    assert sentence.endswith("(median of the differences of the same units)")
+    assert "by area: a is higher in VISp, VISl" in lines
+
+
+def test_an_interval_that_holds_0_is_warned_of(scores_of: ScoresOf) -> None:
+    clear = scores_of({("a", "VISp"): [0.28, 0.3, 0.31, 0.33]})
+    unclear = scores_of({("a", "VISp"): [0.9, 0.1, 0.3, -0.8]})
+    assert warning_lines(ScoreRun({"net": clear}, {})) == []
+    (warning,) = warning_lines(ScoreRun({"net": clear, "noise": unclear}, {}))
+    assert warning.startswith("warning: the interval holds 0, so these data do not show that there is any ")
+    assert ": noise 0.200 [" in warning
+
+
+def test_there_is_one_document_for_one_model_and_for_several(scores_of: ScoresOf) -> None:
     scores = two_layers(scores_of)
     quoted = Table2Comparison("net", "calcium", 0.316, 0.43)
     one = run_document(ScoreRun({"net": scores}, {"net": quoted}))
-    assert {"settings", "context", "summary", "best_layers", "table2", "files", "digest", "protocol"} <= set(
-        one
-    )
-    assert one["table2"] == {
+    (model,) = one["models"]
+    assert model["table2"] == {
         "row": "net",
         "dataset": "calcium",
         "value": 0.316,
@@ -189,13 +235,13 @@ def test_the_document_of_one_model_keeps_its_keys(scores_of: ScoresOf) -> None:
         "comparable": True,
         "differences": [],
     }
-    assert one["summary"] == scores.to_json()["summary"]
-    assert "models" not in one
+    assert [row["median"] for row in model["summary"]] == scores.summary()["median"].tolist()
     models = {"net": scores, "other": two_layers(scores_of, shift=0.1)}
     several = run_document(ScoreRun(models, {"net": quoted}, comparison=compare_models(models)))
+    assert set(several) == set(one)
     assert [model["name"] for model in several["models"]] == ["net", "other"]
-    assert [model["table2"] for model in several["models"]] == [one["table2"], None]
-    assert several["digest"] == scores.digest()
+    assert [model["table2"] for model in several["models"]] == [model["table2"], None]
+    assert several["digest"] == one["digest"] == scores.digest()
     assert several["comparison"]["models"] == ["net", "other"]
     assert several["ceiling"] is None
 
@@ -212,17 +258,18 @@ ONE_LAYER = {("a", "VISp"): [0.1, 0.2, 0.3, 0.4]}
 def test_the_result_pools_each_areas_best_layer(scores_of: ScoresOf) -> None:
     table2 = Table2Comparison("net", "neuropixels", 0.413, 0.5)
     scores = scores_of(VALUES, {"model": "net", "dataset": "neuropixels"})
-    lines = result_lines(scores, table2=table2)
+    lines = printed(ScoreRun({"net": scores}, {"net": table2}))
     pooled = [0.5, 0.6, 0.7, 0.3, 0.4, 0.5, 0.6]
-    assert f"chosen on the test images (paper): median {np.median(pooled):.3f} [" in lines[0]
-    assert "7 units, 2 animals" in lines[0]
-    assert lines[1].startswith("the paper's Table 2 has 0.413 for net on neuropixels")
-    assert title_line(scores).startswith("net on neuropixels: 8 units, 2 animals")
+    (row,) = (line for line in lines if line.startswith("all areas"))
+    assert f"{np.median(pooled):.3f} [" in row and row.rstrip().endswith("7 (3)")
+    assert any(line.startswith("the paper's Table 2 has 0.413 for net on neuropixels") for line in lines)
+    assert title_line(scores) == "net on neuropixels: 8 units, 3 animals"
 
 
 def test_what_has_no_score_is_counted_with_its_reason(scores_of: ScoresOf) -> None:
-    lines = result_lines(scores_of(VALUES, {"skipped_areas": {"VISam": "no specimen passes"}}))
-    assert "skipped VISam: no specimen passes" in lines
+    scores = scores_of(VALUES, {"skipped_areas": {"VISam": "no specimen passes"}})
+    assert "skipped VISam: no specimen passes" in printed(ScoreRun({"net": scores}, {}))
+    lines = result_lines(scores)
     assert "without a score: 2 of 16 unit-layer pairs (constant response: 2)" in lines
     assert "halves dropped: 20 of 160 (12.5 %: constant response 20)" in lines
 
@@ -232,39 +279,41 @@ def test_scores_that_cannot_be_correlations_are_pointed_out(scores_of: ScoresOf)
     lines = result_lines(scores)
     start = "scores beyond ±2: 1 of 4 unit-layer pairs (units: 1)"
     assert any(line.startswith(start) for line in lines)
-    assert "median 0.250 [" in lines[0]
     assert not any("beyond" in line for line in result_lines(scores_of(VALUES)))
 
 
 @pytest.mark.parametrize(
     ("context", "expected"),
     [
-        ({"dataset": "simulated"}, "the SIMULATED dataset"),
         (
             {"selection": {"name": "paper", "applied": True}},
-            "selection paper (not checked against the paper's text)",
+            ["selection paper (not checked against the paper's text): every unit"],
         ),
-        ({"selection": {"name": "none", "applied": True}}, "selection none"),
+        ({"selection": {"name": "none", "applied": True}}, ["selection none: every unit"]),
         (
-            {"selection": {"name": "code", "applied": False, "note": "not applied: why"}},
-            "selection code (not applied: why)",
+            {"selection": {"name": "none", "applied": False, "note": "every unit, because why"}},
+            ["selection none: every unit, because why"],
         ),
-        ({}, "selection as given"),
+        ({}, []),
     ],
 )
-def test_dataset_and_selection_are_named(
-    scores_of: ScoresOf, context: dict[str, object], expected: str
-) -> None:
-    assert expected in title_line(scores_of(VALUES, context))
+def test_the_selection_is_named(scores_of: ScoresOf, context: dict[str, object], expected: list[str]) -> None:
+    assert selection_lines(None, scores_of(VALUES, context)) == expected
+
+
+def test_simulated_recordings_are_called_so(scores_of: ScoresOf) -> None:
+    assert "the SIMULATED dataset" in title_line(scores_of(VALUES, {"dataset": "simulated"}))
 
 
 def test_the_papers_protocol_is_called_so(scores_of: ScoresOf) -> None:
     scores = scores_of(ONE_LAYER, n_splits=10, n_halves=100)
-    first, second, third = protocol_lines(scores)
-    assert first.startswith(f"protocol {scores.digest()[:12]}: PLS (25 components), 10 image splits x 100 ")
-    assert "spearman-brown-denominator, mean-of-corrected" in first
-    assert second == "settings as in the paper"
-    assert third == "seeds: splits 0, halves 0, resampling 0"
+    line = protocol_line(scores)
+    assert line.startswith("PLS (25 components), 10 image splits x 100 trial halves, corrected for noise (")
+    assert "spearman-brown-denominator, mean-of-corrected" in line
+    assert line.endswith("; settings as in the paper")
+    assert protocol_details(scores) == (
+        f"protocol {scores.digest()[:12]}; seeds: splits 0, halves 0, resampling 0",
+    )
 
 
 def test_what_differs_stands_beside_the_papers_value(scores_of: ScoresOf) -> None:
@@ -275,13 +324,15 @@ def test_what_differs_stands_beside_the_papers_value(scores_of: ScoresOf) -> Non
         "split_seed": 5,
         "n_resamples": 100,
     }
-    first, second, third = protocol_lines(scores_of(ONE_LAYER, **chosen))
-    assert second.endswith(
-        ": n_splits 2 (10), correction attenuation (spearman-brown-denominator), split_seed 5 (0)"
+    scores = scores_of(ONE_LAYER, **chosen)
+    line = protocol_line(scores)
+    assert line.endswith(
+        "; differs from the paper's: n_splits 2 (paper: 10), correction attenuation (paper: "
+        "spearman-brown-denominator), split_seed 5 (paper: 0)"
     )
-    assert "2 image splits" in first
-    assert third.startswith("seeds: splits 5,")
-    assert "not corrected" in protocol_lines(scores_of(ONE_LAYER, correction="none"))[0]
+    assert "2 image splits" in line
+    assert "seeds: splits 5," in protocol_details(scores)[0]
+    assert "not corrected" in protocol_line(scores_of(ONE_LAYER, correction="none"))
 
 
 @pytest.mark.parametrize(
@@ -298,9 +349,9 @@ def test_a_mapping_is_named_with_its_own_settings(settings: dict[str, object], e
 
 
 def test_a_similarity_of_all_images_has_no_splits(scores_of: ScoresOf) -> None:
-    assert ", all images, 10 trial halves" in protocol_lines(scores_of(ONE_LAYER, mapping="rsa"))[0]
+    assert ", all images, 10 trial halves" in protocol_line(scores_of(ONE_LAYER, mapping="rsa"))
     of_test_images = scores_of(ONE_LAYER, mapping="rsa", similarity_images="test", n_splits=3)
-    assert ", 3 image splits x 10 trial halves" in protocol_lines(of_test_images)[0]
+    assert ", 3 image splits x 10 trial halves" in protocol_line(of_test_images)
 
 
 def test_dropped_halves_are_counted_by_reason(scores_of: ScoresOf) -> None:
@@ -324,9 +375,11 @@ def test_many_dropped_halves_are_warned_of_above_the_table(scores_of: ScoresOf) 
     lines = printed(ScoreRun({"net": scores_of(values)}, {}))
     warning = next(index for index, line in enumerate(lines) if line.startswith("warning: 25 %"))
     assert "--recipe honest" in lines[warning]
-    assert warning < next(index for index, line in enumerate(lines) if line.startswith("layer"))
-    assert dropped_warning(scores_of(values, estimator="corrected-mean")) == ""
-    assert dropped_warning(scores_of({("a", "VISp"): [0.1, 0.2, 0.3, 0.4]})) == ""
+    assert warning < next(index for index, line in enumerate(lines) if line.startswith("area"))
+    assert dropped_share(scores_of(values, estimator="corrected-mean")) == 0.0
+    assert dropped_share(scores_of({("a", "VISp"): [0.1, 0.2, 0.3, 0.4]})) == 0.0
+    models = {"net": scores_of(values), "other": scores_of(values)}
+    assert warning_lines(ScoreRun(models, {}))[0].startswith("warning: net 25 %, other 25 % of the split ")
 
 
 def test_a_layer_without_a_map_says_why(scores_of: ScoresOf) -> None:
@@ -352,18 +405,21 @@ def selection(reasons: list[str], areas: list[str]) -> SelectionOutcome:
     )
 
 
-def test_excluded_units_are_counted_with_their_reasons() -> None:
+def test_excluded_units_are_counted_with_their_reasons(scores_of: ScoresOf) -> None:
     reasons = ["", "reliability", "few_units", "few_units", "few_units", "reliability"]
     outcome = selection(reasons, ["VISp", "VISp", "VISp", "VISp", "VISl", "VISl"])
-    assert selection_lines(outcome) == [
-        "kept 1 of 6 units, 1 of 3 animals: 2 units below reliability 0.5; 3 units in 2 recordings with too "
-        "few units left (q3: VISp needs 86, VISl needs 7). All units: --selection none"
+    scores = scores_of(ONE_LAYER, {"selection": {"name": "code"}})
+    assert selection_lines(outcome, scores) == [
+        "selection code kept 1 of 6 units, 1 of 3 animals; left out: 2 units below reliability 0.5; 3 units "
+        "in 2 recordings with too few units left (q3: VISp needs 86, VISl needs 7). All units: --selection "
+        "none"
     ]
-    assert selection_lines(outcome.in_areas(["VISl"])) == [
-        "kept 0 of 2 units, 0 of 1 animal: 1 unit below reliability 0.5; 1 unit in 1 recording with too few "
-        "units left (q3: VISl needs 7). All units: --selection none"
+    assert selection_lines(outcome.in_areas(["VISl"]), scores) == [
+        "selection code kept 0 of 2 units, 0 of 1 animal; left out: 1 unit below reliability 0.5; 1 unit in "
+        "1 recording with too few units left (q3: VISl needs 7). All units: --selection none"
     ]
-    assert selection_lines(selection([""] * 6, ["VISp"] * 6)) == selection_lines(None) == []
+    everything = selection([""] * 6, ["VISp"] * 6)
+    assert selection_lines(everything, scores) == ["selection code: every unit"]
     assert outcome.to_json() == {
         "units": 6,
         "units_kept": 1,

@@ -22,10 +22,10 @@ from mvkit.scoring.comparison import (
     sentence,
     short,
 )
-from mvkit.scoring.intervals import ONE_ANIMAL, median_interval, p_value, statistic_interval
+from mvkit.scoring.intervals import few_animals, median_interval, p_value, statistic_interval
 
 NAN = math.nan
-UNITS = [("VISp", 1, 10), ("VISp", 1, 11), ("VISp", 2, 10), ("VISl", 2, 10), ("VISl", 3, 10)]
+UNITS = [("VISp", 1, 10), ("VISp", 2, 11), ("VISp", 3, 10), ("VISl", 2, 10), ("VISl", 3, 10)]
 
 
 def test_holm_against_an_example_by_hand() -> None:
@@ -47,14 +47,16 @@ def test_units_are_matched_by_name_and_gaps_are_counted(scores_of: Callable[...,
     assert table.loc["all", "difference"] == pytest.approx(0.0, abs=1e-15)
     assert table["n_units"].tolist() == [2, 2, 4] and table["n_left_out"].tolist() == [1, 0, 1]
     assert table["n_animals"].tolist() == [2, 2, 3]
-    assert (table["low"] < table["difference"]).all() and (table["difference"] < table["high"]).all()
+    assert table.loc[["VISp", "VISl"], "reason"].tolist() == ["2 animals: no interval"] * 2
+    row = table.loc["all"]
+    assert row["low"] < row["difference"] < row["high"]
 
 
 def test_identical_models_do_not_differ(scores_of: Callable[..., Scores]) -> None:
     scores = scores_of(UNITS, [[0.5, 0.6, 0.7, 0.1, 0.2]])
-    table = compare_models({"A": scores, "B": scores}).table()
-    assert (table[["difference", "low", "high"]] == 0.0).all(axis=None)
-    assert (table["p"] == 1.0).all() and not table["resolved"].any()
+    table = compare_models({"A": scores, "B": scores}).table().set_index("area")
+    assert (table.loc[["VISp", "all"], ["difference", "low", "high"]] == 0.0).all(axis=None)
+    assert (table.loc[["VISp", "all"], "p"] == 1.0).all() and not table["resolved"].any()
 
 
 def test_each_area_is_corrected_for_its_pairs(scores_of: Callable[..., Scores]) -> None:
@@ -91,8 +93,7 @@ def test_one_animal_gives_a_difference_without_an_interval(scores_of: Callable[.
     pair = comparison.pairs[0]
     assert pair.difference == pytest.approx(0.1) and math.isnan(pair.p_holm) and not pair.resolved
     assert comparison.sentences()[0] == (
-        "A and B, VISp: difference .100, no interval (one animal only: nothing is known of the variation "
-        "between animals)"
+        "A and B, VISp: difference .100, no interval (1 animal: no interval)"
     )
     assert comparison.to_json()["pairs"][0]["p"] is None
 
@@ -151,28 +152,35 @@ def test_equal_models_are_told_apart_in_5_of_100_cases(n_animals: int) -> None:
 
 
 NAN_FRACTIONS = math.nan
-UNITS_FRACTIONS = [("VISp", 1, 10), ("VISp", 1, 11), ("VISp", 2, 10), ("VISl", 2, 10), ("VISl", 2, 11)]
+UNITS_FRACTIONS = [
+    ("VISp", 1, 10),
+    ("VISp", 4, 11),
+    ("VISp", 2, 10),
+    ("VISp", 3, 10),
+    ("VISl", 2, 10),
+    ("VISl", 2, 11),
+]
 
 
 def test_medians_are_over_the_units_that_have_both(scores_of: Callable[..., Scores]) -> None:
-    scores = scores_of(UNITS_FRACTIONS, [[0.1, 0.2, 0.3, 0.4, 0.5]])
+    scores = scores_of(UNITS_FRACTIONS, [[0.1, 0.2, 0.3, 0.2, 0.4, 0.5]])
     # The ceiling knows its units in another order, and one of them not at all.
     ceiling = scores_of(
-        [UNITS_FRACTIONS[index] for index in (4, 2, 0, 1, 3)], [[0.5, 0.6, 0.4, NAN_FRACTIONS, 1.0]]
+        [UNITS_FRACTIONS[index] for index in (5, 2, 0, 1, 4, 3)], [[0.5, 0.6, 0.4, NAN_FRACTIONS, 1.0, 0.5]]
     )
     table = fraction_of_ceiling(scores, ceiling).set_index("area")
     assert table.loc["VISp", "fraction"] == pytest.approx(0.2 / 0.5)
     assert table.loc["VISl", "fraction"] == pytest.approx(0.45 / 0.75)
-    assert table.loc["all", "fraction"] == pytest.approx(0.35 / 0.55)
-    assert table["n_units"].tolist() == [2, 2, 4] and table["n_animals"].tolist() == [2, 1, 2]
+    assert table.loc["all", "fraction"] == pytest.approx(0.3 / 0.5)
+    assert table["n_units"].tolist() == [3, 2, 5] and table["n_animals"].tolist() == [3, 1, 3]
     assert set(table["choice"]) == {"paper"}
     low, fraction, high = (table.loc["VISp", name] for name in ("low", "fraction", "high"))
     assert low < fraction < high
-    assert math.isnan(table.loc["VISl", "low"]) and table.loc["VISl", "reason"] == ONE_ANIMAL
+    assert math.isnan(table.loc["VISl", "low"]) and table.loc["VISl", "reason"] == few_animals(1)
 
 
 def test_a_model_as_good_as_the_ceiling_has_fraction_one_exactly(scores_of: Callable[..., Scores]) -> None:
-    scores = scores_of(UNITS_FRACTIONS, [[0.1, 0.2, 0.3, 0.4, 0.5]])
+    scores = scores_of(UNITS_FRACTIONS, [[0.1, 0.2, 0.3, 0.35, 0.4, 0.5]])
     table = fraction_of_ceiling(scores, scores).set_index("area")
     # Draws are shared: numerator and denominator move together.
     np.testing.assert_allclose(table.loc[["VISp", "all"], ["fraction", "low", "high"]], 1.0, atol=1e-12)
@@ -193,18 +201,19 @@ def test_the_width_is_the_first_order_t_interval() -> None:
 
 def test_a_ceiling_of_zero_gives_a_reason(scores_of: Callable[..., Scores]) -> None:
     table = fraction_of_ceiling(
-        scores_of(UNITS_FRACTIONS, [[0.1] * 5]), scores_of(UNITS_FRACTIONS, [[-0.1, 0.0, 0.0, 0.2, 0.2]])
+        scores_of(UNITS_FRACTIONS, [[0.1] * 6]),
+        scores_of(UNITS_FRACTIONS, [[-0.1, 0.0, 0.0, 0.0, 0.2, 0.2]]),
     ).set_index("area")
     assert math.isnan(table.loc["VISp", "fraction"]) and table.loc["VISp", "reason"] == NO_CEILING
     assert table.loc["VISl", "fraction"] == pytest.approx(0.5)
 
 
 def test_gaps_keep_their_reason(scores_of: Callable[..., Scores]) -> None:
-    scores = scores_of(UNITS_FRACTIONS, [[[0.1] * 5, [0.2] * 5]])
-    table = fraction_of_ceiling(scores, scores_of(UNITS_FRACTIONS, [[0.5] * 5]), choice="held-out")
+    scores = scores_of(UNITS_FRACTIONS, [[[0.1] * 6, [0.2] * 6]])
+    table = fraction_of_ceiling(scores, scores_of(UNITS_FRACTIONS, [[0.5] * 6]), choice="held-out")
     assert set(table["reason"]) == {"held-out choice needs two splits"} and set(table["n_units"]) == {0}
-    missing = scores_of(UNITS_FRACTIONS, [[NAN_FRACTIONS, NAN_FRACTIONS, NAN_FRACTIONS, 0.5, 0.5]])
-    table = fraction_of_ceiling(scores_of(UNITS_FRACTIONS, [[0.1] * 5]), missing).set_index("area")
+    missing = scores_of(UNITS_FRACTIONS, [[NAN_FRACTIONS] * 4 + [0.5] * 2])
+    table = fraction_of_ceiling(scores_of(UNITS_FRACTIONS, [[0.1] * 6]), missing).set_index("area")
     assert table.loc["VISp", "reason"] == "no unit with a score"
 
 
@@ -212,12 +221,12 @@ def test_other_protocols_and_scores_in_place_of_a_ceiling_are_refused(
     scores_of: Callable[..., Scores],
 ) -> None:
     scores = scores_of(
-        UNITS_FRACTIONS, [[0.1] * 5], context={"selection": {"name": "code", "min_reliability": 0.5}}
+        UNITS_FRACTIONS, [[0.1] * 6], context={"selection": {"name": "code", "min_reliability": 0.5}}
     )
     settings = ScoreSettings(n_splits=3, ceiling="holdout", confidence=0.9)
     ceiling = scores_of(
         UNITS_FRACTIONS,
-        [[0.5] * 5],
+        [[0.5] * 6],
         settings=settings,
         context={"selection": {"name": "code", "min_reliability": 0.3}, "responses_sha256": "abc"},
     )
@@ -234,5 +243,5 @@ def test_other_protocols_and_scores_in_place_of_a_ceiling_are_refused(
     assert "confidence" not in text and "ceiling:" not in text and "selection.name" not in text
     with pytest.raises(UsageError, match="this one has 2"):
         fraction_of_ceiling(
-            scores_of(UNITS_FRACTIONS, [[0.1] * 5]), scores_of(UNITS_FRACTIONS, [[0.1] * 5] * 2)
+            scores_of(UNITS_FRACTIONS, [[0.1] * 6]), scores_of(UNITS_FRACTIONS, [[0.1] * 6] * 2)
         )

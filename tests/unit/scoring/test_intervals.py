@@ -15,8 +15,8 @@ from mvkit.scoring import ScoreSettings
 from mvkit.scoring.intervals import (
     MEDIAN,
     NO_UNITS,
-    ONE_ANIMAL,
     Draws,
+    few_animals,
     median_interval,
     medians_of_counts,
     p_value,
@@ -59,10 +59,13 @@ def test_animals_that_differ_much_more_than_units_count_by_their_units() -> None
     assert standard_error(values[None], sizes, np.ones(1)) == pytest.approx(expected, rel=1e-12)
 
 
-def test_without_two_animals_there_is_a_reason_and_no_number() -> None:
+def test_without_three_animals_there_is_a_reason_and_no_number() -> None:
+    two = median_interval(np.array([0.1, 0.2, 0.4]), np.array([7, 7, 8]), SETTINGS)
+    assert math.isnan(two.low) and math.isnan(two.high)
+    assert (two.n_units, two.n_animals, two.reason) == (3, 2, "2 animals: no interval")
     one = median_interval(np.array([0.1, 0.2, np.nan]), np.array([7, 7, 8]), SETTINGS)
     assert math.isnan(one.low) and math.isnan(one.high)
-    assert (one.n_units, one.n_animals, one.reason) == (2, 1, ONE_ANIMAL)
+    assert (one.n_units, one.n_animals, one.reason) == (2, 1, few_animals(1))
     none = median_interval(np.full(2, np.nan), np.array([7, 8]), SETTINGS)
     assert (none.n_units, none.n_animals, none.reason) == (0, 0, NO_UNITS)
     assert math.isnan(p_value(0.15, one, SETTINGS))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from mvkit.errors import DataError
 from mvkit.scoring import Scores, ScoreSettings, read_scores, save_scores
 from mvkit.scoring.intervals import median_interval
+from mvkit.scoring.results import read_models, save_models
 
 NAN = float("nan")
 ROWS = [
@@ -86,56 +88,78 @@ def test_equal_medians_go_to_the_earlier_layer(scores: Scores) -> None:
 
 def test_json_is_plain_and_complete(scores: Scores) -> None:
     content = json.loads(json.dumps(scores.to_json(), allow_nan=False))
-    assert content["settings"]["n_splits"] == 2 and content["settings"]["n_components"] == 25
+    assert content["schema_version"] == 1
+    assert content["protocol"]["n_splits"] == 2 and content["protocol"]["n_components"] == 25
     assert content["context"] == {"seeds": [1, 2]}
-    assert len(content["summary"]) == 8 and content["summary"][2]["median"] is None
-    assert content["best_layers"][0]["layer"] == "early" and content["best_layers"][0]["choice"] == "paper"
-    assert content["held_out_layers"][0]["choice"] == "held-out" and content["layer_choice"] == "paper"
-    assert content["digest"] == scores.digest() and content["protocol"]["n_splits"] == 2
-    assert "hierarchical bootstrap" in content["intervals"]["method"]
-    assert (content["intervals"]["confidence"], content["intervals"]["n_resamples"]) == (0.95, 2000)
-    assert content["summary"][1]["low"] is None and "one animal only" in content["summary"][1]["reason"]
+    assert content["digest"] == scores.digest()
+    assert (content["reporting"]["layer_choice"], content["reporting"]["confidence"]) == ("paper", 0.95)
+    assert not set(content["protocol"]) & set(content["reporting"]), "each setting stands in one place"
+    assert "hierarchical bootstrap" in content["intervals"]
+    (model,) = content["models"]
+    assert len(model["summary"]) == 8 and model["summary"][2]["median"] is None
+    assert [row["choice"] for row in model["best_layers"]] == ["paper"] * 4 + ["held-out"] * 4
+    assert model["best_layers"][0]["layer"] == "early"
+    assert model["summary"][1]["low"] is None and model["summary"][1]["reason"] == "1 animal: no interval"
 
 
 def test_files_hold_everything_and_are_read_back(scores: Scores, tmp_path: Path) -> None:
-    written = save_scores(scores, tmp_path / "out")
-    assert sorted(path.name for path in written) == sorted(path.name for path in (tmp_path / "out").iterdir())
-    again = read_scores(tmp_path / "out")
+    out = tmp_path / "out"
+    written = save_scores(scores, out)
+    assert sorted(path.name for path in written) == sorted(path.name for path in out.iterdir())
+    again = read_scores(out)
     pd.testing.assert_frame_equal(again.table(), scores.table())
     pd.testing.assert_frame_equal(again.summary(), scores.summary())
     assert (again.layers, again.areas, again.settings) == (scores.layers, scores.areas, scores.settings)
-    csv = pd.read_csv(tmp_path / "out" / "scores.csv")
+    assert again.digest() == scores.digest()
+    csv = pd.read_csv(out / "scores.csv")
     np.testing.assert_array_equal(csv["score"], scores.columns["score"])
-    best = pd.read_csv(tmp_path / "out" / "best_layers.csv")
-    assert best["median"].iloc[-1] == 0.5 and set(best["choice"]) == {"paper"}
+    np.testing.assert_array_equal(csv["score_even_splits"], scores.by_fold[0])
+    best = pd.read_csv(out / "best_layers.csv")
+    paper, held_out = (best[best["choice"] == choice] for choice in ("paper", "held-out"))
+    assert paper["median"].iloc[-1] == 0.5
     np.testing.assert_array_equal(again.by_fold, scores.by_fold)
-    held_out = pd.read_csv(tmp_path / "out" / "held_out_layers.csv")
     np.testing.assert_allclose(held_out["median"], scores.held_out_layers()["median"], rtol=0, atol=1e-15)
-    assert set(held_out["choice"]) == {"held-out"}
-    assert {"low", "high", "reason"} <= set(pd.read_csv(tmp_path / "out" / "summary.csv").columns)
+    assert {"low", "high", "reason"} <= set(pd.read_csv(out / "summary.csv").columns)
+    summary = json.loads((out / "summary.json").read_text())
+    assert "summary" not in summary["models"][0], "tables are in the CSV files"
+
+
+def test_several_models_share_their_files(scores: Scores, tmp_path: Path) -> None:
+    other = dataclasses.replace(
+        scores, columns={**scores.columns, "score": scores.columns["score"] / 2}, context={"seeds": (1, 2)}
+    )
+    models = {"net": scores, "runs/a (random, seed 0)": other}
+    save_models(models, tmp_path / "out")
+    table = pd.read_csv(tmp_path / "out" / "scores.csv")
+    assert table["model"].drop_duplicates().tolist() == list(models)
+    assert len(table) == 2 * len(ROWS)
+    again = read_models(tmp_path / "out")
+    assert list(again) == list(models)
+    for name, expected in models.items():
+        np.testing.assert_array_equal(again[name].columns["score"], expected.columns["score"])
+        assert again[name].digest() == expected.digest()
+    with pytest.raises(DataError, match=r"holds 2 models: net, runs/a .*\n.*name one: .*out/net"):
+        read_scores(tmp_path / "out")
+    # By the name as it is, and as it can be typed.
+    for name in ("runs/a (random, seed 0)", "runs_a_random_seed_0"):
+        one = read_scores(tmp_path / "out" / name)
+        np.testing.assert_array_equal(one.columns["score"], other.columns["score"])
+    with pytest.raises(DataError, match=r"out has no model 'nat'; it has: net, runs/a"):
+        read_scores(tmp_path / "out" / "nat")
 
 
 def test_intervals_are_those_of_the_units_and_made_once(scores: Scores) -> None:
     summary = scores.summary().set_index(["layer", "area"])
-    units = np.array([0.5, 0.3, 0.4])
-    expected = median_interval(units, np.array([1, 1, 2]), scores.settings)
-    row = summary.loc[("early", "VISp")]
-    assert (row["low"], row["high"], row["reason"]) == (expected.low, expected.high, "")
-    pooled = median_interval(
-        np.append(units, 0.1), np.array([1, 1, 2, 2]), scores.settings, areas=np.array([0, 0, 0, 1])
-    )
-    assert summary.loc[("early", "all"), "low"] == pytest.approx(pooled.low, abs=1e-12)
+    units = np.array([0.2, 0.1, 0.3, 0.6, 0.8])
+    animals, areas = np.array([1, 1, 2, 2, 3]), np.array([0, 0, 0, 1, 1])
+    expected = median_interval(units, animals, scores.settings, areas=areas)
+    row = summary.loc[("late", "all")]
+    assert (row["low"], row["high"]) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    assert row["reason"] == ""
     # What a caller does to a table is no change to the scores.
     changed = scores.summary()
     changed["low"] = 7.0
     pd.testing.assert_frame_equal(scores.summary().set_index(["layer", "area"]), summary)
-
-
-def test_a_folder_without_scores_by_fold_is_refused(scores: Scores, tmp_path: Path) -> None:
-    save_scores(scores, tmp_path)
-    (tmp_path / "folds.parquet").unlink()
-    with pytest.raises(DataError, match=r"no folds\.parquet here"):
-        read_scores(tmp_path)
 
 
 def test_saving_again_replaces(scores: Scores, tmp_path: Path) -> None:
@@ -154,8 +178,14 @@ def test_missing_and_damaged_folders_are_named(scores: Scores, tmp_path: Path) -
     with pytest.raises(DataError, match="damaged scores"):
         read_scores(tmp_path)
     save_scores(scores, tmp_path)
-    pd.DataFrame({"fold_0": [0.5]}).to_parquet(tmp_path / "folds.parquet")
-    with pytest.raises(DataError, match=r"scores\.parquet has 12 rows, folds\.parquet 1"):
+    nobody = {"model": ["other"], "weights": [""], "dataset": [""], "score": [0.5]}
+    pd.DataFrame(nobody).to_parquet(tmp_path / "scores.parquet")
+    with pytest.raises(DataError, match=r"damaged scores \(scores\.parquet has no rows of "):
+        read_scores(tmp_path)
+    save_scores(scores, tmp_path)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    (tmp_path / "summary.json").write_text(json.dumps({**summary, "schema_version": 99}))
+    with pytest.raises(DataError, match=r"version 99 of summary\.json, and this mvkit reads 1"):
         read_scores(tmp_path)
 
 
