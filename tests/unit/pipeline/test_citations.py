@@ -173,7 +173,7 @@ def test_a_reference_as_a_sentence() -> None:
     )
     assert entries["zbontar2021barlow"].startswith(
         "Jure Zbontar, Li Jing, Ishan Misra, Yann LeCun & Stéphane Deny (2021). Barlow Twins: "
-        "Self-supervised learning via redundancy reduction. International Conference on Machine Learning: 12310"
+        "Self-supervised learning via redundancy reduction. International Conference on Machine"
     )
     assert entries["mvkit"].endswith(f"Version {mvkit.__version__}")
 
