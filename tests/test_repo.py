@@ -17,7 +17,7 @@ PACKAGE = ROOT / "mvkit"
 PACKAGES = (
     *("errors", "paths", "files", "machine", "jit", "rng", "recipes", "cache", "gabor"),
     *("neural", "images", "models", "features", "distributed", "objectives", "training", "scoring"),
-    *("fetch", "allen", "report", "pipeline", "cli", "__main__"),
+    *("fetch", "allen", "report", "pipeline", "brainscore", "cli", "__main__"),
 )
 RANK = {name: rank for rank, name in enumerate(PACKAGES)}
 
