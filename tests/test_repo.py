@@ -213,6 +213,40 @@ def test_constraints_cover_every_dependency() -> None:
     assert names <= pinned, f"not pinned in constraints.txt: {sorted(names - pinned)}"
 
 
+def test_what_outsiders_use_agrees() -> None:
+    import tomllib
+
+    import yaml
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    workflow = yaml.safe_load((ROOT / ".github/workflows/tests.yml").read_text(encoding="utf-8"))
+    tested = workflow["jobs"]["test"]["strategy"]["matrix"]["python-version"]
+    prefix = "Programming Language :: Python :: "
+    assert [one.removeprefix(prefix) for one in project["classifiers"] if one.startswith(prefix)] == tested
+    assert project["requires-python"] == f">={tested[0]}"
+    systems = [one for one in project["classifiers"] if one.startswith("Operating System")]
+    assert systems == ["Operating System :: POSIX :: Linux"], "only what is tested"
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
+    assert f"\nruff=={hooks['repos'][0]['rev'].removeprefix('v')}\n" in (ROOT / "constraints.txt").read_text()
+    for path in sorted((ROOT / ".github").rglob("*.yml")):
+        assert yaml.safe_load(path.read_text(encoding="utf-8")), path
+
+
+def test_commands_of_the_pages_for_contributors_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+    workflow = (ROOT / ".github/workflows/tests.yml").read_text(encoding="utf-8")
+    for name in ("CONTRIBUTING.md", "README.md", ".github/pull_request_template.md"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        named = set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.M))
+        assert named <= targets, f"{name}: {named - targets}"
+    assert set(re.findall(r"run: make ([a-z-]+)", workflow)) <= targets
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    for path in re.findall(r"`((?:mvkit|tests|recipes|scripts)/[\w./]+)`", text):
+        assert (ROOT / path).exists(), path
+    for path in re.findall(r"(?<![\w/-])(tests/[\w./]+\.py)", text):
+        assert (ROOT / path).is_file(), path
+
+
 def test_one_module_imports_allensdk() -> None:
     importing = [
         str(path.relative_to(PACKAGE))
