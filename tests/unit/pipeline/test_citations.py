@@ -15,7 +15,9 @@ from mvkit.models.registry import PAPER, RELEASED, SHI_PAPER, list_models
 from mvkit.objectives.registry import OBJECTIVES
 from mvkit.pipeline import citations
 from mvkit.pipeline.citations import cite
-from mvkit.recipes import packaged_recipes
+from mvkit.recipes import load_recipe, packaged_recipes
+from mvkit.training.checkpoint import write_recipe
+from mvkit.training.recipe import TrainRecipe
 
 ROOT = Path(__file__).parents[3]
 HEADER = "model,weights,dataset,layer,score\n"
@@ -107,12 +109,8 @@ def test_scores_of_several_models_and_a_data_set_of_ones_own(tmp_path: Path) -> 
 def test_training_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tmp_path / "runs" / "mine"
     run.mkdir(parents=True)
-    recipe = {
-        "model": {"architecture": "resnet18_encoder"},
-        "objective": {"name": "vicreg"},
-        "data": {"images": "cifar10"},
-    }
-    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    changes = ["model.architecture=resnet18_encoder", "data.images=cifar10"]
+    write_recipe(run, load_recipe(TrainRecipe, "alexnet_vicreg", changes))
     (run / "last.pt").touch()
     expected = ["he2016deep", "bardes2022vicreg", "krizhevsky2009learning", "leclerc2023ffcv"]
     assert keys(run)[2:] == expected
