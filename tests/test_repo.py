@@ -247,6 +247,20 @@ def test_commands_of_the_pages_for_contributors_exist() -> None:
         assert (ROOT / path).is_file(), path
 
 
+#: Functions of os that macOS lacks.
+LINUX_ONLY = re.compile(
+    r"\bos\.(sched_getaffinity|posix_fallocate|posix_fadvise|memfd_create|copy_file_range|splice|eventfd|setns"
+    r"|unshare|getxattr|setxattr|sched_setaffinity|pidfd_open|fdatasync)\b"
+)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_macos_lacks_is_asked_for_before_it_is_used(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    for name in LINUX_ONLY.findall(text):
+        assert f'hasattr(os, "{name}")' in text, f"{path}: os.{name}"
+
+
 def test_one_module_imports_allensdk() -> None:
     importing = [
         str(path.relative_to(PACKAGE))

@@ -92,6 +92,8 @@ _FIELD = re.compile(r"^  (\w+) = \{(.*)\},$", re.M)
 _RANDOM = re.compile(r" \(random, seed \d+\)$|@random$")
 
 _SUMMARY, _SCORES, _RECIPE = "summary.json", "scores.csv", "recipe.yaml"
+#: Folder of a ceiling beside scores.
+_CEILING = "ceiling"
 
 
 @dataclass(frozen=True)
@@ -295,7 +297,8 @@ def _of_recipe(source: str) -> Iterator[str | _Unknown]:
 
 
 def _of_folder(folder: Path) -> Iterator[str | _Unknown]:
-    tables = [table for table in (folder / _SCORES, *sorted(folder.glob(f"*/{_SCORES}"))) if table.is_file()]
+    tables = [folder / _SCORES] if (folder / _SCORES).is_file() else sorted(folder.glob(f"*/{_SCORES}"))
+    tables = [table for table in tables if table.parent.name != _CEILING]
     if tables:
         for table in tables:
             yield from _of_scores(table)
@@ -330,7 +333,8 @@ def _of_scores(table: Path) -> Iterator[str | _Unknown]:
             document = json.loads(summary.read_text(encoding="utf-8"))
         except ValueError as error:
             raise DataError(f"{summary}: not readable as JSON ({error}); score again with --out") from None
-        yield from _TOOLS.get(str(_mapping(_mapping(document).get("settings")).get("mapping", "")), ())
+        for name in ("settings", "protocol"):
+            yield from _TOOLS.get(str(_mapping(_mapping(document).get(name)).get("mapping", "")), ())
 
 
 def _of_scored_model(name: str) -> Iterator[str | _Unknown]:

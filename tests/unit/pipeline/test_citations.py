@@ -90,6 +90,8 @@ def test_saved_scores(tmp_path: Path) -> None:
         *["krizhevsky2012imagenet", "wu2018unsupervised", "russakovsky2015imagenet"],
         *["devries2020large", "allen2016calcium", "kornblith2019similarity"],
     ]
+    write_scores(one / "ceiling", "ceiling (holdout),,calcium")
+    assert cite([one]).notes == ()
     # Weights drawn at random were trained for nothing.
     drawn = write_scores(tmp_path / "drawn", '"alexnet_bn_ir (random, seed 0)","random, seed 0",simulated')
     assert keys(drawn)[2:] == ["krizhevsky2012imagenet"]
@@ -98,6 +100,7 @@ def test_saved_scores(tmp_path: Path) -> None:
 def test_scores_of_several_models_and_a_data_set_of_ones_own(tmp_path: Path) -> None:
     write_scores(tmp_path / "vgg16_encoder", "vgg16_encoder,,mine")
     write_scores(tmp_path / "other", "lost_model,,mine", "timm:resnet50,,mine")
+    write_scores(tmp_path / "ceiling", "ceiling (holdout),,mine")
     cited = cite([tmp_path])
     assert {"simonyan2015very", "he2016deep", "wightman2019timm"} <= {entry.key for entry in cited.entries}
     assert cited.notes == (
