@@ -24,7 +24,7 @@ MISTAKES = {
     "demo --set model.architecture=alexnet": "model.architecture: unknown network 'alexnet'; "
     "did you mean alexnet_encoder or alexnet_classifier?\nall: mvkit list models",
     "demo --set views.views=[]": "views.views",
-    "demo --device gpu": "--device gpu: give cpu, cuda, or cuda:1 for the second GPU",
+    "demo --device gpu": "device 'gpu' cannot be used: there is no such kind",
     "demo --images nowhere": "nowhere: no such folder (--images)\nprepare the images first: mvkit prep demo ",
     "demo --images setup.py": "setup.py is a file; --images takes a folder of betons or images",
     "demo": "the images of recipe demo are not prepared yet (no folder ",
