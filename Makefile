@@ -7,7 +7,7 @@ DEMO := demo-output
 # What `make test-allen` runs; with .venv-allen there, `make test-all` has run the rest of the folder already.
 ALLEN_TESTS ?= tests/allen
 
-.PHONY: help setup demo test test-slow test-all check bench gpu allen test-allen clean
+.PHONY: help setup demo test test-slow test-all check wheel bench gpu allen test-allen clean
 
 help:
 	@echo "make setup   set up .venv with everything that the others need"
@@ -16,6 +16,7 @@ help:
 	@echo "make test-slow  run the slow ones: kills, several processes, README and docs, sweeps, real recordings"
 	@echo "make test-all   run every test"
 	@echo "make check   ruff, mypy --strict, layer and repository rules"
+	@echo "make wheel   build the wheel, install it without a compiler into a fresh environment, and use it there"
 	@echo "make allen   set up .venv-allen, where AllenSDK runs (for mvkit fetch neural --source allensdk)"
 	@echo "make test-allen  run the tests that need AllenSDK, there"
 	@echo "make gpu     check on a GPU what the tests check on the CPU, and measure training there"
@@ -46,6 +47,10 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_repo.py
+
+# Needs PyPI; no part of `make test`, since it installs PyTorch once more.
+wheel:
+	$(PYTHON) scripts/check_wheel.py
 
 bench: setup
 	$(BIN)/python benchmarks/score_pls.py

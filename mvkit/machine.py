@@ -70,6 +70,10 @@ class Resources:
     dask: str | None = None
 
 
+#: What to do about a device that cannot be used.
+_DEVICES = "use cpu, cuda where there is a GPU of NVIDIA's or AMD's, or mps on a Mac"
+
+
 def check_device(name: str) -> None:
     """Check that a name is one of a kind of device; whether this machine has one is checked by torch.
 
@@ -79,9 +83,7 @@ def check_device(name: str) -> None:
         If there is no such kind.
     """
     if re.fullmatch(r"(auto|cpu|cuda|mps|xpu|hpu|mtia|xla)(:\d+)?", name) is None:
-        raise UsageError(
-            f"device '{name}' cannot be used: there is no such kind\nuse cpu, or cuda where there is a GPU"
-        )
+        raise UsageError(f"device '{name}' cannot be used: there is no such kind\n{_DEVICES}")
 
 
 def worker_number(resources: Resources) -> int:
@@ -109,9 +111,7 @@ def choose_device(name: str | torch.device | None) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         # A build without CUDA says so with an AssertionError.
         reason = (str(error).splitlines() or ["not available"])[0]
-        raise UsageError(
-            f"device '{name}' cannot be used: {reason}\nuse cpu, or cuda where there is a GPU"
-        ) from error
+        raise UsageError(f"device '{name}' cannot be used: {reason}\n{_DEVICES}") from error
     return device
 
 

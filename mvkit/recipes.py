@@ -146,6 +146,17 @@ def _find(source: str, folder: Path, packaged: Mapping[str, Path]) -> Path | Non
     return packaged.get(source.removesuffix(".yaml"))
 
 
+def read_document(path: Path) -> dict[str, object]:
+    """Return a recipe merged into its bases as plain data, whatever kind of recipe it is; nothing is checked.
+
+    Raises
+    ------
+    RecipeError
+        If the file or a base cannot be read.
+    """
+    return _resolve(path)[0]
+
+
 def packaged_recipes() -> dict[str, Path]:
     """Return the recipes that come with mvkit, by name (``score/paper``); not those that are only bases."""
     return {name: path for name, path in _packaged().items() if not name.startswith(_BASES)}

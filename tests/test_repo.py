@@ -17,7 +17,7 @@ PACKAGE = ROOT / "mvkit"
 PACKAGES = (
     *("errors", "paths", "files", "machine", "jit", "rng", "recipes", "cache", "gabor"),
     *("neural", "images", "models", "features", "distributed", "objectives", "training", "scoring"),
-    *("fetch", "allen", "report", "pipeline", "cli", "__main__"),
+    *("fetch", "allen", "report", "pipeline", "brainscore", "cli", "__main__"),
 )
 RANK = {name: rank for rank, name in enumerate(PACKAGES)}
 
@@ -139,6 +139,49 @@ def test_no_absolute_paths_in_tracked_text() -> None:
         assert not re.search(r"[\"' ](/home/|/work/|/data/|/mnt/|/Users/)", text), path
 
 
+#: An installation by name: `mvkit` is another project on PyPI, and mvkit-neuro is not there yet.
+WRONG_INSTALLATION = re.compile(
+    r"(pip3?|pipx|uv|uv tool|uv pip)\s+(install|add)\b[^\n`;]*\s[\"']?mvkit(?![\w./])", re.I
+)
+
+
+def test_no_text_names_an_installation_of_another_project() -> None:
+    wrong = (
+        "pip install mvkit",
+        'pip install "mvkit[dask]"',
+        "uv pip install -U mvkit-neuro",
+        "pip3 install mvkit;",
+    )
+    right = (
+        "pip install dask",
+        "pip install '.[dask]'",
+        "pip install ./mvkit",
+        "pip install dist/mvkit_neuro.whl",
+    )
+    assert all(WRONG_INSTALLATION.search(text) for text in wrong)
+    assert not any(WRONG_INSTALLATION.search(text) for text in right)
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+    suffixes = {
+        ".py",
+        ".md",
+        ".yaml",
+        ".yml",
+        ".toml",
+        ".cff",
+        ".ipynb",
+        ".sh",
+        ".txt",
+        ".sbatch",
+        ".html",
+        "",
+    }
+    for name in filter(None, tracked.stdout.split("\0")):
+        path = ROOT / name
+        if path.suffix in suffixes and path.is_file() and path != Path(__file__):
+            found = WRONG_INSTALLATION.search(path.read_text(encoding="utf-8", errors="replace"))
+            assert found is None, f"{name}: {found[0]}"
+
+
 def test_every_recipe_loads() -> None:
     from mvkit.pipeline.request import ScoreRecipe
     from mvkit.recipes import load_recipe, packaged_recipes
@@ -168,6 +211,54 @@ def test_constraints_cover_every_dependency() -> None:
         if "==" in line
     }
     assert names <= pinned, f"not pinned in constraints.txt: {sorted(names - pinned)}"
+
+
+def test_what_outsiders_use_agrees() -> None:
+    import tomllib
+
+    import yaml
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    workflow = yaml.safe_load((ROOT / ".github/workflows/tests.yml").read_text(encoding="utf-8"))
+    tested = workflow["jobs"]["test"]["strategy"]["matrix"]["python-version"]
+    prefix = "Programming Language :: Python :: "
+    assert [one.removeprefix(prefix) for one in project["classifiers"] if one.startswith(prefix)] == tested
+    assert project["requires-python"] == f">={tested[0]}"
+    systems = [one for one in project["classifiers"] if one.startswith("Operating System")]
+    assert systems == ["Operating System :: POSIX :: Linux"], "only what is tested"
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
+    assert f"\nruff=={hooks['repos'][0]['rev'].removeprefix('v')}\n" in (ROOT / "constraints.txt").read_text()
+    for path in sorted((ROOT / ".github").rglob("*.yml")):
+        assert yaml.safe_load(path.read_text(encoding="utf-8")), path
+
+
+def test_commands_of_the_pages_for_contributors_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+    workflow = (ROOT / ".github/workflows/tests.yml").read_text(encoding="utf-8")
+    for name in ("CONTRIBUTING.md", "README.md", ".github/pull_request_template.md"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        named = set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.M))
+        assert named <= targets, f"{name}: {named - targets}"
+    assert set(re.findall(r"run: make ([a-z-]+)", workflow)) <= targets
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    for path in re.findall(r"`((?:mvkit|tests|recipes|scripts)/[\w./]+)`", text):
+        assert (ROOT / path).exists(), path
+    for path in re.findall(r"(?<![\w/-])(tests/[\w./]+\.py)", text):
+        assert (ROOT / path).is_file(), path
+
+
+#: Functions of os that macOS lacks.
+LINUX_ONLY = re.compile(
+    r"\bos\.(sched_getaffinity|posix_fallocate|posix_fadvise|memfd_create|copy_file_range|splice|eventfd|setns"
+    r"|unshare|getxattr|setxattr|sched_setaffinity|pidfd_open|fdatasync)\b"
+)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_macos_lacks_is_asked_for_before_it_is_used(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    for name in LINUX_ONLY.findall(text):
+        assert f'hasattr(os, "{name}")' in text, f"{path}: os.{name}"
 
 
 def test_one_module_imports_allensdk() -> None:

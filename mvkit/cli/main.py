@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import signal
 import sys
@@ -12,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from mvkit.cli import cache, extract, fetch, prep, score, train
+from mvkit.cli import cache, cite, extract, fetch, prep, score, train
 from mvkit.cli import list as listing
 from mvkit.cli.console import Command, note, print_json
 from mvkit.errors import MvkitError, suggest
@@ -33,7 +34,7 @@ class _InOrderOfUse(TyperGroup):
 
     def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
         """Return the names of the commands."""
-        order = ("fetch", "list", "prep", "train", "extract", "score", "cache")
+        order = ("fetch", "list", "prep", "train", "extract", "score", "cache", "cite")
         return sorted(self.commands, key=order.index)
 
 
@@ -57,6 +58,9 @@ app.command("score", cls=Command, epilog=score.EPILOG, short_help="Score how wel
     score.command
 )
 app.add_typer(cache.app, name="cache", short_help="Show and prune what is cached of earlier runs.")
+app.command("cite", cls=Command, epilog=cite.EPILOG, short_help="Print what to cite, as BibTeX.")(
+    cite.command
+)
 
 
 def _print_version(wanted: bool) -> None:
@@ -64,7 +68,7 @@ def _print_version(wanted: bool) -> None:
         from mvkit import __version__
         from mvkit.cli.console import print_line
 
-        print_line(f"mvkit {__version__}")
+        print_line(f"mvkit {__version__} (Python {platform.python_version()}, {sys.platform})")
         raise typer.Exit
 
 

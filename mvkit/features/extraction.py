@@ -22,7 +22,7 @@ from mvkit.errors import DataError, UsageError
 from mvkit.features.buffer import IN_MEMORY_BYTES, FeatureBuffer, StoredLayer, feature_buffer
 from mvkit.features.feature_file import FeatureWriter, check_names, feature_path, hdf5_target, is_npz
 from mvkit.features.feature_set import FeatureProvenance, FeatureSet, LayerInfo
-from mvkit.features.hooks import evaluation_mode, floating_dtype, limit_threads, parse_device
+from mvkit.features.hooks import device_for, evaluation_mode, floating_dtype, limit_threads, parse_device
 from mvkit.features.layers import LayerTap, default_layers, layers_to_record, published_layers
 from mvkit.features.stimuli import (
     FALLBACK_DATASET,
@@ -54,8 +54,8 @@ Rows = Mapping[str, NDArray[np.float32]]
 _BATCH_PIXELS = 2**17
 _LARGEST_BATCH = 64
 
-#: torch's message on a processor; on a GPU it has an error of its own for it.
-_NO_MEMORY = "can't allocate memory"
+#: torch's messages on a processor and on Apple's devices; on other GPUs it has an error of its own for it.
+_NO_MEMORY = re.compile("can't allocate memory|MPS backend out of memory")
 
 #: To be raised whenever cached results must not be used any more.
 EDITION = 2
@@ -391,7 +391,7 @@ class ForwardPass:
         self.stimuli = stimuli
         #: As asked for.
         self.batch_size = batch_size
-        self.device = parse_device(device)
+        self.device = device_for(network, parse_device(device))
         self._tap = LayerTap(model, layers_to_record(model, layers))
         self._size = self._images_per_batch()
         self._first_batch: FirstBatch | None = None
@@ -555,7 +555,10 @@ class ForwardPass:
             yield
         except (RuntimeError, MemoryError) as error:
             reason = (str(error).splitlines() or [""])[0]
-            if not isinstance(error, MemoryError | torch.OutOfMemoryError) and _NO_MEMORY not in reason:
+            if (
+                not isinstance(error, MemoryError | torch.OutOfMemoryError)
+                and _NO_MEMORY.search(reason) is None
+            ):
                 raise
             raise DataError(
                 f"a batch of {self._size} images does not fit in memory with these layers ({reason})\n"

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from mvkit.errors import DataError, UsageError, unknown_name
 from mvkit.features.feature_set import FeatureProvenance, FeatureSet, ImageIds, LayerInfo
 from mvkit.files import replacing
+from mvkit.machine import free_disk
 from mvkit.neural.dataset import as_text, whole_numbers
 from mvkit.neural.netcdf import PACKING_ATTRIBUTES, packing_of
 
@@ -225,7 +226,10 @@ def _reserve_space(path: Path, n_bytes: int) -> None:
     with path.open("r+b") as file:
         size = os.fstat(file.fileno()).st_size
         try:
-            os.posix_fallocate(file.fileno(), 0, size + n_bytes)
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size + n_bytes)
+            elif free_disk(path) < n_bytes:  # macOS reserves nothing
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             if error.errno not in DISK_FULL:
                 raise

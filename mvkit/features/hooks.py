@@ -82,16 +82,26 @@ def parse_device(device: str | torch.device) -> torch.device:
     return torch.empty(0, device=choose_device(device)).device
 
 
+def device_for(model: nn.Module, device: torch.device) -> torch.device:
+    """Return the device, or the processor for a network in double precision, which Apple's devices lack."""
+    if device.type != "mps" or not any(tensor.dtype == torch.float64 for tensor in _tensors(model)):
+        return device
+    logger.warning("%s is in double precision, which mps has not: it runs on the CPU", type(model).__name__)
+    return torch.device("cpu")
+
+
 def floating_dtype(model: nn.Module) -> torch.dtype:
     """Return the dtype that a network's inputs must have: that of its weights, float32 if it has none."""
-    for tensor in [*model.parameters(), *model.buffers()]:
-        if tensor.is_floating_point():
-            return tensor.dtype
-    return torch.float32
+    return next((tensor.dtype for tensor in _tensors(model) if tensor.is_floating_point()), torch.float32)
+
+
+def _tensors(model: nn.Module) -> Iterator[Tensor]:
+    yield from model.parameters()
+    yield from model.buffers()
 
 
 def _device_of(model: nn.Module) -> torch.device | None:
-    devices = {tensor.device for tensor in [*model.parameters(), *model.buffers()]}
+    devices = {tensor.device for tensor in _tensors(model)}
     if len(devices) > 1:
         raise UsageError(
             f"the network lies on several devices ({', '.join(sorted(map(str, devices)))}): "

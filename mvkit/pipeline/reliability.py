@@ -6,7 +6,6 @@ the published ones are.
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -24,7 +23,7 @@ import mvkit
 from mvkit.errors import DataError, UsageError
 from mvkit.fetch.manifest import Manifest, Record
 from mvkit.files import file_lock, sha256_of
-from mvkit.machine import check_free_disk
+from mvkit.machine import available_cores, check_free_disk
 from mvkit.neural.neural_file import NeuralFileContents, OpenNeuralFile, open_neural_file
 from mvkit.neural.open import blocks, read_block, trial_counts
 from mvkit.neural.reliability import (
@@ -262,5 +261,4 @@ def _store(
 
 
 def _n_threads() -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(_MOST_THREADS, cores)
+    return min(_MOST_THREADS, available_cores())

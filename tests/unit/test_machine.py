@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -70,11 +71,26 @@ def test_errors_other_than_a_full_disk_pass(tmp_path: Path) -> None:
         raise PermissionError(errno.EACCES, "denied")
 
 
+def test_a_system_that_tells_less(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As on macOS: no affinity and no /proc.
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert machine.available_cores() == 6
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert machine.available_cores() == 1
+    for name in ("_MEMINFO", "_STATUS", "_CGROUP"):
+        monkeypatch.setattr(machine, name, tmp_path / "missing")
+    assert machine.available_memory() is None
+    assert machine.resident_memory() == 0
+
+
 def test_a_gpu_is_the_default_device_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (None, "auto"):
         for available, kind in ((True, "cuda"), (False, "cpu")):
             monkeypatch.setattr("torch.cuda.is_available", lambda available=available: available)
             assert machine.choose_device(name).type == kind
     assert machine.choose_device("cpu").type == "cpu"
-    with pytest.raises(UsageError, match="device 'cdua' cannot be used"):
+    with pytest.raises(
+        UsageError, match=r"device 'cdua' cannot be used: .*\nuse cpu, cuda .*, or mps on a Mac"
+    ):
         machine.choose_device("cdua")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import platform
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -78,7 +79,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     import mvkit
 
     assert main.run(["--version"]) == 0
-    assert capsys.readouterr().out == f"mvkit {mvkit.__version__}\n"
+    python = platform.python_version()
+    assert capsys.readouterr().out == f"mvkit {mvkit.__version__} (Python {python}, {sys.platform})\n"
 
 
 def test_json_writes_nan_as_null(capsys: pytest.CaptureFixture[str]) -> None:

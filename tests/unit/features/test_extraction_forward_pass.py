@@ -145,6 +145,23 @@ def test_values_that_are_not_finite_are_told_once(blocks, images, tmp_path, capl
     ]
 
 
+def test_a_network_in_double_precision_is_computed_on_the_processor_of_a_mac(blocks, images, monkeypatch):
+    expected = extraction.extract(blocks.double(), images, "*")
+    monkeypatch.setattr(extraction, "parse_device", lambda device: torch.device(device))
+    features = extraction.extract(blocks, images, "*", device="mps")
+    for name in expected:
+        np.testing.assert_array_equal(features[name], expected[name])
+
+
+def test_memory_that_an_apple_device_has_not_is_told_like_any_other(blocks, images, monkeypatch):
+    def fail(module, arguments):
+        raise RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)")
+
+    blocks.register_forward_pre_hook(fail)
+    with pytest.raises(DataError, match=r"does not fit in memory .*MPS backend"):
+        extraction.extract(blocks, images, "*")
+
+
 def test_features_that_do_not_fit_in_memory_are_refused_with_numbers(blocks, images, monkeypatch):
     needed = 11 * 4 * 12 * 12 * 4
     monkeypatch.setattr(extraction, "available_memory", lambda: needed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 from urllib.parse import unquote
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from mvkit.errors import DataError
 from mvkit.features import extract_to_file, read_features
+from mvkit.features import feature_file as feature_file_module
 from mvkit.features.feature_file import escape
 from mvkit.models.preprocessing import Preprocessing
 
@@ -64,6 +66,18 @@ def test_a_full_disk_is_noticed_before_writing(prepared, pictures, tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_noticed_where_space_cannot_be_reserved(prepared, pictures, tmp_path, monkeypatch):
+    # As on macOS.
+    monkeypatch.delattr(os, "posix_fallocate")
+    monkeypatch.setattr(feature_file_module, "free_disk", lambda path: 4096)
+    with pytest.raises(DataError, match=r"no room for .* MB of features \(No space left"):
+        extract_to_file(prepared, pictures, tmp_path / "features.h5", "*")
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(feature_file_module, "free_disk", lambda path: 10**9)
+    extract_to_file(prepared, pictures, tmp_path / "features.h5", "*")
+    assert set(read_features(tmp_path / "features.h5"))
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 48, 64])

@@ -11,6 +11,7 @@ from torch import nn
 from mvkit.errors import UsageError
 from mvkit.features.hooks import (
     _exact_convolutions,
+    device_for,
     evaluation_mode,
     floating_dtype,
     limit_threads,
@@ -36,6 +37,25 @@ def test_a_network_on_several_devices_is_refused():
     model = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1, device="meta"))
     with pytest.raises(UsageError, match=r"several devices \(cpu, meta\)"), evaluation_mode(model, CPU):
         pass
+
+
+def test_a_network_in_double_precision_stays_on_the_processor_of_a_mac(caplog):
+    model, apple = nn.Linear(2, 1), torch.device("mps")
+    assert device_for(model, apple) == apple
+    assert device_for(nn.Identity(), apple) == apple
+    doubles = nn.Sequential(model, nn.BatchNorm1d(1).double())
+    assert device_for(doubles, torch.device("cuda")).type == "cuda"
+    with caplog.at_level(logging.WARNING):
+        assert device_for(doubles, apple) == CPU
+    assert "double precision, which mps has not: it runs on the CPU" in caplog.text
+
+
+def test_evaluation_mode_on_a_mac_changes_no_setting_of_other_cards():
+    before = torch.backends.cudnn.deterministic
+    model = nn.Identity()
+    with evaluation_mode(model, torch.device("mps")):
+        assert not torch.is_autocast_enabled("mps")
+        assert torch.backends.cudnn.deterministic is before
 
 
 def test_batch_statistics_are_warned_of(caplog):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,19 @@ def inert(tmp_path: Path) -> Any:
         return read_pickle(source), source
 
     return make
+
+
+def test_files_are_read_and_hashed_where_the_system_takes_no_advice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As on macOS.
+    monkeypatch.delattr(os, "posix_fadvise")
+    content = np.random.default_rng(0).bytes(pickle_arrays.BLOCK_BYTES + 1000)
+    (tmp_path / "file").write_bytes(content)
+    with (tmp_path / "file").open("rb", buffering=0) as raw, ThreadPoolExecutor(1) as pool:
+        hashed = pickle_arrays._HashedFile(raw, pool)
+        assert bytes(hashed.read_block(pickle_arrays.BLOCK_BYTES)) == content[: pickle_arrays.BLOCK_BYTES]
+        assert hashed.digest() == hashlib.sha256(content).hexdigest()
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
