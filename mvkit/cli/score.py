@@ -227,6 +227,15 @@ Figure = Annotated[
         rich_help_panel=OUTPUT,
     ),
 ]
+Report = Annotated[
+    Path | None,
+    typer.Option(
+        "--report",
+        metavar="FILE.html",
+        help="Write one page with ranking, figures, tables of layers and units, and the protocol.",
+        rich_help_panel=OUTPUT,
+    ),
+]
 DryRun = Annotated[
     bool,
     typer.Option(
@@ -298,6 +307,7 @@ def command(
     selection: Selection = None,
     out: Out = None,
     figure: Figure = None,
+    report: Report = None,
     against: Against = None,
     dry_run: DryRun = False,
     as_json: JsonOption = False,
@@ -321,13 +331,22 @@ def command(
     from mvkit.pipeline.score import parse_shard, run_score, run_shard
     from mvkit.report import run_document, run_page, save_run, written_lines
     from mvkit.report.figures import check_figure, draw_run
+    from mvkit.report.html import check_report, write_report
 
     part = None if shard is None else parse_shard(shard)
     if part is not None:
-        whole = {"--dry-run": dry_run, "--no-cache": no_cache, "--out": out, "--figure": figure}
+        whole = {
+            "--dry-run": dry_run,
+            "--no-cache": no_cache,
+            "--out": out,
+            "--figure": figure,
+            "--report": report,
+        }
         _check_alone(f"--shard {part}", {**whole, "--against": against})
     if figure is not None:
         check_figure(figure)
+    if report is not None:
+        check_report(report)
     request = ScoreRequest(
         models=tuple(models or ()),
         layers=_names("--layers", layers),
@@ -358,12 +377,14 @@ def command(
         print_estimate(request, as_json=as_json)
         return
     if part is not None:
-        report = run_shard(request, part, note=note, progress=progress_bar)
-        _print_shard(report, _without_shard(context.obj or ()), as_json=as_json)
+        scored = run_shard(request, part, note=note, progress=progress_bar)
+        _print_shard(scored, _without_shard(context.obj or ()), as_json=as_json)
         return
     run = run_score(request, note=note, progress=progress_bar)
     files = save_run(run, out) if out is not None else []
     files += draw_run(run, figure) if figure is not None else []
+    if report is not None:
+        files.append(write_report(run, report, command=shlex.join(["mvkit", *(context.obj or ())])))
     if as_json:
         print_json(run_document(run, files))
         return

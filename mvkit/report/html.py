@@ -77,6 +77,14 @@ _EXCLUDED = {
     "few_units": "too few units left in its recording",
 }
 
+#: The same of several units.
+_EXCLUDED_SEVERAL = {
+    "reliability": "of too low reliability",
+    "running": "modulated by running",
+    "no_responsive_bin": "without a reliable time bin",
+    "few_units": "in recordings with too few units left",
+}
+
 _TEMPLATE, _DATA, _TITLE, _FORMULA = "report.html", "{{data}}", "{{title}}", "{{formula}}"
 _CEILING_FOLDER, _UNITS_CSV = "ceiling", "units.csv"
 
@@ -269,6 +277,7 @@ def report_data(run: ScoreRun, *, command: str = "") -> dict[str, Any]:
         "step": STEP,
         "hasUnits": has_units(scores),
         "pooled": is_pooled(scores),
+        "similarity": scores.settings.mapping in SIMILARITIES,
         "confidence": percent(scores.settings.confidence),
         "choice": scores.settings.layer_choice,
         "choiceWords": _choice_words(everything),
@@ -585,7 +594,9 @@ def _selection_words(run: ScoreRun) -> list[str]:
         return [*words, f"All {outcome.n_units:,} units were kept."]
     if outcome.threshold is not None or outcome.min_units:
         return [*words, *(f"{line[0].upper()}{line[1:]}." for line in selection_lines(outcome))]
-    causes = [f"{n:,} {_EXCLUDED.get(reason, reason)}" for reason, (n, _) in outcome.excluded().items()]
+    causes = [
+        f"{n:,} {_EXCLUDED_SEVERAL.get(reason, reason)}" for reason, (n, _) in outcome.excluded().items()
+    ]
     kept = f"Kept {outcome.n_kept:,} of {outcome.n_units:,} units"
     kept += f", {outcome.n_animals_kept} of {outcome.n_animals} animals"
     return [*words, f"{kept}: {'; '.join(causes)}."]
@@ -601,7 +612,8 @@ def _notes(run: ScoreRun) -> list[list[str]]:
         # The first line is the result itself, which the ranking has.
         lines = result_lines(scores, table2=run.table2.get(name))[1:]
         if lines:
-            notes.append(["note", f"{'. '.join(lines)}.", name])
+            text = " ".join(f"{line[:1].upper()}{line[1:]}." for line in lines)
+            notes.append(["note", text, name])
     few: dict[str, list[str]] = {}
     for row in best_layers(run.scores, run.scores.settings.layer_choice).to_dict("records"):
         if row["reason"]:
@@ -648,7 +660,11 @@ def protocol_data(scores: Scores) -> Row:
 def _text(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return ", ".join(f"{one:g}" for one in value) if isinstance(value, list) else str(value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name.replace('_', ' ')} {_text(one)}" for name, one in value.items() if one)
+    if isinstance(value, list):
+        return ", ".join(f"{one:g}" if isinstance(one, float) else _text(one) for one in value)
+    return str(value)
 
 
 def _unused_settings(settings: ScoreSettings) -> set[str]:
@@ -854,7 +870,7 @@ def _environment(run: ScoreRun, command: str) -> list[list[str]]:
     if isinstance(provenance, Mapping):
         # Where the file lies on somebody's disk is nobody's business.
         about = [
-            f"{name.replace('_', ' ')}: {plain(value)}"
+            f"{name.replace('_', ' ')}: {_text(plain(value))}"
             for name, value in provenance.items()
             if name != "file" and value
         ]
@@ -864,7 +880,7 @@ def _environment(run: ScoreRun, command: str) -> list[list[str]]:
         weights = model.context.get("weights_source") or model.context.get("weights_id")
         # "NAME: images at 64 px"
         words = [
-            f"weights: {weights}" if weights else "",
+            f"weights: {weights}" if weights not in (None, "", "none") else "",
             str(model.context.get("network", "")).split(": ", 1)[-1],
         ]
         if isinstance(preprocessing, Mapping):
