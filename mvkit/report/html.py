@@ -11,6 +11,7 @@ import datetime
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib import resources
@@ -27,6 +28,7 @@ from mvkit.report.tables import (
     CHOICES,
     area_name,
     best_layers,
+    extrapolation_lines,
     has_units,
     is_pooled,
     percent,
@@ -44,7 +46,7 @@ from mvkit.report.text import (
 from mvkit.scoring.comparison import compare_models, fraction_of_ceiling
 from mvkit.scoring.correlation import FULL_SIZE, REASONS, UNMAPPED
 from mvkit.scoring.intervals import METHOD
-from mvkit.scoring.layer_choice import OR, unit_grid
+from mvkit.scoring.layer_choice import OR, choose_layer, unit_grid
 from mvkit.scoring.results import ALL_AREAS, SUMMARY_JSON, Scores, read_scores
 from mvkit.scoring.settings import CEILING, DEFAULT_SETTINGS, SIMILARITIES, ScoreSettings
 
@@ -85,7 +87,7 @@ _EXCLUDED_SEVERAL = {
     "few_units": "in recordings with too few units left",
 }
 
-_TEMPLATE, _DATA, _TITLE, _FORMULA = "report.html", "{{data}}", "{{title}}", "{{formula}}"
+_TEMPLATE = "report.html"
 _CEILING_FOLDER, _UNITS_CSV = "ceiling", "units.csv"
 
 Row = dict[str, Any]
@@ -117,10 +119,13 @@ def write_report(run: ScoreRun, path: Path, *, command: str = "") -> Path:
     check_report(path)
     data = report_data(run, command=command)
     template = (resources.files("mvkit.report") / _TEMPLATE).read_text(encoding="utf-8")
-    formula = formula_mathml(run.scores.settings)
-    title = escape(str(data["title"]))
-    page = template.replace(_TITLE, title).replace(_FORMULA, formula).replace(_DATA, embed_json(data))
-    write_text(path, page)
+    parts = {
+        "title": escape(str(data["title"])),
+        "formula": formula_mathml(run.scores.settings),
+        "data": embed_json(data),
+    }
+    # In one pass: what is filled in may hold what looks like a placeholder.
+    write_text(path, re.sub(r"\{\{(title|formula|data)\}\}", lambda match: parts[match[1]], template))
     return path
 
 
@@ -426,7 +431,9 @@ def _unit_columns(scores: Scores, choice: str, units: _UnitTable) -> tuple[Row, 
     }
     layers: list[str] = []
     animals: dict[tuple[int, int], list[NDArray[np.float64]]] = {}
-    for area, chosen in scores.chosen_units(choice).items():
+    for area in scores.areas:
+        grid = unit_grid(scores.columns, scores.by_fold, scores.layers, area)
+        chosen = choose_layer(grid, choice)
         specimens, unit_ids = chosen.specimen.tolist(), chosen.unit_id.tolist()
         at = np.array(
             units.positions(
@@ -437,9 +444,8 @@ def _unit_columns(scores: Scores, choice: str, units: _UnitTable) -> tuple[Row, 
         if not len(at):
             continue
         values["score"][at] = chosen.score
-        grid = unit_grid(scores.columns, scores.by_fold, scores.layers, area).score
         # -inf for no score, so that argmax finds a layer; those without any score stay -1.
-        ranked = np.where(np.isnan(grid), -np.inf, grid)
+        ranked = np.where(np.isnan(grid.score), -np.inf, grid.score)
         own = ranked.argmax(axis=0)
         highest = ranked.max(axis=0)
         counts["own"][at] = np.where(np.isfinite(highest), own, -1)
@@ -476,7 +482,7 @@ def _unit_columns(scores: Scores, choice: str, units: _UnitTable) -> tuple[Row, 
         for (area, specimen), parts in sorted(animals.items())
         if len(scored := np.concatenate(parts))
     ]
-    compact = {name: _steps(column) for name, column in values.items()}
+    compact: dict[str, list[Any]] = {name: _steps(column) for name, column in values.items()}
     compact |= {name: column.tolist() for name, column in counts.items()}
     return {**compact, "layers": layers}, medians
 
@@ -619,6 +625,9 @@ def _notes(run: ScoreRun) -> list[list[str]]:
         if row["reason"]:
             few.setdefault(str(row["reason"]), []).append(area_name(row["area"]))
     notes += [["note", f"No interval for {', '.join(names)}: {reason}.", ""] for reason, names in few.items()]
+    if run.extrapolation is not None:
+        title = f"ceiling over the number of {run.extrapolation.over}"
+        notes.append(["note", f"{'; '.join(extrapolation_lines(run.extrapolation))}.", title])
     return warnings + notes
 
 
@@ -899,7 +908,7 @@ PALETTE = (
     ("#007a5a", "#2cc79b"),
     ("#a0417f", "#e58fc8"),
     ("#7d6200", "#e6c244"),
-    ("#4a4a4a", "#bdbdbd"),
+    ("#3b2a9a", "#b9aeff"),
 )
 
 
