@@ -41,7 +41,6 @@ from mvkit.report.text import (
     dropped_warning,
     mapping_words,
     result_lines,
-    selection_lines,
 )
 from mvkit.scoring.comparison import compare_models, fraction_of_ceiling
 from mvkit.scoring.correlation import FULL_SIZE, REASONS, UNMAPPED
@@ -598,14 +597,15 @@ def _selection_words(run: ScoreRun) -> list[str]:
         return words
     if outcome.n_kept == outcome.n_units:
         return [*words, f"All {outcome.n_units:,} units were kept."]
-    if outcome.threshold is not None or outcome.min_units:
-        return [*words, *(f"{line[0].upper()}{line[1:]}." for line in selection_lines(outcome))]
+    # Saved scores know the reasons, not the thresholds.
+    thresholds = outcome.threshold is not None or bool(outcome.min_units)
     causes = [
-        f"{n:,} {_EXCLUDED_SEVERAL.get(reason, reason)}" for reason, (n, _) in outcome.excluded().items()
+        f"{count:,} {outcome.words(reason) if thresholds else _EXCLUDED_SEVERAL.get(reason, reason)}"
+        for reason, (count, _) in outcome.excluded().items()
     ]
     kept = f"Kept {outcome.n_kept:,} of {outcome.n_units:,} units"
     kept += f", {outcome.n_animals_kept} of {outcome.n_animals} animals"
-    return [*words, f"{kept}: {'; '.join(causes)}."]
+    return [*words, f"{kept}; left out: {'; '.join(causes)}."]
 
 
 def _notes(run: ScoreRun) -> list[list[str]]:

@@ -148,7 +148,10 @@ def test_excluded_units_stand_at_the_end_with_their_reason(run: ScoreRun) -> Non
     ]
     assert data["models"][0]["units"]["layer"][8:] == [-1, -1]
     facts = dict(data["facts"])
-    assert "Kept 8 of 10 units, 2 of 3 animals: 1 unit below reliability 0.75" in facts["Selection"]
+    assert facts["Selection"] == (
+        "code (the rule). Kept 8 of 10 units, 2 of 3 animals; left out: 1 below reliability 0.75; "
+        "1 with too few units left (q3: VISl needs 3)."
+    )
     assert facts["Scored"] == "8 units, 2 animals (VISp 4, VISl 4)"
 
 
@@ -384,7 +387,7 @@ def test_the_selection_of_a_saved_run_is_told_in_counts(tmp_path: Path, run: Sco
     save_run(run, tmp_path)
     words = dict(report_data(read_run([tmp_path]))["facts"])["Selection"]
     assert words == (
-        "code (the rule). Kept 8 of 10 units, 2 of 3 animals: 1 of too low reliability; "
+        "code (the rule). Kept 8 of 10 units, 2 of 3 animals; left out: 1 of too low reliability; "
         "1 in recordings with too few units left."
     )
 
