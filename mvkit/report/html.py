@@ -900,22 +900,27 @@ def _environment(run: ScoreRun, command: str) -> list[list[str]]:
     return rows
 
 
-#: Colours on a light and on a dark page, of at least 3:1 against it; after Okabe and Ito, darkened and
-#: lightened, so that they differ for colour-blind eyes.
+#: Paul Tol's "muted" colours, which all kinds of colour vision tell apart.
 PALETTE = (
-    ("#0069aa", "#56b4e9"),
-    ("#c04a00", "#ff9248"),
-    ("#007a5a", "#2cc79b"),
-    ("#a0417f", "#e58fc8"),
-    ("#7d6200", "#e6c244"),
-    ("#3b2a9a", "#b9aeff"),
+    "#332288",
+    "#CC6677",
+    "#117733",
+    "#88CCEE",
+    "#DDCC77",
+    "#882255",
+    "#44AA99",
+    "#AA4499",
+    "#999933",
 )
+#: Background of a page -> contrast of marks: at least 3 (WCAG 2.1, 1.4.11), and more on a dark one, where
+#: bands behind them are lighter than the page.
+PAGES = {"#ffffff": 3.0, "#15181c": 5.0}
 
 
 def model_colours(names: Iterable[str]) -> dict[str, tuple[str, str]]:
     """Give every model a colour for light and dark pages that depends on its name, not on its position.
 
-    Two names that would have the same colour get different ones; of more than six models some share one
+    Two names that would have the same colour get different ones; of more than nine models some share one
     (marks differ in shape too).
     """
     taken: set[int] = set()
@@ -925,8 +930,41 @@ def model_colours(names: Iterable[str]) -> dict[str, tuple[str, str]]:
         candidates = [(first + step) % len(PALETTE) for step in range(len(PALETTE))]
         position = next((one for one in candidates if one not in taken), candidates[0])
         taken.add(position)
-        colours[name] = PALETTE[position]
+        colours[name] = page_colours(PALETTE[position])
     return colours
+
+
+def page_colours(colour: str) -> tuple[str, str]:
+    """Return a colour (``#rrggbb``) darkened or lightened until it stands out from light and dark pages."""
+    light, dark = PAGES
+    return _stand_out(colour, light, towards=0), _stand_out(colour, dark, towards=255)
+
+
+def _stand_out(colour: str, page: str, *, towards: int) -> str:
+    parts = _channels(colour)
+    for step in range(101):
+        mixed = "#" + "".join(f"{round(part + (towards - part) * step / 100):02x}" for part in parts)
+        if contrast(mixed, page) >= PAGES[page]:
+            return mixed
+    return "#" + 3 * f"{towards:02x}"
+
+
+def contrast(first: str, second: str) -> float:
+    """Return the contrast ratio of two colours (WCAG 2), from 1 to 21."""
+    darker, lighter = sorted((_luminance(first), _luminance(second)))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def _luminance(colour: str) -> float:
+    linear = [
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4
+        for part in (channel / 255 for channel in _channels(colour))
+    ]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def _channels(colour: str) -> list[int]:
+    return [int(colour[start : start + 2], 16) for start in (1, 3, 5)]
 
 
 def _first(models: Mapping[str, Scores]) -> Scores:
