@@ -227,20 +227,20 @@ Figure = Annotated[
         rich_help_panel=OUTPUT,
     ),
 ]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Only say what the run needs: layers, fits, memory, disk; exit 1 if it does not fit.",
+        rich_help_panel=OUTPUT,
+    ),
+]
 Report = Annotated[
     Path | None,
     typer.Option(
         "--report",
         metavar="FILE.html",
         help="Write one page with ranking, figures, tables of layers and units, and the protocol.",
-        rich_help_panel=OUTPUT,
-    ),
-]
-DryRun = Annotated[
-    bool,
-    typer.Option(
-        "--dry-run",
-        help="Only say what the run needs: layers, fits, memory, disk; exit 1 if it does not fit.",
         rich_help_panel=OUTPUT,
     ),
 ]
@@ -307,8 +307,8 @@ def command(
     selection: Selection = None,
     out: Out = None,
     figure: Figure = None,
-    report: Report = None,
     against: Against = None,
+    report: Report = None,
     dry_run: DryRun = False,
     as_json: JsonOption = False,
     jobs: Jobs = None,

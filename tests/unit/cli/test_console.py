@@ -111,5 +111,5 @@ def test_score_has_options_for_what_every_run_is_about(capsys: pytest.CaptureFix
     page = capsys.readouterr().out.split("Examples:")[0]
     options = re.findall(r"^  (?:-\w, )?--([\w-]+)", page, flags=re.MULTILINE)
     expected = "layers dataset areas weights seed input-size recipe set map splits halves ceiling selection"
-    expected += " out figure report against dry-run json jobs device dask shard no-cache home help"
+    expected += " out figure against report dry-run json jobs device dask shard no-cache home help"
     assert options == expected.split()
