@@ -45,12 +45,12 @@ def page_file(tmp_path_factory: pytest.TempPathFactory, scores_of: Callable[...,
         NAME: scores_of(deep, {**context, "model": NAME}),
     }
     ceiling = scores_of(values(["holdout"], 0.6), {**context, "model": "ceiling"})
-    count = 4 * len(AREAS)
+    scored = {name: models["pixels"].columns[name].tolist() for name in ("unit_id", "specimen", "area")}
     selection = SelectionOutcome(
-        unit_ids=np.array([*(list(range(4)) * len(AREAS)), 99]),
-        specimens=np.array([*([11, 11, 22, 22] * len(AREAS)), 33]),
-        areas=np.array([*np.repeat(AREAS, 4), "VISp"]),
-        reasons=np.array([*([""] * count), "reliability"]),
+        unit_ids=np.array([*scored["unit_id"], 99]),
+        specimens=np.array([*scored["specimen"], 77]),
+        areas=np.array([*scored["area"], "VISp"]),
+        reasons=np.array([*("" for _ in scored["area"]), "reliability"]),
         min_units={},
         settings=SelectionSettings(),
         threshold=0.75,
@@ -179,8 +179,11 @@ def test_filters_and_search_leave_fewer_rows(open_page: Callable[..., OpenPage])
     filters.get_by_label("Area").select_option("VISl")
     assert status.inner_text() == "4 rows (filtered from 33)"
     assert set(opened.texts("#unit-table tbody td:nth-child(2)")) == {"VISl"}
-    filters.get_by_label("Animal").select_option("22")
-    assert status.inner_text() == "2 rows (filtered from 33)"
+    # The animal of the fourth unit, which has no score.
+    units = json.loads(page.locator("#data").text_content())["units"]
+    filters.get_by_label("Animal").select_option(units["animals"][units["animal"][3]])
+    n_rows = units["animal"][:4].count(units["animal"][3])
+    assert status.inner_text() == f"{n_rows} row{'' if n_rows == 1 else 's'} (filtered from 33)"
     filters.get_by_label("Score").select_option("constant response")
     assert status.inner_text() == "1 row (filtered from 33)"
     for label, value in (("Area", ""), ("Animal", "")):
@@ -261,7 +264,7 @@ def test_rows_are_downloaded_and_the_reference_copied(open_page: Callable[..., O
         opened.page.get_by_role("button", name="Download these rows").click()
     lines = Path(download.value.path()).read_text(encoding="utf-8").splitlines()
     assert lines[0].startswith("model,area,animal,unit_id,layer,score")
-    assert lines[1:] == [",VISp,33,99,,,,,,,excluded: reliability too low"]
+    assert lines[1:] == [",VISp,77,99,,,,,,,excluded: reliability too low"]
     opened.context.grant_permissions(["clipboard-read", "clipboard-write"])
     opened.page.get_by_role("button", name="Copy the BibTeX entry").click()
     opened.page.get_by_text("Copied.").wait_for()
