@@ -259,6 +259,15 @@ DryRun = Annotated[
         rich_help_panel=OUTPUT,
     ),
 ]
+Report = Annotated[
+    Path | None,
+    typer.Option(
+        "--report",
+        metavar="FILE.html",
+        help="Write one page with ranking, figures, tables of layers and units, and the protocol.",
+        rich_help_panel=OUTPUT,
+    ),
+]
 
 Jobs = Annotated[
     int | None,
@@ -326,6 +335,7 @@ def command(
     table: TableFile = None,
     details: Details = False,
     against: Against = None,
+    report: Report = None,
     dry_run: DryRun = False,
     as_json: JsonOption = False,
     jobs: Jobs = None,
@@ -349,15 +359,15 @@ def command(
     from mvkit.report import run_document, run_page, save_run, save_table, written_lines
     from mvkit.report.figures import check_figure, draw_run
     from mvkit.report.files import check_table
+    from mvkit.report.html import check_report, write_report
 
     part = None if shard is None else parse_shard(shard)
     if part is not None:
         whole = {"--dry-run": dry_run, "--no-cache": no_cache, "--out": out, "--figure": figure}
-        _check_alone(f"--shard {part}", {**whole, "--table": table, "--against": against})
-    if figure is not None:
-        check_figure(figure)
-    if table is not None:
-        check_table(table)
+        _check_alone(f"--shard {part}", {**whole, "--table": table, "--report": report, "--against": against})
+    for path, check in ((figure, check_figure), (table, check_table), (report, check_report)):
+        if path is not None:
+            check(path)
     request = ScoreRequest(
         models=tuple(models or ()),
         layers=_names("--layers", layers),
@@ -389,13 +399,15 @@ def command(
         print_estimate(request, as_json=as_json)
         return
     if part is not None:
-        report = run_shard(request, part, note=note, progress=progress_bar)
-        _print_shard(report, _without_shard(context.obj or ()), as_json=as_json)
+        scored = run_shard(request, part, note=note, progress=progress_bar)
+        _print_shard(scored, _without_shard(context.obj or ()), as_json=as_json)
         return
     run = run_score(request, note=note, progress=progress_bar)
     files = save_run(run, out) if out is not None else []
     files += draw_run(run, figure) if figure is not None else []
     files += [save_table(run, table)] if table is not None else []
+    if report is not None:
+        files.append(write_report(run, report, command=shlex.join(["mvkit", *(context.obj or ())])))
     if as_json:
         print_json(run_document(run, files))
         return
