@@ -38,9 +38,9 @@ from mvkit.report.text import (
     ScoreRun,
     Table2Comparison,
     Table2Difference,
+    dropped_warning,
     mapping_words,
     result_lines,
-    warning_lines,
 )
 from mvkit.scoring.comparison import compare_models, fraction_of_ceiling
 from mvkit.scoring.correlation import FULL_SIZE, REASONS, UNMAPPED
@@ -610,10 +610,13 @@ def _selection_words(run: ScoreRun) -> list[str]:
 
 def _notes(run: ScoreRun) -> list[list[str]]:
     """Return (kind, text, model or "") of warnings and of the remarks below them."""
-    warnings = [["warning", f"{line.removeprefix('warning: ')}.", ""] for line in warning_lines(run)]
-    notes = []
+    warnings, notes = [], []
     for name, scores in {**run.models, **run.earlier}.items():
-        lines = result_lines(scores, table2=run.table2.get(name))
+        warning = dropped_warning(scores)
+        if warning:
+            warnings.append(["warning", f"{warning.removeprefix('warning: ')}.", name])
+        # The first line is the result itself, which the ranking has.
+        lines = result_lines(scores, table2=run.table2.get(name))[1:]
         if lines:
             text = " ".join(f"{line[:1].upper()}{line[1:]}." for line in lines)
             notes.append(["note", text, name])
