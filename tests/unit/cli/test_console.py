@@ -110,6 +110,8 @@ def test_score_has_options_for_what_every_run_is_about(capsys: pytest.CaptureFix
     assert main.run(["score", "--help"]) == 0
     page = capsys.readouterr().out.split("Examples:")[0]
     options = re.findall(r"^  (?:-\w, )?--([\w-]+)", page, flags=re.MULTILINE)
-    expected = "as layers dataset areas weights seed input-size recipe set map splits halves ceiling selection"
+    expected = (
+        "as layers dataset areas weights seed input-size recipe set map splits halves ceiling selection"
+    )
     expected += " out figure table details against dry-run json jobs device dask shard no-cache home help"
     assert options == expected.split()
