@@ -107,6 +107,7 @@ def run_page(run: ScoreRun, *, width: int, details: bool = False) -> Iterator[st
     several = len(run.models) + len(run.earlier) > 1
     yield title_line(run.scores, f"{len(run.models)} models" if len(run.models) > 1 else None)
     yield from selection_lines(run.selection, run.scores)
+    yield from _checkpoint_lines(run)
     yield protocol_line(run.scores)
     yield from run.notes
     yield from warning_lines(run)
@@ -125,6 +126,17 @@ def run_page(run: ScoreRun, *, width: int, details: bool = False) -> Iterator[st
     elif several or len(run.scores.layers) > 1:
         pairs = ", pairs" if several else ""
         yield f"every layer{pairs} and reason: --details, or files of --out DIR"
+
+
+def _checkpoint_lines(run: ScoreRun) -> Iterator[str]:
+    """Say of a single model what it is, and of training runs which checkpoint was scored."""
+    for name, scores in run.models.items():
+        network = scores.context.get("network")
+        trained = str(scores.context.get("weights_source", "")).startswith("mvkit train")
+        if network and len(run.models) == 1:
+            yield str(network)
+        elif network and trained:
+            yield f"{name}: {network}"
 
 
 def _verdicts(run: ScoreRun, *, width: int) -> Iterator[str | RenderableType]:
@@ -182,7 +194,7 @@ def _details(run: ScoreRun) -> Iterator[str | RenderableType]:
     for name, scores in run.models.items():
         yield _bold(name)
         network = scores.context.get("network")
-        if network:
+        if network and len(run.models) > 1:
             yield str(network)
         networks = scores.context.get("networks")
         if isinstance(networks, list):

@@ -13,7 +13,7 @@ import torchvision
 import mvkit
 from mvkit.cli.main import run
 from mvkit.features import read_features
-from mvkit.scoring import read_scores
+from mvkit.scoring import read_models, read_scores
 
 QUICK = ["--dataset", "simulated", "--areas", "VISp", "--splits", "1", "--halves", "2", "--jobs", "1"]
 
@@ -114,14 +114,15 @@ def test_a_users_file_is_scored_beside_a_model_of_mvkits(
     assert "--weights random" in capsys.readouterr().err
 
 
-def test_two_files_are_written_to_folders_of_their_own(nets: Path, tmp_path: Path) -> None:
+def test_a_users_file_goes_by_its_name_in_every_table(nets: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = ["score", f"{nets}:make", "timm:resnet10t", "--weights", "random", "-l", "final", *QUICK]
     assert run([*words, "--input-size", "32", "--out", str(out)]) == 0
-    folders = sorted(place.name for place in out.iterdir() if place.is_dir())
-    assert [
-        name.endswith(("nets.py_make_random_seed_0", "timm_resnet10t_random_seed_0")) for name in folders
-    ] == [True, True]
+    names = ["nets.py:make (random, seed 0)", "timm:resnet10t (random, seed 0)"]
+    assert list(read_models(out)) == names
+    assert str(tmp_path) not in (out / "scores.csv").read_text()
+    # By a name that a shell takes without quotes.
+    assert list(read_models(out / "nets.py_make_random_seed_0")) == names[:1]
 
 
 def test_layers_are_listed_and_features_written(

@@ -27,7 +27,7 @@ def draw(seed: int, n_animals: int) -> tuple[np.random.Generator, np.ndarray, np
 
 
 @FEW
-@given(seed=SEEDS, n_animals=st.integers(2, 12))
+@given(seed=SEEDS, n_animals=st.integers(3, 12))
 def test_the_order_of_units_and_the_names_of_gaps_do_not_matter(seed: int, n_animals: int) -> None:
     rng, values, animals = draw(seed, n_animals)
     areas = animals % 3
@@ -43,7 +43,7 @@ def test_the_order_of_units_and_the_names_of_gaps_do_not_matter(seed: int, n_ani
 
 
 @FEW
-@given(seed=SEEDS, n_animals=st.integers(2, 12), scale=st.floats(1e-3, 1e3), shift=st.floats(-10, 10))
+@given(seed=SEEDS, n_animals=st.integers(3, 12), scale=st.floats(1e-3, 1e3), shift=st.floats(-10, 10))
 def test_intervals_move_and_stretch_with_the_scores(
     seed: int, n_animals: int, scale: float, shift: float
 ) -> None:
@@ -57,7 +57,7 @@ def test_intervals_move_and_stretch_with_the_scores(
 
 
 @FEW
-@given(seed=SEEDS, n_animals=st.integers(2, 12), scale=st.floats(1e-3, 1e3))
+@given(seed=SEEDS, n_animals=st.integers(3, 12), scale=st.floats(1e-3, 1e3))
 def test_a_fraction_does_not_depend_on_the_unit_of_measure(seed: int, n_animals: int, scale: float) -> None:
     rng, values, animals = draw(seed, n_animals)
     both = np.stack([values, 1.0 + rng.random(len(values))])
@@ -67,7 +67,7 @@ def test_a_fraction_does_not_depend_on_the_unit_of_measure(seed: int, n_animals:
 
 
 @FEW
-@given(seed=SEEDS, n_animals=st.integers(2, 12))
+@given(seed=SEEDS, n_animals=st.integers(3, 12))
 def test_more_confidence_is_wider_and_p_agrees_with_every_interval(seed: int, n_animals: int) -> None:
     _, values, animals = draw(seed, n_animals)
     values = values - 0.35
