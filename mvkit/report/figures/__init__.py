@@ -1,53 +1,56 @@
-"""Figures fit for a journal: each function takes results and returns a matplotlib Figure.
+"""Figures fit for a journal: every ``draw_*`` takes results and returns a matplotlib Figure.
 
-Every ``draw_*`` takes ``style=FigureStyle(width_in=, titles=)``; :func:`save_figure` writes .png, .pdf or .svg.
+All of them take ``style=FigureStyle(width_in=, titles=)``; :func:`save_figure` writes .png, .pdf or .svg, and
+:func:`caption_of` returns a figure's title and small print as sentences. Models go by their labels,
+``{"gabor": scores, ...}``; :func:`read_runs` reads them from the folders of ``mvkit score --out``.
 """
 
-from mvkit.report.figures.areas import (
-    BEYOND,
+from mvkit.report.figures.areas import draw_areas, draw_run
+from mvkit.report.figures.ceilings import draw_extrapolation
+from mvkit.report.figures.hierarchy import draw_hierarchy
+from mvkit.report.figures.layers import draw_layers
+from mvkit.report.figures.rdm import RDMPair, draw_rdms
+from mvkit.report.figures.reliability import draw_reliability, draw_reliability_histogram
+from mvkit.report.figures.runs import SavedRuns, read_runs
+from mvkit.report.figures.style import (
+    COLUMN_WIDTHS_IN,
     FORMATS,
-    FigureLabels,
+    FigureStyle,
+    Look,
+    caption_of,
     check_figure,
-    check_suffix,
-    draw_extrapolation,
-    draw_layers,
-    draw_run,
-    draw_scores,
-    labels_of,
+    looks,
     save_figure,
-    shades,
 )
-
-# Signatures to come, for those who write `.plot()` methods (models: label -> Scores, all of one protocol):
-#
-#   FigureStyle(width_in: float | None = None, titles: bool = True)
-#   COLUMN_WIDTHS_IN = {1: 3.5, 2: 7.2}
-#   draw_areas(models, ceiling: Scores | None = None, *, choice: str | None = None, style=None)
-#   draw_layers(models, *, style=None)
-#   draw_units(models_of_two, *, choice=None, style=None)
-#   draw_hierarchy(models, *, value: "score" | "depth" = "score", choice=None, style=None)
-#   draw_extrapolation(extrapolation, *, dataset: str = "", style=None)
-#   read_training_log(run_folder: Path) -> TrainingLog
-#   draw_training(logs: Mapping[str, TrainingLog], *, style=None)
-#   draw_reliability(units: mvkit.neural.selection.UnitFacts, *, dataset="", fraction=False, style=None)
-#   draw_reliability_histogram(units: UnitFacts, threshold: float | None, *, dataset="", style=None)
-#       (UnitFacts of a dataset's name or file: mvkit.neural.open.read_unit_facts(name_or_path, home=None))
-#   draw_rdms(rdms: RDMPair, *, style=None)         RDMPair from mvkit.pipeline.plots.rdms_of(...)
-#   draw_unit(unit: UnitResponses, *, style=None)   UnitResponses from mvkit.pipeline.plots.unit_responses(...)
-#   save_figure(figure, path, *, dpi: int = 300, text: bool = False) -> Path
-#   caption_of(figure) -> str      the small print below a figure, for its caption
+from mvkit.report.figures.training import TrainingLog, draw_training, label_runs, read_training_log
+from mvkit.report.figures.tuning import UnitResponses, draw_unit
+from mvkit.report.figures.units import draw_units
 
 __all__ = [
-    "BEYOND",
+    "COLUMN_WIDTHS_IN",
     "FORMATS",
-    "FigureLabels",
+    "FigureStyle",
+    "Look",
+    "RDMPair",
+    "SavedRuns",
+    "TrainingLog",
+    "UnitResponses",
+    "caption_of",
     "check_figure",
-    "check_suffix",
+    "draw_areas",
     "draw_extrapolation",
+    "draw_hierarchy",
     "draw_layers",
+    "draw_rdms",
+    "draw_reliability",
+    "draw_reliability_histogram",
     "draw_run",
-    "draw_scores",
-    "labels_of",
+    "draw_training",
+    "draw_unit",
+    "draw_units",
+    "label_runs",
+    "looks",
+    "read_runs",
+    "read_training_log",
     "save_figure",
-    "shades",
 ]
