@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,16 +25,33 @@ if TYPE_CHECKING:
 N_FOLDS = 5
 
 
+@dataclass(frozen=True)
+class ModelLayer:
+    """A layer of a model, by name.
+
+    Attributes
+    ----------
+    model, weights, seed
+        As in :func:`mvkit.load_model`.
+    layer
+        Name of the layer, or a pattern that matches one; needed with a model that has several.
+    device
+        Where features are extracted, e.g. ``"cuda"``; ``"auto"``: a GPU if there is one.
+    """
+
+    model: str
+    layer: str | None = None
+    weights: str = "released"
+    seed: int | None = None
+    device: str = "auto"
+
+
 def compare_rdms(
-    model: str,
+    source: ModelLayer,
     dataset: str | Path,
     *,
     area: str,
-    layer: str,
-    weights: str = "released",
-    seed: int | None = None,
     selection: str | SelectionSettings = "code",
-    device: str = "cpu",
     home: Path | None = None,
 ) -> RDMPair:
     """Return representational dissimilarities of an area and of a model's layer, for a dataset's images.
@@ -42,21 +60,19 @@ def compare_rdms(
 
     Parameters
     ----------
-    model, weights, seed
-        As in :func:`mvkit.load_model`.
+    source
+        The layer.
     dataset, selection
         As in :func:`mvkit.open_dataset`.
-    area, layer
-        Names; the layer may be a pattern that matches one.
-    device
-        Where features are extracted, e.g. ``"cuda"``.
+    area
+        Name of the area.
     home
         mvkit's home directory.
 
     Raises
     ------
     UsageError
-        If a name is unknown, or ``layer`` matches several.
+        If a name is unknown, or the model has several layers and none or several are named.
     DataError, CheckpointError
         If recordings or weights are missing or damaged.
     """
@@ -66,7 +82,7 @@ def compare_rdms(
 
     opened = open_dataset(dataset, selection=selection, home=home)
     recordings = opened.in_areas([area]).recordings
-    features, label = _features(model, opened, layer, weights, seed, device, home)
+    features, label = _features(source, opened, home)
     name = features.layers[0]
     everything = np.arange(opened.n_images)
     layer_rdm = RSA().layer_matrices(name, features[name], [ImageSplit(everything, everything)])[0]
@@ -94,11 +110,7 @@ def read_unit(
     area: str,
     specimen: int | None = None,
     unit_id: int | None = None,
-    model: str | None = None,
-    layer: str | None = None,
-    weights: str = "released",
-    seed: int | None = None,
-    device: str = "cpu",
+    source: ModelLayer | None = None,
     home: Path | None = None,
 ) -> UnitResponses:
     """Read the responses of one unit, and predict them from a model's layer.
@@ -112,12 +124,8 @@ def read_unit(
         As in :func:`mvkit.open_dataset`; every unit of the file can be shown.
     area, specimen, unit_id
         The unit. Without ``unit_id``, the most reliable one of the area (and animal).
-    model, weights, seed
-        As in :func:`mvkit.load_model`; None: no prediction.
-    layer
-        Name of the layer, or a pattern that matches one; needed with a model that has several.
-    device
-        Where features are extracted.
+    source
+        Layer whose prediction is added.
     home
         mvkit's home directory.
 
@@ -140,8 +148,8 @@ def read_unit(
         course = None if time_s is None else _course(file, key)
     responses = recording.responses[:, :, position]
     prediction, label, name = None, "", ""
-    if model is not None:
-        features, label = _features(model, opened, layer, weights, seed, device, home)
+    if source is not None:
+        features, label = _features(source, opened, home)
         name = features.layers[0]
         prediction = _predict(name, features[name], _mean_over_trials(recording.responses))[:, position]
     return UnitResponses(
@@ -161,27 +169,22 @@ def read_unit(
     )
 
 
-def _features(
-    model: str,
-    dataset: NeuralDataset,
-    layer: str | None,
-    weights: str,
-    seed: int | None,
-    device: str,
-    home: Path | None,
-) -> tuple[FeatureSet, str]:
+def _features(source: ModelLayer, dataset: NeuralDataset, home: Path | None) -> tuple[FeatureSet, str]:
     """Return the features of one layer, and the model's label in results."""
     from mvkit.features import extract
     from mvkit.features.layers import layers_to_record
     from mvkit.models import load_model
 
-    network = load_model(model, weights=weights, seed=seed, home=home)
-    names = [one.name for one in layers_to_record(network, None if layer is None else [layer])]
+    network = load_model(source.model, weights=source.weights, seed=source.seed, home=home)
+    asked = None if source.layer is None else [source.layer]
+    names = [one.name for one in layers_to_record(network, asked)]
     if len(names) != 1:
         shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
-        given = f"'{layer}' matches {len(names)} layers" if layer else f"{model} has {len(names)} layers"
-        raise UsageError(f"--layer: {given}, name one: {shown}\nall: mvkit list layers {model}")
-    features = extract(network, dataset, names, device=choose_device(device))
+        given = f"'{source.layer}' matches" if source.layer else f"{source.model} has"
+        raise UsageError(
+            f"--layer: {given} {len(names)} layers, name one: {shown}\nall: mvkit list layers {source.model}"
+        )
+    features = extract(network, dataset, names, device=choose_device(source.device))
     if len(features.layers) != 1:
         raise UsageError(f"--layer: {names[0]} runs several times, name one: {', '.join(features.layers)}")
     return features, label_model(network.name, weights_source(network))
@@ -240,13 +243,19 @@ def _find_unit(
             ),
         )
         return best[0], best[1]
-    found = [(one, int(np.flatnonzero(one.unit_ids == unit_id)[0])) for one in recordings if unit_id in one.unit_ids]
+    found = [
+        (one, int(np.flatnonzero(one.unit_ids == unit_id)[0]))
+        for one in recordings
+        if unit_id in one.unit_ids
+    ]
     if not found:
         ids = [str(unit) for one in recordings for unit in one.unit_ids.tolist()]
         raise unknown_name(f"unit of {area}", str(unit_id), ids)
     if len(found) > 1:
         animals = ", ".join(str(one.specimen) for one, _ in found)
-        raise UsageError(f"unit {unit_id} of {area}: animals {animals} have one of this id; say which with --animal")
+        raise UsageError(
+            f"unit {unit_id} of {area}: animals {animals} have one of this id; say which with --animal"
+        )
     return found[0]
 
 

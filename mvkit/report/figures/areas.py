@@ -93,7 +93,7 @@ def draw_areas(
     ceiling
         Consistency between animals, of the same protocol.
     choice
-        How the layer of each area is chosen, ``"paper"`` or ``"held-out"``; None: as the scores' settings say.
+        How the layer of each area is chosen, ``"paper"`` or ``"held-out"``; None: as the settings say.
     style
         Width and titles.
 
@@ -220,7 +220,9 @@ def counts_of(rows: Sequence[Mapping[Any, Any]], scores: Scores) -> list[str]:
     if is_pooled(scores):
         return ["animals pooled"]
     animals = count_range((row["n_animals"] for row in rows), "animal")
-    return [count_range((row["n_units"] for row in rows), "unit"), animals] if has_units(scores) else [animals]
+    return (
+        [count_range((row["n_units"] for row in rows), "unit"), animals] if has_units(scores) else [animals]
+    )
 
 
 def _bars(scores: Scores, choice: str) -> dict[str, _Bar]:
@@ -277,9 +279,13 @@ def _note(
     if is_pooled(scores):
         parts.append("animals of an area pooled into one population: neither intervals nor points")
     else:
-        over, point = ("units", "an animal (median of its units)") if has_units(scores) else ("animals", "an animal")
+        over, point = (
+            ("units", "an animal (median of its units)") if has_units(scores) else ("animals", "an animal")
+        )
         parts.append(f"bars: medians over {over}; points: {point}")
-        shown = [bar for of_area in (*bars.values(), ceiling) for area, bar in of_area.items() if area in areas]
+        shown = [
+            bar for of_area in (*bars.values(), ceiling) for area, bar in of_area.items() if area in areas
+        ]
         if any(bar.has_interval for bar in shown):
             what = "animals and units" if has_units(scores) else "animals"
             band = " and band" if ceiling else ""
@@ -287,7 +293,10 @@ def _note(
         few = [
             area_name(area)
             for area in areas
-            if any(area in of and of[area].n_animals < FEWEST_ANIMALS and of[area].n_units for of in bars.values())
+            if any(
+                area in of and of[area].n_animals < FEWEST_ANIMALS and of[area].n_units
+                for of in bars.values()
+            )
         ]
         if few:
             parts.append(f"no interval with fewer than {FEWEST_ANIMALS} animals: {', '.join(few)}")
@@ -302,7 +311,9 @@ def _note(
 def _equal(models: Mapping[str, Scores]) -> Iterator[tuple[str, str]]:
     for (one, first), (other, second) in itertools.combinations(models.items(), 2):
         if np.array_equal(
-            first.columns["score"].astype(np.float64), second.columns["score"].astype(np.float64), equal_nan=True
+            first.columns["score"].astype(np.float64),
+            second.columns["score"].astype(np.float64),
+            equal_nan=True,
         ):
             yield one, other
 

@@ -18,6 +18,7 @@ from mvkit.report.figures.style import (
     SMALL,
     FigureStyle,
     count_range,
+    figure_of,
     label_panel,
     new_figure,
     own_look,
@@ -90,7 +91,9 @@ def draw_extrapolation(
         figure = new_figure(
             width,
             -(-len(shown) // n_columns) * (_PANEL_IN + 0.35) + 0.4,
-            title=title_with(f"Consistency between animals, predicted from {source},", dataset, "in").rstrip(","),
+            title=title_with(f"Consistency between animals, predicted from {source},", dataset, "in").rstrip(
+                ","
+            ),
             x_label=_SIZES[extrapolation.over],
             y_label="noise-corrected correlation (median)",
             note=note + (f"; left out: {skipped}" if skipped else ""),
@@ -111,6 +114,8 @@ def _animals(table: pd.DataFrame, area: str) -> int:
 
 
 def _draw_area(axes: Axes, rows: pd.DataFrame, fitted: FittedArea, fit: dict[Any, Any], area: str) -> None:
+    from matplotlib.ticker import FuncFormatter
+
     known = [row for row in rows.to_dict(orient="records") if not math.isnan(row["median"])]
     if known:
         sizes = [row["size"] for row in known]
@@ -121,8 +126,11 @@ def _draw_area(axes: Axes, rows: pd.DataFrame, fitted: FittedArea, fit: dict[Any
             if curve is not None:
                 for grid, colour, width in ((within, _COLOUR, 1.1), (beyond, GREY, 0.8)):
                     values = [float(curve.at(size)[0]) for size in grid]
-                    axes.plot(grid, values, color=colour, linestyle=line, linewidth=width, zorder=3, gid="curve")
+                    axes.plot(
+                        grid, values, color=colour, linestyle=line, linewidth=width, zorder=3, gid="curve"
+                    )
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size:g}"))
         axes.set_xlim(0.8 * sizes[0], BEYOND * sizes[-1])
     if fit["determined"]:
         axes.axhspan(fit["asymptote_low"], fit["asymptote_high"], color=PALE, zorder=0.5, linewidth=0)
@@ -159,7 +167,7 @@ def _write_asymptote(axes: Axes, fit: dict[Any, Any], room_in: float) -> None:
     if fit["determined"]:
         text = f"asymptote {fit['asymptote']:.2f} [{fit['asymptote_low']:.2f}, {fit['asymptote_high']:.2f}]"
     else:
-        text = "\n".join(wrap(axes.get_figure(), str(fit["reason"]), room_in, SMALL))
+        text = "\n".join(wrap(figure_of(axes), str(fit["reason"]), room_in, SMALL))
     axes.text(0.97, 0.99, text, transform=axes.transAxes, ha="right", va="top", fontsize=SMALL, zorder=5)
 
 

@@ -38,10 +38,10 @@ if TYPE_CHECKING:
 
     from mvkit.scoring import Scores
 
-#: Hierarchy scores of the mouse's visual areas, from feedforward and feedback connections between cortical and
-#: thalamic areas (Harris et al. 2019, "Hierarchical organization of cortical and thalamic connectivity", Nature
-#: 575:195-202), as used by Siegle et al. 2021, "Survey of spiking in the mouse visual system reveals functional
-#: hierarchy", Nature 592:86-92. The numbers are those of the code published with the latter
+#: Hierarchy scores of the mouse's visual areas, from feedforward and feedback connections between cortical
+#: and thalamic areas (Harris et al. 2019, "Hierarchical organization of cortical and thalamic connectivity",
+#: Nature 575:195-202), as used by Siegle et al. 2021, "Survey of spiking in the mouse visual system reveals
+#: functional hierarchy", Nature 592:86-92. The numbers are those of the code published with the latter
 #: (github.com/AllenInstitute/neuropixels_platform_paper, Figure3/Figure3.py).
 HIERARCHY = {
     "VISp": -0.357,
@@ -78,7 +78,7 @@ def draw_hierarchy(
         ``"score"``: median with the best layer of the area; ``"depth"``: where that layer stands among those
         scored, from the first (0) to the last (1), for models of at least two layers.
     choice
-        How the layer of each area is chosen, ``"paper"`` or ``"held-out"``; None: as the scores' settings say.
+        How the layer of each area is chosen, ``"paper"`` or ``"held-out"``; None: as the settings say.
     style
         Width and titles.
 
@@ -91,7 +91,8 @@ def draw_hierarchy(
     Raises
     ------
     UsageError
-        If ``value`` is unknown, fewer than two areas have a place in the hierarchy, or no model has two layers.
+        If ``value`` is unknown, fewer than two areas have a place in the hierarchy, or no model has two
+        layers.
 
     References
     ----------
@@ -142,7 +143,7 @@ def draw_hierarchy(
 
 
 def _points(scores: Scores, value: str, choice: str) -> dict[str, Row]:
-    """Return area -> ``value``, ``low``, ``high``, ``n_animals`` of the areas that have a place, in its order."""
+    """Return area -> row of best layers with ``value``, in the order of the hierarchy."""
     rows: dict[str, Row] = {}
     for row in best_layers(scores, choice).to_dict("records"):
         area, height = str(row["area"]), float(row["median"])
@@ -168,7 +169,9 @@ def rank_correlation(rows: Mapping[str, Row]) -> float:
     return float(np.corrcoef(rankdata(values), rankdata([HIERARCHY[area] for area in rows]))[0, 1])
 
 
-def _note(models: Mapping[str, Scores], points: Mapping[str, Mapping[str, Row]], value: str, choice: str) -> str:
+def _note(
+    models: Mapping[str, Scores], points: Mapping[str, Mapping[str, Row]], value: str, choice: str
+) -> str:
     first = next(iter(models.values()))
     parts = [SOURCE[:1].upper() + SOURCE[1:]]
     if any(len(scores.layers) > 1 for scores in models.values()):
@@ -177,7 +180,10 @@ def _note(models: Mapping[str, Scores], points: Mapping[str, Mapping[str, Row]],
         over = "animals and units" if has_units(first) else "animals"
         parts.append(f"bars: {percent_text(first)} intervals over {over}")
         few = dict.fromkeys(
-            area for rows in points.values() for area, row in rows.items() if row["n_animals"] < FEWEST_ANIMALS
+            area
+            for rows in points.values()
+            for area, row in rows.items()
+            if row["n_animals"] < FEWEST_ANIMALS
         )
         if few:
             parts.append(f"no interval with fewer than {FEWEST_ANIMALS} animals: {', '.join(few)}")

@@ -83,7 +83,9 @@ def draw_layers(
         width = style.width(1 if len(areas) <= 2 else 2)
         n_columns = max(1, min(n_columns, int(width / 1.5)))
         n_rows = -(-len(areas) // n_columns)
-        title = f"Predictivity of the layers of {next(iter(models))}" if single else "Predictivity over layers"
+        title = (
+            f"Predictivity of the layers of {next(iter(models))}" if single else "Predictivity over layers"
+        )
         figure = new_figure(
             width,
             n_rows * (_PANEL_IN + 0.3) + (_names_in(first.layers) if single else 0.4),
@@ -104,7 +106,9 @@ def draw_layers(
             for name, scores in models.items():
                 rows = [row for row in tables[name] if row["area"] == area]
                 _draw_line(axes, rows, scores.layers, look_of[name], single=single)
-            shown = [row for table in tables.values() for row in table if row["area"] == area and row["n_units"]]
+            shown = [
+                row for table in tables.values() for row in table if row["area"] == area and row["n_units"]
+            ]
             label_panel(axes, area_name(area), ", ".join(counts_of(shown, first)) if shown else "no score")
         if single:
             _name_layers(grid, first.layers)

@@ -15,6 +15,7 @@ from mvkit.report.figures.style import (
     SMALL,
     FigureStyle,
     count_range,
+    figure_of,
     label_panel,
     new_figure,
     own_look,
@@ -34,9 +35,9 @@ class RDMPair:
     Attributes
     ----------
     area_rdm, layer_rdm
-        float64 (n_images, n_images): 1 - Pearson's correlation of the patterns that two images evoke, over the
-        units of the area (mean over trials) and over the features of the layer; NaN where a pattern does not
-        vary.
+        float64 (n_images, n_images): 1 - Pearson's correlation of the patterns that two images evoke, over
+        the units of the area (mean over trials) and over the features of the layer; NaN where a pattern
+        does not vary.
     area, model, layer, dataset
         Names.
     n_units, n_animals
@@ -103,22 +104,24 @@ def draw_rdms(rdms: RDMPair, *, style: FigureStyle | None = None) -> Figure:
     style = style or FigureStyle()
     if rdms.area_rdm.shape != rdms.layer_rdm.shape or len(rdms.area_rdm) < 3:
         raise DataError(
-            f"RDMs of {len(rdms.area_rdm)} and {len(rdms.layer_rdm)} images: the same images are needed, at least 3"
+            f"RDMs of {len(rdms.area_rdm)} and {len(rdms.layer_rdm)} images: "
+            "the same images are needed, at least 3"
         )
     r = rdms.similarity()
     order = rdms.order()
     similarity = "" if math.isnan(r) else f", r = {r:.2f}".replace("-", "\N{MINUS SIGN}")
     counts = f"{count_range([rdms.n_units], 'unit')}, {count_range([rdms.n_animals], 'animal')}"
     note = (
-        "Dissimilarity: 1 \N{MINUS SIGN} Pearson's correlation of the patterns of two images; images in the same "
-        "order, by clustering those of the area; r: correlation of the upper triangles, not corrected for noise"
+        "Dissimilarity: 1 \N{MINUS SIGN} Pearson's correlation of the patterns of two images; images in the "
+        "same order, by clustering those of the area; r: correlation of the upper triangles, not corrected "
+        "for noise"
     )
     with own_look():
         width = style.width(2)
         side = 0.5 * width - 0.75
         figure = new_figure(
             width,
-            side + 0.55,
+            side + 0.42,
             title=f"RDMs of {rdms.area} and of {rdms.model}, {rdms.layer}{similarity}",
             note=note,
             style=style,
@@ -139,7 +142,7 @@ def _draw(axes: Axes, matrix: NDArray[np.float64]) -> None:
     low, high = np.quantile(known, (0.01, 0.99)) if len(known) else (0.0, 1.0)
     options: dict[str, Any] = {"cmap": "cividis", "vmin": low, "vmax": high, "interpolation": "nearest"}
     image = axes.imshow(matrix, **options)
-    bar = axes.get_figure().colorbar(image, ax=axes, fraction=0.046, pad=0.03, extend="both")
+    bar = figure_of(axes).colorbar(image, ax=axes, fraction=0.046, pad=0.03, extend="both")
     bar.outline.set_visible(False)
     bar.set_label("dissimilarity", fontsize=SMALL)
     bar.ax.tick_params(labelsize=SMALL)

@@ -85,13 +85,21 @@ def draw_reliability(
         raise DataError("reliability over time: no unit reaches the threshold; take all: selection 'none'")
     time_ms = 1000 * units.time_s
     threshold = reliability_threshold(units, settings)
-    which = "all units" if threshold is None else f"units of reliability {threshold:g} or more in their best bin"
+    which = (
+        "all units" if threshold is None else f"units of reliability {threshold:g} or more in their best bin"
+    )
     notes = [f"Median over {which} (selection {name}); Spearman-Brown corrected"]
     with own_look():
         from matplotlib.lines import Line2D
 
         handles: list[Any] = [
-            Line2D([], [], color=area_look(area).colour, linewidth=1.3, label=f"{area} ({count_range([n], 'unit')})")
+            Line2D(
+                [],
+                [],
+                color=area_look(area).colour,
+                linewidth=1.3,
+                label=f"{area} ({count_range([n], 'unit')})",
+            )
             for area, (_, n) in curves.items()
         ]
         least = settings.min_median_reliability
@@ -113,15 +121,15 @@ def draw_reliability(
         if least is not None and not fraction:
             axes.axhline(least, color=INK, linewidth=0.7, linestyle=":", gid="threshold")
         axes.set_xlabel("time after onset of the image (ms)")
-        axes.set_ylabel("reliability, fraction of its maximum" if fraction else "split-half reliability (median)")
+        axes.set_ylabel(
+            "reliability, fraction of its maximum" if fraction else "split-half reliability (median)"
+        )
         axes.set_xlim(float(time_ms[0]), float(time_ms[-1]))
         axes.set_ylim(top=1.05 if fraction else None)
     return figure
 
 
-def _curves(
-    units: UnitFacts, settings: SelectionSettings
-) -> dict[str, tuple[NDArray[np.float64], int]]:
+def _curves(units: UnitFacts, settings: SelectionSettings) -> dict[str, tuple[NDArray[np.float64], int]]:
     """Return area -> median per time bin (NaN: none), and number of units."""
     best = best_reliability(units)
     reliability = units.reliability
@@ -178,7 +186,9 @@ def draw_reliability_histogram(
     best = best_reliability(units)
     threshold = reliability_threshold(units, settings)
     areas = sorted({str(area) for area in units.areas}, key=area_sort_key)
-    notes = ["Spearman-Brown corrected" + ("" if units.time_s is None else "; of each unit in its best time bin")]
+    notes = [
+        "Spearman-Brown corrected" + ("" if units.time_s is None else "; of each unit in its best time bin")
+    ]
     if threshold is not None:
         notes.append(f"dashed: threshold of selection {name} ({threshold:g})")
     undefined = int((~np.isfinite(best)).sum())
@@ -203,7 +213,9 @@ def draw_reliability_histogram(
             middles = 0.5 * (EDGES[:-1] + EDGES[1:])
             colour = area_look(area).colour
             passing = np.ones(len(middles), bool) if threshold is None else middles >= threshold
-            bars = axes.bar(middles, counts, width=np.diff(EDGES), color=PALE, edgecolor="white", linewidth=0.4)
+            bars = axes.bar(
+                middles, counts, width=np.diff(EDGES), color=PALE, edgecolor="white", linewidth=0.4
+            )
             for bar, passes in zip(bars, passing, strict=True):
                 if passes:
                     bar.set_facecolor(colour)

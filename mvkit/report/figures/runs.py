@@ -15,8 +15,8 @@ from mvkit.scoring.results import SUMMARY_JSON, read_scores
 if TYPE_CHECKING:
     from mvkit.scoring import Scores
 
-#: Characters of a value that an error shows.
-_LONGEST = 40
+#: Characters of a value, and differences, that an error shows.
+_LONGEST, _MOST_FIELDS = 30, 3
 
 
 @dataclass(frozen=True)
@@ -54,41 +54,50 @@ def read_runs(folders: Sequence[Path]) -> SavedRuns:
 
     if not folders:
         raise UsageError("give a folder that 'mvkit score --out' wrote")
-    found: list[tuple[Path, Scores]] = []
+    found: list[tuple[Path, str, Scores]] = []
     ceiling: Scores | None = None
     for folder in dict.fromkeys(folders):
-        found += [(path, read_scores(path)) for path in _model_folders(folder)]
+        found += [(folder, name, scores) for name, scores in _read_folder(folder).items()]
         if ceiling is None and (folder / CEILING / SUMMARY_JSON).is_file():
             ceiling = read_scores(folder / CEILING)
-    first_path, first = found[0]
-    for path, scores in found[1:]:
+    first_path, _, first = found[0]
+    for path, name, scores in found[1:]:
         differences = protocol_differences(first, scores)
         if scores.areas != first.areas:
             differences["areas"] = ",".join(first.areas), ",".join(scores.areas)
         if differences:
+            # Recordings that the selection dropped follow from its settings.
+            listed = [field for field in differences if not field.startswith("selection.dropped")]
             fields = "; ".join(
-                f"{name}: {shorten(there, _LONGEST)} and {shorten(here, _LONGEST)}"
-                for name, (there, here) in differences.items()
+                f"{field}: {shorten(differences[field][0], _LONGEST)} and "
+                f"{shorten(differences[field][1], _LONGEST)}"
+                for field in listed[:_MOST_FIELDS]
             )
-            raise UsageError(f"{first_path} and {path}: scored by different protocols, not to be compared\n{fields}")
+            if len(listed) > _MOST_FIELDS:
+                fields += f"; and {len(listed) - _MOST_FIELDS} more"
+            raise UsageError(
+                f"{first_path} and {name} in {path}: scored by different protocols, which must not be "
+                f"compared\n{fields}"
+            )
     return SavedRuns(_label(found), ceiling)
 
 
-def _model_folders(folder: Path) -> list[Path]:
+def _read_folder(folder: Path) -> dict[str, Scores]:
+    """Return the models of one folder by their names."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; give one that 'mvkit score --out' wrote")
-    if (folder / SUMMARY_JSON).is_file():
-        return [folder]
-    inside = sorted(path.parent for path in folder.glob(f"*/{SUMMARY_JSON}") if path.parent.name != CEILING)
-    if not inside:
-        raise DataError(f"{folder}: no {SUMMARY_JSON} here; is this a folder written by 'mvkit score --out'?")
-    return inside
+    paths = [folder]
+    if not (folder / SUMMARY_JSON).is_file():
+        paths = sorted(
+            path.parent for path in folder.glob(f"*/{SUMMARY_JSON}") if path.parent.name != CEILING
+        )
+    scores = [read_scores(path) for path in paths or [folder]]
+    return {str(one.context.get("model", path.name)): one for path, one in zip(paths, scores, strict=True)}
 
 
-def _label(found: Sequence[tuple[Path, Scores]]) -> dict[str, Scores]:
+def _label(found: Sequence[tuple[Path, str, Scores]]) -> dict[str, Scores]:
     """Label scores with the model's name, and with the folder's where models have the same."""
-    names = [str(scores.context.get("model", path.name)) for path, scores in found]
+    names = [name for _, name, _ in found]
     return {
-        name if names.count(name) == 1 else f"{name} in {path}": scores
-        for name, (path, scores) in zip(names, found, strict=True)
+        name if names.count(name) == 1 else f"{name} in {folder}": scores for folder, name, scores in found
     }

@@ -131,7 +131,7 @@ def save_figure(figure: Figure, path: Path, *, dpi: int = DOTS_PER_INCH, text: b
 
 @contextmanager
 def own_look(changes: Mapping[str, Any] | None = None) -> Iterator[None]:
-    """Draw with mvkit's settings of matplotlib whatever a user's matplotlibrc says, and put the user's back."""
+    """Draw with mvkit's settings of matplotlib, whatever a matplotlibrc says, and put the user's back."""
     import matplotlib
 
     look: Any = {
@@ -228,7 +228,7 @@ def new_figure(
     gap = 0.05 if lines_of_note else 0.0
     legend_height = 0.0
     if legend is not None:
-        legend_height = legend.get_window_extent(figure.canvas.get_renderer()).height / figure.dpi + 0.03
+        legend_height = legend.get_window_extent(_renderer(figure)).height / figure.dpi + 0.03
     below = _MARGIN_IN + small_print + gap + legend_height
     total = above + height_in + below
     figure.set_size_inches(width_in, total)
@@ -269,7 +269,8 @@ def new_figure(
         lines = wrap(figure, y_label, total - above - below, FONT_SIZE)
         rotated: Any = {"rotation": 90, "rotation_mode": "default", "gid": "y label"}
         figure.text(_MARGIN_IN / width_in, middle["y"], "\n".join(lines), ha="left", va="center", **rotated)
-    figure.get_layout_engine().set(rect=rect, w_pad=0.04, h_pad=0.04, wspace=0.02, hspace=0.04)
+    engine: Any = figure.get_layout_engine()
+    engine.set(rect=rect, w_pad=0.04, h_pad=0.04, wspace=0.02, hspace=0.04)
     # A label is neither drawn nor written to files.
     figure.set_label(f"{_CAPTION}:" + " ".join(_sentence(part) for part in (title, note) if part))
     return figure
@@ -305,16 +306,25 @@ def _figure_class() -> type[Figure]:
 
 def wrap(figure: Figure, text: str, width_in: float, size: float, *, bold: bool = False) -> list[str]:
     """Break a text into lines that are not wider than ``width_in`` at a font size in points."""
+
+    def fits(line: str) -> bool:
+        return text_width_in(figure, line, size, bold=bold) <= width_in
+
     lines: list[str] = []
     for paragraph in text.split("\n"):
         line = ""
         for word in paragraph.split(" "):
-            longer = f"{line} {word}" if line else word
-            if line and text_width_in(figure, longer, size, bold=bold) > width_in:
+            if line and fits(f"{line} {word}"):
+                line = f"{line} {word}"
+                continue
+            if line:
                 lines.append(line)
-                line = word
-            else:
-                line = longer
+            line = word
+            # A name without spaces is broken where it must be.
+            while len(line) > 1 and not fits(line):
+                n_letters = next(n for n in range(len(line) - 1, 0, -1) if n == 1 or fits(line[:n]))
+                lines.append(line[:n_letters])
+                line = line[n_letters:]
         lines.append(line)
     return lines
 
@@ -324,9 +334,19 @@ def text_width_in(figure: Figure, text: str, size: float, *, bold: bool = False)
     from matplotlib.font_manager import FontProperties
 
     font = FontProperties(size=size, weight="bold" if bold else "normal")
-    renderer = figure.canvas.get_renderer()
-    width, _, _ = renderer.get_text_width_height_descent(text, font, ismath=False)
+    width, _, _ = _renderer(figure).get_text_width_height_descent(text, font, ismath=False)
     return float(width) / figure.dpi
+
+
+def _renderer(figure: Figure) -> Any:
+    canvas: Any = figure.canvas
+    return canvas.get_renderer()
+
+
+def figure_of(axes: Axes) -> Figure:
+    """Return the figure of a panel."""
+    figure: Any = axes.get_figure()
+    return figure  # type: ignore[no-any-return]
 
 
 def _height(lines: Sequence[str], size: float) -> float:
@@ -339,9 +359,7 @@ def _legend(figure: Figure, handles: Sequence[Artist], room_in: float) -> Any:
     # Handle, its pad and the space between columns, in units of the font size.
     beside = (1.8 + 0.5 + 1.6) * FONT_SIZE / 72
     labels = ["\n".join(wrap(figure, label, room_in - beside, FONT_SIZE)) for label in labels]
-    widest = max(
-        text_width_in(figure, line, FONT_SIZE) for label in labels for line in label.split("\n")
-    )
+    widest = max(text_width_in(figure, line, FONT_SIZE) for label in labels for line in label.split("\n"))
     n_columns = max(1, min(len(handles), int((room_in + 1.6 * FONT_SIZE / 72) / (widest + beside))))
     # As few columns as these rows need, so that the last row is not almost empty.
     n_columns = -(-len(handles) // -(-len(handles) // n_columns))
@@ -399,7 +417,7 @@ def label_panel(axes: Axes, name: str, counts: str = "") -> None:
 
 def label_y(axes: Axes, text: str, height_in: float) -> None:
     """Label a y axis of about this height, in as many lines as it needs."""
-    axes.set_ylabel("\n".join(wrap(axes.get_figure(), text, height_in, FONT_SIZE)), linespacing=1.1)
+    axes.set_ylabel("\n".join(wrap(figure_of(axes), text, height_in, FONT_SIZE)), linespacing=1.1)
 
 
 # --- Colours ---
@@ -460,7 +478,12 @@ class Look:
     def bar(self) -> dict[str, Any]:
         """Return the style of a bar."""
         if self.random:
-            return {"facecolor": _tint(self.colour), "edgecolor": self.colour, "hatch": "//////", "linewidth": 0.6}
+            return {
+                "facecolor": _tint(self.colour),
+                "edgecolor": self.colour,
+                "hatch": "//////",
+                "linewidth": 0.6,
+            }
         return {"facecolor": self.colour, "edgecolor": self.colour, "linewidth": 0.6}
 
     def line(self) -> dict[str, Any]:
@@ -555,7 +578,11 @@ def count_range(numbers: Iterable[int], noun: str) -> str:
     """Write a number of things, or a range of numbers: ``12 units``, ``10–12 units``."""
     values = [int(number) for number in numbers]
     low, high = min(values), max(values)
-    return f"{low:,}" + (f"–{high:,}" if high > low else "") + f" {noun}{'' if high == low == 1 else 's'}"
+    return (
+        f"{low:,}"
+        + (f"\N{EN DASH}{high:,}" if high > low else "")
+        + f" {noun}{'' if high == low == 1 else 's'}"
+    )
 
 
 def known(value: float) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mvkit.errors import DataError, UsageError
 from mvkit.report.figures.style import (
+    INK,
     PALE,
     FigureStyle,
     Look,
@@ -101,7 +102,9 @@ def read_training_log(folder: Path) -> TrainingLog:
         folder=path.parent,
         loss=_curve((record["epoch"], record.get("loss")) for record in epochs),
         steps=_curve(
-            (record["step"] / per_epoch, record.get("loss")) for record in records if record.get("kind") == "step"
+            (record["step"] / per_epoch, record.get("loss"))
+            for record in records
+            if record.get("kind") == "step"
         ),
         evaluations=evaluations,
     )
@@ -128,7 +131,8 @@ def label_runs(folders: Sequence[Path]) -> dict[str, Path]:
     unique = list(dict.fromkeys(folder.parent if folder.name == LOG else folder for folder in folders))
     names = [folder.resolve().name for folder in unique]
     return {
-        name if names.count(name) == 1 else str(folder): folder for name, folder in zip(names, unique, strict=True)
+        name if names.count(name) == 1 else str(folder): folder
+        for name, folder in zip(names, unique, strict=True)
     }
 
 
@@ -161,7 +165,8 @@ def draw_training(logs: Mapping[str, TrainingLog], *, style: FigureStyle | None 
     names = _evaluations(logs)
     n_panels = 1 + len(names)
     with own_look():
-        look_of = looks(logs)
+        # A single run is black: colours are its areas'.
+        look_of = {name: Look(INK) for name in logs} if single else looks(logs)
         width = style.width(1 if n_panels == 1 else 2)
         n_columns = max(1, min(3, n_panels, int(width / 1.9)))
         n_rows = -(-n_panels // n_columns)
@@ -170,7 +175,7 @@ def draw_training(logs: Mapping[str, TrainingLog], *, style: FigureStyle | None 
         figure = new_figure(
             width,
             n_rows * (_PANEL_IN + 0.25) + 0.2,
-            title=f"Training of {only}" if single else "Training",
+            title=f"Training of {only}" if single else f"Training of {len(logs)} runs",
             x_label="epoch",
             note=_note(logs, names, single=single),
             handles=_handles(look_of, areas, single=single),
@@ -238,7 +243,9 @@ def _handles(look_of: Mapping[str, Look], areas: Sequence[str], *, single: bool)
     return [Line2D([], [], label=name, **look.line()) for name, look in look_of.items()]
 
 
-def _draw_loss(axes: Axes, logs: Mapping[str, TrainingLog], look_of: Mapping[str, Look], *, single: bool) -> None:
+def _draw_loss(
+    axes: Axes, logs: Mapping[str, TrainingLog], look_of: Mapping[str, Look], *, single: bool
+) -> None:
     for run, log in logs.items():
         if single and log.steps:
             axes.plot(*zip(*log.steps, strict=True), color=PALE, linewidth=0.6, zorder=1, gid="steps")

@@ -1,4 +1,4 @@
-"""Figure of one unit: responses to all images, its best and worst ones, over time, and as a model predicts."""
+"""Figure of one unit: responses to all images, the best and the worst, over time, and as predicted."""
 
 from __future__ import annotations
 
@@ -135,36 +135,54 @@ def draw_unit(unit: UnitResponses, *, style: FigureStyle | None = None) -> Figur
         raise DataError(f"unit {unit.unit_id} of {unit.area}: no responses to two images")
     n_shown = min(N_THUMBNAILS, len(ranking) // 2)
     best, worst = ranking[:n_shown], ranking[-n_shown:][::-1]
-    kinds = ["tuning", *(["time"] if unit.course is not None else []), *(["model"] if unit.prediction is not None else [])]
+    kinds = [
+        "tuning",
+        *(["time"] if unit.course is not None else []),
+        *(["model"] if unit.prediction is not None else []),
+    ]
     notes = ["Shaded: s.e.m. over trials"]
     if unit.course is not None:
         notes.append(f"over time: mean over the {n_shown} best and the {n_shown} worst images, and all")
     if unit.prediction is not None:
-        notes.append("predictions: of each image from the others (PLS, five folds); r: not corrected for noise")
-    known = "" if math.isnan(unit.reliability) else f", reliability {unit.reliability:.2f}"
+        notes.append(
+            "predictions: of each image from the others (PLS, five folds); dashed: equal; r: not corrected "
+            "for noise"
+        )
+    known = "" if math.isnan(unit.reliability) else f", reliability {unit.reliability:.3f}"
     with own_look():
         width = style.width(2 if len(kinds) > 1 else 1)
-        picture = (width - 0.4) / (2 * n_shown) * unit.stimuli.shape[1] / unit.stimuli.shape[2]
+        picture = (width - 0.5) / (2 * n_shown) * unit.stimuli.shape[1] / unit.stimuli.shape[2]
         figure = new_figure(
             width,
-            1.85 + picture + 0.25,
+            1.85 + picture + 0.35,
             title=f"Unit {unit.unit_id} in {unit.area} of animal {unit.specimen}, "
             f"{recordings_name(unit.dataset)}{known}",
             note="; ".join(notes),
             style=style,
         )
-        rows = figure.add_gridspec(2, 1, height_ratios=[1.85, picture + 0.2])
-        panels = rows[0].subgridspec(1, len(kinds), width_ratios=[1.5 if kind == "tuning" else 1 for kind in kinds])
+        rows = figure.add_gridspec(2, 1, height_ratios=[1.95, picture + 0.15])
+        panels = rows[0].subgridspec(
+            1, len(kinds), width_ratios=[1.5 if kind == "tuning" else 1 for kind in kinds]
+        )
         for index, kind in enumerate(kinds):
             axes = figure.add_subplot(panels[index])
-            {"tuning": _draw_tuning, "time": _draw_course, "model": _draw_prediction}[kind](axes, unit, best, worst)
-        pictures = rows[1].subgridspec(1, 2 * n_shown, wspace=0.02)
+            {"tuning": _draw_tuning, "time": _draw_course, "model": _draw_prediction}[kind](
+                axes, unit, best, worst
+            )
+        pictures = rows[1].subgridspec(
+            1, 2 * n_shown + 1, width_ratios=[*[1.0] * n_shown, 0.1, *[1.0] * n_shown]
+        )
         for index, image in enumerate((*best, *worst[::-1])):
-            axes = figure.add_subplot(pictures[index])
-            _draw_picture(axes, unit, int(image), _BEST if index < n_shown else _WORST)
+            is_best = index < n_shown
+            axes = figure.add_subplot(pictures[index if is_best else index + 1])
+            _draw_picture(axes, unit, int(image), _BEST if is_best else _WORST)
             if index in (0, n_shown):
-                words = "largest responses" if index == 0 else "smallest responses"
-                axes.set_title(words, loc="left", fontsize=SMALL, pad=2.0)
+                words = "largest responses" if is_best else "smallest responses"
+                # Wider than its picture, it must not push the others away; the blank title makes room.
+                axes.set_title(" ", loc="left", fontsize=SMALL, pad=2.0)
+                options: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points"}
+                label = axes.annotate(words, (0.0, 1.0), xytext=(0.0, 2.5), fontsize=SMALL, **options)
+                label.set_in_layout(False)
     return figure
 
 
@@ -209,6 +227,7 @@ def _draw_prediction(
     for images, colour in ((rest, look.colour), (worst, _WORST), (best, _BEST)):
         style: dict[str, Any] = {"marker": "o", "linestyle": "", "markersize": 2.6, "markeredgewidth": 0}
         axes.plot(unit.prediction[images], means[images], color=colour, alpha=0.8, gid="images", **style)
+    axes.axline((0.0, 0.0), slope=1.0, color=GREY, linewidth=0.6, linestyle=(0, (3, 2)), zorder=0)
     r = unit.correlation()
     words = "" if math.isnan(r) else f": r = {r:.2f}".replace("-", "\N{MINUS SIGN}")
     axes.set_title(f"prediction{words}", loc="left", fontweight="bold")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 #: Scores beyond are drawn at the edge; few units of low reliability are corrected to far more than 1.
 LIMITS = (-0.6, 1.4)
 #: Of many scores, so many at either end are drawn at the edge too.
-_OUTER, _MANY = 0.005, 100
+_OUTER, _MANY = 0.01, 100
 _PANEL_IN = 1.95
 
 Pairs = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]
@@ -50,7 +50,7 @@ def draw_units(
     models
         Label -> scores of one protocol, two of them; the first is on the x axis.
     choice
-        How the layer of each area is chosen, ``"paper"`` or ``"held-out"``; None: as the scores' settings say.
+        How the layer of each area is chosen, ``"paper"`` or ``"held-out"``; None: as the settings say.
     style
         Width and titles.
 
@@ -58,7 +58,7 @@ def draw_units(
     -------
     Figure
         Per area one panel with a point per unit that has both scores, a cross at the medians, and the line of
-        equal scores. Scores below -0.6 or above 1.4, and of many the outermost in 200, are triangles at the
+        equal scores. Scores below -0.6 or above 1.4, and of many the outermost in 100, are triangles at the
         edge.
 
     Raises
@@ -95,7 +95,7 @@ def draw_units(
         height = min(_PANEL_IN, (width - 0.5) / n_columns - 0.15)
         figure = new_figure(
             width,
-            n_rows * (height + 0.35) + 0.4,
+            n_rows * (height + 0.5) + 0.3,
             title=title_with(f"{other} against {one} by {population}", dataset_of(first)),
             x_label=f"{one}: {score_label(first)}",
             y_label=f"{other}: {score_label(second)}",
@@ -123,7 +123,10 @@ def draw_units(
 def _pairs(first: Scores, second: Scores, area: str, choice: str) -> Pairs:
     """Return the scores of the units that have both, and their animals."""
     one, other = (scores.chosen_units(choice)[area] for scores in (first, second))
-    place = {key: index for index, key in enumerate(zip(other.specimen.tolist(), other.unit_id.tolist(), strict=True))}
+    place = {
+        key: index
+        for index, key in enumerate(zip(other.specimen.tolist(), other.unit_id.tolist(), strict=True))
+    }
     keys = list(zip(one.specimen.tolist(), one.unit_id.tolist(), strict=True))
     both = [(index, place[key]) for index, key in enumerate(keys) if key in place]
     left = np.array([index for index, _ in both], dtype=np.int64)
@@ -136,7 +139,9 @@ def _pairs(first: Scores, second: Scores, area: str, choice: str) -> Pairs:
 def _limits(pairs: Sequence[Pairs]) -> tuple[float, float]:
     """Return limits that hold all but the outermost scores."""
     values = np.concatenate([np.concatenate(pair[:2]) for pair in pairs])
-    low, high = np.quantile(values, (_OUTER, 1.0 - _OUTER)) if len(values) > _MANY else (values.min(), values.max())
+    low, high = (
+        np.quantile(values, (_OUTER, 1.0 - _OUTER)) if len(values) > _MANY else (values.min(), values.max())
+    )
     return max(min(float(low), 0.0), LIMITS[0]), min(max(float(high), 0.2), LIMITS[1])
 
 
@@ -146,11 +151,19 @@ def _draw_pairs(axes: Axes, pair: Pairs, limits: tuple[float, float], colour: st
     axes.axline((0.0, 0.0), slope=1.0, color=GREY, linewidth=0.6, linestyle=(0, (3, 2)), zorder=1)
     # Many points on top of one another: let the density show.
     alpha = 0.35 if len(x) > 150 else 0.6
-    style = {"linestyle": "", "markeredgewidth": 0.0, "markerfacecolor": colour}
+    style: dict[str, Any] = {"linestyle": "", "markeredgewidth": 0.0, "markerfacecolor": colour}
     axes.plot(x[~beyond], y[~beyond], marker="o", markersize=2.4, alpha=alpha, zorder=2, gid="units", **style)
     if beyond.any():
         axes.plot(
-            x[beyond], y[beyond], marker="^", markersize=3, alpha=0.8, zorder=2, gid="units beyond", clip_on=False, **style
+            x[beyond],
+            y[beyond],
+            marker="^",
+            markersize=3,
+            alpha=0.8,
+            zorder=2,
+            gid="units beyond",
+            clip_on=False,
+            **style,
         )
     axes.plot(
         [float(np.median(pair[0]))],
