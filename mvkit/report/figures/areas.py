@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -303,19 +302,17 @@ def _note(
         beyond = sum(int(((bar.animals < LIMITS[0]) | (bar.animals > LIMITS[1])).sum()) for bar in shown)
         if beyond:
             parts.append(f"triangles: {beyond} points beyond the axis")
-    parts += [f"{one} and {other} have the same scores" for one, other in _equal(models)]
+    parts += [f"{', '.join(names[:-1])} and {names[-1]} have the same scores" for names in _equal(models)]
     text = "; ".join(parts)
     return text[:1].upper() + text[1:]
 
 
-def _equal(models: Mapping[str, Scores]) -> Iterator[tuple[str, str]]:
-    for (one, first), (other, second) in itertools.combinations(models.items(), 2):
-        if np.array_equal(
-            first.columns["score"].astype(np.float64),
-            second.columns["score"].astype(np.float64),
-            equal_nan=True,
-        ):
-            yield one, other
+def _equal(models: Mapping[str, Scores]) -> list[list[str]]:
+    """Return groups of models whose scores are the same, unit for unit."""
+    groups: dict[bytes, list[str]] = {}
+    for name, scores in models.items():
+        groups.setdefault(scores.columns["score"].astype(np.float64).tobytes(), []).append(name)
+    return [names for names in groups.values() if len(names) > 1]
 
 
 def _handles(look_of: Mapping[str, Look]) -> list[Artist]:

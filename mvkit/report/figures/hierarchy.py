@@ -55,6 +55,7 @@ SOURCE = "anatomical hierarchy scores: Harris et al. 2019, as used by Siegle et 
 
 #: Between the points of two models in one area.
 _ASIDE = 0.008
+_MOST_WITH_INTERVALS = 4
 
 Value = Literal["score", "depth"]
 VALUES: tuple[Value, ...] = ("score", "depth")
@@ -85,8 +86,8 @@ def draw_hierarchy(
     Returns
     -------
     Figure
-        A line per model with a point per area. Its legend has Spearman's rank correlation with the hierarchy
-        (areas are few: no test).
+        A line per model with a point per area, and intervals of up to four models. The legend has Spearman's
+        rank correlation with the hierarchy (areas are few: no test).
 
     Raises
     ------
@@ -121,12 +122,12 @@ def draw_hierarchy(
             style.width(1),
             2.4,
             title=title_with(f"{title} over the visual hierarchy", dataset_of(first)),
-            note=_note(models, points, value, choice),
+            note=_note(models, points, value, choice, intervals=_has_intervals(shown, value, first)),
             handles=_handles(look_of, shown),
             style=style,
         )
         axes = figure.subplots()
-        intervals = value == "score" and not is_pooled(first)
+        intervals = _has_intervals(shown, value, first)
         for index, (name, rows) in enumerate(shown.items()):
             # Side by side, or the intervals of models would cover one another.
             aside = _ASIDE * (index - 0.5 * (len(shown) - 1)) if intervals else 0.0
@@ -169,14 +170,24 @@ def rank_correlation(rows: Mapping[str, Row]) -> float:
     return float(np.corrcoef(rankdata(values), rankdata([HIERARCHY[area] for area in rows]))[0, 1])
 
 
+def _has_intervals(shown: Mapping[str, object], value: str, first: Scores) -> bool:
+    """Tell whether intervals are drawn; those of more than a few models would hide one another."""
+    return value == "score" and not is_pooled(first) and len(shown) <= _MOST_WITH_INTERVALS
+
+
 def _note(
-    models: Mapping[str, Scores], points: Mapping[str, Mapping[str, Row]], value: str, choice: str
+    models: Mapping[str, Scores],
+    points: Mapping[str, Mapping[str, Row]],
+    value: str,
+    choice: str,
+    *,
+    intervals: bool,
 ) -> str:
     first = next(iter(models.values()))
     parts = [SOURCE[:1].upper() + SOURCE[1:]]
     if any(len(scores.layers) > 1 for scores in models.values()):
         parts.append(CHOICES[choice])
-    if value == "score" and not is_pooled(first):
+    if intervals:
         over = "animals and units" if has_units(first) else "animals"
         parts.append(f"bars: {percent_text(first)} intervals over {over}")
         few = dict.fromkeys(

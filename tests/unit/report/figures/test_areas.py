@@ -184,8 +184,9 @@ def test_pooled_animals_have_neither_points_nor_intervals(animal_scores):
 
 
 def test_equal_scores_are_remarked_upon(models):
-    figure = draw_areas({"dual": models["dual"], "copy": models["dual"]})
-    assert "dual and copy have the same scores" in caption_of(figure)
+    same = dict.fromkeys(("dual", "copy", "third"), models["dual"])
+    caption = caption_of(draw_areas({**same, "pixels": models["pixels"]}))
+    assert "; dual, copy and third have the same scores." in caption
 
 
 def test_layers_chosen_in_two_ways_do_not_share_a_figure(models, animal_scores):

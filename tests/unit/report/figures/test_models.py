@@ -142,6 +142,17 @@ def test_areas_stand_at_their_hierarchy_scores(animal_scores):
     check_inside(figure)
 
 
+def test_intervals_over_the_hierarchy_are_drawn_for_few_models(animal_scores):
+    scores = hierarchical(animal_scores, {"VISp": 0.35, "VISam": 0.6})
+    few = draw_hierarchy({f"m{index}": scores for index in range(4)})
+    many = draw_hierarchy({f"m{index}": scores for index in range(5)})
+    assert len(few.axes[0].containers) == 8 and not many.axes[0].containers
+    assert "intervals" in caption_of(few) and "intervals" not in caption_of(many)
+    # The points of several models stand side by side only where intervals would hide one another.
+    assert len({line.get_xdata()[0] for line in lines_of(few.axes[0], "areas")}) == 4
+    assert len({line.get_xdata()[0] for line in lines_of(many.axes[0], "areas")}) == 1
+
+
 def test_the_depth_of_best_layers(animal_scores, models):
     medians = {"VISp": 0.2, "VISl": 0.25, "VISrl": 0.28, "VISal": 0.5, "VISpm": 0.5, "VISam": 0.6}
     deep = hierarchical(animal_scores, medians, context={"dataset": "x"})
