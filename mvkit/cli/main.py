@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from mvkit.cli import cache, cite, extract, fetch, prep, report, score, train
+from mvkit.cli import cache, cite, extract, fetch, plot, prep, report, score, train
 from mvkit.cli import list as listing
 from mvkit.cli.console import Command, note, print_json
 from mvkit.errors import MvkitError, suggest
@@ -34,7 +34,7 @@ class _InOrderOfUse(TyperGroup):
 
     def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
         """Return the names of the commands."""
-        order = ("fetch", "list", "prep", "train", "extract", "score", "report", "cache", "cite")
+        order = ("fetch", "list", "prep", "train", "extract", "score", "plot", "report", "cache", "cite")
         return sorted(self.commands, key=order.index)
 
 
@@ -60,6 +60,7 @@ app.command("score", cls=Command, epilog=score.EPILOG, short_help="Score how wel
 app.command("report", cls=Command, epilog=report.EPILOG, short_help="Write saved scores as one HTML page.")(
     report.command
 )
+app.add_typer(plot.app, name="plot", epilog=plot.EPILOG, short_help="Draw figures fit for a journal.")
 app.add_typer(cache.app, name="cache", short_help="Show and prune what is cached of earlier runs.")
 app.command("cite", cls=Command, epilog=cite.EPILOG, short_help="Print what to cite, as BibTeX.")(
     cite.command

@@ -8,7 +8,6 @@ page as text, never as markup.
 from __future__ import annotations
 
 import datetime
-import hashlib
 import json
 import math
 import re
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 from mvkit import __version__
 from mvkit.errors import DataError, UsageError
 from mvkit.files import name_text, plain, write_text
+from mvkit.report.figures.style import looks
 from mvkit.report.tables import (
     CHOICES,
     area_name,
@@ -38,15 +38,15 @@ from mvkit.report.text import (
     ScoreRun,
     Table2Comparison,
     Table2Difference,
-    dropped_warning,
     mapping_words,
     result_lines,
+    warning_lines,
 )
 from mvkit.scoring.comparison import compare_models, fraction_of_ceiling
 from mvkit.scoring.correlation import FULL_SIZE, REASONS, UNMAPPED
 from mvkit.scoring.intervals import METHOD
 from mvkit.scoring.layer_choice import OR, choose_layer, unit_grid
-from mvkit.scoring.results import ALL_AREAS, SUMMARY_JSON, Scores, read_scores
+from mvkit.scoring.results import ALL_AREAS, SUMMARY_JSON, Scores, read_models, read_scores
 from mvkit.scoring.settings import CEILING, DEFAULT_SETTINGS, SIMILARITIES, ScoreSettings
 
 if TYPE_CHECKING:
@@ -174,12 +174,10 @@ def read_run(folders: Sequence[Path]) -> ScoreRun:
     ceiling: Scores | None = None
     selection: SelectionOutcome | None = None
     for folder in folders:
-        for inner in _folders_of_models(folder):
-            scores = read_scores(inner)
-            name = str(scores.context.get("model", inner.name))
-            name = name_text(inner) if name in models else name
-            models[name] = scores
-            table2[name] = _read_table2(inner)
+        for name, scores in read_models(folder).items():
+            label = name_text(folder / name) if name in models else name
+            models[label] = scores
+            table2[label] = _read_table2(folder, name)
         if ceiling is None and (folder / _CEILING_FOLDER / SUMMARY_JSON).is_file():
             ceiling = read_scores(folder / _CEILING_FOLDER)
         if selection is None and (folder / _UNITS_CSV).is_file():
@@ -197,19 +195,9 @@ def read_run(folders: Sequence[Path]) -> ScoreRun:
     )
 
 
-def _folders_of_models(folder: Path) -> list[Path]:
-    if (folder / SUMMARY_JSON).is_file():
-        return [folder]
-    inner = sorted(path.parent for path in folder.glob(f"*/{SUMMARY_JSON}"))
-    models = [path for path in inner if path.name != _CEILING_FOLDER]
-    if not models:
-        what = "no such folder" if not folder.exists() else "no scores here"
-        raise DataError(f"{folder}: {what}; give a folder that 'mvkit score --out DIR' wrote")
-    return models
-
-
-def _read_table2(folder: Path) -> Table2Comparison | None:
-    document = json.loads((folder / SUMMARY_JSON).read_text(encoding="utf-8")).get("table2")
+def _read_table2(folder: Path, name: str) -> Table2Comparison | None:
+    entries = json.loads((folder / SUMMARY_JSON).read_text(encoding="utf-8"))["models"]
+    document = next((entry.get("table2") for entry in entries if entry["name"] == name), None)
     if not document:
         return None
     here = document["here"]
@@ -610,13 +598,10 @@ def _selection_words(run: ScoreRun) -> list[str]:
 
 def _notes(run: ScoreRun) -> list[list[str]]:
     """Return (kind, text, model or "") of warnings and of the remarks below them."""
-    warnings, notes = [], []
+    warnings = [["warning", f"{line.removeprefix('warning: ')}.", ""] for line in warning_lines(run)]
+    notes = [["note", f"{line[:1].upper()}{line[1:]}.", ""] for line in run.notes]
     for name, scores in {**run.models, **run.earlier}.items():
-        warning = dropped_warning(scores)
-        if warning:
-            warnings.append(["warning", f"{warning.removeprefix('warning: ')}.", name])
-        # The first line is the result itself, which the ranking has.
-        lines = result_lines(scores, table2=run.table2.get(name))[1:]
+        lines = result_lines(scores, table2=run.table2.get(name))
         if lines:
             text = " ".join(f"{line[:1].upper()}{line[1:]}." for line in lines)
             notes.append(["note", text, name])
@@ -900,38 +885,14 @@ def _environment(run: ScoreRun, command: str) -> list[list[str]]:
     return rows
 
 
-#: Paul Tol's "muted" colours, which all kinds of colour vision tell apart.
-PALETTE = (
-    "#332288",
-    "#CC6677",
-    "#117733",
-    "#88CCEE",
-    "#DDCC77",
-    "#882255",
-    "#44AA99",
-    "#AA4499",
-    "#999933",
-)
 #: Background of a page -> contrast of marks: at least 3 (WCAG 2.1, 1.4.11), and more on a dark one, where
 #: bands behind them are lighter than the page.
 PAGES = {"#ffffff": 3.0, "#15181c": 5.0}
 
 
 def model_colours(names: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Give every model a colour for light and dark pages that depends on its name, not on its position.
-
-    Two names that would have the same colour get different ones; of more than nine models some share one
-    (marks differ in shape too).
-    """
-    taken: set[int] = set()
-    colours = {}
-    for name in sorted(names):
-        first = hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()[0]
-        candidates = [(first + step) % len(PALETTE) for step in range(len(PALETTE))]
-        position = next((one for one in candidates if one not in taken), candidates[0])
-        taken.add(position)
-        colours[name] = page_colours(PALETTE[position])
-    return colours
+    """Return the colour of every model in all figures, for light and dark pages."""
+    return {name: page_colours(look.colour) for name, look in looks(names).items()}
 
 
 def page_colours(colour: str) -> tuple[str, str]:

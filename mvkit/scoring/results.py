@@ -543,6 +543,8 @@ def read_models(out_dir: Path) -> dict[str, Scores]:
         above = (parent for parent in out_dir.parents if (parent / UNITS_PARQUET).is_file())
         folder = next(above, out_dir)
     chosen = str(out_dir.relative_to(folder)) if folder != out_dir else ""
+    if not folder.resolve().is_dir():
+        raise DataError(f"{out_dir}: no such folder; give one that 'mvkit score --out' wrote")
     for name in (SUMMARY_JSON, UNITS_PARQUET):
         if not (folder.resolve() / name).is_file():
             raise DataError(f"{out_dir}: no {name} here; is this a folder written by 'mvkit score --out'?")

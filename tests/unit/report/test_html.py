@@ -18,10 +18,10 @@ from mvkit.cli.main import run as run_command
 from mvkit.errors import DataError, UsageError
 from mvkit.neural.selection import SelectionOutcome, SelectionSettings
 from mvkit.report import ScoreRun, save_run
+from mvkit.report.figures.style import PALETTE
 from mvkit.report.html import (
     BIBTEX,
     PAGES,
-    PALETTE,
     STEP,
     check_report,
     contrast,
@@ -405,9 +405,9 @@ def test_several_folders_are_compared(tmp_path: Path, run: ScoreRun) -> None:
 
 
 def test_wrong_folders_and_files_are_named(tmp_path: Path, run: ScoreRun) -> None:
-    with pytest.raises(DataError, match="nothing: no such folder"):
+    with pytest.raises(DataError, match=r"nothing: no summary\.json here"):
         read_run([tmp_path / "nothing"])
-    with pytest.raises(DataError, match="no scores here"):
+    with pytest.raises(DataError, match="is this a folder written by"):
         read_run([tmp_path])
     with pytest.raises(UsageError, match="given twice"):
         read_run([tmp_path, tmp_path])
@@ -428,7 +428,7 @@ def test_the_command_writes_the_page(
     assert run_command(["report", str(tmp_path / "out"), "--out", str(page), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"files": [str(page)]}
     assert run_command(["report", str(tmp_path / "none"), "--out", str(page)]) == 1
-    assert "no such folder" in capsys.readouterr().err
+    assert "no summary.json here" in capsys.readouterr().err
 
 
 def test_the_suffix_is_checked_before_anything_is_scored(
