@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 from mvkit.cli import cache, extract, fetch, prep, score, train
 from mvkit.cli import list as listing
 from mvkit.cli.console import Command, note, print_json
-from mvkit.errors import MvkitError, suggest
+from mvkit.errors import MvkitError, command_line, suggest
 
 _INTERRUPTED = 130
 
@@ -103,7 +103,8 @@ def run(arguments: list[str]) -> int:
     """
     as_json = "--json" in arguments
     try:
-        code = app(arguments, prog_name="mvkit", standalone_mode=False, obj=tuple(arguments))
+        with command_line():
+            code = app(arguments, prog_name="mvkit", standalone_mode=False, obj=tuple(arguments))
     except MvkitError as error:
         return _report(error, as_json=as_json)
     except (KeyboardInterrupt, typer.Abort):

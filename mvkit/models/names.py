@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
-from mvkit.errors import CheckpointError, UsageError, suggest, unknown_name
+from mvkit.errors import CheckpointError, UsageError, suggest, unknown_name, wording
 from mvkit.models.registry import (
     RELEASED,
     Baseline,
@@ -138,9 +138,13 @@ class ExternalName:
         if self.is_of_library:
             if weights == "released":
                 raise UsageError(
-                    f"{self.label}: say which weights: --weights random, --weights DEFAULT (the library's "
-                    "pretrained ones, which it downloads), or --weights FILE; in Python load_model(name, "
-                    "weights=...)"
+                    f"{self.label}: say which weights: "
+                    + wording(
+                        "--weights random, --weights DEFAULT (the library's pretrained ones, which it "
+                        "downloads), or --weights FILE",
+                        'weights="random", weights="DEFAULT" (the library\'s pretrained ones, which it '
+                        'downloads), or weights="FILE"',
+                    )
                 )
             path, _ = split_weights(weights)
         else:
@@ -251,7 +255,10 @@ def weights_path(row: ModelRow, weights: str | os.PathLike[str], home: Path | No
     if row.released is None:
         raise CheckpointError(
             f"no released weights for '{row.name}'; released: {', '.join(RELEASED)}\n"
-            f"use random weights (--weights random) or a checkpoint of your own (--weights PATH)"
+            + wording(
+                "use random weights (--weights random) or a checkpoint of your own (--weights PATH)",
+                'use random weights (weights="random") or a checkpoint of your own (weights="PATH")',
+            )
         )
     path = checkpoint_path(row.released.name, home)
     if not path.is_file():

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mvkit.display import html_table
 from mvkit.errors import DataError, UsageError, unknown_name
+from mvkit.files import shorten
 from mvkit.neural.netcdf import beyond_float
 
 if TYPE_CHECKING:
@@ -19,10 +21,13 @@ if TYPE_CHECKING:
 
     from mvkit.neural.selection import SelectionOutcome
 
+#: What one line about a dataset has room for.
+_MOST_AREAS, _LONGEST_NAME = 12, 40
+
 AREA_ORDER = ("VISp", "VISl", "VISal", "VISpm", "VISrl", "VISam")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class NeuralDataset:
     """Images and the recordings made while they were shown.
 
@@ -95,6 +100,41 @@ class NeuralDataset:
         for first, second in itertools.pairwise(ordered):
             if (first.area, first.specimen) == (second.area, second.specimen):
                 raise DataError(f"dataset {self.name}: two recordings for {first.label}")
+
+    def __repr__(self) -> str:
+        """Describe the dataset in a line or two."""
+        areas = ", ".join(f"{area} {self._count(area, 'n_units')}" for area in self.areas[:_MOST_AREAS])
+        more = ", ..." if len(self.areas) > _MOST_AREAS else ""
+        return (
+            f"NeuralDataset({shorten(self.name, _LONGEST_NAME)}: {self.n_images} images, "
+            f"{self.n_units} units of {len(self.specimens())} animals, "
+            f"{shorten(self.units_of_measure, _LONGEST_NAME)}; "
+            f"units by area: {areas}{more})"
+        )
+
+    def _repr_html_(self) -> str:
+        """Return a small table for notebooks: animals, units and trials by area."""
+        rows = [
+            (area, len(self.specimens(area)), self._count(area, "n_units"), self._trials(area))
+            for area in self.areas
+        ]
+        height, width = self.stimuli.shape[1:]
+        title = (
+            f"{self.name}: {self.n_images} images of {height} x {width} px, {self.n_units:,} units of "
+            f"{len(self.specimens())} animals ({self.units_of_measure})"
+        )
+        skipped = [f"{area}: {reason}" for area, reason in self.skipped.items()]
+        note = f"selection of units: {self.selection['name']}" if "name" in self.selection else ""
+        if skipped:
+            note += f"{'; ' if note else ''}left out: {'; '.join(skipped)}"
+        return html_table(title, ("area", "animals", "units", "trials"), rows, note=note)
+
+    def _count(self, area: str, what: str) -> int:
+        return sum(getattr(recording, what) for recording in self._matching(area, None))
+
+    def _trials(self, area: str) -> str:
+        numbers = {recording.n_trials for recording in self._matching(area, None)}
+        return f"{min(numbers)}" if len(numbers) == 1 else f"{min(numbers)} to {max(numbers)}"
 
     @property
     def areas(self) -> tuple[str, ...]:
@@ -232,7 +272,7 @@ class NeuralDataset:
         return matching
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Recording:
     """Responses of the units of one specimen (animal) in one area.
 
@@ -302,6 +342,13 @@ class Recording:
                 raise DataError(
                     f"{self.label}: column '{name}' has shape {column.shape}, not ({self.n_units},)"
                 )
+
+    def __repr__(self) -> str:
+        """Describe the recording in one line."""
+        return (
+            f"Recording({shorten(self.area, _LONGEST_NAME)}, specimen {self.specimen}: "
+            f"{self.n_trials} trials, {self.n_images} images, {self.n_units} units)"
+        )
 
     @classmethod
     def from_arrays(

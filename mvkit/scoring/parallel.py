@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from threadpoolctl import threadpool_limits
 
-from mvkit.errors import MissingPackageError, UsageError, WorkerError
+from mvkit.errors import MissingPackageError, UsageError, WorkerError, wording
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,12 @@ _COMPUTING = ("mvkit", "numpy", "scipy", "numba")
 #: Prepared layers are sent once each and may be large; dask need not say so every time.
 _LARGE_GRAPH = "8 GiB"
 
-_RESUME = "what was finished is kept unless --no-cache was given, and the same command goes on from there"
+
+def _resume_advice() -> str:
+    return wording(
+        "what was finished is kept unless --no-cache was given, and the same command goes on from there",
+        "what was finished is kept unless cache=False was given, and the same call goes on from there",
+    )
 
 
 def run_jobs(
@@ -148,7 +153,7 @@ def _run_in_processes(
     except BrokenProcessPool as error:
         raise WorkerError(
             f"a worker process died, perhaps because memory ran out with {worker_count(n_jobs)} at a time\n"
-            f"give fewer with --jobs; {_RESUME}"
+            f"give fewer with {wording('--jobs', 'n_jobs=')}; {_resume_advice()}"
         ) from error
 
 
@@ -263,11 +268,12 @@ def dask_cluster(address: str | None) -> Iterator[None]:
             raise WorkerError(
                 f"the dask cluster gave up on a job whose workers died one after the other ({error})\n"
                 "perhaps of too little memory: fewer threads or a larger --memory-limit per worker; "
-                f"{_RESUME}"
+                f"{_resume_advice()}"
             ) from error
         except CancelledError as error:
             raise WorkerError(
-                f"--dask {address}: the connection to the dask scheduler was lost\nstart it again; {_RESUME}"
+                f"--dask {address}: the connection to the dask scheduler was lost\nstart it again; "
+                + _resume_advice()
             ) from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,16 +13,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mvkit.display import html_table
 from mvkit.errors import DataError
-from mvkit.files import digest_of, plain, replacing, write_text
+from mvkit.files import digest_of, plain, replacing, shorten, write_text
 from mvkit.scoring.intervals import METHOD, Draws, describe_median
 from mvkit.scoring.layer_choice import HELD_OUT, PAPER, ChosenUnits, choose_layer, unit_grid
-from mvkit.scoring.settings import ScoreSettings
+from mvkit.scoring.settings import SIMILARITIES, ScoreSettings
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Column = NDArray[np.generic]
+
+#: What one line about scores has room for.
+_MOST_AREAS, _LONGEST_NAME = 12, 80
 
 ALL_AREAS = "all"
 BEST_PER_AREA = "(best layer of each area)"
@@ -40,7 +45,7 @@ HELD_OUT_CSV = "held_out_layers.csv"
 SUMMARY_JSON = "summary.json"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Scores:
     """One row per layer, area, specimen and unit, and what is computed from these rows.
 
@@ -79,6 +84,50 @@ class Scores:
     settings: ScoreSettings
     context: Mapping[str, object]
     by_fold: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
+
+    def __repr__(self) -> str:
+        """Describe the scores in a line or two: model, dataset, layers, and the best median of each area."""
+        medians = [f"{area} {self._best_median(area):.3f}" for area in self.areas[:_MOST_AREAS]]
+        more = ", ..." if len(self.areas) > _MOST_AREAS else ""
+        model, dataset = (
+            shorten(self.context.get(name, "?"), _LONGEST_NAME) for name in ("model", "dataset")
+        )
+        layers = "1 layer" if len(self.layers) == 1 else f"{len(self.layers)} layers"
+        return (
+            f"Scores({model} on {dataset}, {self.settings.mapping}, {layers}, {self._count_rows()}; "
+            f"median of the best layer: {', '.join(medians)}{more})"
+        )
+
+    def _repr_html_(self) -> str:
+        """Return a small table for notebooks: medians of every layer and area."""
+        rows = [
+            (layer, *(self._median(layer, area) for area in self.areas), self._median(layer, None))
+            for layer in self.layers
+        ]
+        title = (
+            f"{self.context.get('model', 'scores')} on {self.context.get('dataset', 'recordings')}: "
+            f"median scores by {self.settings.mapping}, {self._count_rows()}"
+        )
+        note = "intervals: .summary(); layer of each area: .best_layers(); every unit: .table()"
+        return html_table(title, ("layer", *self.areas, "all areas"), rows, note=note)
+
+    def _median(self, layer: str, area: str | None) -> float:
+        chosen = self.columns["layer"] == layer
+        if area is not None:
+            chosen = chosen & (self.columns["area"] == area)
+        scores = self.columns["score"][chosen].astype(np.float64)
+        known = scores[~np.isnan(scores)]
+        return float(np.median(known)) if known.size else math.nan
+
+    def _best_median(self, area: str) -> float:
+        medians = [self._median(layer, area) for layer in self.layers]
+        return max((median for median in medians if not math.isnan(median)), default=math.nan)
+
+    def _count_rows(self) -> str:
+        n_rows = len(self.columns["score"]) // max(len(self.layers), 1)
+        n_animals = len(np.unique(self.columns["specimen"])) if "specimen" in self.columns else 0
+        noun = "populations" if self.settings.mapping in SIMILARITIES else "units"
+        return f"{n_rows:,} {noun} of {n_animals} animal{'' if n_animals == 1 else 's'}"
 
     def protocol(self) -> dict[str, Any]:
         """Return what two results must share to be comparable, as plain JSON values.

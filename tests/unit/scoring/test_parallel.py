@@ -50,7 +50,7 @@ def test_only_a_slow_compilation_is_announced(
 
 def test_a_worker_that_dies_is_an_error_of_two_lines() -> None:
     jobs = [(3,), (4,)]
-    with pytest.raises(WorkerError, match=r"a worker process died.*\ngive fewer with --jobs") as caught:
+    with pytest.raises(WorkerError, match=r"a worker process died.*\ngive fewer with n_jobs=") as caught:
         list(run_jobs(os._exit, jobs, n_jobs=2, warm_up=list))
     assert len(str(caught.value).splitlines()) == 2
     # What comes next finds workers again.
