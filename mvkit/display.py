@@ -20,6 +20,8 @@ ProgressOption = bool | ProgressCallback | None
 
 #: Rows of a table that a notebook shows at most; the others are counted.
 _MOST_ROWS = 30
+#: Of figures in notebooks.
+_NOTEBOOK_DPI = 150
 #: A notebook's bar is drawn anew after so many seconds.
 _REFRESH_S = 0.1
 
@@ -169,6 +171,34 @@ def _progress_text(label: str, done: int, total: int, *, seconds: float) -> str:
 def _minutes(seconds: float) -> str:
     minutes, second = divmod(round(seconds), 60)
     return f"{minutes}:{second:02d}"
+
+
+def drawing(function: str, module: str = "mvkit.report.figures") -> Callable[..., Any]:
+    """Return a function that draws, for a method such as ``Scores.plot``.
+
+    It is found by its name when it is first needed: results rank before the report that draws them, and know
+    nothing else of it.
+
+    Parameters
+    ----------
+    function, module
+        Names.
+    """
+    if is_notebook():
+        _show_figures()
+    draw: Callable[..., Any] = getattr(import_module(module), function)
+    return draw
+
+
+def _show_figures() -> None:
+    """Let a notebook show figures that belong to no pyplot, unless it does already."""
+    figure: Any = import_module("matplotlib.figure").Figure
+    formatter = sys.modules["IPython"].get_ipython().display_formatter.formatters["image/png"]
+    try:
+        formatter.lookup_by_type(figure)
+    except KeyError:
+        print_figure = import_module("IPython.core.pylabtools").print_figure
+        formatter.for_type(figure, lambda shown: print_figure(shown, "png", dpi=_NOTEBOOK_DPI))
 
 
 def html_table(

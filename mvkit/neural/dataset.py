@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mvkit.display import html_table
+from mvkit.display import drawing, html_table
 from mvkit.errors import DataError, UsageError, unknown_name
 from mvkit.files import shorten
 from mvkit.neural.netcdf import beyond_float
@@ -18,6 +18,7 @@ from mvkit.neural.netcdf import beyond_float
 if TYPE_CHECKING:
     import pandas
     import xarray
+    from matplotlib.figure import Figure
 
     from mvkit.neural.selection import SelectionOutcome
 
@@ -231,6 +232,75 @@ class NeuralDataset:
             if name not in columns:
                 columns[name] = concatenate_column(recordings, name)
         return pandas.DataFrame(columns)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Return :meth:`unit_table`: one row per unit."""
+        return self.unit_table()
+
+    def plot_reliability(self, *, fraction: bool = False, style: Any = None) -> Figure:
+        """Draw the split-half reliability of every area over time bins.
+
+        Parameters
+        ----------
+        fraction
+            Whether each area's curve is divided by its maximum.
+        style
+            :class:`mvkit.report.figures.FigureStyle`: width in inches, titles.
+
+        Returns
+        -------
+        Figure
+            Of matplotlib.
+
+        Raises
+        ------
+        DataError
+            If the recordings have no time bins or reliabilities (``mvkit fetch reliability FILE`` measures
+            them), or were not opened by :func:`mvkit.open_dataset`.
+        """
+        draw = drawing("draw_reliability")
+        return draw(
+            self._facts(), dataset=self.name, selection=self._preset(), fraction=fraction, style=style
+        )
+
+    def plot_reliability_histogram(self, *, style: Any = None) -> Figure:
+        """Draw how many units of the file have which split-half reliability, with the selection's threshold.
+
+        Parameters
+        ----------
+        style
+            :class:`mvkit.report.figures.FigureStyle`: width in inches, titles.
+
+        Returns
+        -------
+        Figure
+            Of matplotlib: a panel per area.
+
+        Raises
+        ------
+        DataError
+            As :meth:`plot_reliability`, but time bins are not needed.
+        """
+        draw = drawing("draw_reliability_histogram")
+        return draw(self._facts(), dataset=self.name, selection=self._preset(), style=style)
+
+    def _facts(self) -> Any:
+        """Read the reliabilities of all units of the file, also of those that were not selected."""
+        from mvkit.neural.open import read_unit_facts
+
+        source = str(self.provenance.get("file", ""))
+        if not source:
+            raise DataError(
+                f"dataset {self.name}: reliabilities are read from its neural file, and it has none\n"
+                "write it with mvkit.neural.write_neural_file, and measure them: mvkit fetch reliability FILE"
+            )
+        _, facts = read_unit_facts(self.name if source == "in memory" else source)
+        return facts
+
+    def _preset(self) -> str:
+        """Return the name of the selection that was made."""
+        name = str(self.selection.get("name", "none"))
+        return name if name in ("code", "paper") else "none"
 
     def to_xarray(self) -> xarray.Dataset:
         """Return the same content as an xarray Dataset.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mvkit.display import html_table
+from mvkit.display import drawing, html_table
 from mvkit.errors import DataError, UsageError
 from mvkit.files import plain, shorten
 from mvkit.scoring.intervals import (
@@ -30,6 +30,8 @@ from mvkit.scoring.settings import ScoreSettings
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
+
 #: Tests that Holm's correction counts together.
 FAMILY = "all pairs of models within one area; the row of all areas is a family of its own"
 NO_CEILING = "the median ceiling of these units is not above zero"
@@ -133,6 +135,21 @@ class Comparison:
         return html_table(
             f"{len(self.models)} models compared", columns, rows, note=". ".join([note, *self._warning()])
         )
+
+    def plot(self, *, width_in: float = 7.2) -> Figure:
+        """Draw the difference of every pair with its interval, a panel per area.
+
+        Parameters
+        ----------
+        width_in
+            Width in inches.
+
+        Returns
+        -------
+        Figure
+            Of matplotlib.
+        """
+        return drawing("draw_differences", "mvkit.report.differences")(self, width_in=width_in)
 
     def table(self) -> pd.DataFrame:
         """Return one row per area and pair; columns: the fields of :class:`PairDifference`, ``choice``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,18 +14,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mvkit.display import html_table
+from mvkit.display import drawing, html_table
 from mvkit.errors import DataError
 from mvkit.files import digest_of, plain, replacing, shorten, write_text
 from mvkit.scoring.intervals import METHOD, Draws, describe_median
-from mvkit.scoring.layer_choice import HELD_OUT, PAPER, ChosenUnits, choose_layer, unit_grid
+from mvkit.scoring.layer_choice import HELD_OUT, PAPER, ChosenUnits, choose_layer, unit_grid, unit_rows
 from mvkit.scoring.settings import SIMILARITIES, ScoreSettings
 
 if TYPE_CHECKING:
     import pandas as pd
+    import xarray as xr
+    from matplotlib.figure import Figure
 
 Column = NDArray[np.generic]
 
+#: Columns of :meth:`Scores.to_pandas` -> key of the context.
+_SOURCES = {"model": "model", "weights": "weights_source", "dataset": "dataset"}
 #: What one line about scores has room for.
 _MOST_AREAS, _LONGEST_NAME = 12, 80
 
@@ -213,6 +218,114 @@ class Scores:
             area: choose_layer(unit_grid(self.columns, self.by_fold, self.layers, area), name)
             for area in self.areas
         }
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return :meth:`table` with columns ``model``, ``weights`` and ``dataset`` in front.
+
+        Tables of several models can be put below one another.
+
+        Returns
+        -------
+        DataFrame
+            One row per (layer, area, specimen, unit).
+        """
+        table = self.table()
+        for position, (name, key) in enumerate(_SOURCES.items()):
+            table.insert(position, name, str(self.context.get(key, "")))
+        return table
+
+    def to_xarray(self) -> xr.Dataset:
+        """Return scores as layers x units.
+
+        Returns
+        -------
+        Dataset
+            Variables (layer, unit), float64 but for text: ``score`` and the other columns of :meth:`table`.
+            Coordinates: ``layer``; ``area``, ``specimen`` and ``unit_id`` on ``unit``. Attributes: model,
+            weights, dataset, mapping, and the digest of the protocol.
+
+        Raises
+        ------
+        DataError
+            If two layers do not hold the same units.
+        """
+        import xarray as xr
+
+        rows = np.concatenate(
+            [unit_rows(self.columns, self.layers, area) for area in self.areas]
+            or [np.empty((len(self.layers), 0), np.int64)],
+            axis=1,
+        )
+        keys = ("area", "specimen", "unit_id")
+        first = rows[0] if len(rows) else np.empty(0, np.int64)
+        return xr.Dataset(
+            {
+                name: (("layer", "unit"), column[rows])
+                for name, column in self.columns.items()
+                if name not in ("layer", *keys)
+            },
+            coords={
+                "layer": list(self.layers),
+                **{name: ("unit", self.columns[name][first]) for name in keys},
+            },
+            attrs={
+                **{name: str(self.context.get(key, "")) for name, key in _SOURCES.items()},
+                "mapping": self.settings.mapping,
+                "protocol": self.digest(),
+            },
+        )
+
+    def save(self, folder: str | os.PathLike[str]) -> list[Path]:
+        """Write the scores to a folder, from which :func:`read_scores` reads them, see :func:`save_scores`.
+
+        Parameters
+        ----------
+        folder
+            Made if it does not exist; files of earlier scores in it are replaced.
+
+        Returns
+        -------
+        list of Path
+            The files written.
+        """
+        return save_scores(self, Path(folder))
+
+    def plot(self, ceiling: Scores | None = None, *, choice: str | None = None, style: Any = None) -> Figure:
+        """Draw the median of every area with its interval.
+
+        Parameters
+        ----------
+        ceiling
+            Consistency between animals, of the same protocol (:func:`mvkit.ceiling`).
+        choice
+            How the layer of each area is chosen: ``"paper"`` or ``"held-out"``; None: as the settings say.
+        style
+            :class:`mvkit.report.figures.FigureStyle`: width in inches, titles.
+
+        Returns
+        -------
+        Figure
+            Of matplotlib; :func:`mvkit.report.figures.save_figure` writes it.
+        """
+        return drawing("draw_areas")({self._label(): self}, ceiling, choice=choice, style=style)
+
+    def plot_layers(self, ceiling: Scores | None = None, *, style: Any = None) -> Figure:
+        """Draw the median of every layer, a panel per area.
+
+        Parameters
+        ----------
+        ceiling, style
+            As for :meth:`plot`.
+
+        Returns
+        -------
+        Figure
+            Of matplotlib.
+        """
+        return drawing("draw_layers")({self._label(): self}, ceiling, style=style)
+
+    def _label(self) -> str:
+        return str(self.context.get("model", "model"))
 
     def to_json(self) -> dict[str, Any]:
         """Return settings, protocol, context, summary and both choices as plain JSON values (NaN: None)."""
