@@ -67,15 +67,17 @@ def draw_differences(comparison: Comparison, *, width_in: float = 7.2) -> Figure
         panels = list(grid.ravel())
         for axes in panels[len(areas) :]:
             axes.set_visible(False)
-        for axes, area in zip(panels, areas, strict=False):
+        for number, (axes, area) in enumerate(zip(panels, areas, strict=False)):
+            # The lowest of every column, also where the last row is not full.
+            axes.tick_params(labelbottom=number + n_columns >= len(areas))
             _draw_area(axes, [pair for pair in comparison.pairs if pair.area == area], names)
             axes.set_title("all areas" if area == ALL_AREAS else area, loc="left")
-        panels[0].set_yticks(range(len(names)), [f"{first}\n- {second}" for first, second in names])
+        panels[0].set_yticks(range(len(names)), [f"{first}\nminus {second}" for first, second in names])
         panels[0].invert_yaxis()
         percent = f"{100 * comparison.confidence:g}%"
         figure.supxlabel(
-            f"median over units of the difference of their scores; {percent} intervals over animals and units;"
-            "\nfilled: resolved by these data",
+            f"median over units of the difference of their scores; {percent} intervals over animals and\n"
+            "units; filled: resolved by these data",
             fontsize=7,
         )
     return figure

@@ -124,7 +124,7 @@ class Comparison:
                 pair.difference,
                 pair.low,
                 pair.high,
-                "" if math.isnan(pair.p_holm) else _p_text(pair.p_holm),
+                "" if math.isnan(pair.p_holm) else _p_text(pair.p_holm).removeprefix("= "),
                 _verdict(pair),
             )
             for pair in self.pairs

@@ -65,7 +65,7 @@ def test_timms_transforms_are_reproduced(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "weights", "said"),
     [
-        ("torchvision:alexnet", "released", "--weights random.*--weights DEFAULT"),
+        ("torchvision:alexnet", "released", "weights=.random.*weights=.DEFAULT"),
         ("torchvision:alexnett", "random", "did you mean 'alexnet'"),
         ("torchvision:alexnet", "IMAGENET1K_V9", "valid: random, DEFAULT, IMAGENET1K_V1, or a file"),
         ("timm:resnet10tt", "random", "did you mean"),
