@@ -171,6 +171,11 @@ def extract_to_file(
     model, images, layers, batch_size, device, progress
         As for :func:`extract`.
 
+    Returns
+    -------
+    ExtractionReport
+        The file, its layers, and their provenance.
+
     Raises
     ------
     UsageError

@@ -45,7 +45,18 @@ class LayerInfo:
         return int(np.prod(self.shape, dtype=np.int64))
 
     def n_bytes(self, n_images: int = 1) -> int:
-        """Bytes that float32 features of so many images take."""
+        """Bytes that float32 features of so many images take.
+
+        Parameters
+        ----------
+        n_images
+            Number of images.
+
+        Returns
+        -------
+        int
+            Bytes.
+        """
         return self.n_features * n_images * np.dtype(np.float32).itemsize
 
     def to_json(self) -> dict[str, object]:
@@ -98,7 +109,7 @@ class FeatureSet(Mapping[str, NDArray[np.float32]]):
     Parameters
     ----------
     arrays
-        The features; may read from a file on access.
+        Layer -> float32 (n_images, n_features); may read from a file on access.
     shapes
         Layer name -> shape of one image's output before it was flattened in C order.
     provenance
@@ -176,5 +187,11 @@ class FeatureSet(Mapping[str, NDArray[np.float32]]):
         return self.provenance.preprocessing
 
     def shape_of(self, layer: str) -> tuple[int, ...]:
-        """Return the shape of one image's output before flattening."""
+        """Return the shape of one image's output before flattening.
+
+        Parameters
+        ----------
+        layer
+            Its name.
+        """
         return self.shapes[layer]

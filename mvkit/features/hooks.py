@@ -54,7 +54,17 @@ def evaluation_mode(model: nn.Module, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def limit_threads(count: int | None) -> Iterator[None]:
-    """Let torch use ``count`` CPU threads inside the block; None changes nothing.
+    """Let torch use ``count`` CPU threads inside the block.
+
+    Parameters
+    ----------
+    count
+        1 or more; None changes nothing.
+
+    Yields
+    ------
+    None
+        Afterwards torch has as many threads as before.
 
     Raises
     ------

@@ -151,6 +151,11 @@ def tappable_layers(model: nn.Module) -> dict[str, str]:
     A model with a ``tap_points()`` method (all of mvkit's) names its own; those in
     its ``layers`` run once in a pass. Any other module offers every
     submodule under its path, and its output (empty path) as "final".
+
+    Parameters
+    ----------
+    model
+        Any network.
     """
     own = getattr(model, "tap_points", None)
     if callable(own):

@@ -211,6 +211,11 @@ def open_stimuli(source: object, *, home: Path | None = None) -> Stimuli:
     home
         mvkit's home directory, where datasets lie.
 
+    Returns
+    -------
+    Stimuli
+        Images in a fixed order, read a few at a time; with names and ids.
+
     Raises
     ------
     UsageError
@@ -231,7 +236,13 @@ def open_stimuli(source: object, *, home: Path | None = None) -> Stimuli:
 
 
 def default_stimuli(*, home: Path | None = None) -> str:
-    """Return the dataset to show when none is named: neuropixels if it was fetched, else simulated."""
+    """Return the dataset to show when none is named: neuropixels if it was fetched, else simulated.
+
+    Parameters
+    ----------
+    home
+        mvkit's home directory.
+    """
     fetched = paths.neural_path(PREFERRED_DATASET, home).is_file()
     return PREFERRED_DATASET if fetched else FALLBACK_DATASET
 

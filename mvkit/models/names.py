@@ -316,6 +316,13 @@ def match_layers(patterns: str | Sequence[str], names: Iterable[str]) -> tuple[s
 
     For names that are at hand, such as those of a feature set; see :func:`requested_layers` for the patterns.
 
+    Parameters
+    ----------
+    patterns
+        Names, globs (``features.*``), or regular expressions after ``re:``.
+    names
+        All names.
+
     Raises
     ------
     UsageError

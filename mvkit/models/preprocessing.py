@@ -89,6 +89,11 @@ class Preprocessing:
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
         """Return what ``as_dict`` described.
 
+        Parameters
+        ----------
+        values
+            Field -> value, plain data.
+
         Raises
         ------
         ValueError

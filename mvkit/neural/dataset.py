@@ -133,9 +133,9 @@ class NeuralDataset:
     def _count(self, area: str, what: str) -> int:
         return sum(getattr(recording, what) for recording in self._matching(area, None))
 
-    def _trials(self, area: str) -> str:
+    def _trials(self, area: str) -> int | str:
         numbers = {recording.n_trials for recording in self._matching(area, None)}
-        return f"{min(numbers)}" if len(numbers) == 1 else f"{min(numbers)} to {max(numbers)}"
+        return min(numbers) if len(numbers) == 1 else f"{min(numbers)} to {max(numbers)}"
 
     @property
     def areas(self) -> tuple[str, ...]:
@@ -164,6 +164,11 @@ class NeuralDataset:
 
     def recording(self, area: str, specimen: int) -> Recording:
         """Return one recording.
+
+        Parameters
+        ----------
+        area, specimen
+            Acronym of the area and id of the animal.
 
         Raises
         ------
@@ -195,6 +200,11 @@ class NeuralDataset:
 
     def in_areas(self, areas: Iterable[str]) -> NeuralDataset:
         """Return the same dataset with the recordings of some areas only.
+
+        Parameters
+        ----------
+        areas
+            Acronyms.
 
         Raises
         ------
@@ -445,6 +455,11 @@ class Recording:
             Acronym of the area and id of the animal.
         units
             Further columns by name, each (n_units,).
+
+        Returns
+        -------
+        Recording
+            Responses float32 or float64 (n_trials, n_images, n_units).
 
         Raises
         ------

@@ -208,6 +208,11 @@ def compare_models(
     different_protocols
         ``"allow"`` compares results of different protocols, with a note in every output.
 
+    Returns
+    -------
+    Comparison
+        All pairs of models in every area, and over all areas.
+
     Raises
     ------
     UsageError

@@ -462,6 +462,16 @@ def _by_fold(scores: Scores) -> pd.DataFrame:
 def read_scores(out_dir: Path) -> Scores:
     """Read back what :func:`save_scores` wrote.
 
+    Parameters
+    ----------
+    out_dir
+        The folder.
+
+    Returns
+    -------
+    Scores
+        As they were saved.
+
     Raises
     ------
     DataError
