@@ -94,9 +94,8 @@ class Scores:
         """Describe the scores in a line or two: model, dataset, layers, and the best median of each area."""
         medians = [f"{area} {self._best_median(area):.3f}" for area in self.areas[:_MOST_AREAS]]
         more = ", ..." if len(self.areas) > _MOST_AREAS else ""
-        model, dataset = (
-            shorten(self.context.get(name, "?"), _LONGEST_NAME) for name in ("model", "dataset")
-        )
+        model = shorten(self._label(), _LONGEST_NAME)
+        dataset = shorten(self.context.get("dataset", "recordings"), _LONGEST_NAME)
         layers = "1 layer" if len(self.layers) == 1 else f"{len(self.layers)} layers"
         return (
             f"Scores({model} on {dataset}, {self.settings.mapping}, {layers}, {self._count_rows()}; "
@@ -110,7 +109,7 @@ class Scores:
             for layer in self.layers
         ]
         title = (
-            f"{self.context.get('model', 'scores')} on {self.context.get('dataset', 'recordings')}: "
+            f"{self._label()} on {self.context.get('dataset', 'recordings')}: "
             f"median scores by {self.settings.mapping}, {self._count_rows()}"
         )
         note = "intervals: .summary(); layer of each area: .best_layers(); every unit: .table()"
@@ -325,7 +324,9 @@ class Scores:
         return drawing("draw_layers")({self._label(): self}, ceiling, style=style)
 
     def _label(self) -> str:
-        return str(self.context.get("model", "model"))
+        """Return the model's name; a ceiling has none."""
+        kind = self.settings.ceiling
+        return str(self.context.get("model", "model" if kind == "none" else f"ceiling ({kind})"))
 
     def to_json(self) -> dict[str, Any]:
         """Return settings, protocol, context, summary and both choices as plain JSON values (NaN: None)."""
