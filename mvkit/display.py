@@ -8,9 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from html import escape
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mvkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 #: Called with (done, total) as work proceeds; total may be 0 when unknown.
 ProgressCallback = Callable[[int, int], None]
@@ -173,7 +176,7 @@ def _minutes(seconds: float) -> str:
     return f"{minutes}:{second:02d}"
 
 
-def drawing(function: str, module: str = "mvkit.report.figures") -> Callable[..., Any]:
+def drawing(function: str, module: str = "mvkit.report.figures") -> Callable[..., Figure]:
     """Return a function that draws, for a method such as ``Scores.plot``.
 
     It is found by its name when it is first needed: results rank before the report that draws them, and know
@@ -186,7 +189,7 @@ def drawing(function: str, module: str = "mvkit.report.figures") -> Callable[...
     """
     if is_notebook():
         _show_figures()
-    draw: Callable[..., Any] = getattr(import_module(module), function)
+    draw: Callable[..., Figure] = getattr(import_module(module), function)
     return draw
 
 

@@ -152,72 +152,6 @@ class Scores:
 
         return pd.DataFrame({name: np.array(column) for name, column in self.columns.items()})
 
-    def summary(self) -> pd.DataFrame:
-        """Return one row per layer and area, and one per layer for all areas together.
-
-        Columns: ``layer``, ``area`` (``"all"`` = the units of every area pooled), ``median`` of the scores,
-        ``sem`` (standard deviation over units with ddof 1, over the square root of their number), ``low`` and
-        ``high`` (confidence interval of the median over animals and units, see
-        :func:`~mvkit.scoring.intervals.median_interval`), ``n_units`` and ``n_animals`` that the
-        median is over, ``n_nan`` units without a score, ``reason`` for an interval that is NaN, or "".
-        """
-        return self._summary.copy()
-
-    def best_layers(self) -> pd.DataFrame:
-        """Return the layer with the highest median in each area.
-
-        Columns as in :meth:`summary`, and ``choice``: ``"paper"``. The row ``"all"`` pools the units of all
-        areas, each unit with the score from the best layer of its own area, to be compared with the paper's
-        figure per model (Table 2). Not to be confused with the ``"all"`` rows of :meth:`summary`, where one
-        layer serves every area.
-
-        The paper chooses the best layer by the very scores it reports, on the same test images, and so does
-        this method: the more layers a model has, the more this favours it. On equal medians the earlier
-        layer wins. An area without any score has layer "" and NaN. Intervals do not allow for the choice.
-        """
-        return self._best_layers.copy()
-
-    def held_out_layers(self) -> pd.DataFrame:
-        """Return each area's layer chosen on half of the splits and scored on the others, both ways.
-
-        Columns and rows as in :meth:`best_layers`, with ``choice`` ``"held-out"``: the layer with the
-        highest median on the even splits is scored on the odd ones and the other way round, and each unit's
-        two scores are averaged. ``layer`` names both where they differ (``"a / b"``). Scores of fewer than
-        two splits give NaN with a ``reason``; a single layer needs no choice, and its scores stay.
-
-        Notes
-        -----
-        Random splits share their images, and all splits share the trials and the units. The choice's
-        optimism is therefore removed only in part: what is common to both sets of splits and flatters a
-        layer flatters it on both. In simulations of 4 and of 12 equally good layers (12 data sets each, 118
-        images, 80 units, true median .39) the paper's choice was .019 and .026 too high, this one .011 and
-        .016, with standard errors of .001 to .005: holding out removed about four tenths.
-        """
-        return self._held_out_layers.copy()
-
-    def headline_layers(self) -> pd.DataFrame:
-        """Return :meth:`best_layers` or :meth:`held_out_layers`, as ``settings.layer_choice`` says."""
-        return self.held_out_layers() if self.settings.layer_choice == HELD_OUT else self.best_layers()
-
-    def chosen_units(self, choice: str | None = None) -> dict[str, ChosenUnits]:
-        """Return, per area, its units with their scores from the layer chosen for it.
-
-        Parameters
-        ----------
-        choice
-            ``"paper"`` or ``"held-out"``; None means ``settings.layer_choice``.
-
-        Raises
-        ------
-        UsageError
-            For another choice.
-        """
-        name = self.settings.layer_choice if choice is None else choice
-        return {
-            area: choose_layer(unit_grid(self.columns, self.by_fold, self.layers, area), name)
-            for area in self.areas
-        }
-
     def to_pandas(self) -> pd.DataFrame:
         """Return :meth:`table` with columns ``model``, ``weights`` and ``dataset`` in front.
 
@@ -327,6 +261,72 @@ class Scores:
         """Return the model's name; a ceiling has none."""
         kind = self.settings.ceiling
         return str(self.context.get("model", "model" if kind == "none" else f"ceiling ({kind})"))
+
+    def summary(self) -> pd.DataFrame:
+        """Return one row per layer and area, and one per layer for all areas together.
+
+        Columns: ``layer``, ``area`` (``"all"`` = the units of every area pooled), ``median`` of the scores,
+        ``sem`` (standard deviation over units with ddof 1, over the square root of their number), ``low`` and
+        ``high`` (confidence interval of the median over animals and units, see
+        :func:`~mvkit.scoring.intervals.median_interval`), ``n_units`` and ``n_animals`` that the
+        median is over, ``n_nan`` units without a score, ``reason`` for an interval that is NaN, or "".
+        """
+        return self._summary.copy()
+
+    def best_layers(self) -> pd.DataFrame:
+        """Return the layer with the highest median in each area.
+
+        Columns as in :meth:`summary`, and ``choice``: ``"paper"``. The row ``"all"`` pools the units of all
+        areas, each unit with the score from the best layer of its own area, to be compared with the paper's
+        figure per model (Table 2). Not to be confused with the ``"all"`` rows of :meth:`summary`, where one
+        layer serves every area.
+
+        The paper chooses the best layer by the very scores it reports, on the same test images, and so does
+        this method: the more layers a model has, the more this favours it. On equal medians the earlier
+        layer wins. An area without any score has layer "" and NaN. Intervals do not allow for the choice.
+        """
+        return self._best_layers.copy()
+
+    def held_out_layers(self) -> pd.DataFrame:
+        """Return each area's layer chosen on half of the splits and scored on the others, both ways.
+
+        Columns and rows as in :meth:`best_layers`, with ``choice`` ``"held-out"``: the layer with the
+        highest median on the even splits is scored on the odd ones and the other way round, and each unit's
+        two scores are averaged. ``layer`` names both where they differ (``"a / b"``). Scores of fewer than
+        two splits give NaN with a ``reason``; a single layer needs no choice, and its scores stay.
+
+        Notes
+        -----
+        Random splits share their images, and all splits share the trials and the units. The choice's
+        optimism is therefore removed only in part: what is common to both sets of splits and flatters a
+        layer flatters it on both. In simulations of 4 and of 12 equally good layers (12 data sets each, 118
+        images, 80 units, true median .39) the paper's choice was .019 and .026 too high, this one .011 and
+        .016, with standard errors of .001 to .005: holding out removed about four tenths.
+        """
+        return self._held_out_layers.copy()
+
+    def headline_layers(self) -> pd.DataFrame:
+        """Return :meth:`best_layers` or :meth:`held_out_layers`, as ``settings.layer_choice`` says."""
+        return self.held_out_layers() if self.settings.layer_choice == HELD_OUT else self.best_layers()
+
+    def chosen_units(self, choice: str | None = None) -> dict[str, ChosenUnits]:
+        """Return, per area, its units with their scores from the layer chosen for it.
+
+        Parameters
+        ----------
+        choice
+            ``"paper"`` or ``"held-out"``; None means ``settings.layer_choice``.
+
+        Raises
+        ------
+        UsageError
+            For another choice.
+        """
+        name = self.settings.layer_choice if choice is None else choice
+        return {
+            area: choose_layer(unit_grid(self.columns, self.by_fold, self.layers, area), name)
+            for area in self.areas
+        }
 
     def to_json(self) -> dict[str, Any]:
         """Return settings, protocol, context, summary and both choices as plain JSON values (NaN: None)."""
