@@ -93,6 +93,7 @@ def main() -> None:
     sys.exit(code)
 
 
+@command_line()
 def run(arguments: list[str]) -> int:
     """Run one command line and return its exit code; never lets a known error become a traceback.
 
@@ -103,8 +104,7 @@ def run(arguments: list[str]) -> int:
     """
     as_json = "--json" in arguments
     try:
-        with command_line():
-            code = app(arguments, prog_name="mvkit", standalone_mode=False, obj=tuple(arguments))
+        code = app(arguments, prog_name="mvkit", standalone_mode=False, obj=tuple(arguments))
     except MvkitError as error:
         return _report(error, as_json=as_json)
     except (KeyboardInterrupt, typer.Abort):

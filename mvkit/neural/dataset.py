@@ -102,41 +102,6 @@ class NeuralDataset:
             if (first.area, first.specimen) == (second.area, second.specimen):
                 raise DataError(f"dataset {self.name}: two recordings for {first.label}")
 
-    def __repr__(self) -> str:
-        """Describe the dataset in a line or two."""
-        areas = ", ".join(f"{area} {self._count(area, 'n_units')}" for area in self.areas[:_MOST_AREAS])
-        more = ", ..." if len(self.areas) > _MOST_AREAS else ""
-        return (
-            f"NeuralDataset({shorten(self.name, _LONGEST_NAME)}: {self.n_images} images, "
-            f"{self.n_units} units of {len(self.specimens())} animals, "
-            f"{shorten(self.units_of_measure, _LONGEST_NAME)}; "
-            f"units by area: {areas}{more})"
-        )
-
-    def _repr_html_(self) -> str:
-        """Return a small table for notebooks: animals, units and trials by area."""
-        rows = [
-            (area, len(self.specimens(area)), self._count(area, "n_units"), self._trials(area))
-            for area in self.areas
-        ]
-        height, width = self.stimuli.shape[1:]
-        title = (
-            f"{self.name}: {self.n_images} images of {height} x {width} px, {self.n_units:,} units of "
-            f"{len(self.specimens())} animals ({self.units_of_measure})"
-        )
-        skipped = [f"{area}: {reason}" for area, reason in self.skipped.items()]
-        note = f"selection of units: {self.selection['name']}" if "name" in self.selection else ""
-        if skipped:
-            note += f"{'; ' if note else ''}left out: {'; '.join(skipped)}"
-        return html_table(title, ("area", "animals", "units", "trials"), rows, note=note)
-
-    def _count(self, area: str, what: str) -> int:
-        return sum(getattr(recording, what) for recording in self._matching(area, None))
-
-    def _trials(self, area: str) -> int | str:
-        numbers = {recording.n_trials for recording in self._matching(area, None)}
-        return min(numbers) if len(numbers) == 1 else f"{min(numbers)} to {max(numbers)}"
-
     @property
     def areas(self) -> tuple[str, ...]:
         """Areas that have at least one recording, in order."""
@@ -336,6 +301,41 @@ class NeuralDataset:
             coords=coordinates,
             attrs={"dataset": self.name},
         )
+
+    def __repr__(self) -> str:
+        """Describe the dataset in a line or two."""
+        areas = ", ".join(f"{area} {self._count(area, 'n_units')}" for area in self.areas[:_MOST_AREAS])
+        more = ", ..." if len(self.areas) > _MOST_AREAS else ""
+        return (
+            f"NeuralDataset({shorten(self.name, _LONGEST_NAME)}: {self.n_images} images, "
+            f"{self.n_units} units of {len(self.specimens())} animals, "
+            f"{shorten(self.units_of_measure, _LONGEST_NAME)}; "
+            f"units by area: {areas}{more})"
+        )
+
+    def _repr_html_(self) -> str:
+        """Return a small table for notebooks: animals, units and trials by area."""
+        rows = [
+            (area, len(self.specimens(area)), self._count(area, "n_units"), self._trials(area))
+            for area in self.areas
+        ]
+        height, width = self.stimuli.shape[1:]
+        title = (
+            f"{self.name}: {self.n_images} images of {height} x {width} px, {self.n_units:,} units of "
+            f"{len(self.specimens())} animals ({self.units_of_measure})"
+        )
+        skipped = [f"{area}: {reason}" for area, reason in self.skipped.items()]
+        note = f"selection of units: {self.selection['name']}" if "name" in self.selection else ""
+        if skipped:
+            note += f"{'; ' if note else ''}left out: {'; '.join(skipped)}"
+        return html_table(title, ("area", "animals", "units", "trials"), rows, note=note)
+
+    def _count(self, area: str, what: str) -> int:
+        return sum(getattr(recording, what) for recording in self._matching(area, None))
+
+    def _trials(self, area: str) -> int | str:
+        numbers = {recording.n_trials for recording in self._matching(area, None)}
+        return min(numbers) if len(numbers) == 1 else f"{min(numbers)} to {max(numbers)}"
 
     def _matching(self, area: str | None, specimen: int | None) -> list[Recording]:
         if area is not None and area not in self.areas:

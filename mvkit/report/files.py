@@ -86,13 +86,6 @@ def save_run(run: ScoreRun, out: Path) -> list[Path]:
     scores (``fractions.csv``), comparisons to ``comparison.csv`` and ``comparison.json``, every unit of the
     areas that were scored with the reason why the selection excluded it, or "", to ``units.csv``.
 
-    Parameters
-    ----------
-    run
-        What was scored.
-    out
-        Folder, made if it does not exist.
-
     Returns
     -------
     list of Path
@@ -147,18 +140,7 @@ def _unit_table(run: ScoreRun, selection: SelectionOutcome) -> pd.DataFrame:
 
 
 def written_lines(files: Iterable[Path]) -> list[str]:
-    """Name files that were written, a line per folder.
-
-    Parameters
-    ----------
-    files
-        Those of :func:`save_run`.
-
-    Returns
-    -------
-    list of str
-        ``wrote FOLDER: NAME, NAME``.
-    """
+    """Name files that were written, a line per folder."""
     folders: dict[Path, list[str]] = {}
     for file in files:
         folders.setdefault(file.parent, []).append(file.name)

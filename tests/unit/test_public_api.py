@@ -13,7 +13,7 @@ import pytest
 
 import mvkit
 
-PACKAGES = ("mvkit", "mvkit.neural", "mvkit.features", "mvkit.models", "mvkit.scoring", "mvkit.report")
+PACKAGES = ("mvkit", "mvkit.neural", "mvkit.features", "mvkit.models", "mvkit.scoring")
 
 #: Heads of numpydoc's sections.
 SECTION = re.compile(r"^(\w[\w ]*)\n-{3,}$", re.MULTILINE)
