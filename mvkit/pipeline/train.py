@@ -387,15 +387,14 @@ def images_folder(request: TrainRequest, recipe: TrainRecipe) -> Path:
     if folder.is_dir():
         return folder
     check_link(folder)
-    prepare, option = f"mvkit prep {name} --images DIR", wording("--images DIR", "images=DIR")
+    prepare, option = f"mvkit prep {name} --images DIR", wording("--images", "images=")
     if request.images is None:
         raise DataError(
             f"the images of recipe {recipe.name} are not prepared yet (no folder {folder})\n"
-            f"run: {prepare} (or train on a folder of images directly: {option})"
+            f"run: {prepare} (or train on a folder of images directly: {wording('--images DIR', 'images=DIR')})"
         )
     if folder.exists():
-        takes = f"{wording('--images', 'images=')} takes a folder of betons or images"
-        raise DataError(f"{folder} is a file; {takes}")
+        raise DataError(f"{folder} is a file; {option} takes a folder of betons or images")
     raise DataError(f"{folder}: no such folder ({option})\nprepare the images first: {prepare}")
 
 

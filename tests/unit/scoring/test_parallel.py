@@ -87,7 +87,7 @@ def test_without_an_address_joblib_stays_as_it_is() -> None:
     "address", ["", "head", "tcp://head", "tcp://head:x", "http://head:1", ":8786", "tcp://h:1/x"]
 )
 def test_a_malformed_address_is_refused(address: str) -> None:
-    refuse(address, UsageError, f"--dask {address}: not an address")
+    refuse(address, UsageError, f"resources.dask {address}: not an address")
 
 
 def test_a_scheduler_that_is_not_there_is_named() -> None:
@@ -101,4 +101,4 @@ def test_a_scheduler_that_is_not_there_is_named() -> None:
 
 def test_dask_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
-    refuse("tcp://127.0.0.1:1", MissingPackageError, r'pip install "mvkit\[dask\]"')
+    refuse("tcp://127.0.0.1:1", MissingPackageError, "pip install dask distributed")

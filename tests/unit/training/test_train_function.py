@@ -65,7 +65,7 @@ def test_it_returns_the_report_of_the_run(
         ("demoo", {}, RecipeError, "demo"),
         ("demo", {"overrides": {"train.epoch": 1}}, RecipeError, "override train.epoch=1: .*epochs"),
         ("demo", {"overrides": "train.epochs=many"}, RecipeError, "override train.epochs=many"),
-        ("demo", {"images": "nowhere"}, DataError, r"nowhere: no such folder \(images=DIR\)"),
+        ("demo", {"images": "nowhere"}, DataError, r"nowhere: no such folder \(images=\)"),
         ("demo", {}, DataError, r"not prepared yet .*\n.*images=DIR"),
         ("demo", {"device": "gpu"}, UsageError, "device 'gpu'"),
     ],
