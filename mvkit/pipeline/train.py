@@ -391,7 +391,8 @@ def images_folder(request: TrainRequest, recipe: TrainRecipe) -> Path:
     if request.images is None:
         raise DataError(
             f"the images of recipe {recipe.name} are not prepared yet (no folder {folder})\n"
-            f"run: {prepare} (or train on a folder of images directly: {wording('--images DIR', 'images=DIR')})"
+            f"run: {prepare} (or train on a folder of images directly: "
+            + wording("--images DIR)", "images=DIR)")
         )
     if folder.exists():
         raise DataError(f"{folder} is a file; {option} takes a folder of betons or images")
