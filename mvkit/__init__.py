@@ -6,6 +6,7 @@ The names below are loaded when first used, so ``import mvkit`` costs nothing:
 >>> model = mvkit.load_model("gabor")
 >>> dataset = mvkit.open_dataset("simulated")
 >>> scores = mvkit.score(model, dataset)
+>>> scores.plot()
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from mvkit.models import list_models, load_model
     from mvkit.neural import NeuralDataset, open_dataset
     from mvkit.pipeline.score import ceiling, score
+    from mvkit.pipeline.train import train
     from mvkit.scoring import Scores, compare_models
 
 __version__ = "0.1.0"
@@ -34,6 +36,7 @@ _MODULES = {
     "load_model": "mvkit.models",
     "open_dataset": "mvkit.neural",
     "score": "mvkit.pipeline.score",
+    "train": "mvkit.pipeline.train",
 }
 
 __all__ = [
@@ -47,6 +50,7 @@ __all__ = [
     "load_model",
     "open_dataset",
     "score",
+    "train",
 ]
 
 

@@ -15,16 +15,47 @@
     └── MissingPackageError exit 1   an optional package that is needed here is not installed
 
 Messages are one or two lines: what is wrong, where, and what to do. Only the
-command line catches these; library code lets them pass.
+command line catches these; library code lets them pass. Where the command line
+and Python call a thing by two names, a message has the one of its reader: see
+:func:`wording`.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 #: Valid values that a message lists at most.
 _MOST_NAMES = 12
+
+
+#: Commands that are being carried out in this process; of all threads, some of which raise errors too.
+_running_commands = 0
+
+
+@contextmanager
+def command_line() -> Iterator[None]:
+    """Let messages name the options of the command line, for the length of a block."""
+    global _running_commands
+    _running_commands += 1
+    try:
+        yield
+    finally:
+        _running_commands -= 1
+
+
+def wording(command: str, python: str) -> str:
+    """Return the words of a message for its reader.
+
+    Parameters
+    ----------
+    command
+        For somebody who typed a command: ``--weights random``.
+    python
+        For somebody who called a function: ``weights="random"``.
+    """
+    return command if _running_commands else python
 
 
 def printable(text: str) -> str:

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from filelock import FileLock, Timeout
 
-from mvkit.errors import DataError, UsageError, printable
+from mvkit.errors import DataError, UsageError, printable, wording
 
 #: Folders that systems and archives create; their content is not the user's.
 SYSTEM_FOLDERS: Final = frozenset(
@@ -123,7 +123,10 @@ def check_output_path(target: Path, *, overwrite: bool, example: str) -> None:
     if target.is_dir():
         raise UsageError(f"{target}: is a folder; give a file name, such as {target / example}")
     if target.exists() and not overwrite:
-        raise UsageError(f"{target}: exists already; choose another name, or overwrite it (--force)")
+        raise UsageError(
+            f"{target}: exists already; choose another name, or overwrite it "
+            + wording("(--force)", "(overwrite=True)")
+        )
 
 
 def remove_leftovers(target: Path) -> None:
@@ -406,6 +409,26 @@ def plain(value: object) -> Any:
     if value is None or isinstance(value, bool | int | float):
         return value
     return printable(str(value))
+
+
+def split_names(names: Sequence[str] | str | None) -> list[str] | None:
+    """Return names as a list: ``"VISp,VISl"`` is two; None stays None.
+
+    A regular expression (``re:...``) stays whole, as commas mean something in it.
+
+    Raises
+    ------
+    UsageError
+        If they are no text, or there is none.
+    """
+    if names is None:
+        return None
+    if isinstance(names, str):
+        names = [names] if names.startswith("re:") else names.split(",")
+    listed = [name.strip() if isinstance(name, str) else name for name in names]
+    if not listed or not all(isinstance(name, str) and name for name in listed):
+        raise UsageError(f"names of layers or areas are text, one or more, got {listed!r}")
+    return listed
 
 
 def shorten(value: object, longest: int) -> str:

@@ -18,7 +18,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from mvkit.errors import RecipeError, suggest, valid_names
+from mvkit.errors import RecipeError, suggest, valid_names, wording
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -88,7 +88,7 @@ def load_recipe(model: type[Model], source: str | None, overrides: Sequence[str]
         if _KIND in model.model_fields and model.model_fields[_KIND].is_required():
             document.setdefault(_KIND, path.stem)
     for override in overrides:
-        key, text = _apply(override, document), f"--set {override}"
+        key, text = _apply(override, document), _override_name(override)
         for table in (given, changed):
             _forget(key, table)
         given[key] = text
@@ -240,14 +240,18 @@ def _location(key: KeyPath, given: KeyLocations, changed: KeyLocations) -> str |
     return None
 
 
+def _override_name(override: str) -> str:
+    return wording(f"--set {override}", f"override {override}")
+
+
 def _apply(override: str, document: dict[str, object]) -> KeyPath:
     """Apply ``group.key=value`` or ``list[0].key=value``, making missing groups; return the key."""
     text, equals, value = override.partition("=")
     path = _parts(text)
     if not equals or not all(path):
-        raise RecipeError(f"--set {override}: write it as key=value, for instance n_splits=5")
+        raise RecipeError(f"{_override_name(override)}: write it as key=value, for instance n_splits=5")
     if path[0] == _BASE:
-        raise RecipeError(f"--set {override}: a recipe's base is named in its file only")
+        raise RecipeError(f"{_override_name(override)}: a recipe's base is named in its file only")
     group: Any = document
     for depth, part in enumerate(path):
         outer = _written(path[:depth])
@@ -255,14 +259,14 @@ def _apply(override: str, document: dict[str, object]) -> KeyPath:
         if isinstance(group, list):
             if not part.isdecimal() or int(part) >= len(group):
                 raise RecipeError(
-                    f"--set {override}: '{outer}' is a list of {len(group)} items; "
+                    f"{_override_name(override)}: '{outer}' is a list of {len(group)} items; "
                     f"write {outer}[0] for the first, or give the whole list: {outer}=[...]"
                 )
             key = int(part)
         elif not isinstance(group, dict):
-            raise RecipeError(f"--set {override}: '{outer}' is a value, not a group of keys")
+            raise RecipeError(f"{_override_name(override)}: '{outer}' is a value, not a group of keys")
         if depth == len(path) - 1:
-            group[key] = parse_scalar(value, f"--set {override}")
+            group[key] = parse_scalar(value, _override_name(override))
         # A group given as null (`schedule:` with nothing after it) is as good as one left out.
         elif isinstance(group, dict) and group.get(part) is None:
             group[key] = {}

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "mvkit"
 
 #: Packages (and modules beside them) in the order in which data flows: each imports from earlier ones only.
 PACKAGES = (
-    *("errors", "paths", "files", "machine", "jit", "rng", "recipes", "cache", "gabor"),
+    *("errors", "paths", "files", "display", "machine", "jit", "rng", "recipes", "cache", "gabor"),
     *("neural", "images", "models", "features", "distributed", "objectives", "training", "scoring"),
     *("fetch", "allen", "report", "pipeline", "brainscore", "cli", "__main__"),
 )

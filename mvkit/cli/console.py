@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 from typer.core import TyperCommand
 
+from mvkit.display import progress_bar as progress_bar  # for all commands
 from mvkit.errors import UsageError, printable
 from mvkit.files import plain
 
@@ -152,9 +152,6 @@ HomeOption = Annotated[
     ),
 ]
 
-#: Called with (done, total) as work proceeds; total may be 0 when unknown.
-ProgressCallback = Callable[[int, int], None]
-
 
 def print_json(document: Mapping[str, object]) -> None:
     """Print one JSON document on stdout; NaN becomes null so that every parser reads it."""
@@ -215,58 +212,3 @@ def print_width() -> int:
 
     console = Console()
     return console.width if console.is_terminal else 160
-
-
-@contextmanager
-def progress_bar(label: str, *, bytes_: bool = False, unit: str | None = None) -> Iterator[ProgressCallback]:
-    """Show a progress bar with rate and time left on stderr; silent when stderr is no terminal.
-
-    Parameters
-    ----------
-    label
-        What is being done.
-    bytes_
-        Whether the counts are bytes.
-    unit
-        What is counted, if its rate is to be shown (``images``: images/s).
-    """
-    if not sys.stderr.isatty():
-        yield lambda done, total: None
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        MofNCompleteColumn,
-        Progress,
-        ProgressColumn,
-        Task,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
-    from rich.text import Text
-
-    class _RateColumn(ProgressColumn):
-        """Items per second, lately."""
-
-        def __init__(self, unit: str) -> None:
-            super().__init__()
-            self._unit = unit
-
-        def render(self, task: Task) -> Text:
-            speed = task.finished_speed or task.speed
-            return Text("" if speed is None else f"{speed:,.0f} {self._unit}/s")
-
-    counts = [DownloadColumn(), TransferSpeedColumn()] if bytes_ else [MofNCompleteColumn()]
-    rate = [] if unit is None else [_RateColumn(unit)]
-    columns = [
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        *counts,
-        *rate,
-        TimeRemainingColumn(),
-    ]
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(label, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total or None)

@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 from mvkit.cli import cache, cite, extract, fetch, plot, prep, report, score, train
 from mvkit.cli import list as listing
 from mvkit.cli.console import Command, note, print_json
-from mvkit.errors import MvkitError, suggest
+from mvkit.errors import MvkitError, command_line, suggest
 
 _INTERRUPTED = 130
 
@@ -101,6 +101,7 @@ def main() -> None:
     sys.exit(code)
 
 
+@command_line()
 def run(arguments: list[str]) -> int:
     """Run one command line and return its exit code; never lets a known error become a traceback.
 

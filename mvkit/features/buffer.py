@@ -16,7 +16,7 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from mvkit.errors import DataError
+from mvkit.errors import DataError, wording
 from mvkit.features.feature_file import DISK_FULL
 from mvkit.features.feature_set import LayerInfo
 from mvkit.files import is_abandoned
@@ -130,7 +130,7 @@ class FeatureBuffer:
                     raise
                 raise DataError(
                     f"{self._folder}: the disk is full ({error.strerror}) while features are stored there\n"
-                    "free some, name another folder with --set machine.scratch=DIR, or take fewer layers"
+                    f"free some, name another folder with {_scratch_option()}, or take fewer layers"
                 ) from error
 
     def features(self) -> dict[str, NDArray[np.float32] | StoredLayer]:
@@ -140,6 +140,10 @@ class FeatureBuffer:
         return {
             name: StoredLayer(self._folder / self._files[name], shape) for name, shape in self._shapes.items()
         }
+
+
+def _scratch_option() -> str:
+    return wording("--set machine.scratch=DIR", "resources=Resources(scratch=DIR)")
 
 
 @contextmanager
@@ -175,7 +179,7 @@ def feature_buffer(
             raise DataError(
                 f"{scratch}: {needed / 1e9:.2f} GB are needed for the features of {len(layers)} layers while "
                 f"they are scored, and {free / 1e9:.2f} GB are free\n"
-                "free some, name another folder with --set machine.scratch=DIR, or take fewer --layers"
+                f"free some, name another folder with {_scratch_option()}, or take fewer layers"
             )
         yield FeatureBuffer(layers, n_images, folder)
 
@@ -206,7 +210,7 @@ def _private_folder(scratch: Path) -> Iterator[Path]:
     except OSError as error:
         raise DataError(
             f"{scratch}: features cannot be stored there ({error})\n"
-            "name another folder with --set machine.scratch=DIR"
+            f"name another folder with {_scratch_option()}"
         ) from error
     made, folder = scratch / f"{_BEING_MADE}{name}", scratch / f"{_IN_USE}{name}"
     lock = FileLock(made / _LOCK)

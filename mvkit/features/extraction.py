@@ -18,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mvkit.errors import DataError, UsageError
+from mvkit.display import ProgressCallback, ProgressOption, open_progress
+from mvkit.errors import DataError, UsageError, wording
 from mvkit.features.buffer import IN_MEMORY_BYTES, FeatureBuffer, StoredLayer, feature_buffer
 from mvkit.features.feature_file import FeatureWriter, check_names, feature_path, hdf5_target, is_npz
 from mvkit.features.feature_set import FeatureProvenance, FeatureSet, LayerInfo
@@ -35,18 +36,16 @@ from mvkit.features.stimuli import (
     network_inputs,
     open_stimuli,
 )
-from mvkit.files import check_output_path, digest_of
+from mvkit.files import check_output_path, digest_of, split_names
 from mvkit.machine import available_memory, installed_versions, sources_digest
 from mvkit.models import VisionModel, load_model
 from mvkit.models.base import weights_digest
 from mvkit.models.exporting import ExportReport, check_target, export_weights
-from mvkit.models.external import unwrap
+from mvkit.models.external import unwrap, with_input_size
 from mvkit.models.preprocessing import InputOptions
 
 logger = logging.getLogger(__name__)
 
-#: Called with (images done, images in total).
-ProgressCallback = Callable[[int, int], None]
 Rows = Mapping[str, NDArray[np.float32]]
 
 #: Pixels of a batch: 32 images of 64 x 64, 2 of 224 x 224. Memory holds all requested layers of a batch,
@@ -74,14 +73,17 @@ _BLOCK = 4093
 _SIGN_SEED = 20180921
 
 
-def extract(
+def extract(  # noqa: PLR0913
     model: nn.Module | str | Path,
     images: object,
     layers: str | Sequence[str] | None = None,
     *,
+    weights: str | Path | None = None,
+    seed: int | None = None,
+    input_size: int | None = None,
     batch_size: int | None = None,
     device: str | torch.device = "cpu",
-    progress: ProgressCallback | None = None,
+    progress: ProgressOption = None,
 ) -> FeatureSet:
     """Show images to a network and return the features of its layers.
 
@@ -93,8 +95,8 @@ def extract(
     model
         A model of :func:`mvkit.load_model` (or what that takes: a name, the path of a training run's
         checkpoint), or any ``nn.Module``. One without ``.preprocess`` (mvkit's, a preset of torchvision's, or
-        a callable from one PIL image to a float tensor) takes only images that are prepared already: a float
-        array or tensor (n, channels, height, width).
+        a callable from one PIL image to a float tensor) needs ``input_size``, or images that are prepared
+        already: a float array or tensor (n, channels, height, width).
     images
         uint8 array (n, height, width) or (n, height, width, 3); a dataset or its name; a folder of images;
         prepared float inputs. See :func:`mvkit.features.open_stimuli`.
@@ -103,12 +105,19 @@ def extract(
         ``"published"`` for the list that the reference scored; None for the model's default list,
         ``model.layers``, the same but for ``vgg16_encoder``. A layer that runs several times gives
         ``name[0]``, ``name[1]``, ...; a tuple or dict output gives ``name:0`` or ``name:key``.
+    weights, seed
+        Of a model that is named: ``"released"`` (the default), ``"random"`` or the path of a checkpoint, and
+        the seed of random weights; as for :func:`mvkit.load_model`.
+    input_size
+        Side in pixels of the images that a model that is named, or an ``nn.Module``, is shown; None: as it
+        was trained, or as its ``.preprocess`` says.
     batch_size
         Images per forward pass; None: by the size of the inputs, so that a batch has 131,072 pixels.
     device
         Where to compute: "cpu", "cuda", "cuda:1", ...
     progress
-        Called with (images done, images in total) after each batch.
+        Whether to show a bar; None: in notebooks and on terminals. Or a function, which is called with
+        (images done, images in total) after each batch.
 
     Returns
     -------
@@ -124,11 +133,14 @@ def extract(
         If images cannot be read, or the features do not fit in memory.
     """
     stimuli = open_stimuli(images)
-    forward_pass = ForwardPass(_network(model), stimuli, layers, batch_size=batch_size, device=device)
+    network = open_network(model, weights=weights, seed=seed, input_size=input_size)
+    patterns = split_names(layers)
+    forward_pass = ForwardPass(network, stimuli, patterns, batch_size=batch_size, device=device)
     infos = forward_pass.first_batch().layers
     _check_memory(infos, len(stimuli.image_ids))
     buffer = FeatureBuffer(infos, len(stimuli.image_ids), None)
-    provenance = forward_pass.run(buffer.write, progress=progress)
+    with open_progress(progress, "extracting features") as bar:
+        provenance = forward_pass.run(buffer.write, progress=bar)
     arrays = {name: np.asarray(values) for name, values in buffer.features().items()}
     return FeatureSet(arrays, {name: info.shape for name, info in infos.items()}, provenance)
 
@@ -159,6 +171,11 @@ def extract_to_file(
     model, images, layers, batch_size, device, progress
         As for :func:`extract`.
 
+    Returns
+    -------
+    ExtractionReport
+        The file, its layers, and their provenance.
+
     Raises
     ------
     UsageError
@@ -169,7 +186,7 @@ def extract_to_file(
     target = Path(target)
     check_output_path(target, overwrite=overwrite, example="features.h5")
     stimuli = open_stimuli(images)
-    forward_pass = ForwardPass(_network(model), stimuli, layers, batch_size=batch_size, device=device)
+    forward_pass = ForwardPass(open_network(model), stimuli, layers, batch_size=batch_size, device=device)
     first = forward_pass.first_batch()
     if is_npz(target):
         check_names(first.layers)
@@ -235,10 +252,39 @@ def _check_memory(layers: Mapping[str, LayerInfo], n_images: int) -> None:
         )
 
 
-def _network(model: nn.Module | str | Path) -> nn.Module:
+def open_network(
+    model: nn.Module | str | Path,
+    *,
+    weights: str | Path | None = None,
+    seed: int | None = None,
+    input_size: int | None = None,
+    home: Path | None = None,
+) -> nn.Module:
+    """Load a model that is named; take the wrappers off one that is given, and prepare its input.
+
+    Parameters
+    ----------
+    model, weights, seed, input_size
+        As for :func:`extract`.
+    home
+        mvkit's home directory.
+
+    Raises
+    ------
+    UsageError
+        If a name is unknown, or an option does not belong to the model.
+    """
     if isinstance(model, str | Path):
-        return load_model(model)
-    return unwrap(model) if isinstance(model, nn.Module) else model
+        return load_model(model, weights or "released", seed, home=home, input_size=input_size)
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"cannot extract from {type(model).__name__}: give a model, or the name of one")
+    for option, value in (("weights", weights), ("seed", seed)):
+        if value is not None:
+            raise UsageError(
+                f"{option}: a model that is given has its weights\n"
+                f"give {option} with the name of a model, here or in load_model(name, {option}=...)"
+            )
+    return unwrap(model) if input_size is None else with_input_size(model, input_size)
 
 
 @dataclass(frozen=True)
@@ -562,7 +608,10 @@ class ForwardPass:
                 raise
             raise DataError(
                 f"a batch of {self._size} images does not fit in memory with these layers ({reason})\n"
-                "give --batch-size 1 (mvkit score: --set machine.batch_size=1), or fewer layers (--layers)"
+                + wording(
+                    "give --batch-size 1 (mvkit score: --set machine.batch_size=1), or fewer --layers",
+                    "give batch_size=1 (mvkit.score: resources=Resources(batch_size=1)), or fewer layers",
+                )
             ) from error
 
 

@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from mvkit.errors import DataError, UsageError, unknown_name
+from mvkit.errors import DataError, UsageError, unknown_name, wording
 from mvkit.features.feature_set import FeatureProvenance, FeatureSet, ImageIds, LayerInfo
 from mvkit.files import replacing
 from mvkit.machine import free_disk
@@ -108,7 +108,8 @@ def feature_path(target: Path, file_format: str | None) -> Path:
     """
     if file_format is None:
         if target.suffix and not any(target.suffix.lower() in known for known in FORMATS.values()):
-            raise UsageError(f"{target}: features are written as .h5 or .npz (or say which: --format h5)")
+            option = wording("--format h5", 'format="h5"')
+            raise UsageError(f"{target}: features are written as .h5 or .npz (or say which: {option})")
         return target
     if file_format not in FORMATS:
         raise unknown_name("format", file_format, FORMATS)
@@ -119,7 +120,7 @@ def feature_path(target: Path, file_format: str | None) -> Path:
     if is_other or (file_format == "npz" and not is_npz(target)):
         raise UsageError(
             f"{target}: format {file_format} asked for, but the name ends in {target.suffix}\n"
-            f"name the file *{FORMATS[file_format][0]}, or leave out --format"
+            f"name the file *{FORMATS[file_format][0]}, or leave out " + wording("--format", "format")
         )
     return target
 

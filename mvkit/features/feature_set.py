@@ -8,6 +8,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from mvkit.display import html_table
+from mvkit.files import shorten
+
+#: Layers that one line about features has room for.
+_MOST_LAYERS = 10
+
 #: Frame numbers of a dataset, or file names of a folder.
 ImageIds = tuple[int, ...] | tuple[str, ...]
 
@@ -39,7 +45,18 @@ class LayerInfo:
         return int(np.prod(self.shape, dtype=np.int64))
 
     def n_bytes(self, n_images: int = 1) -> int:
-        """Bytes that float32 features of so many images take."""
+        """Bytes that float32 features of so many images take.
+
+        Parameters
+        ----------
+        n_images
+            Number of images.
+
+        Returns
+        -------
+        int
+            Bytes.
+        """
         return self.n_features * n_images * np.dtype(np.float32).itemsize
 
     def to_json(self) -> dict[str, object]:
@@ -92,7 +109,7 @@ class FeatureSet(Mapping[str, NDArray[np.float32]]):
     Parameters
     ----------
     arrays
-        The features; may read from a file on access.
+        Layer -> float32 (n_images, n_features); may read from a file on access.
     shapes
         Layer name -> shape of one image's output before it was flattened in C order.
     provenance
@@ -120,9 +137,24 @@ class FeatureSet(Mapping[str, NDArray[np.float32]]):
         return len(self.arrays)
 
     def __repr__(self) -> str:
-        """Describe the set in one line."""
-        layers = ", ".join(f"{name}: {int(np.prod(shape))}" for name, shape in self.shapes.items())
-        return f"FeatureSet({self.model_name}, {self.n_images} images, {{{layers}}})"
+        """Describe the set in one line; of many layers, the first and last."""
+        texts = [f"{shorten(name, 40)}: {int(np.prod(shape))}" for name, shape in self.shapes.items()]
+        if len(texts) > _MOST_LAYERS:
+            half = _MOST_LAYERS // 2
+            texts = [*texts[:half], f"... {len(texts) - 2 * half} more ...", *texts[-half:]]
+        name = shorten(self.model_name, 80)
+        return f"FeatureSet({name}, {self.n_images} images, {{{', '.join(texts)}}})"
+
+    def _repr_html_(self) -> str:
+        """Return a small table for notebooks: shape and number of features by layer."""
+        rows = [
+            (name, " x ".join(map(str, shape)), int(np.prod(shape, dtype=np.int64)))
+            for name, shape in self.shapes.items()
+        ]
+        title = f"{self.model_name}: features of {self.n_images} images ({self.provenance.stimuli})"
+        return html_table(
+            title, ("layer", "shape", "features"), rows, note=f"weights: {shorten(self.weights_id, 40)}"
+        )
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -155,5 +187,11 @@ class FeatureSet(Mapping[str, NDArray[np.float32]]):
         return self.provenance.preprocessing
 
     def shape_of(self, layer: str) -> tuple[int, ...]:
-        """Return the shape of one image's output before flattening."""
+        """Return the shape of one image's output before flattening.
+
+        Parameters
+        ----------
+        layer
+            Its name.
+        """
         return self.shapes[layer]

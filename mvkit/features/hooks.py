@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mvkit.errors import UsageError
+from mvkit.errors import UsageError, wording
 from mvkit.machine import choose_device
 from mvkit.models.base import is_quantised
 from mvkit.models.external import check_has_values, wrapper_attribute
@@ -34,7 +34,10 @@ def evaluation_mode(model: nn.Module, device: torch.device) -> Iterator[None]:
     modes = {module: module.training for module in model.modules()}
     home = _device_of(model)
     if device.type != "cpu" and is_quantised(model):
-        raise UsageError(f"quantised networks run on the CPU only, not on {device}: leave out --device")
+        raise UsageError(
+            f"quantised networks run on the CPU only, not on {device}: leave out "
+            + wording("--device", "device")
+        )
     try:
         model.eval()
         if home is not None and home != device:
@@ -51,7 +54,17 @@ def evaluation_mode(model: nn.Module, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def limit_threads(count: int | None) -> Iterator[None]:
-    """Let torch use ``count`` CPU threads inside the block; None changes nothing.
+    """Let torch use ``count`` CPU threads inside the block.
+
+    Parameters
+    ----------
+    count
+        1 or more; None changes nothing.
+
+    Yields
+    ------
+    None
+        Afterwards torch has as many threads as before.
 
     Raises
     ------

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mvkit.errors import UsageError
+from mvkit.errors import UsageError, wording
 from mvkit.features.feature_set import LayerInfo
 from mvkit.features.hooks import CallValue, evaluation_mode, floating_dtype, parse_device, record_calls
 from mvkit.features.stimuli import network_inputs, open_stimuli
@@ -151,6 +151,11 @@ def tappable_layers(model: nn.Module) -> dict[str, str]:
     A model with a ``tap_points()`` method (all of mvkit's) names its own; those in
     its ``layers`` run once in a pass. Any other module offers every
     submodule under its path, and its output (empty path) as "final".
+
+    Parameters
+    ----------
+    model
+        Any network.
     """
     own = getattr(model, "tap_points", None)
     if callable(own):
@@ -201,7 +206,7 @@ def layers_to_record(model: nn.Module, layers: str | Sequence[str] | None) -> tu
         half = _SHOWN // 2
         shown = known if len(known) <= _SHOWN else [*known[:half], "...", *known[-half:]]
         raise UsageError(
-            f"{name} has no published list of layers: name some (--layers)\n"
+            f"{name} has no published list of layers: name some ({wording('--layers', 'layers=')})\n"
             f"valid ({len(known)}): {', '.join(shown)}; or patterns such as '*'; all: {LISTING_COMMAND}"
         )
     if asked is None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import mvkit
 from mvkit import paths
-from mvkit.errors import DataError, UsageError, printable
+from mvkit.errors import DataError, UsageError, printable, wording
 from mvkit.features.feature_set import FeatureProvenance, ImageIds
 from mvkit.files import list_files, name_text
 from mvkit.images.sources import reason_of
@@ -211,6 +211,11 @@ def open_stimuli(source: object, *, home: Path | None = None) -> Stimuli:
     home
         mvkit's home directory, where datasets lie.
 
+    Returns
+    -------
+    Stimuli
+        Images in a fixed order, read a few at a time; with names and ids.
+
     Raises
     ------
     UsageError
@@ -231,7 +236,13 @@ def open_stimuli(source: object, *, home: Path | None = None) -> Stimuli:
 
 
 def default_stimuli(*, home: Path | None = None) -> str:
-    """Return the dataset to show when none is named: neuropixels if it was fetched, else simulated."""
+    """Return the dataset to show when none is named: neuropixels if it was fetched, else simulated.
+
+    Parameters
+    ----------
+    home
+        mvkit's home directory.
+    """
     fetched = paths.neural_path(PREFERRED_DATASET, home).is_file()
     return PREFERRED_DATASET if fetched else FALLBACK_DATASET
 
@@ -330,8 +341,9 @@ def network_inputs(model: nn.Module, stimuli: Stimuli, pictures: Sequence[NDArra
     preprocess = getattr(model, "preprocess", None)
     if preprocess is None:
         raise UsageError(
-            f"{type(model).__name__} has no .preprocess, so mvkit cannot make its inputs of pictures\n"
-            "give images that are prepared already: a float array or tensor (n, 3, height, width)"
+            f"{type(model).__name__} has no .preprocess, so mvkit does not know how to make its inputs of "
+            "pictures\ngive the side of its input in pixels (input_size=64: grey becomes RGB, means as for "
+            "ImageNet), or images that are prepared already: a float array or tensor (n, 3, height, width)"
         )
     prepare = as_preprocessing(preprocess, _name(model))
     if len({picture.shape for picture in pictures}) == 1:
@@ -341,7 +353,8 @@ def network_inputs(model: nn.Module, stimuli: Stimuli, pictures: Sequence[NDArra
     if len(shapes) > 1:
         raise UsageError(
             f"{_name(model)}: its preprocessing gives images of several sizes inputs of several shapes "
-            f"({shapes[0]}, {shapes[1]})\ngive images of one size, or --input-size PX (in Python input_size=)"
+            f"({shapes[0]}, {shapes[1]})\ngive images of one size, or "
+            + wording("--input-size PX", "input_size=PX")
         )
     return torch.cat(inputs)
 

@@ -96,6 +96,11 @@ class VisionModel(nn.Module):
     def check_input_side(self, side_px: int) -> None:
         """Show a blank image of this side, in eval mode.
 
+        Parameters
+        ----------
+        side_px
+            In pixels.
+
         Raises
         ------
         UsageError
@@ -114,7 +119,7 @@ class VisionModel(nn.Module):
                 module.training = training
 
     def describe(self) -> str:
-        """Say in a line which checkpoint of a training run it is, if of one, and how large its input is."""
+        """Return a line: which checkpoint of a training run it is, if of one, and how large its input is."""
         known = (getattr(self.preprocess, name, None) for name in ("input_px", "crop_px", "resize_px"))
         side = next((side for side in known if side is not None), None)
         size = f"images at {side} px" if side is not None else ""

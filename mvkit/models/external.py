@@ -34,6 +34,7 @@ from mvkit.errors import (
     printable,
     suggest,
     unknown_name,
+    wording,
 )
 from mvkit.files import sha256_of
 from mvkit.models.base import (
@@ -140,13 +141,13 @@ def load_external(
     if name.is_of_library:
         build = build_torchvision if name.kind == "torchvision" else build_timm
         network, declared = build(name.item, weights, seed)
-        model = ExternalModel(network, name.label, (), _apply_options(declared, name, options))
+        model = ExternalModel(network, name.label, (), _apply_options(declared, name.label, options))
     else:
         network, declaring = make_network(name, seed)
         if weights not in WEIGHT_CHOICES:
             fill_from_file(network, Path(weights).expanduser(), name.label)
         check_has_values(network, name.label)
-        preprocess = _user_preprocess(network, declaring, name, options)
+        preprocess = _user_preprocess(network, declaring, name.label, options)
         model = ExternalModel(network, name.label, declared_names(declaring, "layers"), preprocess)
     model.provenance = WeightsProvenance(name.label, source=_describe_source(name, weights, seed or 0))
     return model.eval()
@@ -162,40 +163,67 @@ def _describe_source(name: ExternalName, weights: str | os.PathLike[str], seed: 
 
 
 def _user_preprocess(
-    network: nn.Module, declared: Any, name: ExternalName, options: InputOptions
+    network: nn.Module, declared: object, label: str, options: InputOptions
 ) -> _AnyPreprocessing:
     """Return what a user's network declares: its ``.preprocess``, or timm's data configuration."""
     own = getattr(declared, "preprocess", None)
     if own is not None:
-        return _apply_options(as_preprocessing(own, name.label), name, options)
+        return _apply_options(as_preprocessing(own, label), label, options)
     if is_timm_network(network):
-        return _apply_options(timm_input(network, name.label), name, options)
-    return _default_preprocessing(name, options)
+        return _apply_options(timm_input(network, label), label, options)
+    return _default_preprocessing(label, options)
 
 
-def _apply_options(
-    declared: _AnyPreprocessing, name: ExternalName, options: InputOptions
-) -> _AnyPreprocessing:
+def _apply_options(declared: _AnyPreprocessing, label: str, options: InputOptions) -> _AnyPreprocessing:
     if isinstance(declared, Preprocessing):
         return options.apply(declared)
-    options.check_only((), f"{name.label} brings a .preprocess function of its own")
+    options.check_only((), f"{label} brings a .preprocess function of its own")
     return declared
 
 
-def _default_preprocessing(name: ExternalName, options: InputOptions) -> Preprocessing:
+def _default_preprocessing(label: str, options: InputOptions) -> Preprocessing:
     """Return the usual preprocessing where a network declares none, and log it."""
     usual = options.apply(IMAGENET_224)
-    if not {"--input-size", "mean", "std"} <= set(options.given):
+    if not {"input_size", "mean", "std"} <= set(options.given):
         logger.warning(
             "%s declares no preprocessing: images as for ImageNet (resize %s, crop %s, mean %s, std %s); "
-            "--input-size, mean, std or .preprocess change it",
-            printable(name.label),
+            "%s, mean, std or .preprocess change it",
+            printable(label),
             usual.resize_px,
             usual.crop_px,
             ",".join(f"{value:g}" for value in usual.mean),
             ",".join(f"{value:g}" for value in usual.std),
+            wording("--input-size", "input_size"),
         )
     return usual
+
+
+def with_input_size(model: nn.Module, input_size: int) -> ExternalModel:
+    """Give a network that somebody made the preprocessing for inputs of a size.
+
+    Parameters
+    ----------
+    model
+        Any network; its modules and weights are shared, not copied.
+    input_size
+        Side of the input in pixels. What else is done to images is what the network's ``.preprocess``
+        declares, or as for ImageNet.
+
+    Raises
+    ------
+    UsageError
+        If the model has been loaded by mvkit, the size is out of range, or the network's ``.preprocess`` is a
+        function, which no option changes.
+    """
+    if isinstance(model, VisionModel):
+        raise UsageError(
+            f"input_size: {model.name} is loaded already; give the size to load_model(name, input_size=...)"
+        )
+    network = unwrap(model)
+    label = str(getattr(network, "name", type(network).__name__))
+    preprocess = _user_preprocess(network, network, label, InputOptions(input_size))
+    wrapped = ExternalModel(network, label, declared_names(network, "layers"), preprocess)
+    return wrapped.train(network.training)
 
 
 def make_network(name: ExternalName, seed: int | None) -> tuple[nn.Module, object]:
@@ -372,7 +400,10 @@ def build_torchvision(name: str, weights: str | os.PathLike[str], seed: int | No
         return network, model.input_without_entry(network)
     entry = model.entry(str(weights))
     cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
-    advice = f"download {entry.url} on another machine and give --weights FILE, or --weights random"
+    advice = wording(
+        f"download {entry.url} on another machine and give --weights FILE, or --weights random",
+        f'download {entry.url} on another machine and give weights="FILE", or weights="random"',
+    )
     with _explain_download_errors(f"torchvision:{name}", advice, is_here=cached.is_file()):
         return model.build(entry), model.input_of_entry(entry)
 
@@ -512,7 +543,8 @@ class _TorchvisionModel:
         if len(distinct) > 1:
             common = set.intersection(*(set(fitting[name][0]) for name in distinct))
             choices = [
-                f"--weights {name}={path} ({_describe_settings(fitting[name][0] - common, fitting[name][1])})"
+                wording(f"--weights {name}={path}", f'weights="{name}={path}"')
+                + f" ({_describe_settings(fitting[name][0] - common, fitting[name][1])})"
                 for name in distinct
             ]
             raise UsageError(
@@ -666,7 +698,9 @@ def build_timm(name: str, weights: str | os.PathLike[str], seed: int | None) -> 
     if path is not None:
         if entry is not None:
             raise UsageError(
-                f"timm:{name} has no entry '{entry}': give --weights {path}, and the tag of "
+                f"timm:{name} has no entry '{entry}': give "
+                + wording(f"--weights {path}", f'weights="{path}"')
+                + ", and the tag of "
                 f"the weights that it is like in the name: timm:{name.partition('.')[0]}.TAG"
             )
         network = _build_timm_with_file(name, path, seed)
@@ -674,7 +708,10 @@ def build_timm(name: str, weights: str | os.PathLike[str], seed: int | None) -> 
         with warnings.catch_warnings(action="ignore"):
             network = build_with_seed(lambda: timm.create_model(name, pretrained=False), seed)
     elif weights in ("DEFAULT", "pretrained"):
-        advice = "download them on another machine and give --weights FILE, or --weights random"
+        advice = wording(
+            "download them on another machine and give --weights FILE, or --weights random",
+            'download them on another machine and give weights="FILE", or weights="random"',
+        )
         with (
             _explain_download_errors(f"timm:{name}", advice, is_here=False),
             warnings.catch_warnings(action="ignore"),
@@ -864,7 +901,9 @@ def check_has_values(network: nn.Module, model_name: str) -> None:
         more = ", ..." if len(meta) > _SHOWN else ""
         raise UsageError(
             f"{model_name}: the network lies on the device 'meta', without values: "
-            f"{', '.join(meta[:_SHOWN])}{more}\ngive its weights (--weights FILE), or make it on the CPU"
+            f"{', '.join(meta[:_SHOWN])}{more}\ngive its weights ("
+            + wording("--weights FILE", 'weights="FILE"')
+            + "), or make it on the CPU"
         )
 
 
@@ -1041,7 +1080,7 @@ class ExternalModel(VisionModel):
         shape = " x ".join(map(str, images.shape))
         with UserCode(
             f"{self.name}: the forward pass of an input {shape} failed",
-            "if it takes images of another size, give --input-size PX (in Python input_size=)",
+            f"if it takes images of another size, give {wording('--input-size PX', 'input_size=PX')}",
         ):
             return self.network(images)
 

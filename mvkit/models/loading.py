@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from mvkit.errors import CheckpointError, UsageError
+from mvkit.errors import CheckpointError, UsageError, wording
 from mvkit.models.base import NO_WEIGHTS, VisionModel, WeightsProvenance
 from mvkit.models.checkpoints import fill_weights, read_checkpoint
 from mvkit.models.external import build_with_seed, load_external
@@ -119,14 +119,17 @@ def load_model(
     external = parse_external(name)
     if external is not None:
         return load_external(external, weights, seed, options)
-    options.check_only(("--input-size",), f"{os.fspath(name)} has its own mean, deviation and colours")
+    options.check_only(("input_size",), f"{os.fspath(name)} has its own mean, deviation and colours")
     if is_checkpoint_path(name):
         model = _load_checkpoint(name, weights, seed)
     else:
         model = _load_by_name(find_model(str(name)), weights, seed, home)
     if input_size is not None:
         if model.weights_id == NO_WEIGHTS:
-            raise UsageError(f"{model.name} is defined for its own size of images: leave out --input-size")
+            raise UsageError(
+                f"{model.name} is defined for its own size of images: leave out "
+                + wording("--input-size", "input_size")
+            )
         model.own_input_px = model.preprocess.input_px
         model.preprocess = options.apply(model.preprocess)
         model.check_input_side(input_size)
@@ -420,7 +423,8 @@ def read_trained_network(contents: object, path: Path) -> TrainedNetwork:
     if not isinstance(contents, Mapping) or not is_trained(contents):
         raise CheckpointError(
             f"{path}: not a checkpoint of mvkit train, so it does not say which network it is of\n"
-            f"name the network and give the file as its weights: NAME --weights {path}"
+            "name the network and give the file as its weights: "
+            + wording(f"NAME --weights {path}", f'load_model(NAME, weights="{path}")')
         )
     version = contents.get("version")
     if not isinstance(version, int) or version > VERSION:

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
-from mvkit.errors import CheckpointError, UsageError, suggest, unknown_name
+from mvkit.errors import CheckpointError, UsageError, suggest, unknown_name, wording
 from mvkit.models.registry import (
     RELEASED,
     Baseline,
@@ -155,9 +155,13 @@ class ExternalName:
         if self.is_of_library:
             if weights == "released":
                 raise UsageError(
-                    f"{self.label}: say which weights: --weights random, --weights DEFAULT (the library's "
-                    "pretrained ones, which it downloads), or --weights FILE; in Python load_model(name, "
-                    "weights=...)"
+                    f"{self.label}: say which weights: "
+                    + wording(
+                        "--weights random, --weights DEFAULT (the library's pretrained ones, which it "
+                        "downloads), or --weights FILE",
+                        'weights="random", weights="DEFAULT" (the library\'s pretrained ones, which it '
+                        'downloads), or weights="FILE"',
+                    )
                 )
             path, _ = split_weights(weights)
         else:
@@ -268,7 +272,10 @@ def weights_path(row: ModelRow, weights: str | os.PathLike[str], home: Path | No
     if row.released is None:
         raise CheckpointError(
             f"no released weights for '{row.name}'; released: {', '.join(RELEASED)}\n"
-            f"use random weights (--weights random) or a checkpoint of your own (--weights PATH)"
+            + wording(
+                "use random weights (--weights random) or a checkpoint of your own (--weights PATH)",
+                'use random weights (weights="random") or a checkpoint of your own (weights="PATH")',
+            )
         )
     path = checkpoint_path(row.released.name, home)
     if not path.is_file():
@@ -325,6 +332,13 @@ def match_layers(patterns: str | Sequence[str], names: Iterable[str]) -> tuple[s
     """Return the names that patterns mean, in the order of ``names`` and without duplicates.
 
     For names that are at hand, such as those of a feature set; see :func:`requested_layers` for the patterns.
+
+    Parameters
+    ----------
+    patterns
+        Names, globs (``features.*``), or regular expressions after ``re:``.
+    names
+        All names.
 
     Raises
     ------

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from mvkit.errors import DataError, MvkitError, UsageError, UserCodeError
+from mvkit.errors import DataError, MvkitError, UsageError, UserCodeError, wording
 
 if TYPE_CHECKING:
     import numpy as np
@@ -88,6 +88,11 @@ class Preprocessing:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
         """Return what ``as_dict`` described.
+
+        Parameters
+        ----------
+        values
+            Field -> value, plain data.
 
         Raises
         ------
@@ -551,15 +556,15 @@ class InputOptions:
 
     @property
     def given(self) -> tuple[str, ...]:
-        """Names of the options that were given, as messages show them."""
-        values = {"--input-size": self.input_size, "mean": self.mean, "std": self.std, "grey": self.grey}
-        return tuple(name for name, value in values.items() if value is not None)
+        """Names of the options that were given."""
+        return tuple(name for name, value in self.keywords().items() if value is not None)
 
     def check_only(self, allowed: Sequence[str], why: str) -> None:
         """Raise a UsageError, with a reason, if other options than these were given."""
         others = [option for option in self.given if option not in allowed]
         if others:
-            raise UsageError(f"{why}: leave out {', '.join(others)}")
+            shown = (wording("--input-size", name) if name == "input_size" else name for name in others)
+            raise UsageError(f"{why}: leave out {', '.join(shown)}")
 
     def apply(self, declared: Preprocessing) -> Preprocessing:
         """Return preprocessing with the options in place of what was declared.
@@ -586,7 +591,8 @@ def _change_size(declared: Preprocessing, side_px: int) -> Preprocessing:
     if isinstance(declared, ExternalPreprocessing) and declared.crop_hw is not None:
         height, width = declared.crop_hw
         raise UsageError(
-            f"--input-size {side_px} is one side, but the network takes images of {height} x {width} px "
+            wording(f"--input-size {side_px}", f"input_size={side_px}")
+            + f" is one side, but the network takes images of {height} x {width} px "
             "(height x width): leave it out"
         )
     if declared.input_px is not None:

@@ -786,6 +786,16 @@ def is_model(name: str) -> bool:
 def find_model(name: str) -> ModelRow:
     """Look up a model by its released name, its architecture's long or short name, or as a baseline.
 
+    Parameters
+    ----------
+    name
+        As a user types it.
+
+    Returns
+    -------
+    ModelRow
+        Architecture, released weights if there are any, and preprocessing.
+
     Raises
     ------
     UsageError

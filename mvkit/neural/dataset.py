@@ -10,19 +10,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mvkit.display import drawing, html_table
 from mvkit.errors import DataError, UsageError, unknown_name
+from mvkit.files import shorten
 from mvkit.neural.netcdf import beyond_float
 
 if TYPE_CHECKING:
     import pandas
     import xarray
+    from matplotlib.figure import Figure
 
     from mvkit.neural.selection import SelectionOutcome
+
+#: What one line about a dataset has room for.
+_MOST_AREAS, _LONGEST_NAME = 12, 40
 
 AREA_ORDER = ("VISp", "VISl", "VISal", "VISpm", "VISrl", "VISam")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class NeuralDataset:
     """Images and the recordings made while they were shown.
 
@@ -124,6 +130,11 @@ class NeuralDataset:
     def recording(self, area: str, specimen: int) -> Recording:
         """Return one recording.
 
+        Parameters
+        ----------
+        area, specimen
+            Acronym of the area and id of the animal.
+
         Raises
         ------
         UsageError
@@ -154,6 +165,11 @@ class NeuralDataset:
 
     def in_areas(self, areas: Iterable[str]) -> NeuralDataset:
         """Return the same dataset with the recordings of some areas only.
+
+        Parameters
+        ----------
+        areas
+            Acronyms.
 
         Raises
         ------
@@ -192,6 +208,75 @@ class NeuralDataset:
                 columns[name] = concatenate_column(recordings, name)
         return pandas.DataFrame(columns)
 
+    def to_pandas(self) -> pandas.DataFrame:
+        """Return :meth:`unit_table`: one row per unit."""
+        return self.unit_table()
+
+    def plot_reliability(self, *, fraction: bool = False, style: Any = None) -> Figure:
+        """Draw the split-half reliability of every area over time bins.
+
+        Parameters
+        ----------
+        fraction
+            Whether each area's curve is divided by its maximum.
+        style
+            :class:`mvkit.report.figures.FigureStyle`: width in inches, titles.
+
+        Returns
+        -------
+        Figure
+            Of matplotlib.
+
+        Raises
+        ------
+        DataError
+            If the recordings have no time bins or reliabilities (``mvkit fetch reliability FILE`` measures
+            them), or were not opened by :func:`mvkit.open_dataset`.
+        """
+        draw = drawing("draw_reliability")
+        return draw(
+            self._facts(), dataset=self.name, selection=self._preset(), fraction=fraction, style=style
+        )
+
+    def plot_reliability_histogram(self, *, style: Any = None) -> Figure:
+        """Draw how many units of the file have which split-half reliability, with the selection's threshold.
+
+        Parameters
+        ----------
+        style
+            :class:`mvkit.report.figures.FigureStyle`: width in inches, titles.
+
+        Returns
+        -------
+        Figure
+            Of matplotlib: a panel per area.
+
+        Raises
+        ------
+        DataError
+            As :meth:`plot_reliability`, but time bins are not needed.
+        """
+        draw = drawing("draw_reliability_histogram")
+        return draw(self._facts(), dataset=self.name, selection=self._preset(), style=style)
+
+    def _facts(self) -> Any:
+        """Read the reliabilities of all units of the file, also of those that were not selected."""
+        from mvkit.neural.open import read_unit_facts
+
+        source = str(self.provenance.get("file", ""))
+        if not source:
+            raise DataError(
+                f"dataset {self.name}: reliabilities are read from its neural file, and it has none\n"
+                "write it with mvkit.neural.write_neural_file, and measure them: mvkit fetch reliability FILE"
+            )
+        _, facts = read_unit_facts(self.name if source == "in memory" else source)
+        return facts
+
+    def _preset(self) -> str:
+        """Return the name of the selection that was made."""
+        name = str(self.selection.get("name", "none"))
+        return name if name in ("code", "paper") else "none"
+
     def to_xarray(self) -> xarray.Dataset:
         """Return the same content as an xarray Dataset.
 
@@ -217,6 +302,41 @@ class NeuralDataset:
             attrs={"dataset": self.name},
         )
 
+    def __repr__(self) -> str:
+        """Describe the dataset in a line or two."""
+        areas = ", ".join(f"{area} {self._count(area, 'n_units')}" for area in self.areas[:_MOST_AREAS])
+        more = ", ..." if len(self.areas) > _MOST_AREAS else ""
+        return (
+            f"NeuralDataset({shorten(self.name, _LONGEST_NAME)}: {self.n_images} images, "
+            f"{self.n_units} units of {len(self.specimens())} animals, "
+            f"{shorten(self.units_of_measure, _LONGEST_NAME)}; "
+            f"units by area: {areas}{more})"
+        )
+
+    def _repr_html_(self) -> str:
+        """Return a small table for notebooks: animals, units and trials by area."""
+        rows = [
+            (area, len(self.specimens(area)), self._count(area, "n_units"), self._trials(area))
+            for area in self.areas
+        ]
+        height, width = self.stimuli.shape[1:]
+        title = (
+            f"{self.name}: {self.n_images} images of {height} x {width} px, {self.n_units:,} units of "
+            f"{len(self.specimens())} animals ({self.units_of_measure})"
+        )
+        skipped = [f"{area}: {reason}" for area, reason in self.skipped.items()]
+        note = f"selection of units: {self.selection['name']}" if "name" in self.selection else ""
+        if skipped:
+            note += f"{'; ' if note else ''}left out: {'; '.join(skipped)}"
+        return html_table(title, ("area", "animals", "units", "trials"), rows, note=note)
+
+    def _count(self, area: str, what: str) -> int:
+        return sum(getattr(recording, what) for recording in self._matching(area, None))
+
+    def _trials(self, area: str) -> int | str:
+        numbers = {recording.n_trials for recording in self._matching(area, None)}
+        return min(numbers) if len(numbers) == 1 else f"{min(numbers)} to {max(numbers)}"
+
     def _matching(self, area: str | None, specimen: int | None) -> list[Recording]:
         if area is not None and area not in self.areas:
             if area in self.skipped:
@@ -232,7 +352,7 @@ class NeuralDataset:
         return matching
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Recording:
     """Responses of the units of one specimen (animal) in one area.
 
@@ -303,6 +423,13 @@ class Recording:
                     f"{self.label}: column '{name}' has shape {column.shape}, not ({self.n_units},)"
                 )
 
+    def __repr__(self) -> str:
+        """Describe the recording in one line."""
+        return (
+            f"Recording({shorten(self.area, _LONGEST_NAME)}, specimen {self.specimen}: "
+            f"{self.n_trials} trials, {self.n_images} images, {self.n_units} units)"
+        )
+
     @classmethod
     def from_arrays(
         cls,
@@ -328,6 +455,11 @@ class Recording:
             Acronym of the area and id of the animal.
         units
             Further columns by name, each (n_units,).
+
+        Returns
+        -------
+        Recording
+            Responses float32 or float64 (n_trials, n_images, n_units).
 
         Raises
         ------

@@ -93,7 +93,7 @@ class NeuralFileContents:
         float64 (n_bins,), centres of the time bins in seconds after stimulus
         onset; None for responses that are averaged over time.
     unit_columns
-        Columns of length n_units in source order: ``unit_id``,
+        Name -> column (n_units,), in source order: ``unit_id``,
         ``specimen_id``, ``visual_area``, ``n_trials`` and any others. int64,
         float64 (NaN = missing), text ("" = missing) or bool.
     reliabilities
@@ -177,17 +177,19 @@ class OpenNeuralFile:
         Parameters
         ----------
         *selection
-            One index per leading axis, as h5py takes them; none reads all.
+            One index per leading axis, as h5py takes them (numbers, slices, or one array of shape (n,)); none
+            reads all.
 
         Returns
         -------
         NDArray
-            float32 (from counts) or as :meth:`decode` gives it; NaN = missing.
+            float32 (from counts) or as :meth:`decode` gives it, of the shape that was selected; NaN =
+            missing.
         """
         return self.decode(self.stored[selection if selection else ...])
 
     def decode(self, stored: NDArray[Any]) -> NDArray[Any]:
-        """Return the measured values of any part of ``stored``; NaN = missing.
+        """Return the measured values of any part of ``stored``, in its shape; NaN = missing.
 
         Counts of mvkit become float32, other packed numbers and integers float64; floats keep
         their type.
@@ -724,6 +726,16 @@ def open_neural_file(path: Path) -> Iterator[OpenNeuralFile]:
     """Open a neural file, written by mvkit or saved again by another library.
 
     Attributes and names of dimensions are decoded by :mod:`mvkit.neural.netcdf`.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Yields
+    ------
+    OpenNeuralFile
+        Everything but the responses, which :meth:`OpenNeuralFile.read` reads while the block lasts.
 
     Raises
     ------

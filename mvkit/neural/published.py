@@ -73,9 +73,9 @@ class PublishedRecording:
     responses
         Type, shape and position of the responses; axes as in ``dims``.
     labels
-        Dimension -> its labels, for dimensions with a plain index.
+        Dimension -> its labels (length of the dimension,), for dimensions with a plain index.
     levels
-        Dimension -> columns of its MultiIndex, in the order of its levels.
+        Dimension -> columns of its MultiIndex, one entry per label, in the order of its levels.
     coordinates
         Further coordinates, such as ``splithalf_r_mean``.
     """
@@ -90,6 +90,11 @@ class PublishedRecording:
 
     def load_responses(self) -> NDArray[Any]:
         """Load all responses at once; for small files.
+
+        Returns
+        -------
+        NDArray
+            Of the shape and type of ``responses``, axes as in ``dims``.
 
         Raises
         ------
@@ -106,6 +111,11 @@ def read_pickle_structure(path: Path) -> PublishedRecording:
     ----------
     path
         Pickle of protocol 2 to 5, plain or compressed by gzip or xz.
+
+    Returns
+    -------
+    PublishedRecording
+        Stimuli, labels and coordinates; the responses stay in the file.
 
     Raises
     ------

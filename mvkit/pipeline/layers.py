@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from mvkit.scoring import Scores, ScoreSettings
     from mvkit.scoring.gram import GramFunction
     from mvkit.scoring.run import LayerSource
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -286,7 +289,7 @@ def _pick_layers(
             "of their layers, leave layers out for all of them, or score the model"
         )
     names = list(features) if patterns is None else match_layers(patterns, list(features))
-    picked = {}
+    picked, shapes = {}, []
     for name in names:
         values = _feature_array(features[name], f"features of layer '{name}'")
         if values.ndim < 2 or len(values) != n_images:
@@ -295,6 +298,13 @@ def _pick_layers(
                 "give (n_images, n_features), rows in the order of its stimuli"
             )
         picked[name] = values.reshape(n_images, -1)
+        if values.ndim > 2:
+            shapes.append(f"{name} {values.shape} to {picked[name].shape}")
+    if shapes:
+        more = f" and {len(shapes) - 1} more layers" if len(shapes) > 1 else ""
+        log.warning(
+            "features are flattened: layer %s%s; a unit is predicted from all of them", shapes[0], more
+        )
     return picked
 
 

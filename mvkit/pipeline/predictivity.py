@@ -81,6 +81,7 @@ class NeuralEvaluator(Evaluator):
             settings=self._protocol,
             # The weights are other ones every time: nothing kept would ever be asked for again.
             cache=False,
+            progress=False,
         )
         best = scores.best_layers()
         return dict(zip(best["area"], best["median"], strict=True))

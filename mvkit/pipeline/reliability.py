@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 import mvkit
-from mvkit.errors import DataError, UsageError
+from mvkit.errors import DataError, UsageError, wording
 from mvkit.fetch.manifest import Manifest, Record
 from mvkit.files import file_lock, sha256_of
 from mvkit.machine import available_cores, check_free_disk
@@ -144,10 +144,10 @@ def _check_replace(source: Path, target: Path, present: tuple[str, ...], *, repl
     if present:
         raise UsageError(
             f"{source}: has reliabilities already ({', '.join(present)})\n"
-            "measure them again and replace them with --replace (replace=True)"
+            f"measure them again and replace them with {wording('--replace', 'replace=True')}"
         )
     if target != source and target.exists():
-        raise UsageError(f"{target}: exists already\nreplace it with --replace (replace=True)")
+        raise UsageError(f"{target}: exists already\nreplace it with {wording('--replace', 'replace=True')}")
 
 
 def _n_columns(contents: NeuralFileContents) -> int:

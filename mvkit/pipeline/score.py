@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -9,8 +10,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from mvkit.display import ProgressOption, open_progress
 from mvkit.errors import DataError, UsageError
-from mvkit.files import shorten
+from mvkit.files import shorten, split_names
 from mvkit.machine import Resources, choose_device, worker_number
 from mvkit.models.names import split_random
 from mvkit.paths import cache_dir, ceilings_dir
@@ -36,11 +38,13 @@ if TYPE_CHECKING:
     from mvkit.features import FeatureSet
     from mvkit.models import VisionModel
     from mvkit.neural import NeuralDataset, Recording
-    from mvkit.neural.selection import SelectionOutcome
+    from mvkit.neural.selection import SelectionOutcome, SelectionSettings
     from mvkit.pipeline.cached import DiskScoreCache
     from mvkit.scoring import Scores, ScoreSettings
     from mvkit.scoring.extrapolation import Extrapolation
 
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 
@@ -49,16 +53,20 @@ Progress = Callable[[int, int], None]
 _DEFAULT_MAPPING = "pls"
 
 
-def score(
+def score(  # noqa: PLR0913
     features_or_model: FeatureSet | nn.Module | Mapping[str, NDArray[np.floating[Any]]] | str | Path,
     dataset: NeuralDataset | str | Path,
     layers: Sequence[str] | str | None = None,
     areas: Sequence[str] | str | None = None,
     mapping: str = _DEFAULT_MAPPING,
     *,
+    weights: str | Path | None = None,
+    seed: int | None = None,
+    input_size: int | None = None,
+    selection: str | SelectionSettings | None = None,
     n_jobs: int | None = None,
     device: str = "cpu",
-    progress: Progress | None = None,
+    progress: ProgressOption = None,
     **settings: object,
 ) -> Scores:
     """Score how well layers predict every unit of a dataset, corrected for noise.
@@ -66,25 +74,37 @@ def score(
     Parameters
     ----------
     features_or_model
-        A model (its layers are extracted from the dataset's stimuli in one pass), the name of one
-        (released weights where there are any), the path of a training run's checkpoint, a
-        :class:`~mvkit.features.FeatureSet`, or a mapping from layer to float array
-        (n_images, n_features) in the order of the dataset's images.
+        The name of a model, a model of :func:`mvkit.load_model`, the path of a training run or its
+        checkpoint, or any ``nn.Module`` (with ``input_size``, or with a ``.preprocess`` of its own): its
+        layers are extracted from the dataset's stimuli in one pass. Or features: a
+        :class:`~mvkit.features.FeatureSet`, or a mapping from layer to float array (n_images, n_features) in
+        the order of the dataset's images.
     dataset
-        A dataset, the name of one, or the path of a neural file (default selection of units).
+        A dataset, the name of one, or the path of a neural file.
     layers
-        Names, patterns, or ``"published"`` for the list that the reference scored; None means the model's
-        default list (the same but for ``vgg16_encoder``), or every layer of given features.
+        Names, patterns (with commas between, or a list), or ``"published"`` for the list that the reference
+        scored; None means the model's default list (the same but for ``vgg16_encoder``), or every layer of
+        given features.
     areas
-        Area acronyms, e.g. ``["VISp", "VISl"]``; None means all.
+        Area acronyms, ``["VISp", "VISl"]`` or ``"VISp,VISl"``; None means all.
     mapping
         ``"pls"``, ``"ridge"``, ``"one-to-one"``, ``"lasso"``, ``"elasticnet"``, ``"rsa"`` or ``"cka"``.
+    weights, seed
+        Of a model that is named: ``"released"`` (the default), ``"random"`` or the path of a checkpoint, and
+        the seed of random weights; as for :func:`mvkit.load_model`.
+    input_size
+        Side in pixels of the images that a model that is named, or an ``nn.Module``, is shown; None: as it
+        was trained, or as its ``.preprocess`` says.
+    selection
+        Of the units of a dataset that is named: ``"code"`` (the default), ``"paper"``, ``"none"``, or
+        :class:`~mvkit.neural.SelectionSettings`; as for :func:`mvkit.open_dataset`.
     n_jobs
         Worker processes; None means one per core. The result does not depend on it.
     device
-        Where features are extracted, e.g. ``"cuda"``.
+        Where features are extracted: ``"cpu"``, ``"cuda"``, ``"auto"`` (a GPU if there is one).
     progress
-        Called with (done, total) fits.
+        Whether to show a bar; None: in notebooks and on terminals. Or a function, which is called with
+        (done, total) fits.
     **settings
         Fields of :class:`~mvkit.scoring.ScoreSettings`, for instance ``n_splits=2, n_halves=10``
         (``splits`` and ``halves`` are understood too), or ``settings=ScoreSettings(...)``. Those of the
@@ -100,25 +120,91 @@ def score(
     Raises
     ------
     UsageError
-        An unknown model, layer, area or setting, or ``resources`` beside what it stands for.
+        An unknown model, layer, area or setting, an argument that does not belong to what is scored, or
+        ``resources`` beside what it stands for.
+    CheckpointError
+        Weights that are missing or do not fit.
     DataError
-        Features and responses are not of the same images.
+        The dataset is missing or damaged, or features and responses are not of the same images.
 
     Notes
     -----
     Protocol of Nayebi, Kong et al. 2023, PLOS Comput Biol 19(10):e1011506, as the code published with it
     computes it; numbers of splits and trial halves as given to us, not checked against the paper's text.
     """
-    from mvkit.neural import open_dataset
-
     resources = _resources(n_jobs, device, settings)
     resolved = _settings_with(mapping, settings)
-    opened = open_dataset(dataset, home=resources.home) if isinstance(dataset, str | Path) else dataset
-    recordings = choose_recordings(opened, areas)
-    with dask_cluster(resources.dask):
-        return score_source(
-            features_or_model, opened, recordings, resolved, resources, layers=layers, progress=progress
+    opened = _open_dataset(dataset, selection, home=resources.home)
+    recordings = choose_recordings(opened, split_names(areas))
+    source = _open_source(
+        features_or_model, weights=weights, seed=seed, input_size=input_size, home=resources.home
+    )
+    label = f"scoring {getattr(source, 'name', 'features')}"
+    with dask_cluster(resources.dask), open_progress(progress, label) as bar:
+        scores = score_source(
+            source, opened, recordings, resolved, resources, layers=split_names(layers), progress=bar
         )
+    _warn_of_missing_scores(scores)
+    return scores
+
+
+def _open_dataset(
+    dataset: object, selection: str | SelectionSettings | None, *, home: Path | None
+) -> NeuralDataset:
+    """Open a dataset that is named; check one that is given."""
+    from mvkit.neural import DATASETS, NeuralDataset, open_dataset
+
+    if isinstance(dataset, str | Path):
+        return open_dataset(dataset, selection=selection or "code", home=home)
+    if not isinstance(dataset, NeuralDataset):
+        shape = getattr(dataset, "shape", None)
+        what = f"{type(dataset).__name__}" + (f" {tuple(shape)}" if shape is not None else "")
+        raise UsageError(
+            f"dataset: give a NeuralDataset, a name ({', '.join(DATASETS)}) or the path of a neural file, "
+            f"not {what}\nof arrays make one first: mvkit.NeuralDataset(..., "
+            "recordings=[mvkit.neural.Recording.from_arrays(...)])"
+        )
+    if selection is not None:
+        raise UsageError(
+            f"selection: the units of dataset {dataset.name} were selected when it was opened\n"
+            "give it there: open_dataset(name, selection=...), or give score the name"
+        )
+    return dataset
+
+
+def _open_source(
+    source: object,
+    *,
+    weights: str | Path | None,
+    seed: int | None,
+    input_size: int | None,
+    home: Path | None,
+) -> object:
+    """Load a model that is named, or prepare the input of one that is given; features stay as they are."""
+    from torch import nn
+
+    from mvkit.features.extraction import open_network
+
+    if isinstance(source, str | Path | nn.Module):
+        return open_network(source, weights=weights, seed=seed, input_size=input_size, home=home)
+    for option, value in (("weights", weights), ("seed", seed), ("input_size", input_size)):
+        if value is not None:
+            raise UsageError(f"{option}: features are given, so that no model is loaded or shown images")
+    return source
+
+
+def _warn_of_missing_scores(scores: Scores) -> None:
+    """Log which layers have no score at all, and why; the table itself says NaN only."""
+    import numpy as np
+
+    columns = scores.columns
+    for layer in scores.layers:
+        rows = columns["layer"] == layer
+        if rows.any() and np.isnan(columns["score"][rows].astype(float)).all():
+            details = (str(columns[name][rows][0]) for name in ("detail", "reason") if name in columns)
+            log.warning(
+                "layer %s has no score: %s", layer, next(filter(None, details), "no unit can be predicted")
+            )
 
 
 def _resources(n_jobs: int | None, device: str, options: dict[str, object]) -> Resources:
@@ -127,7 +213,7 @@ def _resources(n_jobs: int | None, device: str, options: dict[str, object]) -> R
     if resources is None:
         if cache not in (None, True, False):
             raise UsageError(f"cache: must be True or False, got {cache!r}")
-        return Resources(n_jobs=n_jobs, device=device, cache=cache is not False)
+        return Resources(n_jobs=n_jobs, device=str(choose_device(device)), cache=cache is not False)
     if not isinstance(resources, Resources):
         raise UsageError(f"resources: must be Resources, got {type(resources).__name__}")
     if (n_jobs, device, cache) != (None, "cpu", None):
@@ -141,9 +227,10 @@ def ceiling(
     kind: Literal["holdout", "pairwise"] = "holdout",
     mapping: str = _DEFAULT_MAPPING,
     *,
+    selection: str | SelectionSettings | None = None,
     home: Path | None = None,
     n_jobs: int | None = None,
-    progress: Progress | None = None,
+    progress: ProgressOption = None,
     **settings: object,
 ) -> Scores:
     """Measure how well animals predict one another: the ceiling of what a model can reach.
@@ -153,20 +240,22 @@ def ceiling(
     Parameters
     ----------
     dataset
-        A dataset, the name of one, or the path of a neural file (default selection of units).
+        A dataset, the name of one, or the path of a neural file.
     areas
-        Area acronyms; None means all.
+        Area acronyms, ``["VISp", "VISl"]`` or ``"VISp,VISl"``; None means all.
     kind
         ``"holdout"`` predicts each animal from the units of all others pooled, ``"pairwise"`` from every
         other animal by itself.
     mapping
         As in :func:`score`.
+    selection
+        Of the units of a dataset that is named, as in :func:`score`.
     home
         mvkit's home directory; None means the usual one.
     n_jobs
         Worker processes; None means one per core. The result does not depend on it.
     progress
-        Called with (done, total) fits.
+        As in :func:`score`.
     **settings
         As in :func:`score`; the same settings make the ceiling comparable with scores.
 
@@ -185,13 +274,12 @@ def ceiling(
     Inter-animal consistency of Nayebi, Kong et al. 2023, PLOS Comput Biol 19(10):e1011506, as the code
     published with it computes it.
     """
-    from mvkit.neural import open_dataset
-
     resolved = _settings_with(mapping, {**settings, "ceiling": kind})
-    opened = open_dataset(dataset) if isinstance(dataset, str | Path) else dataset
-    recordings = choose_recordings(opened, areas)
+    opened = _open_dataset(dataset, selection, home=home)
+    recordings = choose_recordings(opened, split_names(areas))
     resources = Resources(n_jobs=n_jobs, home=home)
-    measured, _ = measured_ceiling(opened, recordings, resolved, resources=resources, progress=progress)
+    with open_progress(progress, "ceiling between animals") as bar:
+        measured, _ = measured_ceiling(opened, recordings, resolved, resources=resources, progress=bar)
     return measured
 
 

@@ -5,15 +5,19 @@ What can be wrong with a request is checked before torch is imported, so that th
 
 from __future__ import annotations
 
+import json
+import logging
 import os
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mvkit.errors import DataError, RecipeError, UsageError, suggest
-from mvkit.files import check_link
+from mvkit.display import ProgressOption, open_progress
+from mvkit.errors import DataError, RecipeError, UsageError, suggest, wording
+from mvkit.files import check_link, plain
 from mvkit.machine import available_cores, check_device, choose_device
 from mvkit.models.registry import SHORT_NAMES, is_model
 from mvkit.paths import images_dir
@@ -27,6 +31,8 @@ if TYPE_CHECKING:
     from mvkit.training.log import Callbacks, FitReport
     from mvkit.training.plan import TrainPlan
     from mvkit.training.step import PrecisionName
+
+log = logging.getLogger(__name__)
 
 #: Default folder of runs, in the current directory.
 _RUNS = "runs"
@@ -84,7 +90,7 @@ class TrainRequest:
     compile: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TrainReport:
     """Result of a run.
 
@@ -103,9 +109,133 @@ class TrainReport:
     fit: FitReport
     notes: tuple[str, ...]
 
+    @property
+    def folder(self) -> Path:
+        """Folder of the run; :func:`mvkit.load_model` and :func:`mvkit.score` take it as a model."""
+        return self.fit.folder
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """Metric -> value, of the last evaluation."""
+        return self.fit.metrics
+
+    def __repr__(self) -> str:
+        """Describe the run in one line."""
+        metrics = "".join(f", {name} {value:.4g}" for name, value in self.metrics.items())
+        state = "interrupted at step" if self.fit.interrupted else "step"
+        return (
+            f"TrainReport({self.recipe}: {state} {self.fit.step} of {self.fit.n_steps}, "
+            f"loss {self.fit.loss:.4g}{metrics}; {self.folder})"
+        )
+
+    def _repr_html_(self) -> str:
+        """Return a small table for notebooks."""
+        from mvkit.display import html_table
+
+        fit = self.fit
+        state = "interrupted" if fit.interrupted else "finished"
+        rows: list[tuple[str, object]] = [
+            ("steps", f"{fit.step:,} of {fit.n_steps:,}"),
+            ("epochs", fit.epochs),
+            ("loss of the last step", fit.loss),
+            *self.metrics.items(),
+            ("folder", self.folder),
+        ]
+        return html_table(f"{self.recipe}: training {state}", ("", ""), rows)
+
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON values."""
         return {"recipe": self.recipe, "digest": self.digest, "notes": self.notes, **asdict(self.fit)}
+
+
+def train(  # noqa: PLR0913
+    recipe: str | os.PathLike[str],
+    overrides: Mapping[str, object] | Sequence[str] = (),
+    *,
+    images: str | os.PathLike[str] | None = None,
+    out: str | os.PathLike[str] | None = None,
+    resume: str | os.PathLike[str] = "auto",
+    weights: str | os.PathLike[str] | None = None,
+    device: str | None = None,
+    workers: int | None = None,
+    home: Path | None = None,
+    progress: ProgressOption = None,
+) -> TrainReport:
+    """Train a network as a recipe says, in this process; the same call goes on with what it finds.
+
+    Ctrl-C (a notebook's "interrupt") saves and ends the run: the report says so.
+
+    Parameters
+    ----------
+    recipe
+        Packaged name (``"demo"``, ``"dual_stream_ir"``) or the path of a file.
+    overrides
+        Changes to it: ``{"train.epochs": 1}``, or as on the command line ``["train.epochs=1"]``.
+    images
+        Folder of betons or of images; None: where ``mvkit prep`` puts what the recipe names.
+    out
+        Folder of the run; None: ``runs/NAME``.
+    resume
+        ``"auto"``: go on from ``last.pt`` of the folder if there is one; ``"never"``; or the path of a
+        checkpoint.
+    weights
+        ``"random"``, ``"released"`` or the path of a checkpoint to start from; None: as the recipe says.
+    device
+        ``"cpu"``, ``"cuda"``, ...; None: a GPU if there is one.
+    workers
+        Threads that load images; None: one per core.
+    home
+        mvkit's home directory; None means the usual one.
+    progress
+        Whether to show a bar of the steps; None: in notebooks and on terminals. Or a function, which is
+        called with (steps done, steps in all).
+
+    Returns
+    -------
+    TrainReport
+        ``folder`` of log and checkpoints, ``metrics`` of the last evaluation, and ``fit`` with steps, losses
+        and seconds.
+
+    Raises
+    ------
+    RecipeError, UsageError
+        An unknown name, key or value; everything is checked before training starts.
+    DataError
+        The images are missing (names the command that prepares them) or unfit.
+    CheckpointError
+        Weights or the checkpoint to resume from are missing, damaged or of another run.
+    FitError
+        The loss is not finite.
+    """
+    request = TrainRequest(
+        recipe=os.fspath(recipe),
+        overrides=_override_texts(overrides),
+        images=None if images is None else Path(images),
+        out=None if out is None else Path(out),
+        resume=os.fspath(resume),
+        weights=None if weights is None else os.fspath(weights),
+        home=home,
+        device=device,
+        workers=workers,
+    )
+    check_request(request)
+
+    from mvkit.training.log import Callbacks
+
+    with open_progress(progress, f"training {request.recipe}") as bar:
+        callbacks = Callbacks(
+            message=log.info,
+            pace=lambda pace: None if bar is None else bar(pace.step, pace.n_steps),
+        )
+        return run_training(request, callbacks=callbacks)
+
+
+def _override_texts(overrides: Mapping[str, object] | Sequence[str]) -> tuple[str, ...]:
+    if isinstance(overrides, Mapping):
+        return tuple(f"{key}={json.dumps(plain(value))}" for key, value in overrides.items())
+    if isinstance(overrides, str):
+        return (overrides,)
+    return tuple(overrides)
 
 
 def run_training(request: TrainRequest, *, callbacks: Callbacks | None = None) -> TrainReport:
@@ -257,15 +387,16 @@ def images_folder(request: TrainRequest, recipe: TrainRecipe) -> Path:
     if folder.is_dir():
         return folder
     check_link(folder)
-    prepare = f"mvkit prep {name} --images DIR"
+    prepare, option = f"mvkit prep {name} --images DIR", wording("--images", "images=")
     if request.images is None:
         raise DataError(
             f"the images of recipe {recipe.name} are not prepared yet (no folder {folder})\n"
-            f"run: {prepare} (or train on a folder of images directly: --images DIR)"
+            f"run: {prepare} (or train on a folder of images directly: "
+            + wording("--images DIR)", "images=DIR)")
         )
     if folder.exists():
-        raise DataError(f"{folder} is a file; --images takes a folder of betons or images")
-    raise DataError(f"{folder}: no such folder (--images)\nprepare the images first: {prepare}")
+        raise DataError(f"{folder} is a file; {option} takes a folder of betons or images")
+    raise DataError(f"{folder}: no such folder ({option})\nprepare the images first: {prepare}")
 
 
 def open_sources(request: TrainRequest, recipe: TrainRecipe) -> tuple[ImageSource, ImageSource | None]:

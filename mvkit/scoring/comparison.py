@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from mvkit.display import drawing, html_table
 from mvkit.errors import DataError, UsageError
-from mvkit.files import plain
+from mvkit.files import plain, shorten
 from mvkit.scoring.intervals import (
     METHOD,
     NO_UNITS,
@@ -29,12 +30,16 @@ from mvkit.scoring.settings import ScoreSettings
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
+
 #: Tests that Holm's correction counts together.
 FAMILY = "all pairs of models within one area; the row of all areas is a family of its own"
 NO_CEILING = "the median ceiling of these units is not above zero"
 _ABSENT = "(absent)"
 _ONE_NETWORK: NDArray[np.float64] = np.empty(0)
 _LONGEST = 40
+#: Models that one line about a comparison has room for.
+_MOST_MODELS = 8
 _LEAST_P = 0.001
 
 
@@ -79,7 +84,7 @@ class PairDifference:
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """All pairs of several models.
 
@@ -103,6 +108,50 @@ class Comparison:
     same_protocol: bool
     pairs: tuple[PairDifference, ...]
 
+    def __repr__(self) -> str:
+        """Describe the comparison: models, and how many differences the data resolve."""
+        names = ", ".join(shorten(name, _LONGEST) for name in self.models[:_MOST_MODELS])
+        more = f", ... {len(self.models)} models" if len(self.models) > _MOST_MODELS else ""
+        n_resolved = sum(pair.resolved for pair in self.pairs)
+        return f"Comparison({names}{more}: {n_resolved} of {len(self.pairs)} differences resolved)"
+
+    def _repr_html_(self) -> str:
+        """Return a small table for notebooks: a row per area and pair."""
+        rows = [
+            (
+                "all areas" if pair.area == ALL_AREAS else pair.area,
+                pair.first,
+                pair.second,
+                pair.difference,
+                pair.low,
+                pair.high,
+                "" if math.isnan(pair.p_holm) else _p_text(pair.p_holm).removeprefix("= "),
+                _verdict(pair),
+            )
+            for pair in self.pairs
+        ]
+        percent = f"{100 * self.confidence:g} %"
+        columns = ("area", "first", "second", "first - second", "low", "high", "p (Holm)", "")
+        note = f"medians over units of paired differences, {percent} intervals over animals and units"
+        return html_table(
+            f"{len(self.models)} models compared", columns, rows, note=". ".join([note, *self._warning()])
+        )
+
+    def plot(self, *, width_in: float = 7.2) -> Figure:
+        """Draw the difference of every pair with its interval, a panel per area.
+
+        Parameters
+        ----------
+        width_in
+            Width in inches.
+
+        Returns
+        -------
+        Figure
+            Of matplotlib.
+        """
+        return drawing("draw_differences", "mvkit.report.differences")(self, width_in=width_in)
+
     def table(self) -> pd.DataFrame:
         """Return one row per area and pair; columns: the fields of :class:`PairDifference`, ``choice``."""
         import pandas as pd
@@ -114,12 +163,12 @@ class Comparison:
 
     def sentences(self) -> list[str]:
         """Return a plain statement per area and pair, and first a warning where protocols differ."""
-        warning = (
-            []
-            if self.same_protocol
-            else ["these results are of different protocols; differences may be theirs"]
-        )
-        return [*warning, *(sentence(pair) for pair in self.pairs)]
+        return [*self._warning(), *(sentence(pair) for pair in self.pairs)]
+
+    def _warning(self) -> list[str]:
+        if self.same_protocol:
+            return []
+        return ["these results are of different protocols; differences may be theirs"]
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain JSON values (NaN becomes None)."""
@@ -159,6 +208,11 @@ def compare_models(
         ``"paper"`` or ``"held-out"``; None means ``settings.layer_choice``, which must then be the same.
     different_protocols
         ``"allow"`` compares results of different protocols, with a note in every output.
+
+    Returns
+    -------
+    Comparison
+        All pairs of models in every area, and over all areas.
 
     Raises
     ------
@@ -490,6 +544,13 @@ def sentence(pair: PairDifference) -> str:
         return f"{value}, not resolved by these data {evidence}"
     better = pair.first if pair.difference > 0 else pair.second
     return f"{value}, {better} predicts better {evidence}"
+
+
+def _verdict(pair: PairDifference) -> str:
+    if pair.reason:
+        return pair.reason
+    better = pair.first if pair.difference > 0 else pair.second
+    return f"{better} is higher" if pair.resolved else "not resolved"
 
 
 def short(value: float) -> str:

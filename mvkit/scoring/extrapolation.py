@@ -125,6 +125,11 @@ def extrapolate_ceiling(
     progress
         Called with (done, total) target animals.
 
+    Returns
+    -------
+    Extrapolation
+        Medians by size with intervals, the fitted curves and their asymptotes, by area.
+
     Raises
     ------
     UsageError

@@ -107,23 +107,45 @@ def unit_grid(
     DataError
         If two layers do not hold the same units in the same order.
     """
-    of_area = columns["area"] == area
-    rows = [np.flatnonzero(of_area & (columns["layer"] == layer)) for layer in layers]
+    grid = unit_rows(columns, layers, area)
     specimen = columns["specimen"].astype(np.int64)
     unit_id = columns["unit_id"].astype(np.int64)
-    for layer, chosen in zip(layers, rows, strict=True):
-        if not all(np.array_equal(ids[chosen], ids[rows[0]]) for ids in (specimen, unit_id)):
-            raise DataError(f"area {area}: layers '{layers[0]}' and '{layer}' hold different units")
-    grid = np.array(rows, dtype=np.int64).reshape(len(layers), -1)
     has_folds = by_fold.shape[-1] == len(specimen)
     return UnitGrid(
         layers,
-        specimen[rows[0]],
-        unit_id[rows[0]],
+        specimen[grid[0]],
+        unit_id[grid[0]],
         columns["score"].astype(np.float64)[grid],
         by_fold[:, grid] if has_folds else np.empty((0, *grid.shape)),
         networks[:, :, grid] if networks is not None and len(networks) else np.empty((0, 0, *grid.shape)),
     )
+
+
+def unit_rows(
+    columns: Mapping[str, NDArray[np.generic]], layers: Sequence[str], area: str
+) -> NDArray[np.int64]:
+    """Return the numbers of the rows of one area: int64 (n_layers, n_units).
+
+    Parameters
+    ----------
+    columns
+        Those of :class:`~mvkit.scoring.results.Scores`.
+    layers, area
+        Of which rows.
+
+    Raises
+    ------
+    DataError
+        If two layers do not hold the same units in the same order.
+    """
+    of_area = columns["area"] == area
+    rows = [np.flatnonzero(of_area & (columns["layer"] == layer)) for layer in layers]
+    for layer, chosen in zip(layers, rows, strict=True):
+        if not all(
+            np.array_equal(columns[key][chosen], columns[key][rows[0]]) for key in ("specimen", "unit_id")
+        ):
+            raise DataError(f"area {area}: layers '{layers[0]}' and '{layer}' hold different units")
+    return np.array(rows, dtype=np.int64).reshape(len(layers), -1)
 
 
 def choose_layer(grid: UnitGrid, choice: str) -> ChosenUnits:

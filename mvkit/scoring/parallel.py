@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from threadpoolctl import threadpool_limits
 
-from mvkit.errors import MissingPackageError, UsageError, WorkerError
+from mvkit.errors import MissingPackageError, UsageError, WorkerError, wording
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,16 @@ _COMPUTING = ("mvkit", "numpy", "scipy", "numba")
 #: Prepared layers are sent once each and may be large; dask need not say so every time.
 _LARGE_GRAPH = "8 GiB"
 
-_RESUME = "what was finished is kept unless --no-cache was given, and the same command goes on from there"
+
+def _dask_option() -> str:
+    return wording("--dask", "resources.dask")
+
+
+def _resume_advice() -> str:
+    return wording(
+        "what was finished is kept unless --no-cache was given, and the same command goes on from there",
+        "what was finished is kept unless cache=False was given, and the same call goes on from there",
+    )
 
 
 def run_jobs(
@@ -148,7 +157,7 @@ def _run_in_processes(
     except BrokenProcessPool as error:
         raise WorkerError(
             f"a worker process died, perhaps because memory ran out with {worker_count(n_jobs)} at a time\n"
-            f"give fewer with --jobs; {_RESUME}"
+            f"give fewer with {wording('--jobs', 'n_jobs=')}; {_resume_advice()}"
         ) from error
 
 
@@ -245,7 +254,7 @@ def dask_cluster(address: str | None) -> Iterator[None]:
         from distributed import CancelledError, KilledWorker
     except ImportError as error:
         raise MissingPackageError(
-            f"--dask: dask is not installed here ({error})\nrun: pip install dask distributed"
+            f"{_dask_option()}: dask is not installed here ({error})\nrun: pip install dask distributed"
         ) from error
     from joblib import parallel_config
 
@@ -262,12 +271,14 @@ def dask_cluster(address: str | None) -> Iterator[None]:
         except KilledWorker as error:
             raise WorkerError(
                 f"the dask cluster gave up on a job whose workers died one after the other ({error})\n"
-                "perhaps of too little memory: fewer threads or a larger --memory-limit per worker; "
-                f"{_RESUME}"
+                "perhaps of too little memory: fewer threads or more memory (dask's own --memory-limit) per "
+                "worker; "
+                f"{_resume_advice()}"
             ) from error
         except CancelledError as error:
             raise WorkerError(
-                f"--dask {address}: the connection to the dask scheduler was lost\nstart it again; {_RESUME}"
+                f"{_dask_option()} {address}: the connection to the dask scheduler was lost\nstart it again; "
+                + _resume_advice()
             ) from error
 
 
@@ -293,7 +304,7 @@ def _parse_address(address: str) -> str:
     except ValueError:
         # Not a number for a port, for instance; refused below.
         pass
-    raise UsageError(f"--dask {address}: not an address; it looks like tcp://HOST:8786")
+    raise UsageError(f"{_dask_option()} {address}: not an address; it looks like tcp://HOST:8786")
 
 
 def _connect(url: str) -> Any:
@@ -306,7 +317,7 @@ def _connect(url: str) -> Any:
         return Client(url, timeout=_CONNECT_S, set_as_default=False)
     except (OSError, ValueError) as error:
         raise WorkerError(
-            f"--dask {url}: no dask scheduler answers there ({error})\n"
+            f"{_dask_option()} {url}: no dask scheduler answers there ({error})\n"
             "start one with 'dask scheduler'; it prints its address"
         ) from error
 
@@ -317,7 +328,7 @@ def _check_workers(client: Any, address: str) -> None:
         client.wait_for_workers(1, timeout=_WORKERS_S)
     except TimeoutError as error:
         raise WorkerError(
-            f"--dask {address}: it has no workers\nstart some with 'dask worker {address}'"
+            f"{_dask_option()} {address}: it has no workers\nstart some with 'dask worker {address}'"
         ) from error
     for package in _COMPUTING:
         here = _version_here(package)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,16 +15,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mvkit.display import drawing, html_table
 from mvkit.errors import DataError, UsageError
-from mvkit.files import digest_of, plain, replacing, write_text
+from mvkit.files import digest_of, plain, replacing, shorten, write_text
 from mvkit.scoring.intervals import METHOD, Draws, describe_median
-from mvkit.scoring.layer_choice import HELD_OUT, PAPER, ChosenUnits, choose_layer, unit_grid
-from mvkit.scoring.settings import ScoreSettings
+from mvkit.scoring.layer_choice import HELD_OUT, PAPER, ChosenUnits, choose_layer, unit_grid, unit_rows
+from mvkit.scoring.settings import SIMILARITIES, ScoreSettings
 
 if TYPE_CHECKING:
     import pandas as pd
+    import xarray as xr
+    from matplotlib.figure import Figure
 
 Column = NDArray[np.generic]
+
+#: Columns of :meth:`Scores.to_pandas` -> key of the context.
+_SOURCES = {"model": "model", "weights": "weights_source", "dataset": "dataset"}
+#: What one line about scores has room for.
+_MOST_AREAS, _LONGEST_NAME = 12, 80
 
 ALL_AREAS = "all"
 BEST_PER_AREA = "(best layer of each area)"
@@ -50,7 +60,7 @@ _OF_MODEL = ("model", "weights_source", "weights_id", "preprocessing", "network"
 _OF_PROTOCOL = ("dataset", "selection", "responses_sha256")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Scores:
     """One row per layer, area, specimen and unit, and what is computed from these rows.
 
@@ -94,6 +104,49 @@ class Scores:
     by_fold: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
     networks: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0, 0)))
 
+    def __repr__(self) -> str:
+        """Describe the scores in a line or two: model, dataset, layers, and the best median of each area."""
+        medians = [f"{area} {self._best_median(area):.3f}" for area in self.areas[:_MOST_AREAS]]
+        more = ", ..." if len(self.areas) > _MOST_AREAS else ""
+        model = shorten(self._label(), _LONGEST_NAME)
+        dataset = shorten(self.context.get("dataset", "recordings"), _LONGEST_NAME)
+        layers = "1 layer" if len(self.layers) == 1 else f"{len(self.layers)} layers"
+        return (
+            f"Scores({model} on {dataset}, {self.settings.mapping}, {layers}, {self._count_rows()}; "
+            f"median of the best layer: {', '.join(medians)}{more})"
+        )
+
+    def _repr_html_(self) -> str:
+        """Return a small table for notebooks: medians of every layer and area."""
+        rows = [
+            (layer, *(self._median(layer, area) for area in self.areas), self._median(layer, None))
+            for layer in self.layers
+        ]
+        title = (
+            f"{self._label()} on {self.context.get('dataset', 'recordings')}: "
+            f"median scores by {self.settings.mapping}, {self._count_rows()}"
+        )
+        note = "intervals: .summary(); layer of each area: .best_layers(); every unit: .table()"
+        return html_table(title, ("layer", *self.areas, "all areas"), rows, note=note)
+
+    def _median(self, layer: str, area: str | None) -> float:
+        chosen = self.columns["layer"] == layer
+        if area is not None:
+            chosen = chosen & (self.columns["area"] == area)
+        scores = self.columns["score"][chosen].astype(np.float64)
+        known = scores[~np.isnan(scores)]
+        return float(np.median(known)) if known.size else math.nan
+
+    def _best_median(self, area: str) -> float:
+        medians = [self._median(layer, area) for layer in self.layers]
+        return max((median for median in medians if not math.isnan(median)), default=math.nan)
+
+    def _count_rows(self) -> str:
+        n_rows = len(self.columns["score"]) // max(len(self.layers), 1)
+        n_animals = len(np.unique(self.columns["specimen"])) if "specimen" in self.columns else 0
+        noun = "populations" if self.settings.mapping in SIMILARITIES else "units"
+        return f"{n_rows:,} {noun} of {n_animals} animal{'' if n_animals == 1 else 's'}"
+
     def protocol(self) -> dict[str, Any]:
         """Return what two results must share to be comparable, as plain JSON values.
 
@@ -112,6 +165,116 @@ class Scores:
         import pandas as pd
 
         return pd.DataFrame({name: np.array(column) for name, column in self.columns.items()})
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return :meth:`table` with columns ``model``, ``weights`` and ``dataset`` in front.
+
+        Tables of several models can be put below one another.
+
+        Returns
+        -------
+        DataFrame
+            One row per (layer, area, specimen, unit).
+        """
+        table = self.table()
+        for position, (name, key) in enumerate(_SOURCES.items()):
+            table.insert(position, name, str(self.context.get(key, "")))
+        return table
+
+    def to_xarray(self) -> xr.Dataset:
+        """Return scores as layers x units.
+
+        Returns
+        -------
+        Dataset
+            Variables (layer, unit), float64 but for text: ``score`` and the other columns of :meth:`table`.
+            Coordinates: ``layer``; ``area``, ``specimen`` and ``unit_id`` on ``unit``. Attributes: model,
+            weights, dataset, mapping, and the digest of the protocol.
+
+        Raises
+        ------
+        DataError
+            If two layers do not hold the same units.
+        """
+        import xarray as xr
+
+        rows = np.concatenate(
+            [unit_rows(self.columns, self.layers, area) for area in self.areas]
+            or [np.empty((len(self.layers), 0), np.int64)],
+            axis=1,
+        )
+        keys = ("area", "specimen", "unit_id")
+        first = rows[0] if len(rows) else np.empty(0, np.int64)
+        return xr.Dataset(
+            {
+                name: (("layer", "unit"), column[rows])
+                for name, column in self.columns.items()
+                if name not in ("layer", *keys)
+            },
+            coords={
+                "layer": list(self.layers),
+                **{name: ("unit", self.columns[name][first]) for name in keys},
+            },
+            attrs={
+                **{name: str(self.context.get(key, "")) for name, key in _SOURCES.items()},
+                "mapping": self.settings.mapping,
+                "protocol": self.digest(),
+            },
+        )
+
+    def save(self, folder: str | os.PathLike[str]) -> list[Path]:
+        """Write the scores to a folder, from which :func:`read_scores` reads them, see :func:`save_scores`.
+
+        Parameters
+        ----------
+        folder
+            Made if it does not exist; files of earlier scores in it are replaced.
+
+        Returns
+        -------
+        list of Path
+            The files written.
+        """
+        return save_scores(self, Path(folder))
+
+    def plot(self, ceiling: Scores | None = None, *, choice: str | None = None, style: Any = None) -> Figure:
+        """Draw the median of every area with its interval.
+
+        Parameters
+        ----------
+        ceiling
+            Consistency between animals, of the same protocol (:func:`mvkit.ceiling`).
+        choice
+            How the layer of each area is chosen: ``"paper"`` or ``"held-out"``; None: as the settings say.
+        style
+            :class:`mvkit.report.figures.FigureStyle`: width in inches, titles.
+
+        Returns
+        -------
+        Figure
+            Of matplotlib; :func:`mvkit.report.figures.save_figure` writes it.
+        """
+        return drawing("draw_areas")({self._label(): self}, ceiling, choice=choice, style=style)
+
+    def plot_layers(self, ceiling: Scores | None = None, *, style: Any = None) -> Figure:
+        """Draw the median of every layer, a panel per area.
+
+        Parameters
+        ----------
+        ceiling, style
+            As for :meth:`plot`.
+
+        Returns
+        -------
+        Figure
+            Of matplotlib.
+        """
+        return drawing("draw_layers")({self._label(): self}, ceiling, style=style)
+
+    def _label(self) -> str:
+        """Return the model's name; a ceiling has none."""
+        kind = self.settings.ceiling
+        return str(self.context.get("model", "model" if kind == "none" else f"ceiling ({kind})"))
 
     def summary(self) -> pd.DataFrame:
         """Return one row per layer and area, and one per layer for all areas together.
@@ -505,6 +668,16 @@ def read_scores(out_dir: Path) -> Scores:
     ----------
     out_dir
         A folder of :func:`save_models` that holds one model, or ``FOLDER/MODEL`` for one of several.
+
+    Parameters
+    ----------
+    out_dir
+        The folder.
+
+    Returns
+    -------
+    Scores
+        As they were saved.
 
     Raises
     ------

@@ -130,6 +130,11 @@ def score_features(
         Model, dataset and the like, stored with the scores; versions of libraries are added to its
         "versions".
 
+    Returns
+    -------
+    Scores
+        One row per layer, area, specimen and unit.
+
     Raises
     ------
     DataError

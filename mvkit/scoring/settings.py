@@ -163,7 +163,13 @@ class ScoreSettings(BaseModel):
         return self.mapping in SIMILARITIES and self.population == "pooled"
 
     def protocol(self, *, without: frozenset[str] = REPORTING | CEILING) -> dict[str, Any]:
-        """Return the fields that the numbers depend on, as plain JSON values."""
+        """Return the fields that the numbers depend on, as plain JSON values.
+
+        Parameters
+        ----------
+        without
+            Fields to leave out; those of reporting and of ceilings, unless others are given.
+        """
         return self.model_dump(mode="json", exclude=set(without))
 
 
@@ -177,6 +183,11 @@ def resolve_settings(**options: Any) -> ScoreSettings:
     ----------
     **options
         Fields of :class:`ScoreSettings`; those left out keep their default.
+
+    Returns
+    -------
+    ScoreSettings
+        The protocol.
 
     Raises
     ------

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mvkit.errors import FitError
+from mvkit.errors import FitError, wording
 from mvkit.machine import available_memory
 from mvkit.scoring.gram import BLOCK_FEATURES, Features, check_features
 from mvkit.scoring.one_to_one import Sources, SourceSplit, layer_sources
@@ -37,7 +37,10 @@ def sparse_sources(name: str, features: Features, settings: ScoreSettings) -> So
         raise FitError(
             f"layer '{name}': {settings.mapping} needs {needed / 1e9:.1f} GB in every worker process for "
             f"{n_features} features of {n_images} images, and {available / 1e9:.1f} GB are available: "
-            "use --map ridge, or leave wide layers out (--layers)"
+            + wording(
+                "use --map ridge, or leave wide layers out (--layers)",
+                'use mapping="ridge", or leave wide layers out (layers=)',
+            )
         )
     return layer_sources(name, features)
 

@@ -16,7 +16,7 @@ import yaml
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
-from mvkit.errors import CheckpointError, RecipeError, UsageError
+from mvkit.errors import CheckpointError, RecipeError, UsageError, wording
 from mvkit.files import remove_leftovers, replacing, write_text
 from mvkit.models.checkpoints import read_checkpoint
 from mvkit.models.loading import FORMAT, VERSION
@@ -72,7 +72,8 @@ def lock_folder(folder: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise UsageError(
-            f"{folder}: another process is training here\nwait for it to end, or choose another --out"
+            f"{folder}: another process is training here\nwait for it to end, or choose another "
+            + wording("--out", "out=")
         ) from error
     try:
         for name in (LAST, BEST):
@@ -111,13 +112,17 @@ def find_resume(folder: Path, resume: str) -> tuple[Path, dict[str, Any]] | None
     if resume == NEVER:
         raise UsageError(
             f"{folder} already holds a run ({LAST}); it is never overwritten\n"
-            "choose another --out, or go on with it: --resume auto"
+            + wording(
+                "choose another --out, or go on with it: --resume auto",
+                'choose another out=, or go on with it: resume="auto"',
+            )
         )
     try:
         return last, _read(last)
     except CheckpointError as error:
         raise CheckpointError(
-            f"{error}\nor go on from an older one: --resume {folder}/epoch_NNNN.pt"
+            f"{error}\nor go on from an older one: "
+            + wording(f"--resume {folder}/epoch_NNNN.pt", f'resume="{folder}/epoch_NNNN.pt"')
         ) from error
 
 
@@ -129,7 +134,7 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise CheckpointError(
             f"{path}: holds weights, but not a training run that can be resumed\n"
-            f"start a new run from them: --weights {path}"
+            "start a new run from them: " + wording(f"--weights {path}", f'weights="{path}"')
         )
     if document.get("version") != VERSION:
         raise CheckpointError(
@@ -164,7 +169,8 @@ def check_same_run(document: Mapping[str, Any], setup: TrainingSetup, name: str)
     CheckpointError
         Images or the weights from which training started differ.
     """
-    advice = "choose another --out for a new run, or undo the change to go on with this one"
+    out = wording("--out", "out=")
+    advice = f"choose another {out} for a new run, or undo the change to go on with this one"
     before = json.loads(document["recipe"]).get("checkpoint", {}).get("best_by")
     best_by = setup.recipe.checkpoint.best_by
     if document["progress"]["best"] is not None and before != best_by:

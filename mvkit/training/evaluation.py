@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mvkit.distributed import all_gather, all_reduce, rank, world_size
-from mvkit.errors import CheckpointError, DataError, RecipeError
+from mvkit.errors import CheckpointError, DataError, RecipeError, wording
 from mvkit.images.crops import output_px
 from mvkit.images.loader import ImageSource
 from mvkit.images.settings import Batch, ViewsSettings
@@ -291,16 +291,20 @@ def _build(
             return ValidationLossEvaluator(settings, name=name, views=settings.views or _views_for(recipe))
 
 
+def _no_evaluation() -> str:
+    return wording("--set 'evaluate=[]'", 'overrides={"evaluate": []}')
+
+
 def _check_images(settings: Evaluation, name: str, images: RunImages) -> None:
     if not images.n_images("val"):
         raise DataError(
             f"evaluate: {name} needs validation images, and there are none\n"
-            "prepare the images with a val folder, or train with --set 'evaluate=[]'"
+            f"prepare the images with a val folder, or train with {_no_evaluation()}"
         )
     if images.n_classes is None and not isinstance(settings, ValidationLoss):
         raise DataError(
             f"evaluate: {name} needs labels, and the images have none\n"
-            "prepare the images from folders of classes, or train with --set 'evaluate=[]'"
+            f"prepare the images from folders of classes, or train with {_no_evaluation()}"
         )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, TextIO, TypeVar
 
 import torch
 
-from mvkit.errors import FitError, UsageError
+from mvkit.errors import FitError, UsageError, wording
 from mvkit.files import plain, write_text
 from mvkit.objectives.base import Loss
 
@@ -199,7 +199,8 @@ def _open_board(folder: Path) -> SummaryWriter:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise UsageError(
-            "TensorBoard is not installed\nrun: pip install tensorboard, or leave out --tensorboard"
+            "TensorBoard is not installed\nrun: pip install tensorboard, or leave out "
+            + wording("--tensorboard", "tensorboard=True")
         ) from error
     return SummaryWriter(str(folder))
 
@@ -266,7 +267,8 @@ class Meter:
             if reason:
                 raise FitError(
                     f"step {entry.step}: {reason}; training stopped, the last checkpoint is of before\n"
-                    "try a smaller optimiser.learning_rate, more schedule.warmup_epochs, or --precision fp32"
+                    "try a smaller optimiser.learning_rate, more schedule.warmup_epochs, or "
+                    + wording("--precision fp32", 'precision="fp32"')
                 )
             losses.append(total)
             self.last = total

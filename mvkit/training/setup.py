@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn, optim
 
 from mvkit.distributed import rank, synchronise_norms, world_size
-from mvkit.errors import DataError, RecipeError, UsageError
+from mvkit.errors import DataError, RecipeError, UsageError, wording
 from mvkit.images.loader import ImageSource
 from mvkit.images.settings import CentreCrop
 from mvkit.images.views import ViewMaker
@@ -229,7 +229,8 @@ def build_networks(
     if is_frozen and trained_px != recipe.input_px and not encoder.weights_id.startswith("random"):
         raise UsageError(
             f"{encoder.name} was trained at {trained_px} px, and this recipe, which does not train it, "
-            f"shows it {recipe.input_px} px\ngive its own size: --set views.size_px={trained_px}"
+            f"shows it {recipe.input_px} px\ngive its own size: "
+            + wording(f"--set views.size_px={trained_px}", f"views.size_px={trained_px}")
         )
     if recipe.input_px != trained_px:
         encoder.check_input_side(recipe.input_px)
@@ -324,14 +325,14 @@ class Order:
         if self.steps_per_epoch == 0:
             raise UsageError(
                 f"train.batch_size {self.batch_size} is more than the {self.n_images} images there are\n"
-                f"choose a smaller one: --set train.batch_size={max(self.n_images, 1)}"
+                f"choose a smaller one: {wording('--set ', '')}train.batch_size={max(self.n_images, 1)}"
             )
         rest = 0 if self.drop_last else self.n_images % self.batch_size
         if 0 < rest < max(2, self.size):
             needs = f"{self.size} processes need one each" if self.size > 2 else "batch norms need two"
             raise UsageError(
                 f"the last batch of an epoch has {rest} of the {self.n_images} images, and {needs}\n"
-                "leave it out: --set data.drop_last=true"
+                f"leave it out: {wording('--set ', '')}data.drop_last=true"
             )
 
     @property

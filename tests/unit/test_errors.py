@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mvkit.errors import unknown_name, valid_names
+from mvkit.errors import UsageError, command_line, unknown_name, valid_names, wording
 
 
 def test_a_dozen_names_are_all_listed() -> None:
@@ -31,3 +31,22 @@ def test_few_names(names: list[str], line: str) -> None:
 
 def test_without_a_command_the_number_of_the_others_is_told() -> None:
     assert valid_names("q", [str(number) for number in range(13)]).endswith("10, 11 and 1 more")
+
+
+def test_messages_are_worded_for_their_reader() -> None:
+    assert wording("--weights random", 'weights="random"') == 'weights="random"'
+    with command_line():
+        assert wording("--weights random", 'weights="random"') == "--weights random"
+    assert wording("--weights random", 'weights="random"') == 'weights="random"'
+
+
+def test_a_command_names_options_and_python_parameters(capsys: pytest.CaptureFixture[str]) -> None:
+    from mvkit import load_model
+    from mvkit.cli.main import run
+
+    assert run(["score", "gabor", "--input-size", "8"]) == 2
+    assert "leave out --input-size" in capsys.readouterr().err
+    with pytest.raises(UsageError) as caught:
+        load_model("gabor", input_size=8)
+    assert "leave out input_size" in str(caught.value)
+    assert "--" not in str(caught.value)

@@ -188,7 +188,7 @@ def test_stored_reliabilities_are_replaced_only_when_asked(tmp_path: Path) -> No
     averaged_file(path, reliability_mean=np.arange(6))
     before = path.read_bytes()
     with pytest.raises(
-        UsageError, match=r"mine\.h5: has reliabilities already \(reliability_mean\)\n.*--replace"
+        UsageError, match=r"mine\.h5: has reliabilities already \(reliability_mean\)\n.*replace=True"
     ):
         measure_reliability(path)
     assert path.read_bytes() == before
@@ -212,7 +212,7 @@ def test_a_copy_leaves_the_file_as_it_is(tmp_path: Path) -> None:
     assert path.read_bytes() == before
     with open_neural_file(copy) as file:
         np.testing.assert_array_equal(file.contents.unit_columns["reliability_mean"], report.mean)
-    with pytest.raises(UsageError, match=r"copy\.h5: exists already\nreplace it with --replace"):
+    with pytest.raises(UsageError, match=r"copy\.h5: exists already\nreplace it with replace=True"):
         measure_reliability(path, n_halves=3, out=copy)
     assert measure_reliability(path, n_halves=4, out=copy, replace=True).replaced == ()
 

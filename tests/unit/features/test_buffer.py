@@ -66,7 +66,7 @@ def test_what_does_not_fit_on_the_disk_is_refused_with_numbers(tmp_path, monkeyp
     with (
         pytest.raises(
             DataError,
-            match=r"0\.02 GB are needed .* 1 layers .* 0\.01 GB are free\n.*machine\.scratch=DIR",
+            match=r"0\.02 GB are needed .* 1 layers .* 0\.01 GB are free\n.*Resources\(scratch=DIR\)",
         ),
         feature_buffer(wide, 3, scratch=tmp_path, in_memory=0),
     ):

@@ -165,7 +165,7 @@ def test_a_name_stands_for_its_model(pictures):
 
 
 def test_what_is_no_network_is_refused(pictures):
-    with pytest.raises(UsageError, match="a network is needed, not int 3"):
+    with pytest.raises(UsageError, match="cannot extract from int: give a model"):
         extract(3, pictures)
 
 

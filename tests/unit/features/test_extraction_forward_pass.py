@@ -181,7 +181,7 @@ def test_a_batch_that_does_not_fit_in_memory_is_told(blocks, images, tmp_path, b
             torch.empty(2**62, dtype=torch.uint8)
 
     blocks.stem.register_forward_pre_hook(hungry)
-    advice = r"give --batch-size 1 \(mvkit score: --set machine\.batch_size=1\), or fewer layers"
+    advice = r"give batch_size=1 \(mvkit\.score: resources=Resources\(batch_size=1\)\), or fewer layers"
     told = rf"a batch of 4 images does not fit in memory .*allocate.*\n{advice}"
     with pytest.raises(DataError, match=told):
         forward_pass = ForwardPass(blocks, open_stimuli(images), "stem", batch_size=4)

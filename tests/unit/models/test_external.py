@@ -164,7 +164,7 @@ def test_a_forward_pass_that_fails_is_located(user_file: Write) -> None:
     model.preprocess = lambda images: torch.zeros(len(images), 3, 8, 9)
     with pytest.raises(UserCodeError, match=r"1 x 3 x 8 x 9.*wrong\.py:4: RuntimeError") as caught:
         mvkit.extract(model, np.zeros((1, 8, 8), np.uint8), layers="final")
-    assert "--input-size" in str(caught.value)
+    assert "input_size=PX" in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["no_such_package_here:make", "torchvison:alexnet"])
@@ -224,9 +224,7 @@ def test_a_preprocess_that_is_none_is_refused(nets: Path, what: str) -> None:
 
 
 def test_options_beside_a_function_are_refused_and_change_a_preset(nets: Path) -> None:
-    with pytest.raises(
-        UsageError, match=r"nets\.py:as_v2 brings a \.preprocess.*leave out --input-size, grey"
-    ):
+    with pytest.raises(UsageError, match=r"nets\.py:as_v2 brings a \.preprocess.*leave out input_size, grey"):
         mvkit.load_model(f"{nets}:as_v2", input_size=8, grey=True)
     changed = mvkit.load_model(f"{nets}:as_preset", input_size=8, mean=0.1).preprocess
     assert (changed.resize_px, changed.crop_px, changed.mean) == (8, 8, (0.1,) * 3)
@@ -259,7 +257,7 @@ def test_what_is_used_where_nothing_is_declared_is_said(nets: Path, caplog: pyte
 
 
 def test_a_network_on_meta_needs_weights(nets: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"device 'meta', without values: stem\.weight.*\n.*--weights FILE"):
+    with pytest.raises(UsageError, match=r"device 'meta', without values: stem\.weight.*\n.*weights=.FILE"):
         mvkit.load_model(f"{nets}:on_meta")
     source = mvkit.load_model(f"{nets}:make", seed=9)
     torch.save(source.get_submodule("network").state_dict(), tmp_path / "weights.pt")

@@ -65,7 +65,7 @@ def test_timms_transforms_are_reproduced(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "weights", "said"),
     [
-        ("torchvision:alexnet", "released", "--weights random.*--weights DEFAULT"),
+        ("torchvision:alexnet", "released", "weights=.random.*weights=.DEFAULT"),
         ("torchvision:alexnett", "random", "did you mean 'alexnet'"),
         ("torchvision:alexnet", "IMAGENET1K_V9", "valid: random, DEFAULT, IMAGENET1K_V1, or a file"),
         ("timm:resnet10tt", "random", "did you mean"),
@@ -84,7 +84,7 @@ def test_pretrained_weights_are_refused_where_the_network_is_forbidden(
 ) -> None:
     monkeypatch.setenv("MVKIT_OFFLINE", "1")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(FetchError, match=r"MVKIT_OFFLINE is set\n.*--weights FILE"):
+    with pytest.raises(FetchError, match=r"MVKIT_OFFLINE is set\n.*weights=.FILE"):
         mvkit.load_model(name, weights="DEFAULT")
 
 
@@ -119,7 +119,7 @@ def test_options_out_of_range_are_refused(options: dict) -> None:
         mvkit.load_model("torchvision:squeezenet1_1", weights="random", **options)
     with pytest.raises(
         UsageError,
-        match=r"its own (mean, deviation and colours|size of images): leave out (--input-size|mean|std|grey)",
+        match=r"its own (mean, deviation and colours|size of images): leave out (input_size|mean|std|grey)",
     ):
         mvkit.load_model("gabor", **options)
 

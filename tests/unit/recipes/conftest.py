@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 
+from mvkit.errors import command_line
 from mvkit.images.settings import RawBatch
 from mvkit.recipes import load_recipe
 from mvkit.training.recipe import TrainRecipe
+
+
+@pytest.fixture(autouse=True)
+def _at_command_line() -> Iterator[None]:
+    """Word messages about overrides as for ``--set``."""
+    with command_line():
+        yield
 
 
 @pytest.fixture(scope="session")

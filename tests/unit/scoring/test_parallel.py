@@ -50,7 +50,7 @@ def test_only_a_slow_compilation_is_announced(
 
 def test_a_worker_that_dies_is_an_error_of_two_lines() -> None:
     jobs = [(3,), (4,)]
-    with pytest.raises(WorkerError, match=r"a worker process died.*\ngive fewer with --jobs") as caught:
+    with pytest.raises(WorkerError, match=r"a worker process died.*\ngive fewer with n_jobs=") as caught:
         list(run_jobs(os._exit, jobs, n_jobs=2, warm_up=list))
     assert len(str(caught.value).splitlines()) == 2
     # What comes next finds workers again.
@@ -87,7 +87,7 @@ def test_without_an_address_joblib_stays_as_it_is() -> None:
     "address", ["", "head", "tcp://head", "tcp://head:x", "http://head:1", ":8786", "tcp://h:1/x"]
 )
 def test_a_malformed_address_is_refused(address: str) -> None:
-    refuse(address, UsageError, f"--dask {address}: not an address")
+    refuse(address, UsageError, f"resources.dask {address}: not an address")
 
 
 def test_a_scheduler_that_is_not_there_is_named() -> None:

@@ -78,7 +78,7 @@ def test_another_recipe_is_refused_and_named(request_: TrainRequest, tmp_path: P
         run_training(changed)
     message = str(caught.value)
     assert "another recipe: optimiser.momentum: 0.9 before, 0.8 now\n" in message
-    assert "choose another --out" in message
+    assert "choose another out= for a new run" in message
 
 
 def test_other_images_are_refused(request_: TrainRequest, coloured_images: Path, tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_a_damaged_checkpoint_is_named(request_: TrainRequest, tmp_path: Path, c
 
 def test_weights_alone_cannot_be_resumed(request_: TrainRequest, tmp_path: Path) -> None:
     torch.save({"model": {"w": torch.ones(1)}}, tmp_path / "weights.pt")
-    with pytest.raises(CheckpointError, match=r"--weights .*weights\.pt"):
+    with pytest.raises(CheckpointError, match=r'weights=".*weights\.pt"'):
         run_training(replace(request_, resume=str(tmp_path / "weights.pt")))
 
 
