@@ -25,6 +25,7 @@ from mvkit.errors import DataError, UsageError
 from mvkit.fetch.manifest import Manifest, Record
 from mvkit.files import file_lock, sha256_of
 from mvkit.machine import check_free_disk
+from mvkit.neural.dataset import NeuralDataset
 from mvkit.neural.neural_file import NeuralFileContents, OpenNeuralFile, open_neural_file
 from mvkit.neural.open import blocks, read_block, trial_counts
 from mvkit.neural.reliability import (
@@ -137,6 +138,42 @@ def measure_reliability(
         replaced=present,
         seconds=time.monotonic() - began,
     )
+
+
+def median_reliabilities(
+    dataset: NeuralDataset, *, n_halves: int = 20, seed: int = 0, progress: Progress | None = None
+) -> list[float]:
+    """Measure the median split-half reliability of each recording, quickly; nothing is stored.
+
+    Parameters
+    ----------
+    dataset
+        Recordings.
+    n_halves
+        Times that the trials are split in half, as :func:`measure_reliability` does.
+    seed
+        Of the shuffles.
+    progress
+        Called with recordings done and in all.
+
+    Returns
+    -------
+    list of float
+        One per recording, over its units; NaN where no unit has a reliability, or there is one trial.
+    """
+    medians: list[float] = []
+    with threadpool_limits(limits=1):
+        for recording in dataset.recordings:
+            if progress is not None:
+                progress(len(medians), len(dataset.recordings))
+            if recording.n_trials < 2:
+                medians.append(float("nan"))
+                continue
+            orders = trial_orders_in_sequence(recording.n_trials, n_halves=n_halves, seed=seed)
+            mean = split_half_moments(recording.responses, halves_of(orders)).mean
+            known = mean[np.isfinite(mean)]
+            medians.append(float(np.median(known)) if len(known) else float("nan"))
+    return medians
 
 
 def _check_replace(source: Path, target: Path, present: tuple[str, ...], *, replace: bool) -> None:

@@ -1,0 +1,112 @@
+"""Presentations of images, in any order: which image and which trial each is."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mvkit.errors import DataError
+from mvkit.files import natural_key
+from mvkit.neural.grey_images import GreyImages
+from mvkit.neural.nwb import order_presentations
+from mvkit.neural.own.request import Notes, as_name
+
+
+def match_images(ids: NDArray[Any], stimuli: GreyImages, what: str, notes: Notes) -> NDArray[np.int64]:
+    """Return the index of the image of every presentation, -1 for the grey screen.
+
+    Ids are numbers of images, counted from 0, or from 1 if the largest is the number of images and 0 does
+    not occur; or names of image files, with or without ending, or the numbers that these consist of.
+    """
+    n_images = len(stimuli.images)
+    stems = [name.rpartition(".")[0] for name in stimuli.names]
+    if ids.dtype.kind in "OUS":
+        asked = np.array([as_name(one) for one in ids])
+        index = {name: position for position, name in enumerate(stems)}
+        index |= {name: position for position, name in enumerate(stimuli.names)}
+        if not index and all(re.fullmatch(r"-?\d+", one) for one in set(asked.tolist())):
+            return match_images(asked.astype(np.int64), stimuli, what, notes)
+        unknown = sorted({one for one in asked.tolist() if one not in index}, key=natural_key)
+        if unknown:
+            reason = "the stimuli have no names" if not index else f"valid: {', '.join(list(stems)[:3])}, ..."
+            raise DataError(f"{what}: no stimulus is called '{unknown[0]}' ({reason})")
+        return np.array([index[one] for one in asked.tolist()], dtype=np.int64)
+    values = np.asarray(ids, dtype=np.float64)
+    if np.isnan(values).any():
+        notes.add(f"{int(np.isnan(values).sum())} presentations without an image left out")
+    known = np.where(np.isnan(values), -1, values)
+    if (known != np.trunc(known)).any():
+        raise DataError(f"{what}: {known[known != np.trunc(known)][0]} is no number of an image")
+    whole = known.astype(np.int64)
+    n_grey = int((values < 0).sum())
+    if n_grey:
+        notes.add(f"{n_grey} presentations of images below 0 (grey screen) left out")
+    if stems and all(stem.isdecimal() for stem in stems):
+        by_number = {int(stem): position for position, stem in enumerate(stems)}
+        if set(whole[whole >= 0].tolist()) <= by_number.keys():
+            return np.array([by_number.get(one, -1) for one in whole.tolist()], dtype=np.int64)
+    largest = int(whole.max(initial=-1))
+    if largest == n_images and not (whole == 0).any():
+        notes.add(f"images are counted from 1 in {what.rpartition(': ')[2]}")
+        return np.where(whole > 0, whole - 1, -1)
+    if largest >= n_images:
+        row = int(np.argmax(whole >= n_images))
+        raise DataError(
+            f"{what}: image {whole[row]} at presentation {row}, but there are {n_images} stimuli "
+            f"(0 to {n_images - 1})"
+        )
+    return np.maximum(whole, -1)
+
+
+def by_trial_and_image(
+    values: NDArray[Any],
+    image_ids: NDArray[Any],
+    trial_ids: NDArray[Any] | None,
+    stimuli: GreyImages,
+    what: str,
+    notes: Notes,
+) -> NDArray[Any]:
+    """Return responses (n_presentations, n_units) as (n_trials, n_images, n_units), NaN = missing."""
+    images = match_images(image_ids, stimuli, what, notes)
+    trials = _number_trials(images, trial_ids, what, notes)
+    shown = images >= 0
+    n_trials = int(trials[shown].max(initial=-1)) + 1
+    places = trials[shown] * len(stimuli.images) + images[shown]
+    unique, counts = np.unique(places, return_counts=True)
+    if (counts > 1).any():
+        trial, image = divmod(int(unique[counts > 1][0]), len(stimuli.images))
+        raise DataError(f"{what}: trial {trial} of image {image} (counted from 0) occurs more than once")
+    dtype = values.dtype if values.dtype.kind == "f" else np.dtype(np.float64)
+    arranged = np.full((n_trials, len(stimuli.images), values.shape[1]), np.nan, dtype=dtype)
+    arranged[trials[shown], images[shown]] = values[shown]
+    return arranged
+
+
+def _number_trials(
+    images: NDArray[np.int64], trial_ids: NDArray[Any] | None, what: str, notes: Notes
+) -> NDArray[np.int64]:
+    """Return the trial of every presentation, from 0: by its label, or in the order of presentations.
+
+    Labels that count all presentations of a session number the trials of each image by their order.
+    """
+    shown = np.flatnonzero(images >= 0)
+    trials = np.full(len(images), -1, dtype=np.int64)
+    if not len(shown):
+        raise DataError(f"{what}: no presentation of an image")
+    if trial_ids is None:
+        found = order_presentations(np.arange(len(images)), images.astype(np.float64), images < 0)
+        trials[shown] = found.trial_index
+        return trials
+    if len(trial_ids) != len(images):
+        raise DataError(f"{what}: {len(trial_ids)} ids of trials for {len(images)} presentations")
+    labels, codes = np.unique(trial_ids[shown], return_inverse=True)
+    if len(labels) == len(shown) and len(np.unique(images[shown])) > 1:
+        notes.add("trial numbers count presentations: trials are numbered anew within each image")
+        order = order_presentations(codes, images[shown].astype(np.float64), np.zeros(len(shown), dtype=bool))
+        trials[shown[np.argsort(codes, kind="stable")]] = order.trial_index
+        return trials
+    trials[shown] = codes
+    return trials
