@@ -354,6 +354,9 @@ def _is_own(from_files: list[str] | None, dataset: str | None, own: Mapping[str,
     """Tell whether recordings of one's own are to be imported; check that nothing contradicts it."""
     given = [name for name, value in own.items() if value is not None]
     pickles = [name for name in from_files or () if name.lower().endswith(_PICKLES)]
+    if from_files and dataset is not None and not pickles and _may_be_own(from_files[0]):
+        names = ", ".join(given or ["--from"])
+        raise UsageError(f"{names}: only for recordings of your own: leave out --dataset {dataset}")
     if not from_files or pickles or dataset is not None:
         if from_files and len(from_files) > 1:
             raise UsageError(f"--from: {len(from_files)} files; of published recordings, name one pickle")
@@ -364,6 +367,11 @@ def _is_own(from_files: list[str] | None, dataset: str | None, own: Mapping[str,
             raise UsageError(f"{', '.join(given)}: only for recordings of your own: {reason}")
         return False
     return True
+
+
+def _may_be_own(name: str) -> bool:
+    endings = (".npy", ".npz", ".mat", ".h5", ".hdf5", ".csv", ".tsv", ".gz", ".parquet", ".nwb")
+    return name.lower().endswith(endings)
 
 
 def _import_own(

@@ -543,7 +543,10 @@ def _by_recording(
         for animal, values in of_area.items():
             if not isinstance(animal, str | int | np.integer) or not str(animal).strip():
                 raise DataError(f"{what}: animal {animal!r} of {area}: give a name or a whole number")
-            flat[area, str(animal).strip()] = values
+            key = (area, str(animal).strip())
+            if key in flat:
+                raise DataError(f"{what}: animal {key[1]} of {area} is given twice")
+            flat[key] = values
     if not flat:
         raise DataError(f"{what} are empty")
     return flat

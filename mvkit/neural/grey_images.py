@@ -161,7 +161,7 @@ def read_image_folder(folder: Path) -> GreyImages:
                 f"{images[0].shape[1]} x {images[0].shape[0]}; give all images one size"
             )
         images.append(image)
-    note = f"{n_colour} colour images converted to 8-bit grey" if n_colour else ""
+    note = f"{n_colour} colour image{'s' if n_colour > 1 else ''} converted to 8-bit grey" if n_colour else ""
     return GreyImages(np.stack(images), note, tuple(name_text(file.name) for file in files))
 
 

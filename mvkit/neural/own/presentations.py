@@ -12,7 +12,7 @@ from mvkit.errors import DataError
 from mvkit.files import natural_key
 from mvkit.neural.grey_images import GreyImages
 from mvkit.neural.nwb import order_presentations
-from mvkit.neural.own.request import Notes, as_name
+from mvkit.neural.own.request import Notes, as_name, count
 
 
 def match_images(ids: NDArray[Any], stimuli: GreyImages, what: str, notes: Notes) -> NDArray[np.int64]:
@@ -36,14 +36,14 @@ def match_images(ids: NDArray[Any], stimuli: GreyImages, what: str, notes: Notes
         return np.array([index[one] for one in asked.tolist()], dtype=np.int64)
     values = np.asarray(ids, dtype=np.float64)
     if np.isnan(values).any():
-        notes.add(f"{int(np.isnan(values).sum())} presentations without an image left out")
+        notes.add(f"{count(int(np.isnan(values).sum()), 'presentation')} without an image left out")
     known = np.where(np.isnan(values), -1, values)
     if (known != np.trunc(known)).any():
         raise DataError(f"{what}: {known[known != np.trunc(known)][0]} is no number of an image")
     whole = known.astype(np.int64)
     n_grey = int((values < 0).sum())
     if n_grey:
-        notes.add(f"{n_grey} presentations of images below 0 (grey screen) left out")
+        notes.add(f"{count(n_grey, 'presentation')} of images below 0 (grey screen) left out")
     if stems and all(stem.isdecimal() for stem in stems):
         by_number = {int(stem): position for position, stem in enumerate(stems)}
         if set(whole[whole >= 0].tolist()) <= by_number.keys():

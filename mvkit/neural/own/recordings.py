@@ -28,6 +28,7 @@ from mvkit.neural.own.request import (
     Notes,
     Part,
     Source,
+    count,
     name_pattern,
 )
 from mvkit.neural.own.spikes import NWB_SUFFIX, read_spikes
@@ -146,7 +147,7 @@ def _assemble(
     responses: dict[str, dict[str, NDArray[Any]]] = {}
     labels: dict[str, dict[str, NDArray[Any]]] = {}
     sources: dict[tuple[str, str], str] = {}
-    n_silent = 0
+    n_silent = n_idle = 0
     was_shown = np.zeros(len(stimuli.images), dtype=np.bool_)
     for part in parts:
         if areas and part.area not in areas:
@@ -166,18 +167,17 @@ def _assemble(
             raise DataError(f"{part.source}: {part.area} of animal {part.animal} has no response at all")
         n_silent += int((~heard).sum())
         run = ~missing.all(axis=(1, 2))
-        if not run.all():
-            notes.add(
-                f"{part.area} of {part.animal}: {int((~run).sum())} trials without any response left out"
-            )
+        n_idle += int((~run).sum())
         was_shown |= ~missing.all(axis=(0, 2))
         responses.setdefault(part.area, {})[part.animal] = values[run][:, :, heard]
         if part.unit_labels is not None:
             labels.setdefault(part.area, {})[part.animal] = part.unit_labels[heard]
+    if n_idle:
+        notes.add(f"{count(n_idle, 'trial')} without any response left out")
     if n_silent:
-        notes.add(f"{n_silent} units without any response left out")
+        notes.add(f"{count(n_silent, 'unit')} without any response left out")
     if not was_shown.all():
-        notes.add(f"{int((~was_shown).sum())} stimuli without any response left out")
+        notes.add(f"{count(int((~was_shown).sum()), 'stimulus', 'stimuli')} without any response left out")
         for of_area in responses.values():
             for animal, values in of_area.items():
                 of_area[animal] = values[:, was_shown]
@@ -199,8 +199,8 @@ def _assemble(
 def _check_finite(part: Part) -> None:
     if part.values.dtype.kind == "f" and np.isinf(part.values).any():
         trial, image, unit = np.argwhere(np.isinf(part.values))[0].tolist()
-        count = int(np.isinf(part.values).sum())
+        n_infinite = int(np.isinf(part.values).sum())
         raise DataError(
             f"{part.source}: {part.area} of animal {part.animal}: infinity at trial {trial}, image {image}, "
-            f"unit {unit} (counted from 0; {count} in all); mark missing trials with NaN"
+            f"unit {unit} (counted from 0; {n_infinite} in all); mark missing trials with NaN"
         )

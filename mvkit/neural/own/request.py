@@ -168,6 +168,11 @@ def as_name(value: Any) -> str:
     return str(decode(value)).strip()
 
 
+def count(number: int, singular: str, plural: str = "") -> str:
+    """Return a number of things in words, such as ``3 units``."""
+    return f"{number:,} {singular if number == 1 else plural or f'{singular}s'}"
+
+
 def missing_name(what: str, path: Path, described: str) -> UsageError:
     """Build the error for recordings of which the area or animal is not said."""
     if what == "area":

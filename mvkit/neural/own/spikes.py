@@ -31,6 +31,7 @@ from mvkit.neural.own.request import (
     Part,
     Source,
     as_name,
+    count,
     fill,
     split_units,
     stimuli_elsewhere,
@@ -62,7 +63,7 @@ def read_spikes(
         if settings.areas:
             kept &= np.isin(areas, settings.areas)
         elif not kept.all():
-            notes.add(f"{int((~kept).sum())} units without an area left out")
+            notes.add(f"{count(int((~kept).sum()), 'unit')} without an area left out")
         if not kept.any():
             raise DataError(f"no unit is left of areas {', '.join(sorted(set(areas.tolist()))[:12])}")
         rows = np.flatnonzero(kept)
