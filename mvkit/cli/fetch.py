@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import shlex
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -51,8 +53,8 @@ FromFiles = Annotated[
     typer.Option(
         "--from",
         metavar="FILE",
-        help="Convert this published .pkl, .pkl.gz or .pkl.xz instead of downloading; or recordings of your "
-        "own (below).",
+        help="Convert this published .pkl, .pkl.gz or .pkl.xz instead of downloading. Or recordings of your "
+        "own: .npz, .mat, .h5, .csv, .parquet, .nwb (below).",
         show_default=False,
     ),
 ]
@@ -78,7 +80,7 @@ Source = Annotated[
         help="The published pickles, or the recording sessions that they were made from.",
     ),
 ]
-_OWN = "Your own recordings (--from FILE|DIR, repeatable; .npz .mat .h5 .csv .parquet .nwb)"
+_OWN = "Your own recordings (--from FILE|DIR, repeatable)"
 
 
 def _own_option(name: str, metavar: str, text: str) -> Any:
@@ -86,7 +88,7 @@ def _own_option(name: str, metavar: str, text: str) -> Any:
 
 
 _OUT = "The neural file to write."
-_RESPONSES = "Responses: an array, or a column of a table. 'values_{animal}' takes several arrays."
+_RESPONSES = "The array or column of responses; 'values_{animal}' is an array per animal."
 _AXES = "trials,images,units in the order of the array's axes, or presentations,units; default: what fits."
 _STIMULI = "Images in the order of the responses: an array, a folder, or FILE (.npy .npz .mat .h5; FILE:KEY)."
 _AREA = "Area (VISp), or the array or column that has it."
@@ -180,6 +182,8 @@ _OWN_OPTIONS = {
     "--units-of-measure": "units_of_measure",
 }
 _SHARED_OPTIONS = ("--areas", "--window-ms")
+#: Medians of reliabilities below this are about 0.
+_UNRELIABLE = 0.05
 #: Recordings that a table lists one by one.
 _MOST_RECORDINGS = 12
 _SESSION_LISTS = ("--sessions", "--exclude-sessions")
@@ -409,16 +413,19 @@ def _import_own(
 
     imported = import_recordings(sources, ImportSettings(**fields), name=target.stem)
     if measure:
-        from mvkit.pipeline.reliability import median_reliabilities
+        from mvkit.pipeline.reliability import unit_reliabilities
 
         with progress_bar("measuring reliabilities") as progress:
-            medians = median_reliabilities(imported.dataset, progress=progress)
+            reliabilities = [one.tolist() for one in unit_reliabilities(imported.dataset, progress=progress)]
     else:
-        medians = [float("nan")] * len(imported.dataset.recordings)
+        reliabilities = [[] for _ in imported.dataset.recordings]
     if not dry_run:
         imported.dataset.save(target, overwrite=True)
-    table = imported.dataset.recording_table().assign(median_reliability=medians)
-    rows: list[dict[str, Any]] = [{str(name): row[name] for name in row} for row in table.to_dict("records")]
+    records = imported.dataset.recording_table().to_dict("records")
+    rows: list[dict[str, Any]] = [
+        {**{str(name): value for name, value in record.items()}, "median_reliability": _median(own)}
+        for record, own in zip(records, reliabilities, strict=True)
+    ]
     if as_json:
         print_json(
             {
@@ -433,8 +440,12 @@ def _import_own(
     for sentence in imported.notes:
         print_line(sentence)
     print_line("")
-    print_renderable(recordings_table(rows))
+    print_renderable(recordings_table(rows, reliabilities))
     print_line("")
+    if _median([value for own in reliabilities for value in own]) < _UNRELIABLE:
+        print_line(
+            "Reliabilities are about 0: are these single trials of the same images, and the axes right?"
+        )
     if dry_run:
         print_line(f"would write {target} (--dry-run)")
         return
@@ -444,36 +455,40 @@ def _import_own(
     print_line(f"      mvkit score gabor --dataset {path} --recipe honest")
 
 
-def recordings_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+def recordings_table(rows: Sequence[Mapping[str, Any]], reliabilities: Sequence[Sequence[float]]) -> Table:
     """Return one row per recording; of more than a dozen, one per area."""
     numbers = ("trials>", "images>", "units>", "missing>", "reliability>")
     if len(rows) <= _MOST_RECORDINGS:
         table = plain_table("area", "animal", *numbers)
-        for row in rows:
-            table.add_row(row["area"], row["animal"], *_recording_cells([row]))
+        for row, own in zip(rows, reliabilities, strict=True):
+            table.add_row(row["area"], row["animal"], *_recording_cells([row], own))
         return table
     table = plain_table("area", "animals>", *numbers)
     for area in dict.fromkeys(row["area"] for row in rows):
-        own = [row for row in rows if row["area"] == area]
-        table.add_row(area, str(len(own)), *_recording_cells(own))
+        members = [(row, own) for row, own in zip(rows, reliabilities, strict=True) if row["area"] == area]
+        pooled = [value for _, own in members for value in own]
+        table.add_row(area, str(len(members)), *_recording_cells([row for row, _ in members], pooled))
     return table
 
 
-def _recording_cells(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return trials, images, units, missing responses and the median of the recordings' reliabilities."""
-    from math import isnan
-    from statistics import median
+def _median(reliabilities: Sequence[float]) -> float:
+    """Return the median of the reliabilities that are known; NaN of none."""
+    known = [value for value in reliabilities if not math.isnan(value)]
+    return statistics.median(known) if known else math.nan
 
+
+def _recording_cells(rows: Sequence[Mapping[str, Any]], reliabilities: Sequence[float]) -> list[str]:
+    """Return trials, images, units, missing responses and the median reliability of the units."""
+    median = _median(reliabilities)
     trials = sorted({row["n_trials"] for row in rows})
     sizes = [row["n_trials"] * row["n_units"] for row in rows]
     missing = sum(row["missing"] * size for row, size in zip(rows, sizes, strict=True)) / sum(sizes)
-    known = [value for value in (row["median_reliability"] for row in rows) if not isnan(value)]
     return [
         str(trials[0]) if len(trials) == 1 else f"{trials[0]}-{trials[-1]}",
         str(rows[0]["n_images"]),
         f"{sum(row['n_units'] for row in rows):,}",
         "0" if not missing else f"{100 * missing:.1f} %",
-        f"{median(known):.2f}" if known else "",
+        "" if math.isnan(median) else f"{median:.2f}",
     ]
 
 

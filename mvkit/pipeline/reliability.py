@@ -140,10 +140,10 @@ def measure_reliability(
     )
 
 
-def median_reliabilities(
+def unit_reliabilities(
     dataset: NeuralDataset, *, n_halves: int = 20, seed: int = 0, progress: Progress | None = None
-) -> list[float]:
-    """Measure the median split-half reliability of each recording, quickly; nothing is stored.
+) -> list[NDArray[np.float64]]:
+    """Measure the split-half reliability of every unit, quickly; nothing is stored.
 
     Parameters
     ----------
@@ -158,22 +158,20 @@ def median_reliabilities(
 
     Returns
     -------
-    list of float
-        One per recording, over its units; NaN where no unit has a reliability, or there is one trial.
+    list of ndarray
+        float64 (n_units,) per recording; NaN where a unit has no reliability, or there is one trial.
     """
-    medians: list[float] = []
+    reliabilities: list[NDArray[np.float64]] = []
     with threadpool_limits(limits=1):
         for recording in dataset.recordings:
             if progress is not None:
-                progress(len(medians), len(dataset.recordings))
+                progress(len(reliabilities), len(dataset.recordings))
             if recording.n_trials < 2:
-                medians.append(float("nan"))
+                reliabilities.append(np.full(recording.n_units, np.nan))
                 continue
             orders = trial_orders_in_sequence(recording.n_trials, n_halves=n_halves, seed=seed)
-            mean = split_half_moments(recording.responses, halves_of(orders)).mean
-            known = mean[np.isfinite(mean)]
-            medians.append(float(np.median(known)) if len(known) else float("nan"))
-    return medians
+            reliabilities.append(split_half_moments(recording.responses, halves_of(orders)).mean)
+    return reliabilities
 
 
 def _check_replace(source: Path, target: Path, present: tuple[str, ...], *, replace: bool) -> None:

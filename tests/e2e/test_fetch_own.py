@@ -57,6 +57,7 @@ def test_imports_prints_and_names_what_comes_next(mine: Path, capsys: pytest.Cap
             np.testing.assert_array_equal(one.responses, arrays[f"resp_{one.animal}"])
     # What comes next works.
     assert run(["fetch", "reliability", str(out), "--halves", "4"]) == 0
+    assert [one.animal for one in open_dataset(out).recordings] == ["ada", "bob"]
     capsys.readouterr()
     assert run([*words, "--out", str(out)]) == 2
     assert (

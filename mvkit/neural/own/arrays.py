@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from mvkit.errors import DataError, UsageError
 from mvkit.neural.grey_images import GreyImages, image_layouts, to_grey
-from mvkit.neural.own.array_files import WHOLE, ArrayFile, open_arrays
+from mvkit.neural.own.array_files import HDF5_SUFFIXES, WHOLE, ArrayFile, open_arrays
 from mvkit.neural.own.presentations import by_trial_and_image
 from mvkit.neural.own.request import (
     ANIMAL,
@@ -45,10 +46,6 @@ def read_arrays(
     Parameters and errors are those of :func:`mvkit.neural.own.recordings.import_recordings`.
     """
     with open_arrays(source.path) as file:
-        if _is_neural_file(file):
-            raise UsageError(
-                f"{source.path}: is a neural file already; use it: mvkit score gabor --dataset {source.path}"
-            )
         keys = _response_keys(file, settings, notes)
         layouts = _StimulusChoice(file, settings, stimuli)
         parts = []
@@ -58,8 +55,12 @@ def read_arrays(
         return layouts.images, parts
 
 
-def _is_neural_file(file: ArrayFile) -> bool:
-    return {"responses", "stimuli", "visual_area", "specimen_id", "frame_id"} <= set(file.shapes)
+def is_neural_file(path: Path) -> bool:
+    """Tell whether a file is a neural file already."""
+    if path.suffix.lower() not in HDF5_SUFFIXES:
+        return False
+    with open_arrays(path) as file:
+        return {"responses", "stimuli", "visual_area", "specimen_id", "frame_id"} <= set(file.shapes)
 
 
 def _response_keys(file: ArrayFile, settings: ImportSettings, notes: Notes) -> dict[str, Mapping[str, str]]:

@@ -47,7 +47,10 @@ def match_images(ids: NDArray[Any], stimuli: GreyImages, what: str, notes: Notes
     if stems and all(stem.isdecimal() for stem in stems):
         by_number = {int(stem): position for position, stem in enumerate(stems)}
         if set(whole[whole >= 0].tolist()) <= by_number.keys():
-            return np.array([by_number.get(one, -1) for one in whole.tolist()], dtype=np.int64)
+            named = np.array([by_number.get(one, -1) for one in whole.tolist()], dtype=np.int64)
+            if not np.array_equal(named, np.maximum(whole, -1)):
+                notes.add("images are matched by the numbers that their files are called")
+            return named
     largest = int(whole.max(initial=-1))
     if largest == n_images and not (whole == 0).any():
         notes.add(f"images are counted from 1 in {what.rpartition(': ')[2]}")

@@ -20,7 +20,7 @@ from mvkit.files import list_files, natural_key
 from mvkit.neural.dataset import NeuralDataset
 from mvkit.neural.grey_images import GreyImages
 from mvkit.neural.own.array_files import ARRAY_SUFFIXES
-from mvkit.neural.own.arrays import read_arrays
+from mvkit.neural.own.arrays import is_neural_file, read_arrays
 from mvkit.neural.own.request import (
     PLACEHOLDER,
     ImportedRecordings,
@@ -105,7 +105,9 @@ def _find_sources(given: Sequence[str | Path]) -> list[Source]:
         path = Path(one).expanduser()
         if path.is_dir():
             listed = [file.path for file in list_files(path, SUFFIXES, levels=0)]
-            matches = [Source(file, {}) for file in sorted(listed, key=lambda file: natural_key(file.name))]
+            ordered = sorted(listed, key=lambda file: natural_key(file.name))
+            # One may have been made of the others.
+            matches = [Source(file, {}) for file in ordered if not is_neural_file(file)]
             if not matches:
                 raise DataError(f"{path}: no {', '.join(SUFFIXES)} directly in this folder")
         elif not path.exists() and PLACEHOLDER.search(str(path)):
@@ -123,6 +125,9 @@ def _find_sources(given: Sequence[str | Path]) -> list[Source]:
         for source in matches:
             if not _is_table(source.path) and source.path.suffix.lower() not in SUFFIXES:
                 raise UsageError(f"{source.path}: the name must end in {', '.join(SUFFIXES)}")
+            if is_neural_file(source.path):
+                command = f"mvkit score gabor --dataset {source.path}"
+                raise UsageError(f"{source.path}: is a neural file already; use it: {command}")
             found.setdefault(source.path, source)
     return list(found.values())
 

@@ -390,3 +390,20 @@ def test_stimuli_of_two_files_must_agree(
     np.savez(tmp_path / "b.npz", responses=values, stimuli=stimuli[::-1])
     with pytest.raises(DataError, match=r"b.npz: its stimuli are not those of .*a.npz"):
         read(tmp_path, area="V1")
+
+
+def test_folders_pass_over_neural_files(
+    tmp_path: Path, values: NDArray[np.float64], stimuli: NDArray[np.uint8]
+) -> None:
+    NeuralDataset.from_arrays({"VISp": values}, stimuli).save(tmp_path / "before.h5")
+    np.savez(tmp_path / "m1.npz", responses=values, stimuli=stimuli)
+    dataset, _ = read(tmp_path, area="V1")
+    assert [one.animal for one in dataset.recordings] == ["m1"]
+
+
+def test_objects_of_matlab_are_refused_by_name(tmp_path: Path, stimuli: NDArray[np.uint8]) -> None:
+    path = write_v73(tmp_path / "mine.mat", responses=np.zeros(6), stimuli=stimuli)
+    with h5py.File(path, "r+") as file:
+        file["responses"].attrs["MATLAB_object_decode"] = 3
+    with pytest.raises(DataError, match="'responses' is an object of MATLAB, which only MATLAB reads"):
+        read(path, area="V1")

@@ -199,3 +199,26 @@ def test_refusals_name_the_line(tmp_path: Path, scenes: Path, long: Any) -> None
     (tmp_path / "mine.parquet").write_bytes(b"nothing")
     with pytest.raises(DataError, match=r"mine.parquet: not a readable table"):
         read(tmp_path / "mine.parquet")
+
+
+def test_images_by_the_numbers_of_files(tmp_path: Path) -> None:
+    folder = tmp_path / "numbered"
+    folder.mkdir()
+    for number in (7, 8, 30):
+        Image.fromarray(np.full((2, 2), number, np.uint8)).save(folder / f"{number:03}.png")
+    values = np.random.default_rng(0).normal(size=(2, 3, 2))
+    rows = [
+        {
+            "trial": trial,
+            "image": (30, 7, 8)[image],
+            "u0": values[trial, image, 0],
+            "u1": values[trial, image, 1],
+        }
+        for trial, image in np.ndindex(2, 3)
+    ]
+    path = tmp_path / "mine.csv"
+    pd.DataFrame(rows).to_csv(path, index=False)
+    dataset, notes = read(path, stimuli=str(folder), area="V1")
+    np.testing.assert_array_equal(dataset.recordings[0].responses, values[:, [1, 2, 0]])
+    assert dataset.frame_ids.tolist() == [7, 8, 30]
+    assert "images are matched by the numbers that their files are called" in notes
