@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mvkit.errors import DataError, UsageError
 from mvkit.neural.grey_images import GreyImages, image_layouts, to_grey
 from mvkit.neural.own.array_files import HDF5_SUFFIXES, WHOLE, ArrayFile, open_arrays
-from mvkit.neural.own.presentations import by_trial_and_image
+from mvkit.neural.own.presentations import by_trial_and_image, match_images
 from mvkit.neural.own.request import (
     ANIMAL,
     AREA,
@@ -32,6 +32,7 @@ from mvkit.neural.own.request import (
     fill,
     missing_name,
     name_pattern,
+    note_near_key,
     split_units,
     stimuli_elsewhere,
 )
@@ -161,8 +162,8 @@ def _array_parts(
     if values.dtype.kind not in "biuf":
         raise DataError(f"{what} holds text, expected numbers")
     labels = _labels(file, settings.unit_ids, UNIT_IDS, names)
-    areas = _name_or_labels(file, settings.area, AREA, names, "area")
-    animals = _name_or_labels(file, settings.animal, ANIMAL, names, "animal")
+    areas = _name_or_labels(file, settings.area, source, "area", notes)
+    animals = _name_or_labels(file, settings.animal, source, "animal", notes)
     animals = source.animal_by_name(notes) if animals is None else animals
     if areas is None or animals is None:
         raise missing_name("area" if areas is None else "animal", file.path, file.describe())
@@ -189,7 +190,8 @@ def _array_parts(
     if is_flat and image_ids is not None:
         trial_ids = _labels(file, settings.trial_ids, TRIAL_IDS, names)
         arranged = values.transpose([order.index(axis) for axis in FLAT])
-        arranged = by_trial_and_image(arranged, image_ids, trial_ids, stimuli.images, what, notes)
+        shown = match_images(image_ids, stimuli.images, what, notes)
+        arranged = by_trial_and_image(arranged, shown, trial_ids, n_images, what, notes)
     else:
         arranged = values.transpose([order.index(axis) for axis in FULL])
     return list(split_units(arranged, labels, areas, animals, what))
@@ -216,11 +218,16 @@ def _vector_shape(file: ArrayFile, key: str) -> tuple[int, ...]:
 
 
 def _name_or_labels(
-    file: ArrayFile, given: str | None, usual: Sequence[str], names: Mapping[str, str], what: str
+    file: ArrayFile, given: str | None, source: Source, what: str, notes: Notes
 ) -> str | NDArray[Any] | None:
     """Return the one area or animal of all units, an array with that of each, or None if nothing says it."""
-    given = fill(given, names) or names.get(what) or next((one for one in usual if one in file), None)
-    if given is None or given not in file:
+    usual = AREA if what == "area" else ANIMAL
+    given = fill(given, source.captured) or source.captured.get(what)
+    given = given or next((one for one in usual if one in file), None)
+    if given is None:
+        return None
+    if given not in file:
+        note_near_key(given, what, list(file.shapes), notes)
         return given
     labels = _labels(file, given, (), {})
     if labels is None or not labels.size:

@@ -66,24 +66,49 @@ def match_images(ids: NDArray[Any], stimuli: GreyImages, what: str, notes: Notes
 
 def by_trial_and_image(
     values: NDArray[Any],
-    image_ids: NDArray[Any],
+    images: NDArray[np.int64],
     trial_ids: NDArray[Any] | None,
-    stimuli: GreyImages,
+    n_images: int,
     what: str,
     notes: Notes,
 ) -> NDArray[Any]:
-    """Return responses (n_presentations, n_units) as (n_trials, n_images, n_units), NaN = missing."""
-    images = match_images(image_ids, stimuli, what, notes)
+    """Arrange presentations by trial and image.
+
+    Parameters
+    ----------
+    values
+        Responses (n_presentations, n_units).
+    images
+        int64 (n_presentations,), index of the image, -1 for none.
+    trial_ids
+        Labels (n_presentations,) of trials; None counts them in the order of the presentations.
+    n_images
+        Number of stimuli.
+    what
+        Name of the presentations, for messages.
+    notes
+        Gets what was done.
+
+    Returns
+    -------
+    NDArray
+        Floats (n_trials, n_images, n_units), NaN = missing.
+
+    Raises
+    ------
+    DataError
+        If a trial of an image occurs twice, or there is no presentation.
+    """
     trials = _number_trials(images, trial_ids, what, notes)
     shown = images >= 0
     n_trials = int(trials[shown].max(initial=-1)) + 1
-    places = trials[shown] * len(stimuli.images) + images[shown]
+    places = trials[shown] * n_images + images[shown]
     unique, counts = np.unique(places, return_counts=True)
     if (counts > 1).any():
-        trial, image = divmod(int(unique[counts > 1][0]), len(stimuli.images))
+        trial, image = divmod(int(unique[counts > 1][0]), n_images)
         raise DataError(f"{what}: trial {trial} of image {image} (counted from 0) occurs more than once")
     dtype = values.dtype if values.dtype.kind == "f" else np.dtype(np.float64)
-    arranged = np.full((n_trials, len(stimuli.images), values.shape[1]), np.nan, dtype=dtype)
+    arranged = np.full((n_trials, n_images, values.shape[1]), np.nan, dtype=dtype)
     arranged[trials[shown], images[shown]] = values[shown]
     return arranged
 

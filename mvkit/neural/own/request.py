@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -171,6 +172,13 @@ def as_name(value: Any) -> str:
 def count(number: int, singular: str, plural: str = "") -> str:
     """Return a number of things in words, such as ``3 units``."""
     return f"{number:,} {singular if number == 1 else plural or f'{singular}s'}"
+
+
+def note_near_key(name: str, what: str, keys: Sequence[str], notes: Notes) -> None:
+    """Tell when the name of an area or animal is nearly that of an array or column."""
+    near = difflib.get_close_matches(name, keys, n=1, cutoff=0.8)
+    if near:
+        notes.add(f"{what}: '{name}' is taken for a name; is '{near[0]}', which the file has, meant?")
 
 
 def missing_name(what: str, path: Path, described: str) -> UsageError:

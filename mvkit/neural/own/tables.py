@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.errors import DataError, UsageError, suggest
+from mvkit.files import natural_key
 from mvkit.neural.grey_images import GreyImages, to_grey
 from mvkit.neural.nwb import order_presentations
 from mvkit.neural.own.presentations import by_trial_and_image, match_images
@@ -29,6 +30,7 @@ from mvkit.neural.own.request import (
     fill,
     missing_name,
     name_pattern,
+    note_near_key,
     stimuli_elsewhere,
 )
 
@@ -57,15 +59,22 @@ def read_table(
     animal = _column_or_name(table, settings.animal, ANIMAL, source, "animal", notes)
     used = [column for column in (image, trial, unit) if column is not None]
     groups = _table_groups(table, area, animal)
+    response = None if unit is None else table.find(settings.responses, RESPONSES)
+    if unit is not None and response is None:
+        raise UsageError(
+            f"{table.path}: which column has the responses? give --responses COLUMN\n{table.describe()}"
+        )
     in_words = [
         f"image '{image}'",
         "trials in their order" if trial is None else f"trial '{trial}'",
-        "a column for each unit" if unit is None else f"unit '{unit}'",
+        "a column for each unit" if unit is None else f"unit '{unit}', response '{response}'",
         *(f"{what} '{column}'" for what, (column, known) in (("area", area), ("animal", animal)) if known),
     ]
     notes.add(f"columns: {', '.join(in_words)}")
     parts = []
-    if unit is None:
+    where = f"{table.path}: column '{image}'"
+    shown = match_images(table.column(image), images, where, notes)
+    if unit is None or response is None:
         responses = _unit_columns(
             table, settings, [*used, *_columns_of(table, area), *_columns_of(table, animal)]
         )
@@ -73,24 +82,18 @@ def read_table(
             values = np.stack([table.numbers(column)[rows] for column in responses], axis=1)
             arranged = by_trial_and_image(
                 values,
-                table.column(image)[rows],
+                shown[rows],
                 None if trial is None else table.column(trial)[rows],
-                images,
-                f"{table.path}: column '{image}'",
+                len(images.images),
+                where,
                 notes,
             )
             parts.append(
                 Part(own_area, own_animal, arranged, np.array(responses, dtype=str), str(table.path))
             )
         return images, parts
-    response = table.find(settings.responses, RESPONSES)
-    if response is None:
-        raise UsageError(
-            f"{table.path}: which column has the responses? give --responses COLUMN\n{table.describe()}"
-        )
-    numbers_of_images = match_images(table.column(image), images, f"{table.path}: column '{image}'", notes)
     for (own_area, own_animal), rows in groups.items():
-        arranged, labels = _pivot(table, response, unit, trial, rows, numbers_of_images, images, notes)
+        arranged, labels = _pivot(table, response, unit, trial, rows, shown, images, notes)
         parts.append(Part(own_area, own_animal, arranged, labels, str(table.path)))
     return images, parts
 
@@ -188,6 +191,8 @@ def _column_or_name(
     """Return a column, or the name of the only area or animal, and whether it is a column."""
     given = fill(given, source.captured) or source.captured.get(what) or table.find(None, usual)
     if given is not None:
+        if given not in table:
+            note_near_key(given, what, table.columns, notes)
         return given, given in table
     by_name = source.animal_by_name(notes) if what == "animal" else None
     if by_name is None:
@@ -265,8 +270,10 @@ def _pivot(
     missing = np.flatnonzero(pandas.isna(units))
     if len(missing):
         raise DataError(f"{table.place(int(rows[missing[0]]))}: {unit} is missing")
-    # Text is sorted as text, numbers by value.
-    unit_codes, labels = pandas.factorize(units, sort=True)
+    unit_codes, labels = pandas.factorize(units, sort=units.dtype.kind != "O")
+    if units.dtype.kind == "O":
+        by_name = sorted(range(len(labels)), key=lambda code: natural_key(str(labels[code])))
+        unit_codes, labels = np.argsort(by_name)[unit_codes], labels[by_name]
     if trial is None:
         key = unit_codes.astype(np.int64) * len(stimuli.images) + images
         trials = pandas.Series(key).groupby(key).cumcount().to_numpy()

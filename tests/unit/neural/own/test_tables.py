@@ -82,9 +82,8 @@ def test_long_tables(ending: str, tmp_path: Path, scenes: Path, long: Any) -> No
         ("LM", 1, "m9"),
     ]
     np.testing.assert_array_equal(dataset.stimuli[:, 0, 0], [1, 2, 3, 10, 11, 12])
-    assert notes.startswith(
-        "columns: image 'image', trial 'trial', unit 'unit', area 'area', animal 'animal'\n"
-    )
+    columns = ("image", "trial", "unit", "response", "area", "animal")
+    assert notes.splitlines()[0] == f"columns: {', '.join(f'{name} {name!r}' for name in columns)}"
 
 
 def test_columns_of_other_names_and_images_by_name(tmp_path: Path, scenes: Path, long: Any) -> None:
@@ -115,7 +114,12 @@ def test_trials_that_count_presentations_or_are_not_given(tmp_path: Path, scenes
     values = np.random.default_rng(1).normal(size=(4, 6, 2))
     order = np.random.default_rng(2).permutation(24)
     rows = [
-        {"trial": shown, "image": one % 6, "unit": f"u{unit}", "response": values[one // 6, one % 6, unit]}
+        {
+            "trial": shown,
+            "image": one % 6,
+            "unit": f"u{8 + 2 * unit}",
+            "response": values[one // 6, one % 6, unit],
+        }
         for shown, one in enumerate(order)
         for unit in range(2)
     ]
@@ -128,7 +132,8 @@ def test_trials_that_count_presentations_or_are_not_given(tmp_path: Path, scenes
     dataset, notes = read(path, stimuli=str(scenes), area="V1", animal="4")
     np.testing.assert_array_equal(dataset.recordings[0].responses, expected)
     assert "trial numbers count presentations" in notes
-    assert dataset.recordings[0].units["unit_name"].tolist() == ["u0", "u1"]
+    # By value, not by letters.
+    assert dataset.recordings[0].units["unit_name"].tolist() == ["u8", "u10"]
     assert dataset.recordings[0].specimen == 4
     pd.DataFrame(rows).drop(columns="trial").to_csv(path, index=False)
     dataset, notes = read(path, stimuli=str(scenes), area="V1", animal="4")
@@ -149,8 +154,9 @@ def test_wide_tables(tmp_path: Path, scenes: Path) -> None:
     np.testing.assert_array_equal(dataset.recordings[0].responses, values)
     assert dataset.recordings[0].units["unit_name"].tolist() == ["u0", "u1", "u2"]
     assert "a column for each unit" in notes
-    dataset, _ = read(path, stimuli=str(scenes), area="V1")
+    dataset, notes = read(path, stimuli=str(scenes), area="anima")
     assert dataset.recordings[0].units["unit_name"].tolist() == ["u0", "u1", "u2", "speed"]
+    assert "area: 'anima' is taken for a name; is 'animal', which the file has, meant?" in notes
     with pytest.raises(UsageError, match=r"no column fits 'x.'"):
         read(path, stimuli=str(scenes), area="V1", responses="x*")
 
