@@ -402,8 +402,6 @@ def _import_own(
     fields: dict[str, Any] = {
         field: options[name] for name, field in _OWN_OPTIONS.items() if options[name] is not None
     }
-    if "axes" in fields:
-        fields["axes"] = tuple(fields["axes"].split(","))
     if options["--areas"] is not None:
         fields["areas"] = _split("--areas", options["--areas"])
     if options["--window-ms"] is not None:

@@ -118,7 +118,7 @@ class _StimulusChoice:
         self._images: GreyImages | None = None
         key = settings.stimuli
         if key is None:
-            key = next((name for name in STIMULI if name in file), None)
+            key = next((name for name in STIMULI if len(file.shapes.get(name, ())) > 2), None)
         if key is not None and key in file:
             self._array = file.read(key)
             self._what = f"{file.path}: '{key}'"

@@ -53,7 +53,7 @@ def match_images(ids: NDArray[Any], stimuli: GreyImages, what: str, notes: Notes
             return named
     largest = int(whole.max(initial=-1))
     if largest == n_images and not (whole == 0).any():
-        notes.add(f"images are counted from 1 in {what.rpartition(': ')[2]}")
+        notes.add("ids of images are counted from 1")
         return np.where(whole > 0, whole - 1, -1)
     if largest >= n_images:
         row = int(np.argmax(whole >= n_images))

@@ -62,9 +62,16 @@ def import_recordings(
         If a key is unknown or missing, or the order of axes is wrong or open; says what would do.
     DataError
         If a file is damaged, or values cannot be used; says where.
+
+    Examples
+    --------
+    >>> from mvkit.neural import ImportSettings, import_recordings
+    >>> settings = ImportSettings(responses="values_{animal}", stimuli="scenes")
+    >>> imported = import_recordings(["lab_{area}.npz"], settings)  # doctest: +SKIP
+    >>> imported.dataset.save("lab.h5")  # doctest: +SKIP
     """
     settings = settings or ImportSettings()
-    files = _find_sources(sources)
+    files = _find_sources(sources, stimuli=settings.stimuli)
     notes = Notes()
     stimuli: GreyImages | None = None
     parts: list[Part] = []
@@ -98,8 +105,9 @@ def _describe_images(stimuli: GreyImages) -> str:
     return f"{n_images} images, {width} x {height} px{note}"
 
 
-def _find_sources(given: Sequence[str | Path]) -> list[Source]:
-    """Return the files that paths, folders and patterns stand for."""
+def _find_sources(given: Sequence[str | Path], *, stimuli: str | None) -> list[Source]:
+    """Return the files that paths, folders and patterns stand for, without that of the stimuli."""
+    of_stimuli = {Path(one).expanduser() for one in (stimuli, (stimuli or "").rpartition(":")[0]) if one}
     found: dict[Path, Source] = {}
     for one in given:
         path = Path(one).expanduser()
@@ -107,7 +115,8 @@ def _find_sources(given: Sequence[str | Path]) -> list[Source]:
             listed = [file.path for file in list_files(path, SUFFIXES, levels=0)]
             ordered = sorted(listed, key=lambda file: natural_key(file.name))
             # One may have been made of the others.
-            matches = [Source(file, {}) for file in ordered if not is_neural_file(file)]
+            ordered = [one for one in ordered if one not in of_stimuli and not is_neural_file(one)]
+            matches = [Source(file, {}) for file in ordered]
             if not matches:
                 raise DataError(f"{path}: no {', '.join(SUFFIXES)} directly in this folder")
         elif not path.exists() and PLACEHOLDER.search(str(path)):

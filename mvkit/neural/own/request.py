@@ -22,7 +22,7 @@ from mvkit.neural.own.array_files import ARRAY_SUFFIXES, open_arrays
 #: Names of arrays and columns that are taken where no others are given.
 RESPONSES = ("responses", "response", "rate", "firing_rate")
 STIMULI = ("stimuli", "images")
-IMAGE_IDS = ("image_ids", "image_id", "image", "frame", "frame_id", "stimulus", "image_index")
+IMAGE_IDS = ("image_ids", "image_id", "image", "frame", "frame_id", "stimulus", "image_index", "images")
 UNIT_IDS = ("unit_ids", "unit_id", "unit", "neuron", "cell")
 TRIAL_IDS = ("trial_ids", "trial_id", "trial", "repeat", "repetition")
 AREA = ("area", "areas", "visual_area", "brain_area")
@@ -45,7 +45,8 @@ class ImportSettings:
         KEY of the responses; may hold ``{area}``, ``{animal}`` and ``*``, and then means several arrays. Of
         a table with a column per unit: which columns.
     axes
-        Order of the axes; None finds it by the stimuli, where one order fits.
+        Order of the axes, ``trials,images,units`` in any order or ``presentations,units``; None finds it by
+        the stimuli, where one order fits.
     stimuli
         KEY, folder of images, or a file: .npy, .npz or .mat (``FILE:KEY`` where it has several), or a neural
         file.
@@ -69,7 +70,7 @@ class ImportSettings:
     """
 
     responses: str | None = None
-    axes: tuple[str, ...] | None = None
+    axes: str | Sequence[str] | None = None
     stimuli: str | None = None
     image_ids: str | None = None
     unit_ids: str | None = None

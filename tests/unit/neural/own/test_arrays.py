@@ -190,11 +190,11 @@ def test_rows_of_presentations(
     )
     dataset, notes = read(path, area="V1")
     np.testing.assert_array_equal(dataset.recordings[0].responses, values)
-    assert "images are counted from 1" in notes
+    assert "ids of images are counted from 1" in notes
     assert "animals: named after the files" in notes
     assert dataset.recordings[0].animal == "mine"
     # Without trials, presentations of an image are counted as they come.
-    np.savez(tmp_path / "mine.npz", responses=rows[:29], image_ids=images[:29], stimuli=stimuli)
+    np.savez(tmp_path / "mine.npz", responses=rows[:29], images=images[:29], stimuli=stimuli)
     dataset, _ = read(path, area="V1")
     counts = np.isfinite(dataset.recordings[0].responses[:, :, 0]).sum(axis=0)
     assert sorted(counts.tolist())[0] == 4
@@ -399,6 +399,10 @@ def test_folders_pass_over_neural_files(
     np.savez(tmp_path / "m1.npz", responses=values, stimuli=stimuli)
     dataset, _ = read(tmp_path, area="V1")
     assert [one.animal for one in dataset.recordings] == ["m1"]
+    # And over the file of stimuli.
+    np.save(tmp_path / "scenes.npy", stimuli[::-1])
+    dataset, _ = read(tmp_path, area="V1", stimuli=str(tmp_path / "scenes.npy"))
+    np.testing.assert_array_equal(dataset.stimuli, stimuli[::-1])
 
 
 def test_objects_of_matlab_are_refused_by_name(tmp_path: Path, stimuli: NDArray[np.uint8]) -> None:
