@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mvkit.errors import DataError, UsageError
 from mvkit.neural.grey_images import GreyImages, image_layouts, to_grey
 from mvkit.neural.own.array_files import HDF5_SUFFIXES, WHOLE, ArrayFile, open_arrays
-from mvkit.neural.own.presentations import by_trial_and_image, match_images
+from mvkit.neural.own.presentations import by_trial_and_image, grey_of_ids, match_images
 from mvkit.neural.own.request import (
     ANIMAL,
     AREA,
@@ -134,17 +134,20 @@ class _StimulusChoice:
     def images(self) -> GreyImages:
         """The images, arranged in the usual way if nothing else was asked for."""
         if self._images is None:
-            self.arrange(lambda n_images: True)
+            self.arrange()
         if self._images is None:
             raise DataError(f"{self._what}: no images")
         return self._images
 
-    def arrange(self, fits: Callable[[int], bool]) -> int:
-        """Decide which axis has the images by what fits; return their number."""
+    def arrange(self, *likely: int, image_ids: NDArray[Any] | None = None) -> int:
+        """Decide which axis has the images, by likely numbers or by ids of images; return their number."""
         if self._images is None and self._array is not None:
-            sizes = [layout.n_images for layout in image_layouts(self._array.shape)]
-            fitting = next((size for size in sizes if fits(size)), None)
-            self._images = to_grey(self._array, n_images=fitting, what=self._what)
+            if image_ids is not None:
+                self._images = grey_of_ids(self._array, image_ids, self._what)
+            else:
+                sizes = [layout.n_images for layout in image_layouts(self._array.shape)]
+                fitting = next((size for size in likely if size in sizes), None)
+                self._images = to_grey(self._array, n_images=fitting, what=self._what)
         return len(self.images.images)
 
 
@@ -179,11 +182,12 @@ def _array_parts(
         raise DataError(f"{what}: ids, areas and animals of units differ in number: {sorted(counts)}")
     n_units = counts.pop() if counts else None
 
-    def fits(n_images: int) -> bool:
-        at = axes.index(IMAGES) if axes is not None and IMAGES in axes else None
-        return values.shape[at] == n_images if at is not None else n_images in values.shape
-
-    n_images = stimuli.arrange((lambda size: True) if is_flat else fits)
+    if axes is not None and IMAGES in axes and values.ndim == len(axes):
+        likely: tuple[int, ...] = (values.shape[axes.index(IMAGES)],)
+    else:
+        # The usual order first.
+        likely = (*values.shape[1:2], *values.shape)
+    n_images = stimuli.arrange(*likely, image_ids=image_ids)
     lengths = AxisLengths(n_images, n_units, None if image_ids is None else len(image_ids))
     order, note = find_axes(values.shape, lengths, axes, what=what, option="--axes ")
     notes.add(note)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mvkit.errors import DataError
 from mvkit.files import natural_key
-from mvkit.neural.grey_images import GreyImages
+from mvkit.neural.grey_images import GreyImages, image_layouts, to_grey
 from mvkit.neural.nwb import order_presentations
 from mvkit.neural.own.request import Notes, as_name, count
 
@@ -62,6 +62,30 @@ def match_images(ids: NDArray[Any], stimuli: GreyImages, what: str, notes: Notes
             f"(0 to {n_images - 1})"
         )
     return np.maximum(whole, -1)
+
+
+def grey_of_ids(stimuli: NDArray[Any], ids: NDArray[Any], what: str) -> GreyImages:
+    """Return the images of an array, whose first or last axis has the images that ids stand for.
+
+    Parameters
+    ----------
+    stimuli
+        As :func:`mvkit.neural.grey_images.to_grey` takes it.
+    ids
+        Image of each presentation; numbers tell how many there are at least.
+    what
+        Name of the stimuli, for messages.
+    """
+    sizes = [layout.n_images for layout in image_layouts(stimuli.shape)]
+    n_images = None
+    if ids.dtype.kind in "iuf":
+        known = np.unique(ids[np.isfinite(ids) & (ids >= 0)])
+        largest = int(known.max(initial=0))
+        enough = [size for size in sizes if size >= largest]
+        # As many as there are ids; else as many as they need.
+        likely = [size for size in (*sizes[:1], *enough) if size == len(known)] + enough
+        n_images = likely[0] if likely else None
+    return to_grey(stimuli, n_images=n_images, what=what)
 
 
 def by_trial_and_image(

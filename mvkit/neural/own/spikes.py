@@ -22,7 +22,7 @@ from mvkit.neural.nwb import (
     texts,
     whole_numbers,
 )
-from mvkit.neural.own.presentations import match_images
+from mvkit.neural.own.presentations import grey_of_ids, match_images
 from mvkit.neural.own.request import (
     AREA,
     IMAGE_IDS,
@@ -52,8 +52,8 @@ def read_spikes(
     Parameters and errors are those of :func:`mvkit.neural.own.recordings.import_recordings`.
     """
     with open_nwb(source.path) as file:
-        images = _nwb_stimuli(file, settings, stimuli)
         onset, ids, name = _nwb_presentations(file, settings, notes)
+        images = _nwb_stimuli(file, settings, stimuli, ids)
         what = f"{source.path}: {name}"
         index = match_images(ids, images, what, notes)
         shown = order_presentations(onset, index.astype(np.float64), index < 0)
@@ -90,7 +90,9 @@ def _nwb_column(table: Any, name: str) -> NDArray[Any]:
     return np.asarray(column[...]) if column.dtype.kind in "iufb" else texts(table, name)
 
 
-def _nwb_stimuli(file: Any, settings: ImportSettings, known: GreyImages | None) -> GreyImages:
+def _nwb_stimuli(
+    file: Any, settings: ImportSettings, known: GreyImages | None, ids: NDArray[Any]
+) -> GreyImages:
     templates = file.get(_TEMPLATES, {})
     names = list(templates)
     key = settings.stimuli
@@ -105,7 +107,11 @@ def _nwb_stimuli(file: Any, settings: ImportSettings, known: GreyImages | None) 
         if known is not None:
             return known
         array, images = stimuli_elsewhere(key, keys=names)
-        return images if images is not None else to_grey(array, what=key)  # type: ignore[arg-type]
+        if array is not None:
+            return grey_of_ids(array, ids, key)
+        if images is None:
+            raise DataError(f"{key}: no images")
+        return images
     return _nwb_template(file, templates[key], f"{_TEMPLATES}/{key}")
 
 

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from mvkit.errors import DataError, UsageError, suggest
 from mvkit.files import natural_key
-from mvkit.neural.grey_images import GreyImages, to_grey
+from mvkit.neural.grey_images import GreyImages
 from mvkit.neural.nwb import order_presentations
-from mvkit.neural.own.presentations import by_trial_and_image, match_images
+from mvkit.neural.own.presentations import by_trial_and_image, grey_of_ids, match_images
 from mvkit.neural.own.request import (
     ANIMAL,
     AREA,
@@ -48,12 +48,12 @@ def read_table(
     Parameters and errors are those of :func:`mvkit.neural.own.recordings.import_recordings`.
     """
     table = _Table(source.path)
-    images = stimuli or _stimuli_of_table(settings, table)
     image = table.find(settings.image_ids, IMAGE_IDS)
     if image is None:
         raise UsageError(
             f"{table.path}: which column has the image? give --image-ids COLUMN\n{table.describe()}"
         )
+    images = stimuli or _stimuli_of_table(settings, table, image)
     unit, trial = table.find(settings.unit_ids, UNIT_IDS), table.find(settings.trial_ids, TRIAL_IDS)
     area = _column_or_name(table, settings.area, AREA, source, "area", notes)
     animal = _column_or_name(table, settings.animal, ANIMAL, source, "animal", notes)
@@ -178,11 +178,15 @@ class _Table:
         return values
 
 
-def _stimuli_of_table(settings: ImportSettings, table: _Table) -> GreyImages:
+def _stimuli_of_table(settings: ImportSettings, table: _Table, image: str) -> GreyImages:
     if settings.stimuli is None:
         raise UsageError(f"{table.path}: which stimuli? give --stimuli FOLDER|FILE")
     array, images = stimuli_elsewhere(settings.stimuli, keys=())
-    return images if images is not None else to_grey(array, what=settings.stimuli)  # type: ignore[arg-type]
+    if array is not None:
+        return grey_of_ids(array, table.column(image), settings.stimuli)
+    if images is None:
+        raise DataError(f"{settings.stimuli}: no images")
+    return images
 
 
 def _column_or_name(

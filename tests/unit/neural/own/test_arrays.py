@@ -411,3 +411,18 @@ def test_objects_of_matlab_are_refused_by_name(tmp_path: Path, stimuli: NDArray[
         file["responses"].attrs["MATLAB_object_decode"] = 3
     with pytest.raises(DataError, match="'responses' is an object of MATLAB, which only MATLAB reads"):
         read(path, area="V1")
+
+
+def test_the_axis_of_images_is_found_by_responses_or_ids(tmp_path: Path, values: NDArray[np.float64]) -> None:
+    # Pictures as tall as there are units, and taller than there are images; the images are last.
+    tall = np.random.default_rng(0).integers(0, 256, (4, 9, 6), dtype=np.uint8)
+    np.savez(tmp_path / "a.npz", responses=values, stimuli=tall)
+    dataset, _ = read(tmp_path / "a.npz", area="V1")
+    np.testing.assert_array_equal(dataset.stimuli, np.moveaxis(tall, 2, 0))
+    np.testing.assert_array_equal(dataset.recordings[0].responses, values)
+    taller = np.random.default_rng(0).integers(0, 256, (20, 9, 6), dtype=np.uint8)
+    images = np.tile(np.arange(6), 5)
+    np.savez(tmp_path / "b.npz", responses=values.reshape(30, 4), image_ids=images, stimuli=taller)
+    dataset, _ = read(tmp_path / "b.npz", area="V1")
+    np.testing.assert_array_equal(dataset.stimuli, np.moveaxis(taller, 2, 0))
+    np.testing.assert_array_equal(dataset.recordings[0].responses, values)
