@@ -139,7 +139,9 @@ ExcludeSessions = Annotated[
 ]
 Areas = Annotated[
     list[str] | None,
-    _session_option("--areas -a", "AREA,...", "Default: VISp,VISl,VISal,VISpm,VISrl,VISam."),
+    _session_option(
+        "--areas -a", "AREA,...", "Default: VISp,VISl,VISal,VISpm,VISrl,VISam; own recordings: all."
+    ),
 ]
 Stimulus = Annotated[str | None, _session_option("--stimulus", "NAME", "Default: natural_scenes.")]
 BinMs = Annotated[

@@ -107,6 +107,8 @@ def find_axes(
             "of each presentation"
         )
     names = {len(FULL): FULL, len(FLAT): FLAT}.get(len(shape))
+    if len(shape) < len(FLAT):
+        raise DataError(f"{are}: too few axes; give {','.join(FULL)}")
     if names is None:
         raise DataError(f"{are}: {len(shape)} axes; average over time first, to have {','.join(FULL)}")
     if axes is not None and len(axes) != len(shape):

@@ -289,7 +289,7 @@ class _Hdf5File(ArrayFile):
             self._shapes = {}
             try:
                 for name, node in self._file.items():
-                    if not name.startswith("#"):
+                    if node is not None and not name.startswith("#"):
                         self._add(name, node)
             except _FAILURES as error:
                 raise DataError(f"{self.path}: not a readable HDF5 file ({_first_line(error)})") from error
@@ -321,7 +321,9 @@ class _Hdf5File(ArrayFile):
                 names[name], self._datasets[name] = (), "a sparse array of MATLAB: save full(x)"
                 return
             for part, child in node.items():
-                self._add(f"{name}.{part}", child)
+                # A link to nothing has no child.
+                if child is not None:
+                    self._add(f"{name}.{part}", child)
         elif self.is_matlab and "MATLAB_object_decode" in node.attrs:
             names[name], self._datasets[name] = (), f"an object of MATLAB, {_OBJECT_ADVICE}"
         elif self.is_matlab and "MATLAB_empty" in node.attrs:

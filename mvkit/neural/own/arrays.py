@@ -164,6 +164,8 @@ def _array_parts(
     values = file.read(key)
     if values.dtype.kind not in "biuf":
         raise DataError(f"{what} holds text, expected numbers")
+    if not values.size:
+        raise DataError(f"{what} is empty: shape {values.shape}")
     labels = _labels(file, settings.unit_ids, UNIT_IDS, names)
     areas = _name_or_labels(file, settings.area, source, "area", notes)
     animals = _name_or_labels(file, settings.animal, source, "animal", notes)
@@ -173,6 +175,10 @@ def _array_parts(
     axes = None if settings.axes is None else parse_axes(settings.axes)
     is_flat = PRESENTATIONS in axes if axes is not None else values.ndim == len(FLAT)
     image_ids = _labels(file, settings.image_ids, IMAGE_IDS, names) if is_flat else None
+    if not is_flat and (settings.image_ids is not None or settings.trial_ids is not None):
+        raise UsageError(
+            f"{what} has {values.ndim} axes; --image-ids and --trial-ids are for presentations,units"
+        )
     n_axes = len(FLAT) if image_ids is not None else len(FULL)
     if file.is_matlab and values.ndim < n_axes and not is_flat:
         # MATLAB drops last axes of length 1.
@@ -198,7 +204,7 @@ def _array_parts(
         arranged = by_trial_and_image(arranged, shown, trial_ids, n_images, what, notes)
     else:
         arranged = values.transpose([order.index(axis) for axis in FULL])
-    return list(split_units(arranged, labels, areas, animals, what))
+    return list(split_units(arranged, labels, areas, animals, what, notes))
 
 
 def _labels(

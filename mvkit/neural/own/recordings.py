@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.errors import DataError, UsageError, valid_names
-from mvkit.files import list_files, natural_key
+from mvkit.files import inspect_file, list_files, natural_key
 from mvkit.neural.dataset import NeuralDataset
 from mvkit.neural.grey_images import GreyImages
 from mvkit.neural.own.array_files import ARRAY_SUFFIXES
@@ -72,6 +72,7 @@ def import_recordings(
     """
     settings = settings or ImportSettings()
     files = _find_sources(sources, stimuli=settings.stimuli)
+    _check_kinds(files, settings)
     notes = Notes()
     stimuli: GreyImages | None = None
     parts: list[Part] = []
@@ -97,6 +98,22 @@ def import_recordings(
         "notes": list(notes.sentences),
     }
     return ImportedRecordings(replace(dataset, provenance=provenance), tuple(notes.sentences))
+
+
+def _check_kinds(files: Sequence[Source], settings: ImportSettings) -> None:
+    """Check that no setting is for another kind of file than there is."""
+    kinds = {
+        "NWB" if one.path.suffix.lower() == NWB_SUFFIX else "tables" if _is_table(one.path) else "arrays"
+        for one in files
+    }
+    given = {
+        "--window-ms": ("NWB", settings.window_ms),
+        "--presentations": ("NWB", settings.presentations),
+        "--axes": ("arrays", settings.axes),
+    }
+    for option, (kind, value) in given.items():
+        if value is not None and kind not in kinds:
+            raise UsageError(f"{option}: only for {kind}, not for {files[0].path}")
 
 
 def _describe_images(stimuli: GreyImages) -> str:
@@ -132,6 +149,8 @@ def _find_sources(given: Sequence[str | Path], *, stimuli: str | None) -> list[S
         else:
             matches = [Source(path, {})]
         for source in matches:
+            if problem := inspect_file(source.path).problem:
+                raise DataError(f"{source.path}: {problem}")
             if not _is_table(source.path) and source.path.suffix.lower() not in SUFFIXES:
                 raise UsageError(f"{source.path}: the name must end in {', '.join(SUFFIXES)}")
             if is_neural_file(source.path):
@@ -188,6 +207,11 @@ def _assemble(
             labels.setdefault(part.area, {})[part.animal] = part.unit_labels[heard]
     if n_idle:
         notes.add(f"{count(n_idle, 'trial')} without any response left out")
+    n_single = sum(len(values) == 1 for of_area in responses.values() for values in of_area.values())
+    if n_single:
+        notes.add(
+            f"{count(n_single, 'recording')} of one trial: no reliability, and no score corrected for noise"
+        )
     if n_silent:
         notes.add(f"{count(n_silent, 'unit')} without any response left out")
     if not was_shown.all():

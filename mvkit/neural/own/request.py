@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mvkit.errors import UsageError, suggest, valid_names
+from mvkit.errors import DataError, UsageError, suggest, valid_names
 from mvkit.files import IMAGE_SUFFIXES
 from mvkit.neural.dataset import NeuralDataset
 from mvkit.neural.grey_images import GreyImages, read_image_folder
@@ -27,6 +27,8 @@ UNIT_IDS = ("unit_ids", "unit_id", "unit", "neuron", "cell")
 TRIAL_IDS = ("trial_ids", "trial_id", "trial", "repeat", "repetition")
 AREA = ("area", "areas", "visual_area", "brain_area")
 ANIMAL = ("animal", "animals", "mouse", "subject", "specimen", "specimen_id")
+#: Names that mean none.
+NO_NAME = ("", "nan", "none", "null")
 NEURAL_FILE_SUFFIXES = (".h5", ".hdf5", ".nc")
 PLACEHOLDER = re.compile(r"\{(\w*)\}|\*")
 
@@ -62,7 +64,7 @@ class ImportSettings:
     presentations
         NWB: table of presentations, in ``intervals`` or ``stimulus/presentation``.
     window_ms
-        NWB: spikes are counted from the first to before the second time after onset.
+        NWB: spikes are counted from the first to before the second time after onset; None for 0 to 250.
     areas
         Areas to keep; empty for all.
     units_of_measure
@@ -78,7 +80,7 @@ class ImportSettings:
     area: str | None = None
     animal: str | None = None
     presentations: str | None = None
-    window_ms: tuple[float, float] = (0.0, 250.0)
+    window_ms: tuple[float, float] | None = None
     areas: tuple[str, ...] = ()
     units_of_measure: str | None = None
 
@@ -197,16 +199,44 @@ def split_units(
     areas: str | NDArray[Any],
     animals: str | NDArray[Any],
     what: str,
+    notes: Notes,
 ) -> Iterator[Part]:
-    """Yield the units of each area and animal."""
+    """Yield the units of each area and animal; those without an area are left out.
+
+    Parameters
+    ----------
+    values
+        Responses (n_trials, n_images, n_units).
+    labels
+        Numbers or names (n_units,) of units, or None.
+    areas, animals
+        One name, or that of each unit.
+    what
+        Name of the responses, for messages.
+    notes
+        Gets what was left out.
+
+    Raises
+    ------
+    DataError
+        If the animal of a unit is missing.
+    """
     n_units = values.shape[2]
 
     def per_unit(names: str | NDArray[Any]) -> list[str]:
         return [names] * n_units if isinstance(names, str) else [as_name(one) for one in names]
 
     members: dict[tuple[str, str], list[int]] = {}
-    for index, pair in enumerate(zip(per_unit(areas), per_unit(animals), strict=True)):
-        members.setdefault(pair, []).append(index)
+    n_without = 0
+    for index, (area, animal) in enumerate(zip(per_unit(areas), per_unit(animals), strict=True)):
+        if area.lower() in NO_NAME:
+            n_without += 1
+        elif animal.lower() in NO_NAME:
+            raise DataError(f"{what}: the animal of unit {index} (counted from 0) is missing")
+        else:
+            members.setdefault((area, animal), []).append(index)
+    if n_without:
+        notes.add(f"{count(n_without, 'unit')} without an area left out")
     for (area, animal), units in members.items():
         own = values if len(units) == n_units else values[:, :, units]
         yield Part(area, animal, own, None if labels is None else labels[units], what)

@@ -26,6 +26,7 @@ from mvkit.neural.own.presentations import grey_of_ids, match_images
 from mvkit.neural.own.request import (
     AREA,
     IMAGE_IDS,
+    NO_NAME,
     ImportSettings,
     Notes,
     Part,
@@ -39,7 +40,9 @@ from mvkit.neural.own.request import (
 
 NWB_SUFFIX = ".nwb"
 #: Areas that mean none.
-_NO_AREA = ("", "nan", "none", "null", "root")
+_NO_AREA = (*NO_NAME, "root")
+#: Time after onset in which spikes are counted where none is given.
+WINDOW_MS = (0.0, 250.0)
 _ELECTRODES = "general/extracellular_ephys/electrodes"
 _TEMPLATES = "stimulus/templates"
 
@@ -67,7 +70,7 @@ def read_spikes(
         if not kept.any():
             raise DataError(f"no unit is left of areas {', '.join(sorted(set(areas.tolist()))[:12])}")
         rows = np.flatnonzero(kept)
-        rates = _spike_rates(units, rows, shown.onset, settings.window_ms)
+        rates = _spike_rates(units, rows, shown.onset, settings.window_ms or WINDOW_MS)
         values = np.full((shown.n_trials, len(images.images), len(rows)), np.nan, dtype=np.float32)
         values[shown.trial_index, shown.frame_ids[shown.frame_index]] = rates
         labels = _nwb_column(units, settings.unit_ids or "id")[rows]
@@ -76,7 +79,7 @@ def read_spikes(
             path = "general/subject/subject_id"
             animal = text(file, path) if path in file else source.path.stem
             notes.add("animals: subject_id of each file" if path in file else "animals: names of the files")
-        return images, list(split_units(values, labels, areas[rows], animal, str(source.path)))
+        return images, list(split_units(values, labels, areas[rows], animal, str(source.path), notes))
 
 
 def _nwb_column(table: Any, name: str) -> NDArray[Any]:

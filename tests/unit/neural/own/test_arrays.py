@@ -202,6 +202,20 @@ def test_rows_of_presentations(
     np.testing.assert_array_equal(dataset.recordings[0].responses[0, images[0]], rows[first])
 
 
+def test_units_without_an_area_are_left_out(
+    tmp_path: Path, values: NDArray[np.float64], stimuli: NDArray[np.uint8]
+) -> None:
+    np.savez(tmp_path / "a.npz", responses=values, stimuli=stimuli, area=np.array(["V1", "", "V1", "nan"]))
+    dataset, notes = read(tmp_path / "a.npz")
+    np.testing.assert_array_equal(dataset.recordings[0].responses, values[:, :, [0, 2]])
+    assert "2 units without an area left out" in notes
+    # A single trial can be stored, and is told.
+    np.savez(tmp_path / "a.npz", responses=values[:1], stimuli=stimuli)
+    dataset, notes = read(tmp_path / "a.npz", area="V1")
+    assert dataset.recordings[0].n_trials == 1
+    assert "1 recording of one trial: no reliability, and no score corrected for noise" in notes
+
+
 def test_patterns_of_names_and_files(tmp_path: Path, stimuli: NDArray[np.uint8]) -> None:
     rng = np.random.default_rng(3)
     made = {}
@@ -353,6 +367,18 @@ def test_refusals_say_where_and_what_to_do(
         stimuli=stimuli,
     )
     refuse("3 ids of units fit no axis", **both, unit_ids=[1, 2, 3])
+    refuse("'responses' is empty: shape", kind=DataError, **{**both, "responses": values[:0]})
+    refuse("too few axes; give trials,images,units", kind=DataError, **{**both, "responses": values[0, 0]})
+    refuse("--window-ms: only for NWB, not for .*mine.npz", settings={"window_ms": (0, 9)}, **both)
+    refuse(
+        "--image-ids and --trial-ids are for presentations,units", settings={"trial_ids": "stimuli"}, **both
+    )
+    refuse(
+        "the animal of unit 1 .counted from 0. is missing",
+        kind=DataError,
+        **both,
+        animal=np.array(list("a cd")),
+    )
     path.write_bytes(b"nothing")
     with pytest.raises(DataError, match=r"mine.npz: not a readable NumPy file"):
         read(path)
@@ -362,6 +388,7 @@ def test_refusals_say_where_and_what_to_do(
             read(tmp_path / name)
     with pytest.raises(DataError, match=r"none.npz: no such file"):
         read(tmp_path / "none.npz")
+    (tmp_path / "mine.txt").touch()
     with pytest.raises(UsageError, match=r"mine.txt: the name must end in .npy, .npz, .mat"):
         read(tmp_path / "mine.txt")
     with pytest.raises(UsageError, match="no file fits this pattern"):
