@@ -164,13 +164,13 @@ def unit_reliabilities(
     reliabilities: list[NDArray[np.float64]] = []
     with threadpool_limits(limits=1):
         for recording in dataset.recordings:
-            if progress is not None:
-                progress(len(reliabilities), len(dataset.recordings))
             if recording.n_trials < 2:
                 reliabilities.append(np.full(recording.n_units, np.nan))
-                continue
-            orders = trial_orders_in_sequence(recording.n_trials, n_halves=n_halves, seed=seed)
-            reliabilities.append(split_half_moments(recording.responses, halves_of(orders)).mean)
+            else:
+                orders = trial_orders_in_sequence(recording.n_trials, n_halves=n_halves, seed=seed)
+                reliabilities.append(split_half_moments(recording.responses, halves_of(orders)).mean)
+            if progress is not None:
+                progress(len(reliabilities), len(dataset.recordings))
     return reliabilities
 
 
