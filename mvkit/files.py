@@ -27,6 +27,10 @@ from mvkit.errors import DataError, UsageError, printable, wording
 SYSTEM_FOLDERS: Final = frozenset(
     {"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"}
 )
+#: Endings of the names of image files.
+IMAGE_SUFFIXES: Final = frozenset(
+    {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm"}
+)
 _READS_AS_ESCAPE: Final = re.compile(rb"\\(?=x[0-9a-f]{2})")
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _FILE_SUFFIX: Final = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,4}")
@@ -316,6 +320,14 @@ def list_folders(folder: Path) -> tuple[list[Path], list[ListedFile]]:
     ]
     missing = [inspect_file(Path(entry.path)) for entry in entries if _may_be_missing_folder(entry)]
     return sorted(folders, key=_sort_key), sorted(missing, key=lambda file: _sort_key(file.path))
+
+
+def natural_key(name: str) -> tuple[list[tuple[str, int]], str]:
+    """Return the key that sorts names with their numbers by value: ``frame2`` before ``frame10``."""
+    # The same order whatever the system's encoding.
+    name = os.fsencode(name).decode("utf-8", "surrogateescape")
+    pieces = re.findall(r"(\D*)([0-9]*)", name.lower())
+    return [(text, int(digits) if digits else -1) for text, digits in pieces], name
 
 
 def inspect_file(path: Path) -> ListedFile:

@@ -20,7 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.allen.folder import CELL_ID, SessionFolder
-from mvkit.allen.nwb import (
+from mvkit.allen.request import SessionRequest
+from mvkit.allen.session import AREA, UNIT_ID, SessionRecording, SessionSource
+from mvkit.errors import DataError
+from mvkit.neural.nwb import (
     Presentations,
     decode,
     group,
@@ -30,9 +33,6 @@ from mvkit.allen.nwb import (
     text,
     whole_numbers,
 )
-from mvkit.allen.request import SessionRequest
-from mvkit.allen.session import AREA, UNIT_ID, SessionRecording, SessionSource
-from mvkit.errors import DataError
 
 #: Cells read at a time.
 BLOCK = 16

@@ -16,7 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.allen.folder import SessionFolder
-from mvkit.allen.nwb import (
+from mvkit.allen.request import SessionRequest
+from mvkit.allen.session import AREA, UNIT_ID, SessionRecording, SessionSource
+from mvkit.errors import DataError
+from mvkit.neural.nwb import (
     Presentations,
     group,
     numbers,
@@ -29,9 +32,6 @@ from mvkit.allen.nwb import (
     truths,
     whole_numbers,
 )
-from mvkit.allen.request import SessionRequest
-from mvkit.allen.session import AREA, UNIT_ID, SessionRecording, SessionSource
-from mvkit.errors import DataError
 
 #: Kind of session in which the images of Brain Observatory 1.1 were shown.
 SESSION_TYPE = "brain_observatory_1.1"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import shlex
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +15,9 @@ from mvkit.cli.console import (
     Command,
     HomeOption,
     JsonOption,
+    help_epilog,
     note,
+    plain_table,
     print_json,
     print_line,
     print_renderable,
@@ -20,7 +25,7 @@ from mvkit.cli.console import (
     split_commas,
 )
 from mvkit.errors import UsageError, unknown_name
-from mvkit.files import format_bytes
+from mvkit.files import check_output_path, format_bytes
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -43,10 +48,14 @@ Verify = Annotated[
 Dataset = Annotated[
     str | None, typer.Option("--dataset", "-d", help="neuropixels, calcium, simulated or all.")
 ]
-FromPickle = Annotated[
-    Path | None,
+FromFiles = Annotated[
+    list[str] | None,
     typer.Option(
-        "--from", metavar="FILE", help="Convert this .pkl, .pkl.gz or .pkl.xz instead of downloading."
+        "--from",
+        metavar="FILE",
+        help="Convert this published .pkl, .pkl.gz or .pkl.xz instead of downloading. Or recordings of your "
+        "own: .npz, .mat, .h5, .csv, .parquet, .nwb (below).",
+        show_default=False,
     ),
 ]
 FromCheckpoint = Annotated[
@@ -71,6 +80,36 @@ Source = Annotated[
         help="The published pickles, or the recording sessions that they were made from.",
     ),
 ]
+_OWN = "Your own recordings (--from FILE|DIR, repeatable)"
+
+
+def _own_option(name: str, metavar: str, text: str) -> Any:
+    return typer.Option(name, metavar=metavar, help=text, show_default=False, rich_help_panel=_OWN)
+
+
+_OUT = "The neural file to write."
+_RESPONSES = "The array or column of responses; 'values_{animal}' is an array per animal."
+_AXES = "trials,images,units in the order of the array's axes, or presentations,units; default: what fits."
+_STIMULI = "Images in the order of the responses: an array, a folder, or FILE (.npy .npz .mat .h5; FILE:KEY)."
+_AREA = "Area (VISp), or the array or column that has it."
+_ANIMAL = "Animal, any name, or the array or column that has it; default: the file's name."
+_IMAGE_IDS = "Image of each presentation, by number or file name (tables, NWB, presentations,units)."
+_UNIT_IDS = "Numbers or names of the units."
+_TRIAL_IDS = "Trial of each presentation; default: a column 'trial', else their order."
+_PRESENTATIONS = "NWB: the table of presentations in intervals/ or stimulus/presentation/."
+_MEASURE = "Of the responses, such as spikes/s or dF/F; default: a.u."
+
+Out = Annotated[Path | None, _own_option("--out", "FILE.h5", _OUT)]
+Responses = Annotated[str | None, _own_option("--responses", "KEY", _RESPONSES)]
+Axes = Annotated[str | None, _own_option("--axes", "AXIS,...", _AXES)]
+Stimuli = Annotated[str | None, _own_option("--stimuli", "KEY|DIR|FILE", _STIMULI)]
+Area = Annotated[str | None, _own_option("--area", "NAME|KEY", _AREA)]
+Animal = Annotated[str | None, _own_option("--animal", "NAME|KEY", _ANIMAL)]
+ImageIds = Annotated[str | None, _own_option("--image-ids", "KEY", _IMAGE_IDS)]
+UnitIds = Annotated[str | None, _own_option("--unit-ids", "KEY", _UNIT_IDS)]
+TrialIds = Annotated[str | None, _own_option("--trial-ids", "KEY", _TRIAL_IDS)]
+PresentationTable = Annotated[str | None, _own_option("--presentations", "NAME", _PRESENTATIONS)]
+UnitsOfMeasure = Annotated[str | None, _own_option("--units-of-measure", "TEXT", _MEASURE)]
 
 
 def _session_option(names: str, metavar: str | None, text: str) -> Any:
@@ -82,7 +121,7 @@ def _session_option(names: str, metavar: str | None, text: str) -> Any:
 _SESSIONS_FROM = (
     "Read session files (.nwb) that are there already; default: download those that AllenSDK lists."
 )
-_WINDOW = "Time after onset, a whole number of bins; default: 0 250."
+_WINDOW = "Time after onset, a whole number of bins (own NWB: any); default: 0 250."
 _ISI = (
     "Leave out units with more violations of the refractory period; default: AllenSDK's 0.5, "
     "inf for no limit."
@@ -100,7 +139,9 @@ ExcludeSessions = Annotated[
 ]
 Areas = Annotated[
     list[str] | None,
-    _session_option("--areas -a", "AREA,...", "Default: VISp,VISl,VISal,VISpm,VISrl,VISam."),
+    _session_option(
+        "--areas -a", "AREA,...", "Default: VISp,VISl,VISal,VISpm,VISrl,VISam; own recordings: all."
+    ),
 ]
 Stimulus = Annotated[str | None, _session_option("--stimulus", "NAME", "Default: natural_scenes.")]
 BinMs = Annotated[
@@ -128,6 +169,25 @@ _SESSION_OPTIONS = {
     "--presence-ratio": "min_presence_ratio",
 }
 _SPIKE_OPTIONS = ("--bin-ms", "--window-ms", "--isi-violations", "--amplitude-cutoff", "--presence-ratio")
+_PICKLES = (".pkl", ".pkl.gz", ".pkl.xz")
+#: Options about recordings of one's own, and the fields of their settings; two are shared with sessions.
+_OWN_OPTIONS = {
+    "--responses": "responses",
+    "--axes": "axes",
+    "--stimuli": "stimuli",
+    "--area": "area",
+    "--animal": "animal",
+    "--image-ids": "image_ids",
+    "--unit-ids": "unit_ids",
+    "--trial-ids": "trial_ids",
+    "--presentations": "presentations",
+    "--units-of-measure": "units_of_measure",
+}
+_SHARED_OPTIONS = ("--areas", "--window-ms")
+#: Medians of reliabilities below this are about 0.
+_UNRELIABLE = 0.05
+#: Recordings that a table lists one by one.
+_MOST_RECORDINGS = 12
 _SESSION_LISTS = ("--sessions", "--exclude-sessions")
 
 app = typer.Typer(
@@ -165,11 +225,21 @@ def checkpoints(
         _show_files(fetch_checkpoints(names or (), request, source=from_file), as_json=as_json)
 
 
-@app.command(cls=Command)
+_EPILOG = help_epilog(
+    "mvkit fetch neural --dataset neuropixels --dry-run",
+    "mvkit fetch neural --from mine.mat --stimuli images --area VISp --out mine.h5",
+    "mvkit fetch neural --from 'V1_{animal}.npz' --stimuli scenes/ --area VISp --out v1.h5",
+    "mvkit fetch neural --from trials.csv --stimuli scenes/ --out mine.h5",
+    "mvkit fetch neural --from session.nwb --stimuli scenes/ --window-ms 0 250 --out nwb.h5",
+    learn_more="README.md, Your own recordings",
+)
+
+
+@app.command(cls=Command, epilog=_EPILOG)
 def neural(
     dataset: Dataset = None,
     source: Source = "published",
-    from_file: FromPickle = None,
+    from_files: FromFiles = None,
     keep_raw: KeepRaw = False,
     dry_run: DryRun = False,
     verify: Verify = False,
@@ -177,6 +247,17 @@ def neural(
     offline: Offline = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
+    out: Out = None,
+    responses: Responses = None,
+    axes: Axes = None,
+    stimuli: Stimuli = None,
+    area: Area = None,
+    animal: Animal = None,
+    image_ids: ImageIds = None,
+    unit_ids: UnitIds = None,
+    trial_ids: TrialIds = None,
+    presentations: PresentationTable = None,
+    units_of_measure: UnitsOfMeasure = None,
     sessions_from: SessionsFrom = None,
     sessions: Sessions = None,
     exclude_sessions: ExcludeSessions = None,
@@ -189,14 +270,52 @@ def neural(
     presence_ratio: PresenceRatio = None,
     reliability: Reliability = None,
 ) -> None:
-    """Fetch recordings and convert them to neural files (HOME/neural/DATASET.h5).
+    """Fetch recordings and convert them to neural files (HOME/neural/DATASET.h5), or bring your own.
 
     With --source allensdk the recordings are made anew from the Allen Brain Observatory's sessions, which
     --sessions-from and all options after it are about.
     """
+    _check_exclusive({"--dry-run": dry_run, "--verify": verify})
+    own = {
+        "--responses": responses,
+        "--axes": axes,
+        "--stimuli": stimuli,
+        "--area": area,
+        "--animal": animal,
+        "--image-ids": image_ids,
+        "--unit-ids": unit_ids,
+        "--trial-ids": trial_ids,
+        "--presentations": presentations,
+        "--units-of-measure": units_of_measure,
+    }
+    if _is_own(from_files, dataset, {**own, "--out": out}):
+        others = {
+            "--verify": verify,
+            "--keep-raw": keep_raw,
+            "--source": source != _PUBLISHED,
+            "--sessions-from": sessions_from,
+            "--sessions": sessions,
+            "--exclude-sessions": exclude_sessions,
+            "--stimulus": stimulus,
+            "--bin-ms": bin_ms,
+            "--isi-violations": isi_violations,
+            "--amplitude-cutoff": amplitude_cutoff,
+            "--presence-ratio": presence_ratio,
+        }
+        _import_own(
+            from_files or [],
+            {**own, "--areas": areas, "--window-ms": window_ms},
+            out,
+            others={name for name, value in others.items() if value not in (None, False)},
+            force=force,
+            dry_run=dry_run,
+            measure=reliability is not False,
+            as_json=as_json,
+        )
+        return
     from mvkit.fetch.run import fetch_neural, plan_neural
 
-    _check_exclusive({"--dry-run": dry_run, "--verify": verify})
+    from_file = Path(from_files[0]) if from_files else None
     request = _request(home, force=force, offline=offline, keep_raw=keep_raw)
     if verify:
         _verify("neural", [dataset] if dataset else (), request, as_json=as_json)
@@ -235,6 +354,142 @@ def neural(
         _show_plan(plan_neural(dataset, request, source=from_file), as_json=as_json)
     else:
         _show_files(fetch_neural(dataset, request, source=from_file), as_json=as_json)
+
+
+def _is_own(from_files: list[str] | None, dataset: str | None, own: Mapping[str, object]) -> bool:
+    """Tell whether recordings of one's own are to be imported; check that nothing contradicts it."""
+    given = [name for name, value in own.items() if value is not None]
+    pickles = [name for name in from_files or () if name.lower().endswith(_PICKLES)]
+    if from_files and dataset is not None and not pickles and _may_be_own(from_files[0]):
+        names = ", ".join(given or ["--from"])
+        raise UsageError(f"{names}: only for recordings of your own: leave out --dataset {dataset}")
+    if not from_files or pickles or dataset is not None:
+        if from_files and len(from_files) > 1:
+            raise UsageError(f"--from: {len(from_files)} files; of published recordings, name one pickle")
+        if given and not from_files:
+            raise UsageError(f"{', '.join(given)}: only for recordings of your own: add --from FILE")
+        if given:
+            reason = f"{pickles[0]} is a published pickle" if pickles else "leave out --dataset"
+            raise UsageError(f"{', '.join(given)}: only for recordings of your own: {reason}")
+        return False
+    return True
+
+
+def _may_be_own(name: str) -> bool:
+    endings = (".npy", ".npz", ".mat", ".h5", ".hdf5", ".csv", ".tsv", ".gz", ".parquet", ".nwb")
+    return name.lower().endswith(endings)
+
+
+def _import_own(
+    sources: Sequence[str],
+    options: Mapping[str, Any],
+    out: Path | None,
+    *,
+    others: set[str],
+    force: bool,
+    dry_run: bool,
+    measure: bool,
+    as_json: bool,
+) -> None:
+    """Import recordings of one's own and show what became of them."""
+    if others:
+        raise UsageError(f"{', '.join(sorted(others))}: not for recordings of your own (--from {sources[0]})")
+    if out is None:
+        raise UsageError("--out: name the neural file to write, such as --out mine.h5")
+    target = out.expanduser()
+    if target.suffix.lower() not in (".h5", ".hdf5", ".nc"):
+        raise UsageError(f"--out {out}: a neural file is HDF5; give a name that ends in .h5")
+    if not dry_run:
+        check_output_path(target, overwrite=force, example="mine.h5")
+    fields: dict[str, Any] = {
+        field: options[name] for name, field in _OWN_OPTIONS.items() if options[name] is not None
+    }
+    if options["--areas"] is not None:
+        fields["areas"] = _split("--areas", options["--areas"])
+    if options["--window-ms"] is not None:
+        fields["window_ms"] = options["--window-ms"]
+    from mvkit.neural.own.recordings import import_recordings
+    from mvkit.neural.own.request import ImportSettings
+
+    imported = import_recordings(sources, ImportSettings(**fields), name=target.stem)
+    if measure:
+        from mvkit.pipeline.reliability import unit_reliabilities
+
+        with progress_bar("measuring reliabilities") as progress:
+            reliabilities = [one.tolist() for one in unit_reliabilities(imported.dataset, progress=progress)]
+    else:
+        reliabilities = [[] for _ in imported.dataset.recordings]
+    if not dry_run:
+        imported.dataset.save(target, overwrite=True)
+    records = imported.dataset.recording_table().to_dict("records")
+    rows: list[dict[str, Any]] = [
+        {**{str(name): value for name, value in record.items()}, "median_reliability": _median(own)}
+        for record, own in zip(records, reliabilities, strict=True)
+    ]
+    if as_json:
+        print_json(
+            {
+                "file": str(target),
+                "written": not dry_run,
+                "units_of_measure": imported.dataset.units_of_measure,
+                "notes": list(imported.notes),
+                "recordings": rows,
+            }
+        )
+        return
+    for sentence in imported.notes:
+        print_line(sentence)
+    print_line("")
+    print_renderable(recordings_table(rows, reliabilities))
+    print_line("")
+    if _median([value for own in reliabilities for value in own]) < _UNRELIABLE:
+        print_line(
+            "Reliabilities are about 0: are these single trials of the same images, and the axes right?"
+        )
+    if dry_run:
+        print_line(f"would write {target} (--dry-run)")
+        return
+    print_line(f"wrote {target} ({format_bytes(target.stat().st_size)}), {imported.dataset.units_of_measure}")
+    path = shlex.quote(str(out))
+    print_line(f"next: mvkit fetch reliability {path}")
+    print_line(f"      mvkit score gabor --dataset {path} --recipe honest")
+
+
+def recordings_table(rows: Sequence[Mapping[str, Any]], reliabilities: Sequence[Sequence[float]]) -> Table:
+    """Return one row per recording; of more than a dozen, one per area."""
+    numbers = ("trials>", "images>", "units>", "missing>", "reliability>")
+    if len(rows) <= _MOST_RECORDINGS:
+        table = plain_table("area", "animal", *numbers)
+        for row, own in zip(rows, reliabilities, strict=True):
+            table.add_row(row["area"], row["animal"], *_recording_cells([row], own))
+        return table
+    table = plain_table("area", "animals>", *numbers)
+    for area in dict.fromkeys(row["area"] for row in rows):
+        members = [(row, own) for row, own in zip(rows, reliabilities, strict=True) if row["area"] == area]
+        pooled = [value for _, own in members for value in own]
+        table.add_row(area, str(len(members)), *_recording_cells([row for row, _ in members], pooled))
+    return table
+
+
+def _median(reliabilities: Sequence[float]) -> float:
+    """Return the median of the reliabilities that are known; NaN of none."""
+    known = [value for value in reliabilities if not math.isnan(value)]
+    return statistics.median(known) if known else math.nan
+
+
+def _recording_cells(rows: Sequence[Mapping[str, Any]], reliabilities: Sequence[float]) -> list[str]:
+    """Return trials, images, units, missing responses and the median reliability of the units."""
+    median = _median(reliabilities)
+    trials = sorted({row["n_trials"] for row in rows})
+    sizes = [row["n_trials"] * row["n_units"] for row in rows]
+    missing = sum(row["missing"] * size for row, size in zip(rows, sizes, strict=True)) / sum(sizes)
+    return [
+        str(trials[0]) if len(trials) == 1 else f"{trials[0]}-{trials[-1]}",
+        str(rows[0]["n_images"]),
+        f"{sum(row['n_units'] for row in rows):,}",
+        "0" if not missing else f"{100 * missing:.1f} %",
+        "" if math.isnan(median) else f"{median:.2f}",
+    ]
 
 
 @app.command(cls=Command)

@@ -127,7 +127,8 @@ def datasets(pattern: Pattern = None, home: HomeOption = None, as_json: JsonOpti
     for row in rows:
         _print_dataset(row)
     if pattern is None:
-        print_line("Recordings of your own: --dataset takes the path of a neural file.")
+        print_line("Recordings of your own: --dataset takes the path of a neural file;")
+        print_line("mvkit fetch neural --from FILE makes one of .npz, .mat, .csv, .parquet, .nwb.")
 
 
 def layer_table(layers: Sequence[LayerInfo], n_images: int | None = None) -> Table:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,14 +18,11 @@ import mvkit
 from mvkit import paths
 from mvkit.errors import DataError, UsageError, printable, wording
 from mvkit.features.feature_set import FeatureProvenance, ImageIds
-from mvkit.files import list_files, name_text
+from mvkit.files import IMAGE_SUFFIXES, list_files, name_text, natural_key
 from mvkit.images.sources import reason_of
 from mvkit.models.base import state_digest
 from mvkit.models.preprocessing import as_preprocessing
 
-SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm"}
-)
 #: Files that an error names.
 _MOST_LISTED = 5
 _GREY_MODES = frozenset({"1", "L", "LA"})
@@ -61,7 +56,7 @@ class FolderStimuli:
         DataError
             If there is none, or a name is there without a file (a link to nothing, a pipe).
         """
-        listed = list_files(folder, SUFFIXES, levels=0)
+        listed = list_files(folder, IMAGE_SUFFIXES, levels=0)
         problems = {file.path: file.problem or "an empty file" for file in listed if not file.n_bytes}
         if problems:
             shown = [f"{path}: cannot be read as an image: {why}" for path, why in problems.items()]
@@ -69,10 +64,9 @@ class FolderStimuli:
             raise DataError("\n".join([*shown[:_MOST_LISTED], *more, "restore or remove them"]))
         files = [file.path for file in listed]
         if not files:
-            raise DataError(
-                f"{folder}: no images directly inside this folder (looked for {', '.join(sorted(SUFFIXES))})"
-            )
-        ordered = sorted(files, key=lambda file: _natural_key(file.name))
+            looked_for = ", ".join(sorted(IMAGE_SUFFIXES))
+            raise DataError(f"{folder}: no images directly inside this folder (looked for {looked_for})")
+        ordered = sorted(files, key=lambda file: natural_key(file.name))
         return cls(tuple(ordered), name_text(folder.resolve().name))
 
     @property
@@ -114,13 +108,6 @@ def _read_image(file: Path) -> NDArray[np.uint8]:
     raise DataError(
         f"{file}: pixels of mode '{mode}' are not eight bits per channel; convert the file to 8-bit"
     )
-
-
-def _natural_key(name: str) -> tuple[list[tuple[str, int]], str]:
-    # The same order whatever the system's encoding.
-    name = os.fsencode(name).decode("utf-8", "surrogateescape")
-    pieces = re.findall(r"(\D*)([0-9]*)", name.lower())
-    return [(text, int(digits) if digits else -1) for text, digits in pieces], name
 
 
 DATASETS = ("neuropixels", "calcium", "simulated")

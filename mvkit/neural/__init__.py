@@ -20,6 +20,8 @@ if TYPE_CHECKING:
         write_neural_file,
     )
     from mvkit.neural.open import DATASETS, open_dataset
+    from mvkit.neural.own.recordings import import_recordings
+    from mvkit.neural.own.request import ImportedRecordings, ImportSettings
     from mvkit.neural.published import PublishedRecording, read_pickle_structure
     from mvkit.neural.selection import (
         AreaSelection,
@@ -37,6 +39,8 @@ _NAMES = {
     "dataset": "AREA_ORDER NeuralDataset Recording",
     "neural_file": "NeuralFileContents OpenNeuralFile create_neural_file open_neural_file write_neural_file",
     "open": "DATASETS open_dataset",
+    "own.recordings": "import_recordings",
+    "own.request": "ImportSettings ImportedRecordings",
     "published": "PublishedRecording read_pickle_structure",
     "selection": "AreaSelection SelectionSettings SpecimenMap UnitFacts select_units selection_with "
     "specimen_map",
@@ -49,6 +53,8 @@ __all__ = [
     "DATASETS",
     "AreaSelection",
     "ConversionReport",
+    "ImportSettings",
+    "ImportedRecordings",
     "NeuralDataset",
     "NeuralFileContents",
     "OpenNeuralFile",
@@ -60,6 +66,7 @@ __all__ = [
     "UnitFacts",
     "convert_pickle",
     "create_neural_file",
+    "import_recordings",
     "open_dataset",
     "open_neural_file",
     "read_pickle_structure",

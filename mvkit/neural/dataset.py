@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import logging
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mvkit.display import drawing, html_table
 from mvkit.errors import DataError, UsageError, unknown_name
-from mvkit.files import shorten
+from mvkit.files import natural_key, shorten
 from mvkit.neural.netcdf import beyond_float
 
 if TYPE_CHECKING:
@@ -24,6 +27,12 @@ if TYPE_CHECKING:
 
 #: What one line about a dataset has room for.
 _MOST_AREAS, _LONGEST_NAME = 12, 40
+#: Unit column with the names of animals that are not called by a number, and of units likewise.
+ANIMAL = "animal"
+UNIT_NAME = "unit_name"
+
+_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
+_logger = logging.getLogger(__name__)
 
 AREA_ORDER = ("VISp", "VISl", "VISal", "VISpm", "VISrl", "VISam")
 
@@ -101,6 +110,137 @@ class NeuralDataset:
         for first, second in itertools.pairwise(ordered):
             if (first.area, first.specimen) == (second.area, second.specimen):
                 raise DataError(f"dataset {self.name}: two recordings for {first.label}")
+
+    @classmethod
+    def from_arrays(
+        cls,
+        responses: Mapping[str, Mapping[str | int, ArrayLike] | ArrayLike],
+        stimuli: ArrayLike,
+        *,
+        axes: str | Sequence[str] = ("trials", "images", "units"),
+        unit_ids: Mapping[str, Mapping[str | int, ArrayLike] | ArrayLike] | None = None,
+        frame_ids: ArrayLike | None = None,
+        name: str = "recordings",
+        units_of_measure: str = "a.u.",
+    ) -> NeuralDataset:
+        """Make a dataset of one's own recordings.
+
+        Parameters
+        ----------
+        responses
+            Area -> animal -> numbers (n_trials, n_images, n_units), one response per presentation, averaged
+            over time; NaN = missing. The number of trials may differ between recordings. Animals are called
+            by name or whole number; an array in place of animals is that of animal 1.
+        stimuli
+            Images in the order of the responses: uint8 (n_images, height, width). Colour, other integers and
+            floats are converted to 8-bit grey (:func:`mvkit.neural.grey_images.to_grey`), which is logged and
+            noted in ``provenance["stimuli"]``.
+        axes
+            Order of the axes of the responses.
+        unit_ids
+            Area -> animal -> whole numbers or names (n_units,), unique within the recording. Default: units
+            are counted through all recordings, from 0.
+        frame_ids
+            Whole numbers (n_images,), labels of the images; default 0, 1, ...
+        name
+            Name of the dataset.
+        units_of_measure
+            Of the responses, for example ``"spikes/s"`` or ``"dF/F"``; default: arbitrary units.
+
+        Returns
+        -------
+        NeuralDataset
+            Where animals have names, they are numbered 1, 2, ... in the order of their names, and
+            ``Recording.animal`` (stored as the unit column ``animal``) has the name. Names of units become
+            the unit column ``unit_name`` and ids are counted.
+
+        Raises
+        ------
+        DataError
+            If responses, ids and stimuli do not agree, or hold infinity; names the recording.
+        UsageError
+            If the order of the axes does not fit; says which does.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from mvkit import NeuralDataset
+        >>> rng = np.random.default_rng(0)
+        >>> images = rng.integers(0, 256, (118, 64, 64), dtype=np.uint8)
+        >>> rates = rng.gamma(1.0, size=(118, 20)) + rng.standard_normal((50, 118, 20))
+        >>> dataset = NeuralDataset.from_arrays({"VISp": {"mouse1": rates}}, images)
+        >>> dataset.recordings[0].animal, dataset.n_units
+        ('mouse1', 20)
+        >>> dataset.save("mine.h5")  # doctest: +SKIP
+        """
+        from mvkit.neural.grey_images import to_grey
+        from mvkit.neural.response_axes import AxisLengths, find_axes, parse_axes
+
+        given = _by_recording(responses, "responses")
+        ids = {} if unit_ids is None else _by_recording(unit_ids, "unit_ids")
+        for area, animal in ids.keys() - given.keys():
+            raise DataError(f"unit_ids: there are no responses of {area}/{animal}")
+        order = parse_axes(axes)
+        sizes = {np.shape(values)[order.index("images")] for values in given.values() if np.ndim(values) == 3}
+        grey = to_grey(stimuli, n_images=sizes.pop() if len(sizes) == 1 else None)
+        if grey.note:
+            _logger.info("stimuli: %s", grey.note)
+        arrays = {}
+        for key, values in given.items():
+            array = plain_array(values, f"responses of {key[0]}/{key[1]}")
+            labels = ids.get(key)
+            lengths = AxisLengths(len(grey.images), None if labels is None else len(np.ravel(labels)))
+            find_axes(array.shape, lengths, order, what=f"responses of {key[0]}/{key[1]}", option="axes=")
+            arrays[key] = array.transpose([order.index(axis) for axis in ("trials", "images", "units")])
+        return cls(
+            name=name,
+            stimuli=grey.images,
+            frame_ids=np.arange(len(grey.images)) if frame_ids is None else frame_ids,  # type: ignore[arg-type]
+            units_of_measure=units_of_measure,
+            recordings=_number_recordings(arrays, ids),
+            provenance={"stimuli": grey.note} if grey.note else {},
+        )
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the recordings to a neural file, which ``open_dataset`` and ``mvkit score --dataset`` read.
+
+        Responses are stored as they are here: averaged over time, and only the units that are selected.
+
+        Parameters
+        ----------
+        path
+            File to write, for example ``mine.h5``.
+        overwrite
+            Replace a file that is there.
+
+        Returns
+        -------
+        Path
+            The file.
+
+        Raises
+        ------
+        UsageError
+            If the file exists, or is a folder.
+        DataError
+            If a neural file cannot hold the dataset; see :func:`mvkit.neural.write_neural_file`.
+        """
+        from mvkit.neural.neural_file import write_neural_file
+
+        target = Path(path).expanduser()
+        if target.is_dir():
+            raise UsageError(f"{target}: is a folder; give a file name, such as {target / 'mine.h5'}")
+        if target.exists() and not overwrite:
+            raise UsageError(f"{target}: exists already; choose another name, or give overwrite=True")
+        return write_neural_file(
+            target,
+            self.recordings,
+            stimuli=self.stimuli,
+            units_of_measure=self.units_of_measure,
+            name=self.name,
+            source=self.provenance,
+            frame_ids=self.frame_ids,
+        )
 
     @property
     def areas(self) -> tuple[str, ...]:
@@ -276,6 +416,25 @@ class NeuralDataset:
         """Return the name of the selection that was made."""
         name = str(self.selection.get("name", "none"))
         return name if name in ("code", "paper") else "none"
+
+    def recording_table(self) -> pandas.DataFrame:
+        """Return one row per recording: area, animal, specimen, numbers of trials, images and units.
+
+        ``missing`` is the fraction of responses that are missing (NaN).
+        """
+        import pandas
+
+        return pandas.DataFrame(
+            {
+                "area": [recording.area for recording in self.recordings],
+                "animal": [recording.animal for recording in self.recordings],
+                "specimen": [recording.specimen for recording in self.recordings],
+                "n_trials": [recording.n_trials for recording in self.recordings],
+                "n_images": [recording.n_images for recording in self.recordings],
+                "n_units": [recording.n_units for recording in self.recordings],
+                "missing": [float(np.isnan(recording.responses).mean()) for recording in self.recordings],
+            }
+        )
 
     def to_xarray(self) -> xarray.Dataset:
         """Return the same content as an xarray Dataset.
@@ -474,9 +633,17 @@ class Recording:
         return cls(area, specimen, unit_ids, array, None, units or {})  # type: ignore[arg-type]
 
     @property
+    def animal(self) -> str:
+        """Name of the animal: that of the unit column ``animal``, else the specimen's number."""
+        names = self.units.get(ANIMAL)
+        if names is None or names.dtype.kind != "U" or not len(names) or not names[0]:
+            return str(self.specimen)
+        return str(names[0])
+
+    @property
     def label(self) -> str:
-        """Name for messages, ``recording AREA/SPECIMEN``."""
-        return f"recording {self.area}/{self.specimen}"
+        """Name for messages, ``recording AREA/ANIMAL``."""
+        return f"recording {self.area}/{self.animal}"
 
     @property
     def n_trials(self) -> int:
@@ -492,6 +659,73 @@ class Recording:
     def n_units(self) -> int:
         """Number of units."""
         return int(self.responses.shape[2])
+
+
+def _by_recording(
+    nested: Mapping[str, Mapping[str | int, ArrayLike] | ArrayLike], what: str
+) -> dict[tuple[str, str], ArrayLike]:
+    """Return (area, animal as text) -> what is given for it."""
+    if not isinstance(nested, Mapping):
+        raise DataError(f'{what} must be {{"AREA": {{"ANIMAL": array}}}}, not {type(nested).__name__}')
+    flat: dict[tuple[str, str], ArrayLike] = {}
+    for area, animals in nested.items():
+        of_area = animals if isinstance(animals, Mapping) else {1: animals}
+        for animal, values in of_area.items():
+            if not isinstance(animal, str | int | np.integer) or not str(animal).strip():
+                raise DataError(f"{what}: animal {animal!r} of {area}: give a name or a whole number")
+            key = (area, str(animal).strip())
+            if key in flat:
+                raise DataError(f"{what}: animal {key[1]} of {area} is given twice")
+            flat[key] = values
+    if not flat:
+        raise DataError(f"{what} are empty")
+    return flat
+
+
+def _number_recordings(
+    arrays: Mapping[tuple[str, str], NDArray[Any]], unit_ids: Mapping[tuple[str, str], ArrayLike]
+) -> tuple[Recording, ...]:
+    """Make recordings with numbers for animals and units; names are kept in unit columns."""
+    animals = sorted({animal for _, animal in arrays}, key=natural_key)
+    are_numbers = all(_WHOLE_NUMBER.fullmatch(animal) for animal in animals)
+    numbers = {animal: int(animal) if are_numbers else count for count, animal in enumerate(animals, start=1)}
+    recordings = []
+    first = 0
+    for area, animal in sorted(arrays, key=lambda key: (area_sort_key(key[0]), numbers[key[1]])):
+        values = arrays[area, animal]
+        label = f"recording {area}/{animal}"
+        if np.isinf(values).any() if values.dtype.kind == "f" else False:
+            trial, image, unit = np.argwhere(np.isinf(values))[0].tolist()
+            raise DataError(
+                f"{label}: infinity at trial {trial}, image {image}, unit {unit} (counted from 0); "
+                "mark missing presentations with NaN"
+            )
+        n_units = values.shape[2]
+        columns: dict[str, ArrayLike] = {} if are_numbers else {ANIMAL: [animal] * n_units}
+        ids: ArrayLike = np.arange(first, first + n_units)
+        if (area, animal) in unit_ids:
+            given = plain_array(unit_ids[area, animal], f"{label}: unit_ids").reshape(-1)
+            names = [as_text(one, f"{label}: unit_ids") for one in given.tolist()] if _is_text(given) else []
+            if not names:
+                ids = given
+            elif all(_WHOLE_NUMBER.fullmatch(one) for one in names):
+                ids = np.array([int(one) for one in names])
+            elif len(set(names)) < len(names):
+                twice = next(one for one in names if names.count(one) > 1)
+                raise DataError(f"{label}: unit_ids: '{twice}' occurs more than once")
+            else:
+                columns[UNIT_NAME] = names
+        first += n_units
+        recordings.append(
+            Recording.from_arrays(values, unit_ids=ids, area=area, specimen=numbers[animal], units=columns)
+        )
+    return tuple(recordings)
+
+
+def _is_text(values: NDArray[Any]) -> bool:
+    return values.dtype.kind in "US" or (
+        values.dtype.kind == "O" and all(isinstance(one, str | bytes) for one in values.flat)
+    )
 
 
 def area_sort_key(area: str) -> tuple[int, str]:
@@ -660,6 +894,10 @@ def _type_of(array: NDArray[Any]) -> str:
 
 def _specimen(value: object, label: str) -> int:
     what = f"{label}: specimen"
+    if isinstance(value, str):
+        raise DataError(
+            f"{what} must be a whole number, not {value!r}; NeuralDataset.from_arrays takes names of animals"
+        )
     array = np.asarray(value) if not isinstance(value, str | bytes) else np.empty(0)
     if array.ndim or not (array.dtype.kind in "iuf" or type(value) is int) or value is np.ma.masked:
         raise DataError(f"{what} must be a whole number, not {value!r}")

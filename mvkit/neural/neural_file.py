@@ -768,7 +768,7 @@ def _check_format(path: Path, file: Any) -> None:
     if attribute_text(file, "mvkit_format") != FORMAT_NAME:
         raise DataError(
             f"{path}: not an mvkit neural file (root attribute mvkit_format is missing);"
-            " write one with mvkit.neural.write_neural_file"
+            " make one: mvkit fetch neural --from FILE, or mvkit.NeuralDataset.from_arrays(...).save(FILE)"
         )
     # netCDF writers store numeric attributes as arrays of one element.
     version = int(np.ravel(file.attrs.get("mvkit_format_version", 0))[0])

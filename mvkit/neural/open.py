@@ -37,6 +37,8 @@ PUBLISHED = ("neuropixels", "calcium")
 #: Names of the p value of running modulation: Neuropixels, calcium.
 RUN_P_COLUMNS = ("run_pval_ns", "p_run_mod_ns")
 _PICKLE_ENDINGS = (".pkl", ".pkl.gz", ".pkl.xz", ".pickle")
+#: Files of other programs, of which `mvkit fetch neural --from` makes neural files.
+_OTHER_ENDINGS = (".npy", ".npz", ".mat", ".csv", ".tsv", ".parquet", ".nwb")
 _FILE_ENDINGS = (".h5", ".hdf5", ".nc", ".nc4")
 RecordingKey = tuple[str, int]
 
@@ -172,6 +174,11 @@ def _locate(name_or_path: str | Path, home: Path | None) -> Path | None:
             raise DataError(
                 f"{path}: a pickle is not opened as a dataset\n"
                 f"convert it: mvkit fetch neural --dataset neuropixels|calcium --from {path}"
+            )
+        if text.lower().endswith(_OTHER_ENDINGS):
+            raise DataError(
+                f"{path}: not a neural file\n"
+                f"make one of it: mvkit fetch neural --from {path} --out {path.stem}.h5"
             )
         return path
     if path.is_dir():

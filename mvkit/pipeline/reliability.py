@@ -24,6 +24,7 @@ from mvkit.errors import DataError, UsageError, wording
 from mvkit.fetch.manifest import Manifest, Record
 from mvkit.files import file_lock, sha256_of
 from mvkit.machine import available_cores, check_free_disk
+from mvkit.neural.dataset import NeuralDataset
 from mvkit.neural.neural_file import NeuralFileContents, OpenNeuralFile, open_neural_file
 from mvkit.neural.open import blocks, read_block, trial_counts
 from mvkit.neural.reliability import (
@@ -136,6 +137,40 @@ def measure_reliability(
         replaced=present,
         seconds=time.monotonic() - began,
     )
+
+
+def unit_reliabilities(
+    dataset: NeuralDataset, *, n_halves: int = 20, seed: int = 0, progress: Progress | None = None
+) -> list[NDArray[np.float64]]:
+    """Measure the split-half reliability of every unit, quickly; nothing is stored.
+
+    Parameters
+    ----------
+    dataset
+        Recordings.
+    n_halves
+        Times that the trials are split in half, as :func:`measure_reliability` does.
+    seed
+        Of the shuffles.
+    progress
+        Called with recordings done and in all.
+
+    Returns
+    -------
+    list of ndarray
+        float64 (n_units,) per recording; NaN where a unit has no reliability, or there is one trial.
+    """
+    reliabilities: list[NDArray[np.float64]] = []
+    with threadpool_limits(limits=1):
+        for recording in dataset.recordings:
+            if recording.n_trials < 2:
+                reliabilities.append(np.full(recording.n_units, np.nan))
+            else:
+                orders = trial_orders_in_sequence(recording.n_trials, n_halves=n_halves, seed=seed)
+                reliabilities.append(split_half_moments(recording.responses, halves_of(orders)).mean)
+            if progress is not None:
+                progress(len(reliabilities), len(dataset.recordings))
+    return reliabilities
 
 
 def _check_replace(source: Path, target: Path, present: tuple[str, ...], *, replace: bool) -> None:

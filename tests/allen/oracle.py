@@ -19,9 +19,9 @@ from allensdk.core.brain_observatory_nwb_data_set import BrainObservatoryNwbData
 from mvkit.allen import sdk
 from mvkit.allen.calcium import mean_sweep_responses, order_sweeps
 from mvkit.allen.folder import SessionFolder
-from mvkit.allen.nwb import Presentations, open_nwb, order_presentations, stored_images, text
 from mvkit.allen.request import SessionRequest
 from mvkit.allen.session import AREA, UNIT_ID, SessionRecording
+from mvkit.neural.nwb import Presentations, open_nwb, order_presentations, stored_images, text
 
 #: AllenSDK's own filters are asked for nothing: they take a limit of 0 for none, and cannot keep every unit.
 _NO_LIMITS = {

@@ -229,3 +229,14 @@ def test_reading_does_not_load_torch() -> None:
     code = "import sys, mvkit; mvkit.open_dataset('simulated').responses(); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("name", ["mine.mat", "mine.npz", "mine.CSV", "mine.nwb"])
+def test_files_of_other_programs_are_to_be_imported(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"x")
+    with pytest.raises(DataError) as error:
+        open_dataset(path)
+    assert str(error.value) == (
+        f"{path}: not a neural file\nmake one of it: mvkit fetch neural --from {path} --out mine.h5"
+    )

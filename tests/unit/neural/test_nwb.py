@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mvkit.allen.nwb import order_presentations
 from mvkit.errors import DataError
+from mvkit.neural.nwb import order_presentations
 
 
 def test_trials_are_numbered_in_the_order_of_time() -> None:

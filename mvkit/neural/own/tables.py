@@ -1,0 +1,331 @@
+"""Recordings in tables: a row for every response, or for every presentation with a column per unit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mvkit.errors import DataError, UsageError, suggest
+from mvkit.files import natural_key
+from mvkit.neural.grey_images import GreyImages
+from mvkit.neural.nwb import order_presentations
+from mvkit.neural.own.presentations import by_trial_and_image, grey_of_ids, match_images
+from mvkit.neural.own.request import (
+    ANIMAL,
+    AREA,
+    IMAGE_IDS,
+    PLACEHOLDER,
+    RESPONSES,
+    TRIAL_IDS,
+    UNIT_IDS,
+    ImportSettings,
+    Notes,
+    Part,
+    Source,
+    as_name,
+    fill,
+    missing_name,
+    name_pattern,
+    note_near_key,
+    stimuli_elsewhere,
+)
+
+TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
+#: A table with fewer responses than this part of its cells has wrong columns.
+_LEAST_FILLED = 0.02
+_MOST_EMPTY_CELLS = 10_000_000
+
+
+def read_table(
+    source: Source, settings: ImportSettings, stimuli: GreyImages | None, notes: Notes
+) -> tuple[GreyImages, list[Part]]:
+    """Read a table: responses of every area and animal in it.
+
+    Parameters and errors are those of :func:`mvkit.neural.own.recordings.import_recordings`.
+    """
+    table = _Table(source.path)
+    image = table.find(settings.image_ids, IMAGE_IDS)
+    if image is None:
+        raise UsageError(
+            f"{table.path}: which column has the image? give --image-ids COLUMN\n{table.describe()}"
+        )
+    images = stimuli or _stimuli_of_table(settings, table, image)
+    unit, trial = table.find(settings.unit_ids, UNIT_IDS), table.find(settings.trial_ids, TRIAL_IDS)
+    area = _column_or_name(table, settings.area, AREA, source, "area", notes)
+    animal = _column_or_name(table, settings.animal, ANIMAL, source, "animal", notes)
+    used = [column for column in (image, trial, unit) if column is not None]
+    groups = _table_groups(table, area, animal)
+    response = None if unit is None else table.find(settings.responses, RESPONSES)
+    if unit is not None and response is None:
+        raise UsageError(
+            f"{table.path}: which column has the responses? give --responses COLUMN\n{table.describe()}"
+        )
+    in_words = [
+        f"image '{image}'",
+        "trials in their order" if trial is None else f"trial '{trial}'",
+        "a column for each unit" if unit is None else f"unit '{unit}', response '{response}'",
+        *(f"{what} '{column}'" for what, (column, known) in (("area", area), ("animal", animal)) if known),
+    ]
+    notes.add(f"columns: {', '.join(in_words)}")
+    parts = []
+    where = f"{table.path}: column '{image}'"
+    shown = match_images(table.column(image), images, where, notes)
+    if unit is None or response is None:
+        responses = _unit_columns(
+            table, settings, [*used, *_columns_of(table, area), *_columns_of(table, animal)]
+        )
+        for (own_area, own_animal), rows in groups.items():
+            values = np.stack([table.numbers(column)[rows] for column in responses], axis=1)
+            arranged = by_trial_and_image(
+                values,
+                shown[rows],
+                None if trial is None else table.column(trial)[rows],
+                len(images.images),
+                where,
+                notes,
+            )
+            parts.append(
+                Part(own_area, own_animal, arranged, np.array(responses, dtype=str), str(table.path))
+            )
+        return images, parts
+    for (own_area, own_animal), rows in groups.items():
+        arranged, labels = _pivot(table, response, unit, trial, rows, shown, images, notes)
+        parts.append(Part(own_area, own_animal, arranged, labels, str(table.path)))
+    return images, parts
+
+
+class _Table:
+    """A table with named columns."""
+
+    def __init__(self, path: Path) -> None:
+        import pandas
+
+        self.path = path
+        name = path.name.lower()
+        try:
+            if name.endswith(".parquet"):
+                frame: pandas.DataFrame = pandas.read_parquet(path)
+            else:
+                separator = "\t" if name.removesuffix(".gz").endswith(".tsv") else ","
+                frame = pandas.read_csv(path, sep=separator, low_memory=False)
+        except FileNotFoundError as error:
+            raise DataError(f"{path}: no such file") from error
+        except (OSError, ValueError, UnicodeDecodeError, KeyError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise DataError(f"{path}: not a readable table ({reason})") from error
+        # Lines are counted as an editor does, with the header.
+        self._first_line = 1 if name.endswith(".parquet") else 2
+        self._frame = frame.rename(columns=lambda column: str(column).strip())
+        if frame.empty:
+            raise DataError(f"{path}: has no rows")
+
+    def describe(self) -> str:
+        """Return a line that lists the columns."""
+        names = list(map(str, self._frame.columns))
+        more = f" and {len(names) - 12} more" if len(names) > 12 else ""
+        hint = (
+            " (separated by semicolons? save it with commas)" if len(names) == 1 and ";" in names[0] else ""
+        )
+        return f"columns: {', '.join(names[:12])}{more}{hint}"
+
+    def find(self, given: str | None, usual: Sequence[str]) -> str | None:
+        """Return the column given, or the first usual one that is there; None for none."""
+        if given is not None and given not in self._frame.columns and not PLACEHOLDER.search(given):
+            names = list(map(str, self._frame.columns))
+            raise UsageError(
+                f"{self.path}: has no column '{given}'{suggest(given, names)}\n{self.describe()}"
+            )
+        return given or next((one for one in usual if one in self._frame.columns), None)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._frame.columns
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns."""
+        return list(map(str, self._frame.columns))
+
+    def __len__(self) -> int:
+        return len(self._frame)
+
+    def column(self, name: str) -> NDArray[Any]:
+        """Return a column; text as objects."""
+        series = self._frame[name]
+        return series.to_numpy(dtype=object if series.dtype.kind not in "biuf" else None)
+
+    def place(self, row: int) -> str:
+        """Return where a row is, for messages."""
+        return f"{self.path}: {'row' if self._first_line == 1 else 'line'} {row + self._first_line}"
+
+    def numbers(self, name: str) -> NDArray[Any]:
+        """Return a column of numbers; DataError names the first row with something else, or infinity."""
+        values = self.column(name)
+        if values.dtype.kind == "O":
+            import pandas
+
+            converted = pandas.to_numeric(pandas.Series(values), errors="coerce").to_numpy(dtype=np.float64)
+            bad = np.flatnonzero(np.isnan(converted) & ~pandas.isna(values))
+            if len(bad):
+                raise DataError(f"{self.place(int(bad[0]))}: {name} is '{values[bad[0]]}', expected a number")
+            values = converted
+        if values.dtype.kind == "f" and np.isinf(values).any():
+            row = int(np.argmax(np.isinf(values)))
+            raise DataError(f"{self.place(row)}: {name} is infinite; leave missing responses empty")
+        return values
+
+
+def _stimuli_of_table(settings: ImportSettings, table: _Table, image: str) -> GreyImages:
+    if settings.stimuli is None:
+        raise UsageError(f"{table.path}: which stimuli? give --stimuli FOLDER|FILE")
+    array, images = stimuli_elsewhere(settings.stimuli, keys=())
+    if array is not None:
+        return grey_of_ids(array, table.column(image), settings.stimuli)
+    if images is None:
+        raise DataError(f"{settings.stimuli}: no images")
+    return images
+
+
+def _column_or_name(
+    table: _Table, given: str | None, usual: Sequence[str], source: Source, what: str, notes: Notes
+) -> tuple[str, bool]:
+    """Return a column, or the name of the only area or animal, and whether it is a column."""
+    given = fill(given, source.captured) or source.captured.get(what) or table.find(None, usual)
+    if given is not None:
+        if given not in table:
+            note_near_key(given, what, table.columns, notes)
+        return given, given in table
+    by_name = source.animal_by_name(notes) if what == "animal" else None
+    if by_name is None:
+        raise missing_name(what, table.path, table.describe())
+    return by_name, False
+
+
+def _columns_of(table: _Table, named: tuple[str, bool]) -> list[str]:
+    return [named[0]] if named[1] else []
+
+
+def _table_groups(
+    table: _Table, area: tuple[str, bool], animal: tuple[str, bool]
+) -> dict[tuple[str, str], NDArray[np.int64]]:
+    """Return (area, animal) -> rows."""
+    import pandas
+
+    codes, names = [], []
+    for column, is_column in (area, animal):
+        if not is_column:
+            codes.append(np.zeros(len(table), dtype=np.int64))
+            names.append([column])
+            continue
+        values = table.column(column)
+        missing = np.flatnonzero(pandas.isna(values))
+        if len(missing):
+            raise DataError(f"{table.place(int(missing[0]))}: {column} is missing")
+        code, unique = pandas.factorize(values)
+        codes.append(code.astype(np.int64))
+        names.append([as_name(one) for one in unique])
+    joint = codes[0] * len(names[1]) + codes[1]
+    return {
+        (names[0][int(one) // len(names[1])], names[1][int(one) % len(names[1])]): np.flatnonzero(
+            joint == one
+        )
+        for one in np.unique(joint)
+    }
+
+
+def _unit_columns(table: _Table, settings: ImportSettings, used: Sequence[str]) -> list[str]:
+    """Return the columns of a table with one per unit."""
+    others = [column for column in table.columns if column not in used]
+    if settings.responses is not None:
+        pattern = name_pattern(settings.responses)
+        others = [column for column in others if pattern.fullmatch(column)]
+        if not others:
+            raise UsageError(f"{table.path}: no column fits '{settings.responses}'\n{table.describe()}")
+        return others
+    chosen = [column for column in others if table.column(column).dtype.kind in "iuf"]
+    if not chosen:
+        raise UsageError(
+            f"{table.path}: which column has the unit? give --unit-ids COLUMN\n{table.describe()}"
+        )
+    return chosen
+
+
+def _pivot(
+    table: _Table,
+    response: str,
+    unit: str,
+    trial: str | None,
+    rows: NDArray[np.int64],
+    image_index: NDArray[np.int64],
+    stimuli: GreyImages,
+    notes: Notes,
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return responses (n_trials, n_images, n_units) and labels of units of some rows of a long table."""
+    import pandas
+
+    rows = rows[image_index[rows] >= 0]
+    values, images = table.numbers(response)[rows], image_index[rows]
+    if not len(rows):
+        raise DataError(f"{table.path}: no presentation of an image")
+    units = table.column(unit)[rows]
+    missing = np.flatnonzero(pandas.isna(units))
+    if len(missing):
+        raise DataError(f"{table.place(int(rows[missing[0]]))}: {unit} is missing")
+    unit_codes, labels = pandas.factorize(units, sort=units.dtype.kind != "O")
+    if units.dtype.kind == "O":
+        by_name = sorted(range(len(labels)), key=lambda code: natural_key(str(labels[code])))
+        unit_codes, labels = np.argsort(by_name)[unit_codes], labels[by_name]
+    if trial is None:
+        key = unit_codes.astype(np.int64) * len(stimuli.images) + images
+        trials = pandas.Series(key).groupby(key).cumcount().to_numpy()
+    else:
+        trials = _trials_of_rows(table.column(trial)[rows], images, table, trial, rows, notes)
+    n_trials, n_images, n_units = int(trials.max()) + 1, len(stimuli.images), len(labels)
+    n_cells = n_trials * n_images * n_units
+    if n_cells > _MOST_EMPTY_CELLS and len(rows) < _LEAST_FILLED * n_cells:
+        raise DataError(
+            f"{table.path}: {len(rows)} responses for {n_trials} trials, {n_images} images, {n_units} units\n"
+            f"are '{trial}', '{unit}' the right columns?"
+        )
+    flat = (trials * n_images + images) * n_units + unit_codes
+    order = np.argsort(flat, kind="stable")
+    twice = np.flatnonzero(np.diff(flat[order]) == 0)
+    if len(twice):
+        first, second = int(rows[order[twice[0]]]), int(rows[order[twice[0] + 1]])
+        before = table.place(first).rpartition(": ")[2]
+        raise DataError(f"{table.place(second)}: the same unit, image and trial as {before}")
+    dtype = values.dtype if values.dtype.kind == "f" else np.dtype(np.float64)
+    arranged = np.full(n_cells, np.nan, dtype=dtype)
+    arranged[flat] = values
+    return arranged.reshape(n_trials, n_images, n_units), np.asarray(labels)
+
+
+def _trials_of_rows(
+    labels: NDArray[Any],
+    images: NDArray[np.int64],
+    table: _Table,
+    trial: str,
+    rows: NDArray[np.int64],
+    notes: Notes,
+) -> NDArray[np.int64]:
+    """Return the trial of every row, from 0, by its label."""
+    import pandas
+
+    missing = np.flatnonzero(pandas.isna(labels))
+    if len(missing):
+        raise DataError(f"{table.place(int(rows[missing[0]]))}: {trial} is missing")
+    codes, unique = pandas.factorize(labels, sort=True)
+    codes = codes.astype(np.int64)
+    # A row for each unit: presentations are the pairs of trial and image.
+    pairs = np.unique(codes * (int(images.max()) + 1) + images)
+    if len(pairs) == len(unique) and len(np.unique(images)) > 1 and len(unique) > 1:
+        image_of = pairs % (int(images.max()) + 1)
+        notes.add("trial numbers count presentations: trials are numbered anew within each image")
+        found = order_presentations(
+            np.arange(len(unique)), image_of.astype(np.float64), np.zeros(len(unique), dtype=bool)
+        )
+        return found.trial_index[codes]
+    return codes
