@@ -658,7 +658,7 @@ def build_timm(name: str, weights: str | os.PathLike[str], seed: int | None) -> 
         import timm
     except ImportError as error:
         raise MissingPackageError(
-            f"timm:{name} needs timm, which is not installed ({error}): pip install 'mvkit[timm]'"
+            f"timm:{name} needs timm, which is not installed ({error}): pip install timm"
         ) from None
     if not timm.is_model(name):
         raise UsageError(f"timm has no model '{name}'{suggest(name, timm.list_models())}")
