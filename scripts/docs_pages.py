@@ -24,6 +24,7 @@ from pydantic_core import PydanticUndefined
 KEYS = Path(__file__).parent.parent / "docs" / "reference" / "recipe_keys.yaml"
 _CODE = re.compile(r"(^```.*?^```|`[^`\n]+`)", re.DOTALL | re.MULTILINE)
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|\$(?=\S)([^$\n]+?)(?<=\S)\$", re.DOTALL)
+_ROLE = re.compile(r":(?:mod|func|class|meth|attr|data|exc):<code>~?(?:mvkit\.[\w.]+\.(?=[A-Z]))?")
 _KEYS_OF = re.compile(r"^<!-- keys of (\w+) -->$", re.MULTILINE)
 
 
@@ -43,11 +44,19 @@ def on_page_markdown(markdown: str, **_: object) -> str:
 
     def formula(match: re.Match[str]) -> str:
         block, inline = match.groups()
-        return convert((block or inline).strip(), display="block" if block else "inline")
+        if block:
+            return convert(block.strip(), display="block")
+        # In an element that Markdown knows, or a line that begins with a formula would end its paragraph.
+        return f"<span>{convert(inline.strip())}</span>"
 
     # Odd parts are code.
     parts = _CODE.split(markdown)
     return "".join(part if index % 2 else _FORMULA.sub(formula, part) for index, part in enumerate(parts))
+
+
+def on_page_content(html: str, **_: object) -> str:
+    """Remove what docstrings have for Sphinx (``:func:``, ``~``) from the pages of the Python API."""
+    return _ROLE.sub(r"<code>", html)
 
 
 def commands_page() -> str:

@@ -139,6 +139,49 @@ def test_no_absolute_paths_in_tracked_text() -> None:
         assert not re.search(r"[\"' ](/home/|/work/|/data/|/mnt/|/Users/)", text), path
 
 
+#: An installation by name: `mvkit` is another project on PyPI, and mvkit-neuro is not there yet.
+WRONG_INSTALLATION = re.compile(
+    r"(pip3?|pipx|uv|uv tool|uv pip)\s+(install|add)\b[^\n`;]*\s[\"']?mvkit(?![\w./])", re.I
+)
+
+
+def test_no_text_names_an_installation_of_another_project() -> None:
+    wrong = (
+        "pip install mvkit",
+        'pip install "mvkit[dask]"',
+        "uv pip install -U mvkit-neuro",
+        "pip3 install mvkit;",
+    )
+    right = (
+        "pip install dask",
+        "pip install '.[dask]'",
+        "pip install ./mvkit",
+        "pip install dist/mvkit_neuro.whl",
+    )
+    assert all(WRONG_INSTALLATION.search(text) for text in wrong)
+    assert not any(WRONG_INSTALLATION.search(text) for text in right)
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+    suffixes = {
+        ".py",
+        ".md",
+        ".yaml",
+        ".yml",
+        ".toml",
+        ".cff",
+        ".ipynb",
+        ".sh",
+        ".txt",
+        ".sbatch",
+        ".html",
+        "",
+    }
+    for name in filter(None, tracked.stdout.split("\0")):
+        path = ROOT / name
+        if path.suffix in suffixes and path.is_file() and path != Path(__file__):
+            found = WRONG_INSTALLATION.search(path.read_text(encoding="utf-8", errors="replace"))
+            assert found is None, f"{name}: {found[0]}"
+
+
 def test_every_recipe_loads() -> None:
     from mvkit.pipeline.request import ScoreRecipe
     from mvkit.recipes import load_recipe, packaged_recipes

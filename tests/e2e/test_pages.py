@@ -305,12 +305,3 @@ def write_outputs(page: Path, outputs: list[tuple[Block, str]]) -> None:
     for block, printed in reversed(outputs):
         text = text[: block.span[0]] + printed + text[block.span[1] :]
     page.write_text(text, encoding="utf-8")
-
-
-@pytest.mark.parametrize("path", PAGES + sorted((ROOT / "mvkit").rglob("*.py")), ids=lambda path: path.name)
-def test_no_text_names_the_other_project_of_pypi(path: Path) -> None:
-    """``mvkit`` on PyPI is somebody else's; this distribution is called mvkit-neuro."""
-    text = path.read_text(encoding="utf-8")
-    for match in re.finditer(r"(?:pip3?|uv|pipx)\s+(?:install|add|tool install)\b[^\n`;|]*", text):
-        assert not re.search(r"""(?<![\w./-])mvkit(?![\w-])""", match[0].replace("mvkit-neuro", "")), match[0]
-    assert not re.search(r"""["'\s]mvkit\[\w""", text)

@@ -101,4 +101,4 @@ def test_a_scheduler_that_is_not_there_is_named() -> None:
 
 def test_dask_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
-    refuse("tcp://127.0.0.1:1", MissingPackageError, r'pip install "mvkit\[dask\]"')
+    refuse("tcp://127.0.0.1:1", MissingPackageError, "run: pip install dask distributed")
