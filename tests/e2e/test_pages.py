@@ -192,6 +192,12 @@ def test_commands_and_options_exist(page: Path) -> None:
                     assert not option.startswith("--") or option in known, f"{option} of: {line}"
 
 
+def test_pages_that_messages_and_help_name_exist() -> None:
+    for source in sorted((ROOT / "mvkit").rglob("*.py")):
+        for name in re.findall(r"docs/[\w/-]+\.(?:md|ipynb|sbatch)", source.read_text(encoding="utf-8")):
+            assert (ROOT / name).exists(), f"{source.relative_to(ROOT)}: {name}"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if is_run(page)], ids=name_of)
 def test_page_runs_and_prints_what_it_says(
