@@ -120,7 +120,11 @@ def models_page() -> str:
         "# Models",
         "",
         "`mvkit list models` prints these tables, `mvkit list layers MODEL` the layers of one; neither needs "
-        "a checkpoint. BN: batch norm. Numbers of layers are those that are scored by default.",
+        "a checkpoint (`mvkit.list_models()` in Python, `--json` for scripts). BN: batch norm. Numbers of "
+        "layers are those that are scored by default.",
+        "",
+        "MouseNet is the variant of the paper's code (LGNv without batch norm and ReLU), not Shi et al.'s. "
+        "Checkpoints are read without running anything they name.",
         "",
     ]
     for group, (title, text) in titles.items():
