@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from mvkit.cli import cache, extract, fetch, prep, score, train
+from mvkit.cli import cache, extract, fetch, plot, prep, score, train
 from mvkit.cli import list as listing
 from mvkit.cli.console import Command, note, print_json
 from mvkit.errors import MvkitError, suggest
@@ -33,7 +33,7 @@ class _InOrderOfUse(TyperGroup):
 
     def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
         """Return the names of the commands."""
-        order = ("fetch", "list", "prep", "train", "extract", "score", "cache")
+        order = ("fetch", "list", "prep", "train", "extract", "score", "plot", "cache")
         return sorted(self.commands, key=order.index)
 
 
@@ -56,6 +56,7 @@ app.command("extract", cls=Command, short_help="Write features of any layers to 
 app.command("score", cls=Command, epilog=score.EPILOG, short_help="Score how well layers predict neurons.")(
     score.command
 )
+app.add_typer(plot.app, name="plot", epilog=plot.EPILOG, short_help="Draw figures fit for a journal.")
 app.add_typer(cache.app, name="cache", short_help="Show and prune what is cached of earlier runs.")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,14 +100,52 @@ def open_dataset(
         If the file is missing, damaged or no neural file, or no unit passes.
     """
     resolved = resolve_selection(selection)
+    with open_file(name_or_path, home=home) as file:
+        return _select_and_read(file, *resolved)
+
+
+@contextmanager
+def open_file(name_or_path: str | Path, *, home: Path | None = None) -> Iterator[OpenNeuralFile]:
+    """Open the neural file of a dataset; the simulated one is made in memory if it was not fetched.
+
+    Parameters
+    ----------
+    name_or_path, home
+        As for :func:`open_dataset`.
+
+    Raises
+    ------
+    UsageError
+        If the name of the dataset is unknown.
+    DataError
+        If the file is missing, damaged or no neural file.
+    """
     path = _locate(name_or_path, home)
     if path is None:
         from mvkit.neural.simulated import simulated_contents
 
         contents, stored = simulated_contents()
-        return _select_and_read(OpenNeuralFile(Path("in memory"), contents, stored), *resolved)
+        yield OpenNeuralFile(Path("in memory"), contents, stored)
+        return
     with open_neural_file(path) as file:
-        return _select_and_read(file, *resolved)
+        yield file
+
+
+def read_unit_facts(name_or_path: str | Path, *, home: Path | None = None) -> tuple[str, UnitFacts]:
+    """Read the name of a dataset, and areas, animals, reliabilities and time bins of its units.
+
+    Parameters
+    ----------
+    name_or_path, home
+        As for :func:`open_dataset`.
+
+    Raises
+    ------
+    UsageError, DataError
+        As :func:`open_file`; also if unit columns are missing.
+    """
+    with open_file(name_or_path, home=home) as file:
+        return file.contents.dataset, unit_facts(file.contents, _units_with_ids(file))
 
 
 def _locate(name_or_path: str | Path, home: Path | None) -> Path | None:

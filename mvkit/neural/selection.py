@@ -421,7 +421,7 @@ def explain_exclusions(
         reasons=reasons,
         min_units={area: selection.min_units for area, selection in outcome.items()},
         settings=settings,
-        threshold=_reliability_threshold(facts, settings),
+        threshold=reliability_threshold(facts, settings),
     )
 
 
@@ -476,15 +476,16 @@ def _missing_reliabilities() -> DataError:
     )
 
 
-def _reliability_threshold(facts: UnitFacts, settings: SelectionSettings) -> float | None:
+def reliability_threshold(facts: UnitFacts, settings: SelectionSettings) -> float | None:
+    """Return the reliability that a selection asks of every unit of such recordings; None: any."""
     return settings.min_mean_reliability if facts.time_s is None else settings.min_reliability
 
 
 def _reliable_units(facts: UnitFacts, settings: SelectionSettings) -> NDArray[np.bool_]:
-    threshold = _reliability_threshold(facts, settings)
+    threshold = reliability_threshold(facts, settings)
     if threshold is None:
         return np.ones(len(facts.specimens), dtype=bool)
-    reliable: NDArray[np.bool_] = _best_reliability(facts) >= threshold
+    reliable: NDArray[np.bool_] = best_reliability(facts) >= threshold
     return reliable
 
 
@@ -495,8 +496,14 @@ def _unmodulated_units(facts: UnitFacts, settings: SelectionSettings) -> NDArray
     return (facts.run_p > settings.run_p) | np.isnan(facts.run_p)
 
 
-def _best_reliability(facts: UnitFacts) -> NDArray[np.float64]:
-    """Return each unit's highest reliability; -inf where all are NaN."""
+def best_reliability(facts: UnitFacts) -> NDArray[np.float64]:
+    """Return each unit's highest reliability, float64 (n_units,); -inf where all are NaN.
+
+    Raises
+    ------
+    DataError
+        If the recordings have no reliabilities; names the command that measures them.
+    """
     if facts.reliability is None:
         raise _missing_reliabilities()
     known = np.where(np.isnan(facts.reliability), -np.inf, facts.reliability)

@@ -128,4 +128,4 @@ def test_commands_stand_in_the_order_of_use(capsys: pytest.CaptureFixture[str]) 
     assert run(["--help"]) == 0
     commands = capsys.readouterr().out.split("Commands:")[1].split("\n")
     names = [line.split()[0] for line in commands if line.startswith("  ") and line[2] != " "]
-    assert names == ["fetch", "list", "prep", "train", "extract", "score", "cache"]
+    assert names == ["fetch", "list", "prep", "train", "extract", "score", "plot", "cache"]
