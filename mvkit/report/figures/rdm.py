@@ -17,6 +17,7 @@ from mvkit.report.figures.style import (
     count_range,
     figure_of,
     label_panel,
+    layer_name,
     new_figure,
     own_look,
     recordings_name,
@@ -122,7 +123,7 @@ def draw_rdms(rdms: RDMPair, *, style: FigureStyle | None = None) -> Figure:
         figure = new_figure(
             width,
             side + 0.42,
-            title=f"RDMs of {rdms.area} and of {rdms.model}, {rdms.layer}{similarity}",
+            title=f"RDMs of {rdms.area} and of {layer_name(rdms.model, rdms.layer)}{similarity}",
             note=note,
             style=style,
         )

@@ -574,6 +574,11 @@ def dataset_of(scores: Scores) -> str:
     return str(scores.context.get("dataset", ""))
 
 
+def layer_name(model: str, layer: str) -> str:
+    """Name a layer of a model; the only layer of pixels is called like the model."""
+    return model if layer == model else f"{model}, {layer}"
+
+
 def count_range(numbers: Iterable[int], noun: str) -> str:
     """Write a number of things, or a range of numbers: ``12 units``, ``10–12 units``."""
     values = [int(number) for number in numbers]

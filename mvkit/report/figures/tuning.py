@@ -17,6 +17,7 @@ from mvkit.report.figures.style import (
     PALETTE,
     SMALL,
     FigureStyle,
+    layer_name,
     looks,
     new_figure,
     own_look,
@@ -231,7 +232,7 @@ def _draw_prediction(
     r = unit.correlation()
     words = "" if math.isnan(r) else f": r = {r:.2f}".replace("-", "\N{MINUS SIGN}")
     axes.set_title(f"prediction{words}", loc="left", fontweight="bold")
-    axes.set_xlabel(f"{unit.model}, {unit.layer}\n({unit.units_of_measure})", linespacing=1.15)
+    axes.set_xlabel(f"{layer_name(unit.model, unit.layer)}\n({unit.units_of_measure})", linespacing=1.15)
     axes.set_ylabel(f"mean response ({unit.units_of_measure})")
 
 

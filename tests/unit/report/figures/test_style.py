@@ -139,11 +139,13 @@ def test_long_lines_are_broken_between_words() -> None:
         figure = new_figure(3.5, 1.0)
         lines = wrap(figure, "one two three four five six seven eight nine ten", 1.0, 7.0)
         assert len(lines) > 2 and " ".join(lines).split()[-1] == "ten"
-        assert wrap(figure, "95\N{NO-BREAK SPACE}% of animals", 0.4, 7.0) == [
-            "95\N{NO-BREAK SPACE}%",
-            "of",
-            "animals",
-        ]
+        text = "whiskers: 95\N{NO-BREAK SPACE}% intervals over animals"
+        for width in (0.6, 0.8, 1.0, 1.4):
+            lines = wrap(figure, text, width, 7.0)
+            assert " ".join(lines) == text and not any(line.startswith("%") for line in lines)
+        # A name without spaces is broken where it must be.
+        broken = wrap(figure, 30 * "name_", 1.0, 7.0)
+        assert len(broken) > 3 and "".join(broken) == 30 * "name_"
 
 
 def test_colours_belong_to_names_not_to_places() -> None:
