@@ -7,7 +7,7 @@ DEMO := demo-output
 # What `make test-allen` runs; with .venv-allen there, `make test-all` has run the rest of the folder already.
 ALLEN_TESTS ?= tests/allen
 
-.PHONY: help setup demo test test-slow test-all check wheel bench gpu allen test-allen clean
+.PHONY: help setup demo test test-slow test-all check docs docs-outputs wheel bench gpu allen test-allen clean
 
 help:
 	@echo "make setup   set up .venv with everything that the others need"
@@ -15,8 +15,10 @@ help:
 	@echo "make test    set up .venv and run all tests but the slow ones"
 	@echo "make test-slow  run the slow ones: kills, several processes, README and docs, sweeps, real recordings"
 	@echo "make test-all   run every test"
-	@echo "make check   ruff, mypy --strict, layer and repository rules"
 	@echo "make wheel   build the wheel, install it without a compiler into a fresh environment, and use it there"
+	@echo "make check   ruff, mypy --strict, layer and repository rules, documentation and its links"
+	@echo "make docs    build the documentation in build/site"
+	@echo "make docs-outputs  run the commands of README and docs, and write what they print and draw into the pages"
 	@echo "make allen   set up .venv-allen, where AllenSDK runs (for mvkit fetch neural --source allensdk)"
 	@echo "make test-allen  run the tests that need AllenSDK, there"
 	@echo "make gpu     check on a GPU what the tests check on the CPU, and measure training there"
@@ -47,6 +49,15 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_repo.py
+	$(MAKE) docs
+
+# Strict: a page that is not in the navigation, a link to nothing or a missing anchor ends it.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=. $(BIN)/python -m mkdocs build --quiet
+	$(BIN)/python scripts/check_links.py build/site README.md CONTRIBUTING.md SECURITY.md
+
+docs-outputs: setup
+	MVKIT_WRITE_PAGES=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow tests/e2e/test_pages.py
 
 # Needs PyPI; no part of `make test`, since it installs PyTorch once more.
 wheel:

@@ -1,11 +1,11 @@
 """What estimators, corrections, intervals and tests of mvkit give where the truth is known.
 
-    python benchmarks/simulation_study.py            # some minutes; writes docs/simulation.md and .svg
+    python benchmarks/simulation_study.py            # some minutes; writes docs/science/simulation.*
     python benchmarks/simulation_study.py --quick    # half a minute; prints only
 
 Everything goes through the library: mappings, halvings, estimators (as score_features does them, to the bit;
 the script refuses to go on if not), score_features itself, measure_ceiling, median_interval,
-fraction_of_ceiling and compare_models. Text between the markers of docs/simulation.md is replaced.
+fraction_of_ceiling and compare_models. Text between the markers of docs/science/simulation.md is replaced.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from study_text import SHOWN, conclusions, replace_blocks, shown_only, table_blo
 from mvkit.neural.simulated import simulate_population
 from mvkit.scoring import ScoreSettings, score_features
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+DOCS = Path(__file__).resolve().parent.parent / "docs" / "science"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The figure of docs/simulation.md, for benchmarks/simulation_study.py."""
+"""The figure of docs/science/simulation.md, for benchmarks/simulation_study.py."""
 
 from __future__ import annotations
 

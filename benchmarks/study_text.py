@@ -1,4 +1,4 @@
-"""Tables and conclusions of docs/simulation.md as text, for benchmarks/simulation_study.py."""
+"""Tables and conclusions of docs/science/simulation.md as text, for benchmarks/simulation_study.py."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def replace_blocks(page: str, blocks: dict[str, str]) -> str:
     for name, text in blocks.items():
         begin, end = BEGIN.format(name=name), END.format(name=name)
         if page.count(begin) != 1 or page.count(end) != 1:
-            raise SystemExit(f"docs/simulation.md: put '{begin}' and '{end}' where '{name}' belongs")
+            raise SystemExit(f"docs/science/simulation.md: put '{begin}' and '{end}' where '{name}' belongs")
         before, rest = page.split(begin)
         page = f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}"
     return page

@@ -314,7 +314,8 @@ def hierarchy(
 @app.command(
     cls=Command,
     epilog=help_epilog(
-        "mvkit plot training runs/* --out training.pdf", learn_more="docs/training.md: evaluations of a run"
+        "mvkit plot training runs/* --out training.pdf",
+        learn_more="docs/concepts/training.md: evaluations of a run",
     ),
 )
 def training(

@@ -45,7 +45,7 @@ EPILOG = help_epilog(
     "mvkit score gabor --dataset simulated --splits 2 --halves 10",
     "mvkit score alexnet_bn_ir gabor --areas VISp,VISl --recipe honest --out scores",
     "mvkit score pixels --map ridge --set ridge_alpha=cv --set selection.min_reliability=.3",
-    learn_more="docs/scoring.md: the protocol, and every key of a scoring recipe",
+    learn_more="docs/reference/recipes.md: the protocol, and every key of a scoring recipe",
 )
 
 

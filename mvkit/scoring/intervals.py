@@ -104,7 +104,7 @@ def median_interval(
     interval is too narrow for few animals that differ (their spread is underestimated by (n - 1) / n and
     treated as exact) and too wide for animals that do not (the variance of units is counted twice): Davison &
     Hinkley 1997, section 3.8; Hesterberg 2015, Am. Stat. 69:371, section 3.2. Coverage in simulations:
-    docs/simulation.md.
+    docs/science/simulation.md.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The commands and programs of docs/features.md, run as printed; their results by value."""
+"""The commands and programs of docs/howto/other-programs.md, run as printed; their results by value."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mvkit.scoring.similarity import RSA
 
 pytestmark = pytest.mark.slow
 
-PAGE = (Path(__file__).parents[2] / "docs" / "features.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "howto" / "other-programs.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", PAGE, flags=re.DOTALL)
 
 
@@ -33,7 +33,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         for kind, text in BLOCKS:
             if kind == "python":
                 namespaces.append({"__name__": "docs", "folder": folder})
-                exec(compile(text, "features.md", "exec"), namespaces[-1])
+                exec(compile(text, "other-programs.md", "exec"), namespaces[-1])
                 continue
             for line in filter(None, text.splitlines()):
                 words = shlex.split(line)

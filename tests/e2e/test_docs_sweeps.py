@@ -1,4 +1,4 @@
-"""The commands of docs/sweeps.md and the script for SLURM, run as printed."""
+"""The commands of docs/howto/machines.md and the script for SLURM, run as printed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mvkit.cli.main import run
 pytestmark = pytest.mark.slow
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGE = (DOCS / "sweeps.md").read_text(encoding="utf-8")
+PAGE = (DOCS / "howto" / "machines.md").read_text(encoding="utf-8")
 SCRIPT = DOCS / "sweep.sbatch"
 SETTINGS = "gabor pixels --dataset simulated --areas VISp --splits 1 --halves 2"
 
@@ -70,7 +70,7 @@ def test_the_script_for_slurm_scores_every_shard(
 
 def test_the_code_for_dask_jobqueue_compiles() -> None:
     (code,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
-    compile(code, "docs/sweeps.md", "exec")
+    compile(code, "docs/howto/machines.md", "exec")
 
 
 def words_of_task(index: str, folder: Path) -> list[str]:

@@ -1,7 +1,7 @@
 """Scores, ceilings and intervals where the truth is known.
 
 Seeds are fixed or hypothesis is derandomised, so that no test fails by chance. Tolerances come from the
-spread over repeated data sets. docs/simulation.md tells how large the biases are that remain.
+spread over repeated data sets. docs/science/simulation.md tells how large the biases are that remain.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ HONEST = {"estimator": "corrected-mean", "correction": "attenuation"}
 PUBLISHED = {"estimator": "mean-of-corrected", "correction": "spearman-brown-denominator"}
 #: Data sets (the same units recorded again), scored as so many animals at once.
 N_DATASETS = 6
-#: What remains of bias at reliabilities of 0.7 and more, with a margin (docs/simulation.md).
+#: What remains of bias at reliabilities of 0.7 and more, with a margin (docs/science/simulation.md).
 BIAS = 0.02
 NULL_UNITS, N_IMAGES = 8, 80
 
