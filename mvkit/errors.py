@@ -91,7 +91,7 @@ class MissingPackageError(MvkitError):
     """An optional package that is needed here is not installed; the message says how to install it."""
 
 
-def suggest(name: str, valid: Iterable[str]) -> str:
+def suggest(name: str, valid: Iterable[str], *, cutoff: float = 0.5) -> str:
     """Return ``"; did you mean 'x'?"`` for the closest valid name, or ``""``.
 
     Parameters
@@ -100,9 +100,11 @@ def suggest(name: str, valid: Iterable[str]) -> str:
         What the user typed.
     valid
         Names that would have been accepted.
+    cutoff
+        Likeness, 0 to 1, from which a name is suggested.
     """
     folded = {candidate.lower(): candidate for candidate in valid}
-    close = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=cutoff)
     return f"; did you mean '{folded[close[0]]}'?" if close else ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,8 +11,12 @@ import typer
 
 from mvkit.cli.console import (
     Command,
+    Group,
     HomeOption,
     JsonOption,
+    complete_areas,
+    complete_checkpoints,
+    help_epilog,
     note,
     print_json,
     print_line,
@@ -19,7 +24,7 @@ from mvkit.cli.console import (
     progress_bar,
     split_commas,
 )
-from mvkit.errors import UsageError, unknown_name
+from mvkit.errors import UsageError
 from mvkit.files import format_bytes
 
 if TYPE_CHECKING:
@@ -30,18 +35,34 @@ if TYPE_CHECKING:
     from mvkit.neural.reliability import ReliabilityReport
 
 
+class DatasetName(StrEnum):
+    """Recordings that can be fetched."""
+
+    NEUROPIXELS = "neuropixels"
+    CALCIUM = "calcium"
+    SIMULATED = "simulated"
+    ALL = "all"
+
+
+class SourceName(StrEnum):
+    """The published pickles, or the recording sessions that they were made from."""
+
+    PUBLISHED = "published"
+    ALLENSDK = "allensdk"
+
+
 _SESSIONS = "Sessions of the Allen Brain Observatory (--source allensdk)"
 
 Force = Annotated[bool, typer.Option("--force", help="Fetch (and convert) again what is there.")]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Only print what would be done, and the disk needed.")
 ]
-Offline = Annotated[bool, typer.Option("--offline", help="Use no network (also: MVKIT_OFFLINE=1).")]
+Offline = Annotated[bool, typer.Option("--offline", help="Use no network.")]
 Verify = Annotated[
     bool, typer.Option("--verify", help="Only check files in place against their recorded size and SHA-256.")
 ]
 Dataset = Annotated[
-    str | None, typer.Option("--dataset", "-d", help="neuropixels, calcium, simulated or all.")
+    DatasetName | None, typer.Option("--dataset", "-d", help="Which recordings; simulated needs no download.")
 ]
 FromPickle = Annotated[
     Path | None,
@@ -64,53 +85,64 @@ KeepRaw = Annotated[
     ),
 ]
 Source = Annotated[
-    str,
+    SourceName,
     typer.Option(
         "--source",
-        metavar="published|allensdk",
         help="The published pickles, or the recording sessions that they were made from.",
     ),
 ]
 
 
-def _session_option(names: str, metavar: str | None, text: str) -> Any:
+def _session_option(
+    names: str, metavar: str | None, text: str, default: str = "", complete: Any = None
+) -> Any:
     return typer.Option(
-        *names.split(), metavar=metavar, help=text, show_default=False, rich_help_panel=_SESSIONS
+        *names.split(),
+        metavar=metavar,
+        help=text,
+        show_default=default or False,
+        autocompletion=complete,
+        rich_help_panel=_SESSIONS,
     )
 
 
 _SESSIONS_FROM = (
-    "Read session files (.nwb) that are there already; default: download those that AllenSDK lists."
+    "Read session files (.nwb) that are there already, instead of downloading those that AllenSDK lists."
 )
-_WINDOW = "Time after onset, a whole number of bins; default: 0 250."
-_ISI = (
-    "Leave out units with more violations of the refractory period; default: AllenSDK's 0.5, "
-    "inf for no limit."
-)
-_CUTOFF = "Leave out units that miss more of their spikes; default: AllenSDK's 0.1, inf for no limit."
-_PRESENCE = (
-    "Leave out units that are there for less of the session; default: AllenSDK's 0.95, 0 for no limit."
-)
-_RELIABILITY = "Measure split-half reliabilities, which the usual selection of units needs; default: do."
+_WINDOW = "Time after onset, a whole number of bins."
+_ISI = "Leave out units with more violations of the refractory period; inf for no limit."
+_CUTOFF = "Leave out units that miss more of their spikes; inf for no limit."
+_PRESENCE = "Leave out units that are there for less of the session; 0 for no limit."
+_RELIABILITY = "Measure split-half reliabilities, which the usual selection of units needs."
 
 SessionsFrom = Annotated[Path | None, _session_option("--sessions-from", "DIR", _SESSIONS_FROM)]
-Sessions = Annotated[list[str] | None, _session_option("--sessions", "ID,...", "Only these; default: all.")]
+Sessions = Annotated[list[str] | None, _session_option("--sessions", "ID,...", "Only these.", "all")]
 ExcludeSessions = Annotated[
     list[str] | None, _session_option("--exclude-sessions", "ID,...", "Leave these out.")
 ]
 Areas = Annotated[
     list[str] | None,
-    _session_option("--areas -a", "AREA,...", "Default: VISp,VISl,VISal,VISpm,VISrl,VISam."),
+    _session_option(
+        "--areas -a", "AREA,...", "May also be repeated.", "VISp,VISl,VISal,VISpm,VISrl,VISam", complete_areas
+    ),
 ]
-Stimulus = Annotated[str | None, _session_option("--stimulus", "NAME", "Default: natural_scenes.")]
-BinMs = Annotated[
-    float | None, _session_option("--bin-ms", "MS", "Width of a time bin of spikes; default: 10.")
+Stimulus = Annotated[
+    str | None, _session_option("--stimulus", "NAME", "Images that were shown.", "natural_scenes")
 ]
-WindowMs = Annotated[tuple[float, float] | None, _session_option("--window-ms", "START STOP", _WINDOW)]
-IsiViolations = Annotated[float | None, _session_option("--isi-violations", "MOST", _ISI)]
-AmplitudeCutoff = Annotated[float | None, _session_option("--amplitude-cutoff", "MOST", _CUTOFF)]
-PresenceRatio = Annotated[float | None, _session_option("--presence-ratio", "LEAST", _PRESENCE)]
-Reliability = Annotated[bool | None, _session_option("--reliability/--no-reliability", None, _RELIABILITY)]
+BinMs = Annotated[float | None, _session_option("--bin-ms", "MS", "Width of a time bin of spikes.", "10")]
+WindowMs = Annotated[
+    tuple[float, float] | None, _session_option("--window-ms", "START STOP", _WINDOW, "0 250")
+]
+IsiViolations = Annotated[float | None, _session_option("--isi-violations", "MOST", _ISI, "AllenSDK's 0.5")]
+AmplitudeCutoff = Annotated[
+    float | None, _session_option("--amplitude-cutoff", "MOST", _CUTOFF, "AllenSDK's 0.1")
+]
+PresenceRatio = Annotated[
+    float | None, _session_option("--presence-ratio", "LEAST", _PRESENCE, "AllenSDK's 0.95")
+]
+Reliability = Annotated[
+    bool | None, _session_option("--reliability/--no-reliability", None, _RELIABILITY, "reliability")
+]
 
 
 _PUBLISHED, _ALLENSDK, _CALCIUM = "published", "allensdk", "calcium"
@@ -130,7 +162,16 @@ _SESSION_OPTIONS = {
 _SPIKE_OPTIONS = ("--bin-ms", "--window-ms", "--isi-violations", "--amplitude-cutoff", "--presence-ratio")
 _SESSION_LISTS = ("--sessions", "--exclude-sessions")
 
+_LEARN_MORE = "README.md: sizes, mirrors, machines without a network"
+
 app = typer.Typer(
+    cls=Group,
+    epilog=help_epilog(
+        "mvkit fetch checkpoints alexnet_bn_ir --dry-run",
+        "mvkit fetch neural --dataset neuropixels",
+        "mvkit fetch neural --dataset simulated",
+        learn_more=_LEARN_MORE,
+    ),
     help="Download published checkpoints and recordings.\n\n"
     "An interrupted download goes on when the command is repeated. A mirror is named by "
     "MVKIT_CHECKPOINT_URL or MVKIT_NEURAL_URL.",
@@ -139,10 +180,23 @@ app = typer.Typer(
 )
 
 
-@app.command(cls=Command)
+@app.command(
+    cls=Command,
+    epilog=help_epilog(
+        "mvkit fetch checkpoints alexnet_bn_ir",
+        "mvkit fetch checkpoints alexnet_bn_ir --from downloads/alexnet_bn_ir.pt",
+        learn_more=_LEARN_MORE,
+    ),
+)
 def checkpoints(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]...", help="Released models; default: all five.")
+        list[str] | None,
+        typer.Argument(
+            metavar="NAME",
+            help="Released models (mvkit list models).",
+            show_default="all five",
+            autocompletion=complete_checkpoints,
+        ),
     ] = None,
     from_file: FromCheckpoint = None,
     dry_run: DryRun = False,
@@ -165,10 +219,18 @@ def checkpoints(
         _show_files(fetch_checkpoints(names or (), request, source=from_file), as_json=as_json)
 
 
-@app.command(cls=Command)
+@app.command(
+    cls=Command,
+    epilog=help_epilog(
+        "mvkit fetch neural --dataset neuropixels --dry-run",
+        "mvkit fetch neural --dataset calcium --from downloads/calcium.pkl",
+        "mvkit fetch neural --dataset neuropixels --source allensdk --areas VISp,VISl",
+        learn_more=_LEARN_MORE,
+    ),
+)
 def neural(
     dataset: Dataset = None,
-    source: Source = "published",
+    source: Source = SourceName.PUBLISHED,
     from_file: FromPickle = None,
     keep_raw: KeepRaw = False,
     dry_run: DryRun = False,
@@ -202,7 +264,7 @@ def neural(
         _verify("neural", [dataset] if dataset else (), request, as_json=as_json)
         return
     if dataset is None:
-        raise typer.BadParameter("name one: neuropixels, calcium, simulated or all", param_hint="--dataset")
+        raise UsageError("fetch neural needs --dataset: neuropixels, calcium, simulated or all")
     sessions_request = _session_request(
         source,
         dataset,
@@ -237,7 +299,14 @@ def neural(
         _show_files(fetch_neural(dataset, request, source=from_file), as_json=as_json)
 
 
-@app.command(cls=Command)
+@app.command(
+    cls=Command,
+    epilog=help_epilog(
+        "mvkit fetch reliability mine.h5",
+        "mvkit fetch reliability mine.h5 --halves 200 --out mine_with_reliabilities.h5",
+        learn_more=_LEARN_MORE,
+    ),
+)
 def reliability(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Neural file (.h5).")],
     halves: Annotated[
@@ -275,10 +344,15 @@ def reliability(
         print_line(reliability_text(report))
 
 
-@app.command(cls=Command)
+@app.command(
+    cls=Command,
+    epilog=help_epilog(
+        "mvkit fetch allensdk", "mvkit fetch allensdk --into .venv-allen", learn_more=_LEARN_MORE
+    ),
+)
 def allensdk(
     into: Annotated[
-        Path | None, typer.Option("--into", metavar="DIR", help="Make it here (default: HOME/allensdk).")
+        Path | None, typer.Option("--into", metavar="DIR", help="Make it here.", show_default="HOME/allensdk")
     ] = None,
     extras: Annotated[
         list[str] | None,
@@ -316,8 +390,6 @@ def _session_request(source: str, dataset: str, given: Mapping[str, Any]) -> Ses
     ``given`` has the options by name, None for one that was not given.
     """
     names = [name for name, value in given.items() if value is not None]
-    if source not in (_PUBLISHED, _ALLENSDK):
-        raise unknown_name("source", source, (_PUBLISHED, _ALLENSDK))
     if source == _PUBLISHED:
         others = [name for name in names if name != "--from"]
         if others:
@@ -354,7 +426,7 @@ def _split(option: str, values: list[str]) -> tuple[Any, ...]:
 def _check_exclusive(options: Mapping[str, bool]) -> None:
     given = [name for name, is_given in options.items() if is_given]
     if len(given) > 1:
-        raise typer.BadParameter(f"choose one of {' and '.join(given)}")
+        raise UsageError(f"{' and '.join(given)} contradict each other: give one of them")
 
 
 def _request(home: str | None, *, force: bool, offline: bool, keep_raw: bool = False) -> FetchRequest:

@@ -62,7 +62,7 @@ from mvkit.images.sources import (
     open_pairs,
 )
 from mvkit.machine import free_disk, installed_versions
-from mvkit.recipes import Settings, load_recipe, packaged_recipes
+from mvkit.recipes import NAME_PATTERN, Settings, load_recipe, packaged_recipes
 
 MIB: Final = 1024 * 1024
 #: Keys of a recipe that change no byte of the file.
@@ -144,7 +144,7 @@ class PrepSettings(Settings):
         Size of FFCV's pages, a power of two; no image takes more.
     """
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+    name: Annotated[str, Field(pattern=NAME_PATTERN)]
     notes: str = ""
     gb_per_million_images: Annotated[float, Field(gt=0)] | None = None
     measured: str = ""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from mvkit.errors import UsageError, unknown_name
+from mvkit.recipes import describe_problems
 
 #: Penalties that cross-validated ridge chooses from: 25 powers of ten from 1e-4 to 1e8.
 RIDGE_GRID = tuple(10.0 ** (power / 2) for power in range(-8, 17))
@@ -194,10 +195,8 @@ def resolve_settings(**options: Any) -> ScoreSettings:
     try:
         return ScoreSettings(**options)
     except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}, got {fault['input']!r}"
-            for fault in error.errors()
-        )
+        problems = describe_problems(error, ScoreSettings)
+        faults = "; ".join(f"{'.'.join(key)}: {text}" for key, text in problems)
         raise UsageError(f"wrong scoring option: {faults}") from None
 
 
