@@ -56,9 +56,9 @@ COMMANDS = {
 _MAKE = """
 import numpy as np
 from mvkit.neural import Recording, write_neural_file
-responses = np.ones((2, 4, 3), np.float32)
+responses, images = np.ones((2, 4, 3), np.float32), np.zeros((4, 8, 8), np.uint8)
 recording = Recording(area="VISp", specimen=1, unit_ids=np.arange(3), responses=responses)
-write_neural_file("mine.h5", recordings=[recording], stimuli=np.zeros((4, 8, 8), np.uint8), units_of_measure="x")
+write_neural_file("mine.h5", recordings=[recording], stimuli=images, units_of_measure="x")
 """
 
 

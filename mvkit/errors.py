@@ -25,6 +25,8 @@ from collections.abc import Iterable
 
 #: Valid values that a message lists at most.
 _MOST_NAMES = 12
+#: Names like one that was typed that a message lists at most, where a command lists all.
+_MOST_NEAR = 4
 
 
 def printable(text: str) -> str:
@@ -118,7 +120,7 @@ def unknown_name(kind: str, name: str, valid: Iterable[str], *, command: str = "
 
 
 def valid_names(name: str, valid: Iterable[str], command: str = "") -> str:
-    """Return a line with the valid values; of more than a dozen, those nearest to a name come first.
+    """Return a line with the valid values; of more than a dozen, the nearest ones and what lists all.
 
     Parameters
     ----------
@@ -132,7 +134,9 @@ def valid_names(name: str, valid: Iterable[str], command: str = "") -> str:
     names = list(valid)
     if len(names) <= _MOST_NAMES:
         return f"valid: {', '.join(names) or 'none'}"
+    if command:
+        near = difflib.get_close_matches(name, names, n=_MOST_NEAR, cutoff=0.5)
+        return f"near: {', '.join(near)}; all: {command}" if len(near) > 1 else f"all: {command}"
     nearest = difflib.get_close_matches(name, names, n=_MOST_NAMES, cutoff=0.4)
     listed = list(dict.fromkeys([*nearest, *names]))[:_MOST_NAMES]
-    shown = f"valid: {', '.join(listed)} and {len(names) - len(listed)} more"
-    return f"{shown}; all: {command}" if command else shown
+    return f"valid: {', '.join(listed)} and {len(names) - len(listed)} more"

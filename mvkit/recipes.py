@@ -412,13 +412,17 @@ def _bounds(schema: Mapping[str, Any]) -> str:
     least, most = schema.get("minimum"), schema.get("maximum")
     above, below = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
     if least is not None and most is not None:
-        return f" from {least:g} to {most:g}"
+        return f" from {_number(least)} to {_number(most)}"
     ends = [f"above {above:g}"] if above is not None else []
     ends += [f"below {below:g}"] if below is not None else []
     ends += [f"at most {most:g}"] if most is not None else []
     if least is not None:
         return f", {least:g} or more{''.join(f', {end}' for end in ends)}"
     return f" {' and '.join(ends)}" if ends else ""
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
 
 
 def _constants(schema: Mapping[str, Any]) -> list[object]:

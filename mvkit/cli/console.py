@@ -255,7 +255,7 @@ def complete_every_recipe(incomplete: str) -> list[str]:
 
 def complete_datasets(incomplete: str) -> list[str]:
     """Return the names of datasets that begin so, for the shell."""
-    from mvkit.neural.open import DATASETS
+    from mvkit.paths import DATASETS
 
     return [name for name in DATASETS if name.startswith(incomplete)]
 

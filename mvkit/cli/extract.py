@@ -139,8 +139,10 @@ def command(
     as_json: JsonOption = False,
 ) -> None:
     """Write what a model's layers give for a set of images, all layers in one pass."""
+    from mvkit.files import check_output_path
     from mvkit.machine import check_device
     from mvkit.models.names import check_models
+    from mvkit.paths import locate_dataset
 
     # Before torch is imported, which takes seconds.
     check_models([model], weights=weights, layers=split_commas(layers), home=Path(home) if home else None)
@@ -154,6 +156,12 @@ def command(
     if export_weights is not None:
         beside = {"--out": out, "--layers": layers, "--stimuli": stimuli, "--format": file_format}
         _refuse_beside_export([option for option, value in beside.items() if value])
+    elif stimuli is not None and not Path(stimuli).is_dir():
+        locate_dataset(stimuli, Path(home) if home else None)
+    if export_weights is None:
+        from mvkit.features.feature_file import feature_path
+
+        check_output_path(feature_path(target, file_format), overwrite=force, example="features.h5")
     from mvkit.features.extraction import ExtractRequest, run_export, run_extract
 
     request = ExtractRequest(
@@ -200,4 +208,5 @@ def _print_export(report: ExportReport, *, as_json: bool) -> None:
 
 def _headline(report: ExtractionReport) -> str:
     source = report.provenance
-    return f"{source.model_name} ({source.weights_id}), {report.n_images} images of {source.stimuli}"
+    weights = "no weights" if source.weights_id == "none" else source.weights_id
+    return f"{source.model_name}, {weights}; {report.n_images} images of {source.stimuli}"

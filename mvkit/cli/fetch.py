@@ -325,6 +325,10 @@ def reliability(
     as_json: JsonOption = False,
 ) -> None:
     """Measure split-half reliabilities of a neural file and store them in it, for selections to use."""
+    from mvkit.paths import locate_dataset
+
+    # Before the libraries that measure are imported.
+    locate_dataset(file)
     from mvkit.pipeline.reliability import measure_reliability
 
     with progress_bar(f"measuring {file.name}") as progress:

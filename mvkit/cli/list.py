@@ -115,6 +115,12 @@ def layers(
 
     Only modules are layers, not functions that a forward calls (F.relu, +).
     """
+    from mvkit.models.names import check_models, is_checkpoint_path, parse_external
+
+    if parse_external(model) is None and not is_checkpoint_path(model):
+        # Before torch is imported, which takes seconds.
+        path = Path(home) if home else None
+        check_models([model], weights=weights or "random", layers=split_commas(patterns), home=path)
     from mvkit.pipeline.listing import list_layers
 
     listing = list_layers(

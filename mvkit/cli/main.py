@@ -204,7 +204,9 @@ def _explain_value(error: Any, parameter: Any) -> str:
     if parameter.nargs > 1:
         article, noun = f"{parameter.nargs} ", f"{noun}s"
     kind = getattr(parameter, "type", None)
-    least = getattr(parameter, "min", getattr(kind, "min", None))
+    least, most = (getattr(parameter, end, getattr(kind, end, None)) for end in ("min", "max"))
+    if least is not None and most is not None:
+        return f"{subject}: give {article}{noun} from {least:,} to {most:,}"
     return f"{subject}: give {article}{noun}{'' if least is None else f', {least} or more'}"
 
 
@@ -238,6 +240,15 @@ def _report(error: MvkitError, *, as_json: bool) -> int:
     return error.exit_code
 
 
+#: How h5py shows the system's errors; the suffix of files that are being written.
+_HDF5_ERROR = re.compile(r"name = '(?P<name>.*?)', errno = \d+, error message = '(?P<reason>.*?)'")
+_TEMPORARY = re.compile(r"\.tmp-[0-9a-f]+-\d+-[0-9a-f]+")
+
+
 def _describe(error: OSError) -> str:
-    place = f"{error.filename}: " if error.filename else ""
-    return f"{place}{error.strerror or error}"
+    """Return ``/sys/x.png: permission denied``: the file as it was named, and the system's reason."""
+    name, reason = str(error.filename or ""), error.strerror or str(error)
+    if (match := _HDF5_ERROR.search(reason)) is not None:
+        name, reason = match["name"], match["reason"]
+    name = _TEMPORARY.sub("", name)
+    return f"{name}: {reason[:1].lower()}{reason[1:]}" if name else reason

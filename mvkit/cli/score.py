@@ -187,7 +187,12 @@ Map = Annotated[
 Splits = Annotated[
     int | None,
     typer.Option(
-        metavar="N", min=1, help="Image splits.", show_default="the recipe's: 10", rich_help_panel=PROTOCOL
+        metavar="N",
+        min=1,
+        max=100_000,
+        help="Image splits.",
+        show_default="the recipe's: 10",
+        rich_help_panel=PROTOCOL,
     ),
 ]
 Halves = Annotated[
@@ -195,6 +200,7 @@ Halves = Annotated[
     typer.Option(
         metavar="N",
         min=1,
+        max=100_000,
         help="Trial halves of every image split.",
         show_default="the recipe's: 100",
         rich_help_panel=PROTOCOL,
@@ -328,22 +334,17 @@ def command(
     from mvkit.machine import Resources, check_device
     from mvkit.models.names import check_models
 
-    # Before torch is imported, which takes seconds.
+    # All of it before torch is imported, which takes seconds.
+    if not models:
+        raise UsageError("no MODEL to score: name at least one; all: mvkit list models")
     check_models(
-        models or (), weights=weights, layers=_names("--layers", layers), home=Path(home) if home else None
+        models, weights=weights, layers=_names("--layers", layers), home=Path(home) if home else None
     )
     check_device(device)
-    from mvkit.pipeline.request import ScoreRequest
-    from mvkit.pipeline.score import parse_shard, run_score, run_shard
-    from mvkit.report import run_document, run_page, save_run, written_lines
-    from mvkit.report.figures import check_figure, draw_run
+    if out is not None and out.is_file():
+        raise UsageError(f"--out {out} is a file; give a folder")
+    from mvkit.pipeline.request import ScoreRequest, resolve_recipe
 
-    part = None if shard is None else parse_shard(shard)
-    if part is not None:
-        whole = {"--dry-run": dry_run, "--no-cache": no_cache, "--out": out, "--figure": figure}
-        _check_alone(f"--shard {part}", {**whole, "--against": against})
-    if figure is not None:
-        check_figure(figure)
     request = ScoreRequest(
         models=tuple(models or ()),
         layers=_names("--layers", layers),
@@ -370,6 +371,21 @@ def command(
             dask=dask,
         ),
     )
+    resolve_recipe(request)
+    if dataset is not None:
+        from mvkit.pipeline.listing import check_areas
+
+        check_areas(dataset, request.areas, home=Path(home) if home else None)
+    from mvkit.pipeline.score import parse_shard, run_score, run_shard
+    from mvkit.report import run_document, run_page, save_run, written_lines
+    from mvkit.report.figures import check_figure, draw_run
+
+    part = None if shard is None else parse_shard(shard)
+    if part is not None:
+        whole = {"--dry-run": dry_run, "--no-cache": no_cache, "--out": out, "--figure": figure}
+        _check_alone(f"--shard {part}", {**whole, "--against": against})
+    if figure is not None:
+        check_figure(figure)
     if dry_run:
         print_estimate(request, as_json=as_json)
         return

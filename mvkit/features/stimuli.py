@@ -123,7 +123,7 @@ def _natural_key(name: str) -> tuple[list[tuple[str, int]], str]:
     return [(text, int(digits) if digits else -1) for text, digits in pieces], name
 
 
-DATASETS = ("neuropixels", "calcium", "simulated")
+DATASETS = paths.DATASETS
 #: Stimuli when none are named: the published ones if they were fetched, else the simulated ones.
 PREFERRED_DATASET, FALLBACK_DATASET = "neuropixels", "simulated"
 

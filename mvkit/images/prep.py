@@ -49,7 +49,6 @@ from mvkit.images.beton import (
     sidecar_path,
     write_sidecar,
 )
-from mvkit.images.crops import crop_boxes
 from mvkit.images.settings import Crop, Pixels, RandomCrop, RandomResizedCrop
 from mvkit.images.sources import (
     CIFAR10,
@@ -709,6 +708,8 @@ def enlargement(
     """
     repeats = max(1, n_draws // len(heights))
     heights, widths = np.tile(heights, repeats), np.tile(widths, repeats)
+    from mvkit.images.crops import crop_boxes
+
     boxes = crop_boxes(crop, seed, 0, np.arange(len(heights)), 0, heights, widths)
     factors = view_px / np.maximum(boxes[:, 2:].min(axis=1), 1)
     enlarged = factors[factors > 1]

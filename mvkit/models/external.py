@@ -282,6 +282,12 @@ def _import_module(name: ExternalName) -> ModuleType:
         raise
 
 
+def _missing_argument(error: TypeError) -> str:
+    """Return ``the argument 's'`` of Python's "missing a required argument: 's'"."""
+    name = str(error).rpartition(": ")[2]
+    return f"the argument {name}" if name.startswith("'") else "arguments"
+
+
 def _find_factory(name: ExternalName, module: ModuleType) -> Callable[[], object]:
     try:
         factory: Any = reduce(getattr, name.item.split("."), module)
@@ -298,8 +304,8 @@ def _find_factory(name: ExternalName, module: ModuleType) -> Callable[[], object
         inspect.signature(factory).bind()
     except TypeError as error:
         raise UsageError(
-            f"{name.label} is called without arguments, but it has a {error}\n"
-            "name a function that fills them in"
+            f"{name.label} needs {_missing_argument(error)}, and mvkit calls it without any\n"
+            "name a function of your own that fills it in: FILE.py:FUNCTION"
         ) from None
     except ValueError:
         # Functions written in C may have no signature; calling shows what they need.

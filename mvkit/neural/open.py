@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit import paths
-from mvkit.errors import DataError, UsageError, suggest
+from mvkit.errors import DataError
 from mvkit.neural import neural_file as layout
 from mvkit.neural.dataset import NeuralDataset, Recording
 from mvkit.neural.neural_file import ID_COLUMNS, NeuralFileContents, OpenNeuralFile, open_neural_file
@@ -28,12 +28,10 @@ from mvkit.neural.selection import (
     select_units,
 )
 
-DATASETS = ("neuropixels", "calcium", "simulated")
+DATASETS = paths.DATASETS
 
 #: Names of the p value of running modulation: Neuropixels, calcium.
 RUN_P_COLUMNS = ("run_pval_ns", "p_run_mod_ns")
-_PICKLE_ENDINGS = (".pkl", ".pkl.gz", ".pkl.xz", ".pickle")
-_FILE_ENDINGS = (".h5", ".hdf5", ".nc", ".nc4")
 RecordingKey = tuple[str, int]
 
 
@@ -99,7 +97,7 @@ def open_dataset(
         If the file is missing, damaged or no neural file, or no unit passes.
     """
     resolved = resolve_selection(selection)
-    path = _locate(name_or_path, home)
+    path = paths.locate_dataset(name_or_path, home)
     if path is None:
         from mvkit.neural.simulated import simulated_contents
 
@@ -107,37 +105,6 @@ def open_dataset(
         return _select_and_read(OpenNeuralFile(Path("in memory"), contents, stored), *resolved)
     with open_neural_file(path) as file:
         return _select_and_read(file, *resolved)
-
-
-def _locate(name_or_path: str | Path, home: Path | None) -> Path | None:
-    """Return the file to open, or None to simulate."""
-    if isinstance(name_or_path, str) and name_or_path in DATASETS:
-        path = paths.neural_path(name_or_path, home)
-        if path.is_file():
-            return path
-        if name_or_path == "simulated":
-            return None
-        raise DataError(
-            f"dataset '{name_or_path}' is not on this machine: {path}\n"
-            f"run: mvkit fetch neural --dataset {name_or_path}"
-        )
-    path = Path(name_or_path).expanduser()
-    text = str(name_or_path)
-    if path.is_file():
-        if text.lower().endswith(_PICKLE_ENDINGS):
-            raise DataError(
-                f"{path}: a pickle is not opened as a dataset\n"
-                f"convert it: mvkit fetch neural --dataset neuropixels|calcium --from {path}"
-            )
-        return path
-    if path.is_dir():
-        raise DataError(f"{path}: a directory, not a neural file")
-    if isinstance(name_or_path, Path) or "/" in text or text.lower().endswith(_FILE_ENDINGS):
-        raise DataError(f"{path}: no such neural file")
-    raise UsageError(
-        f"unknown dataset '{text}'{suggest(text, DATASETS)}\n"
-        f"valid: {', '.join(DATASETS)}, or the path of a neural file"
-    )
 
 
 def _select_and_read(file: OpenNeuralFile, name: str, settings: SelectionSettings) -> NeuralDataset:

@@ -7,12 +7,13 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from mvkit.errors import UsageError
+from mvkit.errors import RecipeError, UsageError
 from mvkit.files import plain, write_text
 from mvkit.recipes import (
     KeyLocations,
@@ -191,11 +192,21 @@ def _full_name(source: str) -> str:
     """Return the name with its folder where only one folder of packaged recipes has it."""
     packaged = packaged_recipes()
     name = source.removesuffix(".yaml")
-    if not Path(source).is_file() and "/" not in source and name not in packaged:
-        for folder in _FOLDERS:
-            if f"{folder}/{name}" in packaged:
-                return f"{folder}/{name}"
-    return name if name in packaged and not Path(source).is_file() else source
+    if Path(source).is_file():
+        return source
+    if name in packaged:
+        return name
+    if Path(source).suffix:
+        # A file: mvkit.recipes says what is wrong.
+        return source
+    short = {known.rpartition("/")[2]: known for known in reversed(packaged)}
+    if name in short:
+        return short[name]
+    close = get_close_matches(name, [*packaged, *short], n=1)
+    meant = f"; did you mean '{short.get(close[0], close[0])}'?" if close else ""
+    raise RecipeError(
+        f"recipe '{source}' is neither a file nor a packaged recipe{meant}\nall: mvkit list recipes"
+    )
 
 
 def _kind_of(name: str, document: Mapping[str, object]) -> RecipeKind:

@@ -16,6 +16,9 @@ from mvkit.recipes import describe_problems
 RIDGE_GRID = tuple(10.0 ** (power / 2) for power in range(-8, 17))
 
 
+#: Image splits, and trial halves of each, at most: beyond, no run would end.
+MOST_SPLITS = 100_000
+
 Mapping = Literal["pls", "ridge", "one-to-one", "rsa", "cka", "lasso", "elasticnet"]
 Halving = Literal[
     "split-half", "bootstrap", "bootstrap-full-mean", "subsample-half", "subsample-half-replacement"
@@ -123,9 +126,9 @@ class ScoreSettings(BaseModel):
     cka_debiased: bool = False
     similarity_images: Literal["all", "test"] = "all"
     population: Literal["animal", "pooled"] = "animal"
-    n_splits: int = Field(default=10, ge=1)
+    n_splits: int = Field(default=10, ge=1, le=MOST_SPLITS)
     train_fraction: float = Field(default=0.5, gt=0.0, lt=1.0)
-    n_halves: int = Field(default=100, ge=1)
+    n_halves: int = Field(default=100, ge=1, le=MOST_SPLITS)
     halving: Halving = "split-half"
     synchronous: bool = True
     correlation: Literal["pearson", "spearman"] = "pearson"

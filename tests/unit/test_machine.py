@@ -76,5 +76,5 @@ def test_a_gpu_is_the_default_device_where_there_is_one(monkeypatch: pytest.Monk
             monkeypatch.setattr("torch.cuda.is_available", lambda available=available: available)
             assert machine.choose_device(name).type == kind
     assert machine.choose_device("cpu").type == "cpu"
-    with pytest.raises(UsageError, match="device 'cdua' cannot be used"):
+    with pytest.raises(UsageError, match="device cdua: give auto, cpu, cuda"):
         machine.choose_device("cdua")
