@@ -178,7 +178,8 @@ def option_value(parameter: Any) -> str:
         return str(parameter.metavar)
     if choices := parameter_choices(parameter):
         return "|".join(choices)
-    return {int: "N", float: "X"}.get(parameter_type(parameter), "TEXT")
+    number = parameter_type(parameter)
+    return "N" if number is int else "X" if number is float else "TEXT"
 
 
 def parameter_choices(parameter: Any) -> tuple[str, ...]:

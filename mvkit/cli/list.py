@@ -158,7 +158,7 @@ def recipes(pattern: Pattern = None, home: HomeOption = None, as_json: JsonOptio
     for group in dict.fromkeys((row.command, row.in_table2) for row in rows):
         _print_recipes(group, [row for row in rows if (row.command, row.in_table2) == group])
     if pattern is None:
-        print_line("A recipe of your own: give its path (base: NAME in it starts from one of these)")
+        print_line("All keys of one: mvkit recipe show NAME; one of your own: mvkit recipe copy NAME")
 
 
 @app.command(

@@ -9,6 +9,7 @@ import inspect
 import logging
 import os
 import re
+import socket
 import sys
 import threading
 import warnings
@@ -664,7 +665,7 @@ def build_timm(name: str, weights: str | os.PathLike[str], seed: int | None) -> 
         import timm
     except ImportError as error:
         raise MissingPackageError(
-            f"timm:{name} needs timm, which is not installed ({error}): pip install 'mvkit[timm]'"
+            f"timm:{name} needs timm, which is not installed ({error}): pip install timm"
         ) from None
     if not timm.is_model(name):
         raise UsageError(f"timm has no model '{name}'{suggest(name, timm.list_models())}")
@@ -683,6 +684,7 @@ def build_timm(name: str, weights: str | os.PathLike[str], seed: int | None) -> 
         advice = "download them on another machine and give --weights FILE, or --weights random"
         with (
             _explain_download_errors(f"timm:{name}", advice, is_here=False),
+            _without_retry_messages(),
             warnings.catch_warnings(action="ignore"),
         ):
             network = timm.create_model(name, pretrained=True)
@@ -779,10 +781,32 @@ def _explain_download_errors(model: str, advice: str, *, is_here: bool) -> Itera
     except MvkitError:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise FetchError(
-            f"{model}: pretrained weights cannot be had ({reason[:200]})\nwithout the network: {advice}"
+            f"{model}: pretrained weights cannot be downloaded ({_download_reason(error)})\n{advice}"
         ) from error
+
+
+def _download_reason(error: BaseException) -> str:
+    """Return why a library could not download: no connection, or the first words of its own error."""
+    chain: BaseException | None = error
+    while chain is not None:
+        # requests, httpx and urllib have classes of their own; what they have in common is the name.
+        if isinstance(chain, ConnectionError | socket.gaierror) or "Connect" in type(chain).__name__:
+            return "no connection to the server"
+        chain = chain.__cause__ or chain.__context__
+    return (" ".join(str(error).split()) or type(error).__name__)[:200]
+
+
+@contextmanager
+def _without_retry_messages() -> Iterator[None]:
+    """Silence the lines, one for each try, of the client of Hugging Face."""
+    client = logging.getLogger("huggingface_hub")
+    before = client.level
+    client.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        client.setLevel(before)
 
 
 def fill_from_file(network: nn.Module, path: Path, model_name: str) -> None:

@@ -245,7 +245,7 @@ def dask_cluster(address: str | None) -> Iterator[None]:
         from distributed import CancelledError, KilledWorker
     except ImportError as error:
         raise MissingPackageError(
-            f'--dask: dask is not installed here ({error})\npip install "mvkit[dask]"'
+            f"--dask: dask is not installed here ({error})\npip install dask distributed"
         ) from error
     from joblib import parallel_config
 

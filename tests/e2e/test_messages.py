@@ -174,7 +174,8 @@ def test_what_the_system_refuses_names_the_file(
     assert _describe(PermissionError(13, "Permission denied", temporary)) == "/sys/x.png: permission denied"
     reason = (
         "Unable to synchronously create file (unable to open file: "
-        "name = '/sys/x.tmp-5bce98f7-17002-4af3.h5', errno = 13, error message = 'Permission denied', flags = 13, o_flags = 242)"
+        "name = '/sys/x.tmp-5bce98f7-17002-4af3.h5', errno = 13, error message = 'Permission denied', "
+        "flags = 13, o_flags = 242)"
     )
     assert _describe(OSError(reason)) == "/sys/x.h5: permission denied"
 
