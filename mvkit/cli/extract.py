@@ -28,7 +28,7 @@ from mvkit.cli.console import (
     split_commas,
 )
 from mvkit.cli.list import layer_table
-from mvkit.errors import UsageError
+from mvkit.errors import UsageError, suggest
 
 if TYPE_CHECKING:
     from mvkit.features import ExtractionReport
@@ -142,7 +142,7 @@ def command(
     from mvkit.files import check_output_path
     from mvkit.machine import check_device
     from mvkit.models.names import check_models
-    from mvkit.paths import locate_dataset
+    from mvkit.paths import DATASETS, locate_dataset
 
     # Before torch is imported, which takes seconds.
     check_models([model], weights=weights, layers=split_commas(layers), home=Path(home) if home else None)
@@ -156,8 +156,13 @@ def command(
     if export_weights is not None:
         beside = {"--out": out, "--layers": layers, "--stimuli": stimuli, "--format": file_format}
         _refuse_beside_export([option for option, value in beside.items() if value])
-    elif stimuli is not None and not Path(stimuli).is_dir():
+    elif stimuli in DATASETS:
         locate_dataset(stimuli, Path(home) if home else None)
+    elif stimuli is not None and not Path(stimuli).expanduser().exists():
+        raise UsageError(
+            f"stimuli '{stimuli}': no such dataset, neural file or folder of images"
+            f"{suggest(stimuli, DATASETS)}\nvalid: {', '.join(DATASETS)}, or a path"
+        )
     if export_weights is None:
         from mvkit.features.feature_file import feature_path
 

@@ -229,7 +229,7 @@ def checkpoints(
     ),
 )
 def neural(
-    dataset: Dataset = None,
+    dataset_name: Dataset = None,
     source: Source = SourceName.PUBLISHED,
     from_file: FromPickle = None,
     keep_raw: KeepRaw = False,
@@ -260,6 +260,7 @@ def neural(
 
     _check_exclusive({"--dry-run": dry_run, "--verify": verify})
     request = _request(home, force=force, offline=offline, keep_raw=keep_raw)
+    dataset = None if dataset_name is None else dataset_name.value
     if verify:
         _verify("neural", [dataset] if dataset else (), request, as_json=as_json)
         return
