@@ -119,7 +119,7 @@ def problems(name: str, *overrides: str) -> list[str]:
         (
             "dual_stream_ir",
             ["optimiser.learning_rate=.inf"],
-            ["optimiser.learning_rate=.inf: give a finite number above 0, got inf"],
+            ["give a finite number above 0, got inf"],
         ),
     ],
 )
