@@ -28,6 +28,8 @@ from contextlib import contextmanager
 
 #: Valid values that a message lists at most.
 _MOST_NAMES = 12
+#: Names like one that was typed that a message lists at most, where a command lists all.
+_MOST_NEAR = 4
 
 
 #: Commands that are being carried out in this process; of all threads, some of which raise errors too.
@@ -122,7 +124,7 @@ class MissingPackageError(MvkitError):
     """An optional package that is needed here is not installed; the message says how to install it."""
 
 
-def suggest(name: str, valid: Iterable[str]) -> str:
+def suggest(name: str, valid: Iterable[str], *, cutoff: float = 0.5) -> str:
     """Return ``"; did you mean 'x'?"`` for the closest valid name, or ``""``.
 
     Parameters
@@ -131,9 +133,11 @@ def suggest(name: str, valid: Iterable[str]) -> str:
         What the user typed.
     valid
         Names that would have been accepted.
+    cutoff
+        Likeness, 0 to 1, from which a name is suggested.
     """
     folded = {candidate.lower(): candidate for candidate in valid}
-    close = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=cutoff)
     return f"; did you mean '{folded[close[0]]}'?" if close else ""
 
 
@@ -147,7 +151,7 @@ def unknown_name(kind: str, name: str, valid: Iterable[str], *, command: str = "
 
 
 def valid_names(name: str, valid: Iterable[str], command: str = "") -> str:
-    """Return a line with the valid values; of more than a dozen, those nearest to a name come first.
+    """Return a line with the valid values; of more than a dozen, the nearest ones and what lists all.
 
     Parameters
     ----------
@@ -161,7 +165,9 @@ def valid_names(name: str, valid: Iterable[str], command: str = "") -> str:
     names = list(valid)
     if len(names) <= _MOST_NAMES:
         return f"valid: {', '.join(names) or 'none'}"
+    if command:
+        near = difflib.get_close_matches(name, names, n=_MOST_NEAR, cutoff=0.5)
+        return f"near: {', '.join(near)}; all: {command}" if len(near) > 1 else f"all: {command}"
     nearest = difflib.get_close_matches(name, names, n=_MOST_NAMES, cutoff=0.4)
     listed = list(dict.fromkeys([*nearest, *names]))[:_MOST_NAMES]
-    shown = f"valid: {', '.join(listed)} and {len(names) - len(listed)} more"
-    return f"{shown}; all: {command}" if command else shown
+    return f"valid: {', '.join(listed)} and {len(names) - len(listed)} more"

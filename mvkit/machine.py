@@ -82,8 +82,8 @@ def check_device(name: str) -> None:
     UsageError
         If there is no such kind.
     """
-    if re.fullmatch(r"(auto|cpu|cuda|mps|xpu|hpu|mtia|xla)(:\d+)?", name) is None:
-        raise UsageError(f"device '{name}' cannot be used: there is no such kind\n{_DEVICES}")
+    if re.fullmatch(r"auto|(cpu|cuda|mps|xpu|hpu|mtia|xla)(:\d+)?", name) is None:
+        raise UsageError(f"device {name}: give auto, cpu, cuda, or cuda:1 for the second GPU")
 
 
 def worker_number(resources: Resources) -> int:
@@ -110,9 +110,24 @@ def choose_device(name: str | torch.device | None) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         # A build without CUDA says so with an AssertionError.
-        reason = (str(error).splitlines() or ["not available"])[0]
-        raise UsageError(f"device '{name}' cannot be used: {reason}\n{_DEVICES}") from error
+        kind, n_gpus = str(name).partition(":")[0], torch.cuda.device_count()
+        if kind == "cuda" and n_gpus:
+            raise UsageError(f"device {name}: there are {n_gpus} GPUs here, counted from cuda:0") from error
+        kind = "GPU" if kind == "cuda" else f"{kind} device"
+        raise UsageError(f"device {name}: no {kind} here that torch can use; give cpu or auto") from error
     return device
+
+
+def describe_gpu(device: torch.device) -> str | None:
+    """Return ``cuda:0 (NVIDIA H100)`` of a GPU; None of the processor, which needs no mention."""
+    if device.type == "cpu":
+        return None
+    if device.type != "cuda":
+        return str(device)
+    import torch
+
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return f"cuda:{index} ({torch.cuda.get_device_name(index)})"
 
 
 def available_cores() -> int:

@@ -24,6 +24,9 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 
+#: What names of recipes, and so of folders, may be made of.
+NAME_PATTERN = r"^[A-Za-z0-9_.-]+$"
+
 Model = TypeVar("Model", bound=BaseModel)
 
 #: Path of a key, list positions as digits: ``("evaluate", "0", "name")``.
@@ -39,6 +42,8 @@ _KIND = "name"
 _MOST_VALUES, _DEEPEST = 10_000, 32
 #: Characters of an input, and names of recipes, that a message shows.
 _LONGEST, _MOST_NAMES = 80, 12
+#: The recipe that the defaults of scoring are.
+_DEFAULTS = "score/paper"
 
 
 class Settings(BaseModel):
@@ -83,8 +88,7 @@ def load_recipe(model: type[Model], source: str | None, overrides: Sequence[str]
     given: KeyLocations = {}
     changed: KeyLocations = {}
     if source is not None:
-        path = find_recipe(source)
-        document, given = _resolve(path)
+        path, document, given = read_recipe(source)
         if _KIND in model.model_fields and model.model_fields[_KIND].is_required():
             document.setdefault(_KIND, path.stem)
     for override in overrides:
@@ -98,11 +102,38 @@ def load_recipe(model: type[Model], source: str | None, overrides: Sequence[str]
         return model.model_validate_json(json.dumps(document), strict=True)
     except ValidationError as error:
         lines = []
-        for details in _causes(error.errors()):
-            for key, text in _problems(details, model):
-                where = _location(key, given, changed) or (_shown(path) if source is not None else "defaults")
-                lines.append(f"{where}: {_written(key)}: {text}" if key else f"{where}: {text}")
+        for key, text in describe_problems(error, model, all_keys=f"mvkit recipe show {source or _DEFAULTS}"):
+            where = location_of(key, given, changed) or (_shown(path) if source is not None else "defaults")
+            # "--set n_splits=ten: give a whole number" has the key already.
+            has_key = where.startswith(f"--set {_written(key)}=") and text.startswith(("give ", "unknown "))
+            lines.append(f"{where}: {text}" if has_key or not key else f"{where}: {_written(key)}: {text}")
         raise RecipeError("\n".join(lines)) from error
+
+
+def read_recipe(source: str) -> tuple[Path, dict[str, object], KeyLocations]:
+    """Read a recipe and merge it with its bases; nothing is checked but its YAML.
+
+    Parameters
+    ----------
+    source
+        Path of a recipe, or name of a packaged one.
+
+    Returns
+    -------
+    path
+        The file.
+    document
+        All keys that it and its bases give.
+    locations
+        Where each was given, ``file:line``.
+
+    Raises
+    ------
+    RecipeError
+        If there is no such recipe, or it or a base is no YAML.
+    """
+    path = find_recipe(source)
+    return path, *_resolve(path)
 
 
 def find_recipe(source: str) -> Path:
@@ -228,8 +259,9 @@ def _forget(key: KeyPath, locations: KeyLocations) -> None:
         del locations[inner]
 
 
-def _location(key: KeyPath, given: KeyLocations, changed: KeyLocations) -> str | None:
+def location_of(key: KeyPath, given: KeyLocations, changed: KeyLocations | None = None) -> str | None:
     """Return where a key, or the innermost group that it is in, was given, or changed by an override."""
+    changed = changed or {}
     for length in range(len(key), 0, -1):
         group = key[:length]
         # An override made or changed part of the group; of an outer one, only if no file has it.
@@ -284,6 +316,27 @@ def _parts(key: str) -> KeyPath:
     return tuple(re.sub(r"\[(\d+)\]", r".\1", key.strip()).split("."))
 
 
+def describe_problems(
+    error: ValidationError, model: type[BaseModel], *, all_keys: str = ""
+) -> list[tuple[KeyPath, str]]:
+    """Return what is wrong with settings, in mvkit's words: each key, and what to give for it.
+
+    Parameters
+    ----------
+    error
+        As pydantic raised it.
+    model
+        The settings that it was raised for.
+    all_keys
+        The command that lists all keys, for unknown ones.
+    """
+    problems = [
+        problem for details in _causes(error.errors()) for problem in _problems(details, model, all_keys)
+    ]
+    # A value that may be of several kinds has an error for each kind.
+    return list(dict.fromkeys(problems))
+
+
 def _causes(errors: list[ErrorDetails]) -> list[ErrorDetails]:
     """Leave out that a list is too short because an item of it, reported by itself, is invalid."""
     keys = [details["loc"] for details in errors]
@@ -295,52 +348,135 @@ def _causes(errors: list[ErrorDetails]) -> list[ErrorDetails]:
     ]
 
 
-def _problems(details: ErrorDetails, model: type[BaseModel]) -> Iterator[tuple[KeyPath, str]]:
+def _problems(details: ErrorDetails, model: type[BaseModel], all_keys: str) -> Iterator[tuple[KeyPath, str]]:
     """Yield the keys, and what is wrong with them, that an error of pydantic means."""
-    key, models = _follow(model, details)
+    key, models, schema = _follow(model, details)
     kind, context = details["type"], details.get("ctx", {})
     own = context.get("error")
+    expected = _expected(schema)
     if isinstance(own, KeyedError):
         yield from ((key + _parts(inner), text) for inner, text in own.problems)
     elif kind in ("union_tag_invalid", "union_tag_not_found"):
         kinds = [name for member in models for name in _kinds(member)]
         tag = str(context.get("tag", ""))
-        wrong = f"unknown name '{tag}'{suggest(tag, kinds)}" if "tag" in context else "Field required"
+        wrong = f"unknown name '{tag}'{suggest(tag, kinds)}" if "tag" in context else "missing"
         yield (*key, _KIND), f"{wrong}; {valid_names(tag, kinds)}"
     elif kind == "extra_forbidden":
         valid = [name for member in models for name in member.model_fields]
         valid += [_BASE] if len(key) == 1 else []
-        yield key, f"unknown key{suggest(key[-1], valid)}"
-    else:
-        # What pydantic adds about the input is left out; the input itself is shown instead.
+        meant = suggest(key[-1], valid)
+        yield key, f"unknown key{meant or f'; {valid_names(key[-1], valid, all_keys)}'}"
+    elif kind == "missing":
+        yield key, f"missing{f': give {expected}' if expected else ''}"
+    elif kind in ("value_error", "assertion_error") or not expected:
         text = re.sub(r"(, got .*|, unable to parse .*)$", "", details["msg"].removeprefix("Value error, "))
-        if kind != "missing":
-            text += f", got {_short(details['input'])}"
-        if kind == "literal_error" and isinstance(details["input"], str):
-            text += suggest(details["input"], re.findall(r"'([^']*)'", context["expected"]))
-        yield key, text
+        yield key, f"{text}, got {_short(details['input'])}"
+    else:
+        value = details["input"]
+        if kind == "finite_number":
+            expected = expected.replace("a number", "a finite number", 1)
+        meant = suggest(value, _words(schema)) if isinstance(value, str) else ""
+        yield key, f"give {expected}, got {_short(value)}{meant}"
 
 
-def _follow(model: type[BaseModel], details: ErrorDetails) -> tuple[KeyPath, list[type[BaseModel]]]:
-    """Return the key that an error's location means, and the models of the innermost group.
+def _expected(schema: Mapping[str, Any]) -> str:
+    """Return in words what a JSON schema allows: ``a number above 0, or cv``; "" where that is not known."""
+    for several in ("anyOf", "oneOf"):
+        if several in schema:
+            parts = list(dict.fromkeys(filter(None, map(_expected, schema[several]))))
+            # "a, b or c", but "a number, 1 or more, or null".
+            comma = "," if len(parts) > 1 and " " in parts[-2] else ""
+            return f"{', '.join(parts[:-1])}{comma} or {parts[-1]}" if len(parts) > 1 else "".join(parts)
+    if "enum" in schema or "const" in schema:
+        words = [word if isinstance(word, str) else json.dumps(word) for word in _constants(schema)]
+        return f"{', '.join(words[:-1])} or {words[-1]}" if len(words) > 1 else words[0]
+    match schema.get("type"):
+        case "integer":
+            return f"a whole number{_bounds(schema)}"
+        case "number":
+            return f"a number{_bounds(schema)}"
+        case "boolean":
+            return "true or false"
+        case "null":
+            return "null"
+        case "array":
+            return _expected_list(schema)
+        case "object":
+            return "a group of keys"
+        case "string" if "pattern" in schema:
+            return (
+                "a word of letters, digits, dots, - and _" if schema["pattern"] == NAME_PATTERN else "a text"
+            )
+        case "string":
+            return "a text"
+    return "a group of keys" if "$ref" in schema else ""
+
+
+def _expected_list(schema: Mapping[str, Any]) -> str:
+    items = schema.get("prefixItems") or [schema.get("items", {})]
+    kinds = {"number": "numbers", "integer": "whole numbers", "string": "texts"}
+    noun = kinds.get(items[0].get("type", ""), "items")
+    least, most = schema.get("minItems"), schema.get("maxItems")
+    if least is not None and least == most:
+        return f"a list of {least} {noun}"
+    return f"a list of {noun}{'' if least is None else f', {least} or more'}"
+
+
+def _bounds(schema: Mapping[str, Any]) -> str:
+    """Return `` from 0 to 1``, ``, 1 or more``, `` above 0``: the range of a number."""
+    least, most = schema.get("minimum"), schema.get("maximum")
+    above, below = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
+    if least is not None and most is not None:
+        return f" from {_number(least)} to {_number(most)}"
+    ends = [f"above {above:g}"] if above is not None else []
+    ends += [f"below {below:g}"] if below is not None else []
+    ends += [f"at most {most:g}"] if most is not None else []
+    if least is not None:
+        return f", {least:g} or more{''.join(f', {end}' for end in ends)}"
+    return f" {' and '.join(ends)}" if ends else ""
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
+
+
+def _constants(schema: Mapping[str, Any]) -> list[object]:
+    return list(schema["enum"]) if "enum" in schema else [schema["const"]]
+
+
+def _words(schema: Mapping[str, Any]) -> list[str]:
+    """Return the words that a JSON schema allows."""
+    inner = [part for several in ("anyOf", "oneOf") for part in schema.get(several, ())]
+    own = _constants(schema) if "enum" in schema or "const" in schema else []
+    return [word for word in own if isinstance(word, str)] + [word for part in inner for word in _words(part)]
+
+
+def _follow(
+    model: type[BaseModel], details: ErrorDetails
+) -> tuple[KeyPath, list[type[BaseModel]], Mapping[str, Any]]:
+    """Return the key that an error's location means, the models of the innermost group, and its JSON schema.
 
     Inside unions pydantic puts the chosen member into the location (``objective.simclr.temperatur``), which
     nobody wrote: a part is a key if it is a field, an item of a list, or the unknown key of the error.
     """
     key: list[str] = []
     models: list[type[BaseModel]] = [model]
+    schema: Mapping[str, Any] = {}
     for depth, part in enumerate(details["loc"], start=1):
         fields = models[0].model_fields if len(models) == 1 else {}
         if isinstance(part, int):
             key.append(str(part))
+            items = schema.get("prefixItems", [])
+            schema = items[part] if part < len(items) else schema.get("items", {})
         elif part in fields:
             key.append(part)
+            schema = models[0].model_json_schema()["properties"].get(part, {})
             models = _models_in(fields[part].annotation)
         elif details["type"] == "extra_forbidden" and depth == len(details["loc"]):
             key.append(part)
         else:
             models = [member for member in models if part in (member.__name__, *_kinds(member))]
-    return tuple(key), models
+    return tuple(key), models, schema
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

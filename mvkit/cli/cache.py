@@ -7,20 +7,35 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mvkit.cli.console import HomeOption, JsonOption, plain_table, print_json, print_line, print_renderable
+from mvkit.cli.console import (
+    Command,
+    Group,
+    HomeOption,
+    JsonOption,
+    help_epilog,
+    plain_table,
+    print_json,
+    print_line,
+    print_renderable,
+)
 from mvkit.files import format_bytes
 
 if TYPE_CHECKING:
     from mvkit.cache import CacheInfo
 
+_LEARN_MORE = "docs/sweeps.md: what is cached, and where"
+_EXAMPLES = ("mvkit cache info", "mvkit cache prune 30d", "mvkit cache prune 5GB")
+
 app = typer.Typer(
+    cls=Group,
+    epilog=help_epilog(*_EXAMPLES, learn_more=_LEARN_MORE),
     help="Show and prune what is cached of earlier runs: scores, principal coordinates, ceilings.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 
 
-@app.command()
+@app.command(cls=Command, epilog=help_epilog(*_EXAMPLES, learn_more=_LEARN_MORE))
 def info(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Show what is cached, how large it is, and when it was last used."""
     from mvkit.cache import cache_info
@@ -34,7 +49,7 @@ def info(home: HomeOption = None, as_json: JsonOption = False) -> None:
         _print_info(cached)
 
 
-@app.command()
+@app.command(cls=Command, epilog=help_epilog(*_EXAMPLES, learn_more=_LEARN_MORE))
 def prune(
     rule: Annotated[
         str,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TextIO, get_args
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from mvkit.display import progress_bar as progress_bar  # for all commands
 from mvkit.errors import UsageError, printable
@@ -34,6 +35,12 @@ def split_commas(values: Sequence[str] | None) -> tuple[str, ...] | None:
 #: Headings of help under which commands put their options.
 PROTOCOL, OUTPUT, MACHINE = "Protocol", "Output", "Machine"
 
+#: Help of ``--device``, the same for every command.
+DEVICE_HELP = "cpu, cuda, cuda:1, mps; auto: a GPU if there is one."
+
+#: Options whose default an environment variable gives: the variable.
+_ENVIRONMENT = {"home": "MVKIT_HOME", "offline": "MVKIT_OFFLINE"}
+
 
 class Command(TyperCommand):
     """A command whose ``--help`` groups options under headings and keeps the lines of its epilog.
@@ -42,27 +49,171 @@ class Command(TyperCommand):
     may take.
     """
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the words of the command line; errors know the command they are about."""
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:  # which class of click's, or of Typer's own click, differs by version
+            if getattr(error, "ctx", ctx) is None:
+                error.ctx = ctx  # type: ignore[attr-defined]
+            raise
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return what follows the command's name: ``[OPTIONS] MODEL``."""
+        arguments = [one for one in self.get_params(ctx) if one.param_type_name == "argument"]
+        return ["[OPTIONS]", *map(_argument_usage, arguments)]
+
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write arguments and options, each under its heading, in the order of their first appearance."""
-        sections: dict[str, list[tuple[str, str]]] = {}
-        for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
-            if record is None:
-                continue
-            name, heading = record[0], "Options"
-            if parameter.param_type_name == "argument":
-                # Newer Typers add the argument's type.
-                name, heading = name.split(" ")[0], "Arguments"
-            heading = getattr(parameter, "rich_help_panel", None) or heading
-            sections.setdefault(heading, []).append((name, record[1]))
-        for heading, records in sections.items():
-            with formatter.section(heading):
-                formatter.write_dl(records)
+        _write_parameters(self.get_params(ctx), formatter)
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Write the epilog line by line."""
         if self.epilog:
             formatter.write(f"\n{self.epilog}\n")
+
+
+class Group(TyperGroup):
+    """Commands of commands: listed under headings, with all words of what they are for."""
+
+    #: Heading -> names of commands, in the order of use; others stand under "Commands", as they were added.
+    sections: ClassVar[Mapping[str, Sequence[str]]] = {}
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names of the commands in the order of help."""
+        listed = [name for names in self.sections.values() for name in names if name in self.commands]
+        return [*listed, *(name for name in self.commands if name not in listed)]
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command that the first word names.
+
+        Raises
+        ------
+        UsageError
+            If there is none: names the likely one.
+        """
+        name = args[0]
+        if not name.startswith("-") and name not in self.commands and not ctx.resilient_parsing:
+            raise UsageError(self._unknown_command(ctx, name))
+        return super().resolve_command(ctx, args)
+
+    def _unknown_command(self, ctx: Any, name: str) -> str:
+        path = ctx.command_path
+        paths = {one: f"{path} {one}" for one in self.list_commands(ctx)}
+        for one, command in self.commands.items():
+            # `mvkit models` means `mvkit list models`.
+            inner = getattr(command, "commands", {})
+            paths |= {other: f"{path} {one} {other}" for other in inner if other not in paths}
+        close = get_close_matches(name, paths, n=1, cutoff=0.6)
+        meant = f"; did you mean '{paths[close[0]]}'?" if close else ""
+        commands = ", ".join(self.list_commands(ctx))
+        return f"there is no command '{path} {name}'{meant}\nvalid: {commands}; what each does: {path} --help"
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return what follows the group's name."""
+        return ["COMMAND ..."]
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the commands under their headings, then the options."""
+        headings = {name: heading for heading, names in self.sections.items() for name in names}
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for name in self.list_commands(ctx):
+            command = self.commands[name]
+            if not command.hidden:
+                text = command.short_help or (command.help or "").partition("\n\n")[0].replace("\n", " ")
+                sections.setdefault(headings.get(name, "Commands"), []).append((name, text))
+        widest = max(len(name) for rows in sections.values() for name, _ in rows)
+        for heading, rows in sections.items():
+            with formatter.section(heading):
+                formatter.write_dl([(name.ljust(widest), text) for name, text in rows])
+        _write_parameters(self.get_params(ctx), formatter)
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Write the epilog line by line."""
+        if self.epilog:
+            formatter.write(f"\n{self.epilog}\n")
+
+
+def _write_parameters(parameters: Sequence[Any], formatter: Any) -> None:
+    sections: dict[str, list[tuple[str, str]]] = {}
+    for parameter in parameters:
+        if getattr(parameter, "hidden", False):
+            continue
+        is_argument = parameter.param_type_name == "argument"
+        heading = getattr(parameter, "rich_help_panel", None) or ("Arguments" if is_argument else "Options")
+        name = argument_name(parameter) if is_argument else _option_usage(parameter)
+        text = " ".join((getattr(parameter, "help", None) or "").split())
+        sections.setdefault(heading, []).append((name, f"{text}{_default_text(parameter)}"))
+    for heading, records in sections.items():
+        with formatter.section(heading):
+            formatter.write_dl(records)
+
+
+def argument_name(parameter: Any) -> str:
+    """Return the name of an argument as usage and errors show it: ``MODEL``."""
+    return str(parameter.metavar or parameter.name).strip("[].").upper()
+
+
+def _argument_usage(parameter: Any) -> str:
+    name = argument_name(parameter)
+    if parameter.nargs != 1:
+        return f"{name}..." if parameter.required else f"[{name}]..."
+    return name if parameter.required else f"[{name}]"
+
+
+def _option_usage(parameter: Any) -> str:
+    """Return ``-o, --out DIR``; the short name first."""
+    names = ", ".join(sorted(parameter.opts, key=lambda name: name.startswith("--")))
+    if parameter.secondary_opts:
+        return f"{names} / {', '.join(parameter.secondary_opts)}"
+    value = option_value(parameter)
+    return f"{names} {value}" if value else names
+
+
+def option_value(parameter: Any) -> str:
+    """Return what stands for the value of an option: its metavar, its choices, N or X for numbers."""
+    if parameter.is_flag:
+        return ""
+    if parameter.metavar:
+        return str(parameter.metavar)
+    if choices := parameter_choices(parameter):
+        return "|".join(choices)
+    number = parameter_type(parameter)
+    return "N" if number is int else "X" if number is float else "TEXT"
+
+
+def parameter_choices(parameter: Any) -> tuple[str, ...]:
+    """Return the values that an option or argument may have; none if it is no choice."""
+    # Typer has its own description of types; before, it had click's.
+    kind = getattr(parameter, "type_descriptor", None) or parameter.type
+    return tuple(str(getattr(one, "value", one)) for one in getattr(kind, "choices", None) or ())
+
+
+def parameter_type(parameter: Any) -> type | None:
+    """Return int or float for an option or argument that is a number (or several), else None."""
+    descriptor = getattr(parameter, "type_descriptor", None)
+    if descriptor is None:
+        name = str(getattr(parameter.type, "name", ""))
+        return int if name.startswith("integer") else float if name.startswith("float") else None
+    members = get_args(descriptor.annotation) or (descriptor.annotation,)
+    return next((kind for kind in (int, float) if kind in members), None)
+
+
+def _default_text(parameter: Any) -> str:
+    """Return ``  [default: 100]``, with the environment variable that gives it, or ``""``."""
+    parts = []
+    if parameter.name in _ENVIRONMENT:
+        parts.append(f"env: {_ENVIRONMENT[parameter.name]}")
+    shown, default = getattr(parameter, "show_default", True), parameter.default
+    if parameter.name == "home":
+        from mvkit.paths import home_dir
+
+        parts.append(f"default: {home_dir()}")
+    elif isinstance(shown, str):
+        parts.append(f"default: {shown}")
+    elif shown and default not in (None, False, (), []) and parameter.name != "help":
+        parts.append(f"default: {getattr(default, 'value', default)}")
+    return f"  [{'; '.join(parts)}]" if parts else ""
 
 
 def help_epilog(*examples: str, learn_more: str) -> str:
@@ -77,9 +228,35 @@ def complete_models(incomplete: str) -> list[str]:
     return [name for name in list_models() if name.startswith(incomplete)]
 
 
+def complete_checkpoints(incomplete: str) -> list[str]:
+    """Return the names of released models that begin so, for the shell."""
+    from mvkit.models.registry import RELEASED
+
+    return [name for name in RELEASED if name.startswith(incomplete)]
+
+
+def complete_recipes(folder: str) -> Callable[[str], list[str]]:
+    """Return what completes names of packaged recipes: in ``score/``, in ``prep/``, or ``""``, to train."""
+
+    def complete(incomplete: str) -> list[str]:
+        from mvkit.recipes import packaged_recipes
+
+        names = [name.removeprefix(folder) for name in packaged_recipes() if name.startswith(folder)]
+        return [name for name in names if name.startswith(incomplete) and "/" not in name]
+
+    return complete
+
+
+def complete_every_recipe(incomplete: str) -> list[str]:
+    """Return the names of packaged recipes of all kinds that begin so, for the shell."""
+    from mvkit.recipes import packaged_recipes
+
+    return [name for name in packaged_recipes() if name.startswith(incomplete)]
+
+
 def complete_datasets(incomplete: str) -> list[str]:
     """Return the names of datasets that begin so, for the shell."""
-    from mvkit.neural.open import DATASETS
+    from mvkit.paths import DATASETS
 
     return [name for name in DATASETS if name.startswith(incomplete)]
 
@@ -100,19 +277,28 @@ InputSize = Annotated[
         "--input-size",
         metavar="PX",
         min=1,
-        help="Side of the input, also of mvkit's own networks; default: as trained.",
+        help="Side of the input, also of mvkit's own networks.",
+        show_default="as trained",
         rich_help_panel=_PANEL,
     ),
 ]
 Mean = Annotated[
     str | None,
     typer.Option(
-        metavar="R,G,B", help="Subtracted from values in [0, 1]; one number or three.", rich_help_panel=_PANEL
+        metavar="R,G,B",
+        help="Subtracted from values in [0, 1]; one number or three.",
+        show_default="as trained",
+        rich_help_panel=_PANEL,
     ),
 ]
 Std = Annotated[
     str | None,
-    typer.Option(metavar="R,G,B", help="Divided by, after --mean.", rich_help_panel=_PANEL),
+    typer.Option(
+        metavar="R,G,B",
+        help="Divided by, after --mean.",
+        show_default="as trained",
+        rich_help_panel=_PANEL,
+    ),
 ]
 Grey = Annotated[bool, typer.Option("--grey", help="Make colour images grey first.", rich_help_panel=_PANEL)]
 
@@ -147,7 +333,8 @@ HomeOption = Annotated[
     typer.Option(
         "--home",
         metavar="DIR",
-        help="Where mvkit keeps its files (default: $MVKIT_HOME).",
+        help="Where mvkit keeps its files.",
+        show_default=False,
         rich_help_panel=MACHINE,
     ),
 ]

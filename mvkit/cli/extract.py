@@ -8,12 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mvkit.cli.console import (
+    DEVICE_HELP,
+    MACHINE,
     Grey,
     HomeOption,
     InputSize,
     JsonOption,
     Mean,
     Std,
+    complete_datasets,
+    complete_models,
+    help_epilog,
     input_options,
     note,
     print_json,
@@ -23,13 +28,20 @@ from mvkit.cli.console import (
     split_commas,
 )
 from mvkit.cli.list import layer_table
-from mvkit.errors import UsageError
+from mvkit.errors import UsageError, suggest
 
 if TYPE_CHECKING:
     from mvkit.features import ExtractionReport
     from mvkit.models.exporting import ExportReport
 
-_MACHINE = "Machine"
+
+#: The end of ``mvkit extract --help``.
+EPILOG = help_epilog(
+    "mvkit extract gabor --stimuli simulated --out gabor.h5",
+    "mvkit extract alexnet_bn_ir --layers 'features.*' --stimuli my_images --out alexnet.npz",
+    "mvkit extract runs/demo --export-weights demo.safetensors",
+    learn_more="docs/features.md: layers, feature files, networks from elsewhere",
+)
 
 
 def command(
@@ -41,6 +53,7 @@ def command(
             "checkpoint, or a model from elsewhere: torchvision:NAME, timm:NAME, package.module:FUNCTION, "
             "FILE.py:FUNCTION. All: mvkit list models.",
             show_default=False,
+            autocompletion=complete_models,
         ),
     ],
     layers: Annotated[
@@ -49,8 +62,9 @@ def command(
             "--layers",
             "-l",
             metavar="PATTERN",
-            help="Layer names, globs (features.*), re:REGEX, or published: the list of the paper's code. "
-            "Default: the same list, but for vgg16_encoder its five pools. All: mvkit list layers MODEL.",
+            help="Layer names, globs (features.*), with commas between, or re:REGEX. All: mvkit list layers "
+            "MODEL.",
+            show_default="published, the list of the paper's code; of vgg16_encoder its five pools",
         ),
     ] = None,
     stimuli: Annotated[
@@ -60,6 +74,8 @@ def command(
             "-s",
             metavar="DATASET|FOLDER",
             help="neuropixels, calcium, simulated, a neural file, or a folder of images.",
+            show_default="neuropixels if fetched, else simulated",
+            autocompletion=complete_datasets,
         ),
     ] = None,
     out: Annotated[
@@ -71,7 +87,8 @@ def command(
         typer.Option(
             "--format",
             metavar="h5|npz",
-            help="HDF5, or NumPy's archive; default: as FILE is named.",
+            help="HDF5, or NumPy's archive.",
+            show_default="as FILE is named",
         ),
     ] = None,
     export_weights: Annotated[
@@ -85,29 +102,34 @@ def command(
     weights: Annotated[
         str,
         typer.Option(
-            help="released, random, DEFAULT (torchvision, timm), the path of a checkpoint, or ENTRY=PATH."
+            metavar="NAME|FILE",
+            help="released, random, DEFAULT (torchvision, timm), the path of a checkpoint, or ENTRY=PATH.",
         ),
     ] = "released",
     seed: Annotated[
         int | None,
-        typer.Option(help="Seed of random weights; default: 0, or a training run's own.", show_default=False),
+        typer.Option(metavar="N", help="Seed of random weights.", show_default="0, or a training run's own"),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
     batch_size: Annotated[
         int | None,
         typer.Option(
+            metavar="N",
             min=1,
-            help="Images per forward pass; default: by the size of the inputs.",
-            rich_help_panel=_MACHINE,
+            help="Images per forward pass.",
+            show_default="by the size of the inputs",
+            rich_help_panel=MACHINE,
         ),
     ] = None,
     device: Annotated[
         str,
-        typer.Option(help="auto (a GPU if there is one), cpu, cuda, cuda:1, ...", rich_help_panel=_MACHINE),
+        typer.Option(metavar="NAME", help=DEVICE_HELP, rich_help_panel=MACHINE),
     ] = "auto",
     threads: Annotated[
         int | None,
-        typer.Option(min=1, help="CPU threads; default: torch's choice.", rich_help_panel=_MACHINE),
+        typer.Option(
+            metavar="N", min=1, help="CPU threads.", show_default="torch's choice", rich_help_panel=MACHINE
+        ),
     ] = None,
     input_size: InputSize = None,
     mean: Mean = None,
@@ -117,8 +139,10 @@ def command(
     as_json: JsonOption = False,
 ) -> None:
     """Write what a model's layers give for a set of images, all layers in one pass."""
+    from mvkit.files import check_output_path
     from mvkit.machine import check_device
     from mvkit.models.names import check_models
+    from mvkit.paths import DATASETS, locate_dataset
 
     # Before torch is imported, which takes seconds.
     check_models([model], weights=weights, layers=split_commas(layers), home=Path(home) if home else None)
@@ -132,6 +156,17 @@ def command(
     if export_weights is not None:
         beside = {"--out": out, "--layers": layers, "--stimuli": stimuli, "--format": file_format}
         _refuse_beside_export([option for option, value in beside.items() if value])
+    elif stimuli in DATASETS:
+        locate_dataset(stimuli, Path(home) if home else None)
+    elif stimuli is not None and not Path(stimuli).expanduser().exists():
+        raise UsageError(
+            f"stimuli '{stimuli}': no such dataset, neural file or folder of images"
+            f"{suggest(stimuli, DATASETS)}\nvalid: {', '.join(DATASETS)}, or a path"
+        )
+    if export_weights is None:
+        from mvkit.features.feature_file import feature_path
+
+        check_output_path(feature_path(target, file_format), overwrite=force, example="features.h5")
     from mvkit.features.extraction import ExtractRequest, run_export, run_extract
 
     request = ExtractRequest(
@@ -178,4 +213,5 @@ def _print_export(report: ExportReport, *, as_json: bool) -> None:
 
 def _headline(report: ExtractionReport) -> str:
     source = report.provenance
-    return f"{source.model_name} ({source.weights_id}), {report.n_images} images of {source.stimuli}"
+    weights = "no weights" if source.weights_id == "none" else source.weights_id
+    return f"{source.model_name}, {weights}; {report.n_images} images of {source.stimuli}"

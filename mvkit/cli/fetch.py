@@ -6,6 +6,7 @@ import math
 import shlex
 import statistics
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,8 +14,11 @@ import typer
 
 from mvkit.cli.console import (
     Command,
+    Group,
     HomeOption,
     JsonOption,
+    complete_areas,
+    complete_checkpoints,
     help_epilog,
     note,
     plain_table,
@@ -24,7 +28,7 @@ from mvkit.cli.console import (
     progress_bar,
     split_commas,
 )
-from mvkit.errors import UsageError, unknown_name
+from mvkit.errors import UsageError
 from mvkit.files import check_output_path, format_bytes
 
 if TYPE_CHECKING:
@@ -35,18 +39,34 @@ if TYPE_CHECKING:
     from mvkit.neural.reliability import ReliabilityReport
 
 
+class DatasetName(StrEnum):
+    """Recordings that can be fetched."""
+
+    NEUROPIXELS = "neuropixels"
+    CALCIUM = "calcium"
+    SIMULATED = "simulated"
+    ALL = "all"
+
+
+class SourceName(StrEnum):
+    """The published pickles, or the recording sessions that they were made from."""
+
+    PUBLISHED = "published"
+    ALLENSDK = "allensdk"
+
+
 _SESSIONS = "Sessions of the Allen Brain Observatory (--source allensdk)"
 
 Force = Annotated[bool, typer.Option("--force", help="Fetch (and convert) again what is there.")]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Only print what would be done, and the disk needed.")
 ]
-Offline = Annotated[bool, typer.Option("--offline", help="Use no network (also: MVKIT_OFFLINE=1).")]
+Offline = Annotated[bool, typer.Option("--offline", help="Use no network.")]
 Verify = Annotated[
     bool, typer.Option("--verify", help="Only check files in place against their recorded size and SHA-256.")
 ]
 Dataset = Annotated[
-    str | None, typer.Option("--dataset", "-d", help="neuropixels, calcium, simulated or all.")
+    DatasetName | None, typer.Option("--dataset", "-d", help="Which recordings; simulated needs no download.")
 ]
 FromFiles = Annotated[
     list[str] | None,
@@ -73,10 +93,9 @@ KeepRaw = Annotated[
     ),
 ]
 Source = Annotated[
-    str,
+    SourceName,
     typer.Option(
         "--source",
-        metavar="published|allensdk",
         help="The published pickles, or the recording sessions that they were made from.",
     ),
 ]
@@ -112,46 +131,56 @@ PresentationTable = Annotated[str | None, _own_option("--presentations", "NAME",
 UnitsOfMeasure = Annotated[str | None, _own_option("--units-of-measure", "TEXT", _MEASURE)]
 
 
-def _session_option(names: str, metavar: str | None, text: str) -> Any:
+def _session_option(
+    names: str, metavar: str | None, text: str, default: str = "", complete: Any = None
+) -> Any:
     return typer.Option(
-        *names.split(), metavar=metavar, help=text, show_default=False, rich_help_panel=_SESSIONS
+        *names.split(),
+        metavar=metavar,
+        help=text,
+        show_default=default or False,
+        autocompletion=complete,
+        rich_help_panel=_SESSIONS,
     )
 
 
 _SESSIONS_FROM = (
-    "Read session files (.nwb) that are there already; default: download those that AllenSDK lists."
+    "Read session files (.nwb) that are there already, instead of downloading those that AllenSDK lists."
 )
-_WINDOW = "Time after onset, a whole number of bins (own NWB: any); default: 0 250."
-_ISI = (
-    "Leave out units with more violations of the refractory period; default: AllenSDK's 0.5, "
-    "inf for no limit."
-)
-_CUTOFF = "Leave out units that miss more of their spikes; default: AllenSDK's 0.1, inf for no limit."
-_PRESENCE = (
-    "Leave out units that are there for less of the session; default: AllenSDK's 0.95, 0 for no limit."
-)
-_RELIABILITY = "Measure split-half reliabilities, which the usual selection of units needs; default: do."
+_WINDOW = "Time after onset, a whole number of bins (own NWB: any)."
+_ISI = "Leave out units with more violations of the refractory period; inf for no limit."
+_CUTOFF = "Leave out units that miss more of their spikes; inf for no limit."
+_PRESENCE = "Leave out units that are there for less of the session; 0 for no limit."
+_RELIABILITY = "Measure split-half reliabilities, which the usual selection of units needs."
 
 SessionsFrom = Annotated[Path | None, _session_option("--sessions-from", "DIR", _SESSIONS_FROM)]
-Sessions = Annotated[list[str] | None, _session_option("--sessions", "ID,...", "Only these; default: all.")]
+Sessions = Annotated[list[str] | None, _session_option("--sessions", "ID,...", "Only these.", "all")]
 ExcludeSessions = Annotated[
     list[str] | None, _session_option("--exclude-sessions", "ID,...", "Leave these out.")
 ]
 Areas = Annotated[
     list[str] | None,
     _session_option(
-        "--areas -a", "AREA,...", "Default: VISp,VISl,VISal,VISpm,VISrl,VISam; own recordings: all."
+        "--areas -a", "AREA,...", "Own recordings: all.", "VISp,VISl,VISal,VISpm,VISrl,VISam", complete_areas
     ),
 ]
-Stimulus = Annotated[str | None, _session_option("--stimulus", "NAME", "Default: natural_scenes.")]
-BinMs = Annotated[
-    float | None, _session_option("--bin-ms", "MS", "Width of a time bin of spikes; default: 10.")
+Stimulus = Annotated[
+    str | None, _session_option("--stimulus", "NAME", "Images that were shown.", "natural_scenes")
 ]
-WindowMs = Annotated[tuple[float, float] | None, _session_option("--window-ms", "START STOP", _WINDOW)]
-IsiViolations = Annotated[float | None, _session_option("--isi-violations", "MOST", _ISI)]
-AmplitudeCutoff = Annotated[float | None, _session_option("--amplitude-cutoff", "MOST", _CUTOFF)]
-PresenceRatio = Annotated[float | None, _session_option("--presence-ratio", "LEAST", _PRESENCE)]
-Reliability = Annotated[bool | None, _session_option("--reliability/--no-reliability", None, _RELIABILITY)]
+BinMs = Annotated[float | None, _session_option("--bin-ms", "MS", "Width of a time bin of spikes.", "10")]
+WindowMs = Annotated[
+    tuple[float, float] | None, _session_option("--window-ms", "START STOP", _WINDOW, "0 250")
+]
+IsiViolations = Annotated[float | None, _session_option("--isi-violations", "MOST", _ISI, "AllenSDK's 0.5")]
+AmplitudeCutoff = Annotated[
+    float | None, _session_option("--amplitude-cutoff", "MOST", _CUTOFF, "AllenSDK's 0.1")
+]
+PresenceRatio = Annotated[
+    float | None, _session_option("--presence-ratio", "LEAST", _PRESENCE, "AllenSDK's 0.95")
+]
+Reliability = Annotated[
+    bool | None, _session_option("--reliability/--no-reliability", None, _RELIABILITY, "reliability")
+]
 
 
 _PUBLISHED, _ALLENSDK, _CALCIUM = "published", "allensdk", "calcium"
@@ -190,7 +219,16 @@ _UNRELIABLE = 0.05
 _MOST_RECORDINGS = 12
 _SESSION_LISTS = ("--sessions", "--exclude-sessions")
 
+_LEARN_MORE = "docs/howto/offline.md: sizes, mirrors, machines without a network"
+
 app = typer.Typer(
+    cls=Group,
+    epilog=help_epilog(
+        "mvkit fetch checkpoints alexnet_bn_ir --dry-run",
+        "mvkit fetch neural --dataset neuropixels",
+        "mvkit fetch neural --dataset simulated",
+        learn_more=_LEARN_MORE,
+    ),
     help="Download published checkpoints and recordings.\n\n"
     "An interrupted download goes on when the command is repeated. A mirror is named by "
     "MVKIT_CHECKPOINT_URL or MVKIT_NEURAL_URL.",
@@ -199,10 +237,23 @@ app = typer.Typer(
 )
 
 
-@app.command(cls=Command)
+@app.command(
+    cls=Command,
+    epilog=help_epilog(
+        "mvkit fetch checkpoints alexnet_bn_ir",
+        "mvkit fetch checkpoints alexnet_bn_ir --from downloads/alexnet_bn_ir.pt",
+        learn_more=_LEARN_MORE,
+    ),
+)
 def checkpoints(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]...", help="Released models; default: all five.")
+        list[str] | None,
+        typer.Argument(
+            metavar="NAME",
+            help="Released models (mvkit list models).",
+            show_default="all five",
+            autocompletion=complete_checkpoints,
+        ),
     ] = None,
     from_file: FromCheckpoint = None,
     dry_run: DryRun = False,
@@ -231,14 +282,14 @@ _EPILOG = help_epilog(
     "mvkit fetch neural --from 'V1_{animal}.npz' --stimuli scenes/ --area VISp --out v1.h5",
     "mvkit fetch neural --from trials.csv --stimuli scenes/ --out mine.h5",
     "mvkit fetch neural --from session.nwb --stimuli scenes/ --window-ms 0 250 --out nwb.h5",
-    learn_more="README.md, Your own recordings",
+    learn_more="docs/howto/own-recordings.md",
 )
 
 
 @app.command(cls=Command, epilog=_EPILOG)
 def neural(
-    dataset: Dataset = None,
-    source: Source = "published",
+    dataset_name: Dataset = None,
+    source: Source = SourceName.PUBLISHED,
     from_files: FromFiles = None,
     keep_raw: KeepRaw = False,
     dry_run: DryRun = False,
@@ -276,6 +327,7 @@ def neural(
     --sessions-from and all options after it are about.
     """
     _check_exclusive({"--dry-run": dry_run, "--verify": verify})
+    dataset = None if dataset_name is None else dataset_name.value
     own = {
         "--responses": responses,
         "--axes": axes,
@@ -321,7 +373,7 @@ def neural(
         _verify("neural", [dataset] if dataset else (), request, as_json=as_json)
         return
     if dataset is None:
-        raise typer.BadParameter("name one: neuropixels, calcium, simulated or all", param_hint="--dataset")
+        raise UsageError("fetch neural needs --dataset: neuropixels, calcium, simulated or all")
     sessions_request = _session_request(
         source,
         dataset,
@@ -492,7 +544,14 @@ def _recording_cells(rows: Sequence[Mapping[str, Any]], reliabilities: Sequence[
     ]
 
 
-@app.command(cls=Command)
+@app.command(
+    cls=Command,
+    epilog=help_epilog(
+        "mvkit fetch reliability mine.h5",
+        "mvkit fetch reliability mine.h5 --halves 200 --out mine_with_reliabilities.h5",
+        learn_more=_LEARN_MORE,
+    ),
+)
 def reliability(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Neural file (.h5).")],
     halves: Annotated[
@@ -511,6 +570,10 @@ def reliability(
     as_json: JsonOption = False,
 ) -> None:
     """Measure split-half reliabilities of a neural file and store them in it, for selections to use."""
+    from mvkit.paths import locate_dataset
+
+    # Before the libraries that measure are imported.
+    locate_dataset(file)
     from mvkit.pipeline.reliability import measure_reliability
 
     with progress_bar(f"measuring {file.name}") as progress:
@@ -530,10 +593,15 @@ def reliability(
         print_line(reliability_text(report))
 
 
-@app.command(cls=Command)
+@app.command(
+    cls=Command,
+    epilog=help_epilog(
+        "mvkit fetch allensdk", "mvkit fetch allensdk --into .venv-allen", learn_more=_LEARN_MORE
+    ),
+)
 def allensdk(
     into: Annotated[
-        Path | None, typer.Option("--into", metavar="DIR", help="Make it here (default: HOME/allensdk).")
+        Path | None, typer.Option("--into", metavar="DIR", help="Make it here.", show_default="HOME/allensdk")
     ] = None,
     extras: Annotated[
         list[str] | None,
@@ -571,8 +639,6 @@ def _session_request(source: str, dataset: str, given: Mapping[str, Any]) -> Ses
     ``given`` has the options by name, None for one that was not given.
     """
     names = [name for name, value in given.items() if value is not None]
-    if source not in (_PUBLISHED, _ALLENSDK):
-        raise unknown_name("source", source, (_PUBLISHED, _ALLENSDK))
     if source == _PUBLISHED:
         others = [name for name in names if name != "--from"]
         if others:
@@ -609,7 +675,7 @@ def _split(option: str, values: list[str]) -> tuple[Any, ...]:
 def _check_exclusive(options: Mapping[str, bool]) -> None:
     given = [name for name, is_given in options.items() if is_given]
     if len(given) > 1:
-        raise typer.BadParameter(f"choose one of {' and '.join(given)}")
+        raise UsageError(f"{' and '.join(given)} contradict each other: give one of them")
 
 
 def _request(home: str | None, *, force: bool, offline: bool, keep_raw: bool = False) -> FetchRequest:

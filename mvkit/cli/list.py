@@ -10,9 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mvkit.cli.console import (
+    Command,
+    Group,
     HomeOption,
     InputSize,
     JsonOption,
+    complete_models,
+    help_epilog,
     plain_table,
     print_json,
     print_line,
@@ -27,17 +31,29 @@ if TYPE_CHECKING:
     from mvkit.features import LayerInfo
     from mvkit.pipeline.listing import ListedDataset, ListedModel, ListedRecipe
 
+_LEARN_MORE = "docs/features.md: names of models and layers, networks from elsewhere"
+
 app = typer.Typer(
+    cls=Group,
     help="List models, the layers of a model, recipes, datasets.",
+    epilog=help_epilog(
+        "mvkit list models",
+        "mvkit list layers alexnet_bn_ir",
+        "mvkit list recipes simclr",
+        learn_more=_LEARN_MORE,
+    ),
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 
 _PATTERN = "Only these: a glob ('alexnet*') or a part of the name."
-Pattern = Annotated[str | None, typer.Argument(metavar="[PATTERN]", help=_PATTERN, show_default=False)]
+Pattern = Annotated[str | None, typer.Argument(metavar="PATTERN", help=_PATTERN, show_default=False)]
 
 
-@app.command()
+@app.command(
+    cls=Command,
+    epilog=help_epilog("mvkit list models", "mvkit list models 'resnet*'", learn_more=_LEARN_MORE),
+)
 def models(pattern: Pattern = None, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """List the models that score, extract and recipes know by name."""
     from mvkit.pipeline.listing import EXTERNAL_MODELS, list_models
@@ -55,23 +71,40 @@ def models(pattern: Pattern = None, home: HomeOption = None, as_json: JsonOption
         print_renderable(table)
 
 
-@app.command()
+@app.command(
+    cls=Command,
+    epilog=help_epilog(
+        "mvkit list layers alexnet_bn_ir",
+        "mvkit list layers mynet.py:SmallNet -l 'conv*'",
+        learn_more=_LEARN_MORE,
+    ),
+)
 def layers(
     model: Annotated[
         str,
-        typer.Argument(metavar="MODEL", help="Any model that score and extract take.", show_default=False),
+        typer.Argument(
+            metavar="MODEL",
+            help="Any model that score and extract take.",
+            show_default=False,
+            autocompletion=complete_models,
+        ),
     ],
     patterns: Annotated[
         list[str] | None,
         typer.Option(
-            "--layers", "-l", metavar="PATTERN", help="Only these: names, globs (features.*), re:REGEX."
+            "--layers",
+            "-l",
+            metavar="PATTERN",
+            help="Only these: names, globs (features.*), with commas between, or re:REGEX.",
+            show_default="all",
         ),
     ] = None,
     weights: Annotated[
         str | None,
         typer.Option(
-            help="As for score; default: random (needs no checkpoint), of a training run its own.",
-            show_default=False,
+            metavar="NAME|FILE",
+            help="As for score.",
+            show_default="random, which needs no checkpoint; a training run's own",
         ),
     ] = None,
     input_size: InputSize = None,
@@ -82,6 +115,12 @@ def layers(
 
     Only modules are layers, not functions that a forward calls (F.relu, +).
     """
+    from mvkit.models.names import check_models, is_checkpoint_path, parse_external
+
+    if parse_external(model) is None and not is_checkpoint_path(model):
+        # Before torch is imported, which takes seconds.
+        path = Path(home) if home else None
+        check_models([model], weights=weights or "random", layers=split_commas(patterns), home=path)
     from mvkit.pipeline.listing import list_layers
 
     listing = list_layers(
@@ -100,7 +139,14 @@ def layers(
         print_line(f"not tappable: {name}: {reason}")
 
 
-@app.command()
+@app.command(
+    cls=Command,
+    epilog=help_epilog(
+        "mvkit list recipes",
+        "mvkit list recipes simclr",
+        learn_more="mvkit recipe --help: show, copy and check one",
+    ),
+)
 def recipes(pattern: Pattern = None, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """List the recipes that come with mvkit: of training, scoring, preparing images."""
     from mvkit.pipeline.listing import list_recipes
@@ -112,10 +158,17 @@ def recipes(pattern: Pattern = None, home: HomeOption = None, as_json: JsonOptio
     for group in dict.fromkeys((row.command, row.in_table2) for row in rows):
         _print_recipes(group, [row for row in rows if (row.command, row.in_table2) == group])
     if pattern is None:
-        print_line("A recipe of your own: give its path (base: NAME in it starts from one of these)")
+        print_line("All keys of one: mvkit recipe show NAME; one of your own: mvkit recipe copy NAME")
 
 
-@app.command()
+@app.command(
+    cls=Command,
+    epilog=help_epilog(
+        "mvkit list datasets",
+        "mvkit list datasets neuro --json",
+        learn_more="mvkit fetch neural --help: recordings of the Allen Institute, and your own",
+    ),
+)
 def datasets(pattern: Pattern = None, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """List the recordings that --dataset knows by name."""
     from mvkit.pipeline.listing import list_datasets

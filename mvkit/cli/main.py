@@ -8,20 +8,27 @@ import re
 import signal
 import sys
 from io import TextIOWrapper
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
 
 import typer
-from typer.core import TyperGroup
 
-from mvkit.cli import cache, cite, extract, fetch, plot, prep, report, score, train
+from mvkit.cli import cache, cite, extract, fetch, plot, prep, recipe, report, score, train
 from mvkit.cli import list as listing
-from mvkit.cli.console import Command, note, print_json
-from mvkit.errors import MvkitError, command_line, suggest
+from mvkit.cli.console import (
+    Command,
+    Group,
+    argument_name,
+    help_epilog,
+    note,
+    option_value,
+    parameter_choices,
+    parameter_type,
+    print_json,
+)
+from mvkit.errors import MvkitError, UsageError, command_line, suggest
 
 _INTERRUPTED = 130
-
-#: How Typer refuses a value that is none of an option's choices.
-_CHOICE = re.compile("'([^']*)' is not one of (.*?)[.]?$")
 
 #: What wrong words on the command line raise: a class of click, or of the click inside newer Typers.
 _CommandLineError: Any = next(
@@ -29,19 +36,27 @@ _CommandLineError: Any = next(
 )
 
 
-class _InOrderOfUse(TyperGroup):
+class _Root(Group):
     """The commands in the order in which one needs them."""
 
-    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
-        """Return the names of the commands."""
-        order = ("fetch", "list", "prep", "train", "extract", "score", "plot", "report", "cache", "cite")
-        return sorted(self.commands, key=order.index)
+    sections: ClassVar = {
+        "Get things": ("fetch", "list", "recipe"),
+        "Networks": ("prep", "train", "extract"),
+        "Answers": ("score", "plot", "report", "cite"),
+        "Housekeeping": ("cache",),
+    }
 
 
 app = typer.Typer(
     name="mvkit",
-    cls=_InOrderOfUse,
+    cls=_Root,
     help="Models of mouse visual cortex: fetch data, train networks, extract features, score predictivity.",
+    epilog=help_epilog(
+        "mvkit list models",
+        "mvkit score gabor pixels --dataset simulated --recipe quick",
+        "mvkit COMMAND --help",
+        learn_more="README.md and docs/ of mvkit: first steps, how-to guides, concepts",
+    ),
     no_args_is_help=True,
     # Rich help pages would cost 0.15 s of the 0.3 s in which help must answer.
     rich_markup_mode=None,
@@ -51,9 +66,16 @@ app = typer.Typer(
 )
 app.add_typer(fetch.app, name="fetch", short_help="Download checkpoints and recordings.")
 app.add_typer(listing.app, name="list", short_help="List models, layers, recipes, datasets.")
-app.command("prep", cls=Command, short_help="Write images as fast-loading beton files.")(prep.command)
-app.command("train", cls=train.TrainCommand, short_help="Train a network by a recipe.")(train.command)
-app.command("extract", cls=Command, short_help="Write features of any layers to a file.")(extract.command)
+app.add_typer(recipe.app, name="recipe", short_help="Show, copy and check recipes.")
+app.command("prep", cls=Command, epilog=prep.EPILOG, short_help="Write images as fast-loading beton files.")(
+    prep.command
+)
+app.command("train", cls=train.TrainCommand, epilog=train.EPILOG, short_help="Train a network by a recipe.")(
+    train.command
+)
+app.command(
+    "extract", cls=Command, epilog=extract.EPILOG, short_help="Write features of any layers to a file."
+)(extract.command)
 app.command("score", cls=Command, epilog=score.EPILOG, short_help="Score how well layers predict neurons.")(
     score.command
 )
@@ -112,7 +134,7 @@ def run(arguments: list[str]) -> int:
     """
     as_json = "--json" in arguments
     try:
-        code = app(arguments, prog_name="mvkit", standalone_mode=False, obj=tuple(arguments))
+        code = app(arguments, prog_name=_program_name(), standalone_mode=False, obj=tuple(arguments))
     except MvkitError as error:
         return _report(error, as_json=as_json)
     except (KeyboardInterrupt, typer.Abort):
@@ -125,12 +147,11 @@ def run(arguments: list[str]) -> int:
     except OSError as error:
         return _report(MvkitError(_describe(error)), as_json=as_json)
     except _CommandLineError as error:
-        if (choice := _CHOICE.search(error.message)) is not None:
-            error.message = choice[0].rstrip(".") + suggest(choice[1], re.findall("'([^']+)'", choice[2]))
-        error.show()
-        if as_json:
-            print_json({"error": {"type": "UsageError", "message": error.format_message()}})
-        return int(error.exit_code)
+        if type(error).__name__ == "NoArgsIsHelpError":
+            # A group without a command: its page of help.
+            error.show()
+            return int(error.exit_code)
+        return _report(UsageError(_explain(error)), as_json=as_json)
     except Exception as error:
         if not _is_under_torchrun():
             raise
@@ -138,6 +159,73 @@ def run(arguments: list[str]) -> int:
     if code == _INTERRUPTED and not _is_under_torchrun():
         note("interrupted")
     return int(code or 0)
+
+
+def _program_name() -> str:
+    """Return how mvkit was started: ``mvkit``, or ``python -m mvkit``."""
+    program = Path(sys.argv[0])
+    return "python -m mvkit" if (program.parent.name, program.name) == ("mvkit", "__main__.py") else "mvkit"
+
+
+def _explain(error: Any) -> str:
+    """Return what is wrong with a command line, and what to type, of an error of click's."""
+    kind, context, parameter = type(error).__name__, error.ctx, getattr(error, "param", None)
+    command = context.command_path if context is not None else "mvkit"
+    usage = "" if context is None else context.get_usage().removeprefix("Usage: ")
+    parameters = [] if context is None else context.command.get_params(context)
+    if kind == "NoSuchOption":
+        names = [name for one in parameters if one.param_type_name == "option" for name in one.opts]
+        close = suggest(error.option_name, names, cutoff=0.6)
+        return f"{command} has no option {error.option_name}{close}\nall options: {command} --help"
+    if kind == "BadOptionUsage":
+        option = next(
+            (one for one in parameters if error.option_name in (*one.opts, *one.secondary_opts)), None
+        )
+        if option is None or option.is_flag:
+            return f"{error.option_name} takes no value"
+        number = "a value" if option.nargs == 1 else f"{option.nargs} values"
+        return f"{error.option_name} needs {number}: {error.option_name} {option_value(option)}"
+    if kind == "MissingParameter" and parameter is not None:
+        is_argument = parameter.param_type_name == "argument"
+        missing = argument_name(parameter) if is_argument else parameter.opts[-1]
+        return f"{command} needs {missing}\nusage: {usage}"
+    if kind == "BadParameter" and parameter is not None:
+        return _explain_value(error, parameter)
+    if (
+        words := re.search(r"unexpected extra arguments? ?(?:\(s\) )?\((.*)\)", error.format_message())
+    ) is not None:
+        return f"unexpected {words[1]!r}\nusage: {usage}"
+    return str(error.format_message())
+
+
+def _explain_value(error: Any, parameter: Any) -> str:
+    """Return what is wrong with the value of an option: ``--splits ten: give a whole number, 1 or more``."""
+    is_argument = parameter.param_type_name == "argument"
+    name = argument_name(parameter) if is_argument else max(parameter.opts, key=len)
+    value = _refused_value(error)
+    subject = f"{name} {value}" if value else name
+    if choices := parameter_choices(parameter):
+        return f"{subject}: give {', '.join(choices[:-1])} or {choices[-1]}{suggest(value, choices)}"
+    number = parameter_type(parameter)
+    if number is None:
+        return f"{subject}: {error.message}"
+    article, noun = ("a ", "whole number" if number is int else "number")
+    if parameter.nargs > 1:
+        article, noun = f"{parameter.nargs} ", f"{noun}s"
+    kind = getattr(parameter, "type", None)
+    least, most = (getattr(parameter, end, getattr(kind, end, None)) for end in ("min", "max"))
+    if least is not None and most is not None:
+        return f"{subject}: give {article}{noun} from {least:,} to {most:,}"
+    return f"{subject}: give {article}{noun}{'' if least is None else f', {least} or more'}"
+
+
+def _refused_value(error: Any) -> str:
+    """Return the word that an option could not take; "" if the error does not hold it."""
+    if (problems := getattr(error.__cause__, "errors", None)) is not None:
+        # Typer reads values with pydantic.
+        return str(problems()[0]["input"])
+    match = re.match(r"(?:Value )?'?(.*?)'? is not ", error.message)
+    return match[1] if match else ""
 
 
 def _is_under_torchrun() -> bool:
@@ -161,6 +249,15 @@ def _report(error: MvkitError, *, as_json: bool) -> int:
     return error.exit_code
 
 
+#: How h5py shows the system's errors; the suffix of files that are being written.
+_HDF5_ERROR = re.compile(r"name = '(?P<name>.*?)', errno = \d+, error message = '(?P<reason>.*?)'")
+_TEMPORARY = re.compile(r"\.tmp-[0-9a-f]+-\d+-[0-9a-f]+")
+
+
 def _describe(error: OSError) -> str:
-    place = f"{error.filename}: " if error.filename else ""
-    return f"{place}{error.strerror or error}"
+    """Return ``/sys/x.png: permission denied``: the file as it was named, and the system's reason."""
+    name, reason = str(error.filename or ""), error.strerror or str(error)
+    if (match := _HDF5_ERROR.search(reason)) is not None:
+        name, reason = match["name"], match["reason"]
+    name = _TEMPORARY.sub("", name)
+    return f"{name}: {reason[:1].lower()}{reason[1:]}" if name else reason

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mvkit.cli.console import (
+    MACHINE,
     HomeOption,
     JsonOption,
+    complete_recipes,
+    help_epilog,
     note,
     print_json,
     print_line,
@@ -23,7 +26,13 @@ if TYPE_CHECKING:
 
     from mvkit.images.prep import PrepPlan, PrepReport
 
-_MACHINE = "Machine"
+#: The end of ``mvkit prep --help``.
+EPILOG = help_epilog(
+    "mvkit prep imagenet_64 --images /path/to/imagenet --dry-run",
+    "mvkit prep demo --images images",
+    "mvkit prep --verify images/train.beton",
+    learn_more="docs/training.md: layouts of image folders, sizes on disk",
+)
 
 
 class OnErrorChoice(StrEnum):
@@ -36,18 +45,25 @@ class OnErrorChoice(StrEnum):
 def command(
     recipe: Annotated[
         str | None,
-        typer.Argument(help="imagenet_64, imagenet_full, cifar10, pbrnet, or the path of a prep recipe."),
+        typer.Argument(
+            metavar="RECIPE",
+            help="imagenet_64, imagenet_full, cifar10, pbrnet, or the path of a prep recipe.",
+            show_default=False,
+            autocompletion=complete_recipes("prep/"),
+        ),
     ] = None,
     images: Annotated[
         Path | None, typer.Option("--images", "-i", metavar="DIR", help="Folder of the images.")
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", metavar="DIR", help="Folder to write; default: images/RECIPE at home."),
+        typer.Option(
+            "--out", "-o", metavar="DIR", help="Folder to write.", show_default="HOME/images/RECIPE"
+        ),
     ] = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe; repeatable."),
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe; repeatable."),
     ] = None,
     on_error: Annotated[
         OnErrorChoice,
@@ -68,7 +84,13 @@ def command(
     ] = False,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help="Processes that read images; default: all cores.", rich_help_panel=_MACHINE),
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Processes that read images.",
+            show_default="all cores",
+            rich_help_panel=MACHINE,
+        ),
     ] = None,
     home: HomeOption = None,
     as_json: JsonOption = False,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mvkit.cli.console import (
+    DEVICE_HELP,
     MACHINE,
     OUTPUT,
     PROTOCOL,
@@ -22,6 +23,7 @@ from mvkit.cli.console import (
     complete_areas,
     complete_datasets,
     complete_models,
+    complete_recipes,
     help_epilog,
     note,
     print_json,
@@ -77,15 +79,6 @@ class SelectionPreset(StrEnum):
     NONE = "none"
 
 
-def complete_recipes(incomplete: str) -> list[str]:
-    """Return the short names of packaged scoring recipes that begin so."""
-    from mvkit.recipes import packaged_recipes
-
-    folder = "score/"
-    names = [name.removeprefix(folder) for name in packaged_recipes() if name.startswith(folder)]
-    return [name for name in names if name.startswith(incomplete)]
-
-
 _SUBJECT = "What is scored"
 
 Models = Annotated[
@@ -104,8 +97,9 @@ Layers = Annotated[
         "--layers",
         "-l",
         metavar="PATTERN",
-        help="Layer names or globs, for every model, or published: the list of the paper's code. "
-        "Default: the same list, but for vgg16_encoder its five pools.",
+        help="Layer names or globs (features.*), with commas between, for every model. All: mvkit list "
+        "layers MODEL.",
+        show_default="published, the list of the paper's code; of vgg16_encoder its five pools",
         rich_help_panel=_SUBJECT,
     ),
 ]
@@ -116,6 +110,7 @@ Dataset = Annotated[
         "-d",
         metavar="NAME|FILE",
         help="neuropixels, calcium, simulated, or the path of a neural file.",
+        show_default="neuropixels if fetched, else simulated",
         autocompletion=complete_datasets,
         rich_help_panel=_SUBJECT,
     ),
@@ -126,7 +121,8 @@ Areas = Annotated[
         "--areas",
         "-a",
         metavar="AREA,...",
-        help="VISp,VISl,...; default: all.",
+        help="VISp,VISl,...; may also be repeated.",
+        show_default="all",
         autocompletion=complete_areas,
         rich_help_panel=_SUBJECT,
     ),
@@ -143,8 +139,8 @@ Seed = Annotated[
     int | None,
     typer.Option(
         metavar="N",
-        help="Seed of random weights; default: 0, or a training run's own.",
-        show_default=False,
+        help="Seed of random weights.",
+        show_default="0, or a training run's own",
         rich_help_panel=_SUBJECT,
     ),
 ]
@@ -154,7 +150,8 @@ InputSize = Annotated[
         "--input-size",
         metavar="PX",
         min=1,
-        help="Side of the networks' input; default: as trained.",
+        help="Side of the networks' input.",
+        show_default="as trained",
         rich_help_panel=_SUBJECT,
     ),
 ]
@@ -163,8 +160,9 @@ Recipe = Annotated[
     str | None,
     typer.Option(
         metavar="NAME|FILE",
-        help="paper (default), honest, quick, ..., or the path of a scoring recipe.",
-        autocompletion=complete_recipes,
+        help="honest, quick, ... (all: mvkit list recipes), or the path of a scoring recipe.",
+        show_default="paper",
+        autocompletion=complete_recipes("score/"),
         rich_help_panel=PROTOCOL,
     ),
 ]
@@ -177,28 +175,51 @@ Overrides = Annotated[
         rich_help_panel=PROTOCOL,
     ),
 ]
-Map = Annotated[MapName | None, typer.Option("--map", help="Default: pls (paper).", rich_help_panel=PROTOCOL)]
+Map = Annotated[
+    MapName | None,
+    typer.Option(
+        "--map",
+        help="How features are compared with responses.",
+        show_default="the recipe's: pls",
+        rich_help_panel=PROTOCOL,
+    ),
+]
 Splits = Annotated[
-    int | None, typer.Option(metavar="N", min=1, help="Image splits (paper: 10).", rich_help_panel=PROTOCOL)
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        max=100_000,
+        help="Image splits.",
+        show_default="the recipe's: 10",
+        rich_help_panel=PROTOCOL,
+    ),
 ]
 Halves = Annotated[
     int | None,
     typer.Option(
-        metavar="N", min=1, help="Trial halves of every image split (paper: 100).", rich_help_panel=PROTOCOL
+        metavar="N",
+        min=1,
+        max=100_000,
+        help="Trial halves of every image split.",
+        show_default="the recipe's: 100",
+        rich_help_panel=PROTOCOL,
     ),
 ]
 Ceiling = Annotated[
     CeilingKind | None,
     typer.Option(
-        help="Consistency between animals: from the others pooled, or from each other one. Default: none.",
+        help="Consistency between animals: from the others pooled, or from each other one.",
+        show_default="none",
         rich_help_panel=PROTOCOL,
     ),
 ]
 Selection = Annotated[
     SelectionPreset | None,
     typer.Option(
-        help="Units of reliability 0.5 (code, the default) or 0.3 (paper, perhaps a misreading: not checked "
-        "against the paper's text), or all.",
+        help="Units of reliability 0.5 (code) or 0.3 (paper, perhaps a misreading: not checked against the "
+        "paper's text), or all (none).",
+        show_default="code",
         rich_help_panel=PROTOCOL,
     ),
 ]
@@ -276,7 +297,8 @@ Jobs = Annotated[
         "-j",
         metavar="N",
         min=1,
-        help="Worker processes; default: all cores.",
+        help="Worker processes.",
+        show_default="all cores",
         rich_help_panel=MACHINE,
     ),
 ]
@@ -284,7 +306,7 @@ Device = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="Where features are extracted: cpu, cuda, cuda:1; auto: a GPU if there is one.",
+        help=DEVICE_HELP,
         rich_help_panel=MACHINE,
     ),
 ]
@@ -349,25 +371,17 @@ def command(
     from mvkit.machine import Resources, check_device
     from mvkit.models.names import check_models
 
-    # Before torch is imported, which takes seconds.
+    # All of it before torch is imported, which takes seconds.
+    if not models:
+        raise UsageError("no MODEL to score: name at least one; all: mvkit list models")
     check_models(
-        models or (), weights=weights, layers=_names("--layers", layers), home=Path(home) if home else None
+        models, weights=weights, layers=_names("--layers", layers), home=Path(home) if home else None
     )
     check_device(device)
-    from mvkit.pipeline.request import ScoreRequest
-    from mvkit.pipeline.score import parse_shard, run_score, run_shard
-    from mvkit.report import run_document, run_page, save_run, save_table, written_lines
-    from mvkit.report.figures import check_figure, draw_run
-    from mvkit.report.files import check_table
-    from mvkit.report.html import check_report, write_report
+    if out is not None and out.is_file():
+        raise UsageError(f"--out {out} is a file; give a folder")
+    from mvkit.pipeline.request import ScoreRequest, resolve_recipe
 
-    part = None if shard is None else parse_shard(shard)
-    if part is not None:
-        whole = {"--dry-run": dry_run, "--no-cache": no_cache, "--out": out, "--figure": figure}
-        _check_alone(f"--shard {part}", {**whole, "--table": table, "--report": report, "--against": against})
-    for path, check in ((figure, check_figure), (table, check_table), (report, check_report)):
-        if path is not None:
-            check(path)
     request = ScoreRequest(
         models=tuple(models or ()),
         layers=_names("--layers", layers),
@@ -395,6 +409,24 @@ def command(
             dask=dask,
         ),
     )
+    resolve_recipe(request)
+    if dataset is not None:
+        from mvkit.pipeline.listing import check_areas
+
+        check_areas(dataset, request.areas, home=Path(home) if home else None)
+    from mvkit.pipeline.score import parse_shard, run_score, run_shard
+    from mvkit.report import run_document, run_page, save_run, save_table, written_lines
+    from mvkit.report.figures import check_figure, draw_run
+    from mvkit.report.files import check_table
+    from mvkit.report.html import check_report, write_report
+
+    part = None if shard is None else parse_shard(shard)
+    if part is not None:
+        whole = {"--dry-run": dry_run, "--no-cache": no_cache, "--out": out, "--figure": figure}
+        _check_alone(f"--shard {part}", {**whole, "--table": table, "--report": report, "--against": against})
+    for path, check in ((figure, check_figure), (table, check_table), (report, check_report)):
+        if path is not None:
+            check(path)
     if dry_run:
         print_estimate(request, as_json=as_json)
         return

@@ -12,7 +12,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mvkit.cli.console import Command, HomeOption, JsonOption, note, print_json, print_line
+from mvkit.cli.console import (
+    DEVICE_HELP,
+    MACHINE,
+    OUTPUT,
+    Command,
+    HomeOption,
+    JsonOption,
+    complete_recipes,
+    help_epilog,
+    note,
+    print_json,
+    print_line,
+)
 from mvkit.errors import UsageError
 from mvkit.files import format_bytes
 
@@ -22,8 +34,14 @@ if TYPE_CHECKING:
     from mvkit.training.plan import TrainPlan
 
 _RUN = "Run"
-_MACHINE = "Machine (changes nothing of what is computed but rounding)"
 _INTERRUPTED = 130
+#: The end of ``mvkit train --help``.
+EPILOG = help_epilog(
+    "mvkit train demo --images images --set train.max_steps=20",
+    "mvkit train dual_stream_ir --dry-run",
+    "mvkit train dual_stream_ir --processes 4 --precision bf16",
+    learn_more="docs/training.md: recipes, resuming, several GPUs; mvkit recipe --help: recipes of your own",
+)
 #: Options of other training programs, and the recipe's key for each.
 _RECIPE_KEYS = {
     "--architecture": "model.architecture",
@@ -77,25 +95,53 @@ def _key_advice(option: str, words: Sequence[str]) -> str:
 
 
 def command(
-    recipe: Annotated[str, typer.Argument(help="Recipe: a path or a packaged name (dual_stream_ir, demo).")],
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            metavar="RECIPE",
+            help="A packaged recipe (dual_stream_ir, demo; all: mvkit list recipes), or the path of one.",
+            show_default=False,
+            autocompletion=complete_recipes(""),
+        ),
+    ],
     images: Annotated[
         Path | None,
-        typer.Option("--images", metavar="DIR", help="Betons or images; default: as prepared by mvkit prep."),
+        typer.Option(
+            "--images",
+            metavar="DIR",
+            help="Folder of betons or of images.",
+            show_default="what mvkit prep made",
+        ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder of the run; default: runs/NAME.")
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="DIR",
+            help="Folder of the run.",
+            show_default="runs/NAME",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key (train.epochs=1)."),
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Change a key of the recipe (train.epochs=1); repeatable."
+        ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the resolved recipe and the plan; train nothing.")
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Print the resolved recipe and the plan; train nothing.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = False,
     resume: Annotated[
         str,
         typer.Option(
-            metavar="auto|never|PATH",
+            metavar="auto|never|FILE",
             help="Go on from the run's last.pt, start afresh, or go on from a checkpoint.",
             rich_help_panel=_RUN,
         ),
@@ -103,44 +149,52 @@ def command(
     weights: Annotated[
         str | None,
         typer.Option(
-            metavar="PATH",
-            help="Start from this checkpoint, or: released, random; default: as the recipe says.",
+            metavar="NAME|FILE",
+            help="Start from released or random weights, or from this checkpoint.",
+            show_default="as the recipe says",
             rich_help_panel=_RUN,
         ),
     ] = None,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Also write TensorBoard's files.", rich_help_panel=_RUN)
     ] = False,
-    device: Annotated[
-        str | None,
-        typer.Option(help="cpu, cuda, cuda:1; default: a GPU if there is one.", rich_help_panel=_MACHINE),
-    ] = None,
+    device: Annotated[str, typer.Option(metavar="NAME", help=DEVICE_HELP, rich_help_panel=MACHINE)] = "auto",
     processes: Annotated[
         int | None,
         typer.Option(
-            "--processes", "-p", min=1, help="Processes on this machine (GPUs).", rich_help_panel=_MACHINE
+            "--processes",
+            "-p",
+            metavar="N",
+            min=1,
+            help="Processes on this machine, one per GPU.",
+            show_default="1",
+            rich_help_panel=MACHINE,
         ),
     ] = None,
     workers: Annotated[
         int | None,
         typer.Option(
+            metavar="N",
             min=0,
-            help="Loader threads of a process; default: all cores, shared.",
-            rich_help_panel=_MACHINE,
+            help="Loader threads of a process.",
+            show_default="all cores, shared",
+            rich_help_panel=MACHINE,
         ),
     ] = None,
     accumulate: Annotated[
         int,
-        typer.Option(min=1, help="Micro-batches per step, to save memory.", rich_help_panel=_MACHINE),
+        typer.Option(
+            metavar="N", min=1, help="Micro-batches per step, to save memory.", rich_help_panel=MACHINE
+        ),
     ] = 1,
     precision: Annotated[
-        PrecisionChoice, typer.Option(help="Of networks (autocast).", rich_help_panel=_MACHINE)
+        PrecisionChoice, typer.Option(help="Of the network (autocast).", rich_help_panel=MACHINE)
     ] = PrecisionChoice.FP32,
     channels_last: Annotated[
-        bool, typer.Option("--channels-last", help="Memory order for GPUs.", rich_help_panel=_MACHINE)
+        bool, typer.Option("--channels-last", help="Memory order for GPUs.", rich_help_panel=MACHINE)
     ] = False,
     compile_: Annotated[
-        bool, typer.Option("--compile", help="torch.compile the network.", rich_help_panel=_MACHINE)
+        bool, typer.Option("--compile", help="torch.compile the network.", rich_help_panel=MACHINE)
     ] = False,
     home: HomeOption = None,
     as_json: JsonOption = False,

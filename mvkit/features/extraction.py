@@ -37,7 +37,7 @@ from mvkit.features.stimuli import (
     open_stimuli,
 )
 from mvkit.files import check_output_path, digest_of, split_names
-from mvkit.machine import available_memory, installed_versions, sources_digest
+from mvkit.machine import available_memory, describe_gpu, installed_versions, sources_digest
 from mvkit.models import VisionModel, load_model
 from mvkit.models.base import weights_digest
 from mvkit.models.exporting import ExportReport, check_target, export_weights
@@ -370,6 +370,8 @@ def run_extract(
     if isinstance(model, VisionModel) and model.describe():
         log(f"{model.name}: {model.describe()}")
     stimuli = request.open_stimuli(log)
+    if (gpu := describe_gpu(parse_device(request.device))) is not None:
+        log(f"device: {gpu}")
     with limit_threads(request.threads):
         return extract_to_file(
             model,

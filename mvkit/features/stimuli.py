@@ -110,7 +110,7 @@ def _read_image(file: Path) -> NDArray[np.uint8]:
     )
 
 
-DATASETS = ("neuropixels", "calcium", "simulated")
+DATASETS = paths.DATASETS
 #: Stimuli when none are named: the published ones if they were fetched, else the simulated ones.
 PREFERRED_DATASET, FALLBACK_DATASET = "neuropixels", "simulated"
 

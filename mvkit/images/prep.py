@@ -49,7 +49,6 @@ from mvkit.images.beton import (
     sidecar_path,
     write_sidecar,
 )
-from mvkit.images.crops import crop_boxes
 from mvkit.images.settings import Crop, Pixels, RandomCrop, RandomResizedCrop
 from mvkit.images.sources import (
     CIFAR10,
@@ -62,7 +61,7 @@ from mvkit.images.sources import (
     open_pairs,
 )
 from mvkit.machine import free_disk, installed_versions
-from mvkit.recipes import Settings, load_recipe, packaged_recipes
+from mvkit.recipes import NAME_PATTERN, Settings, load_recipe, packaged_recipes
 
 MIB: Final = 1024 * 1024
 #: Keys of a recipe that change no byte of the file.
@@ -144,7 +143,7 @@ class PrepSettings(Settings):
         Size of FFCV's pages, a power of two; no image takes more.
     """
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+    name: Annotated[str, Field(pattern=NAME_PATTERN)]
     notes: str = ""
     gb_per_million_images: Annotated[float, Field(gt=0)] | None = None
     measured: str = ""
@@ -709,6 +708,8 @@ def enlargement(
     """
     repeats = max(1, n_draws // len(heights))
     heights, widths = np.tile(heights, repeats), np.tile(widths, repeats)
+    from mvkit.images.crops import crop_boxes
+
     boxes = crop_boxes(crop, seed, 0, np.arange(len(heights)), 0, heights, widths)
     factors = view_px / np.maximum(boxes[:, 2:].min(axis=1), 1)
     enlarged = factors[factors > 1]

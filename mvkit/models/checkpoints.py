@@ -112,8 +112,8 @@ def read_checkpoint(path: Path, *, remedy: str = _FETCH_AGAIN) -> object:
     except _UNREADABLE as error:
         if name := _forbidden_global(error):
             raise CheckpointError(
-                f"{path}: refused, it names '{name}', which may run code when loaded\n"
-                "only tensors, numpy scalars and plain data are read; use a file from a source that you trust"
+                f"{path}: a pickled object ('{name}'), which may run code when loaded; mvkit reads weights\n"
+                "save those, torch.save(model.state_dict(), 'w.pt'), and give FILE.py:FUNCTION --weights w.pt"
             ) from None
         raise _damage_error(path, "checkpoint", error, remedy) from None
 

@@ -9,6 +9,7 @@ import inspect
 import logging
 import os
 import re
+import socket
 import sys
 import threading
 import warnings
@@ -310,6 +311,12 @@ def _import_module(name: ExternalName) -> ModuleType:
         raise
 
 
+def _missing_argument(error: TypeError) -> str:
+    """Return ``the argument 's'`` of Python's "missing a required argument: 's'"."""
+    name = str(error).rpartition(": ")[2]
+    return f"the argument {name}" if name.startswith("'") else "arguments"
+
+
 def _find_factory(name: ExternalName, module: ModuleType) -> Callable[[], object]:
     try:
         factory: Any = reduce(getattr, name.item.split("."), module)
@@ -326,8 +333,8 @@ def _find_factory(name: ExternalName, module: ModuleType) -> Callable[[], object
         inspect.signature(factory).bind()
     except TypeError as error:
         raise UsageError(
-            f"{name.label} is called without arguments, but it has a {error}\n"
-            "name a function that fills them in"
+            f"{name.label} needs {_missing_argument(error)}, and mvkit calls it without any\n"
+            "name a function of your own that fills it in: FILE.py:FUNCTION"
         ) from None
     except ValueError:
         # Functions written in C may have no signature; calling shows what they need.
@@ -714,6 +721,7 @@ def build_timm(name: str, weights: str | os.PathLike[str], seed: int | None) -> 
         )
         with (
             _explain_download_errors(f"timm:{name}", advice, is_here=False),
+            _without_retry_messages(),
             warnings.catch_warnings(action="ignore"),
         ):
             network = timm.create_model(name, pretrained=True)
@@ -810,10 +818,32 @@ def _explain_download_errors(model: str, advice: str, *, is_here: bool) -> Itera
     except MvkitError:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise FetchError(
-            f"{model}: pretrained weights cannot be had ({reason[:200]})\nwithout the network: {advice}"
+            f"{model}: pretrained weights cannot be downloaded ({_download_reason(error)})\n{advice}"
         ) from error
+
+
+def _download_reason(error: BaseException) -> str:
+    """Return why a library could not download: no connection, or the first words of its own error."""
+    chain: BaseException | None = error
+    while chain is not None:
+        # requests, httpx and urllib have classes of their own; what they have in common is the name.
+        if isinstance(chain, ConnectionError | socket.gaierror) or "Connect" in type(chain).__name__:
+            return "no connection to the server"
+        chain = chain.__cause__ or chain.__context__
+    return (" ".join(str(error).split()) or type(error).__name__)[:200]
+
+
+@contextmanager
+def _without_retry_messages() -> Iterator[None]:
+    """Silence the lines, one for each try, of the client of Hugging Face."""
+    client = logging.getLogger("huggingface_hub")
+    before = client.level
+    client.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        client.setLevel(before)
 
 
 def fill_from_file(network: nn.Module, path: Path, model_name: str) -> None:

@@ -69,7 +69,7 @@ def check_models(
         elif is_checkpoint_path(name):
             find_checkpoint(name, chosen)
         else:
-            row = find_model(name)
+            row = _find_model(name, names, patterns)
             weights_path(row, chosen, home)
             try:
                 if patterns:
@@ -92,6 +92,20 @@ def split_random(
     if text.endswith(_RANDOM) and not Path(text).expanduser().exists():
         return text.removesuffix(_RANDOM), "random"
     return text, weights
+
+
+def _find_model(name: str, names: Sequence[str], layers: Sequence[str]) -> ModelRow:
+    """Look up a model; a layer of another one of the names was meant for ``--layers``."""
+    try:
+        return find_model(name)
+    except UsageError:
+        for other in names:
+            if is_model(other) and name in layer_names(find_model(other).architecture.blueprint):
+                raise UsageError(
+                    f"{name} is a layer of {other}, not a model\n"
+                    f"separate layers by commas: --layers {','.join([*layers, name])}"
+                ) from None
+        raise
 
 
 ExternalKind = Literal["torchvision", "timm", "module", "file"]
@@ -248,7 +262,26 @@ def find_checkpoint(name: str | os.PathLike[str], weights: str | os.PathLike[str
         raise UsageError(
             f"{path}: no such file; give a checkpoint of mvkit train, a run folder, or a model's name"
         )
+    else:
+        check_kind(path)
     return path
+
+
+def check_kind(path: Path) -> None:
+    """Check by its name that a file may be one of weights.
+
+    Raises
+    ------
+    CheckpointError
+        If it is a text, an archive of arrays or an image; files of other names are opened to see.
+    """
+    kinds = {".npz": "a NumPy archive", ".npy": "a NumPy array", ".h5": "an HDF5 file", ".yaml": "a recipe"}
+    kinds |= dict.fromkeys((".json", ".jsonl", ".txt", ".csv", ".md"), "a text")
+    kinds |= dict.fromkeys((".png", ".jpg", ".svg", ".pdf"), "an image")
+    if (kind := kinds.get(path.suffix.lower())) is not None:
+        is_of_run = (path.parent / LAST).is_file()
+        advice = f"; the run is {path.parent}" if is_of_run else ""
+        raise CheckpointError(f"{path} is {kind}; weights are .pt, .pth or .safetensors files{advice}")
 
 
 def weights_path(row: ModelRow, weights: str | os.PathLike[str], home: Path | None) -> Path | None:
@@ -289,6 +322,7 @@ def weights_path(row: ModelRow, weights: str | os.PathLike[str], home: Path | No
 def _given_path(weights: str | os.PathLike[str]) -> Path:
     path = Path(weights).expanduser()
     if path.is_file():
+        check_kind(path)
         return path
     choices = WEIGHT_CHOICES
     if isinstance(weights, str) and path.name == weights and not path.suffix:
@@ -377,6 +411,9 @@ def requested_layers(patterns: str | Sequence[str], names: Iterable[str]) -> tup
     for text in texts:
         matching = _match_one(text, ordered)
         if not matching:
+            words = text.split()
+            if len(words) > 1 and all(_match_one(word, ordered) for word in words):
+                raise UsageError(f"unknown layer '{text}': separate layers by commas, {','.join(words)}")
             raise unknown_name("layer", text, ordered, command=LISTING_COMMAND)
         matches += matching
     # Named ones first: of two equal entries a dict keeps the first.

@@ -765,7 +765,10 @@ def open_neural_file(path: Path) -> Iterator[OpenNeuralFile]:
 
 
 def _check_format(path: Path, file: Any) -> None:
-    if attribute_text(file, "mvkit_format") != FORMAT_NAME:
+    named = attribute_text(file, "mvkit_format")
+    if named == "mvkit-features":
+        raise DataError(f"{path}: a feature file, and this needs recordings (a neural file)")
+    if named != FORMAT_NAME:
         raise DataError(
             f"{path}: not an mvkit neural file (root attribute mvkit_format is missing);"
             " make one: mvkit fetch neural --from FILE, or mvkit.NeuralDataset.from_arrays(...).save(FILE)"

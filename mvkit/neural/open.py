@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit import paths
-from mvkit.errors import DataError, UsageError, suggest
+from mvkit.errors import DataError
 from mvkit.neural import neural_file as layout
 from mvkit.neural.dataset import NeuralDataset, Recording
 from mvkit.neural.neural_file import ID_COLUMNS, NeuralFileContents, OpenNeuralFile, open_neural_file
@@ -30,16 +30,12 @@ from mvkit.neural.selection import (
     select_units,
 )
 
-DATASETS = ("neuropixels", "calcium", "simulated")
+DATASETS = paths.DATASETS
 #: Those of the paper, for which its rule of how many units a recording needs was made.
 PUBLISHED = ("neuropixels", "calcium")
 
 #: Names of the p value of running modulation: Neuropixels, calcium.
 RUN_P_COLUMNS = ("run_pval_ns", "p_run_mod_ns")
-_PICKLE_ENDINGS = (".pkl", ".pkl.gz", ".pkl.xz", ".pickle")
-#: Files of other programs, of which `mvkit fetch neural --from` makes neural files.
-_OTHER_ENDINGS = (".npy", ".npz", ".mat", ".csv", ".tsv", ".parquet", ".nwb")
-_FILE_ENDINGS = (".h5", ".hdf5", ".nc", ".nc4")
 RecordingKey = tuple[str, int]
 
 
@@ -127,7 +123,7 @@ def open_file(name_or_path: str | Path, *, home: Path | None = None) -> Iterator
     DataError
         If the file is missing, damaged or no neural file.
     """
-    path = _locate(name_or_path, home)
+    path = paths.locate_dataset(name_or_path, home)
     if path is None:
         from mvkit.neural.simulated import simulated_contents
 
@@ -153,42 +149,6 @@ def read_unit_facts(name_or_path: str | Path, *, home: Path | None = None) -> tu
     """
     with open_file(name_or_path, home=home) as file:
         return file.contents.dataset, unit_facts(file.contents, _units_with_ids(file))
-
-
-def _locate(name_or_path: str | Path, home: Path | None) -> Path | None:
-    """Return the file to open, or None to simulate."""
-    if isinstance(name_or_path, str) and name_or_path in DATASETS:
-        path = paths.neural_path(name_or_path, home)
-        if path.is_file():
-            return path
-        if name_or_path == "simulated":
-            return None
-        raise DataError(
-            f"dataset '{name_or_path}' is not on this machine: {path}\n"
-            f"run: mvkit fetch neural --dataset {name_or_path}"
-        )
-    path = Path(name_or_path).expanduser()
-    text = str(name_or_path)
-    if path.is_file():
-        if text.lower().endswith(_PICKLE_ENDINGS):
-            raise DataError(
-                f"{path}: a pickle is not opened as a dataset\n"
-                f"convert it: mvkit fetch neural --dataset neuropixels|calcium --from {path}"
-            )
-        if text.lower().endswith(_OTHER_ENDINGS):
-            raise DataError(
-                f"{path}: not a neural file\n"
-                f"make one of it: mvkit fetch neural --from {path} --out {path.stem}.h5"
-            )
-        return path
-    if path.is_dir():
-        raise DataError(f"{path}: a directory, not a neural file")
-    if isinstance(name_or_path, Path) or "/" in text or text.lower().endswith(_FILE_ENDINGS):
-        raise DataError(f"{path}: no such neural file")
-    raise UsageError(
-        f"unknown dataset '{text}'{suggest(text, DATASETS)}\n"
-        f"valid: {', '.join(DATASETS)}, or the path of a neural file"
-    )
 
 
 def _select_and_read(file: OpenNeuralFile, name: str, settings: SelectionSettings) -> NeuralDataset:

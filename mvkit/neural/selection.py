@@ -42,6 +42,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from mvkit.errors import DataError, UsageError, unknown_name
 from mvkit.neural.dataset import area_sort_key
 from mvkit.neural.reliability import MEASURING_COMMAND
+from mvkit.recipes import describe_problems
 
 CITATION = "Nayebi et al. 2023, PLOS Comput. Biol. 19(10):e1011506"
 
@@ -188,8 +189,10 @@ def selection_with(preset: str = "code", **changes: object) -> SelectionSettings
     try:
         return SelectionSettings.model_validate({**settings, **changes})
     except ValidationError as error:
-        problems = [f"selection: {'.'.join(map(str, e['loc'][:1]))}: {e['msg']}" for e in error.errors()]
-        raise UsageError("\n".join(dict.fromkeys(problems))) from error
+        problems = describe_problems(error, SelectionSettings)
+        raise UsageError(
+            "\n".join(f"selection: {'.'.join(key)}: {text}" for key, text in problems)
+        ) from error
 
 
 @dataclass(frozen=True, eq=False)

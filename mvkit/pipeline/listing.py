@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from mvkit.errors import UsageError, suggest
+from mvkit.errors import UsageError, suggest, unknown_name
 from mvkit.fetch.catalogue import RECORDINGS, SIMULATED, SIMULATED_BYTES
 from mvkit.models.registry import (
     ARCHITECTURES,
@@ -33,7 +33,7 @@ from mvkit.models.registry import (
     has_readout,
     is_model,
 )
-from mvkit.paths import checkpoint_path, neural_path
+from mvkit.paths import checkpoint_path, locate_dataset, neural_path
 
 if TYPE_CHECKING:
     from mvkit.features import LayerInfo
@@ -475,6 +475,23 @@ def _count_units(path: Path) -> UnitCounts:
     ordered = [area for area in AREA_ORDER if area in areas] + sorted(areas - set(AREA_ORDER))
     animals = len(set(columns["specimen_id"].tolist())) if "specimen_id" in columns else None
     return tuple(ordered), n_units, animals
+
+
+def check_areas(dataset: str, areas: Sequence[str] | None, *, home: Path | None = None) -> None:
+    """Check the name or path of a dataset and its areas; torch and responses stay unread.
+
+    Raises
+    ------
+    UsageError
+        If there is no such dataset, or it has no such area.
+    DataError
+        If the file is not there, or is no neural file.
+    """
+    path = locate_dataset(dataset, home)
+    names = _SIMULATED_COUNTS[0] if path is None else _count_units(path)[0]
+    for area in areas or ():
+        if names and area not in names:
+            raise unknown_name("area", area, names)
 
 
 Row = TypeVar("Row", ListedModel, ListedRecipe, ListedDataset)

@@ -15,8 +15,6 @@ from mvkit.files import plain, shorten
 from mvkit.machine import Resources, installed_versions
 from mvkit.neural.selection import SelectionSettings, selection_with
 from mvkit.recipes import Count, Settings, load_recipe, packaged_recipes, parse_scalar
-from mvkit.report.text import Table2Comparison, Table2Difference
-from mvkit.scoring.results import ALL_AREAS
 from mvkit.scoring.settings import DEFAULT_SETTINGS, SIMILARITIES, ScoreSettings
 
 if TYPE_CHECKING:
@@ -24,6 +22,7 @@ if TYPE_CHECKING:
     from mvkit.models.preprocessing import InputOptions
     from mvkit.models.registry import ModelRow
     from mvkit.neural import NeuralDataset, Recording
+    from mvkit.report.text import Table2Comparison, Table2Difference
     from mvkit.scoring import Scores
 
 
@@ -471,6 +470,8 @@ def compare_with_table2(name: str, weights: str, scores: Scores) -> Table2Compar
     """
     from mvkit.models.names import split_random
     from mvkit.models.registry import find_model, is_model, table2_row
+    from mvkit.report.text import Table2Comparison
+    from mvkit.scoring.results import ALL_AREAS
 
     name, chosen = split_random(name, weights)
     weights = str(chosen)
@@ -509,6 +510,7 @@ def _other_recordings(context: Mapping[str, object], dataset: str) -> Table2Diff
     from mvkit.fetch.catalogue import RECORDINGS
     from mvkit.files import format_bytes
     from mvkit.neural.reliability import PROVENANCE_KEY
+    from mvkit.report.text import Table2Difference
 
     published = RECORDINGS[dataset]
     named = str(context.get("dataset", "unnamed"))
@@ -543,6 +545,8 @@ def _other_recordings(context: Mapping[str, object], dataset: str) -> Table2Diff
 def _other_weights(
     context: Mapping[str, object], weights: str, model: ModelRow, *, is_untrained: bool
 ) -> Table2Difference | None:
+    from mvkit.report.text import Table2Difference
+
     if is_untrained or model.released is None:
         return None
     source = context.get("weights_source")
@@ -558,6 +562,8 @@ def _other_weights(
 
 
 def _other_selection(context: Mapping[str, object]) -> Table2Difference | None:
+    from mvkit.report.text import Table2Difference
+
     selection = context.get("selection")
     given = selection if isinstance(selection, Mapping) else {}
     name = str(given.get("name", "unknown"))
@@ -568,6 +574,7 @@ def _other_selection(context: Mapping[str, object]) -> Table2Difference | None:
 
 def _other_areas(scored: Sequence[str]) -> Table2Difference | None:
     from mvkit.neural.dataset import AREA_ORDER
+    from mvkit.report.text import Table2Difference
 
     missing = [area for area in AREA_ORDER if area not in scored]
     more = [area for area in scored if area not in AREA_ORDER]
@@ -584,6 +591,8 @@ def _other_areas(scored: Sequence[str]) -> Table2Difference | None:
 
 def _other_protocol(settings: ScoreSettings) -> list[Table2Difference]:
     """Name every setting that numbers depend on and that is not the paper's."""
+    from mvkit.report.text import Table2Difference
+
     here, paper = settings.protocol(), DEFAULT_SETTINGS.protocol()
     return [
         Table2Difference(
@@ -598,6 +607,8 @@ def _other_protocol(settings: ScoreSettings) -> list[Table2Difference]:
 
 
 def _other_layers(here: Sequence[str], paper: Sequence[str]) -> Table2Difference | None:
+    from mvkit.report.text import Table2Difference
+
     if set(here) == set(paper):
         return None
     taken = [layer for layer in here if layer in paper]
@@ -606,6 +617,8 @@ def _other_layers(here: Sequence[str], paper: Sequence[str]) -> Table2Difference
 
 
 def _other_preprocessing(context: Mapping[str, object], model: ModelRow) -> list[Table2Difference]:
+    from mvkit.report.text import Table2Difference
+
     given = context.get("preprocessing")
     here = given if isinstance(given, Mapping) else {}
     paper = plain(model.preprocess.as_dict())

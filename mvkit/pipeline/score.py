@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from mvkit.display import ProgressOption, open_progress
 from mvkit.errors import DataError, UsageError
 from mvkit.files import shorten, split_names
-from mvkit.machine import Resources, choose_device, worker_number
+from mvkit.machine import Resources, choose_device, describe_gpu, worker_number
 from mvkit.models.names import split_random
 from mvkit.paths import cache_dir, ceilings_dir
 from mvkit.pipeline.layers import label_model, open_layers, score_source, weights_source
@@ -607,9 +607,12 @@ def open_run(request: ScoreRequest, *, note: Note) -> OpenedRun:
     recipe = resolve_recipe(request)
     settings = recipe.settings
     selection = recipe.selection.resolve()
+    device = choose_device(request.resources.device)
+    if (gpu := describe_gpu(device)) is not None:
+        note(f"device: {gpu}")
     resources = replace(
         request.resources,
-        device=str(choose_device(request.resources.device)),
+        device=str(device),
         batch_size=recipe.machine.batch_size or request.resources.batch_size,
         scratch=recipe.machine.scratch or request.resources.scratch,
     )

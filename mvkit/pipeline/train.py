@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from mvkit.display import ProgressOption, open_progress
 from mvkit.errors import DataError, RecipeError, UsageError, suggest, wording
 from mvkit.files import check_link, plain
-from mvkit.machine import available_cores, check_device, choose_device
+from mvkit.machine import available_cores, check_device, choose_device, describe_gpu
 from mvkit.models.registry import SHORT_NAMES, is_model
 from mvkit.paths import images_dir
 from mvkit.recipes import load_recipe
@@ -66,7 +66,7 @@ class TrainRequest:
     home
         Directory of mvkit's files.
     device
-        "cpu", "cuda", ...; None: a GPU if there is one.
+        "cpu", "cuda", ...; None or "auto": a GPU if there is one.
     workers
         Loader threads of a process; None: its share of the cores.
     accumulate, precision, channels_last, compile
@@ -298,6 +298,8 @@ def run_training(request: TrainRequest, *, callbacks: Callbacks | None = None) -
         if is_main_process():
             write_recipe(folder, recipe)
         notes = setup.learner.step.notes()
+        if (gpu := describe_gpu(device)) is not None and is_main_process():
+            callbacks.message(f"device: {gpu}")
         for note in notes:
             callbacks.message(note)
         report = fit(setup, resume=checkpoint[1] if checkpoint else None, callbacks=callbacks)
@@ -312,7 +314,7 @@ def plan_training(request: TrainRequest, *, processes: int = 1) -> TrainPlan:
     RecipeError, UsageError
         An unknown name or a value out of range.
     """
-    recipe = _recipe(request)
+    recipe = load_train_recipe(request)
 
     from mvkit.training.plan import make_plan
 
@@ -345,12 +347,19 @@ def check_request(request: TrainRequest) -> TrainRecipe:
     DataError
         There is no folder of images.
     """
-    recipe = _recipe(request)
+    recipe = load_train_recipe(request)
     images_folder(request, recipe)
     return recipe
 
 
-def _recipe(request: TrainRequest) -> TrainRecipe:
+def load_train_recipe(request: TrainRequest) -> TrainRecipe:
+    """Return the recipe of a request with its changes.
+
+    Raises
+    ------
+    RecipeError, UsageError
+        With a line for every problem; an unknown network or kind of device.
+    """
     if request.device is not None:
         check_device(request.device)
     folder, _, name = request.recipe.partition("/")

@@ -10,10 +10,14 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from mvkit.errors import UsageError, unknown_name
+from mvkit.recipes import describe_problems
 
 #: Penalties that cross-validated ridge chooses from: 25 powers of ten from 1e-4 to 1e8.
 RIDGE_GRID = tuple(10.0 ** (power / 2) for power in range(-8, 17))
 
+
+#: Image splits, and trial halves of each, at most: beyond, no run would end.
+MOST_SPLITS = 100_000
 
 Mapping = Literal["pls", "ridge", "one-to-one", "rsa", "cka", "lasso", "elasticnet"]
 Halving = Literal[
@@ -122,9 +126,9 @@ class ScoreSettings(BaseModel):
     cka_debiased: bool = False
     similarity_images: Literal["all", "test"] = "all"
     population: Literal["animal", "pooled"] = "animal"
-    n_splits: int = Field(default=10, ge=1)
+    n_splits: int = Field(default=10, ge=1, le=MOST_SPLITS)
     train_fraction: float = Field(default=0.5, gt=0.0, lt=1.0)
-    n_halves: int = Field(default=100, ge=1)
+    n_halves: int = Field(default=100, ge=1, le=MOST_SPLITS)
     halving: Halving = "split-half"
     synchronous: bool = True
     correlation: Literal["pearson", "spearman"] = "pearson"
@@ -205,10 +209,8 @@ def resolve_settings(**options: Any) -> ScoreSettings:
     try:
         return ScoreSettings(**options)
     except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}, got {fault['input']!r}"
-            for fault in error.errors()
-        )
+        problems = describe_problems(error, ScoreSettings)
+        faults = "; ".join(f"{'.'.join(key)}: {text}" for key, text in problems)
         raise UsageError(f"wrong scoring option: {faults}") from None
 
 

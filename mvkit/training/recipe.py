@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from mvkit.errors import suggest
 from mvkit.images.settings import VALIDATION, Patches, ViewsSettings
 from mvkit.objectives.registry import OBJECTIVES, ObjectiveSettings
-from mvkit.recipes import Count, KeyedError, NotNegative, Positive, Settings
+from mvkit.recipes import NAME_PATTERN, Count, KeyedError, NotNegative, Positive, Settings
 
 
 def _join_topics(value: object) -> object:
@@ -233,7 +233,7 @@ def evaluation_names(evaluate: Sequence[Evaluation]) -> list[str]:
 class TrainRecipe(Settings):
     """Everything that decides what a training run computes."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+    name: Annotated[str, Field(pattern=NAME_PATTERN)]
     source: Notes
     notes: Notes = ""
     model: ModelSettings

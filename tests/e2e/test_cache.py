@@ -48,7 +48,7 @@ def test_info_and_prune(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["cache", "prune"], "Missing argument 'RULE'"),
+        (["cache", "prune"], "mvkit cache prune needs RULE"),
         (["cache", "prune", "much"], "'much' does not say what to prune"),
         (["cache", "prun"], "Did you mean 'prune'"),
     ],

@@ -84,7 +84,7 @@ def test_wrong_names_and_values_are_refused_with_the_way_out(tmp_path, folder, c
     code, said = refused([*pixels, "--stimuli", str(folder)], capsys)
     assert (code, "extract needs --out FILE (.h5 or .npz)" in said) == (2, True)
     code, said = refused([*pixels, *out, "--device", "warp"], capsys)
-    assert (code, "device 'warp' cannot be used" in said) == (2, True)
+    assert (code, "device warp: give auto, cpu, cuda, or cuda:1" in said) == (2, True)
     code, said = refused([*pixels, "--stimuli", "nowhere", *out[2:]], capsys)
     assert (code, "stimuli 'nowhere'" in said) == (2, True)
     assert not (tmp_path / "f.h5").exists()

@@ -97,13 +97,13 @@ def test_a_file_the_user_has_is_converted_and_left_alone(
 @pytest.mark.parametrize(
     "words, message",
     [
-        ([], "name one"),
+        ([], "fetch neural needs --dataset: neuropixels, calcium, simulated or all"),
         (["--dataset", "neuropixel"], "did you mean 'neuropixels'?"),
         (["--dataset", "all", "--from", "x.pkl"], "holds one dataset"),
         (["--dataset", "simulated", "--from", "x.pkl"], "holds one dataset"),
         (["--dataset", "calcium", "--from", "x.pkl"], "no such file"),
         (["--dataset", "calcium", "--from", __file__], "must end in .pkl"),
-        (["--dataset", "calcium", "--dry-run", "--verify"], "choose one"),
+        (["--dataset", "calcium", "--dry-run", "--verify"], "--dry-run and --verify contradict each other"),
     ],
 )
 def test_wrong_arguments(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -158,7 +158,7 @@ def test_thresholds_reach_the_selection(
         (["pixels", "--splits", "3", "--set", "n_splits=4"], 2, "--splits 3 contradicts --set n_splits=4"),
         (["pixels", "--areas", ""], 2, "--areas names nothing"),
         (["pixels", "--layers", ","], 2, "--layers names nothing"),
-        (["pixels", "--device", "cudaa"], 2, "device 'cudaa' cannot be used"),
+        (["pixels", "--device", "cudaa"], 2, "device cudaa: give auto, cpu, cuda, or cuda:1"),
         (
             ["pixels", "--dataset", "simulated", "--set", "selection.time_window_s=[0, 1]"],
             2,

@@ -24,7 +24,7 @@ def test_every_problem_of_a_recipe_is_a_line(capsys: pytest.CaptureFixture[str])
     assert run(words) == 2
     assert capsys.readouterr().err.splitlines() == [
         "error: --set objective.temperatur=1: objective.temperatur: unknown key; did you mean 'temperature'?",
-        "--set train.epochs=1.5: train.epochs: Input should be a valid integer, got 1.5",
+        "--set train.epochs=1.5: give a whole number, 1 or more, got 1.5",
     ]
 
 

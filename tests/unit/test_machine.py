@@ -90,7 +90,29 @@ def test_a_gpu_is_the_default_device_where_there_is_one(monkeypatch: pytest.Monk
             monkeypatch.setattr("torch.cuda.is_available", lambda available=available: available)
             assert machine.choose_device(name).type == kind
     assert machine.choose_device("cpu").type == "cpu"
-    with pytest.raises(
-        UsageError, match=r"device 'cdua' cannot be used: .*\nuse cpu, cuda .*, or mps on a Mac"
-    ):
+    with pytest.raises(UsageError, match="device cdua: give auto, cpu, cuda"):
         machine.choose_device("cdua")
+
+
+def test_a_gpu_is_named_and_a_processor_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr("torch.cuda.current_device", lambda: 1)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda index: f"GPU of index {index}")
+    assert machine.describe_gpu(torch.device("cpu")) is None
+    assert machine.describe_gpu(torch.device("cuda")) == "cuda:1 (GPU of index 1)"
+    assert machine.describe_gpu(torch.device("cuda", 0)) == "cuda:0 (GPU of index 0)"
+    assert machine.describe_gpu(torch.device("mps")) == "mps"
+
+
+@pytest.mark.parametrize(
+    ("count", "message"), [(0, "no GPU here that torch can use"), (2, "there are 2 GPUs")]
+)
+def test_a_gpu_that_is_not_here(count: int, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*shape: int, device: object) -> None:
+        raise RuntimeError("Found no NVIDIA driver on your system. Please check that you have an NVIDIA GPU")
+
+    monkeypatch.setattr("torch.empty", refuse)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+    with pytest.raises(UsageError, match=rf"device cuda:7: {message}"):
+        machine.choose_device("cuda:7")

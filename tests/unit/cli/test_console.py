@@ -73,6 +73,19 @@ def completed(words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         ("mvkit score gabor --map r", ["ridge", "rsa"]),
         ("mvkit score gabor --ceiling ", ["none", "holdout", "pairwise"]),
         ("mvkit score gabor --selection p", ["paper"]),
+        ("mvkit score gabor --recipe q", ["quick"]),
+        ("mvkit extract pix", ["pixels"]),
+        ("mvkit extract pixels --stimuli s", ["simulated"]),
+        ("mvkit list layers gab", ["gabor"]),
+        ("mvkit train dual_stream_i", ["dual_stream_ir"]),
+        ("mvkit prep ima", ["imagenet_64", "imagenet_full"]),
+        ("mvkit recipe show score/q", ["score/quick"]),
+        ("mvkit recipe copy prep/ci", ["prep/cifar10"]),
+        ("mvkit recipe check vgg16_s", ["vgg16_supervised"]),
+        ("mvkit fetch checkpoints six", ["six_stream_simclr"]),
+        ("mvkit fetch neural --dataset ", ["neuropixels", "calcium", "simulated", "all"]),
+        ("mvkit fetch neural --source a", ["allensdk"]),
+        ("mvkit fetch neural --areas VISp,VISr", ["VISp,VISrl"]),
     ],
 )
 def test_shells_complete_names_and_choices(
@@ -84,10 +97,9 @@ def test_shells_complete_names_and_choices(
 def test_completion_imports_no_torch() -> None:
     program = (
         "import sys\n"
-        "from mvkit.cli.console import complete_areas, complete_datasets, complete_models\n"
-        "from mvkit.cli.score import complete_recipes\n"
+        "from mvkit.cli.console import complete_areas, complete_datasets, complete_models, complete_recipes\n"
         "print(complete_models('pix'), complete_datasets('s'))\n"
-        "print(complete_areas('VISam'), complete_recipes('q'))\n"
+        "print(complete_areas('VISam'), complete_recipes('score/')('q'))\n"
         "sys.exit('torch' in sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -102,8 +114,8 @@ def test_a_wrong_choice_names_the_valid_ones_and_the_likely_one(
 ) -> None:
     assert main.run(["score", "pixels", option, value]) == 2
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith(f"Error: Invalid value for '{option}': '{value}' is not one of '")
-    assert last.endswith(f"'; did you mean '{meant}'?")
+    assert last.startswith(f"error: {option} {value}: give ")
+    assert last.endswith(f"; did you mean '{meant}'?")
 
 
 def test_score_has_options_for_what_every_run_is_about(capsys: pytest.CaptureFixture[str]) -> None:

@@ -102,8 +102,11 @@ def test_json(words: list[str], key: str, name: str, capsys: pytest.CaptureFixtu
         (["layers", "pixels", "-l", "pixel"], "did you mean 'pixels'?"),
         (["recipes", "honst"], "did you mean 'honest'?\nall: mvkit list recipes"),
         (["datasets", "neuropixel5"], "did you mean 'neuropixels'?"),
-        (["layer"], "Did you mean 'layers'"),
-        (["layers"], "Missing argument 'MODEL'"),
+        (
+            ["layer"],
+            "there is no command 'mvkit list layer'; did you mean 'mvkit list layers'?\nvalid: models",
+        ),
+        (["layers"], "mvkit list layers needs MODEL\nusage: mvkit list layers [OPTIONS] MODEL"),
     ],
 )
 def test_unknown_names(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,6 +129,22 @@ def test_only_layers_load_torch() -> None:
 
 def test_commands_stand_in_the_order_of_use(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--help"]) == 0
-    commands = capsys.readouterr().out.split("Commands:")[1].split("\n")
+    page = capsys.readouterr().out
+    commands = page.split("Get things:")[1].split("Options:")[0].split("\n")
     names = [line.split()[0] for line in commands if line.startswith("  ") and line[2] != " "]
-    assert names == ["fetch", "list", "prep", "train", "extract", "score", "plot", "report", "cache", "cite"]
+    assert names == [
+        "fetch",
+        "list",
+        "recipe",
+        "prep",
+        "train",
+        "extract",
+        "score",
+        "plot",
+        "report",
+        "cite",
+        "cache",
+    ]
+    headings = [line for line in page.splitlines() if line.endswith(":")]
+    assert headings[:3] == ["Get things:", "Networks:", "Answers:"]
+    assert headings[-2:] == ["Examples:", "Learn more:"]

@@ -18,20 +18,20 @@ MISTAKES = {
     "prep/demo": "prep/demo is a recipe of images: mvkit prep demo",
     "net.py:Net": "'net.py:Net' is Python, and a recipe is YAML\n"
     "to score a network of your own: mvkit score net.py:FUNCTION",
-    "demo --set train.epoch=3": "--set train.epoch=3: train.epoch: unknown key; did you mean 'epochs'?",
-    "demo --set train.epochs=x": "train.epochs: Input should be a valid integer, got 'x'",
+    "demo --set train.epoch=3": "--set train.epoch=3: unknown key; did you mean 'epochs'?",
+    "demo --set train.epochs=x": "--set train.epochs=x: give a whole number, 1 or more, got 'x'",
     "demo --set evaluate=[": "--set evaluate=[: the value is not complete",
     "demo --set model.architecture=alexnet": "model.architecture: unknown network 'alexnet'; "
     "did you mean alexnet_encoder or alexnet_classifier?\nall: mvkit list models",
     "demo --set views.views=[]": "views.views",
-    "demo --device gpu": "device 'gpu' cannot be used: there is no such kind",
+    "demo --device gpu": "device gpu: give auto, cpu, cuda, or cuda:1 for the second GPU",
     "demo --images nowhere": "nowhere: no such folder (--images)\nprepare the images first: mvkit prep demo ",
     "demo --images setup.py": "setup.py is a file; --images takes a folder of betons or images",
     "demo": "the images of recipe demo are not prepared yet (no folder ",
     "demo --epochs 3": "no option --epochs; recipe keys are set with --set train.epochs=3",
     "demo --lr=0.1": "no option --lr; recipe keys are set with --set optimiser.learning_rate=0.1",
     "demo --batch-size": "no option --batch-size; recipe keys are set with --set train.batch_size=VALUE",
-    "demo --precision fp8": "'fp8' is not one of 'fp32', 'bf16', 'fp16'",
+    "demo --precision fp8": "--precision fp8: give fp32, bf16 or fp16; did you mean 'fp32'?",
 }
 
 
@@ -53,7 +53,7 @@ def test_a_packaged_recipe_given_by_its_path_in_the_repository(tmp_path, monkeyp
 
 def test_other_wrong_options_are_answered_as_everywhere(capsys) -> None:
     assert run(["train", "demo", "--proceses", "2"]) == 2
-    assert "No such option: --proceses" in capsys.readouterr().err
+    assert "mvkit train has no option --proceses; did you mean '--processes'?" in capsys.readouterr().err
 
 
 def test_neither_recipes_nor_errors_import_torch(tmp_path) -> None:

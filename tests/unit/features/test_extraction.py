@@ -148,7 +148,7 @@ def test_double_precision_networks_get_double_inputs_and_give_float32(prepared, 
         ({"layers": "featurs.0"}, UsageError, "did you mean 'features.0'"),
         ({"layers": None}, UsageError, "no published list"),
         ({"layers": "head", "batch_size": 0}, UsageError, "batch size must be at least 1"),
-        ({"layers": "head", "device": "gpu"}, UsageError, "device 'gpu' cannot be used"),
+        ({"layers": "head", "device": "gpu"}, UsageError, "device gpu: give auto, cpu, cuda"),
         ({"layers": "head", "images": torch.full((2, 3, 8, 8), math.nan)}, DataError, "NaN or infinity"),
     ],
 )

@@ -130,7 +130,7 @@ def test_a_module_of_the_current_folder(user_file: Write, monkeypatch: pytest.Mo
         ("fails", UserCodeError, r"nets\.py:\d+: IndexError: list index out of range"),
         ("number", UserCodeError, "returned a int"),
         ("lazy", UserCodeError, "lazy"),
-        ("needs", UsageError, "without arguments.*'width'"),
+        ("needs", UsageError, "needs the argument 'width'"),
         ("maker", UsageError, "did you mean 'make'"),
         ("torch.pi", UsageError, "not a function"),
     ],

@@ -103,7 +103,7 @@ print("code", code, "loaded", loaded)
         (("torchvision:resnet18", "--weights", "none.pth"), 1, "none.pth: no such file"),
         (("nets.py:make",), 2, "nets.py: no such file"),
         (("alexnet_bn_ir", "--weights", "random", "--layers", "features.33"), 2, "unknown layer"),
-        (("alexnet_bn_ir", "--weights", "random", "--device", "gpu"), 2, "device 'gpu' cannot be used"),
+        (("alexnet_bn_ir", "--weights", "random", "--device", "gpu"), 2, "device gpu: give auto, cpu, cuda"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
 )

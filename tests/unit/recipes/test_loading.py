@@ -102,26 +102,26 @@ def problems(folder: Path, text: str, *overrides: str, name: str = "r") -> list[
             "r.yaml:3: layers[0].shapes[0].name: unknown name 'cirle'; did you mean 'circle'?; "
             "valid: circle, square",
         ),
-        ("main:\n  radius: 2\n", "r.yaml:1: main.name: Field required; valid: circle, square"),
+        ("main:\n  radius: 2\n", "r.yaml:1: main.name: missing; valid: circle, square"),
         (
             "main:\n  name: circle\n  kind: oher\n",
-            "r.yaml:3: main.kind: Input should be 'square' or 'other', got 'oher'; did you mean 'other'?",
+            "r.yaml:3: main.kind: give square or other, got 'oher'; did you mean 'other'?",
         ),
         (
             "layers:\n- corner: [0, 1.5]\n",
-            "r.yaml:2: layers[0].corner[1]: Input should be a valid integer, got 1.5",
+            "r.yaml:2: layers[0].corner[1]: give a whole number, got 1.5",
         ),
-        ("width: '3'\n", "r.yaml:1: width: Input should be a valid integer, got '3'"),
-        ("final: no\n", "r.yaml:1: final: Input should be a valid boolean, got 'no'"),
-        ("width: true\n", "r.yaml:1: width: Input should be a valid integer, got True"),
+        ("width: '3'\n", "r.yaml:1: width: give a whole number, or null, got '3'"),
+        ("final: no\n", "r.yaml:1: final: give true or false, got 'no'"),
+        ("width: true\n", "r.yaml:1: width: give a whole number, or null, got True"),
         ("frames: [{shape: 1}]\n", "r.yaml:1: frames[0].shape: unknown key; did you mean 'shapes'?"),
         (
             "frames: []\n",
-            "r.yaml:1: frames: Tuple should have at least 1 item after validation, not 0, got []",
+            "r.yaml:1: frames: give a list of items, 1 or more, got []",
         ),
         (
             f"width: {list(range(100))}\n",
-            f"r.yaml:1: width: Input should be a valid integer, got {str(list(range(100)))[:77]}...",
+            f"r.yaml:1: width: give a whole number, or null, got {str(list(range(100)))[:77]}...",
         ),
         ("titel: x\n", "r.yaml:1: titel: unknown key; did you mean 'title'?"),
     ],
@@ -144,11 +144,10 @@ def test_validators_that_name_keys(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("width=1.5", "--set width=1.5: width: Input should be a valid integer, got 1.5"),
+        ("width=1.5", "--set width=1.5: give a whole number, or null, got 1.5"),
         (
             "layers[0].shapes[0].radius=big",
-            "--set layers[0].shapes[0].radius=big: layers[0].shapes[0].radius: "
-            "Input should be a valid number, got 'big'",
+            "--set layers[0].shapes[0].radius=big: give a number, got 'big'",
         ),
         (
             "main={name: square, sidd: 3}",
@@ -164,7 +163,7 @@ def test_an_override_beneath_a_key_is_its_place(tmp_path: Path) -> None:
     found = problems(tmp_path, "title: bad\n", "layers=[{}]", "layers[0].shapes=[]")
     assert found[1] == "--set layers[0].shapes=[]: layers[0].shapes: are bad too"
     found = problems(tmp_path, "title: good\n", "extra.side=3")
-    assert found == ["--set extra.side=3: extra.name: Field required; valid: circle, square"]
+    assert found == ["--set extra.side=3: extra.name: missing; valid: circle, square"]
 
 
 def test_overrides_reach_into_lists_and_make_groups(tmp_path: Path) -> None:
@@ -232,7 +231,7 @@ def test_every_problem_is_reported_with_its_place(tmp_path: Path) -> None:
     assert len(lines) == 3
     assert f"{source}:3: train.temperatur: unknown key; did you mean 'temperature'?" in lines
     assert any(
-        line.startswith("--set train.epochs=1.5: train.epochs:") and "got 1.5" in line for line in lines
+        line.startswith("--set train.epochs=1.5: give a whole number") and "got 1.5" in line for line in lines
     )
     assert any(line.startswith(f"{source}:1: name:") for line in lines)
 
@@ -306,7 +305,7 @@ FAULTY = "title: good\nmain: {name: circle, radus: 1}\nlayers:\n- {shapes: []}\n
             "base: base.yaml\nmain:\n  radius: big\n",
             (),
             [
-                "own.yaml:3: main.radius: Input should be a valid number, got 'big'",
+                "own.yaml:3: main.radius: give a number, got 'big'",
                 "base.yaml:2: main.radus: unknown key; did you mean 'radius'?",
             ],
         ),
@@ -316,8 +315,8 @@ FAULTY = "title: good\nmain: {name: circle, radus: 1}\nlayers:\n- {shapes: []}\n
             "base: base.yaml\nlayers:\n- {corner: [0]}\n",
             ("main={name: square, radius: 1}",),
             [
-                "--set main={name: square, radius: 1}: main.radius: unknown key",
-                "own.yaml:3: layers[0].corner[1]: Field required",
+                "--set main={name: square, radius: 1}: main.radius: unknown key; valid: name, side",
+                "own.yaml:3: layers[0].corner[1]: missing: give a whole number",
             ],
         ),
         # Missing in a group that both have.
@@ -325,7 +324,7 @@ FAULTY = "title: good\nmain: {name: circle, radus: 1}\nlayers:\n- {shapes: []}\n
             "main: {radius: 1}\n",
             "base: base.yaml\n\nmain: {radius: 2}\n",
             (),
-            ["own.yaml:3: main.name: Field required; valid: circle, square"],
+            ["own.yaml:3: main.name: missing; valid: circle, square"],
         ),
     ],
 )

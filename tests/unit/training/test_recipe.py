@@ -119,7 +119,7 @@ def problems(name: str, *overrides: str) -> list[str]:
         (
             "dual_stream_ir",
             ["optimiser.learning_rate=.inf"],
-            ["optimiser.learning_rate: Input should be a finite number, got inf"],
+            ["give a finite number above 0, got inf"],
         ),
     ],
 )
@@ -227,8 +227,8 @@ def test_contradictions_name_the_base_that_has_the_key(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("notes", "problem"),
     [
-        ("{rate: 0.1}", "Input should be a valid string, got {'rate': 0.1}"),
-        ("[a]", "Input should be a valid string, got ['a']"),
+        ("{rate: 0.1}", "give a text, got {'rate': 0.1}"),
+        ("[a]", "give a text, got ['a']"),
     ],
 )
 def test_notes_are_a_text_or_texts_by_topic(notes: str, problem: str, tmp_path: Path) -> None:
