@@ -60,6 +60,11 @@ def wording(command: str, python: str) -> str:
     return command if _running_commands else python
 
 
+def option_name(parameter: str) -> str:
+    """Return ``--image-ids`` for somebody who typed a command, and the parameter's name for others."""
+    return wording(f"--{parameter.replace('_', '-')}", parameter)
+
+
 def printable(text: str) -> str:
     r"""Return text that every stream and file can take: bytes of names that are no UTF-8 become ``\xNN``."""
     try:

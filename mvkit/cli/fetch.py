@@ -128,7 +128,7 @@ ImageIds = Annotated[str | None, _own_option("--image-ids", "KEY", _IMAGE_IDS)]
 UnitIds = Annotated[str | None, _own_option("--unit-ids", "KEY", _UNIT_IDS)]
 TrialIds = Annotated[str | None, _own_option("--trial-ids", "KEY", _TRIAL_IDS)]
 PresentationTable = Annotated[str | None, _own_option("--presentations", "NAME", _PRESENTATIONS)]
-UnitsOfMeasure = Annotated[str | None, _own_option("--units-of-measure", "TEXT", _MEASURE)]
+UnitsOfMeasure = Annotated[str | None, _own_option("--units-of-measure", "UNITS", _MEASURE)]
 
 
 def _session_option(

@@ -175,7 +175,7 @@ def _explain(error: Any) -> str:
     parameters = [] if context is None else context.command.get_params(context)
     if kind == "NoSuchOption":
         names = [name for one in parameters if one.param_type_name == "option" for name in one.opts]
-        close = suggest(error.option_name, names, cutoff=0.6)
+        close = suggest(error.option_name, names, cutoff=0.75)
         return f"{command} has no option {error.option_name}{close}\nall options: {command} --help"
     if kind == "BadOptionUsage":
         option = next(

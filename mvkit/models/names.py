@@ -103,7 +103,10 @@ def _find_model(name: str, names: Sequence[str], layers: Sequence[str]) -> Model
             if is_model(other) and name in layer_names(find_model(other).architecture.blueprint):
                 raise UsageError(
                     f"{name} is a layer of {other}, not a model\n"
-                    f"separate layers by commas: --layers {','.join([*layers, name])}"
+                    + wording(
+                        f"separate layers by commas: --layers {','.join([*layers, name])}",
+                        f"give layers={[*layers, name]}",
+                    )
                 ) from None
         raise
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
-from mvkit.errors import DataError, UsageError, unknown_name
+from mvkit.errors import DataError, UsageError, option_name, unknown_name
 
 TRIALS, IMAGES, UNITS, PRESENTATIONS = "trials", "images", "units", "presentations"
 #: Axes of responses in a neural file.
@@ -103,7 +103,8 @@ def find_axes(
     if len(shape) == len(FLAT) and lengths.presentations is None:
         raise DataError(
             f"{are}: two axes, but single trials are needed, since reliability is measured between trials\n"
-            f"give three axes ({','.join(FULL)}), or presentations,units with --image-ids KEY, the image "
+            f"give three axes ({','.join(FULL)}), or presentations,units with "
+            f"{option_name('image_ids')} KEY, the image "
             "of each presentation"
         )
     names = {len(FULL): FULL, len(FLAT): FLAT}.get(len(shape))

@@ -343,7 +343,13 @@ class Scores:
         }
 
     def in_areas(self, areas: Sequence[str]) -> Scores:
-        """Return the scores in some of the areas; :meth:`protocol` stays that of all of them."""
+        """Return the scores in some of the areas; :meth:`protocol` stays that of all of them.
+
+        Parameters
+        ----------
+        areas
+            The areas, in the order wanted.
+        """
         if tuple(areas) == self.areas:
             return self
         chosen = np.isin(self.columns["area"].astype(str), list(areas))
@@ -431,6 +437,11 @@ def pool_networks(models: Mapping[str, Scores], name: str) -> Scores:
         Name of a network -> its scores, of the same layers, units and protocol; at least two.
     name
         Name of the pooled model.
+
+    Returns
+    -------
+    Scores
+        Of the pooled model; ``networks``, float64 (n_networks, 1 or 3, n_rows), has those of each network.
 
     Raises
     ------
@@ -565,7 +576,20 @@ def both_choices(scores: Scores) -> pd.DataFrame:
 
 
 def save_scores(scores: Scores, out_dir: Path) -> list[Path]:
-    """Write the scores of one model to a folder, see :func:`save_models`."""
+    """Write the scores of one model to a folder, see :func:`save_models`.
+
+    Parameters
+    ----------
+    scores
+        The scores.
+    out_dir
+        The folder, made if it is not there.
+
+    Returns
+    -------
+    list of Path
+        The files.
+    """
     return save_models({str(scores.context.get("model", "")): scores}, out_dir)
 
 

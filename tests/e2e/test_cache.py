@@ -50,7 +50,7 @@ def test_info_and_prune(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["cache", "prune"], "mvkit cache prune needs RULE"),
         (["cache", "prune", "much"], "'much' does not say what to prune"),
-        (["cache", "prun"], "Did you mean 'prune'"),
+        (["cache", "prun"], "did you mean 'mvkit cache prune'"),
     ],
 )
 def test_refusals(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

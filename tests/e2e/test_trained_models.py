@@ -133,7 +133,7 @@ def test_random_weights_are_where_the_run_started(trained: Path, json_of: JsonOf
     assert by_area(start) == by_area(json_of("score", *named, *select))
 
 
-PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "concepts" / "training.md").read_text(encoding="utf-8")
 SIMULATED = ["--dataset", "simulated", "--areas", "VISp", "--splits", "1", "--halves", "2", "--jobs", "1"]
 
 

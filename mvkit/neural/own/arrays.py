@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mvkit.errors import DataError, UsageError
+from mvkit.errors import DataError, UsageError, option_name
 from mvkit.neural.grey_images import GreyImages, image_layouts, to_grey
 from mvkit.neural.own.array_files import HDF5_SUFFIXES, WHOLE, ArrayFile, open_arrays
 from mvkit.neural.own.presentations import by_trial_and_image, grey_of_ids, match_images
@@ -87,7 +87,7 @@ def _response_keys(file: ArrayFile, settings: ImportSettings, notes: Notes) -> d
     if len(deep) == 1:
         notes.add(f"responses: '{deep[0]}', the only array of three axes")
         return {deep[0]: {}}
-    advice = "give --responses KEY"
+    advice = f"give {option_name('responses')} KEY"
     start, end = _common_ends(deep)
     if len(deep) > 1 and start + end:
         advice += f", or '{start}{{animal}}{end}' for {len(deep)} arrays"
@@ -125,7 +125,10 @@ class _StimulusChoice:
         elif known is not None:
             self._images = known
         elif settings.stimuli is None:
-            raise UsageError(f"{file.path}: which stimuli? give --stimuli KEY|FOLDER|FILE\n{file.describe()}")
+            raise UsageError(
+                f"{file.path}: which stimuli? give {option_name('stimuli')} KEY|FOLDER|FILE\n"
+                f"{file.describe()}"
+            )
         else:
             self._array, self._images = stimuli_elsewhere(settings.stimuli, keys=list(file.shapes))
             self._what = settings.stimuli
@@ -177,7 +180,8 @@ def _array_parts(
     image_ids = _labels(file, settings.image_ids, IMAGE_IDS, names) if is_flat else None
     if not is_flat and (settings.image_ids is not None or settings.trial_ids is not None):
         raise UsageError(
-            f"{what} has {values.ndim} axes; --image-ids and --trial-ids are for presentations,units"
+            f"{what} has {values.ndim} axes; {option_name('image_ids')} and "
+            f"{option_name('trial_ids')} are for presentations,units"
         )
     n_axes = len(FLAT) if image_ids is not None else len(FULL)
     if file.is_matlab and values.ndim < n_axes and not is_flat:
@@ -195,7 +199,7 @@ def _array_parts(
         likely = (*values.shape[1:2], *values.shape)
     n_images = stimuli.arrange(*likely, image_ids=image_ids)
     lengths = AxisLengths(n_images, n_units, None if image_ids is None else len(image_ids))
-    order, note = find_axes(values.shape, lengths, axes, what=what, option="--axes ")
+    order, note = find_axes(values.shape, lengths, axes, what=what, option=f"{option_name('axes')} ")
     notes.add(note)
     if is_flat and image_ids is not None:
         trial_ids = _labels(file, settings.trial_ids, TRIAL_IDS, names)

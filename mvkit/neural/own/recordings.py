@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mvkit.errors import DataError, UsageError, valid_names
+from mvkit.errors import DataError, UsageError, option_name, valid_names, wording
 from mvkit.files import inspect_file, list_files, natural_key
 from mvkit.neural.dataset import NeuralDataset
 from mvkit.neural.grey_images import GreyImages
@@ -107,9 +107,9 @@ def _check_kinds(files: Sequence[Source], settings: ImportSettings) -> None:
         for one in files
     }
     given = {
-        "--window-ms": ("NWB", settings.window_ms),
-        "--presentations": ("NWB", settings.presentations),
-        "--axes": ("arrays", settings.axes),
+        option_name("window_ms"): ("NWB", settings.window_ms),
+        option_name("presentations"): ("NWB", settings.presentations),
+        option_name("axes"): ("arrays", settings.axes),
     }
     for option, (kind, value) in given.items():
         if value is not None and kind not in kinds:
@@ -189,7 +189,8 @@ def _assemble(
         if key in sources:
             raise DataError(
                 f"{part.source} and {sources[key]} both have {part.area} of animal {part.animal}; "
-                "name the animals apart ({animal} in --from or --responses, or --animal KEY)"
+                f"name the animals apart ({{animal}} in {wording('--from', 'files')} or "
+                f"{option_name('responses')}, or {option_name('animal')} KEY)"
             )
         sources[key] = part.source
         values = part.values

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mvkit.errors import DataError, UsageError, suggest, valid_names
+from mvkit.errors import DataError, UsageError, option_name, suggest, valid_names, wording
 from mvkit.files import IMAGE_SUFFIXES
 from mvkit.neural.dataset import NeuralDataset
 from mvkit.neural.grey_images import GreyImages, read_image_folder
@@ -123,7 +123,7 @@ class Source:
         """Return the name of the file for an animal that nothing else names; None where it names areas."""
         if "area" in self.captured:
             return None
-        notes.add("animals: named after the files (--animal NAME|KEY names them otherwise)")
+        notes.add(f"animals: named after the files ({option_name('animal')} NAME|KEY names them otherwise)")
         return self.path.name.partition(".")[0]
 
 
@@ -187,9 +187,15 @@ def note_near_key(name: str, what: str, keys: Sequence[str], notes: Notes) -> No
 def missing_name(what: str, path: Path, described: str) -> UsageError:
     """Build the error for recordings of which the area or animal is not said."""
     if what == "area":
-        advice = "give --area NAME (VISp) or KEY, or put {area} in --from or --responses"
+        advice = (
+            f"give {option_name('area')} NAME (VISp) or KEY, or put {{area}} in "
+            f"{wording('--from', 'files')} or {option_name('responses')}"
+        )
     else:
-        advice = "give --animal NAME or KEY, or put {animal} in --from or --responses"
+        advice = (
+            f"give {option_name('animal')} NAME or KEY, or put {{animal}} in "
+            f"{wording('--from', 'files')} or {option_name('responses')}"
+        )
     return UsageError(f"{path}: which {what}? {advice}\n{described}")
 
 
@@ -256,12 +262,19 @@ def stimuli_elsewhere(stimuli: str, *, keys: Sequence[str]) -> tuple[NDArray[Any
         keys = () if "/" in stimuli else keys
         listed = f"\n{valid_names(stimuli, keys)}" if keys else ""
         near = suggest(stimuli, keys)
-        raise UsageError(f"--stimuli {stimuli}: neither a key of the file, a folder nor a file{near}{listed}")
+        raise UsageError(
+            f"{option_name('stimuli')} {stimuli}: neither a key of the file, a folder nor a "
+            f"file{near}{listed}"
+        )
     suffix = path.suffix.lower()
     if suffix in IMAGE_SUFFIXES:
-        raise UsageError(f"--stimuli {path}: one image; give the folder of the images, or an array of them")
+        raise UsageError(
+            f"{option_name('stimuli')} {path}: one image; give the folder of the images, or an array of them"
+        )
     if suffix not in ARRAY_SUFFIXES and suffix not in NEURAL_FILE_SUFFIXES:
-        raise UsageError(f"--stimuli {path}: give a folder of images, {', '.join(ARRAY_SUFFIXES)}")
+        raise UsageError(
+            f"{option_name('stimuli')} {path}: give a folder of images, {', '.join(ARRAY_SUFFIXES)}"
+        )
     if suffix in NEURAL_FILE_SUFFIXES and not key:
         from mvkit.neural.neural_file import open_neural_file
 
@@ -271,5 +284,7 @@ def stimuli_elsewhere(stimuli: str, *, keys: Sequence[str]) -> tuple[NDArray[Any
         names = list(file.shapes)
         chosen = key or (names[0] if len(names) == 1 else next((one for one in STIMULI if one in file), ""))
         if not chosen:
-            raise UsageError(f"--stimuli {path}: which array? give {path}:KEY\n{file.describe()}")
+            raise UsageError(
+                f"{option_name('stimuli')} {path}: which array? give {path}:KEY\n{file.describe()}"
+            )
         return file.read(chosen), None

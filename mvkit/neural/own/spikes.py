@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mvkit.errors import DataError, UsageError, suggest, valid_names
+from mvkit.errors import DataError, UsageError, option_name, suggest, valid_names
 from mvkit.files import natural_key
 from mvkit.neural.grey_images import GreyImages, to_grey
 from mvkit.neural.nwb import (
@@ -104,7 +104,9 @@ def _nwb_stimuli(
             return known
         if len(names) != 1:
             listed = f"; templates in the file: {', '.join(names)}" if names else ""
-            raise UsageError(f"{file.filename}: which stimuli? give --stimuli KEY|FOLDER|FILE{listed}")
+            raise UsageError(
+                f"{file.filename}: which stimuli? give {option_name('stimuli')} KEY|FOLDER|FILE{listed}"
+            )
         key = names[0]
     if key not in names:
         if known is not None:
@@ -150,7 +152,7 @@ def _nwb_presentations(
         if len(tables) + len(indexed) != 1:
             listed = [*(f"{key} ({', '.join(_columns(intervals[key]))})" for key in intervals), *series]
             raise UsageError(
-                f"{file.filename}: which presentations? give --presentations NAME\n"
+                f"{file.filename}: which presentations? give {option_name('presentations')} NAME\n"
                 f"it has: {'; '.join(listed[:12]) or 'none'}"
             )
         name = (tables or indexed)[0]
@@ -159,7 +161,8 @@ def _nwb_presentations(
         column = next((one for one in usual if one in table), None)
         if column is None:
             raise UsageError(
-                f"{file.filename}: which column of '{name}' has the image? give --image-ids COLUMN\n"
+                f"{file.filename}: which column of '{name}' has the image? give "
+                f"{option_name('image_ids')} COLUMN\n"
                 f"columns: {', '.join(_columns(table))}"
             )
         notes.add(f"presentations: '{name}', image in column '{column}'")
@@ -207,7 +210,7 @@ def _nwb_areas(file: Any, units: Any, settings: ImportSettings, notes: Notes) ->
             return np.array([found[row].strip() if row >= 0 else "" for row in rows], dtype=np.str_)
     if given is None:
         raise UsageError(
-            f"{file.filename}: which area? give --area NAME (VISp), or a column of its units\n"
+            f"{file.filename}: which area? give {option_name('area')} NAME (VISp), or a column of its units\n"
             f"columns: {', '.join(_columns(units))}"
         )
     return np.full(n_units, given)
@@ -235,7 +238,9 @@ def _spike_rates(
     """Return spikes/s (n_presentations, n_units) in a window after onset; its end is not in it."""
     start, stop = window_ms
     if not start < stop:
-        raise UsageError(f"--window-ms {start:g} {stop:g}: the window must end after it begins")
+        raise UsageError(
+            f"{option_name('window_ms')} {start:g} {stop:g}: the window must end after it begins"
+        )
     ends = ragged_ends(units, "spike_times")
     starts = np.concatenate([[0], ends[:-1]])
     spikes = group(units, "spike_times")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mvkit.errors import DataError, UsageError, suggest
+from mvkit.errors import DataError, UsageError, option_name, suggest
 from mvkit.files import natural_key
 from mvkit.neural.grey_images import GreyImages
 from mvkit.neural.nwb import order_presentations
@@ -51,7 +51,8 @@ def read_table(
     image = table.find(settings.image_ids, IMAGE_IDS)
     if image is None:
         raise UsageError(
-            f"{table.path}: which column has the image? give --image-ids COLUMN\n{table.describe()}"
+            f"{table.path}: which column has the image? give {option_name('image_ids')} COLUMN\n"
+            f"{table.describe()}"
         )
     images = stimuli or _stimuli_of_table(settings, table, image)
     unit, trial = table.find(settings.unit_ids, UNIT_IDS), table.find(settings.trial_ids, TRIAL_IDS)
@@ -62,7 +63,8 @@ def read_table(
     response = None if unit is None else table.find(settings.responses, RESPONSES)
     if unit is not None and response is None:
         raise UsageError(
-            f"{table.path}: which column has the responses? give --responses COLUMN\n{table.describe()}"
+            f"{table.path}: which column has the responses? give {option_name('responses')} "
+            f"COLUMN\n{table.describe()}"
         )
     in_words = [
         f"image '{image}'",
@@ -180,7 +182,7 @@ class _Table:
 
 def _stimuli_of_table(settings: ImportSettings, table: _Table, image: str) -> GreyImages:
     if settings.stimuli is None:
-        raise UsageError(f"{table.path}: which stimuli? give --stimuli FOLDER|FILE")
+        raise UsageError(f"{table.path}: which stimuli? give {option_name('stimuli')} FOLDER|FILE")
     array, images = stimuli_elsewhere(settings.stimuli, keys=())
     if array is not None:
         return grey_of_ids(array, table.column(image), settings.stimuli)
@@ -248,7 +250,8 @@ def _unit_columns(table: _Table, settings: ImportSettings, used: Sequence[str]) 
     chosen = [column for column in others if table.column(column).dtype.kind in "iuf"]
     if not chosen:
         raise UsageError(
-            f"{table.path}: which column has the unit? give --unit-ids COLUMN\n{table.describe()}"
+            f"{table.path}: which column has the unit? give {option_name('unit_ids')} COLUMN\n"
+            f"{table.describe()}"
         )
     return chosen
 

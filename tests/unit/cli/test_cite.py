@@ -32,7 +32,7 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_wrong_name_is_answered_with_the_likely_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["cite", "neuropixel"]) == 2
     assert capsys.readouterr().err.startswith(
-        "error: unknown name 'neuropixel'; did you mean 'neuropixels'?\nvalid: neuropixels"
+        "error: unknown name 'neuropixel'; did you mean 'neuropixels'?\nnear: neuropixels"
     )
 
 

@@ -33,7 +33,7 @@ def place(recordings: list[Any], tmp_path: Path) -> Path:
 
 
 def assert_same(one: Scores, other: Scores) -> None:
-    assert list(one.columns) == list(other.columns)
+    assert sorted(one.columns) == sorted(other.columns)
     for name, values in one.columns.items():
         np.testing.assert_array_equal(values, other.columns[name], err_msg=name)
         assert values.dtype == other.columns[name].dtype, name

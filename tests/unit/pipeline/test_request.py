@@ -225,7 +225,7 @@ def test_contradictions_are_refused_before_anything_is_loaded(
     assert isinstance(caught.value, UsageError | RecipeError)
 
 
-PAGE = (Path(__file__).parents[3] / "docs" / "scoring.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[3] / "docs" / "reference" / "recipes.md").read_text(encoding="utf-8")
 
 
 def keys_of(model: type[BaseModel], before: str = "") -> dict[str, object]:

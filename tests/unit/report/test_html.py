@@ -405,7 +405,7 @@ def test_several_folders_are_compared(tmp_path: Path, run: ScoreRun) -> None:
 
 
 def test_wrong_folders_and_files_are_named(tmp_path: Path, run: ScoreRun) -> None:
-    with pytest.raises(DataError, match=r"nothing: no summary\.json here"):
+    with pytest.raises(DataError, match=r"nothing: no such folder"):
         read_run([tmp_path / "nothing"])
     with pytest.raises(DataError, match="is this a folder written by"):
         read_run([tmp_path])
@@ -428,7 +428,7 @@ def test_the_command_writes_the_page(
     assert run_command(["report", str(tmp_path / "out"), "--out", str(page), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"files": [str(page)]}
     assert run_command(["report", str(tmp_path / "none"), "--out", str(page)]) == 1
-    assert "no summary.json here" in capsys.readouterr().err
+    assert "no such folder" in capsys.readouterr().err
 
 
 def test_the_suffix_is_checked_before_anything_is_scored(

@@ -67,7 +67,7 @@ def test_it_returns_the_report_of_the_run(
         ("demo", {"overrides": "train.epochs=many"}, RecipeError, "override train.epochs=many"),
         ("demo", {"images": "nowhere"}, DataError, r"nowhere: no such folder \(images=\)"),
         ("demo", {}, DataError, r"not prepared yet .*\n.*images=DIR"),
-        ("demo", {"device": "gpu"}, UsageError, "device 'gpu'"),
+        ("demo", {"device": "gpu"}, UsageError, "device gpu"),
     ],
 )
 def test_wrong_arguments_are_answered_in_pythons_words(
