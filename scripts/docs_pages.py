@@ -1,4 +1,4 @@
-"""Hook of MkDocs: pages made from the code (commands, recipe keys, models), and formulas as MathML.
+"""Hook of MkDocs: pages made from the code (commands, recipe keys, columns, models), and formulas as MathML.
 
 ``mkdocs build`` imports this file; see ``hooks`` in mkdocs.yml.
 """
@@ -21,11 +21,13 @@ from mkdocs.structure.files import File, Files
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from mvkit.report.columns import columns_markdown
+
 KEYS = Path(__file__).parent.parent / "docs" / "reference" / "recipe_keys.yaml"
 _CODE = re.compile(r"(^```.*?^```|`[^`\n]+`)", re.DOTALL | re.MULTILINE)
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|\$(?=\S)([^$\n]+?)(?<=\S)\$", re.DOTALL)
 _ROLE = re.compile(r":(?:mod|func|class|meth|attr|data|exc):<code>~?(?:mvkit\.[\w.]+\.(?=[A-Z]))?")
-_COLUMNS = re.compile(r"^<!-- columns -->$.*?^<!-- end of columns -->$", re.MULTILINE | re.DOTALL)
+_COLUMNS = "<!-- columns -->"
 _KEYS_OF = re.compile(r"^<!-- keys of (\w+) -->$", re.MULTILINE)
 
 
@@ -41,8 +43,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, **_: object) -> str:
     """Fill in recipe keys, and turn formulas between dollar signs into MathML, which needs no script."""
-    if (columns := _columns_table()) is not None:
-        markdown = _COLUMNS.sub(lambda _: columns, markdown)
+    if _COLUMNS in markdown:
+        markdown = markdown.replace(_COLUMNS, columns_markdown())
     markdown = _KEYS_OF.sub(lambda match: recipe_keys(match[1]), markdown)
 
     def formula(match: re.Match[str]) -> str:
@@ -55,15 +57,6 @@ def on_page_markdown(markdown: str, **_: object) -> str:
     # Odd parts are code.
     parts = _CODE.split(markdown)
     return "".join(part if index % 2 else _FORMULA.sub(formula, part) for index, part in enumerate(parts))
-
-
-def _columns_table() -> str | None:
-    """Return the columns of what a scoring run writes, where the code describes them."""
-    try:
-        from mvkit.report.columns import columns_markdown  # type: ignore[import-not-found]
-    except ImportError:
-        return None
-    return str(columns_markdown())
 
 
 def on_page_content(html: str, **_: object) -> str:

@@ -23,7 +23,7 @@ from mvkit.files import format_bytes
 if TYPE_CHECKING:
     from mvkit.cache import CacheInfo
 
-_LEARN_MORE = "docs/sweeps.md: what is cached, and where"
+_LEARN_MORE = "docs/howto/cost.md: what is cached, and when it is used again"
 _EXAMPLES = ("mvkit cache info", "mvkit cache prune 30d", "mvkit cache prune 5GB")
 
 app = typer.Typer(

@@ -12,7 +12,7 @@ EPILOG = help_epilog(
     "mvkit cite > mvkit.bib",
     "mvkit cite alexnet_bn_ir torchvision:resnet18 neuropixels",
     "mvkit cite results/ runs/alexnet_ir",
-    learn_more="README.md; the paper's measure: docs/concepts/noise-correction.md",
+    learn_more="docs/concepts/noise-correction.md: the measure of the paper",
 )
 
 

@@ -40,7 +40,7 @@ EPILOG = help_epilog(
     "mvkit extract gabor --stimuli simulated --out gabor.h5",
     "mvkit extract alexnet_bn_ir --layers 'features.*' --stimuli my_images --out alexnet.npz",
     "mvkit extract runs/demo --export-weights demo.safetensors",
-    learn_more="docs/features.md: layers, feature files, networks from elsewhere",
+    learn_more="docs/howto/other-programs.md: feature files; docs/howto/own-network.md: own networks",
 )
 
 

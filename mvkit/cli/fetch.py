@@ -282,7 +282,7 @@ _EPILOG = help_epilog(
     "mvkit fetch neural --from 'V1_{animal}.npz' --stimuli scenes/ --area VISp --out v1.h5",
     "mvkit fetch neural --from trials.csv --stimuli scenes/ --out mine.h5",
     "mvkit fetch neural --from session.nwb --stimuli scenes/ --window-ms 0 250 --out nwb.h5",
-    learn_more="docs/howto/own-recordings.md",
+    learn_more="docs/howto/own-recordings.md: formats, options, which settings to score with",
 )
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mvkit.features import LayerInfo
     from mvkit.pipeline.listing import ListedDataset, ListedModel, ListedRecipe
 
-_LEARN_MORE = "docs/features.md: names of models and layers, networks from elsewhere"
+_LEARN_MORE = "docs/howto/own-network.md: names of models and layers, networks from elsewhere"
 
 app = typer.Typer(
     cls=Group,

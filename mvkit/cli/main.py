@@ -55,7 +55,7 @@ app = typer.Typer(
         "mvkit list models",
         "mvkit score gabor pixels --dataset simulated --recipe quick",
         "mvkit COMMAND --help",
-        learn_more="README.md and docs/ of mvkit: first steps, how-to guides, concepts",
+        learn_more="docs/index.md: first steps, how-to guides, concepts, reference",
     ),
     no_args_is_help=True,
     # Rich help pages would cost 0.15 s of the 0.3 s in which help must answer.

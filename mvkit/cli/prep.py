@@ -31,7 +31,7 @@ EPILOG = help_epilog(
     "mvkit prep imagenet_64 --images /path/to/imagenet --dry-run",
     "mvkit prep demo --images images",
     "mvkit prep --verify images/train.beton",
-    learn_more="docs/training.md: layouts of image folders, sizes on disk",
+    learn_more="docs/reference/files.md: layouts of image folders, what is written",
 )
 
 

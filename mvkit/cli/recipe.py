@@ -17,7 +17,7 @@ from mvkit.cli.console import (
     print_line,
 )
 
-_LEARN_MORE = "docs/scoring.md and docs/training.md: what each key means"
+_LEARN_MORE = "docs/reference/recipes.md: what each key means"
 
 app = typer.Typer(
     cls=Group,

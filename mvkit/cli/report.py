@@ -13,7 +13,7 @@ from mvkit.cli.console import OUTPUT, JsonOption, help_epilog, print_json, print
 EPILOG = help_epilog(
     "mvkit report scores --out report.html",
     "mvkit report scores/monday scores/tuesday --out both.html",
-    learn_more="docs/scoring.md: what the settings on the page mean",
+    learn_more="docs/reference/recipes.md: what the settings on the page mean",
 )
 
 Folders = Annotated[

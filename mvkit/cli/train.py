@@ -40,7 +40,7 @@ EPILOG = help_epilog(
     "mvkit train demo --images images --set train.max_steps=20",
     "mvkit train dual_stream_ir --dry-run",
     "mvkit train dual_stream_ir --processes 4 --precision bf16",
-    learn_more="docs/training.md: recipes, resuming, several GPUs; mvkit recipe --help: recipes of your own",
+    learn_more="docs/start/train.md: a first run; docs/howto/machines.md: several GPUs; mvkit recipe --help",
 )
 #: Options of other training programs, and the recipe's key for each.
 _RECIPE_KEYS = {
