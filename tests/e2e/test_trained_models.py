@@ -138,7 +138,7 @@ SIMULATED = ["--dataset", "simulated", "--areas", "VISp", "--splits", "1", "--ha
 
 
 def commands_of(page: str) -> list[list[str]]:
-    blocks = re.findall(r"```sh\n(.*?)```", page, flags=re.DOTALL)
+    blocks = re.findall(r"```(?:sh|text)\n(.*?)```", page, flags=re.DOTALL)
     return [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
 
 
