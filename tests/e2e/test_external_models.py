@@ -183,6 +183,7 @@ def test_what_is_wrong_is_said_without_a_traceback(
     assert "Traceback" not in printed.err and printed.out == ""
 
 
+@pytest.mark.slow
 def test_a_file_and_its_entry_give_the_same_features(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

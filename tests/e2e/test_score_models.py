@@ -190,6 +190,7 @@ def test_networks_are_pooled_as_one_model(tmp_path: Path, capsys: pytest.Capture
     assert document["comparison"]["models"] == ["nets.py:seed1", str(tmp_path / "out")]
 
 
+@pytest.mark.slow
 def test_a_figure_and_an_extrapolation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["score", "pixels", *QUICK, "--set", "extrapolate=stimuli", "--ceiling", "holdout"]
     words += ["--set", "n_components=4", "--out", str(tmp_path / "out"), "--figure", str(tmp_path / "f.png")]

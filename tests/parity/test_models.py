@@ -17,6 +17,8 @@ ARCHITECTURES = sorted(
     {*json.loads((FOLDER / "state_dicts.json").read_text()), *(p.stem for p in FOLDER.glob("*.npz"))}
 )
 TOLERANCE_64, TOLERANCE_32 = 1e-9, 1e-4
+#: Ten seconds each, of families that the fast tests have too.
+SLOW = ("shi_mousenet_ir", "shi_mousenet_vispor5_ir", "vgg16_ir_64x64")
 
 
 def _run(model: torch.nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, dict[str, np.ndarray]]:
@@ -38,7 +40,10 @@ def _run(model: torch.nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, di
     return (output["output"] if isinstance(output, dict) else output), seen
 
 
-@pytest.fixture(scope="module", params=ARCHITECTURES)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in ARCHITECTURES],
+)
 def case(request, state_dicts, filling, filled_model) -> Iterator[SimpleNamespace]:
     """One architecture: its golden, the filled model, and what one evaluation and one training pass gave."""
     name = request.param
