@@ -31,7 +31,7 @@ _CONNECT_S = 5
 #: Workers that have just been started may need this long to reach their scheduler.
 _WORKERS_S = 10
 #: Packages of which other versions may give other bits.
-_COMPUTING = ("mvkit", "numpy", "scipy", "numba")
+_COMPUTING = ("mvkit-neuro", "numpy", "scipy", "numba")
 #: Prepared layers are sent once each and may be large; dask need not say so every time.
 _LARGE_GRAPH = "8 GiB"
 

@@ -234,7 +234,7 @@ def test_a_cluster_without_workers_is_refused(new_cluster: Cluster, monkeypatch:
 def test_workers_with_other_versions_are_refused(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mvkit.scoring.parallel._version_here", lambda package: "0.0.1")
     with (
-        pytest.raises(WorkerError, match=r"mvkit is .* on this worker, and 0\.0\.1 here"),
+        pytest.raises(WorkerError, match=r"mvkit-neuro is .* on this worker, and 0\.0\.1 here"),
         dask_cluster(cluster.address),
     ):
         pytest.fail("was not refused")
