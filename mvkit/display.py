@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +28,26 @@ _MOST_ROWS = 30
 _NOTEBOOK_DPI = 150
 #: A notebook's bar is drawn anew after so many seconds.
 _REFRESH_S = 0.1
+
+
+@contextmanager
+def quiet_logger(name: str, level: int) -> Iterator[None]:
+    """Let a library's logger write nothing below a level, for the length of a block.
+
+    Parameters
+    ----------
+    name
+        Of the logger.
+    level
+        Such as ``logging.ERROR``.
+    """
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 @contextmanager

@@ -70,10 +70,6 @@ class Resources:
     dask: str | None = None
 
 
-#: What to do about a device that cannot be used.
-_DEVICES = "use cpu, cuda where there is a GPU of NVIDIA's or AMD's, or mps on a Mac"
-
-
 def check_device(name: str) -> None:
     """Check that a name is one of a kind of device; whether this machine has one is checked by torch.
 

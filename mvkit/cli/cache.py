@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,6 +12,7 @@ from mvkit.cli.console import (
     HomeOption,
     JsonOption,
     help_epilog,
+    home_path,
     plain_table,
     print_json,
     print_line,
@@ -41,7 +41,7 @@ def info(home: HomeOption = None, as_json: JsonOption = False) -> None:
     from mvkit.cache import cache_info
     from mvkit.paths import cache_dir, ceilings_dir
 
-    directory = Path(home) if home else None
+    directory = home_path(home)
     cached = cache_info(cache_dir(directory), ceilings=ceilings_dir(directory))
     if as_json:
         print_json(cached.to_json())
@@ -65,7 +65,7 @@ def prune(
     from mvkit.cache import prune as prune_cache
     from mvkit.paths import cache_dir, ceilings_dir
 
-    directory = Path(home) if home else None
+    directory = home_path(home)
     report = prune_cache(cache_dir(directory), rule, ceilings=ceilings_dir(directory))
     if as_json:
         print_json(report.to_json())

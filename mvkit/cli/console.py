@@ -6,6 +6,8 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
+from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TextIO, get_args
 
 import typer
@@ -325,6 +327,14 @@ def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
         raise UsageError(f"{option} must be one number or three with commas between, got '{text}'") from None
 
 
+class SelectionPreset(StrEnum):
+    """Named selections of units."""
+
+    CODE = "code"
+    PAPER = "paper"
+    NONE = "none"
+
+
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on stdout.", rich_help_panel=OUTPUT)
 ]
@@ -353,6 +363,33 @@ def print_line(text: str) -> None:
 def note(text: str) -> None:
     """Print a remark for the person watching, on stderr."""
     _write(sys.stderr, text + "\n")
+
+
+def home_path(home: str | None) -> Path | None:
+    """Return the folder of ``--home``; None where it was not given, for the usual one."""
+    return Path(home) if home else None
+
+
+def check_network(
+    models: Sequence[str],
+    *,
+    weights: str,
+    layers: str | Sequence[str] | None,
+    home: str | None,
+    device: str,
+) -> None:
+    """Check names of models, weights, layers and device before torch is imported, which takes seconds.
+
+    Raises
+    ------
+    UsageError, MvkitError
+        As :func:`mvkit.models.names.check_models` and :func:`mvkit.machine.check_device`.
+    """
+    from mvkit.machine import check_device
+    from mvkit.models.names import check_models
+
+    check_models(models, weights=weights, layers=layers, home=home_path(home))
+    check_device(device)
 
 
 def plain_table(*columns: str) -> Table:

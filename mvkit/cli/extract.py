@@ -16,9 +16,11 @@ from mvkit.cli.console import (
     JsonOption,
     Mean,
     Std,
+    check_network,
     complete_datasets,
     complete_models,
     help_epilog,
+    home_path,
     input_options,
     note,
     print_json,
@@ -140,13 +142,9 @@ def command(
 ) -> None:
     """Write what a model's layers give for a set of images, all layers in one pass."""
     from mvkit.files import check_output_path
-    from mvkit.machine import check_device
-    from mvkit.models.names import check_models
     from mvkit.paths import DATASETS, locate_dataset
 
-    # Before torch is imported, which takes seconds.
-    check_models([model], weights=weights, layers=split_commas(layers), home=Path(home) if home else None)
-    check_device(device)
+    check_network([model], weights=weights, layers=split_commas(layers), home=home, device=device)
     target = export_weights or out
     if target is None:
         raise UsageError(
@@ -157,7 +155,7 @@ def command(
         beside = {"--out": out, "--layers": layers, "--stimuli": stimuli, "--format": file_format}
         _refuse_beside_export([option for option, value in beside.items() if value])
     elif stimuli in DATASETS:
-        locate_dataset(stimuli, Path(home) if home else None)
+        locate_dataset(stimuli, home_path(home))
     elif stimuli is not None and not Path(stimuli).expanduser().exists():
         raise UsageError(
             f"stimuli '{stimuli}': no such dataset, neural file or folder of images"
@@ -179,7 +177,7 @@ def command(
         device=device,
         threads=threads,
         inputs=input_options(input_size, mean, std, grey=grey),
-        home=Path(home) if home else None,
+        home=home_path(home),
         format=file_format,
     )
     if export_weights is not None:

@@ -20,6 +20,7 @@ from mvkit.cli.console import (
     complete_areas,
     complete_checkpoints,
     help_epilog,
+    home_path,
     note,
     plain_table,
     print_json,
@@ -199,7 +200,8 @@ _SESSION_OPTIONS = {
 }
 _SPIKE_OPTIONS = ("--bin-ms", "--window-ms", "--isi-violations", "--amplitude-cutoff", "--presence-ratio")
 _PICKLES = (".pkl", ".pkl.gz", ".pkl.xz")
-#: Options about recordings of one's own, and the fields of their settings; two are shared with sessions.
+#: Options about recordings of one's own, and the fields of their settings.
+#: `--areas` and `--window-ms` are shared with sessions.
 _OWN_OPTIONS = {
     "--responses": "responses",
     "--axes": "axes",
@@ -212,7 +214,6 @@ _OWN_OPTIONS = {
     "--presentations": "presentations",
     "--units-of-measure": "units_of_measure",
 }
-_SHARED_OPTIONS = ("--areas", "--window-ms")
 #: Medians of reliabilities below this are about 0.
 _UNRELIABLE = 0.05
 #: Recordings that a table lists one by one.
@@ -583,7 +584,7 @@ def reliability(
             seed=seed,
             out=out,
             replace=replace,
-            home=Path(home) if home else None,
+            home=home_path(home),
             progress=progress,
         )
     if as_json:
@@ -621,7 +622,7 @@ def allensdk(
 
     installed = install_allensdk(
         into,
-        home=Path(home) if home else None,
+        home=home_path(home),
         extras=tuple(extras or ()),
         force=force,
         offline=offline,
@@ -683,7 +684,7 @@ def _request(home: str | None, *, force: bool, offline: bool, keep_raw: bool = F
     from mvkit.fetch.run import FetchRequest
 
     return FetchRequest(
-        home=Path(home) if home else None,
+        home=home_path(home),
         force=force,
         offline=offline,
         keep_raw=keep_raw,

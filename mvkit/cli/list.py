@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,6 +16,7 @@ from mvkit.cli.console import (
     JsonOption,
     complete_models,
     help_epilog,
+    home_path,
     plain_table,
     print_json,
     print_line,
@@ -58,7 +58,7 @@ def models(pattern: Pattern = None, home: HomeOption = None, as_json: JsonOption
     """List the models that score, extract and recipes know by name."""
     from mvkit.pipeline.listing import EXTERNAL_MODELS, list_models
 
-    rows = list_models(pattern, home=Path(home) if home else None)
+    rows = list_models(pattern, home=home_path(home))
     if as_json:
         print_json({"models": [asdict(row) for row in rows], "external": dict(EXTERNAL_MODELS)})
         return
@@ -119,7 +119,7 @@ def layers(
 
     if parse_external(model) is None and not is_checkpoint_path(model):
         # Before torch is imported, which takes seconds.
-        path = Path(home) if home else None
+        path = home_path(home)
         check_models([model], weights=weights or "random", layers=split_commas(patterns), home=path)
     from mvkit.pipeline.listing import list_layers
 
@@ -128,7 +128,7 @@ def layers(
         split_commas(patterns),
         weights=weights,
         input_size=input_size,
-        home=Path(home) if home else None,
+        home=home_path(home),
     )
     if as_json:
         print_json(listing.to_json())
@@ -173,7 +173,7 @@ def datasets(pattern: Pattern = None, home: HomeOption = None, as_json: JsonOpti
     """List the recordings that --dataset knows by name."""
     from mvkit.pipeline.listing import list_datasets
 
-    rows = list_datasets(pattern, home=Path(home) if home else None)
+    rows = list_datasets(pattern, home=home_path(home))
     if as_json:
         print_json({"datasets": [asdict(row) for row in rows]})
         return

@@ -14,10 +14,13 @@ from mvkit.cli.console import (
     Command,
     HomeOption,
     JsonOption,
+    SelectionPreset,
+    check_network,
     complete_areas,
     complete_datasets,
     complete_models,
     help_epilog,
+    home_path,
     print_json,
     print_line,
 )
@@ -67,14 +70,6 @@ class HierarchyValue(StrEnum):
 
     SCORE = "score"
     DEPTH = "depth"
-
-
-class SelectionPreset(StrEnum):
-    """Named selections of units."""
-
-    CODE = "code"
-    PAPER = "paper"
-    NONE = "none"
 
 
 Out = Annotated[
@@ -377,7 +372,7 @@ def reliability(
     from mvkit.neural.open import read_unit_facts
     from mvkit.report.figures import draw_reliability
 
-    name, facts = read_unit_facts(dataset, home=_home(home))
+    name, facts = read_unit_facts(dataset, home=home_path(home))
     figure = draw_reliability(facts, dataset=name, selection=selection, fraction=fraction, style=style)
     _save(figure, out, dpi, text=text, as_json=as_json)
 
@@ -410,7 +405,7 @@ def histogram(
     from mvkit.neural.open import read_unit_facts
     from mvkit.report.figures import draw_reliability_histogram
 
-    name, facts = read_unit_facts(dataset, home=_home(home))
+    name, facts = read_unit_facts(dataset, home=home_path(home))
     figure = draw_reliability_histogram(facts, dataset=name, selection=selection, style=style)
     _save(figure, out, dpi, text=text, as_json=as_json)
 
@@ -464,12 +459,12 @@ def rdm(
     Images are in the same order in both representational dissimilarity matrices.
     """
     style = _style(out, width, columns, no_title=no_title)
-    _check_model(model, weights, layer, home, device)
+    check_network([model], weights=weights, layers=layer, home=home, device=device)
     from mvkit.pipeline.plots import ModelLayer, compare_rdms
     from mvkit.report.figures import draw_rdms
 
     source = ModelLayer(model, layer, weights, seed, device)
-    rdms = compare_rdms(source, dataset, area=area, selection=selection, home=_home(home))
+    rdms = compare_rdms(source, dataset, area=area, selection=selection, home=home_path(home))
     _save(draw_rdms(rdms, style=style), out, dpi, text=text, as_json=as_json)
 
 
@@ -523,19 +518,17 @@ def unit(
     """
     style = _style(out, width, columns, no_title=no_title)
     if model is not None:
-        _check_model(model, weights, layer, home, device)
+        check_network([model], weights=weights, layers=layer, home=home, device=device)
     elif layer is not None:
         raise UsageError("--layer: of which model? add --model MODEL")
     from mvkit.pipeline.plots import ModelLayer, read_unit
     from mvkit.report.figures import draw_unit
 
     source = None if model is None else ModelLayer(model, layer, weights, seed, device)
-    shown = read_unit(dataset, area=area, specimen=animal, unit_id=unit_id, source=source, home=_home(home))
+    shown = read_unit(
+        dataset, area=area, specimen=animal, unit_id=unit_id, source=source, home=home_path(home)
+    )
     _save(draw_unit(shown, style=style), out, dpi, text=text, as_json=as_json)
-
-
-def _home(home: str | None) -> Path | None:
-    return Path(home) if home else None
 
 
 def _style(out: Path, width: float | None, columns: int | None, *, no_title: bool) -> FigureStyle:
@@ -546,15 +539,6 @@ def _style(out: Path, width: float | None, columns: int | None, *, no_title: boo
         raise UsageError("--width and --columns both say how wide the figure is: give one of them")
     check_figure(out)
     return FigureStyle(COLUMN_WIDTHS_IN[columns] if columns else width, titles=not no_title)
-
-
-def _check_model(model: str, weights: str, layer: str | None, home: str | None, device: str) -> None:
-    """Check names before torch is imported, which takes seconds."""
-    from mvkit.machine import check_device
-    from mvkit.models.names import check_models
-
-    check_models([model], weights=weights, layers=layer, home=_home(home))
-    check_device(device)
 
 
 def _chosen(saved: Mapping[str, Scores], names: list[str] | None) -> Mapping[str, Scores]:

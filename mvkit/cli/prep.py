@@ -14,6 +14,7 @@ from mvkit.cli.console import (
     JsonOption,
     complete_recipes,
     help_epilog,
+    home_path,
     note,
     print_json,
     print_line,
@@ -115,7 +116,7 @@ def command(
     from mvkit.paths import images_dir
 
     settings = load_prep_recipe(recipe, overrides or [])
-    folder = out or images_dir(settings.name, Path(home) if home else None)
+    folder = out or images_dir(settings.name, home_path(home))
     if dry_run:
         planned = plan(settings, images, folder)
         if as_json:

@@ -20,11 +20,14 @@ from mvkit.cli.console import (
     PROTOCOL,
     HomeOption,
     JsonOption,
+    SelectionPreset,
+    check_network,
     complete_areas,
     complete_datasets,
     complete_models,
     complete_recipes,
     help_epilog,
+    home_path,
     note,
     print_json,
     print_line,
@@ -69,14 +72,6 @@ class CeilingKind(StrEnum):
     NONE = "none"
     HOLDOUT = "holdout"
     PAIRWISE = "pairwise"
-
-
-class SelectionPreset(StrEnum):
-    """Named selections of units."""
-
-    CODE = "code"
-    PAPER = "paper"
-    NONE = "none"
 
 
 _SUBJECT = "What is scored"
@@ -368,16 +363,12 @@ def command(
     home: HomeOption = None,
 ) -> None:
     """Score how well models' layers predict mouse neurons, corrected for noise; compare several models."""
-    from mvkit.machine import Resources, check_device
-    from mvkit.models.names import check_models
+    from mvkit.machine import Resources
 
     # All of it before torch is imported, which takes seconds.
     if not models:
         raise UsageError("no MODEL to score: name at least one; all: mvkit list models")
-    check_models(
-        models, weights=weights, layers=_names("--layers", layers), home=Path(home) if home else None
-    )
-    check_device(device)
+    check_network(models, weights=weights, layers=_names("--layers", layers), home=home, device=device)
     if out is not None and out.is_file():
         raise UsageError(f"--out {out} is a file; give a folder")
     from mvkit.pipeline.request import ScoreRequest, resolve_recipe
@@ -404,7 +395,7 @@ def command(
         resources=Resources(
             n_jobs=jobs,
             device=device,
-            home=Path(home) if home else None,
+            home=home_path(home),
             cache=not no_cache,
             dask=dask,
         ),
@@ -413,7 +404,7 @@ def command(
     if dataset is not None:
         from mvkit.pipeline.listing import check_areas
 
-        check_areas(dataset, request.areas, home=Path(home) if home else None)
+        check_areas(dataset, request.areas, home=home_path(home))
     from mvkit.pipeline.score import parse_shard, run_score, run_shard
     from mvkit.report import run_document, run_page, save_run, save_table, written_lines
     from mvkit.report.figures import check_figure, draw_run

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from mvkit.display import quiet_logger
 from mvkit.errors import (
     CheckpointError,
     FetchError,
@@ -721,7 +722,7 @@ def build_timm(name: str, weights: str | os.PathLike[str], seed: int | None) -> 
         )
         with (
             _explain_download_errors(f"timm:{name}", advice, is_here=False),
-            _without_retry_messages(),
+            quiet_logger("huggingface_hub", logging.ERROR),
             warnings.catch_warnings(action="ignore"),
         ):
             network = timm.create_model(name, pretrained=True)
@@ -832,18 +833,6 @@ def _download_reason(error: BaseException) -> str:
             return "no connection to the server"
         chain = chain.__cause__ or chain.__context__
     return (" ".join(str(error).split()) or type(error).__name__)[:200]
-
-
-@contextmanager
-def _without_retry_messages() -> Iterator[None]:
-    """Silence the lines, one for each try, of the client of Hugging Face."""
-    client = logging.getLogger("huggingface_hub")
-    before = client.level
-    client.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        client.setLevel(before)
 
 
 def fill_from_file(network: nn.Module, path: Path, model_name: str) -> None:

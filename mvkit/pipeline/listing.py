@@ -466,13 +466,13 @@ def _listed_dataset(name: str, path: Path) -> ListedDataset:
 
 def _count_units(path: Path) -> UnitCounts:
     """Return the areas of a neural file, its units and its animals."""
-    from mvkit.neural.dataset import AREA_ORDER
+    from mvkit.neural.dataset import area_sort_key
     from mvkit.neural.neural_file import open_neural_file
 
     with open_neural_file(path) as file:
         columns, n_units = file.contents.unit_columns, file.contents.n_units
     areas = set(columns["visual_area"].tolist()) - {""} if "visual_area" in columns else set()
-    ordered = [area for area in AREA_ORDER if area in areas] + sorted(areas - set(AREA_ORDER))
+    ordered = sorted(areas, key=area_sort_key)
     animals = len(set(columns["specimen_id"].tolist())) if "specimen_id" in columns else None
     return tuple(ordered), n_units, animals
 

@@ -152,7 +152,11 @@ def _verdicts(run: ScoreRun, *, width: int) -> Iterator[str | RenderableType]:
 
 def _single_model(run: ScoreRun) -> Iterator[str | RenderableType]:
     name, scores = next(iter(run.models.items()))
-    choice = scores.settings.layer_choice
+    yield from _best_layers(run, name, scores, scores.settings.layer_choice)
+
+
+def _best_layers(run: ScoreRun, name: str, scores: Scores, choice: str) -> Iterator[str | RenderableType]:
+    """Yield the table of the layers chosen for a model's areas, or why there is none."""
     why = no_choice(scores, choice)
     if why:
         yield from (f"no best layers {CHOICES[choice]}: {why}", "")
@@ -203,13 +207,7 @@ def _details(run: ScoreRun) -> Iterator[str | RenderableType]:
         first = scores.settings.layer_choice
         both = (first, "held-out" if first == "paper" else "paper")
         for choice in both[:1] if len(scores.layers) == 1 else both:
-            why = no_choice(scores, choice)
-            if why:
-                yield from (f"no best layers {CHOICES[choice]}: {why}", "")
-                continue
-            yield _bold(best_layer_title(scores, choice))
-            yield best_layer_table(scores, choice, run.fractions.get(name), run.ceiling)
-            yield from (*missing_intervals(scores, choice), "")
+            yield from _best_layers(run, name, scores, choice)
         lines = result_lines(scores, table2=run.table2.get(name))
         yield from (*lines, *([""] if lines else []))
     if run.ceiling is not None:

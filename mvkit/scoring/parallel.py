@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from threadpoolctl import threadpool_limits
 
+from mvkit.display import quiet_logger
 from mvkit.errors import MissingPackageError, UsageError, WorkerError, wording
 
 log = logging.getLogger(__name__)
@@ -263,7 +264,9 @@ def dask_cluster(address: str | None) -> Iterator[None]:
         yield
         return
     quiet = {"distributed.admin.large-graph-warning-threshold": _LARGE_GRAPH}
-    with dask.config.set(quiet), _silent_client(), closing(_connect(url)) as client:
+    # The client would log the traceback of a lost connection, which an error says in a line.
+    silence = quiet_logger("distributed.client", logging.CRITICAL)
+    with dask.config.set(quiet), silence, closing(_connect(url)) as client:
         _check_workers(client, address)
         try:
             with parallel_config(backend="dask", client=client):
@@ -280,18 +283,6 @@ def dask_cluster(address: str | None) -> Iterator[None]:
                 f"{_dask_option()} {address}: the connection to the dask scheduler was lost\nstart it again; "
                 + _resume_advice()
             ) from error
-
-
-@contextmanager
-def _silent_client() -> Iterator[None]:
-    """Keep dask's client from logging the traceback of a lost connection, which an error says in a line."""
-    logger = logging.getLogger("distributed.client")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _parse_address(address: str) -> str:
