@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mvkit.errors import UsageError, wording
 from mvkit.machine import choose_device
-from mvkit.models.base import is_quantised
+from mvkit.models.base import MissingWeightsError, is_quantised
 from mvkit.models.external import check_has_values, wrapper_attribute
 
 logger = logging.getLogger(__name__)
@@ -172,7 +172,7 @@ def record_calls(
     needed
         Module path -> how many calls of it are needed; None means all, however many there are. When no entry
         is None, the pass ends as soon as the last needed call returned: what lies behind it is never
-        computed.
+        computed. It ends, too, before a module whose weights the checkpoint lacks.
 
     Returns
     -------
@@ -199,7 +199,7 @@ def record_calls(
             handles.append(model.get_submodule(path).register_forward_hook(recorder(path)))
         with torch.no_grad(), _run_uncompiled(model):
             model(inputs)
-    except _StopForwardPass:
+    except (_StopForwardPass, MissingWeightsError):
         pass
     finally:
         for handle in handles:

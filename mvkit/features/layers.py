@@ -14,7 +14,7 @@ from mvkit.errors import UsageError, wording
 from mvkit.features.feature_set import LayerInfo
 from mvkit.features.hooks import CallValue, evaluation_mode, floating_dtype, parse_device, record_calls
 from mvkit.features.stimuli import network_inputs, open_stimuli
-from mvkit.models.base import FINAL, declared_names
+from mvkit.models.base import FINAL, declared_names, missing_weights
 from mvkit.models.external import unwrap
 from mvkit.models.names import LISTING_COMMAND, PUBLISHED, RequestedLayer, requested_layers
 
@@ -130,11 +130,12 @@ def survey_layers(
         inputs = network_inputs(model, stimuli, stimuli.read(0, 1)).to(compute_on, floating_dtype(model))
         calls = record_calls(model, inputs, dict.fromkeys(paths.values()))
     default, published = set(default_layers(model)), set(published_layers(model))
-    infos, left_out = [], {}
+    infos, left_out, lacking = [], {}, missing_weights(model)
     for name, path in paths.items():
         values = dict(name_calls(name, calls[path]))
         if not values:
-            left_out[name] = "returns no tensor" if calls[path] else "the forward pass never calls it"
+            never = lacking or "the forward pass never calls it"
+            left_out[name] = "returns no tensor" if calls[path] else never
         for full_name, value in values.items():
             problem = problem_with(value, 1)
             if problem is None:
@@ -252,7 +253,13 @@ class LayerTap:
         values: dict[str, Tensor] = {}
         for layer in self._requested:
             try:
-                values.update(_named_values(layer, calls[self._paths[layer.name]], len(inputs)))
+                own = calls[self._paths[layer.name]]
+                if not own and (lacking := missing_weights(self._model)):
+                    raise UsageError(
+                        f"layer '{layer.name}' cannot be recorded: it needs weights, and {lacking}\n"
+                        "name layers before these, or give a file that has them"
+                    )
+                values.update(_named_values(layer, own, len(inputs)))
             except UsageError as error:
                 if layer.is_named:
                     raise

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from mvkit.errors import UsageError
+from mvkit.errors import CheckpointError, UsageError
 from mvkit.models.preprocessing import IMAGENET_64, Preprocessing
 
 #: Name under which a model's output can be tapped.
 FINAL = "final"
+
+#: Keys that a message lists at most.
+_SHOWN = 5
 
 #: ``weights_id`` of a model without weights.
 NO_WEIGHTS = "none"
@@ -109,6 +113,8 @@ class VisionModel(nn.Module):
         modes = {module: module.training for module in self.modules()}
         try:
             self.eval()(torch.zeros(1, 3, side_px, side_px))
+        except MissingWeightsError:
+            pass
         except RuntimeError as error:
             reason = " ".join(str(error).split())
             raise UsageError(
@@ -141,6 +147,43 @@ class VisionModel(nn.Module):
         return {
             path: path for path, module in self.named_modules() if path and not isinstance(module, containers)
         }
+
+
+class MissingWeightsError(CheckpointError):
+    """A forward pass came to a module whose weights the checkpoint lacks."""
+
+
+def guard_missing_weights(network: nn.Module, keys: Sequence[str], path: Path) -> None:
+    """Let no forward pass run a module whose weights a file lacks.
+
+    Parameters
+    ----------
+    network
+        The network.
+    keys
+        Names of parameters and buffers without values.
+    path
+        The file.
+    """
+    if not keys:
+        return
+    # A plain attribute, which state dicts do not hold.
+    network.missing_weights = f"{path} lacks {', '.join(keys[:_SHOWN])}" + (  # type: ignore[assignment]
+        f", ... ({len(keys) - _SHOWN} more)" if len(keys) > _SHOWN else ""
+    )
+    reason = missing_weights(network)
+
+    def stop(module: nn.Module, inputs: Any) -> None:
+        del module, inputs
+        raise MissingWeightsError(f"the forward pass needs weights that are not there: {reason}")
+
+    for owner in dict.fromkeys(key.rpartition(".")[0] for key in keys):
+        network.get_submodule(owner).register_forward_pre_hook(stop)
+
+
+def missing_weights(model: nn.Module) -> str:
+    """Return which weights a network lacks (``head.pth lacks fc.weight, fc.bias``); "" if it has all."""
+    return next((str(found) for one in model.modules() if (found := vars(one).get("missing_weights"))), "")
 
 
 def state_digest(model: nn.Module) -> str:

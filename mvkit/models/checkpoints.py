@@ -1,27 +1,35 @@
-"""Checkpoints, read without running anything they name, and fitted to a network's names and shapes."""
+"""Checkpoints, read without running anything they name, and fitted to a network's names and shapes.
+
+What is no tensor is passed over: torch reads files of tensors and plain data itself; of any other file a
+:class:`_InertUnpickler` follows the pickle, for which a class is a name and an object a record.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 import pickle
-import re
 import struct
 import warnings
 import zipfile
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from types import ModuleType
+from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
+from torch.storage import TypedStorage
 
-from mvkit.errors import CheckpointError
+from mvkit.errors import CheckpointError, DataError, printable, suggest, wording
 from mvkit.files import opening_as_text, sha256_of
-from mvkit.models.base import VisionModel
+from mvkit.models.base import VisionModel, guard_missing_weights, state_digest
+from mvkit.models.names import split_key
+from mvkit.neural.pickle_reader import INSTRUCTIONS, Machine, Name, PickleFile, Record
 
 _log = logging.getLogger(__name__)
 
@@ -30,11 +38,28 @@ FORMAT_NAME = "mvkit-weights"
 FORMAT_VERSION = 1
 SUFFIX = ".safetensors"
 
-#: Where the weights lie in a checkpoint, the first that is there; otherwise the checkpoint is the state dict.
-CONTAINERS = ("model_state_dict", "state_dict", "model")
+#: Where the weights lie in a checkpoint, the first that is there, also one in another (``model.state_dict``).
+CONTAINERS = (
+    "model_state_dict",
+    "state_dict",
+    "model",
+    "net",
+    "network",
+    "module",
+    "encoder",
+    "backbone",
+    "weights",
+    "params",
+    "teacher",
+    "student",
+    "state_dict_ema",
+    "model_ema",
+    "ema",
+)
 
-#: Path component that ``DistributedDataParallel`` adds; no architecture of mvkit's has one of that name.
-_WRAPPERS = ("module",)
+#: Path components that wrappers add: DataParallel, torch.compile, FSDP, activation checkpointing. No
+#: architecture of mvkit's has one of these names.
+WRAPPERS: tuple[str, ...] = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 #: First components of the state of objectives beside the network (names of the goldens' ``losses/``).
 _OBJECTIVE_STATE = (
     "_embedding_func",
@@ -49,13 +74,51 @@ _OBJECTIVE_STATE = (
     "queue_ptr",
     "readout",
 )
+#: First components of heads, which a file may hold for a network that has none, or lack.
+_HEADS = ("classifier", "fc", "head", "head_dist", "heads", "last_linear", "linear", "logits", "n_averaged")
 #: Keys that a message lists at most.
 _SHOWN = 5
+#: State dicts in a file that a message lists at most.
+_MOST_LISTED = 12
+#: How deep, and in how many mappings, state dicts are looked for.
+_DEEPEST, _MOST_MAPPINGS = 6, 10_000
 
 #: What to do about a damaged file.
 _FETCH_AGAIN = "if it is a published one, fetch it again: mvkit fetch checkpoints --force"
 
 _ZIP_MAGIC = b"PK\x03\x04"
+_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
+
+#: What to do with files of other programs.
+_SAVE_STATE = "mvkit reads weights of torch: save them, torch.save(model.state_dict(), 'w.pt')"
+_TENSORFLOW = f"a checkpoint of TensorFlow|{_SAVE_STATE}"
+#: Last bytes of TensorFlow's tables.
+_TABLE_MAGIC = b"\x57\xfb\x80\x8b\x24\x75\x47\xdb"
+_UNPACK = "unpack it and name the file of weights in it"
+#: First bytes of other files -> what it is|what to do.
+_OTHER_KINDS = {
+    b"version https://git-lfs": "a pointer of Git LFS|the file itself is not here yet: git lfs pull",
+    b"\x89HDF": f"an HDF5 file (of Keras?)|{_SAVE_STATE}",
+    b"\x93NUMPY": f"a NumPy array|{_SAVE_STATE}",
+    b"GGUF": f"a GGUF file|{_SAVE_STATE}",
+    b"\x1f\x8b": f"compressed by gzip|{_UNPACK}",
+    b"BZh": f"compressed by bzip2|{_UNPACK}",
+    b"\xfd7zXZ": f"compressed by xz|{_UNPACK}",
+    b"\x28\xb5\x2f\xfd": f"compressed by zstd|{_UNPACK}",
+    b"7z\xbc\xaf": f"a 7z archive|{_UNPACK}",
+    b"Rar!": f"a RAR archive|{_UNPACK}",
+    b"%PDF": "a PDF|name the file of weights",
+    b"\x89PNG": "an image|name the file of weights",
+}
+#: Endings of names of other files.
+_OTHER_NAMES = {
+    ".onnx": f"a network of ONNX|{_SAVE_STATE}",
+    ".pb": _TENSORFLOW,
+    ".ckpt.meta": _TENSORFLOW,
+    ".ckpt.index": _TENSORFLOW,
+    ".tflite": _TENSORFLOW,
+    ".msgpack": f"a checkpoint of Flax|{_SAVE_STATE}",
+}
 _NUMPY_KINDS = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?", "U", "S")
 _LENGTH_BYTES = 8
 # The format's own bound on headers (its README, "Format"); longer ones are not read.
@@ -97,6 +160,10 @@ def read_checkpoint(path: Path, *, remedy: str = _FETCH_AGAIN) -> object:
     first = _first_bytes(path, remedy)
     if looks_like_safetensors(first) or path.suffix == SUFFIX:
         return _read_weights_file(path, remedy=remedy)
+    if path.name.endswith(".index.json"):
+        return _read_shards(path, remedy)
+    # Mapping the file keeps the memory bank and optimiser state, which are not needed, out of memory.
+    options: dict[str, Any] = {"map_location": "cpu", "mmap": first.startswith(_ZIP_MAGIC) or None}
     try:
         with (
             opening_as_text(path) as name,
@@ -105,34 +172,230 @@ def read_checkpoint(path: Path, *, remedy: str = _FETCH_AGAIN) -> object:
         ):
             # torch warns of pickle protocols other than its own; what it cannot read is an error anyway.
             warnings.simplefilter("ignore")
-            # Mapping the file keeps the memory bank and optimiser state, which are not needed, out of memory.
-            return torch.load(
-                name, map_location="cpu", weights_only=True, mmap=first.startswith(_ZIP_MAGIC) or None
-            )
-    except _UNREADABLE as error:
-        if name := _forbidden_global(error):
-            raise CheckpointError(
-                f"{path}: a pickled object ('{name}'), which may run code when loaded; mvkit reads weights\n"
-                "save those, torch.save(model.state_dict(), 'w.pt'), and give FILE.py:FUNCTION --weights w.pt"
-            ) from None
+            try:
+                return torch.load(name, weights_only=True, **options)
+            except pickle.UnpicklingError:
+                # It names what torch does not allow. Archives of TorchScript do not come here.
+                return torch.load(name, weights_only=False, pickle_module=_inert_pickle(path), **options)
+    except (*_UNREADABLE, DataError) as error:
         raise _damage_error(path, "checkpoint", error, remedy) from None
 
 
 def _first_bytes(path: Path, remedy: str) -> bytes:
+    """Return the first bytes of a file, unless they or its name tell that it is of another kind."""
+    if path.is_dir():
+        inside = sorted(entry.name for entry in path.iterdir() if entry.suffix in _SUFFIXES)
+        advice = f"name a file in it: {', '.join(inside[:_SHOWN])}" if inside else "name a file of weights"
+        raise CheckpointError(f"{path}: is a folder\n{advice}")
     try:
         with path.open("rb") as file:
             first = file.read(512)
+            file.seek(max(0, path.stat().st_size - len(_TABLE_MAGIC)))
+            last = file.read(len(_TABLE_MAGIC))
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
     if not first:
         raise CheckpointError(f"{path}: the file is empty; {remedy}")
     # The length of a safetensors header can begin with these very bytes.
-    if first.lstrip().startswith(b"<") and not looks_like_safetensors(first):
+    if looks_like_safetensors(first):
+        return first
+    if first.lstrip().startswith(b"<"):
         raise CheckpointError(
             f"{path}: this is an HTML or XML page, not a checkpoint (an error message of the server?)\n"
             f"{remedy}"
         )
+    kind = next((kind for magic, kind in _OTHER_KINDS.items() if first.startswith(magic)), None)
+    kind = kind or next((kind for ending, kind in _OTHER_NAMES.items() if path.name.endswith(ending)), None)
+    if last == _TABLE_MAGIC or ".data-0000" in path.name:
+        kind = _TENSORFLOW
+    elif first[257:262] == b"ustar":
+        kind = f"a tar archive|{_UNPACK}; one by torch before 0.2 load and save again with torch"
+    elif first.startswith(_ZIP_MAGIC):
+        kind = _kind_of_zip(path)
+    if kind is not None:
+        what, advice = kind.split("|")
+        raise CheckpointError(f"{path}: is {what}, not a checkpoint of torch's\n{advice}")
     return first
+
+
+def _kind_of_zip(path: Path) -> str | None:
+    """Return what a zip archive is that torch.save did not write; None if it did, or if it is damaged."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
+        return None
+    inner = {name.partition("/")[2] for name in names}
+    if "constants.pkl" in inner:
+        return (
+            "a TorchScript archive|save its weights: "
+            "torch.save(torch.jit.load(FILE, map_location='cpu').state_dict(), 'w.pt')"
+        )
+    if "data.pkl" in inner:
+        return None
+    if {"archive_format", "serialized_exported_programs"} & inner or path.suffix == ".pt2":
+        return (
+            "a program of torch.export|save its weights: "
+            "torch.save(torch.export.load(FILE).state_dict, 'w.pt')"
+        )
+    if names and all(name.endswith(".npy") for name in names):
+        return f"a NumPy archive (.npz)|{_SAVE_STATE}"
+    if any(name.endswith(".weights.h5") for name in names):
+        return f"a model of Keras|{_SAVE_STATE}"
+    weights = [name for name in names if Path(name).suffix in _SUFFIXES]
+    return f"a zip archive|{_UNPACK}" + (f": {', '.join(weights[:_SHOWN])}" if weights else "")
+
+
+def _read_shards(path: Path, remedy: str) -> dict[str, Any]:
+    """Return the weights of several files in one folder, which an index names (Hugging Face)."""
+    try:
+        files = set(json.loads(path.read_text("utf-8"))["weight_map"].values())
+        if not all(isinstance(file, str) and Path(file).name == file for file in files):
+            raise ValueError("it names files outside its folder")
+    except (OSError, LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        raise _damage_error(path, "index of weights", error, remedy) from None
+    tensors: dict[str, Any] = {}
+    for file in sorted(files):
+        tensors.update(find_weights(read_checkpoint(path.parent / file, remedy=remedy), path.parent / file))
+    return {"model": tensors}
+
+
+@dataclass(slots=True, eq=False)
+class PickledObject(Record):
+    """An object of a class that torch does not know, of which nothing was run.
+
+    Attributes
+    ----------
+    entries
+        What it holds as a mapping.
+    """
+
+    entries: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_module(self) -> bool:
+        """Whether it is a network or a layer."""
+        return isinstance(self.state, dict) and {"_parameters", "_buffers", "_modules"} <= set(self.state)
+
+
+class _InertUnpickler(Machine):
+    """Follows a pickle whose storages torch reads; all but tensors and plain data becomes a record."""
+
+    #: Of torch's, for each file that it reads.
+    persistent_load: Callable[[tuple[Any, ...]], Any]
+
+    most_instructions = 3_000_000
+
+    @property
+    def instructions(self) -> Mapping[bytes, tuple[str, Callable[..., None]]]:
+        return {**INSTRUCTIONS, b"Q": ("", _InertUnpickler.load_storage), b"b": ("", _InertUnpickler.build)}
+
+    def load(self) -> Any:
+        return self.run()
+
+    def name(self, module: Any, name: Any) -> None:
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise self.refusal("a class name that is not text")
+        self.push(Name(f"{module}.{name}"))
+
+    def load_storage(self) -> None:
+        match self.pop():
+            case ("module", cls, *_):
+                # Files of before torch 1.6 hold the source of networks beside their class.
+                self.push(cls)
+            case ("storage", Name(label), str() as key, str() as place, int() as count, *view) if count >= 0:
+                kind = getattr(torch, label.rpartition(".")[2], None)
+                if not label.startswith("torch.") or not label.endswith("Storage") or kind is None:
+                    raise self.refusal(f"a storage of an unknown kind, {label[:80]}")
+                self.push(self.persistent_load(("storage", kind, key, place, count, *view)))
+            case _:
+                raise self.refusal("a persistent id that is no storage")
+
+    def call(self, maker: Any, arguments: Any) -> None:
+        label = maker.label if isinstance(maker, Name) else ""
+        package, _, function = label.rpartition(".")
+        if package == "torch._utils" and (tensor := _rebuild(function, arguments)) is not None:
+            self.push(tensor)
+        elif label in ("collections.OrderedDict", "collections.defaultdict", "collections.Counter"):
+            self.push(OrderedDict())
+            if label == "collections.OrderedDict" and isinstance(arguments, tuple):
+                self.fill_pairs(arguments)
+        elif label in ("builtins.set", "__builtin__.set") and isinstance(arguments, tuple) and arguments:
+            self.push(arguments[0])
+        else:
+            self.push(PickledObject(Name(label), arguments if isinstance(arguments, tuple) else ()))
+
+    def reduce_with_keywords(self) -> None:
+        self.pop()
+        self.reduce()
+
+    def extend(self, items: list[Any]) -> None:
+        # Elements of lists of other classes are passed over.
+        if isinstance(self.top(), list):
+            super().extend(items)
+
+    def fill(self, items: list[Any]) -> None:
+        target = self.top()
+        plain = [
+            part
+            for key, value in zip(items[::2], items[1::2], strict=False)
+            if isinstance(key, str | bytes | int | float | None)
+            for part in (key, value)
+        ]
+        if isinstance(target, PickledObject):
+            self.push(target.entries)
+            super().fill(plain)
+            self.pop()
+        elif isinstance(target, dict):
+            super().fill(plain)
+
+    def build(self) -> None:
+        state = self.pop()
+        target = self.top()
+        if isinstance(target, PickledObject):
+            target.state = state
+        elif isinstance(target, OrderedDict) and isinstance(state, dict):
+            target._metadata = state.get("_metadata")  # type: ignore[attr-defined]
+
+
+def _rebuild(function: str, arguments: Any) -> Tensor | None:
+    """Return the tensor that a function of torch's would make of its arguments; None if it is no tensor's."""
+    match arguments:
+        case (Tensor() as tensor, *_) if function.startswith("_rebuild_parameter"):
+            return tensor
+        case (TypedStorage() as storage, int() as offset, tuple() as size, tuple() as stride, *more):
+            dtype: Any = storage.dtype
+            if function == "_rebuild_tensor_v3":
+                label = more[2].label if len(more) > 2 and isinstance(more[2], Name) else ""
+                dtype = getattr(torch, label.removeprefix("torch."), None)
+            elif function not in ("_rebuild_tensor", "_rebuild_tensor_v2"):
+                return None
+            if isinstance(dtype, torch.dtype) and all(isinstance(one, int) for one in (*size, *stride)):
+                return torch.empty(0, dtype=dtype).set_(storage._untyped_storage, offset, size, stride)
+    return None
+
+
+def _inert_pickle(path: Path) -> ModuleType:
+    """Return what ``torch.load`` takes in place of the module ``pickle``, for a file."""
+    source = _OpenPickle(path)
+
+    class Unpickler(_InertUnpickler):
+        def __init__(self, file: IO[bytes], **_: object) -> None:
+            super().__init__(source, file)
+
+    module: Any = ModuleType("mvkit_inert_pickle")
+    module.Unpickler = Unpickler
+    module.load = lambda file, **_: Unpickler(file).load()
+    return cast(ModuleType, module)
+
+
+class _OpenPickle(PickleFile):
+    """A pickle inside a file that torch has opened."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.compression = None
+        self.length = None
 
 
 def looks_like_safetensors(first_bytes: bytes) -> bool:
@@ -205,14 +468,6 @@ def _numpy_globals() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]
     return [*named, *(type(np.dtype(kind)) for kind in _NUMPY_KINDS)]
 
 
-def _forbidden_global(error: BaseException) -> str:
-    """Return the name that torch's restricted unpickler does not allow, or "" if the error is another one."""
-    if not isinstance(error, pickle.UnpicklingError):
-        return ""
-    name = re.search(r"GLOBAL (\S+)", str(error)) or re.search(r"function (.+?)(?: which|$)", str(error))
-    return name.group(1) if name else ""
-
-
 def _damage_error(path: Path, kind: str, error: BaseException, remedy: str) -> CheckpointError:
     reason = " ".join(str(error).split()) or type(error).__name__
     return CheckpointError(
@@ -221,28 +476,166 @@ def _damage_error(path: Path, kind: str, error: BaseException, remedy: str) -> C
     )
 
 
-def find_weights(checkpoint: object, path: Path) -> Mapping[str, Tensor]:
-    """Return the state dict inside a checkpoint.
+def find_weights(checkpoint: object, path: Path, key: str | None = None) -> Mapping[str, Tensor]:
+    """Return a state dict inside a checkpoint.
+
+    Parameters
+    ----------
+    checkpoint
+        What :func:`read_checkpoint` returned.
+    path
+        The file, for messages.
+    key
+        Which one: keys of mappings in each other, joined by dots, and a prefix of the state dict's own names.
+        None: the first of :data:`CONTAINERS` that is there, else the checkpoint itself, else the only one.
 
     Raises
     ------
     CheckpointError
-        If there is none.
+        If there is none, none under that key, or several and none of :data:`CONTAINERS`.
     """
-    if isinstance(checkpoint, Mapping):
-        for container in CONTAINERS:
-            inner = checkpoint.get(container)
-            if isinstance(inner, Mapping) and _tensors(inner):
-                return _tensors(inner)
-        if _tensors(checkpoint):
-            return _tensors(checkpoint)
-        contents = ", ".join(repr(str(key)) for key in list(checkpoint)[:8]) or "nothing"
+    everything = _state_dicts(checkpoint)
+    if isinstance(checkpoint, Mapping) and "mvkit" in str(checkpoint.get("format")):
+        # Beside the network a training run keeps the state of its objective.
+        everything = {name: state for name, state in everything.items() if name == "model"}
+    if not everything:
+        raise _no_weights_error(checkpoint, path)
+    if key is not None:
+        inside = _state_dicts(_select(checkpoint, key))
+        if not inside:
+            raise CheckpointError(
+                f"{path}: no weights under '{key}'{suggest(key, filter(None, everything))}\n"
+                + _list_state_dicts(everything, path)
+            )
+        everything = inside
+    where = "" if key is None else f"{key}."
+    known = [name for name in everything if set(name.split(".")) <= set(CONTAINERS)]
+    if known:
+        chosen = min(known, key=lambda name: [CONTAINERS.index(part) for part in name.split(".")])
+    else:
+        chosen = "" if "" in everything else next(iter(everything))
+        if chosen and len(everything) > 1:
+            raise CheckpointError(
+                f"{path}: holds {len(everything)} sets of weights; name one\n"
+                + _list_state_dicts(everything, path, where)
+            )
+    weights = everything.pop(chosen)
+    others = {name: state for name, state in everything.items() if 2 * len(state) >= len(weights)}
+    if chosen and others:
+        _log.warning(
+            "%s: took the weights under '%s'; others: %s",
+            printable(str(path)),
+            where + chosen,
+            _list_state_dicts(others, path, where),
+        )
+    return weights
+
+
+def find_entries(checkpoint: object, path: Path, key: str | None = None) -> Mapping[str, Any]:
+    """Return a state dict with entries that are no tensors, which quantised modules have.
+
+    Parameters and errors are those of :func:`find_weights`.
+    """
+    inner: Any = checkpoint if key is None else _select(checkpoint, key)
+    for container in CONTAINERS:
+        if isinstance(inner, Mapping) and isinstance(inner.get(container), Mapping):
+            inner = inner[container]
+    if not isinstance(inner, Mapping):
+        raise _no_weights_error(inner, path)
+    return inner
+
+
+def _no_weights_error(checkpoint: object, path: Path) -> CheckpointError:
+    if isinstance(checkpoint, PickledObject):
+        contents = f"a pickled {checkpoint.maker.label[:80]}, which is not run"
+    elif isinstance(checkpoint, Mapping):
+        contents = ", ".join(repr(str(key)[:80]) for key in list(checkpoint)[:8]) or "nothing"
     else:
         contents = f"a {type(checkpoint).__name__}"
-    raise CheckpointError(
-        f"{path}: no weights inside; looked for {', '.join(map(repr, CONTAINERS))} or a plain state dict, "
-        f"found {contents}"
+    return CheckpointError(
+        f"{path}: no weights inside; looked for {', '.join(map(repr, CONTAINERS[:4]))}, ... or a plain state "
+        f"dict, found {contents}\nsave a state dict: torch.save(model.state_dict(), 'w.pt')"
     )
+
+
+def _list_state_dicts(everything: Mapping[str, Mapping[str, Tensor]], path: Path, where: str = "") -> str:
+    files = {f"{path}:{where}{name}": len(state) for name, state in everything.items() if name}
+    listed = [
+        wording(f"--weights {file}", f'weights="{file}"') + f" ({count} tensors)"
+        for file, count in files.items()
+    ]
+    more = f", ... ({len(listed) - _MOST_LISTED} more)" if len(listed) > _MOST_LISTED else ""
+    return ", ".join(listed[:_MOST_LISTED]) + more
+
+
+def _state_dicts(checkpoint: object) -> dict[str, OrderedDict[str, Tensor]]:
+    """Return keys joined by dots -> state dict, of all mappings of tensors but the state of optimisers."""
+    found: dict[str, OrderedDict[str, Tensor]] = {}
+    queue: deque[tuple[str, object]] = deque([("", checkpoint)])
+    seen: set[int] = set()
+    while queue and len(seen) < _MOST_MAPPINGS:
+        name, value = queue.popleft()
+        mapping = _as_mapping(value)
+        if mapping is None or id(value) in seen:
+            continue
+        seen.add(id(value))
+        tensors = _tensors(mapping)
+        # Not states of random generators, and counts.
+        if any(one.ndim > 1 or (one.ndim and one.is_floating_point()) for one in tensors.values()):
+            found[name] = tensors
+        if name.count(".") < _DEEPEST:
+            queue.extend(
+                (f"{name}.{key}" if name else key, inner)
+                for key, inner in mapping.items()
+                if isinstance(key, str) and "optim" not in key
+            )
+    return found
+
+
+def _select(value: object, key: str) -> object:
+    """Return what is under keys joined by dots, or the part of a state dict whose names begin with them."""
+    mapping = _as_mapping(value) or {}
+    if key in mapping:
+        return mapping[key]
+    for cut in (position for position, letter in enumerate(key) if letter == "."):
+        if key[:cut] in mapping:
+            return _select(mapping[key[:cut]], key[cut + 1 :])
+    prefix = f"{key}."
+    return {
+        name[len(prefix) :]: entry
+        for name, entry in mapping.items()
+        if isinstance(name, str) and name.startswith(prefix)
+    }
+
+
+def _as_mapping(value: object) -> Mapping[Any, Any] | None:
+    """Return what a mapping or a pickled object holds; of a pickled network its state dict."""
+    if isinstance(value, PickledObject):
+        if value.is_module:
+            return _module_state(value)
+        return value.entries or (value.state if isinstance(value.state, dict) else None)
+    return value if isinstance(value, Mapping) else None
+
+
+def _module_state(network: PickledObject) -> dict[str, Any]:
+    """Return the state dict of a pickled network, as ``state_dict()`` would."""
+    tensors: dict[str, Any] = {}
+    queue: deque[tuple[str, Any]] = deque([("", network)])
+    for _ in range(_MOST_MAPPINGS):
+        if not queue:
+            break
+        prefix, module = queue.popleft()
+        if not isinstance(module, PickledObject) or not module.is_module:
+            continue
+        unsaved = module.state.get("_non_persistent_buffers_set") or ()
+        for kind in ("_parameters", "_buffers", "_modules"):
+            entries = _as_mapping(module.state[kind]) or {}
+            if kind == "_modules":
+                queue.extend((f"{prefix}{name}.", inner) for name, inner in entries.items())
+            else:
+                saved = {f"{prefix}{name}": value for name, value in entries.items() if name not in unsaved}
+                tensors |= saved
+    return tensors
 
 
 def _tensors(mapping: Mapping[Any, Any]) -> OrderedDict[str, Tensor]:
@@ -254,31 +647,56 @@ def _tensors(mapping: Mapping[Any, Any]) -> OrderedDict[str, Tensor]:
     return state
 
 
-def fill_weights(model: VisionModel, checkpoint: object, path: Path) -> str:
+class MisfitError(CheckpointError):
+    """Names or shapes of weights are not those of the network."""
+
+
+def fill_weights(model: VisionModel, checkpoint: object, path: Path, *, whole: bool = False) -> str:
     """Fill a model's parameters and buffers from the contents of a checkpoint file.
 
     Parameters
     ----------
     model
-        The model; every entry of its state dict is overwritten.
+        The model; every entry of its state dict is overwritten. Of a head that the file lacks the entries
+        become NaN, and forward passes end before it (:func:`mvkit.models.base.guard_missing_weights`).
     checkpoint
         What :func:`read_checkpoint` returned.
     path
-        The file.
+        The file, or FILE:key.
+    whole
+        Whether a head may not be lacking.
 
     Returns
     -------
     str
-        sha256 of the file, hexadecimal.
+        sha256 of the file, hexadecimal; of one of several state dicts in it, the digest of the state.
 
     Raises
     ------
     CheckpointError
         If it does not fit the model (missing, unexpected and mis-shaped keys are named).
     """
-    state = fit_state(find_weights(checkpoint, path), model.state_dict(), path, model.name)
-    model.load_state_dict(state)
-    return sha256_of(path)
+    file, key = split_key(path)
+    expected = model.state_dict(keep_vars=True)
+    fit = fit_state(find_weights(checkpoint, file, key), expected, path, model.name, whole=whole)
+    model.load_state_dict(fit.state)
+    guard_missing_weights(model, fit.missing, path)
+    return sha256_of(file) if key is None else state_digest(model)
+
+
+class FittedState(NamedTuple):
+    """Weights for a network.
+
+    Attributes
+    ----------
+    state
+        One entry per expected key, in that order, of the expected dtype; NaN where the file has none.
+    missing
+        Keys of a head that the file lacks, or has in another shape.
+    """
+
+    state: dict[str, Tensor]
+    missing: tuple[str, ...]
 
 
 def fit_state(
@@ -287,9 +705,9 @@ def fit_state(
     path: Path,
     model_name: str,
     *,
-    wrappers: Collection[str] = _WRAPPERS,
-    beside: Collection[str] = _OBJECTIVE_STATE,
-) -> dict[str, Tensor]:
+    wrappers: Collection[str] = WRAPPERS,
+    whole: bool = False,
+) -> FittedState:
     """Pick the weights that a model expects from a checkpoint's.
 
     Names are matched by this rule: every component in ``wrappers`` is dropped;
@@ -297,55 +715,100 @@ def fit_state(
     checkpoint holds expected keys, the one with the most of them is taken, the
     first in the file on ties. So a network under ``backbone.`` or
     ``encoder_q.0.`` is taken, and what lies under other prefixes (heads,
-    momentum copies) is left aside, as is the known state of objectives beside
-    the network. All other keys under the chosen prefix must be expected, and
-    every expected key must be there.
+    momentum copies) is left aside, as are heads that the network has not, and the known
+    state of objectives beside it. All other keys under the chosen prefix must be expected, and
+    every expected key must be there, but for those of a head: less than half of the keys, the network's last
+    ones or under a name that heads have.
 
     Parameters
     ----------
     weights
         The checkpoint's state dict.
     expected
-        The model's state dict; only names, shapes and dtypes are used.
+        The model's state dict.
     path, model_name
         For messages.
     wrappers
         Path components that something around the network added when it was saved.
-    beside
-        First components of what was saved beside the network.
-
-    Returns
-    -------
-    dict
-        One entry per expected key, in that order, of the expected dtype.
+    whole
+        Whether a head may not be lacking.
 
     Raises
     ------
+    MisfitError
+        If keys are missing, unexpected or of another shape.
     CheckpointError
-        If keys are missing, unexpected or of another shape, or values are not finite.
+        If values are not finite, of another kind, or two values are there for one key.
     """
+    own = {key.partition(".")[0] for key in expected}
+    beside = {*_OBJECTIVE_STATE, *_HEADS} - own
     keys = plain_keys(weights, expected, wrappers)
+    _check_duplicates(keys, weights, path)
     inside = {plain: weights[key] for key, plain in keys.items() if plain.partition(".")[0] not in beside}
     missing = [key for key in expected if key not in inside]
-    unexpected = [key for key in inside if key not in expected]
-    shapes = [
-        f"{key} {tuple(inside[key].shape)} instead of {tuple(value.shape)}"
+    shapes = {
+        key: f"{key} {tuple(inside[key].shape)} instead of {tuple(value.shape)}"
         for key, value in expected.items()
         if key in inside and inside[key].shape != value.shape
-    ]
+    }
+    head = [] if whole else _head_of(expected, {*missing, *shapes})
+    replaced = {key.partition(".")[0] for key in head}
+    unexpected = [key for key in inside if key not in expected and key.partition(".")[0] not in replaced]
     problems = [
         _list_keys(kind, keys)
-        for kind, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
+        for kind, keys in (
+            ("missing", [] if head else missing),
+            ("unexpected", unexpected),
+            ("of another shape", [] if head else list(shapes.values())),
+        )
         if keys
     ]
     if problems:
-        raise CheckpointError(
+        raise MisfitError(
             f"{path}: does not fit '{model_name}' ({len(expected)} keys expected): {'; '.join(problems)}\n"
             "is it a checkpoint of another architecture?"
         )
+    if head:
+        _log.warning(
+            "%s: without %s for %s; layers that need them cannot be recorded",
+            printable(str(path)),
+            _list_keys("weights", [shapes.get(key, key) for key in head]),
+            printable(model_name),
+        )
+    unused = [key for key in keys.values() if key.partition(".")[0] in {*_HEADS} - own]
+    if unused:
+        _log.warning("%s: left aside %s, which the network has not", printable(str(path)), ", ".join(unused))
     if len(inside) < len(weights):
         _log.info("%s: %d keys that are not the network's left aside", path, len(weights) - len(inside))
-    return check_values(inside, expected, path)
+    there = check_values(inside, {key: expected[key] for key in expected if key not in head}, path)
+    state = {key: there[key] if key in there else _no_value(value) for key, value in expected.items()}
+    return FittedState(state, tuple(head))
+
+
+def _head_of(expected: Mapping[str, Tensor], lacking: Collection[str]) -> list[str]:
+    """Return the keys that a file lacks, in order, if they are those of a head; else none."""
+    keys = list(expected)
+    head = [key for key in keys if key in lacking]
+    is_head = head == keys[len(keys) - len(head) :] or all(key.partition(".")[0] in _HEADS for key in head)
+    return head if is_head and 2 * len(head) < len(keys) else []
+
+
+def _no_value(expected: Tensor) -> Tensor:
+    values = torch.zeros(expected.shape, dtype=expected.dtype)
+    return values.fill_(torch.nan) if values.is_floating_point() or values.is_complex() else values
+
+
+def _check_duplicates(keys: Mapping[str, str], weights: Mapping[str, Tensor], path: Path) -> None:
+    """Check that names which differ by wrappers only stand for equal values."""
+    first: dict[str, str] = {}
+    for key, plain in keys.items():
+        other = first.setdefault(plain, key)
+        if other != key and not torch.equal(weights[other], weights[key]):
+            prefix = max(other, key, key=len).removesuffix(plain).rstrip(".")
+            raise CheckpointError(
+                f"{path}: holds other values for '{other}' than for '{key}'\nname the ones with the prefix: "
+                + wording(f"--weights {path}:{prefix}", f'weights="{path}:{prefix}"')
+            )
 
 
 def check_values(
@@ -402,8 +865,22 @@ def _list_keys(kind: str, keys: list[str]) -> str:
 
 def _cast(key: str, values: Tensor, expected: Tensor, path: Path) -> Tensor:
     dense = values if values.layout == torch.strided else values.to_dense()
-    if values.is_floating_point() and not bool(torch.isfinite(dense).all()):
+    if values.is_meta:
+        raise CheckpointError(f"{path}: '{key}' has no values (it was saved on the device 'meta')")
+    if values.is_floating_point() and not _is_finite_or_as_built(dense, expected):
         raise CheckpointError(f"{path}: '{key}' holds values that are not finite; the training run diverged")
     if values.is_floating_point() != expected.is_floating_point() or values.is_complex():
         raise CheckpointError(f"{path}: '{key}' is {values.dtype}; needed: {expected.dtype}")
     return values.detach().to(expected.dtype)
+
+
+def _is_finite_or_as_built(values: Tensor, expected: Tensor) -> bool:
+    """Tell whether values are finite, but for places where a buffer is not by design (-inf in a mask)."""
+    finite = torch.isfinite(values)
+    if bool(finite.all()):
+        return True
+    if isinstance(expected, nn.Parameter) or expected.is_meta or expected.layout != torch.strided:
+        return False
+    return torch.equal(finite, torch.isfinite(expected)) and torch.equal(
+        values[~finite].nan_to_num(), expected[~finite].to(values.dtype).nan_to_num()
+    )

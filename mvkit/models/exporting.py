@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import mvkit
 from mvkit.errors import CheckpointError, UsageError, printable
 from mvkit.files import check_output_path, replacing
-from mvkit.models.base import WeightsProvenance, state_digest
+from mvkit.models.base import WeightsProvenance, missing_weights, state_digest
 from mvkit.models.checkpoints import FORMAT_NAME, FORMAT_VERSION, SUFFIX
 from mvkit.models.external import ExternalModel, unwrap
 from mvkit.models.loading import load_model
@@ -88,6 +88,8 @@ def export_weights(
     target = Path(target).expanduser()
     check_target(target, overwrite=overwrite)
     module = unwrap(model) if isinstance(model, nn.Module) else load_model(model)
+    if lacking := missing_weights(module):
+        raise CheckpointError(f"'{getattr(module, 'name', '')}' cannot be exported: {lacking}")
     # The names that the model's own library knows.
     tensors = _tensors(module.network if isinstance(module, ExternalModel) else module)
     metadata = describe_weights(module)

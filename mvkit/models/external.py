@@ -44,19 +44,23 @@ from mvkit.models.base import (
     VisionModel,
     WeightsProvenance,
     declared_names,
+    guard_missing_weights,
     meta_tensors,
+    missing_weights,
     state_digest,
 )
 from mvkit.models.checkpoints import (
-    CONTAINERS,
+    WRAPPERS,
+    MisfitError,
     check_values,
+    find_entries,
     find_weights,
     fit_state,
     plain_keys,
     read_checkpoint,
     strip_parts,
 )
-from mvkit.models.names import WEIGHT_CHOICES, ExternalName, split_weights
+from mvkit.models.names import WEIGHT_CHOICES, ExternalName, check_exists, split_key, split_weights
 from mvkit.models.preprocessing import (
     IMAGENET_224,
     ExternalPreprocessing,
@@ -80,9 +84,6 @@ _AnyPreprocessing = Preprocessing | UserPreprocessing
 #: A network, and how images become its input.
 _NetworkAndInput = tuple[nn.Module, _AnyPreprocessing]
 
-#: Path components that wrappers add.
-WRAPPER_PARTS: tuple[str, ...] = ("_orig_mod", "module")
-
 #: Heads of torchvision's networks that only training uses, by their first component.
 AUXILIARY_HEADS = ("aux1", "aux2", "AuxLogits", "aux_classifier")
 
@@ -91,6 +92,9 @@ _COUNTS = "num_batches_tracked"
 
 #: Names in DenseNets' files from before torch 0.4, where modules could have dots in their names.
 _OLD_DENSENET = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..*)")
+
+#: What to do about a damaged file.
+_SAVE_AGAIN = "save or download it again"
 
 #: Names of entries that a message lists at most.
 _SHOWN = 5
@@ -526,7 +530,8 @@ class _TorchvisionModel:
         # Published ones may hold NaN in layers that nobody uses (VGG16's features).
         if not is_published:
             filled = network.state_dict()
-            check_values(state, {key: filled[key] for key in filled if _is_plain(state.get(key))}, path)
+            own = {key: filled[key].to("meta") for key in filled if _is_plain(state.get(key))}
+            check_values(state, own, path)
         return network, declared
 
     def _build_unknown(self, state: Mapping[str, Tensor], path: Path) -> _NetworkAndInput:
@@ -592,7 +597,7 @@ class _TorchvisionModel:
             return raw_state(path)
         own = self.build_bare().state_dict()
         expected = {key: value for key, value in own.items() if isinstance(value, Tensor)}
-        keys = plain_keys(file_state, expected, WRAPPER_PARTS)
+        keys = plain_keys(file_state, expected, WRAPPERS)
         state = _state_like(file_state, {plain: file_state[key] for key, plain in keys.items()})
         heads = {key.partition(".")[0] for key in state}
         for key, value in expected.items():
@@ -653,7 +658,8 @@ def _is_published_as(url: str, path: Path) -> bool:
     digits = re.search(r"[-_]([0-9a-f]{8,64})$", stem)
     if path.name == Path(url).name or digits is None:
         return path.name == Path(url).name
-    return digits[1] in re.split(r"[^0-9a-z]+", path.stem.lower()) or sha256_of(path).startswith(digits[1])
+    file, _ = split_key(path)
+    return digits[1] in re.split(r"[^0-9a-z]+", file.stem.lower()) or sha256_of(file).startswith(digits[1])
 
 
 @contextmanager
@@ -771,16 +777,18 @@ def _build_timm_with_file(name: str, path: Path, seed: int | None) -> nn.Module:
         with warnings.catch_warnings(action="ignore"):
             return build_with_seed(lambda: timm.create_model(tagged, **options), seed)
 
-    network = make(pretrained=False)
+    network, misfit = make(pretrained=False), None
     try:
         fill_network(network, state, path, f"timm:{name}")
-    except CheckpointError as error:
-        if not all_finite(state):
-            raise
+    except MisfitError as error:
+        misfit = error
+    if (misfit or missing_weights(network)) and all_finite(state):
         try:
             return make(pretrained=True, pretrained_cfg_overlay={"state_dict": dict(state), "source": ""})
         except Exception:  # noqa: BLE001 - the error of mvkit's own matching is the one to show
-            raise error from None
+            logger.debug("timm does not load %s either", printable(str(path)))
+    if misfit is not None:
+        raise misfit
     return network
 
 
@@ -871,27 +879,31 @@ def fill_network(
         weights,
         {_todays_name(key): value for key, value in weights.items() if not _head_of(key, heads)},
     )
-    own = network.state_dict()
+    own = network.state_dict(keep_vars=True)
     if any(not isinstance(value, Tensor) or value.is_quantized for value in own.values()):
         _fill_by_torch(network, path, model_name)
         return
     has_counts = any(key.endswith(_COUNTS) for key in weights)
     state = {key: value for key, value in own.items() if has_counts or not key.endswith(_COUNTS)}
-    plain, wrappers = strip_parts(state, WRAPPER_PARTS), WRAPPER_PARTS
+    plain, wrappers = strip_parts(state, WRAPPERS), WRAPPERS
     expected = {plain[key]: value for key, value in state.items()}
     if len(expected) < len(state):
         # The network has modules of its own under a wrapper's name; only exact names are unambiguous then.
         plain, expected, wrappers = {key: key for key in state}, state, tuple[str, ...]()
     try:
-        fitted = fit_state(weights, expected, path, model_name, wrappers=wrappers, beside=())
-    except CheckpointError as error:
+        fit = fit_state(weights, expected, path, model_name, wrappers=wrappers)
+    except MisfitError as error:
         # Modules may know older names of their entries: torch asks them while it loads.
         if not _loads(network, plain_keys(weights, expected, wrappers), weights, assign=has_meta):
             raise error from None
         return
+    if fit.missing and _loads(network, plain_keys(weights, expected, wrappers), weights, assign=has_meta):
+        return
     # Copies, as the file may be mapped into memory.
-    filled = _state_like(own, {key: fitted[plain[key]].clone() for key in state})
+    filled = _state_like(own, {key: fit.state[plain[key]].clone() for key in state})
     network.load_state_dict(filled, strict=False, assign=has_meta)
+    lacking = {*fit.missing}
+    guard_missing_weights(network, [key for key in state if plain[key] in lacking], path)
 
 
 def read_state(path: Path) -> Mapping[str, Tensor]:
@@ -902,9 +914,9 @@ def read_state(path: Path) -> Mapping[str, Tensor]:
     CheckpointError
         If there is no such file, it cannot be read, or holds no weights.
     """
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; give the path of a .pt, .pth or .safetensors file")
-    return find_weights(read_checkpoint(path, remedy="save or download it again"), path)
+    check_exists(path)
+    file, key = split_key(path)
+    return find_weights(read_checkpoint(file, remedy=_SAVE_AGAIN), file, key)
 
 
 def check_has_values(network: nn.Module, model_name: str) -> None:
@@ -931,7 +943,7 @@ def all_finite(state: Mapping[str, Tensor]) -> bool:
     return all(
         bool(torch.isfinite(value).all())
         for value in state.values()
-        if value.is_floating_point() and value.layout == torch.strided
+        if value.is_floating_point() and value.layout == torch.strided and not value.is_meta
     )
 
 
@@ -979,13 +991,8 @@ def raw_state(path: Path) -> Mapping[str, Any]:
     CheckpointError
         As :func:`read_state`.
     """
-    inner: Any = read_checkpoint(path, remedy="save or download it again")
-    for container in CONTAINERS:
-        if isinstance(inner, Mapping) and isinstance(inner.get(container), Mapping):
-            inner = inner[container]
-    if not isinstance(inner, Mapping):
-        raise CheckpointError(f"{path}: no weights inside")
-    return inner
+    file, key = split_key(path)
+    return find_entries(read_checkpoint(file, remedy=_SAVE_AGAIN), file, key)
 
 
 def _check_meta(network: nn.Module, model_name: str) -> bool:

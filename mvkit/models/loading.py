@@ -22,6 +22,7 @@ from mvkit.models.names import (
     find_checkpoint,
     is_checkpoint_path,
     parse_external,
+    split_key,
     split_random,
     weights_path,
 )
@@ -81,11 +82,12 @@ def load_model(
     weights
         "released": the published checkpoint, from where ``mvkit fetch
         checkpoints`` put it (of a trained checkpoint: its own weights); "random": as drawn
-        for a new network; otherwise the path of a checkpoint. Baselines have none; for them
-        both words mean the same. torchvision and timm: "random", "DEFAULT" (what the library
-        downloads), an entry of torchvision's weights, or a file, also ``.safetensors``
-        (``ENTRY=FILE`` where it is not plain which entry's preprocessing belongs to it); a user's
-        function: a file, or else as the function makes it.
+        for a new network; otherwise the path of a checkpoint (``FILE:key`` for the weights under a
+        key of it, such as ``"dino.pth:teacher"``). Baselines have none; for them both words mean the
+        same. torchvision and timm: "random", "DEFAULT" (what the library downloads), an entry of
+        torchvision's weights, or a file, also ``.safetensors`` (``ENTRY=FILE`` where it is not plain
+        which entry's preprocessing belongs to it); a user's function: a file, or else as the
+        function makes it. Of a file without the weights of the head, layers before it can be recorded.
     seed
         Of random weights; None: 0, or of a trained checkpoint the seed its run started from.
         Neither the seed nor the drawing touches torch's global generator.
@@ -185,7 +187,10 @@ def build_for_training(
     row = replace(row, architecture=with_classes(row.architecture, n_classes))
     if weights == "random":
         return _build_random(row, seed).train()
-    model, trained = _build_from_file(row, checkpoint_file(weights))
+    path = Path(weights).expanduser()
+    if split_key(path)[1] is None:
+        path = checkpoint_file(weights)
+    model, trained = _build_from_file(row, path, whole=True)
     if trained is not None:
         model.preprocess = trained.preprocess
     return model.train()
@@ -268,15 +273,18 @@ def build_random(architecture: Architecture, seed: int) -> VisionModel:
     return build_with_seed(lambda: build(architecture.blueprint), seed)
 
 
-def _build_from_file(row: ModelRow, path: Path) -> tuple[VisionModel, TrainedNetwork | None]:
+def _build_from_file(
+    row: ModelRow, path: Path, *, whole: bool = False
+) -> tuple[VisionModel, TrainedNetwork | None]:
     """Build a network with the weights of a file; also return what a training run's checkpoint describes."""
-    contents = read_checkpoint(path)
+    file, key = split_key(path)
+    contents = read_checkpoint(file)
     trained = None
-    if is_trained(contents):
+    if is_trained(contents) and key is None:
         trained = read_trained_network(contents, path)
         check_same_network(trained, row)
     model = _build_empty(row)
-    model.weights_id = fill_weights(model, contents, path)
+    model.weights_id = fill_weights(model, contents, path, whole=whole)
     return model, trained
 
 

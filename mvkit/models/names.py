@@ -183,8 +183,8 @@ class ExternalName:
             path, _ = split_weights(weights)
         else:
             path = None if weights in WEIGHT_CHOICES else Path(weights).expanduser()
-        if path is not None and not path.is_file():
-            raise CheckpointError(f"{path}: no such file; give the path of a .pt, .pth or .safetensors file")
+        if path is not None:
+            check_exists(path)
 
 
 def parse_external(name: str | os.PathLike[str]) -> ExternalName | None:
@@ -223,8 +223,39 @@ def split_weights(weights: str | os.PathLike[str]) -> tuple[Path | None, str | N
     return (path, None) if _is_file_name(weights) else (None, None)
 
 
+def split_key(weights: str | os.PathLike[str]) -> tuple[Path, str | None]:
+    """Return the file and the key of ``FILE:key``, the weights under a key of a checkpoint; None: no key.
+
+    A file whose name has a colon wins.
+    """
+    path, text = Path(weights).expanduser(), os.fspath(weights)
+    if not path.exists():
+        for cut in (index for index in range(len(text) - 2, 0, -1) if text[index] == ":"):
+            file = Path(text[:cut]).expanduser()
+            if file.is_file() or file.suffix in _WEIGHTS_SUFFIXES:
+                return file, text[cut + 1 :]
+    return path, None
+
+
+def check_exists(weights: Path) -> None:
+    """Check that the file of FILE or FILE:key is there.
+
+    Raises
+    ------
+    CheckpointError
+        If not.
+    """
+    path, _ = split_key(weights)
+    if path.is_dir():
+        inside = sorted(entry.name for entry in path.iterdir() if entry.suffix in _WEIGHTS_SUFFIXES)
+        advice = f"one of its files: {', '.join(inside[:5])}" if inside else "a file of weights"
+        raise CheckpointError(f"{path}: is a folder; give {advice}")
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; give the path of a .pt, .pth or .safetensors file")
+
+
 def _is_file_name(weights: str | os.PathLike[str]) -> bool:
-    path = Path(weights).expanduser()
+    path, _ = split_key(weights)
     return (
         not isinstance(weights, str)
         or path.suffix in _WEIGHTS_SUFFIXES
@@ -280,6 +311,9 @@ def check_kind(path: Path) -> None:
     """
     kinds = {".npz": "a NumPy archive", ".npy": "a NumPy array", ".h5": "an HDF5 file", ".yaml": "a recipe"}
     kinds |= dict.fromkeys((".json", ".jsonl", ".txt", ".csv", ".md"), "a text")
+    if path.name.endswith(".index.json"):
+        # It names the files that hold the weights.
+        return
     kinds |= dict.fromkeys((".png", ".jpg", ".svg", ".pdf"), "an image")
     if (kind := kinds.get(path.suffix.lower())) is not None:
         is_of_run = (path.parent / LAST).is_file()
@@ -324,16 +358,19 @@ def weights_path(row: ModelRow, weights: str | os.PathLike[str], home: Path | No
 
 def _given_path(weights: str | os.PathLike[str]) -> Path:
     path = Path(weights).expanduser()
-    if path.is_file():
-        check_kind(path)
+    file, _ = split_key(path)
+    if file.is_file():
+        check_kind(file)
         return path
     choices = WEIGHT_CHOICES
     if isinstance(weights, str) and path.name == weights and not path.suffix:
         raise UsageError(
             f"weights '{weights}' is neither {' nor '.join(choices)} nor a file{suggest(weights, choices)}"
         )
+    if file.is_dir():
+        check_exists(file)
     raise CheckpointError(
-        f"{path}: no such file; give the path of a checkpoint, or one of: {', '.join(choices)}"
+        f"{file}: no such file; give the path of a checkpoint, or one of: {', '.join(choices)}"
     )
 
 

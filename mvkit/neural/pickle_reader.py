@@ -20,7 +20,7 @@ import os
 import pickletools
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -245,7 +245,7 @@ def read_pickle(source: PickleFile) -> Any:
         cut short, followed by more bytes, or too large.
     """
     with source.open() as file:
-        machine = _Machine(source, file)
+        machine = Machine(source, file)
         value = machine.run()
         if file.read(1):
             raise DataError(
@@ -255,7 +255,7 @@ def read_pickle(source: PickleFile) -> Any:
         return value
 
 
-class _Machine:
+class Machine:
     """A pickle's stack, marks and memo; every access is checked, and nothing is imported or called."""
 
     def __init__(self, source: PickleFile, file: IO[bytes]) -> None:
@@ -269,18 +269,28 @@ class _Machine:
         self.small_bytes = 0
         self.cacheable = MOST_CACHED
 
+    @property
+    def most_instructions(self) -> int:
+        """How many instructions are followed."""
+        return MOST_INSTRUCTIONS
+
+    @property
+    def instructions(self) -> Mapping[bytes, tuple[str, Callable[..., None]]]:
+        """Instruction -> form of its operand, and what it does."""
+        return INSTRUCTIONS
+
     def run(self) -> Any:
-        for _ in range(MOST_INSTRUCTIONS):
+        for _ in range(self.most_instructions):
             self.at = self.position
             self.code = self.take(1)
             if self.code == b".":
                 return self.pop()
-            if self.code not in _INSTRUCTIONS:
+            if self.code not in self.instructions:
                 why = next((why for codes, why in _REFUSED.items() if self.code in codes), _UNKNOWN)
                 raise self.refusal(f"instruction {self.code!r}: {why}")
-            form, step = _INSTRUCTIONS[self.code]
+            form, step = self.instructions[self.code]
             step(self, *struct.unpack(form, self.take(struct.calcsize(form))))
-        raise self.refusal(f"more than {MOST_INSTRUCTIONS:,} instructions: no data that mvkit reads")
+        raise self.refusal(f"more than {self.most_instructions:,} instructions: no data that mvkit reads")
 
     def refusal(self, what: str) -> DataError:
         name = _OPCODES.get(self.code.decode("latin-1"), "unknown")
@@ -505,23 +515,23 @@ _REFUSED = {
     b"\x97\x98": "a buffer outside the file",
 }
 #: Instruction -> form of its operand, and what it does. A set is read as a list.
-_INSTRUCTIONS: dict[bytes, tuple[str, Callable[..., None]]] = {
+INSTRUCTIONS: dict[bytes, tuple[str, Callable[..., None]]] = {
     bytes([code]): (form, step) for codes, form, step in (
-        (b"\x80", "B", _Machine.protocol), (b"\x95", "<Q", _Machine.require),
+        (b"\x80", "B", Machine.protocol), (b"\x95", "<Q", Machine.require),
         # plain values
         (b"N", "", lambda m: m.stack.append(None)),
         (b"\x88", "", lambda m: m.stack.append(True)), (b"\x89", "", lambda m: m.stack.append(False)),
-        (b"K", "B", _Machine.push), (b"M", "<H", _Machine.push), (b"J", "<i", _Machine.push),
-        (b"G", ">d", _Machine.push), (b"\x8a", "B", _Machine.integer), (b"\x8b", "<i", _Machine.integer),
-        (b"\x8c", "B", _Machine.text), (b"X", "<I", _Machine.text), (b"\x8d", "<Q", _Machine.text),
-        (b"UC", "B", _Machine.data), (b"T", "<i", _Machine.data), (b"B", "<I", _Machine.data),
-        (b"\x8e\x96", "<Q", _Machine.data),
+        (b"K", "B", Machine.push), (b"M", "<H", Machine.push), (b"J", "<i", Machine.push),
+        (b"G", ">d", Machine.push), (b"\x8a", "B", Machine.integer), (b"\x8b", "<i", Machine.integer),
+        (b"\x8c", "B", Machine.text), (b"X", "<I", Machine.text), (b"\x8d", "<Q", Machine.text),
+        (b"UC", "B", Machine.data), (b"T", "<i", Machine.data), (b"B", "<I", Machine.data),
+        (b"\x8e\x96", "<Q", Machine.data),
         # stack and memo
-        (b"(", "", lambda m: m.marks.append(len(m.stack))), (b"0", "", _Machine.discard),
+        (b"(", "", lambda m: m.marks.append(len(m.stack))), (b"0", "", Machine.discard),
         (b"1", "", lambda m: m.pop_to_mark().clear()), (b"2", "", lambda m: m.push(m.top())),
         (b"\x94", "", lambda m: m.memoize(len(m.memo))),
-        (b"q", "B", _Machine.memoize), (b"r", "<I", _Machine.memoize),
-        (b"h", "B", _Machine.from_memo), (b"j", "<I", _Machine.from_memo),
+        (b"q", "B", Machine.memoize), (b"r", "<I", Machine.memoize),
+        (b"h", "B", Machine.from_memo), (b"j", "<I", Machine.from_memo),
         # containers
         (b")", "", lambda m: m.push(())), (b"\x85", "", lambda m: m.group(1)),
         (b"\x86", "", lambda m: m.group(2)), (b"\x87", "", lambda m: m.group(3)),
@@ -529,11 +539,11 @@ _INSTRUCTIONS: dict[bytes, tuple[str, Callable[..., None]]] = {
         (b"]\x8f", "", lambda m: m.push([])), (b"\x91", "", lambda m: m.push(m.pop_to_mark())),
         (b"a", "", lambda m: m.extend([m.pop()])), (b"e\x90", "", lambda m: m.extend(m.pop_to_mark())),
         (b"}", "", lambda m: m.push({})),
-        (b"s", "", _Machine.fill_one), (b"u", "", lambda m: m.fill(m.pop_to_mark())),
+        (b"s", "", Machine.fill_one), (b"u", "", lambda m: m.fill(m.pop_to_mark())),
         # names and records
-        (b"c", "", lambda m: m.name(m.line(), m.line())), (b"\x93", "", _Machine.stack_name),
-        (b"R\x81", "", _Machine.reduce), (b"\x92", "", _Machine.reduce_with_keywords),
-        (b"b", "", _Machine.build),
+        (b"c", "", lambda m: m.name(m.line(), m.line())), (b"\x93", "", Machine.stack_name),
+        (b"R\x81", "", Machine.reduce), (b"\x92", "", Machine.reduce_with_keywords),
+        (b"b", "", Machine.build),
     ) for code in codes
 }  # fmt: skip
 

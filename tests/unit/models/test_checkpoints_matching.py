@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from mvkit.errors import CheckpointError
-from mvkit.models.checkpoints import _OBJECTIVE_STATE, fit_state
+from mvkit.models.checkpoints import _OBJECTIVE_STATE, WRAPPERS, fit_state
 from mvkit.models.registry import ARCHITECTURES
 
 PATH = Path("some.pt")
 
 
 def _matched(weights, tiny):
-    return fit_state(weights, tiny.state_dict(), PATH, "tiny")
+    return fit_state(weights, tiny.state_dict(), PATH, "tiny").state
 
 
 def test_a_mismatch_names_missing_unexpected_and_misshaped_keys(weights, tiny):
@@ -86,5 +86,5 @@ def test_other_kinds_of_numbers_are_refused(weights, tiny, dtype):
 
 @pytest.mark.parametrize("name", list(ARCHITECTURES))
 def test_no_architecture_has_names_that_matching_drops(shapes_only, name):
-    dropped = {*_OBJECTIVE_STATE, "module"}
+    dropped = {*_OBJECTIVE_STATE, *WRAPPERS}
     assert not any(dropped & set(key.split(".")) for key in shapes_only(name).state_dict())

@@ -37,14 +37,6 @@ def test_prefixes_of_wrappers_are_dropped(nets: Path, tmp_path: Path, prefix: st
     assert compiled.weights_id == model.weights_id
 
 
-def test_heads_are_part_of_the_network(nets: Path, tmp_path: Path) -> None:
-    state = saved_state(nets)
-    del state["head.weight"]
-    torch.save(state, tmp_path / "headless.pt")
-    with pytest.raises(CheckpointError, match=r"1 missing: head\.weight"):
-        mvkit.load_model(f"{nets}:make", weights=tmp_path / "headless.pt")
-
-
 def test_counts_of_batches_may_be_missing(nets: Path, tmp_path: Path) -> None:
     state = {key: value for key, value in saved_state(nets).items() if "num_batches" not in key}
     torch.save(state, tmp_path / "old.pt")
