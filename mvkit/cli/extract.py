@@ -105,7 +105,8 @@ def command(
         str,
         typer.Option(
             metavar="NAME|FILE",
-            help="released, random, DEFAULT (torchvision, timm), the path of a checkpoint, or ENTRY=PATH.",
+            help="released, random, DEFAULT (torchvision, timm), the path of a checkpoint, PATH:KEY for the "
+            "weights under a key in it (dino.pth:teacher), or ENTRY=PATH.",
         ),
     ] = "released",
     seed: Annotated[

@@ -126,7 +126,8 @@ Weights = Annotated[
     str,
     typer.Option(
         metavar="NAME|FILE",
-        help="released, random, DEFAULT (torchvision, timm), the path of a checkpoint, or ENTRY=PATH.",
+        help="released, random, DEFAULT (torchvision, timm), the path of a checkpoint, PATH:KEY for the "
+        "weights under a key in it (dino.pth:teacher), or ENTRY=PATH.",
         rich_help_panel=_SUBJECT,
     ),
 ]

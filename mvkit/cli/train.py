@@ -151,7 +151,7 @@ def command(
         str | None,
         typer.Option(
             metavar="NAME|FILE",
-            help="Start from released or random weights, or from this checkpoint.",
+            help="Start from released or random weights, or from this checkpoint (or FILE:KEY).",
             show_default="as the recipe says",
             rich_help_panel=_RUN,
         ),

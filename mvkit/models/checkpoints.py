@@ -80,6 +80,8 @@ _HEADS = ("classifier", "fc", "head", "head_dist", "heads", "last_linear", "line
 _SHOWN = 5
 #: State dicts in a file that a message lists at most.
 _MOST_LISTED = 12
+#: Bytes of a tensor that repeats the same few values.
+_LARGEST_REPEATED = 1 << 30
 #: How deep, and in how many mappings, state dicts are looked for.
 _DEEPEST, _MOST_MAPPINGS = 6, 10_000
 
@@ -178,6 +180,11 @@ def read_checkpoint(path: Path, *, remedy: str = _FETCH_AGAIN) -> object:
                 # It names what torch does not allow. Archives of TorchScript do not come here.
                 return torch.load(name, weights_only=False, pickle_module=_inert_pickle(path), **options)
     except (*_UNREADABLE, DataError) as error:
+        if "explicit pickle_module" in str(error):
+            raise CheckpointError(
+                f"{path}: holds more than tensors, which torch passes over only if the variable "
+                "TORCH_FORCE_WEIGHTS_ONLY_LOAD is not set\nunset it: mvkit runs nothing that a file names"
+            ) from None
         raise _damage_error(path, "checkpoint", error, remedy) from None
 
 
@@ -299,15 +306,19 @@ class _InertUnpickler(Machine):
         self.push(Name(f"{module}.{name}"))
 
     def load_storage(self) -> None:
-        match self.pop():
+        key = self.pop()
+        if isinstance(key, tuple):
+            # Python 2 wrote plain text this way.
+            key = tuple(part.decode("latin-1") if isinstance(part, bytes) else part for part in key)
+        match key:
             case ("module", cls, *_):
                 # Files of before torch 1.6 hold the source of networks beside their class.
                 self.push(cls)
-            case ("storage", Name(label), str() as key, str() as place, int() as count, *view) if count >= 0:
+            case ("storage", Name(label), str(), str(), int() as count, *_) if count >= 0:
                 kind = getattr(torch, label.rpartition(".")[2], None)
                 if not label.startswith("torch.") or not label.endswith("Storage") or kind is None:
                     raise self.refusal(f"a storage of an unknown kind, {label[:80]}")
-                self.push(self.persistent_load(("storage", kind, key, place, count, *view)))
+                self.push(self.persistent_load((key[0], kind, *key[2:])))
             case _:
                 raise self.refusal("a persistent id that is no storage")
 
@@ -495,6 +506,7 @@ def find_weights(checkpoint: object, path: Path, key: str | None = None) -> Mapp
         If there is none, none under that key, or several and none of :data:`CONTAINERS`.
     """
     everything = _state_dicts(checkpoint)
+    _check_sizes(everything, path)
     if isinstance(checkpoint, Mapping) and "mvkit" in str(checkpoint.get("format")):
         # Beside the network a training run keeps the state of its objective.
         everything = {name: state for name, state in everything.items() if name == "model"}
@@ -590,6 +602,20 @@ def _state_dicts(checkpoint: object) -> dict[str, OrderedDict[str, Tensor]]:
                 if isinstance(key, str) and "optim" not in key
             )
     return found
+
+
+def _check_sizes(everything: Mapping[str, Mapping[str, Tensor]], path: Path) -> None:
+    """Check that no tensor claims far more values than the file holds, by strides of 0."""
+    for state in everything.values():
+        for key, value in state.items():
+            if value.layout != torch.strided or value.is_meta or value.is_quantized:
+                continue
+            n_bytes, stored = value.numel() * value.element_size(), value.untyped_storage().nbytes()
+            if n_bytes > max(1000 * stored, _LARGEST_REPEATED):
+                raise CheckpointError(
+                    f"{path}: '{key}' claims {n_bytes:,} bytes and holds {stored:,}: it repeats them\n"
+                    "save it with .contiguous()"
+                )
 
 
 def _select(value: object, key: str) -> object:
@@ -743,7 +769,7 @@ def fit_state(
     own = {key.partition(".")[0] for key in expected}
     beside = {*_OBJECTIVE_STATE, *_HEADS} - own
     keys = plain_keys(weights, expected, wrappers)
-    _check_duplicates(keys, weights, path)
+    _check_duplicates(keys, weights, expected, path)
     inside = {plain: weights[key] for key, plain in keys.items() if plain.partition(".")[0] not in beside}
     missing = [key for key in expected if key not in inside]
     shapes = {
@@ -793,15 +819,45 @@ def _head_of(expected: Mapping[str, Tensor], lacking: Collection[str]) -> list[s
     return head if is_head and 2 * len(head) < len(keys) else []
 
 
+def add_missing_head(
+    state: Mapping[str, Tensor], expected: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Return a state dict with NaN for entries of a head that it lacks or has in another shape, and these.
+
+    Parameters
+    ----------
+    state
+        Weights by the network's names.
+    expected
+        The network's state dict; counts of batches may be missing.
+    """
+    lacking = {
+        key
+        for key, value in expected.items()
+        if (key not in state and not key.endswith("num_batches_tracked"))
+        or (key in state and state[key].shape != value.shape)
+    }
+    head = _head_of(expected, lacking)
+    replaced = {key.partition(".")[0] for key in head}
+    complete = {
+        key: value for key, value in state.items() if key in expected or key.partition(".")[0] not in replaced
+    }
+    return complete | {key: _no_value(expected[key]) for key in head}, head
+
+
 def _no_value(expected: Tensor) -> Tensor:
     values = torch.zeros(expected.shape, dtype=expected.dtype)
     return values.fill_(torch.nan) if values.is_floating_point() or values.is_complex() else values
 
 
-def _check_duplicates(keys: Mapping[str, str], weights: Mapping[str, Tensor], path: Path) -> None:
+def _check_duplicates(
+    keys: Mapping[str, str], weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path
+) -> None:
     """Check that names which differ by wrappers only stand for equal values."""
     first: dict[str, str] = {}
     for key, plain in keys.items():
+        if plain not in expected or weights[key].shape != expected[plain].shape:
+            continue
         other = first.setdefault(plain, key)
         if other != key and not torch.equal(weights[other], weights[key]):
             prefix = max(other, key, key=len).removesuffix(plain).rstrip(".")

@@ -52,6 +52,7 @@ from mvkit.models.base import (
 from mvkit.models.checkpoints import (
     WRAPPERS,
     MisfitError,
+    add_missing_head,
     check_values,
     find_entries,
     find_weights,
@@ -103,7 +104,9 @@ _SHOWN = 5
 _NO_ENTRY = "none"
 
 #: Plain attributes of modules that do not change what evaluation computes.
-_NOT_SETTINGS = frozenset({"training", "init_weights", "aux_logits", "dropout", "dropout_p"})
+_NOT_SETTINGS = frozenset(
+    {"training", "init_weights", "aux_logits", "dropout", "dropout_p", "missing_weights"}
+)
 
 #: What evaluation computes besides weights: (module, attribute, value).
 _Settings = frozenset[tuple[str, str, str]]
@@ -509,7 +512,10 @@ class _TorchvisionModel:
             self._fill_bare(network, state, path)
             return network, self.input_without_entry(network)
         if entry_name is not None:
-            return self._build_entry(self.entry(entry_name), state, path, is_published=False)
+            built = self._build_entry(self.entry(entry_name), state, path, is_published=False)
+            if lacking := missing_weights(built[0]):
+                logger.warning("%s; layers that need them cannot be recorded", printable(lacking))
+            return built
         published = next((row for row in self.entries if _is_published_as(row.url, path)), None)
         if published is not None:
             return self._build_entry(published, state, path, is_published=True)
@@ -518,7 +524,8 @@ class _TorchvisionModel:
     def _build_entry(
         self, entry: Any, file_state: Mapping[str, Tensor], path: Path, *, is_published: bool
     ) -> _NetworkAndInput:
-        declared, state = self.input_of_entry(entry), self._state_for_entry(file_state, path, entry)
+        declared = self.input_of_entry(entry)
+        state, lacking = self._state_for_entry(file_state, path, entry)
         try:
             network = self.build(entry, state)
         except Exception as error:
@@ -530,8 +537,9 @@ class _TorchvisionModel:
         # Published ones may hold NaN in layers that nobody uses (VGG16's features).
         if not is_published:
             filled = network.state_dict()
-            own = {key: filled[key].to("meta") for key in filled if _is_plain(state.get(key))}
-            check_values(state, own, path)
+            there = [key for key in filled if _is_plain(state.get(key)) and key not in lacking]
+            check_values(state, {key: filled[key].to("meta") for key in there}, path)
+        guard_missing_weights(network, lacking, path)
         return network, declared
 
     def _build_unknown(self, state: Mapping[str, Tensor], path: Path) -> _NetworkAndInput:
@@ -580,7 +588,7 @@ class _TorchvisionModel:
 
     def _try_entry(self, entry: Any, file_state: Mapping[str, Tensor], path: Path) -> nn.Module | None:
         """Build it for an entry with the state of a file, on "meta" if possible; None if it does not fit."""
-        state = self._state_for_entry(file_state, path, entry)
+        state, _ = self._state_for_entry(file_state, path, entry)
         for device in ("meta", "cpu"):
             try:
                 with torch.device(device):
@@ -590,11 +598,16 @@ class _TorchvisionModel:
                     return None
         return None
 
-    def _state_for_entry(self, file_state: Mapping[str, Tensor], path: Path, entry: Any) -> Mapping[str, Any]:
-        """Return a file's state without wrappers' names, and with the heads that only training uses."""
+    def _state_for_entry(
+        self, file_state: Mapping[str, Tensor], path: Path, entry: Any
+    ) -> tuple[Mapping[str, Any], list[str]]:
+        """Return a file's state without wrappers' names, and with the heads that only training uses.
+
+        If it lacks the network's head, that is NaN; its keys are returned, too.
+        """
         if "unquantized" in entry.meta:
             # Entries that are no tensors count, too.
-            return raw_state(path)
+            return raw_state(path), []
         own = self.build_bare().state_dict()
         expected = {key: value for key, value in own.items() if isinstance(value, Tensor)}
         keys = plain_keys(file_state, expected, WRAPPERS)
@@ -604,7 +617,8 @@ class _TorchvisionModel:
             head = key.partition(".")[0]
             if head in AUXILIARY_HEADS and head not in heads:
                 state[key] = value
-        return state
+        complete, lacking = add_missing_head(state, expected)
+        return _state_like(state, complete), lacking
 
     def _fill_bare(
         self, network: nn.Module, state: Mapping[str, Tensor], path: Path, *, quiet: bool = False

@@ -280,15 +280,16 @@ class Machine:
         return INSTRUCTIONS
 
     def run(self) -> Any:
+        instructions = self.instructions
         for _ in range(self.most_instructions):
             self.at = self.position
             self.code = self.take(1)
             if self.code == b".":
                 return self.pop()
-            if self.code not in self.instructions:
+            if self.code not in instructions:
                 why = next((why for codes, why in _REFUSED.items() if self.code in codes), _UNKNOWN)
                 raise self.refusal(f"instruction {self.code!r}: {why}")
-            form, step = self.instructions[self.code]
+            form, step = instructions[self.code]
             step(self, *struct.unpack(form, self.take(struct.calcsize(form))))
         raise self.refusal(f"more than {self.most_instructions:,} instructions: no data that mvkit reads")
 

@@ -12,6 +12,7 @@ import logging
 import operator
 import os
 import pickle
+import pickletools
 import random
 import re
 import sys
@@ -33,6 +34,7 @@ from mvkit.errors import CheckpointError, UsageError
 from mvkit.features import extract, list_layers
 from mvkit.models.checkpoints import find_weights, fit_state, read_checkpoint
 from mvkit.models.exporting import export_weights
+from mvkit.models.loading import build_for_training
 from mvkit.models.names import split_key
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, 32, 32), np.uint8)
@@ -557,3 +559,65 @@ def test_other_precisions_beside_objects_are_converted(net: str, tmp_path: Path,
     torch.save({"state_dict": converted, "args": Config()}, tmp_path / "a.pth")
     network = mvkit.load_model(net, weights=tmp_path / "a.pth").get_submodule("network")
     assert torch.equal(network.state_dict()["conv.weight"], converted["conv.weight"].float())
+
+
+def _rewrite_texts(data: bytes, write: Callable[[str], bytes]) -> bytes:
+    """Write the texts of a pickle in another form."""
+    pieces, operations = [], list(pickletools.genops(data))
+    ends = [position for _, _, position in operations[1:]] + [len(data)]
+    for (operation, argument, start), end in zip(operations, ends, strict=True):
+        is_text = operation.name == "BINUNICODE"
+        pieces.append(write(argument) if is_text else data[start:end])  # type: ignore[arg-type]
+    return b"".join(pieces)  # type: ignore[arg-type]
+
+
+def test_files_of_python_2_and_of_gpus_are_read(net: str, tmp_path: Path) -> None:
+    def as_python_2(text: str) -> bytes:
+        text = "cuda:0" if text == "cpu" else text
+        return b"U" + bytes([len(text)]) + text.encode()
+
+    torch.save({"state_dict": state(), "args": Config()}, tmp_path / "a.pth")
+    _rewrite(
+        tmp_path / "a.pth",
+        lambda name, data: _rewrite_texts(data, as_python_2) if name.endswith(".pkl") else data,
+    )
+    assert holds(tmp_path / "a.pth", net)
+
+
+def test_entries_of_torchvision_go_with_files_without_head(tmp_path: Path) -> None:
+    path, name = tmp_path / "a.pth", "torchvision:shufflenet_v2_x0_5"
+    weights = mvkit.load_model(name, weights="random").get_submodule("network").state_dict()
+    torch.save({key: value for key, value in weights.items() if not key.startswith("fc")}, path)
+    for given in (path, f"IMAGENET1K_V1={path}", f"none={path}"):
+        model = mvkit.load_model(name, weights=given)
+        assert torch.equal(model.get_parameter("network.conv1.0.weight"), weights["conv1.0.weight"])
+        assert list(extract(model, IMAGES, layers=["conv1"])) == ["conv1"]
+        with pytest.raises(UsageError, match=r"'final' cannot be recorded: .* lacks fc\.weight, fc\.bias"):
+            extract(model, IMAGES, layers="final")
+
+
+def test_tensors_that_repeat_few_values_many_times_are_refused(net: str, tmp_path: Path) -> None:
+    torch.save({**state(), "conv.weight": torch.ones(1).expand(10**5, 10**5)}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=r"'conv.weight' claims 40,000,000,000 bytes and holds 4"):
+        mvkit.load_model(net, weights=tmp_path / "a.pth")
+
+
+def test_torch_may_be_kept_from_passing_over(
+    net: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save({"state_dict": state(), "args": Config()}, tmp_path / "a.pth")
+    monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1")
+    with pytest.raises(CheckpointError, match="TORCH_FORCE_WEIGHTS_ONLY_LOAD is not set\nunset it"):
+        mvkit.load_model(net, weights=tmp_path / "a.pth")
+
+
+def test_training_needs_the_head(tmp_path: Path) -> None:
+    weights = build_for_training("single_stream_classifier", n_classes=7, seed=1).state_dict()
+    headless = dict(list(weights.items())[:-2])
+    torch.save(headless, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match="2 missing"):
+        build_for_training("single_stream_classifier", n_classes=7, seed=1, weights=tmp_path / "a.pth")
+    torch.save({"best": weights, "worst": weights}, tmp_path / "b.pth")
+    key = f"{tmp_path}/b.pth:best"
+    model = build_for_training("single_stream_classifier", n_classes=7, seed=2, weights=key)
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
