@@ -83,7 +83,7 @@ _MOST_LISTED = 12
 #: Bytes of a tensor that repeats the same few values.
 _LARGEST_REPEATED = 1 << 30
 #: How deep, and in how many mappings, state dicts are looked for.
-_DEEPEST, _MOST_MAPPINGS = 6, 10_000
+_DEEPEST, _DEEPEST_LAYER, _MOST_MAPPINGS = 6, 100, 10_000
 
 #: What to do about a damaged file.
 _FETCH_AGAIN = "if it is a published one, fetch it again: mvkit fetch checkpoints --force"
@@ -651,9 +651,12 @@ def _module_state(network: PickledObject) -> dict[str, Any]:
         if not queue:
             break
         prefix, module = queue.popleft()
-        if not isinstance(module, PickledObject) or not module.is_module:
+        is_module = isinstance(module, PickledObject) and module.is_module
+        # A network that contains itself has no end.
+        if not is_module or prefix.count(".") > _DEEPEST_LAYER:
             continue
-        unsaved = module.state.get("_non_persistent_buffers_set") or ()
+        unsaved = module.state.get("_non_persistent_buffers_set")
+        unsaved = unsaved if isinstance(unsaved, list) else []
         for kind in ("_parameters", "_buffers", "_modules"):
             entries = _as_mapping(module.state[kind]) or {}
             if kind == "_modules":
