@@ -658,7 +658,7 @@ def _module_state(network: PickledObject) -> dict[str, Any]:
         unsaved = module.state.get("_non_persistent_buffers_set")
         unsaved = unsaved if isinstance(unsaved, list) else []
         for kind in ("_parameters", "_buffers", "_modules"):
-            entries = _as_mapping(module.state[kind]) or {}
+            entries = module.state[kind] if isinstance(module.state[kind], dict) else {}
             if kind == "_modules":
                 queue.extend((f"{prefix}{name}.", inner) for name, inner in entries.items())
             else:

@@ -286,6 +286,19 @@ def test_whole_pickled_networks_are_read_without_their_class(net: str, tmp_path:
     assert holds(path, net)
 
 
+def test_pickled_networks_that_contain_themselves_end(tmp_path: Path) -> None:
+    network = Small()
+    network.load_state_dict(state())
+    network._modules["again"] = network
+    path = tmp_path / "loop.pth"
+    torch.save({"net": network}, path)
+    assert set(state()) <= set(find_weights(read_checkpoint(path), path))
+    network._parameters["_buffers"] = network
+    vars(network)["_buffers"] = network
+    torch.save({"net": network}, path)
+    assert "conv.weight" in find_weights(read_checkpoint(path), path)
+
+
 class Payload:
     """Pickles as a call that leaves a trace."""
 
