@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 import requests
 
 from mvkit import __version__
-from mvkit.errors import FetchError, FetchHaltedError
+from mvkit.errors import FetchError, FetchHaltedError, without_credentials
 from mvkit.fetch.manifest import HEAD_BYTES, ContentCheck
 from mvkit.files import file_digests, format_bytes, move_durably, write_text
 from mvkit.machine import check_free_disk, explain_full_disk
@@ -526,11 +526,6 @@ def send_request(
         raise TransientError("the connection broke") from error
     except requests.RequestException as error:
         raise TransientError(f"the request failed ({type(error).__name__})") from error
-
-
-def without_credentials(url: str) -> str:
-    """Return the address without user name and password, for messages and records."""
-    return re.sub(r"(?<=://)[^/?#]*@", "", url)
 
 
 def check_http(url: str) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from mvkit import machine
-from mvkit.errors import FetchError, FetchHaltedError
-from mvkit.fetch.download import DownloadSettings, PartialFile, check_redirect, download, without_credentials
+from mvkit.errors import FetchError, FetchHaltedError, without_credentials
+from mvkit.fetch.download import DownloadSettings, PartialFile, check_redirect, download
 from mvkit.fetch.manifest import ContentCheck
 
 ZIP = ContentCheck("a zip archive", (b"PK\x03\x04",))
