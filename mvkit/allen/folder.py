@@ -3,14 +3,15 @@
 ::
 
     Neuropixels
-    DIR/session_ID/session_ID.nwb  or  DIR/sub-ANIMAL/sub-ANIMAL_ses-ID.nwb (DANDI)  or  DIR[/ANY]/ANY.nwb
+    DIR/session_ID/session_ID.nwb  or  DIR/sub-ANIMAL/sub-ANIMAL_ses-ID.nwb (DANDI)
+    or DIR[/ANY[/ANY]]/ANY.nwb
     DIR/session_ID/session_ID_analysis_metrics.csv, DIR/units.csv    image selectivity, running; optional
     DIR/sessions.csv                                                 animals and kinds of sessions; optional
     DIR/channels.csv                                                 areas, where corrected since; optional
     DIR/natural_scene_templates/natural_scene_FRAME.tiff             the images
 
     Calcium
-    DIR/ophys_experiment_data/ID.nwb  or  DIR[/ANY]/ANY.nwb
+    DIR/ophys_experiment_data/ID.nwb  or  DIR[/ANY[/ANY]]/ANY.nwb
     DIR/cell_specimens.json                                          metrics of the cells; optional
     DIR/ophys_experiments.json                                       which animal, which failed; optional
 """
@@ -112,11 +113,12 @@ class SessionFolder:
         if not self.path.is_dir():
             raise UsageError(f"--sessions-from {self.path}: no such folder")
         # A link to nothing is among them: to read it is an error.
-        paths = [file.path for file in list_files(self.path, {".nwb"}, levels=1)]
-        paths = [path for path in paths if _LFP_NAME.fullmatch(path.stem) is None]
+        files = [file.path for file in list_files(self.path, {".nwb"}, levels=2)]
+        paths = [path for path in files if _LFP_NAME.fullmatch(path.stem) is None]
         if not paths:
+            lfp = f"; the {len(files)} there are field potentials of single probes" if files else ""
             raise UsageError(
-                f"--sessions-from {self.path}: no session files (.nwb) in it or in the folders of it"
+                f"--sessions-from {self.path}: no session files (.nwb) in it or in the folders of it{lfp}"
             )
         by_number: dict[int, Path] = {}
         for path in paths:
@@ -125,7 +127,10 @@ class SessionFolder:
                 LOGGER.info("%s: no %s, left out", path, requested)
                 continue
             if number in by_number:
-                raise DataError(f"session {number} is there twice: {by_number[number]} and {path}")
+                raise DataError(
+                    f"session {number} is there twice: {by_number[number]} and {path}\n"
+                    "move one of the two out of the folder"
+                )
             by_number[number] = path
         if not by_number:
             raise UsageError(f"--sessions-from {self.path}: no {requested}")

@@ -292,3 +292,18 @@ def test_folders_are_visited_once_and_links_to_nothing_count(allen_files: Path, 
     assert sources[0].path == folder / "session_7103/session_7103.nwb"
     with pytest.raises(DataError, match=r"session_7104\.nwb: a link to nothing .*datalad get"):
         NeuropixelsReader(folder).read(sources[1], SessionRequest())
+
+
+def test_downloads_of_dandi_in_their_folder(allen_files: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "000021" / "sub-699"
+    (folder / "sub-699_ses-7102.nwb.dandidownload").mkdir(parents=True)
+    (folder / "sub-699_ses-7102.nwb.dandidownload" / "file").write_bytes(b"half")
+    shutil.copy(allen_files / "session_7103/session_7103.nwb", folder / "sub-699_ses-7103_ecephys.nwb")
+    with h5py.File(folder / "sub-699_ses-7103_probe-81_ecephys.nwb", "w") as file:
+        file["identifier"] = "81"
+    shutil.copy(folder / "sub-699_ses-7103_probe-81_ecephys.nwb", folder / "own_name.nwb")
+    assert [one.session_id for one in NeuropixelsReader(tmp_path).sessions()] == [7103]
+    (folder / "own_name.nwb").unlink()
+    (folder / "sub-699_ses-7103_ecephys.nwb").unlink()
+    with pytest.raises(UsageError, match=r"no session files .*; the 1 there are field potentials of single"):
+        NeuropixelsReader(tmp_path).sessions()
