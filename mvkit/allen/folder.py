@@ -36,6 +36,7 @@ from mvkit.allen.session import SessionSource
 from mvkit.errors import DataError, UsageError
 from mvkit.files import list_files
 from mvkit.machine import installed_versions
+from mvkit.neural.own.tables import TextFormat, exact_whole_number
 
 LOGGER = logging.getLogger(__name__)
 
@@ -65,6 +66,8 @@ _UNIT_METRICS = {
     "run_pval_ns": ("p_value_running_ns", "run_pval_ns"),
 }
 _STRUCTURE = "ecephys_structure_acronym"
+#: Key of the fields of a row that are more than the header has names.
+_BEYOND = "\n"
 _LAST_NUMBER = re.compile(r"(\d+)$")
 
 
@@ -300,15 +303,35 @@ class SessionFolder:
             raise DataError(f"{path}: not a table of cells ({error})") from error
 
 
-def _csv_rows(path: Path) -> list[Mapping[str, str]]:
-    """Return the rows of a table; none if there is no such file."""
+class _Row(dict[str, str]):
+    """A row of a table: values by column, and its line in the file."""
+
+    def __init__(self, values: Mapping[str, str], line: int) -> None:
+        super().__init__(values)
+        self.line = line
+
+
+def _csv_rows(path: Path) -> list[_Row]:
+    """Return the rows of a table, also as spreadsheet programs save it; none if there is no such file."""
     if not path.is_file():
         return []
+    rows = []
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
+        form = TextFormat.of(path)
+        with path.open(newline="", encoding=form.encoding) as file:
+            for _ in range(form.n_skipped):
+                next(file)
+            reader = csv.DictReader(file, delimiter=form.separator, restval="", restkey=_BEYOND)
+            for values in reader:
+                line = reader.line_num + form.n_skipped
+                # Fields beyond the header: of commas at the end, or of numbers with commas in them.
+                if any(values.pop(_BEYOND, [])):
+                    raise DataError(f"{path}: line {line}: more fields than the header has names")
+                if any(values.values()):
+                    rows.append(_Row(values, line))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: not a readable table ({error})") from error
+    return rows
 
 
 def _json_rows(path: Path, hook: Any) -> list[Any]:
@@ -330,17 +353,20 @@ def _cell_row(row: Mapping[str, Any]) -> tuple[int, tuple[Any, tuple[float, ...]
     return int(row[CELL_ID]), (row.get("specimen_id"), values)
 
 
-def _whole_number(row: Mapping[str, str], keys: tuple[str, ...], path: Path) -> int:
-    text = next((row[key] for key in keys if key in row), None)
+def _whole_number(row: _Row, keys: tuple[str, ...], path: Path) -> int:
+    name = next((key for key in keys if key in row), "")
     try:
-        return int(float(text)) if text and not text.isdigit() else int(text or "")
+        return exact_whole_number(row.get(name, ""))
     except ValueError as error:
-        raise DataError(f"{path}: {' or '.join(keys)} is {text!r} in a row, expected a number") from error
+        raise DataError(f"{path}: line {row.line}: {name or ' or '.join(keys)}: {error}") from error
 
 
-def _number(row: Mapping[str, str], keys: tuple[str, ...], path: Path) -> float:
-    text = next((row[key] for key in keys if row.get(key)), "")
+def _number(row: _Row, keys: tuple[str, ...], path: Path) -> float:
+    name = next((key for key in keys if row.get(key)), "")
+    text = row.get(name, "")
     try:
+        if "_" in text:
+            raise ValueError(text)
         return float(text) if text else float("nan")
     except ValueError as error:
-        raise DataError(f"{path}: {keys[0]} is {text!r} in a row, expected a number") from error
+        raise DataError(f"{path}: line {row.line}: {name} is '{text}', expected a number") from error
