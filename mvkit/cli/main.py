@@ -10,7 +10,7 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from io import TextIOWrapper
@@ -304,7 +304,11 @@ def _save_traceback(error: BaseException, arguments: Sequence[str]) -> str:
     homes = [word for two in pairwise(arguments) for word in two[1:] if two[0] == "--home"]
     homes += [word.removeprefix("--home=") for word in arguments if word.startswith("--home=")]
     name = f"{datetime.now():%Y-%m-%d-%H%M%S}-{os.getpid()}.txt"
-    for folder in (lambda: crashes_dir(home_path("".join(homes[:1]))), lambda: Path(tempfile.gettempdir())):
+    folders: tuple[Callable[[], Path], ...] = (
+        lambda: crashes_dir(home_path("".join(homes[:1]))),
+        lambda: Path(tempfile.gettempdir()),
+    )
+    for folder in folders:
         with suppress(Exception):
             path = folder() / f"mvkit-crash-{name}"
             write_text(path, report)

@@ -33,6 +33,7 @@ from mvkit.errors import (
     MvkitError,
     UsageError,
     UserCodeError,
+    option_name,
     printable,
     suggest,
     unknown_name,
@@ -269,6 +270,8 @@ def _call_factory(name: ExternalName) -> nn.Module:
         made = factory()
     if not isinstance(made, nn.Module):
         raise UserCodeError(f"{name.label}: returned a {type(made).__name__}; needed: a torch.nn.Module")
+    with UserCode(f"{name.label}: its weights cannot be listed"):
+        made.state_dict()
     if any(is_lazy(value) for value in [*made.parameters(), *made.buffers()]):
         raise UserCodeError(
             f"{name.label}: the network has lazy modules, whose weights have no shape yet\n"
@@ -931,7 +934,7 @@ def all_finite(state: Mapping[str, Tensor]) -> bool:
     return all(
         bool(torch.isfinite(value).all())
         for value in state.values()
-        if value.is_floating_point() and value.layout == torch.strided
+        if value.is_floating_point() and value.layout == torch.strided and not value.is_meta
     )
 
 
@@ -1116,6 +1119,10 @@ class ExternalModel(VisionModel):
 
 def build_with_seed(make: Callable[[], _Network], seed: int | None) -> _Network:
     """Make a network with random weights drawn from a seed (None: 0); torch's generator stays as it was."""
+    if not -(2**63) <= (seed or 0) < 2**64:
+        raise UsageError(
+            f"{option_name('seed')} {seed}: give a whole number below 2**64, which torch can take"
+        )
     # Only the CPU's generator draws: seeding all devices would disturb CUDA's.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed or 0)
