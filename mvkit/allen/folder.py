@@ -341,7 +341,7 @@ def _json_rows(path: Path, hook: Any) -> list[Any]:
     try:
         with path.open(encoding="utf-8") as file:
             rows = json.load(file, object_hook=hook)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise DataError(f"{path}: not a readable table ({error})") from error
     if not isinstance(rows, list):
         raise DataError(f"{path}: expected a list of rows")
