@@ -20,7 +20,6 @@ import signal
 import sys
 import tempfile
 import time
-import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -394,10 +393,8 @@ def run_processes(n: int, argv: Sequence[str], *, device: torch.device | None = 
     return 0
 
 
-def record_failure(error: Exception) -> None:
-    """Record the error that ends this process for torchrun, which started it."""
-    # An unforeseen error is explained by its traceback only.
-    message = str(error) if isinstance(error, MvkitError) else traceback.format_exc()
+def record_failure(error: BaseException, message: str) -> None:
+    """Record the error that ends this process, and its message, for torchrun, which started it."""
     # Of a stage's own error, the class of mvkit.errors that it is a kind of.
     known = (kind for kind in type(error).__mro__ if kind.__module__ in (errors.__name__, __name__))
     kind = next(known, type(error)).__name__
@@ -443,4 +440,4 @@ def _raise_recorded(record: Mapping[str, Any]) -> NoReturn:
     if record["type"] == OtherProcessLostError.__name__:
         raise OtherProcessLostError(message)
     kind = getattr(errors, record["type"], None)
-    raise MvkitError(f"a process failed\n{message}") if kind is None else kind(message)
+    raise MvkitError(f"a process failed: {message}") if kind is None else kind(message)

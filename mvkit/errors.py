@@ -23,14 +23,19 @@ and Python call a thing by two names, a message has the one of its reader: see
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 #: Valid values that a message lists at most.
 _MOST_NAMES = 12
 #: Names like one that was typed that a message lists at most, where a command lists all.
 _MOST_NEAR = 4
-
+#: Characters that a message shows of an error that is not mvkit's.
+_LONGEST_ERROR = 300
+#: Control characters but tabs and ends of lines: a terminal obeys some.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 #: Commands that are being carried out in this process; of all threads, some of which raise errors too.
 _running_commands = 0
@@ -73,16 +78,64 @@ def printable(text: str) -> str:
         return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+def without_credentials(text: str) -> str:
+    """Return an address, or a text with addresses, without user names and passwords."""
+    return re.sub(r"(?<=://)[^/?#\s]*@", "", text)
+
+
+def describe_exception(error: BaseException) -> str:
+    """Return ``TypeError: what it says`` in a few hundred characters of one line, without passwords."""
+    try:
+        text = without_credentials(" ".join(_escape_control(str(error)).split()))
+    except Exception:  # noqa: BLE001 - code of a stranger's exception
+        text = ""
+    text = text if len(text) <= _LONGEST_ERROR else f"{text[:_LONGEST_ERROR]}..."
+    return f"{type(error).__name__}{f': {text}' if text else ''}"
+
+
+def exception_location(error: BaseException, *, in_libraries: bool = False) -> str:
+    """Return ``FILE:LINE: `` of the last step of an exception in code that is not mvkit's, "" for none.
+
+    Parameters
+    ----------
+    error
+        As it was raised.
+    in_libraries
+        Take a step in an installed package or Python's own where there is none in code of the user's.
+    """
+    import sysconfig
+    import traceback
+
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}: "
+    steps = [step for step in traceback.extract_tb(error.__traceback__) if Path(step.filename).is_file()]
+    outside = [step for step in steps if not Path(step.filename).is_relative_to(Path(__file__).parent)]
+    installed = [sysconfig.get_paths()[kind] for kind in ("stdlib", "purelib", "platlib")]
+    own = [
+        step
+        for step in outside
+        if not any(Path(step.filename).is_relative_to(folder) for folder in installed)
+    ]
+    chosen = own or (outside if in_libraries else [])
+    return f"{chosen[-1].filename}:{chosen[-1].lineno}: " if chosen else ""
+
+
+def _escape_control(text: str) -> str:
+    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
+
+
 class MvkitError(Exception):
     """Base of every error that mvkit raises deliberately.
 
-    Bytes of file names in messages that are no UTF-8 are escaped.
+    Control characters, and bytes of file names that are no UTF-8, are escaped in messages.
     """
 
     exit_code = 1
 
     def __init__(self, *arguments: object) -> None:
-        super().__init__(*(printable(one) if isinstance(one, str) else one for one in arguments))
+        super().__init__(
+            *(_escape_control(printable(one)) if isinstance(one, str) else one for one in arguments)
+        )
 
 
 class UsageError(MvkitError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
+import logging
 import math
 import os
 import platform
@@ -22,6 +23,8 @@ from typing import Any, Final
 from filelock import FileLock, Timeout
 
 from mvkit.errors import DataError, UsageError, printable, wording
+
+LOGGER = logging.getLogger(__name__)
 
 #: Folders that systems and archives create; their content is not the user's.
 SYSTEM_FOLDERS: Final = frozenset(
@@ -44,6 +47,8 @@ _POINTERS: Final = {
 
 _BLOCK_BYTES: Final = 1 << 20
 _LOCK: Final = ".lock"
+#: A wait for another process that is not worth a word.
+_UNNOTICED_S: Final = 0.3
 #: After this, the process of a temporary file is taken for dead, also on another machine.
 _ABANDONED_S: Final = 24 * 3600.0
 _TEMPORARY: Final = re.compile(r"\.(?:tmp|old)-(?:([0-9a-f]{8})-)?(\d+)-[0-9a-f]{8}(?:\.|$)")
@@ -180,7 +185,7 @@ def is_abandoned(folder: Path) -> bool:
 
 
 @contextmanager
-def file_lock(target: Path, *, log: Callable[[str], None] = lambda text: None) -> Iterator[None]:
+def file_lock(target: Path, *, log: Callable[[str], None] = LOGGER.warning) -> Iterator[None]:
     """Hold the lock of ``target``; wait while another process has it.
 
     The system releases the lock when its holder dies, however it dies.
@@ -190,12 +195,12 @@ def file_lock(target: Path, *, log: Callable[[str], None] = lambda text: None) -
     target
         File that is going to be made or changed; its directory is created.
     log
-        Called once if there is a wait.
+        Called once if there is a wait that somebody would notice.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(target.with_name(f".{target.name}.lock"))
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=_UNNOTICED_S)
     except Timeout:
         log(f"another mvkit process is working on {target.name}: waiting for it to finish")
         lock.acquire(poll_interval=0.2)

@@ -55,6 +55,11 @@ def ceilings_dir(home: Path | None = None) -> Path:
     return home_dir(home) / "ceilings"
 
 
+def crashes_dir(home: Path | None = None) -> Path:
+    """Return the directory of saved tracebacks of exceptions that nobody expected."""
+    return home_dir(home) / "crashes"
+
+
 def cache_dir(home: Path | None = None) -> Path:
     """Return the directory of cached features and scores."""
     return home_dir(home) / "cache"

@@ -6,7 +6,9 @@ wrong with it is reported at once, each problem with the file and line, or the `
 
 from __future__ import annotations
 
+import codecs
 import json
+import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +20,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from mvkit.errors import RecipeError, suggest, valid_names, wording
+from mvkit.errors import RecipeError, printable, suggest, valid_names, wording
+from mvkit.files import inspect_file
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -40,8 +43,10 @@ _BASE, _BASES = "base", "base/"
 _KIND = "name"
 #: Values and depth of a recipe at most; aliases make more of a few bytes.
 _MOST_VALUES, _DEEPEST = 10_000, 32
-#: Characters of an input, and names of recipes, that a message shows.
-_LONGEST, _MOST_NAMES = 80, 12
+#: Bytes of a recipe's file at most; PyYAML reads as many a second.
+_LARGEST = 100_000
+#: Characters of an input, names of recipes and problems that a message shows.
+_LONGEST, _MOST_NAMES, _MOST_PROBLEMS = 80, 12, 20
 #: The recipe that the defaults of scoring are.
 _DEFAULTS = "score/paper"
 
@@ -107,6 +112,8 @@ def load_recipe(model: type[Model], source: str | None, overrides: Sequence[str]
             # "--set n_splits=ten: give a whole number" has the key already.
             has_key = where.startswith(f"--set {_written(key)}=") and text.startswith(("give ", "unknown "))
             lines.append(f"{where}: {text}" if has_key or not key else f"{where}: {_written(key)}: {text}")
+        if len(lines) > _MOST_PROBLEMS:
+            lines[_MOST_PROBLEMS:] = [f"... and {len(lines) - _MOST_PROBLEMS:,} more problems"]
         raise RecipeError("\n".join(lines)) from error
 
 
@@ -153,6 +160,10 @@ def find_recipe(source: str) -> Path:
             f"{_short(source)} is Python, and a recipe is YAML\n"
             f"to score a network of your own: mvkit score {source.partition(':')[0]}:FUNCTION"
         )
+    if (problem := _file_problem(source)) is not None:
+        raise RecipeError(
+            f"recipe {_short(source)} is {problem}; give a YAML file, or a name (mvkit list recipes)"
+        )
     # A path as in the repository, recipes/demo.yaml.
     name = source.removeprefix("recipes/").removesuffix(".yaml")
     if name in packaged:
@@ -175,6 +186,14 @@ def _find(source: str, folder: Path, packaged: Mapping[str, Path]) -> Path | Non
         # A name that no file could have, such as one of 300 characters.
         return None
     return packaged.get(source.removesuffix(".yaml"))
+
+
+def _file_problem(source: str) -> str | None:
+    """Return what a path is that exists and is no file, such as "a folder, not a file"; else None."""
+    try:
+        return inspect_file(Path(source)).problem if os.path.lexists(source) and os.sep in source else None
+    except (OSError, ValueError):
+        return None
 
 
 def read_document(path: Path) -> dict[str, object]:
@@ -273,7 +292,14 @@ def location_of(key: KeyPath, given: KeyLocations, changed: KeyLocations | None 
 
 
 def _override_name(override: str) -> str:
-    return wording(f"--set {override}", f"override {override}")
+    shown = _one_line(override)
+    return wording(f"--set {shown}", f"override {shown}")
+
+
+def _one_line(text: str) -> str:
+    """Return text as messages show it: short, line ends and control characters escaped."""
+    shown = "".join(one if one.isprintable() else repr(one)[1:-1] for one in text[: _LONGEST + 1])
+    return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - 3]}..."
 
 
 def _apply(override: str, document: dict[str, object]) -> KeyPath:
@@ -282,6 +308,8 @@ def _apply(override: str, document: dict[str, object]) -> KeyPath:
     path = _parts(text)
     if not equals or not all(path):
         raise RecipeError(f"{_override_name(override)}: write it as key=value, for instance n_splits=5")
+    if len(path) > _DEEPEST:
+        raise RecipeError(f"{_override_name(override)}: nested too deeply")
     if path[0] == _BASE:
         raise RecipeError(f"{_override_name(override)}: a recipe's base is named in its file only")
     group: Any = document
@@ -308,7 +336,8 @@ def _apply(override: str, document: dict[str, object]) -> KeyPath:
 
 def _written(key: KeyPath) -> str:
     """Return a key path as it is written: ``views.views[0].steps[1].name``."""
-    return "".join(f"[{part}]" if part.isdecimal() else f".{part}" for part in key).removeprefix(".")
+    written = "".join(f"[{part}]" if part.isdecimal() else f".{part or repr(part)}" for part in key)
+    return _one_line(written.removeprefix("."))
 
 
 def _parts(key: str) -> KeyPath:
@@ -373,7 +402,7 @@ def _problems(details: ErrorDetails, model: type[BaseModel], all_keys: str) -> I
         yield key, f"{text}, got {_short(details['input'])}"
     else:
         value = details["input"]
-        if kind == "finite_number":
+        if isinstance(value, float) and not math.isfinite(value):
             expected = expected.replace("a number", "a finite number", 1)
         meant = suggest(value, _words(schema)) if isinstance(value, str) else ""
         yield key, f"give {expected}, got {_short(value)}{meant}"
@@ -492,7 +521,8 @@ def _kinds(model: type[BaseModel]) -> tuple[str, ...]:
 
 
 def _short(value: object) -> str:
-    text = repr(value)
+    # true, false and null as in YAML.
+    text = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
@@ -540,26 +570,45 @@ def read_yaml(path: Path) -> tuple[dict[str, object], dict[KeyPath, int]]:
         The file is missing, is no YAML, holds a key twice, or is no mapping.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        with path.open("rb") as file:
+            content = file.read(_LARGEST + 1)
+        text = content.decode("utf-8-sig")
+    except OSError as error:
         raise RecipeError(f"{_shown(path)}: cannot be read as a recipe ({error})") from error
+    except UnicodeDecodeError as error:
+        kind = "UTF-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "not UTF-8"
+        line = content.count(b"\n", 0, error.start) + 1
+        where = _shown(path) if kind == "UTF-16" else f"{_shown(path)}:{line}"
+        raise RecipeError(f"{where}: {kind}; a recipe is text in UTF-8: save it so in your editor") from error
     return parse_yaml(text, _shown(path))
 
 
 def parse_yaml(text: str, name: str) -> tuple[dict[str, object], dict[KeyPath, int]]:
     """Parse recipe text; ``name`` stands for the file in messages. See :func:`read_yaml`."""
     lines: dict[KeyPath, int] = {}
+    if len(text) > _LARGEST:
+        raise RecipeError(f"{name}: longer than {_LARGEST:,} characters, which no recipe is")
     try:
         node = _Core12Loader(text).get_single_node()
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
-        raise RecipeError(f"{name}:{line}: not valid YAML: {error.problem}") from error
+        problem = str(error.problem)
+        if "'\\t'" in problem:
+            problem = "a tab; YAML is indented with spaces"
+        elif problem.startswith(("but found", "second")):
+            problem = f"{error.context}, {problem}"
+        raise RecipeError(f"{name}:{line}: not valid YAML: {problem}") from error
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        where = f"{name}:{line}: the character U+{ord(text[error.position]):04X}"
+        raise RecipeError(f"{where}; a recipe is text in UTF-8: save it so in your editor") from error
     except yaml.YAMLError as error:
         raise RecipeError(f"{name}: not valid YAML: {str(error).splitlines()[0]}") from error
     except RecursionError as error:
         raise RecipeError(f"{name}: lists or groups are nested too deeply") from error
     if not isinstance(node, yaml.MappingNode):
-        raise RecipeError(f"{name}: a recipe is a mapping of keys to values")
+        kind = "empty" if node is None else "a list" if isinstance(node, yaml.SequenceNode) else "a text"
+        raise RecipeError(f"{name}: a recipe is a mapping of keys to values (key: value); this is {kind}")
     return _value_of(node, (), lines, name), lines
 
 
@@ -570,7 +619,10 @@ def parse_scalar(text: str, name: str = "--set") -> object:
     except RecipeError as error:
         if "<stream end>" in str(error):
             raise RecipeError(f"{name}: the value is not complete") from error
-        raise RecipeError(str(error).replace(f"{name}:1: ", f"{name}: ", 1)) from error
+        message = (
+            str(error).replace(f"{name}:1: ", f"{name}: ", 1).replace(f"{name}: value: ", f"{name}: ", 1)
+        )
+        raise RecipeError(message) from error
     if len(document) > 1:
         raise RecipeError(f"{name}: more than one value")
     return document["value"]
@@ -585,7 +637,8 @@ def _value_of(node: yaml.Node, path: KeyPath, lines: dict[KeyPath, int], name: s
         raise RecipeError(f"{name}:{line}: more than {_MOST_VALUES:,} values; are there aliases of aliases?")
     if node.tag not in (f"{_TAG}map", f"{_TAG}seq", *_SCALARS):
         raise RecipeError(
-            f"{name}:{line}: {_written(path)}: not valid YAML for a recipe: a value of {node.tag}"
+            f"{name}:{line}: {_written(path)}: not valid YAML for a recipe: "
+            f"a value of {_one_line(node.tag.replace(_TAG, '!!'))}"
         )
     if isinstance(node, yaml.SequenceNode):
         items = []
@@ -600,7 +653,7 @@ def _value_of(node: yaml.Node, path: KeyPath, lines: dict[KeyPath, int], name: s
             if not isinstance(key_node, yaml.ScalarNode):
                 raise RecipeError(f"{name}:{line}: not valid YAML for a recipe: a key must be a word")
             if key in lines:
-                raise RecipeError(f"{name}:{line}: {'.'.join(key)}: given twice (first on line {lines[key]})")
+                raise RecipeError(f"{name}:{line}: {_written(key)}: given twice (first on line {lines[key]})")
             if key_node.value == "<<":
                 raise RecipeError(
                     f"{name}:{line}: <<: not in YAML 1.2; `base: FILE` takes over a recipe's keys"
@@ -608,7 +661,19 @@ def _value_of(node: yaml.Node, path: KeyPath, lines: dict[KeyPath, int], name: s
             lines[key] = line
             group[key_node.value] = _value_of(value_node, key, lines, name)
         return group
+    return _scalar_of(node, f"{name}:{line}: {_written(path)}")
+
+
+def _scalar_of(node: yaml.Node, where: str) -> object:
+    """Return the value of a scalar; RecipeError if it is not of the kind that its tag names."""
+    text = str(node.value)
+    if node.tag == f"{_TAG}str" and not text.isprintable() and printable(text) != text:
+        raise RecipeError(f"{where}: {_short(text)}: half a character")
+    pattern, read = _SCALARS.get(node.tag, ("", str))
     try:
-        return _SCALARS[node.tag][1](node.value)
-    except (KeyError, ValueError) as error:
-        raise RecipeError(f"{name}:{line}: {_written(path)}: cannot read {_short(node.value)}") from error
+        if node.tag != f"{_TAG}str" and re.match(pattern, text) is None:
+            raise ValueError(text)
+        return read(text)
+    except ValueError as error:
+        long = f", a number of {len(text):,} characters" if len(text) > _LONGEST else ""
+        raise RecipeError(f"{where}: cannot read {_short(text)}{long}") from error

@@ -280,7 +280,7 @@ def _row(line: str) -> dict[str, Any] | None:
     """Return the object of a line; None for the output of a library, or a truncated line."""
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) else None
 
@@ -355,7 +355,7 @@ def _read_stamp(folder: Path) -> dict[str, object]:
     """Return the stamp of the last complete installation into ``folder``, or {}."""
     try:
         stamp = json.loads((folder / STAMP_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return stamp if isinstance(stamp, dict) else {}
 

@@ -3,14 +3,15 @@
 ::
 
     Neuropixels
-    DIR/session_ID/session_ID.nwb  or  DIR/sub-ANIMAL/sub-ANIMAL_ses-ID.nwb (DANDI)  or  DIR[/ANY]/ANY.nwb
+    DIR/session_ID/session_ID.nwb  or  DIR/sub-ANIMAL/sub-ANIMAL_ses-ID.nwb (DANDI)
+    or DIR[/ANY[/ANY]]/ANY.nwb
     DIR/session_ID/session_ID_analysis_metrics.csv, DIR/units.csv    image selectivity, running; optional
     DIR/sessions.csv                                                 animals and kinds of sessions; optional
     DIR/channels.csv                                                 areas, where corrected since; optional
     DIR/natural_scene_templates/natural_scene_FRAME.tiff             the images
 
     Calcium
-    DIR/ophys_experiment_data/ID.nwb  or  DIR[/ANY]/ANY.nwb
+    DIR/ophys_experiment_data/ID.nwb  or  DIR[/ANY[/ANY]]/ANY.nwb
     DIR/cell_specimens.json                                          metrics of the cells; optional
     DIR/ophys_experiments.json                                       which animal, which failed; optional
 """
@@ -35,6 +36,7 @@ from mvkit.allen.session import SessionSource
 from mvkit.errors import DataError, UsageError
 from mvkit.files import list_files
 from mvkit.machine import installed_versions
+from mvkit.neural.own.tables import TextFormat, exact_whole_number
 
 LOGGER = logging.getLogger(__name__)
 
@@ -64,6 +66,8 @@ _UNIT_METRICS = {
     "run_pval_ns": ("p_value_running_ns", "run_pval_ns"),
 }
 _STRUCTURE = "ecephys_structure_acronym"
+#: Key of the fields of a row that are more than the header has names.
+_BEYOND = "\n"
 _LAST_NUMBER = re.compile(r"(\d+)$")
 
 
@@ -112,11 +116,12 @@ class SessionFolder:
         if not self.path.is_dir():
             raise UsageError(f"--sessions-from {self.path}: no such folder")
         # A link to nothing is among them: to read it is an error.
-        paths = [file.path for file in list_files(self.path, {".nwb"}, levels=1)]
-        paths = [path for path in paths if _LFP_NAME.fullmatch(path.stem) is None]
+        files = [file.path for file in list_files(self.path, {".nwb"}, levels=2)]
+        paths = [path for path in files if _LFP_NAME.fullmatch(path.stem) is None]
         if not paths:
+            lfp = f"; the {len(files)} there are field potentials of single probes" if files else ""
             raise UsageError(
-                f"--sessions-from {self.path}: no session files (.nwb) in it or in the folders of it"
+                f"--sessions-from {self.path}: no session files (.nwb) in it or in the folders of it{lfp}"
             )
         by_number: dict[int, Path] = {}
         for path in paths:
@@ -125,7 +130,10 @@ class SessionFolder:
                 LOGGER.info("%s: no %s, left out", path, requested)
                 continue
             if number in by_number:
-                raise DataError(f"session {number} is there twice: {by_number[number]} and {path}")
+                raise DataError(
+                    f"session {number} is there twice: {by_number[number]} and {path}\n"
+                    "move one of the two out of the folder"
+                )
             by_number[number] = path
         if not by_number:
             raise UsageError(f"--sessions-from {self.path}: no {requested}")
@@ -295,15 +303,35 @@ class SessionFolder:
             raise DataError(f"{path}: not a table of cells ({error})") from error
 
 
-def _csv_rows(path: Path) -> list[Mapping[str, str]]:
-    """Return the rows of a table; none if there is no such file."""
+class _Row(dict[str, str]):
+    """A row of a table: values by column, and its line in the file."""
+
+    def __init__(self, values: Mapping[str, str], line: int) -> None:
+        super().__init__(values)
+        self.line = line
+
+
+def _csv_rows(path: Path) -> list[_Row]:
+    """Return the rows of a table, also as spreadsheet programs save it; none if there is no such file."""
     if not path.is_file():
         return []
+    rows = []
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
+        form = TextFormat.of(path)
+        with path.open(newline="", encoding=form.encoding) as file:
+            for _ in range(form.n_skipped):
+                next(file)
+            reader = csv.DictReader(file, delimiter=form.separator, restval="", restkey=_BEYOND)
+            for values in reader:
+                line = reader.line_num + form.n_skipped
+                # Fields beyond the header: of commas at the end, or of numbers with commas in them.
+                if any(values.pop(_BEYOND, [])):
+                    raise DataError(f"{path}: line {line}: more fields than the header has names")
+                if any(values.values()):
+                    rows.append(_Row(values, line))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: not a readable table ({error})") from error
+    return rows
 
 
 def _json_rows(path: Path, hook: Any) -> list[Any]:
@@ -313,7 +341,7 @@ def _json_rows(path: Path, hook: Any) -> list[Any]:
     try:
         with path.open(encoding="utf-8") as file:
             rows = json.load(file, object_hook=hook)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise DataError(f"{path}: not a readable table ({error})") from error
     if not isinstance(rows, list):
         raise DataError(f"{path}: expected a list of rows")
@@ -325,17 +353,20 @@ def _cell_row(row: Mapping[str, Any]) -> tuple[int, tuple[Any, tuple[float, ...]
     return int(row[CELL_ID]), (row.get("specimen_id"), values)
 
 
-def _whole_number(row: Mapping[str, str], keys: tuple[str, ...], path: Path) -> int:
-    text = next((row[key] for key in keys if key in row), None)
+def _whole_number(row: _Row, keys: tuple[str, ...], path: Path) -> int:
+    name = next((key for key in keys if key in row), "")
     try:
-        return int(float(text)) if text and not text.isdigit() else int(text or "")
+        return exact_whole_number(row.get(name, ""))
     except ValueError as error:
-        raise DataError(f"{path}: {' or '.join(keys)} is {text!r} in a row, expected a number") from error
+        raise DataError(f"{path}: line {row.line}: {name or ' or '.join(keys)}: {error}") from error
 
 
-def _number(row: Mapping[str, str], keys: tuple[str, ...], path: Path) -> float:
-    text = next((row[key] for key in keys if row.get(key)), "")
+def _number(row: _Row, keys: tuple[str, ...], path: Path) -> float:
+    name = next((key for key in keys if row.get(key)), "")
+    text = row.get(name, "")
     try:
+        if "_" in text:
+            raise ValueError(text)
         return float(text) if text else float("nan")
     except ValueError as error:
-        raise DataError(f"{path}: {keys[0]} is {text!r} in a row, expected a number") from error
+        raise DataError(f"{path}: line {row.line}: {name} is '{text}', expected a number") from error

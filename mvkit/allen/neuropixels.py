@@ -38,7 +38,7 @@ SESSION_TYPE = "brain_observatory_1.1"
 ELECTRODES = "general/extracellular_ephys/electrodes"
 INVALID_TIMES = "intervals/invalid_times"
 
-_SESSION_NAME = re.compile(r"(?:(?:ecephys_)?session_|sub-[^_]+_ses-)(\d+)")
+_SESSION_NAME = re.compile(r"(?:(?:ecephys_)?session_(\d+)|sub-[^_]+_ses-(\d+)(?:_[a-z+]+)?)")
 #: Names of stimuli in older files, and of the column that holds the image shown.
 _STIMULUS_NAMES = {"Natural Images": "natural_scenes"}
 _FRAME_COLUMNS = ("frame", "Image", "image")
@@ -82,9 +82,12 @@ class NeuropixelsReader:
         def number(path: Path) -> int | None:
             name = _SESSION_NAME.fullmatch(path.stem)
             if name is not None:
-                session_id = int(name.group(1))
+                session_id = int(name.group(1) or name.group(2))
             else:
                 with open_nwb(path) as file:
+                    if "units" not in file and "intervals" not in file:
+                        # Field potentials, under a name of somebody's own.
+                        return None
                     session_id = _session_number(file)
             kind = self._folder.sessions.get(session_id, {}).get("session_type", SESSION_TYPE)
             return session_id if kind == SESSION_TYPE else None

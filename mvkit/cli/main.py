@@ -5,9 +5,16 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shlex
 import signal
 import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import datetime
 from io import TextIOWrapper
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -20,15 +27,26 @@ from mvkit.cli.console import (
     Group,
     argument_name,
     help_epilog,
+    home_path,
     note,
     option_value,
     parameter_choices,
     parameter_type,
     print_json,
 )
-from mvkit.errors import MvkitError, UsageError, command_line, suggest
+from mvkit.errors import (
+    MvkitError,
+    UsageError,
+    command_line,
+    describe_exception,
+    exception_location,
+    suggest,
+    without_credentials,
+)
 
 _INTERRUPTED = 130
+#: How torch, numpy and BLAS say that memory ran out, where they do not raise MemoryError.
+_NO_MEMORY = re.compile("can't allocate memory|out of memory|Unable to allocate")
 
 #: What wrong words on the command line raise: a class of click, or of the click inside newer Typers.
 _CommandLineError: Any = next(
@@ -152,10 +170,8 @@ def run(arguments: list[str]) -> int:
             error.show()
             return int(error.exit_code)
         return _report(UsageError(_explain(error)), as_json=as_json)
-    except Exception as error:
-        if not _is_under_torchrun():
-            raise
-        return _leave_to_torchrun(error)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the last resort
+        return _report(error, as_json=as_json, message=_describe_unexpected(error, arguments))
     if code == _INTERRUPTED and not _is_under_torchrun():
         note("interrupted")
     return int(code or 0)
@@ -232,21 +248,73 @@ def _is_under_torchrun() -> bool:
     return "TORCHELASTIC_ERROR_FILE" in os.environ
 
 
-def _leave_to_torchrun(error: Exception) -> int:
-    """Let torchrun, or the mvkit that started it, show the error of the process that failed first."""
-    from mvkit.distributed import record_failure
+def _report(error: BaseException, *, as_json: bool, message: str = "") -> int:
+    """Show an error and return the exit code; ``message``: what to show, if not the error's own."""
+    message = message or str(error)
+    if _is_debugging():
+        note("".join(traceback.format_exception(error)))
+    if _is_under_torchrun():
+        # Torchrun, or the mvkit that started it, shows the error of the process that failed first.
+        from mvkit.distributed import record_failure
 
-    record_failure(error)
+        record_failure(error, message)
+    else:
+        note(f"error: {message}")
+        if as_json:
+            print_json({"error": {"type": type(error).__name__, "message": message}})
     return error.exit_code if isinstance(error, MvkitError) else 1
 
 
-def _report(error: MvkitError, *, as_json: bool) -> int:
-    if _is_under_torchrun():
-        return _leave_to_torchrun(error)
-    note(f"error: {error}")
-    if as_json:
-        print_json({"error": {"type": type(error).__name__, "message": str(error)}})
-    return error.exit_code
+def _is_debugging() -> bool:
+    return os.environ.get("MVKIT_DEBUG", "") not in ("", "0")
+
+
+def _describe_unexpected(error: BaseException, arguments: Sequence[str]) -> str:
+    """Return what to say of an exception that nobody expected, and save its traceback."""
+    text = describe_exception(error)
+    if isinstance(error, MemoryError) or _NO_MEMORY.search(text):
+        return (
+            f"memory ran out ({text})\n"
+            "fewer --jobs, --layers or --areas, or a smaller --batch-size, need less"
+        )
+    if isinstance(error, Warning):
+        return f"{text}\nhere Python takes warnings for errors: run mvkit without PYTHONWARNINGS=error"
+    path = _save_traceback(error, arguments)
+    if where := exception_location(error):
+        return f"{where}{text} (in code that is not mvkit's)\ntraceback: {path}"
+    return (
+        f"{text} (a fault of mvkit)\nplease report it on the Issues page of mvkit's repository, with {path}"
+    )
+
+
+def _save_traceback(error: BaseException, arguments: Sequence[str]) -> str:
+    """Write a report of an exception into the home, or else the temporary folder; return its path."""
+    from mvkit.files import write_text
+    from mvkit.machine import installed_versions
+    from mvkit.paths import crashes_dir
+
+    versions = installed_versions("numpy", "torch", "h5py", "pandas", "scipy", "numba")
+    # Neither variables of the environment nor values of locals: both may hold passwords.
+    report = without_credentials(
+        f"mvkit {shlex.join(arguments)}\n{platform.platform()}\n"
+        f"{', '.join(f'{name} {number}' for name, number in versions.items())}\n\n"
+        f"{''.join(traceback.format_exception(error))}"
+    )
+    # "--home DIR" and "--home=DIR".
+    homes = [word for two in pairwise(arguments) for word in two[1:] if two[0] == "--home"]
+    homes += [word.removeprefix("--home=") for word in arguments if word.startswith("--home=")]
+    name = f"{datetime.now():%Y-%m-%d-%H%M%S}-{os.getpid()}.txt"
+    folders: tuple[Callable[[], Path], ...] = (
+        lambda: crashes_dir(home_path("".join(homes[:1]))),
+        lambda: Path(tempfile.gettempdir()),
+    )
+    for folder in folders:
+        with suppress(Exception):
+            path = folder() / f"mvkit-crash-{name}"
+            write_text(path, report)
+            return str(path)
+    note(report)
+    return "the traceback above"
 
 
 #: How h5py shows the system's errors; the suffix of files that are being written.

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mvkit.errors import UsageError, wording
+from mvkit.errors import UsageError, UserCodeError, wording
 from mvkit.machine import choose_device
 from mvkit.models.base import MissingWeightsError, is_quantised
 from mvkit.models.external import check_has_values, wrapper_attribute
@@ -196,7 +196,13 @@ def record_calls(
     handles = []
     try:
         for path in needed:
-            handles.append(model.get_submodule(path).register_forward_hook(recorder(path)))
+            module = model.get_submodule(path)
+            if isinstance(module, torch.jit.ScriptModule):
+                raise UserCodeError(
+                    f"{path}: is TorchScript, of which torch gives only the output\n"
+                    "give the network that it was made from, or take layers outside of it"
+                )
+            handles.append(module.register_forward_hook(recorder(path)))
         with torch.no_grad(), _run_uncompiled(model):
             model(inputs)
     except (_StopForwardPass, MissingWeightsError):
@@ -231,6 +237,8 @@ def _run_uncompiled(model: nn.Module) -> AbstractContextManager[object]:
 
 def _copy(value: Tensor) -> Tensor:
     value = value.detach()
+    if value.is_meta:
+        raise UserCodeError("an output of the network lies on the device 'meta', without values")
     if value.is_quantized:
         return value.dequantize().cpu()
     if value.layout != torch.strided:

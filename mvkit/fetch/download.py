@@ -14,15 +14,17 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import requests
+from urllib3.exceptions import LocationParseError
 
 from mvkit import __version__
-from mvkit.errors import FetchError, FetchHaltedError
+from mvkit.errors import FetchError, FetchHaltedError, without_credentials
 from mvkit.fetch.manifest import HEAD_BYTES, ContentCheck
 from mvkit.files import file_digests, format_bytes, move_durably, write_text
 from mvkit.machine import check_free_disk, explain_full_disk
@@ -36,7 +38,6 @@ _STATUS_REASONS = {
     401: "the server wants a log-in",
     403: "the server refuses access (S3 answers so for a missing file too)",
     404: "the server has no such file",
-    407: "the proxy wants a log-in",
     410: "the file was removed from the server",
 }
 _PAGE_TYPES = ("text/html", "text/xml", "application/xml", "application/xhtml+xml", "application/json")
@@ -350,7 +351,7 @@ class PartialFile:
         """Return the version of the note, or None if there is no readable note."""
         try:
             return RemoteVersion(**json.loads(self.note_path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, RecursionError):
             return None
 
     def n_bytes(self) -> int:
@@ -486,7 +487,8 @@ def send_request(
     FetchError
         For a bad address, a redirect loop, or a redirect from https to anything else.
     """
-    address = without_credentials(url)
+    address, proxy = without_credentials(url), _proxy(url)
+    _check_certificates(url)
     timed_out = f"nothing received for {settings.read_timeout_s:g} s"
     try:
         with session.request(
@@ -501,18 +503,45 @@ def send_request(
             yield response
     except requests.TooManyRedirects as error:
         raise FetchError(f"{address}: the server redirects in a circle") from error
-    except (requests.exceptions.InvalidSchema, requests.exceptions.InvalidURL) as error:
-        raise FetchError(f"{address}: the address, or one it redirects to, cannot be fetched") from error
+    except (requests.exceptions.InvalidSchema, requests.exceptions.InvalidURL, LocationParseError) as error:
+        if "SOCKS" in str(error):
+            raise FetchHaltedError(
+                f"{address}: the proxy {proxy} needs PySocks: pip install pysocks"
+            ) from error
+        where = (
+            f"the address, one it redirects to, or the proxy {proxy},"
+            if proxy
+            else "the address, or one it redirects to,"
+        )
+        raise FetchError(f"{address}: {where} cannot be fetched") from error
     except requests.exceptions.SSLError as error:
-        if "CERTIFICATE_VERIFY_FAILED" in str(error):
-            raise FetchError(f"{address}: the server's certificate is not trusted") from error
+        if (untrusted := re.search(r"certificate verify failed(?:: ([^(]*[^( ]))?", str(error))) is not None:
+            advice = (
+                f"is the clock of this computer right? it is {datetime.now():%Y-%m-%d %H:%M} here"
+                if "expired" in untrusted[0] or "not yet valid" in untrusted[0]
+                else "a firm's or university's own certificate is trusted with REQUESTS_CA_BUNDLE=FILE.pem"
+            )
+            reason = f" ({untrusted[1]})" if untrusted[1] else ""
+            raise FetchError(
+                f"{address}: the server's certificate is not trusted{reason}\n{advice}"
+            ) from error
+        if "NO_CERTIFICATE" in str(error):
+            raise FetchHaltedError(
+                "REQUESTS_CA_BUNDLE: holds no certificate; it names the certificates to trust (.pem)"
+            ) from error
         raise TransientError("the encrypted connection failed") from error
     except requests.exceptions.ConnectTimeout as error:
+        of_proxy = f" to the proxy {proxy}" if proxy else ""
         raise TransientError(
-            f"no connection within {settings.connect_timeout_s:g} s", unreachable=True
+            f"no connection{of_proxy} within {settings.connect_timeout_s:g} s", unreachable=True
         ) from error
     except requests.Timeout as error:
         raise TransientError(timed_out) from error
+    except requests.exceptions.ProxyError as error:
+        answer = re.search(r"Tunnel connection failed: (\d+)", str(error))
+        if answer is None:
+            raise TransientError(f"no connection to the proxy {proxy}", unreachable=True) from error
+        raise _proxy_error(url, int(answer[1])) from error
     except requests.ConnectionError as error:
         text = str(error)
         if "Read timed out" in text:
@@ -528,9 +557,35 @@ def send_request(
         raise TransientError(f"the request failed ({type(error).__name__})") from error
 
 
-def without_credentials(url: str) -> str:
-    """Return the address without user name and password, for messages and records."""
-    return re.sub(r"(?<=://)[^/?#]*@", "", url)
+def _proxy(url: str) -> str:
+    """Return the proxy on the way to an address, without user name and password; "" for none."""
+    proxies = requests.utils.get_environ_proxies(url)
+    # Whatever the password is made of.
+    return re.sub(r"(?<=://).*@", "", requests.utils.select_proxy(url, proxies) or "")
+
+
+def _proxy_error(url: str, status: int) -> FetchError | TransientError:
+    """Build the error for a proxy's answer."""
+    proxy = _proxy(url)
+    if status in TRANSIENT_STATUSES:
+        return TransientError(f"the proxy {proxy} answered {status}", unreachable=True)
+    if status != 407:
+        return FetchError(f"{without_credentials(url)}: the proxy {proxy} refused the connection ({status})")
+    variable = f"{urlsplit(url).scheme.upper()}_PROXY"
+    return FetchHaltedError(
+        f"{without_credentials(url)}: the proxy {proxy} wants a log-in\n"
+        f"give it in its address: {variable}=http://USER:PASSWORD@HOST:PORT"
+    )
+
+
+def _check_certificates(url: str) -> None:
+    """Check that the file that the environment names for certificates is there."""
+    names = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+    name = next((name for name in names if os.environ.get(name)), None)
+    if url.lower().startswith("https:") and name is not None and not Path(os.environ[name]).exists():
+        raise FetchHaltedError(
+            f"{name}={os.environ[name]}: no such file; it names the certificates to trust (.pem)"
+        )
 
 
 def check_http(url: str) -> None:
@@ -570,6 +625,8 @@ def status_error(url: str, response: requests.Response) -> FetchError | Transien
     status = response.status_code
     if status in TRANSIENT_STATUSES:
         return TransientError(f"the server answered {status}", retry_after_s=retry_after_s(response.headers))
+    if status == 407:
+        return _proxy_error(url, status)
     reason = _STATUS_REASONS.get(status, "the server refused")
     return FetchError(f"{without_credentials(url)}: HTTP {status}: {reason}")
 

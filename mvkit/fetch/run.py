@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import requests
 
-from mvkit.errors import DataError, FetchError, FetchHaltedError, MvkitError, UsageError
+from mvkit.errors import DataError, FetchError, FetchHaltedError, MvkitError, UsageError, without_credentials
 from mvkit.fetch.catalogue import (
     CHECKPOINT,
     HDF5,
@@ -33,7 +33,6 @@ from mvkit.fetch.download import (
     download,
     open_session,
     request_version,
-    without_credentials,
 )
 from mvkit.fetch.manifest import HEAD_BYTES, ContentCheck, FileToFetch, Manifest, Record
 from mvkit.files import file_lock, format_bytes, remove_leftovers, replacing, sha256_of

@@ -430,7 +430,7 @@ def _read_weights_file(path: Path, *, remedy: str) -> dict[str, Any]:
             training_run = json.loads(metadata.get("training_run", "{}"))
             if not isinstance(training_run, dict):
                 raise ValueError("training_run is no object")
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, RecursionError) as error:
             raise CheckpointError(
                 f"{path}: its metadata are damaged ({error})\nexport the weights again"
             ) from error

@@ -33,6 +33,7 @@ from mvkit.errors import (
     MvkitError,
     UsageError,
     UserCodeError,
+    option_name,
     printable,
     suggest,
     unknown_name,
@@ -276,6 +277,8 @@ def _call_factory(name: ExternalName) -> nn.Module:
         made = factory()
     if not isinstance(made, nn.Module):
         raise UserCodeError(f"{name.label}: returned a {type(made).__name__}; needed: a torch.nn.Module")
+    with UserCode(f"{name.label}: its weights cannot be listed"):
+        made.state_dict()
     if any(is_lazy(value) for value in [*made.parameters(), *made.buffers()]):
         raise UserCodeError(
             f"{name.label}: the network has lazy modules, whose weights have no shape yet\n"
@@ -1137,6 +1140,10 @@ class ExternalModel(VisionModel):
 
 def build_with_seed(make: Callable[[], _Network], seed: int | None) -> _Network:
     """Make a network with random weights drawn from a seed (None: 0); torch's generator stays as it was."""
+    if not -(2**63) <= (seed or 0) < 2**64:
+        raise UsageError(
+            f"{option_name('seed')} {seed}: give a whole number below 2**64, which torch can take"
+        )
     # Only the CPU's generator draws: seeding all devices would disturb CUDA's.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed or 0)

@@ -11,15 +11,20 @@ torchvision's resize of *tensors* gives slightly different values.
 from __future__ import annotations
 
 import math
-import sysconfig
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from mvkit.errors import DataError, MvkitError, UsageError, UserCodeError, wording
+from mvkit.errors import (
+    DataError,
+    MvkitError,
+    UsageError,
+    UserCodeError,
+    describe_exception,
+    exception_location,
+    wording,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,12 +52,8 @@ PREPROCESS_CONTRACT = (
     "callable that takes one PIL image (RGB) and returns a float tensor (3, height, width)"
 )
 
-#: Characters that are recorded of a function, and shown of an error in a user's code.
-_LONGEST_TEXT, _LONGEST_ERROR = 2000, 300
-
-#: Where mvkit and installed packages lie.
-_MVKIT = Path(__file__).parent.parent.parent
-_INSTALLED = tuple(Path(sysconfig.get_paths()[kind]) for kind in ("stdlib", "purelib", "platlib"))
+#: Characters that are recorded of a function.
+_LONGEST_TEXT = 2000
 
 
 @dataclass(frozen=True)
@@ -639,22 +640,6 @@ class UserCode:
         # A script without a `__main__` guard ends itself when it is imported.
         if isinstance(error, MvkitError) or not isinstance(error, Exception | SystemExit):
             return
-        text = " ".join(str(error).split())
-        shortened = text if len(text) <= _LONGEST_ERROR else f"{text[:_LONGEST_ERROR]}..."
-        message = f"{self._what}: {_location(error)}{type(error).__name__}{f': {shortened}' if text else ''}"
+        where = exception_location(error, in_libraries=True)
+        message = f"{self._what}: {where}{describe_exception(error)}"
         raise UserCodeError("\n".join(filter(None, (message, self._advice)))) from error
-
-
-def _location(error: BaseException) -> str:
-    """Return ``FILE:LINE: `` of the last step in the user's own code, or in a library if there is none."""
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{error.filename}:{error.lineno}: "
-    steps = [step for step in traceback.extract_tb(error.__traceback__) if Path(step.filename).is_file()]
-    outside = [step for step in steps if not Path(step.filename).is_relative_to(_MVKIT)]
-    own = [
-        step
-        for step in outside
-        if not any(Path(step.filename).is_relative_to(folder) for folder in _INSTALLED)
-    ]
-    chosen = own or outside
-    return f"{chosen[-1].filename}:{chosen[-1].lineno}: " if chosen else ""

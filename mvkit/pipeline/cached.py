@@ -320,7 +320,7 @@ def _damage(path: Path) -> str:
     try:
         sums = json.loads((path / CHECKSUMS).read_text(encoding="utf-8"))
         wrong = [name for name, expected in sums.items() if _sha256(path / name) != expected]
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         return str(error)
     return f"changed since written: {', '.join(wrong)}" if wrong else ""
 

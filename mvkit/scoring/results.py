@@ -754,7 +754,7 @@ def read_models(out_dir: Path) -> dict[str, Scores]:
         table = _read_parquet(folder.resolve() / UNITS_PARQUET)
         has_networks = any("networks" in entry["context"] for entry in entries.values())
         networks = _read_parquet(folder.resolve() / NETWORKS_PARQUET) if has_networks else None
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
         raise DataError(f"{folder}: damaged scores ({error})") from error
     if chosen:
         names = {folder_name(name): name for name in entries} | {name: name for name in entries}

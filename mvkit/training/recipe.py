@@ -138,7 +138,7 @@ class TrainSettings(Settings):
 
     epochs: Count
     batch_size: Count
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
     sync_norm: bool = True
     max_steps: Count | None = None
 

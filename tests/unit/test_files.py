@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import re
 import socket
+import time
 from pathlib import Path
+from threading import Thread
 
 import pytest
+from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,6 +18,7 @@ from mvkit import files as atomic
 from mvkit.errors import DataError, printable
 from mvkit.files import (
     check_link,
+    file_lock,
     format_bytes,
     inspect_file,
     list_files,
@@ -212,3 +216,28 @@ def test_text_of_any_name_is_written(tmp_path: Path) -> None:
 )
 def test_format_bytes(n_bytes: int, text: str) -> None:
     assert format_bytes(n_bytes) == text
+
+
+def test_a_wait_for_another_process_is_logged_whoever_waits(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    target = tmp_path / "sub" / "x.h5"
+    with file_lock(target):
+        pass
+    assert caplog.messages == []
+    lock = FileLock(target.with_name(".x.h5.lock"))
+    lock.acquire()
+
+    def wait() -> None:
+        with file_lock(target):
+            pass
+
+    waiting = Thread(target=wait)
+    waiting.start()
+    for _ in range(100):
+        if caplog.messages:
+            break
+        time.sleep(0.05)
+    lock.release()
+    waiting.join()
+    assert caplog.messages == ["another mvkit process is working on x.h5: waiting for it to finish"]

@@ -313,8 +313,11 @@ class _Hdf5File(ArrayFile):
         values = values.transpose()
         return values.astype(bool) if _matlab_class(source) == "logical" else values
 
-    def _add(self, name: str, node: Any) -> None:
+    def _add(self, name: str, node: Any, above: tuple[Any, ...] = ()) -> None:
         names = self._shapes if self._shapes is not None else {}
+        if node in above:
+            # A link to a group around it.
+            return
         kind = _matlab_class(node) if self.is_matlab else ""
         if not hasattr(node, "dtype"):
             if "MATLAB_sparse" in node.attrs:
@@ -323,7 +326,9 @@ class _Hdf5File(ArrayFile):
             for part, child in node.items():
                 # A link to nothing has no child.
                 if child is not None:
-                    self._add(f"{name}.{part}", child)
+                    self._add(f"{name}.{part}", child, (*above, node))
+        elif node.shape is None:
+            names[name], self._datasets[name] = (), "an empty dataset, without values"
         elif self.is_matlab and "MATLAB_object_decode" in node.attrs:
             names[name], self._datasets[name] = (), f"an object of MATLAB, {_OBJECT_ADVICE}"
         elif self.is_matlab and "MATLAB_empty" in node.attrs:

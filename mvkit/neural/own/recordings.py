@@ -152,7 +152,9 @@ def _find_sources(given: Sequence[str | Path], *, stimuli: str | None) -> list[S
             if problem := inspect_file(source.path).problem:
                 raise DataError(f"{source.path}: {problem}")
             if not _is_table(source.path) and source.path.suffix.lower() not in SUFFIXES:
-                raise UsageError(f"{source.path}: the name must end in {', '.join(SUFFIXES)}")
+                is_sheet = source.path.suffix.lower() in (".xlsx", ".xls", ".ods")
+                hint = "\nsave the sheet of a spreadsheet as CSV (UTF-8)" if is_sheet else ""
+                raise UsageError(f"{source.path}: the name must end in {', '.join(SUFFIXES)}{hint}")
             if is_neural_file(source.path):
                 command = f"mvkit score gabor --dataset {source.path}"
                 raise UsageError(f"{source.path}: is a neural file already; use it: {command}")

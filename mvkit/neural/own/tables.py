@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
+import csv
+import gzip
+import re
+import warnings
+import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +45,18 @@ TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 #: A table with fewer responses than this part of its cells has wrong columns.
 _LEAST_FILLED = 0.02
 _MOST_EMPTY_CELLS = 10_000_000
+#: Bytes at the beginning of a table that are looked at: more than a header.
+_HEAD_BYTES = 1 << 20
+#: How pandas names columns without a name.
+_UNNAMED = "Unnamed: "
+_DECIMAL_COMMA, _DECIMAL_POINT = "comma", "point"
+_STYLES = {
+    _DECIMAL_COMMA: r"[-+]?\d*,\d+(?:[eE][-+]?\d+)?",
+    _DECIMAL_POINT: r"[-+]?\d*\.\d+(?:[eE][-+]?\d+)?|[-+]?\d+(?:[.,]\d{3})+[.,]\d+",
+}
+_THOUSANDS = r"[-+]?[1-9]\d{0,2}(?:[.,]\d{3})+"
+#: What was meant as a number: 1,234.5, 1 234, 50 %, #DIV/0!
+_LIKE_NUMBER = re.compile(r"\s*[-+\u2212]?[\d.,'\s]*\d[\d.,'\s]*(?:[eE][-+]?\d+)?\s*%?|#[A-Z/0]+[!?]")
 
 
 def read_table(
@@ -100,6 +119,79 @@ def read_table(
     return images, parts
 
 
+@dataclass(frozen=True)
+class TextFormat:
+    """How a program wrote a table as text.
+
+    Attributes
+    ----------
+    encoding
+        By the mark at the beginning; UTF-8 without one.
+    separator
+        Comma, semicolon or tab: the one that divides the header into most columns.
+    n_skipped
+        Lines before the header: 1 for Excel's ``sep=;``.
+    columns
+        The header.
+    """
+
+    encoding: str
+    separator: str
+    n_skipped: int
+    columns: tuple[str, ...]
+
+    @classmethod
+    def of(cls, path: Path) -> TextFormat:
+        """Look at the beginning of a file, which may be packed with gzip.
+
+        Raises
+        ------
+        DataError
+            If it is not text, or two columns have one name.
+        """
+        is_packed = path.name.lower().endswith(".gz")
+        with gzip.open(path, "rb") if is_packed else path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+        marks = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+        encoding = next((one for mark, one in marks.items() if head.startswith(mark)), "utf-8")
+        if head.startswith(b"PK\x03\x04") or (b"\0" in head and encoding != "utf-16"):
+            raise DataError(f"{path}: not a table in text; of a spreadsheet, save the sheet as CSV (UTF-8)")
+        lines = head.decode(encoding, "replace").splitlines() or [""]
+        n_skipped, given = 0, re.fullmatch(r'"?sep=(.)"?[,;]*', lines[0].strip())
+        if given is not None:
+            lines, n_skipped = [*lines[1:], ""], 1
+        by_separator = {one: next(csv.reader([lines[0]], delimiter=one), []) for one in (",", ";", "\t")}
+        separator = max(by_separator, key=lambda one: len(by_separator[one]))
+        columns = tuple(name.strip() for name in by_separator[separator])
+        twice = next((name for name in columns if name and columns.count(name) > 1), None)
+        if twice is not None:
+            raise DataError(f"{path}: two columns are called '{twice}'")
+        return cls(encoding, separator, n_skipped, columns)
+
+    def is_local(self, frame: Any) -> bool:
+        """Tell whether numbers may be written as in the country of a spreadsheet's user."""
+        return (
+            self.separator == ";"
+            or self.encoding == "utf-16"
+            or (self.separator == "\t" and _DECIMAL_COMMA in _number_styles(frame))
+        )
+
+
+def exact_whole_number(text: str) -> int:
+    """Return the whole number that a text is: of ``715093703``, ``715093703.0``, ``7.15093703E+8``.
+
+    Raises
+    ------
+    ValueError
+        If it is none, or digits of it are lost (``7.15E+08``), as spreadsheets show long numbers.
+    """
+    match = re.fullmatch(r"([-+]?[0-9]+)(?:\.([0-9]+))?(?:[eE]\+?([0-9]+))?", text.strip())
+    whole, part, power = (match[1], match[2] or "", int(match[3] or 0)) if match else ("", "", 0)
+    if match is None or part[power:].strip("0") or (match[3] is not None and len(part) < power):
+        raise ValueError(f"'{text}' is no whole number with all its digits")
+    return int(whole + part[:power])
+
+
 class _Table:
     """A table with named columns."""
 
@@ -107,32 +199,90 @@ class _Table:
         import pandas
 
         self.path = path
-        name = path.name.lower()
+        self._format: TextFormat | None = None
         try:
-            if name.endswith(".parquet"):
+            if path.name.lower().endswith(".parquet"):
                 frame: pandas.DataFrame = pandas.read_parquet(path)
             else:
-                separator = "\t" if name.removesuffix(".gz").endswith(".tsv") else ","
-                frame = pandas.read_csv(path, sep=separator, low_memory=False)
+                self._format = TextFormat.of(path)
+                frame = self._read_text(self._format)
+                if self._format.is_local(frame):
+                    frame = self._read_local_numbers(self._format)
         except FileNotFoundError as error:
             raise DataError(f"{path}: no such file") from error
-        except (OSError, ValueError, UnicodeDecodeError, KeyError) as error:
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}: {_where_not_text(path)}; save it as CSV (UTF-8)") from error
+        except (OSError, ValueError, KeyError, EOFError, zlib.error) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise DataError(f"{path}: not a readable table ({reason})") from error
+        frame = frame.rename(columns=lambda column: str(column).strip())
+        # Spreadsheets leave empty columns and rows at the ends.
+        empty = [name for name in frame.columns if name.startswith(_UNNAMED) and frame[name].isna().all()]
+        filled = ~frame.isna().all(axis=1)
         # Lines are counted as an editor does, with the header.
-        self._first_line = 1 if name.endswith(".parquet") else 2
-        self._frame = frame.rename(columns=lambda column: str(column).strip())
-        if frame.empty:
+        self._first_line = 1 if self._format is None else 2 + self._format.n_skipped
+        self._lines = np.flatnonzero(filled) + self._first_line
+        self._frame = frame.drop(columns=empty)[filled].reset_index(drop=True)
+        if self._frame.empty:
             raise DataError(f"{path}: has no rows")
+
+    def _read_text(self, form: TextFormat, **options: Any) -> Any:
+        """Read the text as pandas does; a row with more fields than the header is an error."""
+        import pandas
+
+        with warnings.catch_warnings():
+            # pandas warns of lost fields, and takes them for names of rows without index_col.
+            warnings.simplefilter("error", pandas.errors.ParserWarning)
+            try:
+                return pandas.read_csv(
+                    self.path,
+                    sep=form.separator,
+                    encoding=form.encoding,
+                    skiprows=form.n_skipped,
+                    skip_blank_lines=False,
+                    index_col=False,
+                    low_memory=False,
+                    **options,
+                )
+            except pandas.errors.ParserWarning as error:
+                raise DataError(
+                    f"{self.path}: rows have more fields than the header has names\n"
+                    "are numbers written with decimal commas? separate the columns with semicolons then"
+                ) from error
+
+    def _read_local_numbers(self, form: TextFormat) -> Any:
+        """Read a table in which decimal signs may be commas; DataError where that is not clear."""
+        import pandas
+
+        frame = self._read_text(form, dtype=str)
+        first = 2 + form.n_skipped
+        styles = _number_styles(frame)
+        if len(styles) > 1:
+            (row, name), (other, second) = styles[_DECIMAL_COMMA], styles[_DECIMAL_POINT]
+            raise DataError(
+                f"{self.path}: line {row + first}: {name} is '{frame[name][row]}', "
+                f"line {other + first}: {second} is '{frame[second][other]}'\n"
+                "which is the decimal sign, comma or point? write all numbers with one"
+            )
+        for name in frame.columns:
+            numbers = pandas.to_numeric(frame[name].str.replace(",", ".", regex=False), errors="coerce")
+            if (numbers.isna() & frame[name].notna()).any():
+                continue
+            marked = frame[name].str.contains("[.,]", na=False)
+            if marked.any() and frame[name][marked].str.fullmatch(_THOUSANDS).all() and not marked.all():
+                row = int(np.argmax(marked))
+                raise DataError(
+                    f"{self.path}: line {row + first}: {name} is '{frame[name][row]}': are there thousands?\n"
+                    "save the table with numbers that are not grouped"
+                )
+            frame[name] = numbers
+        return frame
 
     def describe(self) -> str:
         """Return a line that lists the columns."""
         names = list(map(str, self._frame.columns))
         more = f" and {len(names) - 12} more" if len(names) > 12 else ""
-        hint = (
-            " (separated by semicolons? save it with commas)" if len(names) == 1 and ";" in names[0] else ""
-        )
-        return f"columns: {', '.join(names[:12])}{more}{hint}"
+        return f"columns: {', '.join(names[:12])}{more}"
 
     def find(self, given: str | None, usual: Sequence[str]) -> str | None:
         """Return the column given, or the first usual one that is there; None for none."""
@@ -155,17 +305,44 @@ class _Table:
         return len(self._frame)
 
     def column(self, name: str) -> NDArray[Any]:
-        """Return a column; text as objects."""
+        """Return a column of names or ids; text as objects.
+
+        Raises
+        ------
+        DataError
+            If digits of an id are lost, as spreadsheets show long numbers (``7.15E+08``).
+        """
+        values = self._values(name)
+        if values.dtype.kind == "f" and self._format is not None and np.abs(values).max(initial=0) >= 1e5:
+            written = self._read_text(self._format, dtype=str).rename(columns=str.strip)[name]
+            for row, line in enumerate(self._lines):
+                text = written[line - self._first_line]
+                if isinstance(text, str) and "e" in text.lower():
+                    try:
+                        exact_whole_number(text.replace(",", "."))
+                    except ValueError as error:
+                        raise DataError(f"{self.place(row)}: {name}: {error}") from error
+        return values
+
+    def _values(self, name: str) -> NDArray[Any]:
         series = self._frame[name]
         return series.to_numpy(dtype=object if series.dtype.kind not in "biuf" else None)
 
     def place(self, row: int) -> str:
         """Return where a row is, for messages."""
-        return f"{self.path}: {'row' if self._first_line == 1 else 'line'} {row + self._first_line}"
+        return f"{self.path}: {'row' if self._first_line == 1 else 'line'} {self._lines[row]}"
+
+    def is_numeric(self, name: str) -> bool:
+        """Tell whether a column holds numbers, also if some of them cannot be read."""
+        values = self._values(name)
+        return values.dtype.kind in "iuf" or (
+            values.dtype.kind == "O"
+            and any(isinstance(value, str) and _LIKE_NUMBER.fullmatch(value) for value in values)
+        )
 
     def numbers(self, name: str) -> NDArray[Any]:
         """Return a column of numbers; DataError names the first row with something else, or infinity."""
-        values = self.column(name)
+        values = self._values(name)
         if values.dtype.kind == "O":
             import pandas
 
@@ -178,6 +355,29 @@ class _Table:
             row = int(np.argmax(np.isinf(values)))
             raise DataError(f"{self.place(row)}: {name} is infinite; leave missing responses empty")
         return values
+
+
+def _number_styles(frame: Any) -> dict[str, tuple[int, str]]:
+    """Return the decimal signs in columns of text, each with a row and a column that has it."""
+    styles: dict[str, tuple[int, str]] = {}
+    for name in frame.columns:
+        if frame[name].dtype.kind == "O":
+            for style, pattern in _STYLES.items():
+                rows = np.flatnonzero(frame[name].astype(str).str.fullmatch(pattern))
+                if len(rows):
+                    styles.setdefault(style, (int(rows[0]), name))
+    return styles
+
+
+def _where_not_text(path: Path) -> str:
+    """Return the first line of a file that is not UTF-8, for messages."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return f"line {number} is not UTF-8"
+    return "not UTF-8"
 
 
 def _stimuli_of_table(settings: ImportSettings, table: _Table, image: str) -> GreyImages:
@@ -247,7 +447,14 @@ def _unit_columns(table: _Table, settings: ImportSettings, used: Sequence[str]) 
         if not others:
             raise UsageError(f"{table.path}: no column fits '{settings.responses}'\n{table.describe()}")
         return others
-    chosen = [column for column in others if table.column(column).dtype.kind in "iuf"]
+    # A number that cannot be read makes a column text: it is an error, and no reason to leave a unit out.
+    chosen = [column for column in others if table.is_numeric(column)]
+    unnamed = next((column for column in chosen if column.startswith(_UNNAMED)), None)
+    if unnamed is not None:
+        raise DataError(
+            f"{table.path}: column {table.columns.index(unnamed) + 1} has no name; are its values "
+            "the numbers of rows? remove it, or name it"
+        )
     if not chosen:
         raise UsageError(
             f"{table.path}: which column has the unit? give {option_name('unit_ids')} COLUMN\n"

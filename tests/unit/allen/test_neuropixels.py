@@ -292,3 +292,58 @@ def test_folders_are_visited_once_and_links_to_nothing_count(allen_files: Path, 
     assert sources[0].path == folder / "session_7103/session_7103.nwb"
     with pytest.raises(DataError, match=r"session_7104\.nwb: a link to nothing .*datalad get"):
         NeuropixelsReader(folder).read(sources[1], SessionRequest())
+
+
+def test_downloads_of_dandi_in_their_folder(allen_files: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "000021" / "sub-699"
+    (folder / "sub-699_ses-7102.nwb.dandidownload").mkdir(parents=True)
+    (folder / "sub-699_ses-7102.nwb.dandidownload" / "file").write_bytes(b"half")
+    shutil.copy(allen_files / "session_7103/session_7103.nwb", folder / "sub-699_ses-7103_ecephys.nwb")
+    with h5py.File(folder / "sub-699_ses-7103_probe-81_ecephys.nwb", "w") as file:
+        file["identifier"] = "81"
+    shutil.copy(folder / "sub-699_ses-7103_probe-81_ecephys.nwb", folder / "own_name.nwb")
+    assert [one.session_id for one in NeuropixelsReader(tmp_path).sessions()] == [7103]
+    (folder / "own_name.nwb").unlink()
+    (folder / "sub-699_ses-7103_ecephys.nwb").unlink()
+    with pytest.raises(UsageError, match=r"no session files .*; the 1 there are field potentials of single"):
+        NeuropixelsReader(tmp_path).sessions()
+
+
+def _units_csv(folder: Path, text: str | bytes) -> SessionRecording:
+    for path in folder.rglob("*analysis_metrics.csv"):
+        path.unlink()
+    (folder / "units.csv").write_bytes(text.encode() if isinstance(text, str) else text)
+    return read(folder, 7101)
+
+
+def test_tables_of_spreadsheet_programs(allen_files: Path, tmp_path: Path) -> None:
+    shutil.copytree(allen_files, tmp_path, dirs_exist_ok=True)
+    first, second = read(tmp_path, 7101).unit_columns["unit_id"][:2]
+    header = "ecephys_unit_id,image_selectivity_ns,p_value_running_ns"
+    rows = [header, f"{first}.0,0.25,0.5", f"{second},,0.75,,", ",,", ""]
+    text = "\r\n".join(rows)
+    semicolons = "sep=;\r\n" + text.replace(",", ";")
+    for content in ("\ufeff" + text, semicolons, text.replace(",", "\t").encode("utf-16")):
+        columns = _units_csv(tmp_path, content).unit_columns
+        assert columns["run_pval_ns"][:2].tolist() == [0.5, 0.75]
+        assert columns["image_selectivity_ns"][0] == 0.25 and np.isnan(columns["image_selectivity_ns"][1])
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ("9.5E+08,1,0.5", "line 3: ecephys_unit_id: '9.5E\\+08' is no whole number with all its digits"),
+        ("x,1,0.5", "line 3: ecephys_unit_id: 'x' is no whole number"),
+        ('5,"0,25",0.5', "line 3: image_selectivity_ns is '0,25', expected a number"),
+        ("5,1,#DIV/0!", "line 3: p_value_running_ns is '#DIV/0!', expected a number"),
+        ("5,0,25,0,5", "line 3: more fields than the header has names"),
+        ("5,0,caf\xe9", "not a readable table"),
+    ],
+)
+def test_values_that_are_no_numbers_are_refused(
+    allen_files: Path, tmp_path: Path, row: str, words: str
+) -> None:
+    shutil.copytree(allen_files, tmp_path, dirs_exist_ok=True)
+    text = f"ecephys_unit_id,image_selectivity_ns,p_value_running_ns\n1,1,1\n{row}\n"
+    with pytest.raises(DataError, match=rf"units\.csv: {words}"):
+        _units_csv(tmp_path, text.encode("latin-1"))

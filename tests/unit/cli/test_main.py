@@ -59,10 +59,105 @@ def test_errors_are_one_json_document_with_json(
     assert printed.err == "error: file x: bad\n"
 
 
-def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(main, "app", app_raising(ZeroDivisionError("bug")))
-    with pytest.raises(ZeroDivisionError):
-        main.run([])
+class UnprintableError(Exception):
+    """An exception that fails when it is to be shown."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (ZeroDivisionError("bug"), "ZeroDivisionError: bug (a fault of mvkit)\nplease report it on the "),
+        (NotImplementedError(), "NotImplementedError (a fault of mvkit)\n"),
+        (UnprintableError(), "UnprintableError (a fault of mvkit)\n"),
+        (KeyError("\x1b[31mred\nline\x00"), r"KeyError: '\x1b[31mred\nline\x00' (a fault"),
+        (ValueError("\x1b[31mred\nline\x00"), r"ValueError: \x1b[31mred line\x00 (a fault"),
+        (RuntimeError("x" * 10_000), f"RuntimeError: {'x' * 300}... (a fault"),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"), "UnicodeDecodeError: 'utf-8' codec can't decode"),
+        (RecursionError("maximum recursion depth exceeded"), "RecursionError: maximum recursion depth exc"),
+        (MemoryError(), "memory ran out (MemoryError)\nfewer --jobs, --layers or --areas, or a smaller "),
+        (RuntimeError("x: can't allocate memory: you tried"), "memory ran out (RuntimeError: x: can't "),
+        (
+            FutureWarning("old"),
+            "FutureWarning: old\nhere Python takes warnings for errors: run ",
+        ),
+        (SystemExit("bye"), "SystemExit: bye (a fault of mvkit)\n"),
+    ],
+)
+def test_an_exception_that_nobody_expected_is_one_message(
+    error: Exception, text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # As if every step were in mvkit.
+    monkeypatch.setattr(main, "exception_location", lambda error: "")
+    monkeypatch.setattr(main, "app", app_raising(error))
+    assert main.run(["--json"]) == 1
+    printed = capsys.readouterr()
+    assert printed.err.startswith(f"error: {text}") and len(printed.err) < 700
+    assert json.loads(printed.out) == {
+        "error": {"type": type(error).__name__, "message": printed.err.removeprefix("error: ")[:-1]}
+    }
+
+
+def test_its_traceback_is_saved_without_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import mvkit
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise ZeroDivisionError("at https://me:secret@host/x")
+
+    monkeypatch.setenv("MVKIT_SECRET", "secret")
+    monkeypatch.setattr(main, "app", fail)
+    monkeypatch.setattr(main, "exception_location", lambda error: "")
+    arguments = ["score", "x", "--dask", "tcp://me:secret@host:1", f"--home={tmp_path}"]
+    assert main.run(arguments) == 1
+    (path,) = (tmp_path / "crashes").iterdir()
+    assert capsys.readouterr().err == (
+        "error: ZeroDivisionError: at https://host/x (a fault of mvkit)\n"
+        f"please report it on the Issues page of mvkit's repository, with {path}\n"
+    )
+    text = path.read_text()
+    assert f"mvkit score x --dask tcp://host:1 --home={tmp_path}" in text and "secret" not in text
+    assert (
+        f"mvkit {mvkit.__version__}, python {platform.python_version()}, numpy 1" in text or "numpy 2" in text
+    )
+    assert text.rstrip().endswith("ZeroDivisionError: at https://host/x") and "in fail" in text
+    # Where the home cannot be written, the temporary folder; where that cannot either, the terminal.
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    assert main.run(["score", "--home", str(tmp_path / "file")]) == 1
+    (path,) = (tmp_path / "temporary").iterdir()
+    assert str(path) in capsys.readouterr().err
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "file" / "x"))
+    assert main.run(["score", "--home", str(tmp_path / "file")]) == 1
+    printed = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in printed and printed.endswith("with the traceback above\n")
+
+
+def test_a_traceback_is_shown_on_demand(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MVKIT_DEBUG", "1")
+    monkeypatch.setattr(main, "app", app_raising(DataError("file x: bad")))
+    assert main.run([]) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith("Traceback") and printed.endswith("\nerror: file x: bad\n")
+
+
+def test_an_exception_in_code_that_is_not_mvkits_names_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = tmp_path / "net.py"
+    script.write_text("def go(*arguments, **options):\n    raise IndexError('no such layer')\n")
+    space: dict[str, Callable[..., object]] = {}
+    exec(compile(script.read_text(), str(script), "exec"), space)
+    monkeypatch.setattr(main, "app", space["go"])
+    assert main.run(["--home", str(tmp_path)]) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"error: {script}:2: IndexError: no such layer (in code that is not mvkit's)\n")
+    assert "report" not in printed
 
 
 @pytest.mark.parametrize(

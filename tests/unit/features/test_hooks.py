@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from mvkit.errors import UsageError
+from mvkit.errors import UsageError, UserCodeError
 from mvkit.features.hooks import (
     _exact_convolutions,
     device_for,
@@ -16,6 +16,7 @@ from mvkit.features.hooks import (
     floating_dtype,
     limit_threads,
     parse_device,
+    record_calls,
 )
 
 CPU = torch.device("cpu")
@@ -117,3 +118,16 @@ def test_a_gpu_gives_the_features_of_the_cpu_and_the_network_comes_home(pictures
     for layer in on_cpu:
         scale = on_cpu[layer].std()
         np.testing.assert_allclose(on_gpu[layer], on_cpu[layer], rtol=0, atol=1e-4 * scale)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_torchscript_and_outputs_without_values_are_refused() -> None:
+    class Meta(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.empty(2, device="meta")
+
+    with pytest.raises(UserCodeError, match="lies on the device 'meta'"):
+        record_calls(nn.Sequential(Meta()), torch.zeros(1, 2), {"0": None})
+    scripted = nn.Sequential(torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2), check_trace=False))
+    with pytest.raises(UserCodeError, match=r"^0: is TorchScript, of which torch gives only the output"):
+        record_calls(scripted, torch.zeros(1, 2), {"0": None})

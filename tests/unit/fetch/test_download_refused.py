@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import errno
 import hashlib
+from collections.abc import Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from types import ModuleType
 from typing import Any
 
 import pytest
+import requests
 
 from mvkit import machine
-from mvkit.errors import FetchError, FetchHaltedError
-from mvkit.fetch.download import DownloadSettings, PartialFile, check_redirect, download, without_credentials
+from mvkit.errors import FetchError, FetchHaltedError, without_credentials
+from mvkit.fetch.download import DownloadSettings, PartialFile, check_redirect, download
 from mvkit.fetch.manifest import ContentCheck
 
 ZIP = ContentCheck("a zip archive", (b"PK\x03\x04",))
@@ -174,3 +179,121 @@ def test_a_disk_that_fills_up_keeps_what_can_be_resumed(
     done = download(url, target, settings=settings)
     assert done.resumed_from == kept
     assert hashlib.sha256(target.read_bytes()).hexdigest() == hashlib.sha256(body).hexdigest()
+
+
+class _Proxy(BaseHTTPRequestHandler):
+    """Answers every request with the status that its path or host begins with."""
+
+    def do_CONNECT(self) -> None:
+        self.send_response(int(self.path.removeprefix("s")[:3]))
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Address of a proxy that is set for https, with a password."""
+    running = ThreadingHTTPServer(("127.0.0.1", 0), _Proxy)
+    Thread(target=running.serve_forever, args=(0.02,), daemon=True).start()
+    for name in ("NO_PROXY", "no_proxy", "https_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTPS_PROXY", f"http://me:secret@127.0.0.1:{running.server_port}")
+    yield f"http://127.0.0.1:{running.server_port}"
+    running.shutdown()
+    running.server_close()
+
+
+@pytest.mark.parametrize(
+    ("host", "kind", "words"),
+    [
+        (
+            "s407.example",
+            FetchHaltedError,
+            "the proxy {} wants a log-in\ngive it in its address: HTTPS_PROXY=http://USER:PASSWORD@HOST:PORT",
+        ),
+        ("s403.example", FetchError, "the proxy {} refused the connection (403)"),
+        ("s503.example", FetchHaltedError, "the proxy {} answered 503 (3 attempts in a row)\n"),
+    ],
+)
+def test_answers_of_a_proxy_in_the_tunnel(
+    host: str, kind: type[FetchError], words: str, proxy: str, settings: DownloadSettings, tmp_path: Path
+) -> None:
+    with pytest.raises(FetchError) as caught:
+        download(f"https://{host}/x.pt", tmp_path / "x.pt", settings=replace(settings, attempts=3))
+    assert type(caught.value) is kind and "sec" not in str(caught.value)
+    assert str(caught.value).startswith(f"https://{host}/x.pt: {words.format(proxy)}")
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        (
+            {"HTTPS_PROXY": "socks5h://me:secret@127.0.0.1:1080"},
+            "https://h.example/x: the proxy socks5h://127.0.0.1:1080 needs PySocks: pip install pysocks",
+        ),
+        (
+            {"HTTPS_PROXY": "http://me:secret@127.0.0.1:1"},
+            "https://h.example/x: no connection to the proxy http://127.0.0.1:1 (1 attempts",
+        ),
+        (
+            {"HTTPS_PROXY": "http://me:s#c@127.0.0.1:x"},
+            "https://h.example/x: the address, one it redirects to, or the proxy http://127.0.0.1:x, cannot",
+        ),
+        (
+            {"HTTPS_PROXY": "foo://127.0.0.1:1"},
+            "https://h.example/x: the address, one it redirects to, or the proxy foo://127.0.0.1:1, cannot",
+        ),
+        (
+            {"REQUESTS_CA_BUNDLE": "/nowhere.pem"},
+            "REQUESTS_CA_BUNDLE=/nowhere.pem: no such file; it names the",
+        ),
+        ({"CURL_CA_BUNDLE": "/nowhere.pem"}, "CURL_CA_BUNDLE=/nowhere.pem: no such file; it names the cert"),
+    ],
+)
+def test_settings_of_the_network_that_cannot_work(
+    variables: dict[str, str],
+    words: str,
+    settings: DownloadSettings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("NO_PROXY", "no_proxy", "https_proxy", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(FetchError) as caught:
+        download("https://h.example/x", tmp_path / "x", settings=replace(settings, attempts=1))
+    assert str(caught.value).startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        (
+            "self-signed certificate (_ssl.c:1)",
+            "trusted (self-signed certificate)\na firm's or university's own certificate is trusted with "
+            "REQUESTS_CA_BUNDLE=FILE.pem",
+        ),
+        (
+            "certificate has expired (_ssl.c:1)",
+            "trusted (certificate has expired)\nis the clock of this computer right? it is 20",
+        ),
+    ],
+)
+def test_a_certificate_that_is_not_trusted(
+    reason: str, words: str, settings: DownloadSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise requests.exceptions.SSLError(
+            f"[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: {reason}"
+        )
+
+    monkeypatch.setattr(requests.Session, "request", fail)
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
+    monkeypatch.delenv("CURL_CA_BUNDLE", raising=False)
+    with pytest.raises(FetchError) as caught:
+        download("https://h.example/x", tmp_path / "x", settings=settings)
+    assert str(caught.value).startswith(f"https://h.example/x: the server's certificate is not {words}")

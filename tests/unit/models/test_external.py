@@ -270,6 +270,35 @@ def test_a_network_on_meta_needs_weights(nets: Path, tmp_path: Path) -> None:
         mvkit.extract(nn.Conv2d(3, 1, 1, device="meta"), torch.rand(1, 3, 4, 4), layers="final")
 
 
+def test_weights_of_a_file_without_values_do_not_fit(nets: Path, tmp_path: Path) -> None:
+    torch.save({"stem.weight": torch.empty(2, device="meta")}, tmp_path / "meta.pt")
+    with pytest.raises(CheckpointError, match=r"meta\.pt: does not fit 'nets\.py:make'"):
+        mvkit.load_model(f"{nets}:make", tmp_path / "meta.pt")
+
+
+def test_a_network_whose_weights_cannot_be_listed_is_located(user_file: Write) -> None:
+    text = (
+        "from torch import nn\n\n\nclass Net(nn.Linear):\n    def state_dict(self, *a, **k):\n"
+        "        raise RuntimeError('no list')\n\n\ndef make():\n    return Net(2, 2)\n"
+    )
+    with pytest.raises(UserCodeError, match=r"weights cannot be listed: .*own\.py:6: RuntimeError: no list"):
+        mvkit.load_model(f"{user_file('own.py', text)}:make")
+
+
+def test_modules_that_hold_themselves_are_said(user_file: Write) -> None:
+    text = (
+        "from torch import nn\n\n\ndef make():\n    net = nn.Sequential()\n"
+        "    net.add_module('me', net)\n    return net\n"
+    )
+    with pytest.raises(UserCodeError, match=r"its weights cannot be listed: .*RecursionError"):
+        mvkit.load_model(f"{user_file('own.py', text)}:make")
+
+
+def test_a_seed_that_torch_cannot_take(nets: Path) -> None:
+    with pytest.raises(UsageError, match=r"^seed 1180591620717411303424: give a whole number below 2\*\*64"):
+        mvkit.load_model(f"{nets}:make", seed=2**70)
+
+
 def test_a_sparse_parameter_is_looked_at(nets: Path, user_file: Write) -> None:
     model = mvkit.load_model(f"{nets}:Sparse", input_size=16)
     features = mvkit.extract(model, some_pictures(), layers="final")

@@ -453,3 +453,16 @@ def test_the_axis_of_images_is_found_by_responses_or_ids(tmp_path: Path, values:
     dataset, _ = read(tmp_path / "b.npz", area="V1")
     np.testing.assert_array_equal(dataset.stimuli, np.moveaxis(taller, 2, 0))
     np.testing.assert_array_equal(dataset.recordings[0].responses, values)
+
+
+def test_links_to_groups_around_and_datasets_without_values(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "odd.h5", "w") as file:
+        file.create_dataset("nothing", data=h5py.Empty("f4"))
+        file["group/rates"] = np.zeros((2, 3))
+        file["group/inner/around"] = h5py.SoftLink("/group")
+        file["all"] = h5py.SoftLink("/")
+    with open_arrays(tmp_path / "odd.h5") as opened:
+        assert opened.shapes["group.rates"] == (2, 3)
+        assert opened.shapes["nothing"] == ()
+        with pytest.raises(DataError, match="'nothing' is an empty dataset, without values"):
+            opened.read("nothing")

@@ -15,6 +15,7 @@ from mvkit.errors import DataError, UsageError
 from mvkit.neural import NeuralDataset
 from mvkit.neural.own.recordings import import_recordings
 from mvkit.neural.own.request import ImportSettings
+from mvkit.neural.own.tables import exact_whole_number
 
 
 @pytest.fixture
@@ -200,7 +201,7 @@ def test_refusals_name_the_line(tmp_path: Path, scenes: Path, long: Any) -> None
     refuse(table, "which stimuli\\? give --stimuli", UsageError, stimuli=None)
     refuse(table[:0], "has no rows")
     path.write_text("a;b\n1;2\n")
-    with pytest.raises(UsageError, match="separated by semicolons"):
+    with pytest.raises(UsageError, match="columns: a, b"):
         read(path, stimuli=str(scenes))
     (tmp_path / "mine.parquet").write_bytes(b"nothing")
     with pytest.raises(DataError, match=r"mine.parquet: not a readable table"):
@@ -228,3 +229,114 @@ def test_images_by_the_numbers_of_files(tmp_path: Path) -> None:
     np.testing.assert_array_equal(dataset.recordings[0].responses, values[:, [1, 2, 0]])
     assert dataset.frame_ids.tolist() == [7, 8, 30]
     assert "images are matched by the numbers that their files are called" in notes
+
+
+def text_table(
+    frame: pd.DataFrame, *, decimal: str = ".", separator: str = ",", end: str = "\n", beginning: str = ""
+) -> str:
+    """A long table as text."""
+    text = frame.to_csv(index=False, sep=separator, decimal=decimal, lineterminator=end)
+    return beginning + text
+
+
+@pytest.mark.parametrize(
+    ("options", "encoding", "name"),
+    [
+        ({}, "utf-8-sig", "mine.csv"),
+        ({"end": "\r\n"}, "utf-8", "mine.csv"),
+        ({"separator": ";"}, "utf-8", "mine.csv"),
+        ({"separator": ";", "decimal": ",", "end": "\r\n"}, "utf-8-sig", "mine.csv"),
+        ({"separator": ";", "decimal": ",", "beginning": "sep=;\r\n"}, "utf-8", "mine.csv"),
+        ({"separator": "\t"}, "utf-8", "mine.csv"),
+        ({"separator": "\t", "decimal": ",", "end": "\r\n"}, "utf-16", "mine.csv"),
+        ({"separator": "\t", "decimal": ","}, "utf-8", "mine.tsv"),
+    ],
+)
+def test_tables_of_spreadsheet_programs(
+    options: dict[str, str],
+    encoding: str,
+    name: str,
+    long: tuple[pd.DataFrame, dict[tuple[str, str], NDArray[np.float64]]],
+    scenes: Path,
+    tmp_path: Path,
+) -> None:
+    table, truth = long
+    (tmp_path / name).write_bytes(text_table(table, **options).encode(encoding))
+    dataset, _ = read(tmp_path / name, stimuli=str(scenes))
+    check(dataset, truth)
+
+
+def test_empty_rows_and_columns_at_the_ends(
+    long: tuple[pd.DataFrame, dict[tuple[str, str], NDArray[np.float64]]], scenes: Path, tmp_path: Path
+) -> None:
+    table, truth = long
+    lines = table.to_csv(index=False).splitlines()
+    path = tmp_path / "mine.csv"
+    path.write_text("".join(f"{line},,\n" for line in [*lines, ",,,,,", ",,,,,"]))
+    dataset, _ = read(path, stimuli=str(scenes))
+    check(dataset, truth)
+    path.write_text("".join(f"{line}\n" for line in [lines[0], "", *lines[1:9], "1,0,100,x,VISp,m10"]))
+    with pytest.raises(DataError, match="line 11: response is 'x', expected a number"):
+        read(path, stimuli=str(scenes))
+
+
+HEADER = "image,trial,u1,u2\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        # Never a number that is not the one meant, nor a unit that is left out.
+        (
+            HEADER + "0,1,0,5,0,7\n1,1,0,6,0,8\n",
+            "mine.csv: rows have more fields than the header has names\nare",
+        ),
+        (HEADER + "0,1,0,5,2\n1,1,0,6,3\n", "mine.csv: rows have more fields than the header has names"),
+        (HEADER + "0,1,5,7\n1,1,#DIV/0!,8\n", "mine.csv: line 3: u1 is '#DIV/0!', expected a number"),
+        (
+            HEADER + '0,1,"1,234.5",7\n1,1,"2,234.5",8\n',
+            "mine.csv: line 2: u1 is '1,234.5', expected a number",
+        ),
+        (HEADER + '0,1,"0,5",7\n1,1,"0,6",8\n', "mine.csv: line 2: u1 is '0,5', expected a number"),
+        (HEADER + "0,1,5 %,7\n1,1,6 %,8\n", "mine.csv: line 2: u1 is '5 %', expected a number"),
+        ("image,trial,u1,u1\n0,1,5,7\n", "mine.csv: two columns are called 'u1'"),
+        (
+            ",image,trial,u1\n0,0,1,5\n1,1,1,6\n",
+            "mine.csv: column 1 has no name; are its values the numbers of",
+        ),
+        (
+            "image;trial;u1;u2\n0;1;0,5;7.5\n1;1;0,6;8\n",
+            "mine.csv: line 2: u1 is '0,5', line 2: u2 is '7.5'\nwhich is the decimal sign, comma or point?",
+        ),
+        ("image;trial;u1\n0;1;1.234\n1;1;567\n", "mine.csv: line 2: u1 is '1.234': are there thousands?\n"),
+        ("image;trial;u1\n0;1;1,234\n1;1;567\n", "mine.csv: line 2: u1 is '1,234': are there thousands?\n"),
+        ("image;trial;u1\n0;1;1.234,5\n1;1;567\n", "mine.csv: line 2: u1 is '1.234,5', expected a number"),
+        (
+            "image,trial,unit,response\n0,1,7.15E+08,1\n0,1,7.16E+08,2\n1,1,7.15E+08,1\n1,1,7.16E+08,2\n",
+            "mine.csv: line 2: unit: '7.15E+08' is no whole number with all its digits",
+        ),
+        ("image,trial,caf\xe9\n0,1,2\n", "mine.csv: line 1 is not UTF-8; save it as CSV (UTF-8)"),
+        ("PK\x03\x04\x00", "mine.csv: not a table in text; of a spreadsheet, save the sheet as CSV (UTF-8)"),
+    ],
+)
+def test_never_a_wrong_number_in_silence(text: str, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_bytes(text.encode("latin-1"))
+    np.save(tmp_path / "images.npy", np.zeros((2, 4, 5), np.uint8))
+    with pytest.raises(DataError) as caught:
+        read(path, stimuli=str(tmp_path / "images.npy"), area="VISp", animal="m")
+    assert str(caught.value).replace(f"{tmp_path}/", "").startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("715093703", 715093703), ("715093703.0", 715093703), ("7.15093703E+8", 715093703), ("-3", -3)],
+)
+def test_whole_numbers_as_spreadsheets_show_them(text: str, number: int) -> None:
+    assert exact_whole_number(text) == number
+
+
+@pytest.mark.parametrize("text", ["", "x", "1.5", "7.15E+08", "7E8", "1_000", "1,000", "1e-3", "nan", "inf"])
+def test_what_is_no_whole_number(text: str) -> None:
+    with pytest.raises(ValueError, match="is no whole number"):
+        exact_whole_number(text)
