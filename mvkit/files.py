@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import functools
 import glob
 import hashlib
 import json
+import logging
 import math
 import os
 import platform
 import re
+import shutil
 import stat
+import tempfile
 import time
 import uuid
 from collections import deque
@@ -19,9 +25,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from filelock import FileLock, Timeout
-
 from mvkit.errors import DataError, UsageError, printable, wording
+
+log = logging.getLogger(__name__)
 
 #: Folders that systems and archives create; their content is not the user's.
 SYSTEM_FOLDERS: Final = frozenset(
@@ -47,6 +53,37 @@ _LOCK: Final = ".lock"
 #: After this, the process of a temporary file is taken for dead, also on another machine.
 _ABANDONED_S: Final = 24 * 3600.0
 _TEMPORARY: Final = re.compile(r"\.(?:tmp|old)-(?:([0-9a-f]{8})-)?(\d+)-[0-9a-f]{8}(?:\.|$)")
+#: Bytes of a file's name, of which systems take 255, that leave room for what is added.
+_NAME_BYTES: Final = 180
+
+#: What file systems (network shares, FUSE) answer to a call that they do not have.
+_LACKING: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOTTY})
+#: ... to fsync of a folder, on top of that.
+_LACKING_FOLDER_SYNC: Final = _LACKING | {errno.EBADF, errno.EACCES, errno.EPERM, errno.EISDIR}
+#: ... to a lock.
+_LACKING_LOCKS: Final = _LACKING | {errno.ENOLCK, errno.EPERM, errno.EBADF}
+#: No lock can be made where nothing can be written, which the writing itself will say.
+_NOTHING_TO_LOCK: Final = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+#: A lock is held by another process.
+_LOCKED: Final = frozenset({errno.EAGAIN, errno.EACCES})
+#: A file that is mounted by itself, as into containers, cannot be replaced, only filled.
+_NOT_REPLACEABLE: Final = frozenset({errno.EBUSY, errno.EXDEV})
+
+#: What to do about errors of the system.
+_REMEDIES: Final = {
+    errno.ENOSPC: "free some space, or write to another disk",
+    errno.EDQUOT: "free some space, or write to another disk",
+    errno.EFBIG: "the file system or `ulimit -f` allows no larger file: write to another disk",
+    errno.EROFS: "choose another folder",
+    errno.ENAMETOOLONG: "most systems take 255 bytes: choose a shorter name",
+    errno.EMFILE: "raise the limit of this shell: ulimit -n 4096",
+    errno.EIO: "the disk or the network share has failed: try again, or use another one",
+    errno.ESTALE: "the network share has changed meanwhile: run the command again",
+    errno.ENOLCK: "the file system has no locks: set HDF5_USE_FILE_LOCKING=FALSE, or use another folder",
+}
+#: How HDF5 words the system's errors.
+_HDF5_ERROR: Final = re.compile(r"errno = (\d+)")
+_HDF5_NAME: Final = re.compile(r"name = '(.*?)'")
 
 #: Device and inode of a folder, or its real path.
 FolderId = tuple[int, int] | str
@@ -78,27 +115,119 @@ def replacing(target: Path) -> Iterator[Path]:
     Parameters
     ----------
     target
-        Final path. Its directory is created. An existing file is replaced.
+        Final path. Its directory is created. An existing file is replaced; of a link, the file that it
+        leads to.
 
     Yields
     ------
     Path
         A path in the same directory, with the same suffix, not yet existing.
+
+    Raises
+    ------
+    OSError
+        Names ``target``, also where a library has raised it without a file.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_beside(target)
+    temporary: Path | None = None
     try:
+        final = follow_link(target)
+        make_folder(final.parent)
+        temporary = temporary_beside(final)
         yield temporary
-        move_durably(temporary, target)
+        move_durably(temporary, final)
+    except OSError as error:
+        number, named = error_number(error), _named_file(error)
+        if number is None or named not in ("", str(temporary)):
+            raise
+        raise OSError(number, os.strerror(number), str(target)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
 
 
 def move_durably(source: Path, target: Path) -> None:
     """Rename ``source`` to ``target`` in the same directory so that a power cut cannot lose or mix them."""
-    _flush(source)
-    source.replace(target)
-    _flush(target.parent)
+    descriptor = os.open(source, os.O_RDONLY)
+    try:
+        synchronise(descriptor)
+    finally:
+        os.close(descriptor)
+    try:
+        source.replace(target)
+    except OSError as error:
+        if error.errno not in _NOT_REPLACEABLE:
+            raise
+        shutil.copyfile(source, target)
+        source.unlink()
+    try:
+        descriptor = os.open(target.parent, os.O_RDONLY)
+    except PermissionError:  # a folder that may be written to and not be listed
+        return
+    try:
+        synchronise(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def synchronise(descriptor: int) -> None:
+    """Bring an open file or folder to the disk, where the file system can; else a power cut may lose it."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        if error.errno not in (_LACKING_FOLDER_SYNC if is_folder else _LACKING):
+            raise
+
+
+def reserve_space(path: Path, n_bytes: int) -> None:
+    """Check that an existing file can grow by so many bytes; its size stays.
+
+    Raises
+    ------
+    OSError
+        If there is no room.
+    """
+    with path.open("r+b") as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            os.posix_fallocate(file.fileno(), 0, size + n_bytes)
+        except OSError as error:
+            if error.errno not in _LACKING:
+                raise
+            if shutil.disk_usage(path).free < n_bytes:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        os.ftruncate(file.fileno(), size)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it; of a link, the folder that it leads to.
+
+    Raises
+    ------
+    OSError
+        If it cannot be made.
+    """
+    folder = follow_link(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def follow_link(path: Path) -> Path:
+    """Return the path that a link leads to, which need not exist yet; other paths as they are.
+
+    Raises
+    ------
+    UsageError
+        If the link leads into a circle, into a folder that does not exist (a disk that is not mounted), or to
+        a file that git-annex has locked.
+    """
+    if not path.is_symlink():
+        return path
+    final = Path(os.path.realpath(path))
+    if final.is_symlink() or not final.parent.is_dir():
+        raise UsageError(f"{path}: {inspect_file(path).problem}\nrestore what it leads to, or remove it")
+    if _ANNEX in final.as_posix():
+        raise UsageError(f"{path}: locked by git-annex\nunlock it: datalad unlock (or git annex unlock)")
+    return final
 
 
 def write_text(target: Path, text: str) -> None:
@@ -108,7 +237,7 @@ def write_text(target: Path, text: str) -> None:
 
 
 def check_output_path(target: Path, *, overwrite: bool, example: str) -> None:
-    """Check that an output does not exist already, and is no folder.
+    """Check that an output can be written, before the work.
 
     Parameters
     ----------
@@ -122,8 +251,9 @@ def check_output_path(target: Path, *, overwrite: bool, example: str) -> None:
     Raises
     ------
     UsageError
-        With the way out.
+        If it exists, is no file, or its folder cannot be written to; with the way out.
     """
+    _check_name(target)
     if target.is_dir():
         raise UsageError(f"{target}: is a folder; give a file name, such as {target / example}")
     if target.exists() and not overwrite:
@@ -131,18 +261,133 @@ def check_output_path(target: Path, *, overwrite: bool, example: str) -> None:
             f"{target}: exists already; choose another name, or overwrite it "
             + wording("(--force)", "(overwrite=True)")
         )
+    final = follow_link(target)
+    if final.exists() and not final.is_file():
+        raise UsageError(f"{target}: {inspect_file(final).problem}")
+    _check_can_write(target, final.parent)
+
+
+def check_output_folder(folder: Path) -> None:
+    """Check that files can be written to a folder, which need not exist yet, before the work.
+
+    Raises
+    ------
+    UsageError
+        If it cannot be made or written to, or is a file.
+    """
+    _check_name(folder)
+    final = follow_link(folder)
+    if final.exists() and not final.is_dir():
+        problem = inspect_file(final).problem.removesuffix(", not a file") or "a file"
+        raise UsageError(f"{folder}: is {problem}, not a folder\ngive a folder")
+    _check_can_write(folder, final)
+
+
+def _check_name(target: Path) -> None:
+    """Check that the system can look a path up at all; it may be missing."""
+    try:
+        target.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise UsageError(describe_error(error)) from error
+
+
+def _check_can_write(target: Path, folder: Path) -> None:
+    """Try to write where a folder is, or is to be made: permissions do not tell (read-only, root, /proc)."""
+    existing = next(one for one in (folder, *folder.absolute().parents) if os.path.lexists(one))
+    problem, remedy = "not a folder", "choose another folder"
+    try:
+        if existing.is_dir():
+            with tempfile.TemporaryFile(dir=existing):
+                return
+    except OSError as error:
+        problem, remedy = _lower(error.strerror), _REMEDIES.get(error.errno or 0, remedy)
+    raise UsageError(f"{target}: cannot be written: {existing}: {problem}\n{remedy}")
+
+
+def error_number(error: BaseException) -> int | None:
+    """Return the system's number of an error, also of one that HDF5 has worded; None if it has none."""
+    match = _HDF5_ERROR.search(str(error))
+    return int(match[1]) if match else getattr(error, "errno", None)
+
+
+def describe_error(error: OSError) -> str:
+    """Return ``x.png: permission denied``: the file as it was named, the system's reason, the way out."""
+    name, number = re.sub(r"\.tmp-[0-9a-f]+-\d+-[0-9a-f]+", "", _named_file(error)), error_number(error)
+    reason = os.strerror(number) if number else error.strerror or str(error)
+    remedy = _REMEDIES.get(number or 0)
+    return (f"{name}: " if name else "") + _lower(reason) + (f"\n{remedy}" if remedy else "")
+
+
+def _named_file(error: OSError) -> str:
+    """Return the file that an error names; "" if it names none."""
+    match = _HDF5_NAME.search(str(error))
+    return str(error.filename or "") or (match[1] if match else "")
+
+
+def _lower(text: str) -> str:
+    return f"{text[:1].lower()}{text[1:]}"
+
+
+def open_hdf5(path: Path, mode: str = "r", **options: Any) -> Any:
+    """Open an HDF5 file (``h5py.File``), also where the file system has no locks.
+
+    Parameters
+    ----------
+    path, mode, options
+        As of ``h5py.File``.
+
+    Raises
+    ------
+    DataError
+        If another program has it open for writing.
+    OSError
+        If it cannot be opened for another reason.
+    """
+    import h5py
+
+    try:
+        return h5py.File(path, mode, **options)
+    except OSError as error:
+        is_lock = "unable to lock file" in str(error)
+        if is_lock and error_number(error) in _LACKING_LOCKS:
+            return h5py.File(path, mode, locking=False, **options)
+        if "h5clear" in str(error):
+            raise DataError(
+                f"{path}: another program has it open for writing, or ended without closing it\n"
+                f"close it there; if nothing has it open: h5clear -s {path}"
+            ) from error
+        if not is_lock:
+            raise
+        raise DataError(
+            f"{path}: another program has it open for writing\n"
+            "close it there, or set HDF5_USE_FILE_LOCKING=FALSE to open it all the same"
+        ) from error
 
 
 def remove_leftovers(target: Path) -> None:
     """Remove the temporary files of ``target`` that killed processes left; the caller holds its lock."""
-    for leftover in target.parent.glob(f"{glob.escape(target.stem)}.tmp-*{glob.escape(target.suffix)}"):
+    target = follow_link(target)
+    stem, suffix = _parts(target)
+    for leftover in target.parent.glob(f"{glob.escape(stem)}.tmp-*{glob.escape(suffix)}"):
         leftover.unlink(missing_ok=True)
 
 
 def temporary_beside(target: Path) -> Path:
     """Return a path in the same folder that no other process uses, with the same suffix."""
+    stem, suffix = _parts(target)
     mark = f"{_machine()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-    return target.with_name(f"{target.stem}.tmp-{mark}{target.suffix}")
+    return target.with_name(f"{stem}.tmp-{mark}{suffix}")
+
+
+def _parts(target: Path) -> tuple[str, str]:
+    """Return stem and suffix of a name; long ones are cut, so that something can be added to them."""
+    if len(os.fsencode(target.name)) <= _NAME_BYTES:
+        return target.stem, target.suffix
+    digest = hashlib.sha256(os.fsencode(target.name)).hexdigest()[:8]
+    beginning = os.fsencode(target.name)[: _NAME_BYTES // 2].decode("utf-8", "ignore")
+    return f"{beginning}-{digest}", target.suffix if len(os.fsencode(target.suffix)) < 20 else ""
 
 
 def is_temporary(name: str) -> bool:
@@ -167,23 +412,82 @@ def is_leftover(path: Path) -> bool:
         return False
 
 
+class Lock:
+    """An exclusive lock of the system on a file; released when its holder dies, however it dies.
+
+    Where the file system has no locks, everybody gets it, which is logged once a folder: files are still
+    written whole or not at all, but nobody waits for anybody.
+
+    Attributes
+    ----------
+    is_real
+        Whether it is held, and keeps others out.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor: int | None = None
+        self.is_real = False
+
+    def acquire(self, *, wait: bool = False) -> bool:
+        """Take the lock; return False if another holds it and there is to be no waiting.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be made, though its folder can be written to.
+        """
+        try:
+            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            if error.errno not in _NOTHING_TO_LOCK:
+                raise
+            return True
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            self.is_real = True
+        except BaseException as error:
+            number = getattr(error, "errno", None)
+            if number not in _LACKING_LOCKS:
+                self.release()
+                if number in _LOCKED:
+                    return False
+                raise
+            _warn_of_no_locks(self._path.parent, _lower(os.strerror(number)))
+        return True
+
+    def release(self) -> None:
+        """Give the lock back; nothing happens if it is not held."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+        self._descriptor, self.is_real = None, False
+
+
+@functools.cache
+def _warn_of_no_locks(folder: Path, reason: str) -> None:
+    log.warning(
+        "%s: no locks on this file system (%s): do not run two commands that write there at once",
+        folder, reason,
+    )  # fmt: skip
+
+
 def is_abandoned(folder: Path) -> bool:
     """Tell whether a folder has a lock, ``.lock`` in it, that nobody holds."""
-    lock = folder / _LOCK
-    if not lock.is_file():
+    if not (folder / _LOCK).is_file():
         return False
+    lock = Lock(folder / _LOCK)
     try:
-        with FileLock(lock, timeout=0):
-            return True
-    except (Timeout, OSError):
+        lock.acquire()
+        return lock.is_real
+    except OSError:
         return False
+    finally:
+        lock.release()
 
 
 @contextmanager
 def file_lock(target: Path, *, log: Callable[[str], None] = lambda text: None) -> Iterator[None]:
     """Hold the lock of ``target``; wait while another process has it.
-
-    The system releases the lock when its holder dies, however it dies.
 
     Parameters
     ----------
@@ -192,13 +496,11 @@ def file_lock(target: Path, *, log: Callable[[str], None] = lambda text: None) -
     log
         Called once if there is a wait.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(target.with_name(f".{target.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
+    make_folder(target.parent)
+    lock = Lock(target.with_name(f".{''.join(_parts(target))}.lock"))
+    if not lock.acquire():
         log(f"another mvkit process is working on {target.name}: waiting for it to finish")
-        lock.acquire(poll_interval=0.2)
+        lock.acquire(wait=True)
     try:
         yield
     finally:
@@ -447,14 +749,6 @@ def shorten(value: object, longest: int) -> str:
     """Return the text of a value, cut to ``longest`` characters with ``...`` at the end."""
     text = str(plain(value))
     return text if len(text) <= longest else f"{text[: longest - 3]}..."
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _machine() -> str:

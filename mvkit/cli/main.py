@@ -27,6 +27,7 @@ from mvkit.cli.console import (
     print_json,
 )
 from mvkit.errors import MvkitError, UsageError, command_line, suggest
+from mvkit.files import describe_error
 
 _INTERRUPTED = 130
 
@@ -145,7 +146,7 @@ def run(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        return _report(MvkitError(_describe(error)), as_json=as_json)
+        return _report(MvkitError(describe_error(error)), as_json=as_json)
     except _CommandLineError as error:
         if type(error).__name__ == "NoArgsIsHelpError":
             # A group without a command: its page of help.
@@ -247,17 +248,3 @@ def _report(error: MvkitError, *, as_json: bool) -> int:
     if as_json:
         print_json({"error": {"type": type(error).__name__, "message": str(error)}})
     return error.exit_code
-
-
-#: How h5py shows the system's errors; the suffix of files that are being written.
-_HDF5_ERROR = re.compile(r"name = '(?P<name>.*?)', errno = \d+, error message = '(?P<reason>.*?)'")
-_TEMPORARY = re.compile(r"\.tmp-[0-9a-f]+-\d+-[0-9a-f]+")
-
-
-def _describe(error: OSError) -> str:
-    """Return ``/sys/x.png: permission denied``: the file as it was named, and the system's reason."""
-    name, reason = str(error.filename or ""), error.strerror or str(error)
-    if (match := _HDF5_ERROR.search(reason)) is not None:
-        name, reason = match["name"], match["reason"]
-    name = _TEMPORARY.sub("", name)
-    return f"{name}: {reason[:1].lower()}{reason[1:]}" if name else reason

@@ -17,6 +17,7 @@ from mvkit.display import drawing, html_table
 from mvkit.errors import DataError, UsageError, unknown_name
 from mvkit.files import natural_key, shorten
 from mvkit.neural.netcdf import beyond_float
+from mvkit.paths import expand
 
 if TYPE_CHECKING:
     import pandas
@@ -227,7 +228,7 @@ class NeuralDataset:
         """
         from mvkit.neural.neural_file import write_neural_file
 
-        target = Path(path).expanduser()
+        target = expand(path)
         if target.is_dir():
             raise UsageError(f"{target}: is a folder; give a file name, such as {target / 'mine.h5'}")
         if target.exists() and not overwrite:

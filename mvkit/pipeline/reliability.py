@@ -34,7 +34,7 @@ from mvkit.neural.reliability import (
     reliabilities_present,
     reliability_by_area,
 )
-from mvkit.paths import home_dir
+from mvkit.paths import expand, home_dir
 from mvkit.scoring.protocol import halves_of, trial_orders_in_sequence
 from mvkit.scoring.reliability import split_half_moments
 
@@ -104,8 +104,8 @@ def measure_reliability(
     if not 0 <= seed < 2**32:
         raise UsageError(f"seed={seed}: a whole number from 0 to {2**32 - 1} is needed")
     began = time.monotonic()
-    source = Path(path).expanduser()
-    target = source if out is None else Path(out).expanduser()
+    source = expand(path)
+    target = source if out is None else expand(out)
     with open_neural_file(source) as file:
         contents = file.contents
         present = reliabilities_present(contents)
