@@ -190,6 +190,8 @@ def reserve_space(path: Path, n_bytes: int) -> None:
     with path.open("r+b") as file:
         size = os.fstat(file.fileno()).st_size
         try:
+            if not hasattr(os, "posix_fallocate"):  # macOS
+                raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
             os.posix_fallocate(file.fileno(), 0, size + n_bytes)
         except OSError as error:
             if error.errno not in _LACKING:
@@ -278,8 +280,8 @@ def check_output_folder(folder: Path) -> None:
     _check_name(folder)
     final = follow_link(folder)
     if final.exists() and not final.is_dir():
-        problem = inspect_file(final).problem.removesuffix(", not a file") or "a file"
-        raise UsageError(f"{folder}: is {problem}, not a folder\ngive a folder")
+        kind = inspect_file(final).problem.removesuffix(", not a file") or "a file"
+        raise UsageError(f"{folder} is {kind}; give a folder")
     _check_can_write(folder, final)
 
 
@@ -302,7 +304,7 @@ def _check_can_write(target: Path, folder: Path) -> None:
             with tempfile.TemporaryFile(dir=existing):
                 return
     except OSError as error:
-        problem, remedy = _lower(error.strerror), _REMEDIES.get(error.errno or 0, remedy)
+        problem, remedy = _lower(error.strerror or str(error)), _REMEDIES.get(error.errno or 0, remedy)
     raise UsageError(f"{target}: cannot be written: {existing}: {problem}\n{remedy}")
 
 

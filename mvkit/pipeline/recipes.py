@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from mvkit.errors import RecipeError, UsageError
 from mvkit.files import plain, write_text
+from mvkit.paths import expand
 from mvkit.recipes import (
     KeyLocations,
     KeyPath,
@@ -156,12 +157,12 @@ def copy_recipe(source: str, target: Path | None = None, *, full: bool = False) 
         If the file exists.
     """
     recipe = open_recipe(source)
-    target = target or Path(f"{recipe.path.stem}.yaml")
+    target = Path(f"{recipe.path.stem}.yaml") if target is None else expand(target)
     if target.is_dir():
         target = target / f"{recipe.path.stem}.yaml"
     if target.suffix not in (".yaml", ".yml"):
         raise UsageError(f"{target}: a recipe's name ends in .yaml")
-    if os.path.lexists(target):
+    if target.exists():
         raise UsageError(f"{target} exists, and is not replaced: give another name")
     if full:
         text = recipe.text(locations=False)
@@ -175,7 +176,6 @@ def copy_recipe(source: str, target: Path | None = None, *, full: bool = False) 
             f"# {_EXAMPLES[recipe.kind]}\n"
             f"# All keys and values: mvkit recipe show {recipe.name}"
         )
-    target.parent.mkdir(parents=True, exist_ok=True)
     write_text(target, text + "\n")
     return target, recipe
 

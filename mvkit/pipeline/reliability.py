@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits
 import mvkit
 from mvkit.errors import DataError, UsageError, wording
 from mvkit.fetch.manifest import Manifest, Record
-from mvkit.files import file_lock, sha256_of
+from mvkit.files import check_output_path, file_lock, sha256_of
 from mvkit.machine import available_cores, check_free_disk
 from mvkit.neural.dataset import NeuralDataset
 from mvkit.neural.neural_file import NeuralFileContents, OpenNeuralFile, open_neural_file
@@ -110,6 +110,7 @@ def measure_reliability(
         contents = file.contents
         present = reliabilities_present(contents)
         _check_replace(source, target, present, replace=replace)
+        check_output_path(target, overwrite=True, example="mine.h5")
         before = source.stat()
         check_free_disk(target.parent, before.st_size + 2 * 8 * _n_columns(contents) + _SPARE_BYTES)
         measured = _measure(file, n_halves, seed, progress or (lambda done, total: None))

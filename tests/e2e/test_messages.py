@@ -90,7 +90,7 @@ ANSWERS = {
     "score pixels --dataset simulated --areas VISq": "unknown area 'VISq'; did you mean 'VISp'?\n"
     "valid: VISp, VISl, VISal, VISpm, VISrl, VISam",
     "score pixels --areas ''": "--areas names nothing: give names with commas between",
-    "score pixels --out mine.h5": "--out mine.h5 is a file; give a folder",
+    "score pixels --out mine.h5": "mine.h5 is a file; give a folder",
     "score pixels --device gpu": "device gpu: give auto, cpu, cuda, or cuda:1 for the second GPU",
     "fetch reliability nofile.h5": "nofile.h5: no such neural file in {folder}",
     "prep --verify nosuch.beton": "nosuch.beton: no such file; make it with `mvkit prep`",
