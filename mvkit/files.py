@@ -263,10 +263,9 @@ def check_output_path(target: Path, *, overwrite: bool, example: str) -> None:
             f"{target}: exists already; choose another name, or overwrite it "
             + wording("(--force)", "(overwrite=True)")
         )
-    final = follow_link(target)
-    if final.exists() and not final.is_file():
-        raise UsageError(f"{target}: {inspect_file(final).problem}")
-    _check_can_write(target, final.parent)
+    if target.exists() and not target.is_file():
+        raise UsageError(f"{target}: is {inspect_file(target).problem}")
+    _check_can_write(target, follow_link(target).parent)
 
 
 def check_output_folder(folder: Path) -> None:
@@ -278,11 +277,10 @@ def check_output_folder(folder: Path) -> None:
         If it cannot be made or written to, or is a file.
     """
     _check_name(folder)
-    final = follow_link(folder)
-    if final.exists() and not final.is_dir():
-        kind = inspect_file(final).problem.removesuffix(", not a file") or "a file"
+    if folder.exists() and not folder.is_dir():
+        kind = inspect_file(folder).problem.removesuffix(", not a file") or "a file"
         raise UsageError(f"{folder} is {kind}; give a folder")
-    _check_can_write(folder, final)
+    _check_can_write(folder, follow_link(folder))
 
 
 def _check_name(target: Path) -> None:

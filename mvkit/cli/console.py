@@ -64,11 +64,10 @@ class Command(TyperCommand):
     def invoke(self, ctx: Any) -> Any:
         """Run the command; ``~`` of paths, which a shell leaves in ``--out=~/x``, is expanded before."""
         for name, hint in get_type_hints(self.callback).items():
-            value, kinds = ctx.params.get(name), {hint, *get_args(hint)}
-            if value is not None and Path in kinds:
-                ctx.params[name] = expand(value)
-            elif value is not None and list[Path] in kinds:
-                ctx.params[name] = [expand(one) for one in value]
+            value = ctx.params.get(name)
+            if value is not None and {Path, list[Path]} & {hint, *get_args(hint)}:
+                is_one = isinstance(value, str | Path)
+                ctx.params[name] = expand(value) if is_one else [expand(one) for one in value]
         return super().invoke(ctx)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:

@@ -369,7 +369,7 @@ def neural(
         return
     from mvkit.fetch.run import fetch_neural, plan_neural
 
-    from_file = Path(from_files[0]) if from_files else None
+    from_file = expand(from_files[0]) if from_files else None
     request = _request(home, force=force, offline=offline, keep_raw=keep_raw)
     if verify:
         _verify("neural", [dataset] if dataset else (), request, as_json=as_json)

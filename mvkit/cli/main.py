@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import re
@@ -115,6 +116,8 @@ def main() -> None:
         # What a terminal's encoding does not know is escaped, whoever prints it, and never an error.
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    # It says where it keeps its fonts if there is no home directory.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     if _is_under_torchrun():
         # Ctrl-C ends it in silence until training listens: torchrun sends it to every process.
         signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -280,10 +280,19 @@ def write_checkpoint(folder: Path, document: Mapping[str, Any], *, also: tuple[s
         Plain values and tensors, on any device; see :func:`snapshot`.
     also
         Further file names (``best.pt``, ``epoch_0010.pt``).
+
+    Raises
+    ------
+    CheckpointError, OSError
+        If it cannot be written.
     """
     last = folder / LAST
     with replacing(last) as temporary:
-        torch.save(_plain({"format": FORMAT, "version": VERSION, **document}), temporary)
+        try:
+            torch.save(_plain({"format": FORMAT, "version": VERSION, **document}), temporary)
+        except RuntimeError as error:
+            # PyTorch does not pass on what the system said.
+            raise CheckpointError(f"{last}: not written ({str(error)[:160]}); is the disk full?") from error
         for name in also:
             with replacing(folder / name) as second:
                 try:
