@@ -67,7 +67,9 @@ def expand(path: str | os.PathLike[str]) -> Path:
     if os.path.lexists(given):
         return given
     reason = f"there is no user '{first[1:]}'" if first != "~" else "no home directory is known"
-    raise UsageError(f"{given}: no such file or folder ({reason})\na name that begins with ~: ./{given}")
+    raise UsageError(
+        f"{given}: no such file or folder ({reason})\nif its name does begin with ~: {given.absolute()}"
+    )
 
 
 def _user_folder(user: str) -> Path | None:
