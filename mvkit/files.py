@@ -202,15 +202,26 @@ def reserve_space(path: Path, n_bytes: int) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it; of a link, the folder that it leads to.
+    """Make a folder and those above it; of links, the folders that they lead to.
 
     Raises
     ------
     OSError
         If it cannot be made.
+    UsageError
+        If a link cannot be followed; see :func:`follow_link`.
     """
-    folder = follow_link(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        _follow_links(folder).mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), error.filename) from error
+
+
+def _follow_links(folder: Path) -> Path:
+    """Return the path of a folder without links; neither it nor those above need exist."""
+    for one in (*reversed(folder.parents), folder):
+        follow_link(one)
+    return Path(os.path.realpath(folder))
 
 
 def follow_link(path: Path) -> Path:
@@ -280,7 +291,7 @@ def check_output_folder(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         kind = inspect_file(folder).problem.removesuffix(", not a file") or "a file"
         raise UsageError(f"{folder} is {kind}; give a folder")
-    _check_can_write(folder, follow_link(folder))
+    _check_can_write(folder, folder)
 
 
 def _check_name(target: Path) -> None:
@@ -295,7 +306,8 @@ def _check_name(target: Path) -> None:
 
 def _check_can_write(target: Path, folder: Path) -> None:
     """Try to write where a folder is, or is to be made: permissions do not tell (read-only, root, /proc)."""
-    existing = next(one for one in (folder, *folder.absolute().parents) if os.path.lexists(one))
+    real = _follow_links(folder)
+    existing = next(one for one in (real, *real.parents) if one.exists())
     problem, remedy = "not a folder", "choose another folder"
     try:
         if existing.is_dir():

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from mvkit.errors import RecipeError, UsageError
-from mvkit.files import plain, write_text
+from mvkit.files import check_output_path, plain, write_text
 from mvkit.paths import expand
 from mvkit.recipes import (
     KeyLocations,
@@ -164,6 +164,7 @@ def copy_recipe(source: str, target: Path | None = None, *, full: bool = False) 
         raise UsageError(f"{target}: a recipe's name ends in .yaml")
     if target.exists():
         raise UsageError(f"{target} exists, and is not replaced: give another name")
+    check_output_path(target, overwrite=False, example="mine.yaml")
     if full:
         text = recipe.text(locations=False)
     else:

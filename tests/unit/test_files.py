@@ -346,11 +346,12 @@ def test_links_that_cannot_be_written_to(target: str, problem: str, tmp_path: Pa
 def test_a_link_to_a_folder_that_is_not_made_yet(tmp_path: Path) -> None:
     (tmp_path / "home").symlink_to("disk/home")
     with pytest.raises(UsageError, match=r"home: a link to nothing \(disk/home\)"):
-        atomic.check_output_folder(tmp_path / "home")
+        atomic.check_output_folder(tmp_path / "home/neural")
     (tmp_path / "disk").mkdir()
-    atomic.check_output_folder(tmp_path / "home")
-    atomic.make_folder(tmp_path / "home")
-    assert (tmp_path / "disk/home").is_dir()
+    atomic.check_output_folder(tmp_path / "home/neural")
+    with atomic.file_lock(tmp_path / "home/neural/a.h5"):
+        atomic.write_text(tmp_path / "home/neural/a.txt", "text")
+    assert (tmp_path / "disk/home/neural/a.txt").read_text() == "text"
 
 
 @pytest.mark.parametrize("n_bytes", [180, 181, 250, 255])
@@ -398,7 +399,8 @@ def test_a_folder_that_is_read_only_is_refused(tmp_path: Path, monkeypatch: pyte
 
 
 def test_locks_keep_others_out_and_wait(tmp_path: Path) -> None:
-    first, second, said = atomic.Lock(tmp_path / "l"), atomic.Lock(tmp_path / "l"), []
+    first, second = atomic.Lock(tmp_path / "l"), atomic.Lock(tmp_path / "l")
+    said: list[str] = []
     assert first.acquire()
     assert not second.acquire()
     first.release()
