@@ -547,7 +547,7 @@ def _check_plan(planned: PrepPlan, *, force: bool) -> None:
     needed, free = planned.needed_bytes, planned.free_bytes
     if needed > free:
         raise DataError(
-            f"about {needed / 1e9:.1f} GB are needed, but only {free / 1e9:.1f} GB are free at "
+            f"about {files.format_bytes(needed)} are needed, but only {files.format_bytes(free)} are free at "
             f"{planned.out}; free some, give another --out, or store less (--set short_side_px=...)"
         )
 
