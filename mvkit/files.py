@@ -20,7 +20,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -137,12 +137,15 @@ def replacing(target: Path) -> Iterator[Path]:
         move_durably(temporary, final)
     except OSError as error:
         number, named = error_number(error), _named_file(error)
-        if number is None or named not in ("", str(temporary)):
+        is_network = isinstance(error, ConnectionError | TimeoutError)
+        if number is None or is_network or named not in ("", str(temporary)):
             raise
         raise OSError(number, os.strerror(number), str(target)) from error
     finally:
         if temporary is not None:
-            temporary.unlink(missing_ok=True)
+            # A share that has vanished is the error above.
+            with suppress(OSError):
+                temporary.unlink()
 
 
 def move_durably(source: Path, target: Path) -> None:

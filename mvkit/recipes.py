@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from mvkit.errors import RecipeError, suggest, valid_names, wording
+from mvkit.paths import expand
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -168,9 +169,10 @@ def find_recipe(source: str) -> Path:
 
 def _find(source: str, folder: Path, packaged: Mapping[str, Path]) -> Path | None:
     """Return the file in a folder, or the packaged recipe, that a path or name means; None: there is none."""
+    path = folder / expand(source)
     try:
-        if (folder / source).is_file():
-            return Path(os.path.normpath(folder / source))
+        if path.is_file():
+            return Path(os.path.normpath(path))
     except OSError:
         # A name that no file could have, such as one of 300 characters.
         return None

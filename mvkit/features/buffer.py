@@ -20,6 +20,7 @@ from mvkit.features.feature_file import DISK_FULL
 from mvkit.features.feature_set import LayerInfo
 from mvkit.files import Lock, is_abandoned, make_folder
 from mvkit.machine import available_memory
+from mvkit.paths import expand
 
 _VALUE = np.dtype("<f4")
 
@@ -200,7 +201,7 @@ def remove_abandoned(scratch: Path) -> None:
 
 @contextmanager
 def _private_folder(scratch: Path) -> Iterator[Path]:
-    name = uuid.uuid4().hex
+    name, scratch = uuid.uuid4().hex, expand(scratch)
     try:
         make_folder(scratch)
         remove_abandoned(scratch)
