@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.errors import DataError, UsageError
-from mvkit.files import is_abandoned, is_leftover, is_temporary, temporary_beside
+from mvkit.files import is_abandoned, is_leftover, is_temporary, make_folder, temporary_beside
 
 log = logging.getLogger(__name__)
 
@@ -114,11 +114,11 @@ class Store:
         path = self.path(kind, key)
         temporary = temporary_beside(path)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             temporary.write_bytes(content)
             temporary.replace(path)
-        except OSError as error:
-            reason = error.strerror or str(error)
+        except (OSError, UsageError) as error:
+            reason = getattr(error, "strerror", None) or str(error).replace("\n", "; ")
             if reason not in self._warned:
                 self._warned.add(reason)
                 log.warning("%s: could not be cached (%s); results are not affected", path, reason)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import functools
 import glob
 import hashlib
 import json
@@ -10,17 +13,17 @@ import math
 import os
 import platform
 import re
+import shutil
 import stat
+import tempfile
 import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
-
-from filelock import FileLock, Timeout
 
 from mvkit.errors import DataError, UsageError, printable, wording
 
@@ -52,6 +55,37 @@ _UNNOTICED_S: Final = 0.3
 #: After this, the process of a temporary file is taken for dead, also on another machine.
 _ABANDONED_S: Final = 24 * 3600.0
 _TEMPORARY: Final = re.compile(r"\.(?:tmp|old)-(?:([0-9a-f]{8})-)?(\d+)-[0-9a-f]{8}(?:\.|$)")
+#: Bytes of a file's name, of which systems take 255, that leave room for what is added.
+_NAME_BYTES: Final = 180
+
+#: What file systems (network shares, FUSE) answer to a call that they do not have.
+_LACKING: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOTTY})
+#: ... to fsync of a folder, on top of that.
+_LACKING_FOLDER_SYNC: Final = _LACKING | {errno.EBADF, errno.EACCES, errno.EPERM, errno.EISDIR}
+#: ... to a lock.
+_LACKING_LOCKS: Final = _LACKING | {errno.ENOLCK, errno.EPERM, errno.EBADF}
+#: No lock can be made where nothing can be written, which the writing itself will say.
+_NOTHING_TO_LOCK: Final = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+#: A lock is held by another process.
+_LOCKED: Final = frozenset({errno.EAGAIN, errno.EACCES})
+#: A file that is mounted by itself, as into containers, cannot be replaced, only filled.
+_NOT_REPLACEABLE: Final = frozenset({errno.EBUSY, errno.EXDEV})
+
+#: What to do about errors of the system.
+_REMEDIES: Final = {
+    errno.ENOSPC: "free some space, or write to another disk",
+    errno.EDQUOT: "free some space, or write to another disk",
+    errno.EFBIG: "the file system or `ulimit -f` allows no larger file: write to another disk",
+    errno.EROFS: "choose another folder",
+    errno.ENAMETOOLONG: "most systems take 255 bytes: choose a shorter name",
+    errno.EMFILE: "raise the limit of this shell: ulimit -n 4096",
+    errno.EIO: "the disk or the network share has failed: try again, or use another one",
+    errno.ESTALE: "the network share has changed meanwhile: run the command again",
+    errno.ENOLCK: "the file system has no locks: set HDF5_USE_FILE_LOCKING=FALSE, or use another folder",
+}
+#: How HDF5 words the system's errors.
+_HDF5_ERROR: Final = re.compile(r"errno = (\d+)")
+_HDF5_NAME: Final = re.compile(r"name = '(.*?)'")
 
 #: Device and inode of a folder, or its real path.
 FolderId = tuple[int, int] | str
@@ -83,27 +117,135 @@ def replacing(target: Path) -> Iterator[Path]:
     Parameters
     ----------
     target
-        Final path. Its directory is created. An existing file is replaced.
+        Final path. Its directory is created. An existing file is replaced; of a link, the file that it
+        leads to.
 
     Yields
     ------
     Path
         A path in the same directory, with the same suffix, not yet existing.
+
+    Raises
+    ------
+    OSError
+        Names ``target``, also where a library has raised it without a file.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_beside(target)
+    temporary: Path | None = None
     try:
+        final = follow_link(target)
+        make_folder(final.parent)
+        temporary = temporary_beside(final)
         yield temporary
-        move_durably(temporary, target)
+        move_durably(temporary, final)
+    except OSError as error:
+        number, named = error_number(error), _named_file(error)
+        is_network = isinstance(error, ConnectionError | TimeoutError)
+        if number is None or is_network or named not in ("", str(temporary)):
+            raise
+        raise OSError(number, os.strerror(number), str(target)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            # A share that has vanished is the error above.
+            with suppress(OSError):
+                temporary.unlink()
 
 
 def move_durably(source: Path, target: Path) -> None:
     """Rename ``source`` to ``target`` in the same directory so that a power cut cannot lose or mix them."""
-    _flush(source)
-    source.replace(target)
-    _flush(target.parent)
+    descriptor = os.open(source, os.O_RDONLY)
+    try:
+        synchronise(descriptor)
+    finally:
+        os.close(descriptor)
+    try:
+        source.replace(target)
+    except OSError as error:
+        if error.errno not in _NOT_REPLACEABLE:
+            raise
+        shutil.copyfile(source, target)
+        source.unlink()
+    try:
+        descriptor = os.open(target.parent, os.O_RDONLY)
+    except PermissionError:  # a folder that may be written to and not be listed
+        return
+    try:
+        synchronise(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def synchronise(descriptor: int) -> None:
+    """Bring an open file or folder to the disk, where the file system can; else a power cut may lose it."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        if error.errno not in (_LACKING_FOLDER_SYNC if is_folder else _LACKING):
+            raise
+
+
+def reserve_space(path: Path, n_bytes: int) -> None:
+    """Check that an existing file can grow by so many bytes; its size stays.
+
+    Raises
+    ------
+    OSError
+        If there is no room.
+    """
+    with path.open("r+b") as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            if not hasattr(os, "posix_fallocate"):  # macOS
+                raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+            os.posix_fallocate(file.fileno(), 0, size + n_bytes)
+        except OSError as error:
+            if error.errno not in _LACKING:
+                raise
+            if shutil.disk_usage(path).free < n_bytes:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        os.ftruncate(file.fileno(), size)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it; of links, the folders that they lead to.
+
+    Raises
+    ------
+    OSError
+        If it cannot be made.
+    UsageError
+        If a link cannot be followed; see :func:`follow_link`.
+    """
+    try:
+        _follow_links(folder).mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), error.filename) from error
+
+
+def _follow_links(folder: Path) -> Path:
+    """Return the path of a folder without links; neither it nor those above need exist."""
+    for one in (*reversed(folder.parents), folder):
+        follow_link(one)
+    return Path(os.path.realpath(folder))
+
+
+def follow_link(path: Path) -> Path:
+    """Return the path that a link leads to, which need not exist yet; other paths as they are.
+
+    Raises
+    ------
+    UsageError
+        If the link leads into a circle, into a folder that does not exist (a disk that is not mounted), or to
+        a file that git-annex has locked.
+    """
+    if not path.is_symlink():
+        return path
+    final = Path(os.path.realpath(path))
+    if final.is_symlink() or not final.parent.is_dir():
+        raise UsageError(f"{path}: {inspect_file(path).problem}\nrestore what it leads to, or remove it")
+    if _ANNEX in final.as_posix():
+        raise UsageError(f"{path}: locked by git-annex\nunlock it: datalad unlock (or git annex unlock)")
+    return final
 
 
 def write_text(target: Path, text: str) -> None:
@@ -113,7 +255,7 @@ def write_text(target: Path, text: str) -> None:
 
 
 def check_output_path(target: Path, *, overwrite: bool, example: str) -> None:
-    """Check that an output does not exist already, and is no folder.
+    """Check that an output can be written, before the work.
 
     Parameters
     ----------
@@ -127,8 +269,9 @@ def check_output_path(target: Path, *, overwrite: bool, example: str) -> None:
     Raises
     ------
     UsageError
-        With the way out.
+        If it exists, is no file, or its folder cannot be written to; with the way out.
     """
+    _check_name(target)
     if target.is_dir():
         raise UsageError(f"{target}: is a folder; give a file name, such as {target / example}")
     if target.exists() and not overwrite:
@@ -136,18 +279,132 @@ def check_output_path(target: Path, *, overwrite: bool, example: str) -> None:
             f"{target}: exists already; choose another name, or overwrite it "
             + wording("(--force)", "(overwrite=True)")
         )
+    if target.exists() and not target.is_file():
+        raise UsageError(f"{target}: is {inspect_file(target).problem}")
+    _check_can_write(target, follow_link(target).parent)
+
+
+def check_output_folder(folder: Path) -> None:
+    """Check that files can be written to a folder, which need not exist yet, before the work.
+
+    Raises
+    ------
+    UsageError
+        If it cannot be made or written to, or is a file.
+    """
+    _check_name(folder)
+    if folder.exists() and not folder.is_dir():
+        kind = inspect_file(folder).problem.removesuffix(", not a file") or "a file"
+        raise UsageError(f"{folder} is {kind}; give a folder")
+    _check_can_write(folder, folder)
+
+
+def _check_name(target: Path) -> None:
+    """Check that the system can look a path up at all; it may be missing."""
+    try:
+        target.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise UsageError(describe_error(error)) from error
+
+
+def _check_can_write(target: Path, folder: Path) -> None:
+    """Try to write where a folder is, or is to be made: permissions do not tell (read-only, root, /proc)."""
+    real = _follow_links(folder)
+    existing = next(one for one in (real, *real.parents) if one.exists())
+    problem, remedy = "not a folder", "choose another folder"
+    try:
+        if existing.is_dir():
+            with tempfile.TemporaryFile(dir=existing):
+                return
+    except OSError as error:
+        problem, remedy = _lower(error.strerror or str(error)), _REMEDIES.get(error.errno or 0, remedy)
+    raise UsageError(f"{target}: cannot be written: {existing}: {problem}\n{remedy}")
+
+
+def error_number(error: BaseException) -> int | None:
+    """Return the system's number of an error, also of one that HDF5 has worded; None if it has none."""
+    match = _HDF5_ERROR.search(str(error))
+    return int(match[1]) if match else getattr(error, "errno", None)
+
+
+def describe_error(error: OSError) -> str:
+    """Return ``x.png: permission denied``: the file as it was named, the system's reason, the way out."""
+    name, number = re.sub(r"\.tmp-[0-9a-f]+-\d+-[0-9a-f]+", "", _named_file(error)), error_number(error)
+    reason = os.strerror(number) if number else error.strerror or str(error)
+    remedy = _REMEDIES.get(number or 0)
+    return (f"{name}: " if name else "") + _lower(reason) + (f"\n{remedy}" if remedy else "")
+
+
+def _named_file(error: OSError) -> str:
+    """Return the file that an error names; "" if it names none."""
+    match = _HDF5_NAME.search(str(error))
+    return str(error.filename or "") or (match[1] if match else "")
+
+
+def _lower(text: str) -> str:
+    return f"{text[:1].lower()}{text[1:]}"
+
+
+def open_hdf5(path: Path, mode: str = "r", **options: Any) -> Any:
+    """Open an HDF5 file (``h5py.File``), also where the file system has no locks.
+
+    Parameters
+    ----------
+    path, mode, options
+        As of ``h5py.File``.
+
+    Raises
+    ------
+    DataError
+        If another program has it open for writing.
+    OSError
+        If it cannot be opened for another reason.
+    """
+    import h5py
+
+    try:
+        return h5py.File(path, mode, **options)
+    except OSError as error:
+        is_lock = "unable to lock file" in str(error)
+        if is_lock and error_number(error) in _LACKING_LOCKS:
+            return h5py.File(path, mode, locking=False, **options)
+        if "h5clear" in str(error):
+            raise DataError(
+                f"{path}: another program has it open for writing, or ended without closing it\n"
+                f"close it there; if nothing has it open: h5clear -s {path}"
+            ) from error
+        if not is_lock:
+            raise
+        raise DataError(
+            f"{path}: another program has it open for writing\n"
+            "close it there, or set HDF5_USE_FILE_LOCKING=FALSE to open it all the same"
+        ) from error
 
 
 def remove_leftovers(target: Path) -> None:
     """Remove the temporary files of ``target`` that killed processes left; the caller holds its lock."""
-    for leftover in target.parent.glob(f"{glob.escape(target.stem)}.tmp-*{glob.escape(target.suffix)}"):
+    target = follow_link(target)
+    stem, suffix = _parts(target)
+    for leftover in target.parent.glob(f"{glob.escape(stem)}.tmp-*{glob.escape(suffix)}"):
         leftover.unlink(missing_ok=True)
 
 
 def temporary_beside(target: Path) -> Path:
     """Return a path in the same folder that no other process uses, with the same suffix."""
+    stem, suffix = _parts(target)
     mark = f"{_machine()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-    return target.with_name(f"{target.stem}.tmp-{mark}{target.suffix}")
+    return target.with_name(f"{stem}.tmp-{mark}{suffix}")
+
+
+def _parts(target: Path) -> tuple[str, str]:
+    """Return stem and suffix of a name; long ones are cut, so that something can be added to them."""
+    if len(os.fsencode(target.name)) <= _NAME_BYTES:
+        return target.stem, target.suffix
+    digest = hashlib.sha256(os.fsencode(target.name)).hexdigest()[:8]
+    beginning = os.fsencode(target.name)[: _NAME_BYTES // 2].decode("utf-8", "ignore")
+    return f"{beginning}-{digest}", target.suffix if len(os.fsencode(target.suffix)) < 20 else ""
 
 
 def is_temporary(name: str) -> bool:
@@ -172,23 +429,85 @@ def is_leftover(path: Path) -> bool:
         return False
 
 
+class Lock:
+    """An exclusive lock of the system on a file; released when its holder dies, however it dies.
+
+    Where the file system has no locks, everybody gets it, which is logged once a folder: files are still
+    written whole or not at all, but nobody waits for anybody.
+
+    Attributes
+    ----------
+    is_real
+        Whether it is held, and keeps others out.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor: int | None = None
+        self.is_real = False
+
+    def acquire(self, *, wait: bool = False) -> bool:
+        """Take the lock; return False if another holds it and there is to be no waiting.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be made, though its folder can be written to.
+        """
+        try:
+            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            if error.errno not in _NOTHING_TO_LOCK:
+                raise
+            return True
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            self.is_real = True
+        except BaseException as error:
+            number = getattr(error, "errno", None)
+            if number not in _LACKING_LOCKS:
+                self.release()
+                if number in _LOCKED:
+                    return False
+                raise
+            _warn_of_no_locks(self._path.parent, _lower(os.strerror(number)))
+        return True
+
+    def release(self) -> None:
+        """Give the lock back; nothing happens if it is not held."""
+        if self._descriptor is not None:
+            # Children that were forked meanwhile hold the file open, too.
+            with suppress(OSError):
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+            os.close(self._descriptor)
+        self._descriptor, self.is_real = None, False
+
+
+@functools.cache
+def _warn_of_no_locks(folder: Path, reason: str) -> None:
+    LOGGER.warning(
+        "%s: no locks on this file system (%s): do not run two commands that write there at once",
+        folder, reason,
+    )  # fmt: skip
+
+
 def is_abandoned(folder: Path) -> bool:
     """Tell whether a folder has a lock, ``.lock`` in it, that nobody holds."""
-    lock = folder / _LOCK
-    if not lock.is_file():
+    if not (folder / _LOCK).is_file():
         return False
+    lock = Lock(folder / _LOCK)
     try:
-        with FileLock(lock, timeout=0):
-            return True
-    except (Timeout, OSError):
+        lock.acquire()
+        return lock.is_real
+    except OSError:
         return False
+    finally:
+        lock.release()
 
 
 @contextmanager
 def file_lock(target: Path, *, log: Callable[[str], None] = LOGGER.warning) -> Iterator[None]:
     """Hold the lock of ``target``; wait while another process has it.
-
-    The system releases the lock when its holder dies, however it dies.
 
     Parameters
     ----------
@@ -197,13 +516,13 @@ def file_lock(target: Path, *, log: Callable[[str], None] = LOGGER.warning) -> I
     log
         Called once if there is a wait that somebody would notice.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(target.with_name(f".{target.name}.lock"))
-    try:
-        lock.acquire(timeout=_UNNOTICED_S)
-    except Timeout:
-        log(f"another mvkit process is working on {target.name}: waiting for it to finish")
-        lock.acquire(poll_interval=0.2)
+    make_folder(target.parent)
+    lock = Lock(target.with_name(f".{''.join(_parts(target))}.lock"))
+    if not lock.acquire():
+        time.sleep(_UNNOTICED_S)
+        if not lock.acquire():
+            log(f"another mvkit process is working on {target.name}: waiting for it to finish")
+            lock.acquire(wait=True)
     try:
         yield
     finally:
@@ -452,14 +771,6 @@ def shorten(value: object, longest: int) -> str:
     """Return the text of a value, cut to ``longest`` characters with ``...`` at the end."""
     text = str(plain(value))
     return text if len(text) <= longest else f"{text[: longest - 3]}..."
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _machine() -> str:

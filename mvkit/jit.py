@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -62,10 +63,20 @@ def edition(*sources: str) -> int:
 
 def _cached(function: Function, **options: Any) -> Function:
     try:
-        return _jit(function, cache=True, **options)
+        compiled_function = _jit(function, cache=True, **options)
     except RuntimeError:
         # Neither the package nor the user's cache directory can be written: compile in each process.
         return _jit(function, **options)
+    cache: Any = getattr(compiled_function, "_cache", None)
+    if (save := getattr(cache, "save_overload", None)) is not None:
+
+        def save_if_possible(*arguments: Any) -> None:
+            # A disk that is full costs compiling again, not the scores.
+            with suppress(OSError):
+                save(*arguments)
+
+        cache.save_overload = save_if_possible
+    return compiled_function
 
 
 def _jit(function: Function, **options: Any) -> Function:

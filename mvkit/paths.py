@@ -1,12 +1,14 @@
 """Folders and files in mvkit's home.
 
 The home is, in this order: the ``home`` argument (``--home``), the environment
-variable ``MVKIT_HOME``, the platform's user data directory.
+variable ``MVKIT_HOME``, the user's data directory (``~/.local/share/mvkit``).
 """
 
 from __future__ import annotations
 
 import os
+import pwd
+import sys
 from pathlib import Path
 
 from mvkit.errors import DataError, UsageError, suggest
@@ -24,15 +26,60 @@ OFFLINE_VARIABLE = "MVKIT_OFFLINE"
 
 
 def home_dir(home: Path | None = None) -> Path:
-    """Return mvkit's home directory; it need not exist yet."""
-    if home is not None:
-        return home.expanduser().absolute()
-    chosen = os.environ.get(HOME_VARIABLE)
-    if chosen:
-        return Path(chosen).expanduser().absolute()
-    from platformdirs import user_data_path
+    """Return mvkit's home directory; it need not exist yet.
 
-    return user_data_path("mvkit")
+    Raises
+    ------
+    UsageError
+        If nothing says where it is, or it is that of an unknown user.
+    """
+    chosen = home or os.environ.get(HOME_VARIABLE)
+    if chosen:
+        return expand(chosen).absolute()
+    # The XDG specification has relative paths ignored.
+    data = Path(os.environ.get("XDG_DATA_HOME", ""))
+    if not data.is_absolute():
+        user = _user_folder("")
+        if user is None:
+            raise UsageError(
+                "no home directory is known: HOME is not set, and the user has no name\n"
+                f"say where mvkit keeps its files: --home DIR, or set {HOME_VARIABLE}"
+            )
+        data = user / (".local/share" if sys.platform != "darwin" else "Library/Application Support")
+    return data / "mvkit"
+
+
+def expand(path: str | os.PathLike[str]) -> Path:
+    """Return a path with ``~`` and ``~name`` at its beginning replaced, which shells leave after ``=``.
+
+    Raises
+    ------
+    UsageError
+        If there is no such user, and no file of that name.
+    """
+    given = Path(path)
+    first = given.parts[0] if given.parts else ""
+    if not first.startswith("~"):
+        return given
+    folder = _user_folder(first[1:])
+    if folder is not None:
+        return folder.joinpath(*given.parts[1:])
+    if os.path.lexists(given):
+        return given
+    reason = f"there is no user '{first[1:]}'" if first != "~" else "no home directory is known"
+    raise UsageError(
+        f"{given}: no such file or folder ({reason})\nif its name does begin with ~: {given.absolute()}"
+    )
+
+
+def _user_folder(user: str) -> Path | None:
+    """Return the home directory of a user, "" for this one; None if it is not known."""
+    if not user and (folder := Path(os.environ.get("HOME", ""))).is_absolute():
+        return folder
+    try:
+        return Path((pwd.getpwnam(user) if user else pwd.getpwuid(os.getuid())).pw_dir)
+    except (KeyError, ValueError):
+        return None
 
 
 def checkpoint_dir(home: Path | None = None) -> Path:
@@ -100,7 +147,7 @@ def locate_dataset(name_or_path: str | Path, home: Path | None = None) -> Path |
             f"dataset '{name_or_path}' is not on this machine: {path}\n"
             f"run: mvkit fetch neural --dataset {name_or_path}"
         )
-    path = Path(name_or_path).expanduser()
+    path = expand(name_or_path)
     text = str(name_or_path)
     if path.is_file():
         if text.lower().endswith(_PICKLE_ENDINGS):

@@ -22,6 +22,7 @@ from pydantic_core import ErrorDetails
 
 from mvkit.errors import RecipeError, printable, suggest, valid_names, wording
 from mvkit.files import inspect_file
+from mvkit.paths import expand
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -179,9 +180,10 @@ def find_recipe(source: str) -> Path:
 
 def _find(source: str, folder: Path, packaged: Mapping[str, Path]) -> Path | None:
     """Return the file in a folder, or the packaged recipe, that a path or name means; None: there is none."""
+    path = folder / expand(source)
     try:
-        if (folder / source).is_file():
-            return Path(os.path.normpath(folder / source))
+        if path.is_file():
+            return Path(os.path.normpath(path))
     except OSError:
         # A name that no file could have, such as one of 300 characters.
         return None

@@ -25,7 +25,7 @@ from typing import Any, Literal
 from mvkit.errors import FetchError, MissingPackageError, UsageError
 from mvkit.fetch.download import Feedback
 from mvkit.files import file_lock, write_text
-from mvkit.paths import OFFLINE_VARIABLE, home_dir, is_offline
+from mvkit.paths import OFFLINE_VARIABLE, expand, home_dir, is_offline
 
 LOGGER = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ def find_allen_python(home: Path | None = None) -> AllenPython:
     """
     chosen = os.environ.get(INTERPRETER_VARIABLE)
     if chosen:
-        path = Path(chosen).expanduser().absolute()
+        path = expand(chosen).absolute()
         version = allensdk_version(path)
         if version is None:
             raise UsageError(f"{INTERPRETER_VARIABLE}={chosen}: not a Python with AllenSDK")
@@ -237,7 +237,7 @@ def install_allensdk(
         Without a Python of the version that AllenSDK needs.
     """
     feedback = feedback or Feedback()
-    folder = default_folder(home) if folder is None else folder.expanduser().absolute()
+    folder = default_folder(home) if folder is None else expand(folder).absolute()
     stamp = {"inputs": _digest(extras), "allensdk": ALLENSDK_VERSION}
     with file_lock(folder, log=feedback.log):
         if not force and _read_stamp(folder) == stamp and allensdk_version(interpreter_of(folder)):

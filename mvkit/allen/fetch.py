@@ -55,7 +55,14 @@ from mvkit.fetch.run import (
     find_present,
     plan_files,
 )
-from mvkit.files import file_lock, move_durably, remove_leftovers, sha256_of
+from mvkit.files import (
+    check_output_path,
+    file_lock,
+    follow_link,
+    move_durably,
+    remove_leftovers,
+    sha256_of,
+)
 from mvkit.machine import check_free_disk, explain_full_disk, free_disk, installed_versions
 from mvkit.neural.neural_file import open_neural_file
 from mvkit.neural.reliability import reliabilities_present
@@ -245,6 +252,7 @@ class _SessionFetch:
         return min(usual, source.size or _USUAL_BYTES[request.dataset])
 
     def _make(self, measure: Measure | None) -> FetchReport:
+        check_output_path(self.target, overwrite=True, example=self.target.name)
         try:
             with explain_full_disk(self.target, remedy="free some space and run the same command again"):
                 steps = [self._plan_step(source) for source in self.sources]
@@ -339,7 +347,8 @@ class _SessionFetch:
         # Measuring makes a copy.
         staged = sum(staging.path(outline.session_id).stat().st_size for outline in outlines)
         check_free_disk(target.parent, 2 * (staged + contents.stimuli.nbytes) + _SPARE_BYTES)
-        draft = target.with_name(f"{target.stem}.tmp-assembling{target.suffix}")
+        final = follow_link(target)
+        draft = final.with_name(f"{final.stem}.tmp-assembling{final.suffix}")
         try:
             with self.fetch.feedback.progress(f"assembling {target.name}") as progress:
                 assemble(draft, contents, outlines, staging, request=request, progress=progress)
@@ -348,7 +357,7 @@ class _SessionFetch:
             with self.fetch.feedback.progress(f"checking {target.name}") as progress:
                 sha256 = sha256_of(draft, progress=progress)
             record = Record(size=draft.stat().st_size, sha256=sha256, made_from={**self._inputs(), **made_by})
-            move_durably(draft, target)
+            move_durably(draft, final)
             self.fetch.manifest.record(target, record)
         finally:
             draft.unlink(missing_ok=True)

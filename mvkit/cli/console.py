@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TextIO, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TextIO, get_args, get_type_hints
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -16,6 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 from mvkit.display import progress_bar as progress_bar  # for all commands
 from mvkit.errors import UsageError, printable
 from mvkit.files import plain
+from mvkit.paths import expand
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -59,6 +60,15 @@ class Command(TyperCommand):
             if getattr(error, "ctx", ctx) is None:
                 error.ctx = ctx  # type: ignore[attr-defined]
             raise
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; ``~`` of paths, which a shell leaves in ``--out=~/x``, is expanded before."""
+        for name, hint in get_type_hints(self.callback).items():
+            value = ctx.params.get(name)
+            if value is not None and {Path, list[Path]} & {hint, *get_args(hint)}:
+                is_one = isinstance(value, str | Path)
+                ctx.params[name] = expand(value) if is_one else [expand(one) for one in value]
+        return super().invoke(ctx)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Return what follows the command's name: ``[OPTIONS] MODEL``."""
@@ -210,7 +220,10 @@ def _default_text(parameter: Any) -> str:
     if parameter.name == "home":
         from mvkit.paths import home_dir
 
-        parts.append(f"default: {home_dir()}")
+        try:
+            parts.append(f"default: {home_dir()}")
+        except UsageError:
+            parts.append("no default: this user has no home directory")
     elif isinstance(shown, str):
         parts.append(f"default: {shown}")
     elif shown and default not in (None, False, (), []) and parameter.name != "help":

@@ -31,6 +31,7 @@ from mvkit.cli.console import (
 )
 from mvkit.errors import UsageError
 from mvkit.files import check_output_path, format_bytes
+from mvkit.paths import expand
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -368,7 +369,7 @@ def neural(
         return
     from mvkit.fetch.run import fetch_neural, plan_neural
 
-    from_file = Path(from_files[0]) if from_files else None
+    from_file = expand(from_files[0]) if from_files else None
     request = _request(home, force=force, offline=offline, keep_raw=keep_raw)
     if verify:
         _verify("neural", [dataset] if dataset else (), request, as_json=as_json)
@@ -449,7 +450,7 @@ def _import_own(
         raise UsageError(f"{', '.join(sorted(others))}: not for recordings of your own (--from {sources[0]})")
     if out is None:
         raise UsageError("--out: name the neural file to write, such as --out mine.h5")
-    target = out.expanduser()
+    target = expand(out)
     if target.suffix.lower() not in (".h5", ".hdf5", ".nc"):
         raise UsageError(f"--out {out}: a neural file is HDF5; give a name that ends in .h5")
     if not dry_run:

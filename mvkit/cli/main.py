@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import re
@@ -43,6 +44,7 @@ from mvkit.errors import (
     suggest,
     without_credentials,
 )
+from mvkit.files import describe_error
 
 _INTERRUPTED = 130
 #: How torch, numpy and BLAS say that memory ran out, where they do not raise MemoryError.
@@ -132,6 +134,8 @@ def main() -> None:
         # What a terminal's encoding does not know is escaped, whoever prints it, and never an error.
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    # It says where it keeps its fonts if there is no home directory.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     if _is_under_torchrun():
         # Ctrl-C ends it in silence until training listens: torchrun sends it to every process.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -163,7 +167,7 @@ def run(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        return _report(MvkitError(_describe(error)), as_json=as_json)
+        return _report(MvkitError(describe_error(error)), as_json=as_json)
     except _CommandLineError as error:
         if type(error).__name__ == "NoArgsIsHelpError":
             # A group without a command: its page of help.
@@ -315,17 +319,3 @@ def _save_traceback(error: BaseException, arguments: Sequence[str]) -> str:
             return str(path)
     note(report)
     return "the traceback above"
-
-
-#: How h5py shows the system's errors; the suffix of files that are being written.
-_HDF5_ERROR = re.compile(r"name = '(?P<name>.*?)', errno = \d+, error message = '(?P<reason>.*?)'")
-_TEMPORARY = re.compile(r"\.tmp-[0-9a-f]+-\d+-[0-9a-f]+")
-
-
-def _describe(error: OSError) -> str:
-    """Return ``/sys/x.png: permission denied``: the file as it was named, and the system's reason."""
-    name, reason = str(error.filename or ""), error.strerror or str(error)
-    if (match := _HDF5_ERROR.search(reason)) is not None:
-        name, reason = match["name"], match["reason"]
-    name = _TEMPORARY.sub("", name)
-    return f"{name}: {reason[:1].lower()}{reason[1:]}" if name else reason

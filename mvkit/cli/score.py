@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -36,7 +36,8 @@ from mvkit.cli.console import (
     progress_bar,
     split_commas,
 )
-from mvkit.errors import UsageError
+from mvkit.errors import MvkitError, UsageError
+from mvkit.files import check_output_folder, describe_error
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -370,8 +371,8 @@ def command(
     if not models:
         raise UsageError("no MODEL to score: name at least one; all: mvkit list models")
     check_network(models, weights=weights, layers=_names("--layers", layers), home=home, device=device)
-    if out is not None and out.is_file():
-        raise UsageError(f"--out {out} is a file; give a folder")
+    if out is not None:
+        check_output_folder(out)
     from mvkit.pipeline.request import ScoreRequest, resolve_recipe
 
     request = ScoreRequest(
@@ -427,15 +428,41 @@ def command(
         _print_shard(scored, _without_shard(context.obj or ()), as_json=as_json)
         return
     run = run_score(request, note=note, progress=progress_bar)
-    files = save_run(run, out) if out is not None else []
-    files += draw_run(run, figure) if figure is not None else []
-    files += [save_table(run, table)] if table is not None else []
-    if report is not None:
-        files.append(write_report(run, report, command=shlex.join(["mvkit", *(context.obj or ())])))
+    line = shlex.join(["mvkit", *(context.obj or ())])
+    files, problems = _write_files(
+        (
+            (out, lambda path: save_run(run, path)),
+            (figure, lambda path: draw_run(run, path)),
+            (table, lambda path: [save_table(run, path)]),
+            (report, lambda path: [write_report(run, path, command=line)]),
+        )
+    )
     if as_json:
-        print_json(run_document(run, files))
-        return
-    _print_parts((*run_page(run, width=print_width(), details=details), *written_lines(files)))
+        print_json({**run_document(run, files), **({"errors": problems} if problems else {})})
+    else:
+        _print_parts((*run_page(run, width=print_width(), details=details), *written_lines(files)))
+    for problem in problems:
+        note(f"error: {problem}")
+    if problems:
+        raise typer.Exit(1)
+
+
+def _write_files(
+    writers: Iterable[tuple[Path | None, Callable[[Path], list[Path]]]],
+) -> tuple[list[Path], list[str]]:
+    """Write what was asked for; return the files and the errors, so that scores are printed all the same."""
+    files: list[Path] = []
+    problems: list[str] = []
+    for path, write in writers:
+        if path is None:
+            continue
+        try:
+            files += write(path)
+        except OSError as error:
+            problems.append(describe_error(error))
+        except MvkitError as error:
+            problems.append(str(error))
+    return files, problems
 
 
 def _names(option: str, values: Sequence[str] | None) -> tuple[str, ...] | None:

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 
 from mvkit.errors import DataError, wording
 from mvkit.features.feature_file import DISK_FULL
 from mvkit.features.feature_set import LayerInfo
-from mvkit.files import is_abandoned
+from mvkit.files import Lock, is_abandoned, make_folder
 from mvkit.machine import available_memory
+from mvkit.paths import expand
 
 _VALUE = np.dtype("<f4")
 
@@ -201,9 +201,9 @@ def remove_abandoned(scratch: Path) -> None:
 
 @contextmanager
 def _private_folder(scratch: Path) -> Iterator[Path]:
-    name = uuid.uuid4().hex
+    name, scratch = uuid.uuid4().hex, expand(scratch)
     try:
-        scratch.mkdir(parents=True, exist_ok=True)
+        make_folder(scratch)
         remove_abandoned(scratch)
         # It gets its final name only when its lock is held.
         (scratch / f"{_BEING_MADE}{name}").mkdir()
@@ -213,9 +213,9 @@ def _private_folder(scratch: Path) -> Iterator[Path]:
             f"name another folder with {_scratch_option()}"
         ) from error
     made, folder = scratch / f"{_BEING_MADE}{name}", scratch / f"{_IN_USE}{name}"
-    lock = FileLock(made / _LOCK)
+    lock = Lock(made / _LOCK)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire()
         made.rename(folder)
         yield folder
     finally:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import math
-import os
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -20,10 +19,10 @@ from numpy.typing import NDArray
 
 from mvkit.errors import DataError, UsageError, unknown_name, wording
 from mvkit.features.feature_set import FeatureProvenance, FeatureSet, ImageIds, LayerInfo
-from mvkit.files import replacing
-from mvkit.machine import free_disk
+from mvkit.files import open_hdf5, replacing, reserve_space
 from mvkit.neural.dataset import as_text, whole_numbers
 from mvkit.neural.netcdf import PACKING_ATTRIBUTES, packing_of
+from mvkit.paths import expand
 
 FORMAT_NAME = "mvkit-features"
 FORMAT_VERSION = 1
@@ -83,7 +82,7 @@ def read_features(path: str | Path, *, lazy: bool = False) -> FeatureSet:
     DataError
         If the file is missing, damaged, of another kind, or of a newer version.
     """
-    file = Path(path).expanduser()
+    file = expand(path)
     if not file.is_file():
         raise _missing_error(file)
     with file.open("rb") as raw:
@@ -224,21 +223,15 @@ class FeatureWriter:
 
 def _reserve_space(path: Path, n_bytes: int) -> None:
     """Check that a file can grow to this size; HDF5 itself crashes when a write fails."""
-    with path.open("r+b") as file:
-        size = os.fstat(file.fileno()).st_size
-        try:
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, size + n_bytes)
-            elif free_disk(path) < n_bytes:  # macOS reserves nothing
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError as error:
-            if error.errno not in DISK_FULL:
-                raise
-            raise DataError(
-                f"{path.parent}: no room for {n_bytes / 1e6:.1f} MB of features ({error.strerror})\n"
-                "free some, write to another disk, or take fewer layers"
-            ) from error
-        os.ftruncate(file.fileno(), size)
+    try:
+        reserve_space(path, n_bytes)
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        raise DataError(
+            f"{path.parent}: no room for {n_bytes / 1e6:.1f} MB of features ({error.strerror})\n"
+            "free some, write to another disk, or take fewer layers"
+        ) from error
 
 
 def escape(layer: str) -> str:
@@ -293,7 +286,7 @@ def _row_blocks(path: Path, layer: str) -> Iterator[NDArray[np.float32]]:
 
 @contextmanager
 def _open_hdf5(path: Path) -> Iterator[Any]:
-    with _explain_damage(path), h5py.File(path, "r") as file:
+    with _explain_damage(path), open_hdf5(path) as file:
         yield file
 
 

@@ -22,6 +22,7 @@ from mvkit.files import IMAGE_SUFFIXES, list_files, name_text, natural_key
 from mvkit.images.sources import reason_of
 from mvkit.models.base import state_digest
 from mvkit.models.preprocessing import as_preprocessing
+from mvkit.paths import expand
 
 #: Files that an error names.
 _MOST_LISTED = 5
@@ -235,7 +236,7 @@ def default_stimuli(*, home: Path | None = None) -> str:
 
 
 def _open_by_name(name: str, home: Path | None) -> Stimuli:
-    path = Path(name).expanduser()
+    path = expand(name)
     if name not in DATASETS:
         if path.is_dir():
             return FolderStimuli.open(path)

@@ -7,7 +7,6 @@ note beside them (``TARGET.part.json``) holds the strong ETag it had.
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
 import time
@@ -26,7 +25,15 @@ from urllib3.exceptions import LocationParseError
 from mvkit import __version__
 from mvkit.errors import FetchError, FetchHaltedError, without_credentials
 from mvkit.fetch.manifest import HEAD_BYTES, ContentCheck
-from mvkit.files import file_digests, format_bytes, move_durably, write_text
+from mvkit.files import (
+    file_digests,
+    follow_link,
+    format_bytes,
+    make_folder,
+    move_durably,
+    synchronise,
+    write_text,
+)
 from mvkit.machine import check_free_disk, explain_full_disk
 
 #: Called with (done, total) bytes as work proceeds; total is 0 when unknown.
@@ -148,7 +155,8 @@ def download(
     settings, feedback = settings or DownloadSettings(), feedback or Feedback()
     check_http(url)
     address = without_credentials(url)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    target = follow_link(target)
+    make_folder(target.parent)
     partial = PartialFile(target)
     partial.resumed_from = partial.resumable_bytes(address)
 
@@ -381,7 +389,7 @@ class PartialFile:
         """Empty the file and note which version is going to be received."""
         self.resumed_from = 0
         with self.path.open("wb") as file:
-            os.fsync(file.fileno())
+            synchronise(file.fileno())
         self.write_note(version)
 
     def write_note(self, version: RemoteVersion) -> None:

@@ -35,7 +35,7 @@ from mvkit.fetch.download import (
     request_version,
 )
 from mvkit.fetch.manifest import HEAD_BYTES, ContentCheck, FileToFetch, Manifest, Record
-from mvkit.files import file_lock, format_bytes, remove_leftovers, replacing, sha256_of
+from mvkit.files import check_output_folder, file_lock, format_bytes, remove_leftovers, replacing, sha256_of
 from mvkit.machine import check_free_disk, explain_full_disk, free_disk
 from mvkit.models.registry import RELEASED
 from mvkit.paths import checkpoint_path, home_dir, is_offline, neural_path
@@ -504,6 +504,8 @@ def _start(plans: Sequence[Sequence[PlannedStep]], request: FetchRequest) -> Non
     """Check that plans are possible with this network and disk, and announce their downloads."""
     steps = [step for plan in plans for step in plan]
     check_network(steps, request)
+    for folder in sorted({step.path.parent for step in steps if step.step != "nothing"}):
+        check_output_folder(folder)
     # A size that only the catalogue knows refuses nothing: a mirror may hold smaller files.
     exact = [plan for plan in plans if all(step.is_exact for step in plan if step.url)]
     check_free_disk(request.home_dir, peak_disk(exact, keep_raw=request.keep_raw))

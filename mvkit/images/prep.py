@@ -423,6 +423,7 @@ def prepare(
             if state_of(target, settings, source) != DONE
         )
         if todo:
+            files.check_output_folder(out)
             if on_error == "fail":
                 _check_absent(todo, out)
             load_ffcv()
@@ -434,16 +435,17 @@ def prepare(
             for split in sorted(planned.splits, key=lambda split: split.source.n_images):
                 if split.state == DAMAGED:
                     log(f"{split.path} is damaged and will be replaced")
-                temporary = files.temporary_beside(split.path)
+                temporary = files.temporary_beside(files.follow_link(split.path))
                 stack.callback(temporary.unlink, missing_ok=True)
                 results = encode_all(split.source.open_items(), settings, workers=workers)
                 counted = _count(results, lambda: progress(next(number), total))
                 written.append((split.path, temporary, _write(split, settings, temporary, counted, on_error)))
             for target, temporary, sidecar in written:
                 # An older file must not stand beside the new sidecar: a kill in between leaves no file.
-                target.unlink(missing_ok=True)
+                final = files.follow_link(target)
+                final.unlink(missing_ok=True)
                 write_sidecar(target, sidecar)
-                files.move_durably(temporary, target)
+                files.move_durably(temporary, final)
                 if sidecar.failures:
                     log(f"{target.name}: left out {len(sidecar.failures)} unreadable images, see its .json")
     new = {beton_path(out, source.split) for source in todo}
@@ -545,7 +547,7 @@ def _check_plan(planned: PrepPlan, *, force: bool) -> None:
     needed, free = planned.needed_bytes, planned.free_bytes
     if needed > free:
         raise DataError(
-            f"about {needed / 1e9:.1f} GB are needed, but only {free / 1e9:.1f} GB are free at "
+            f"about {files.format_bytes(needed)} are needed, but only {files.format_bytes(free)} are free at "
             f"{planned.out}; free some, give another --out, or store less (--set short_side_px=...)"
         )
 

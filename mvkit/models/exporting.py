@@ -22,6 +22,7 @@ from mvkit.models.base import WeightsProvenance, missing_weights, state_digest
 from mvkit.models.checkpoints import FORMAT_NAME, FORMAT_VERSION, SUFFIX
 from mvkit.models.external import ExternalModel, unwrap
 from mvkit.models.loading import load_model
+from mvkit.paths import expand
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def export_weights(
     CheckpointError
         If the state dict holds what the format cannot.
     """
-    target = Path(target).expanduser()
+    target = expand(target)
     check_target(target, overwrite=overwrite)
     module = unwrap(model) if isinstance(model, nn.Module) else load_model(model)
     if lacking := missing_weights(module):

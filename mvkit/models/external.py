@@ -74,7 +74,7 @@ from mvkit.models.preprocessing import (
     read_preset,
     read_timm,
 )
-from mvkit.paths import is_offline
+from mvkit.paths import expand, is_offline
 
 logger = logging.getLogger(__name__)
 
@@ -155,7 +155,7 @@ def load_external(
     else:
         network, declaring = make_network(name, seed)
         if weights not in WEIGHT_CHOICES:
-            fill_from_file(network, Path(weights).expanduser(), name.label)
+            fill_from_file(network, expand(weights), name.label)
         check_has_values(network, name.label)
         preprocess = _user_preprocess(network, declaring, name.label, options)
         model = ExternalModel(network, name.label, declared_names(declaring, "layers"), preprocess)

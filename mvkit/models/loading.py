@@ -44,6 +44,7 @@ from mvkit.models.registry import (
     with_classes,
 )
 from mvkit.models.streams import MirrorModel, StreamModel
+from mvkit.paths import expand
 
 #: Value of a checkpoint's key "format", and the newest version of the format that is read here.
 FORMAT = "mvkit-checkpoint"
@@ -187,7 +188,7 @@ def build_for_training(
     row = replace(row, architecture=with_classes(row.architecture, n_classes))
     if weights == "random":
         return _build_random(row, seed).train()
-    path = Path(weights).expanduser()
+    path = expand(weights)
     if split_key(path)[1] is None:
         path = checkpoint_file(weights)
     model, trained = _build_from_file(row, path, whole=True)

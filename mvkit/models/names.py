@@ -19,7 +19,7 @@ from mvkit.models.registry import (
     is_model,
     layer_names,
 )
-from mvkit.paths import checkpoint_path
+from mvkit.paths import checkpoint_path, expand
 
 #: The newest checkpoint of a training run and that of its best epoch, in its folder.
 LAST, BEST = "last.pt", "best.pt"
@@ -89,7 +89,7 @@ def split_random(
     Of a training run's folder or checkpoint these are the weights it started from.
     """
     text = os.fspath(name)
-    if text.endswith(_RANDOM) and not Path(text).expanduser().exists():
+    if text.endswith(_RANDOM) and not expand(text).exists():
         return text.removesuffix(_RANDOM), "random"
     return text, weights
 
@@ -142,7 +142,7 @@ class ExternalName:
     @property
     def path(self) -> Path:
         """The file."""
-        return Path(self.source).expanduser()
+        return expand(self.source)
 
     @property
     def label(self) -> str:
@@ -182,7 +182,7 @@ class ExternalName:
                 )
             path, _ = split_weights(weights)
         else:
-            path = None if weights in WEIGHT_CHOICES else Path(weights).expanduser()
+            path = None if weights in WEIGHT_CHOICES else expand(weights)
         if path is not None:
             check_exists(path)
 
@@ -215,11 +215,11 @@ def parse_external(name: str | os.PathLike[str]) -> ExternalName | None:
 
 def split_weights(weights: str | os.PathLike[str]) -> tuple[Path | None, str | None]:
     """Return the file and the entry of a library's weights: FILE, ENTRY=FILE, or neither (a name)."""
-    path = Path(weights).expanduser()
+    path = expand(weights)
     if isinstance(weights, str) and not path.is_file():
         entry, equals, file = weights.partition("=")
         if equals and os.sep not in entry and _is_file_name(file):
-            return Path(file).expanduser(), entry
+            return expand(file), entry
     return (path, None) if _is_file_name(weights) else (None, None)
 
 
@@ -228,10 +228,10 @@ def split_key(weights: str | os.PathLike[str]) -> tuple[Path, str | None]:
 
     A file whose name has a colon wins.
     """
-    path, text = Path(weights).expanduser(), os.fspath(weights)
+    path, text = expand(weights), os.fspath(weights)
     if not path.exists():
         for cut in (index for index in range(len(text) - 2, 0, -1) if text[index] == ":"):
-            file = Path(text[:cut]).expanduser()
+            file = expand(text[:cut])
             if file.is_file() or file.suffix in _WEIGHTS_SUFFIXES:
                 return file, text[cut + 1 :]
     return path, None
@@ -288,7 +288,7 @@ def find_checkpoint(name: str | os.PathLike[str], weights: str | os.PathLike[str
         raise UsageError(
             f"{name} has weights of its own: leave out {weights}, or name the network instead of the file"
         )
-    path = Path(name).expanduser()
+    path = expand(name)
     if path.is_dir():
         if not (path / LAST).is_file():
             raise UsageError(f"{path}: no {LAST} in this folder; is it the folder of a training run?")
@@ -357,7 +357,7 @@ def weights_path(row: ModelRow, weights: str | os.PathLike[str], home: Path | No
 
 
 def _given_path(weights: str | os.PathLike[str]) -> Path:
-    path = Path(weights).expanduser()
+    path = expand(weights)
     file, _ = split_key(path)
     if file.is_file():
         check_kind(file)

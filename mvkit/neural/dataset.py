@@ -15,8 +15,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from mvkit.display import drawing, html_table
 from mvkit.errors import DataError, UsageError, unknown_name
-from mvkit.files import natural_key, shorten
+from mvkit.files import check_output_path, natural_key, shorten
 from mvkit.neural.netcdf import beyond_float
+from mvkit.paths import expand
 
 if TYPE_CHECKING:
     import pandas
@@ -227,11 +228,8 @@ class NeuralDataset:
         """
         from mvkit.neural.neural_file import write_neural_file
 
-        target = Path(path).expanduser()
-        if target.is_dir():
-            raise UsageError(f"{target}: is a folder; give a file name, such as {target / 'mine.h5'}")
-        if target.exists() and not overwrite:
-            raise UsageError(f"{target}: exists already; choose another name, or give overwrite=True")
+        target = expand(path)
+        check_output_path(target, overwrite=overwrite, example="mine.h5")
         return write_neural_file(
             target,
             self.recordings,

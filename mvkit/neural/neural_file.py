@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 
 import mvkit
 from mvkit.errors import DataError
-from mvkit.files import replacing
+from mvkit.files import open_hdf5, replacing
 from mvkit.machine import available_cores
 from mvkit.neural.dataset import (
     Recording,
@@ -34,6 +34,7 @@ from mvkit.neural.dataset import (
     whole_numbers,
 )
 from mvkit.neural.netcdf import Packing, Variable, attribute_text, dimension_names, has_values, seconds
+from mvkit.paths import expand
 
 FORMAT_NAME = "mvkit-neural"
 FORMAT_VERSION = 1
@@ -262,7 +263,7 @@ def write_neural_file(
     ...     "mine.h5", [mouse], stimuli=images, units_of_measure="spikes/s"
     ... )  # doctest: +SKIP
     """
-    target = Path(path).expanduser()
+    target = expand(path)
     contents, ordered = contents_of_recordings(
         recordings,
         stimuli=stimuli,
@@ -743,12 +744,10 @@ def open_neural_file(path: Path) -> Iterator[OpenNeuralFile]:
         When the file is missing, is not HDF5, is no neural file, is damaged, or holds
         values that cannot be used; the message names variable and attribute.
     """
-    import h5py
-
     if not path.is_file():
         raise DataError(f"{path}: no such neural file")
     try:
-        file = h5py.File(path, "r")
+        file = open_hdf5(path)
     except OSError as error:
         if _starts_with(path, b"CDF"):
             raise DataError(

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.errors import DataError
-from mvkit.files import inspect_file
+from mvkit.files import inspect_file, open_hdf5
 
 TEMPLATES = "stimulus/templates"
 #: Frame of the grey screen between images.
@@ -31,12 +31,14 @@ def open_nwb(path: Path) -> Iterator[Any]:
     ------
     h5py.File
     """
-    import h5py
-
     if problem := inspect_file(path).problem:
         raise DataError(f"{path}: {problem}")
     try:
-        with h5py.File(path, "r", rdcc_nbytes=_CHUNK_CACHE_BYTES) as file:
+        opened = open_hdf5(path, rdcc_nbytes=_CHUNK_CACHE_BYTES)
+    except OSError as error:
+        raise DataError(f"{path}: not a readable session file ({error})") from error
+    try:
+        with opened as file:
             yield file
     except DataError as error:
         raise DataError(f"{path}: {error}") from error

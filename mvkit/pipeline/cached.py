@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from mvkit import machine
 from mvkit.cache import Store, fingerprints_agree, mark_used
-from mvkit.errors import DataError
-from mvkit.files import digest_of, plain, write_text
+from mvkit.errors import DataError, UsageError
+from mvkit.files import digest_of, make_folder, plain, write_text
 from mvkit.machine import installed_versions
 from mvkit.scoring.ceilings import measure_ceiling
 from mvkit.scoring.gram import LayerCoordinates
@@ -257,7 +257,7 @@ def cached_ceiling(
     measured = measure_ceiling(recordings, settings, n_jobs=n_jobs, progress=progress, context=context)
     try:
         _write_ceiling(measured, path)
-    except OSError as error:
+    except (OSError, UsageError) as error:
         log.warning("%s: the ceiling could not be cached (%s)", path, error)
     return measured, False
 
@@ -291,7 +291,7 @@ def _read_ceiling(path: Path) -> Scores | None:
 def _write_ceiling(scores: Scores, path: Path) -> None:
     """Write a ceiling to a temporary folder and move it, unless a whole one has appeared meanwhile."""
     unique = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = path.with_name(f"{path.name}.tmp-{unique}")
     damaged = path.with_name(f"{path.name}.old-{unique}")
     try:

@@ -26,6 +26,7 @@ from mvkit.models.registry import (
     is_model,
     list_models,
 )
+from mvkit.paths import expand
 
 _PAPER, _MVKIT = "nayebi2023mouse", "mvkit"
 _ALWAYS = (_PAPER, _MVKIT)
@@ -228,8 +229,8 @@ def _resolve(word: str) -> Iterator[str | _Unknown]:
         yield from _of_model(word)
     elif (external := parse_external(word)) is not None:
         yield from _of_external(external)
-    elif Path(word).expanduser().is_dir():
-        yield from _of_folder(Path(word).expanduser())
+    elif expand(word).is_dir():
+        yield from _of_folder(expand(word))
     elif (recipe := _recipe_path(word)) is not None:
         yield from _of_recipe(str(recipe))
     elif "/" in word or Path(word).exists():
@@ -341,7 +342,7 @@ def _of_scored_model(name: str) -> Iterator[str | _Unknown]:
     if is_model(name):
         yield from _of_model(name)
         return
-    path = Path(name).expanduser()
+    path = expand(name)
     run = path if path.is_dir() else path.parent
     if (run / LAST).is_file() and (run / _RECIPE).is_file():
         yield from _of_recipe(str(run / _RECIPE))

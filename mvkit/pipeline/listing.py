@@ -33,7 +33,7 @@ from mvkit.models.registry import (
     has_readout,
     is_model,
 )
-from mvkit.paths import checkpoint_path, locate_dataset, neural_path
+from mvkit.paths import checkpoint_path, expand, locate_dataset, neural_path
 
 if TYPE_CHECKING:
     from mvkit.features import LayerInfo
@@ -302,7 +302,7 @@ def list_layers(
     from mvkit.models import load_model
 
     if weights is None:
-        is_run = not is_model(model) and Path(model).expanduser().exists()
+        is_run = not is_model(model) and expand(model).exists()
         weights = "released" if is_run else "random"
     network = load_model(model, weights=weights, home=home, input_size=input_size)
     survey = survey_layers(network, layers=patterns)

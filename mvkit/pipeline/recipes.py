@@ -14,7 +14,8 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from mvkit.errors import RecipeError, UsageError
-from mvkit.files import plain, write_text
+from mvkit.files import check_output_path, plain, write_text
+from mvkit.paths import expand
 from mvkit.recipes import (
     KeyLocations,
     KeyPath,
@@ -156,13 +157,14 @@ def copy_recipe(source: str, target: Path | None = None, *, full: bool = False) 
         If the file exists.
     """
     recipe = open_recipe(source)
-    target = target or Path(f"{recipe.path.stem}.yaml")
+    target = Path(f"{recipe.path.stem}.yaml") if target is None else expand(target)
     if target.is_dir():
         target = target / f"{recipe.path.stem}.yaml"
     if target.suffix not in (".yaml", ".yml"):
         raise UsageError(f"{target}: a recipe's name ends in .yaml")
-    if os.path.lexists(target):
+    if target.exists():
         raise UsageError(f"{target} exists, and is not replaced: give another name")
+    check_output_path(target, overwrite=False, example="mine.yaml")
     if full:
         text = recipe.text(locations=False)
     else:
@@ -175,7 +177,6 @@ def copy_recipe(source: str, target: Path | None = None, *, full: bool = False) 
             f"# {_EXAMPLES[recipe.kind]}\n"
             f"# All keys and values: mvkit recipe show {recipe.name}"
         )
-    target.parent.mkdir(parents=True, exist_ok=True)
     write_text(target, text + "\n")
     return target, recipe
 

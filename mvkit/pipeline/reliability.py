@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits
 import mvkit
 from mvkit.errors import DataError, UsageError, wording
 from mvkit.fetch.manifest import Manifest, Record
-from mvkit.files import file_lock, sha256_of
+from mvkit.files import check_output_path, file_lock, sha256_of
 from mvkit.machine import available_cores, check_free_disk
 from mvkit.neural.dataset import NeuralDataset
 from mvkit.neural.neural_file import NeuralFileContents, OpenNeuralFile, open_neural_file
@@ -34,7 +34,7 @@ from mvkit.neural.reliability import (
     reliabilities_present,
     reliability_by_area,
 )
-from mvkit.paths import home_dir
+from mvkit.paths import expand, home_dir
 from mvkit.scoring.protocol import halves_of, trial_orders_in_sequence
 from mvkit.scoring.reliability import split_half_moments
 
@@ -104,12 +104,13 @@ def measure_reliability(
     if not 0 <= seed < 2**32:
         raise UsageError(f"seed={seed}: a whole number from 0 to {2**32 - 1} is needed")
     began = time.monotonic()
-    source = Path(path).expanduser()
-    target = source if out is None else Path(out).expanduser()
+    source = expand(path)
+    target = source if out is None else expand(out)
     with open_neural_file(source) as file:
         contents = file.contents
         present = reliabilities_present(contents)
         _check_replace(source, target, present, replace=replace)
+        check_output_path(target, overwrite=True, example="mine.h5")
         before = source.stat()
         check_free_disk(target.parent, before.st_size + 2 * 8 * _n_columns(contents) + _SPARE_BYTES)
         measured = _measure(file, n_halves, seed, progress or (lambda done, total: None))

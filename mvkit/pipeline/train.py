@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from mvkit.display import ProgressOption, open_progress
 from mvkit.errors import DataError, RecipeError, UsageError, suggest, wording
-from mvkit.files import check_link, plain
+from mvkit.files import check_link, check_output_folder, plain
 from mvkit.machine import available_cores, check_device, choose_device, describe_gpu
 from mvkit.models.registry import SHORT_NAMES, is_model
-from mvkit.paths import images_dir
+from mvkit.paths import expand, images_dir
 from mvkit.recipes import load_recipe
 from mvkit.training.recipe import NeuralPredictivity, TrainRecipe, science_digest
 
@@ -210,8 +210,8 @@ def train(  # noqa: PLR0913
     request = TrainRequest(
         recipe=os.fspath(recipe),
         overrides=_override_texts(overrides),
-        images=None if images is None else Path(images),
-        out=None if out is None else Path(out),
+        images=None if images is None else expand(images),
+        out=None if out is None else expand(out),
         resume=os.fspath(resume),
         weights=None if weights is None else os.fspath(weights),
         home=home,
@@ -343,12 +343,13 @@ def check_request(request: TrainRequest) -> TrainRecipe:
     RecipeError
         With a line for every problem.
     UsageError
-        There is no such kind of device.
+        There is no such kind of device, or the run's folder cannot be written to.
     DataError
         There is no folder of images.
     """
     recipe = load_train_recipe(request)
     images_folder(request, recipe)
+    check_output_folder(run_folder(request, recipe))
     return recipe
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mvkit.errors import UsageError
-from mvkit.files import plain, replacing, write_text
+from mvkit.files import check_output_path, plain, replacing, write_text
 from mvkit.report.tables import latex_table, markdown_table
 from mvkit.report.text import ScoreRun, warning_lines
 from mvkit.scoring.results import records, results_document, save_models, with_source
@@ -151,10 +151,11 @@ def check_table(path: Path) -> None:
     Raises
     ------
     UsageError
-        If the suffix is that of no format.
+        If the suffix is that of no format, or nothing can be written there.
     """
     if path.suffix.lower() not in _TABLES:
         raise UsageError(f"--table {path}: give a name that ends in {' or '.join(_TABLES)}")
+    check_output_path(path, overwrite=True, example="table.tex")
 
 
 def save_table(run: ScoreRun, path: Path) -> Path:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from mvkit import __version__
 from mvkit.errors import DataError, UsageError
-from mvkit.files import name_text, plain, write_text
+from mvkit.files import check_output_path, name_text, plain, write_text
 from mvkit.report.figures.style import looks
 from mvkit.report.tables import (
     CHOICES,
@@ -134,10 +134,9 @@ def check_report(path: Path) -> None:
     Raises
     ------
     UsageError
-        If the path is a folder, or has another suffix than ``.html`` or ``.htm``.
+        If the path is a folder, has another suffix than ``.html`` or ``.htm``, or cannot be written to.
     """
-    if path.is_dir():
-        raise UsageError(f"{path}: is a folder; give the name of a file: {path / 'report.html'}")
+    check_output_path(path, overwrite=True, example="report.html")
     if path.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"{path}: a report is a page; give a name that ends in .html")
 

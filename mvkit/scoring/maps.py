@@ -94,7 +94,6 @@ def prepare_layers(
     UsageError
         If ``n_jobs`` is 0.
     """
-
     from joblib import cpu_count
 
     def prepare(name: str) -> Any:

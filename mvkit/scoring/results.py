@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from mvkit.display import drawing, html_table
 from mvkit.errors import DataError, UsageError
 from mvkit.files import digest_of, plain, replacing, shorten, write_text
+from mvkit.paths import expand
 from mvkit.scoring.intervals import METHOD, Draws, describe_median
 from mvkit.scoring.layer_choice import HELD_OUT, PAPER, ChosenUnits, choose_layer, unit_grid, unit_rows
 from mvkit.scoring.settings import SIMILARITIES, ScoreSettings
@@ -235,7 +236,7 @@ class Scores:
         list of Path
             The files written.
         """
-        return save_scores(self, Path(folder))
+        return save_scores(self, expand(folder))
 
     def plot(self, ceiling: Scores | None = None, *, choice: str | None = None, style: Any = None) -> Figure:
         """Draw the median of every area with its interval.
@@ -735,7 +736,7 @@ def read_models(out_dir: Path) -> dict[str, Scores]:
     DataError
         If there are no results, no such model, or files are missing, damaged or do not fit together.
     """
-    folder = out_dir
+    folder = out_dir = expand(out_dir)
     if not out_dir.resolve().is_dir():
         above = (parent for parent in out_dir.parents if (parent / UNITS_PARQUET).is_file())
         folder = next(above, out_dir)

@@ -13,14 +13,14 @@ from typing import Any
 
 import torch
 import yaml
-from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from mvkit.errors import CheckpointError, RecipeError, UsageError, wording
-from mvkit.files import remove_leftovers, replacing, write_text
+from mvkit.files import Lock, make_folder, remove_leftovers, replacing, write_text
 from mvkit.models.checkpoints import read_checkpoint
 from mvkit.models.loading import FORMAT, VERSION
 from mvkit.models.names import BEST, LAST
+from mvkit.paths import expand
 from mvkit.training.recipe import TrainRecipe, differences, recipe_text, science_digest
 from mvkit.training.setup import TrainingSetup
 
@@ -66,15 +66,13 @@ def lock_folder(folder: Path) -> Iterator[None]:
     UsageError
         Another process is training there.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / _LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
+    make_folder(folder)
+    lock = Lock(folder / _LOCK)
+    if not lock.acquire():
         raise UsageError(
             f"{folder}: another process is training here\nwait for it to end, or choose another "
             + wording("--out", "out=")
-        ) from error
+        )
     try:
         for name in (LAST, BEST):
             remove_leftovers(folder / name)
@@ -105,7 +103,7 @@ def find_resume(folder: Path, resume: str) -> tuple[Path, dict[str, Any]] | None
     """
     last = folder / LAST
     if resume not in (AUTO, NEVER):
-        path = Path(resume).expanduser()
+        path = expand(resume)
         return path, _read(path)
     if not last.exists():
         return None
@@ -282,10 +280,19 @@ def write_checkpoint(folder: Path, document: Mapping[str, Any], *, also: tuple[s
         Plain values and tensors, on any device; see :func:`snapshot`.
     also
         Further file names (``best.pt``, ``epoch_0010.pt``).
+
+    Raises
+    ------
+    CheckpointError, OSError
+        If it cannot be written.
     """
     last = folder / LAST
     with replacing(last) as temporary:
-        torch.save(_plain({"format": FORMAT, "version": VERSION, **document}), temporary)
+        try:
+            torch.save(_plain({"format": FORMAT, "version": VERSION, **document}), temporary)
+        except RuntimeError as error:
+            # PyTorch does not pass on what the system said.
+            raise CheckpointError(f"{last}: not written ({str(error)[:160]}); is the disk full?") from error
         for name in also:
             with replacing(folder / name) as second:
                 try:

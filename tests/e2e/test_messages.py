@@ -90,7 +90,7 @@ ANSWERS = {
     "score pixels --dataset simulated --areas VISq": "unknown area 'VISq'; did you mean 'VISp'?\n"
     "valid: VISp, VISl, VISal, VISpm, VISrl, VISam",
     "score pixels --areas ''": "--areas names nothing: give names with commas between",
-    "score pixels --out mine.h5": "--out mine.h5 is a file; give a folder",
+    "score pixels --out mine.h5": "mine.h5 is a file; give a folder",
     "score pixels --device gpu": "device gpu: give auto, cpu, cuda, or cuda:1 for the second GPU",
     "fetch reliability nofile.h5": "nofile.h5: no such neural file in {folder}",
     "prep --verify nosuch.beton": "nosuch.beton: no such file; make it with `mvkit prep`",
@@ -168,16 +168,18 @@ for line in {lines!r}:
 def test_what_the_system_refuses_names_the_file(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from mvkit.cli.main import _describe
+    from mvkit.files import describe_error
 
     temporary = "/sys/x.tmp-5bce98f7-17002-762aaccb.png"
-    assert _describe(PermissionError(13, "Permission denied", temporary)) == "/sys/x.png: permission denied"
+    assert (
+        describe_error(PermissionError(13, "Permission denied", temporary)) == "/sys/x.png: permission denied"
+    )
     reason = (
         "Unable to synchronously create file (unable to open file: "
         "name = '/sys/x.tmp-5bce98f7-17002-4af3.h5', errno = 13, error message = 'Permission denied', "
         "flags = 13, o_flags = 242)"
     )
-    assert _describe(OSError(reason)) == "/sys/x.h5: permission denied"
+    assert describe_error(OSError(reason)) == "/sys/x.h5: permission denied"
 
 
 COMMANDS = ["score", "extract", "train", "prep", "cache info", "cache prune"]

@@ -1,21 +1,29 @@
-"""Folders and names as other programs leave them."""
+"""Folders and names as other programs leave them; writing on odd file systems."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import re
 import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from threading import Thread
 
+import h5py
 import pytest
-from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mvkit import files as atomic
-from mvkit.errors import DataError, printable
+from mvkit.errors import DataError, UsageError, printable
 from mvkit.files import (
     check_link,
     file_lock,
@@ -218,6 +226,309 @@ def test_format_bytes(n_bytes: int, text: str) -> None:
     assert format_bytes(n_bytes) == text
 
 
+def _failing(number: int, *, folders: bool | None = None) -> Callable[..., None]:
+    """Return a stand-in for a call of the system that fails, perhaps only for folders or only for files."""
+
+    def call(descriptor: int, *rest: object) -> None:
+        if folders is None or stat.S_ISDIR(os.fstat(descriptor).st_mode) == folders:
+            raise OSError(number, os.strerror(number))
+
+    return call
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EACCES])
+def test_a_share_that_cannot_synchronise_folders(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", _failing(number, folders=True))
+    atomic.write_text(tmp_path / "a.txt", "text")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.txt", "text")]
+
+
+def test_a_share_that_cannot_synchronise_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", _failing(errno.EINVAL, folders=False))
+    atomic.write_text(tmp_path / "a.txt", "text")
+    assert (tmp_path / "a.txt").read_text() == "text"
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (errno.EIO, "input/output error\nthe disk or the network share has failed"),
+        (errno.ENOSPC, "no space left on device\nfree some space, or write to another disk"),
+        (errno.EDQUOT, "disk quota exceeded\nfree some space, or write to another disk"),
+    ],
+)
+def test_a_disk_that_fails_is_an_error_that_names_the_file(
+    number: int, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "a.txt"
+    target.write_text("old")
+    monkeypatch.setattr(os, "fsync", _failing(number, folders=False))
+    with pytest.raises(OSError) as caught:
+        atomic.write_text(target, "new")
+    assert atomic.describe_error(caught.value).startswith(f"{target}: {text}")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+    assert target.read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    ("error", "names_target"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), True),
+        (OSError("Can't write (file write failed: errno = 28, error message = 'No space left')"), True),
+        (OSError(errno.EIO, "Input/output error", "other.png"), False),
+        (OSError("Can't read (file read failed: filename = 'other.h5', errno = 5)"), False),
+        (OSError("image file is truncated"), False),
+    ],
+)
+def test_errors_of_libraries_get_the_file_that_is_being_written(
+    error: OSError, names_target: bool, tmp_path: Path
+) -> None:
+    with pytest.raises(OSError) as caught, atomic.replacing(tmp_path / "a.h5"):
+        raise error
+    assert (caught.value.filename == str(tmp_path / "a.h5")) is names_target
+    assert names_target or caught.value is error
+
+
+def test_a_file_that_is_mounted_by_itself_is_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "a.txt"
+    target.write_text("old")
+
+    def busy(source: Path, target: Path) -> None:
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(source), None, str(target))
+
+    monkeypatch.setattr(Path, "replace", busy)
+    atomic.write_text(target, "new")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.txt", "new")]
+
+
+@pytest.mark.parametrize("target", ["real/old.txt", "real/new.txt", "../linked/real/new.txt", "second.txt"])
+def test_what_a_link_leads_to_is_replaced(target: str, tmp_path: Path) -> None:
+    folder = tmp_path / "linked"
+    (folder / "real").mkdir(parents=True)
+    (folder / "real" / "old.txt").write_text("old")
+    (folder / "second.txt").symlink_to("real/old.txt")
+    (folder / "link.txt").symlink_to(target)
+    atomic.check_output_path(folder / "link.txt", overwrite=True, example="x.txt")
+    with atomic.file_lock(folder / "link.txt"):
+        atomic.write_text(folder / "link.txt", "new")
+    assert (folder / "link.txt").is_symlink()
+    assert (folder / target).read_text() == "new"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        ".link.txt.lock",
+        "link.txt",
+        "real",
+        "second.txt",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("target", "problem"),
+    [
+        ("loop", "a link that cannot be followed (loop: Too many levels of symbolic links)"),
+        ("gone/a.txt", "a link to nothing (gone/a.txt)"),
+        (".git/annex/objects/a", "locked by git-annex\nunlock it: datalad unlock"),
+    ],
+)
+def test_links_that_cannot_be_written_to(target: str, problem: str, tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("a.txt")
+    (tmp_path / "a.txt").symlink_to(target)
+    (tmp_path / ".git/annex/objects").mkdir(parents=True)
+    (tmp_path / ".git/annex/objects/a").touch()
+    for write in (
+        partial(atomic.check_output_path, overwrite=True, example="x"),
+        partial(atomic.write_text, text=""),
+    ):
+        with pytest.raises(UsageError) as caught:
+            write(tmp_path / "a.txt")
+        assert problem in str(caught.value)
+
+
+def test_a_link_to_a_folder_that_is_not_made_yet(tmp_path: Path) -> None:
+    (tmp_path / "home").symlink_to("disk/home")
+    with pytest.raises(UsageError, match=r"home: a link to nothing \(disk/home\)"):
+        atomic.check_output_folder(tmp_path / "home/neural")
+    (tmp_path / "disk").mkdir()
+    atomic.check_output_folder(tmp_path / "home/neural")
+    with atomic.file_lock(tmp_path / "home/neural/a.h5"):
+        atomic.write_text(tmp_path / "home/neural/a.txt", "text")
+    assert (tmp_path / "disk/home/neural/a.txt").read_text() == "text"
+
+
+@pytest.mark.parametrize("n_bytes", [180, 181, 250, 255])
+@pytest.mark.parametrize("letter", ["x", "é", "\udce9"])
+def test_names_of_any_length_that_the_system_takes(n_bytes: int, letter: str, tmp_path: Path) -> None:
+    stem = letter * ((n_bytes - 4) // len(os.fsencode(letter)))
+    target = tmp_path / f"{stem}.txt"
+    atomic.check_output_path(target, overwrite=False, example="x.txt")
+    with atomic.file_lock(target), atomic.replacing(target) as temporary:
+        assert temporary.suffix == ".txt"
+        temporary.write_text("text")
+        atomic.temporary_beside(target).touch()
+        atomic.temporary_beside(tmp_path / f"{stem[:-1]}y.txt").touch()
+    assert target.read_text() == "text"
+    atomic.remove_leftovers(target)
+    assert len(list(tmp_path.glob("*.tmp-*"))) == 1
+
+
+def test_a_name_that_is_too_long_is_refused(tmp_path: Path) -> None:
+    for check in (partial(atomic.check_output_path, overwrite=True, example="x"), atomic.check_output_folder):
+        with pytest.raises(UsageError, match="x: file name too long\nmost systems take 255 bytes"):
+            check(tmp_path / ("x" * 256))
+
+
+@pytest.mark.parametrize("name", ["file/x", "file/x/y", "pipe"])
+def test_outputs_that_cannot_be_written_are_refused_before_the_work(name: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe")
+    for check in (partial(atomic.check_output_path, overwrite=True, example="x"), atomic.check_output_folder):
+        with pytest.raises(UsageError, match=f"{name}.*(not a folder|is a pipe)"):
+            check(tmp_path / name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "pipe"]
+
+
+def test_a_folder_that_is_read_only_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*words: object, **settings: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    with pytest.raises(UsageError) as caught:
+        atomic.check_output_folder(tmp_path / "a/b")
+    assert str(caught.value) == (
+        f"{tmp_path}/a/b: cannot be written: {tmp_path}: read-only file system\nchoose another folder"
+    )
+
+
+def test_locks_keep_others_out_and_wait(tmp_path: Path) -> None:
+    first, second = atomic.Lock(tmp_path / "l"), atomic.Lock(tmp_path / "l")
+    said: list[str] = []
+    assert first.acquire()
+    assert not second.acquire()
+    first.release()
+    assert second.acquire() and second.is_real
+    second.release()
+
+    entered = threading.Event()
+
+    def wait() -> None:
+        with atomic.file_lock(tmp_path / "a", log=said.append):
+            entered.set()
+
+    with atomic.file_lock(tmp_path / "a"):
+        thread = threading.Thread(target=wait)
+        thread.start()
+        assert not entered.wait(0.5)
+    thread.join(10)
+    assert entered.is_set()
+    assert said == ["another mvkit process is working on a: waiting for it to finish"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EPERM])
+def test_a_share_without_locks_costs_one_line(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(fcntl, "flock", _failing(number))
+    for name in ("a", "b"):
+        with atomic.file_lock(tmp_path / name):
+            pass
+    assert len(caplog.records) == 1
+    assert f"{tmp_path}: no locks on this file system" in caplog.text
+    # What another process may be using is not taken for abandoned.
+    (tmp_path / ".lock").touch()
+    assert not atomic.is_abandoned(tmp_path)
+
+
+def test_where_nothing_can_be_written_there_is_nothing_to_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: object, *words: object) -> int:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+
+    monkeypatch.setattr(os, "open", refuse)
+    with atomic.file_lock(tmp_path / "a"):
+        pass
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_share_that_reserves_no_space(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").write_bytes(b"12")
+    monkeypatch.setattr(os, "posix_fallocate", _failing(number))
+    atomic.reserve_space(tmp_path / "a", 1000)
+    assert (tmp_path / "a").read_bytes() == b"12"
+    with pytest.raises(OSError, match="No space left on device"):
+        atomic.reserve_space(tmp_path / "a", 10**18)
+
+
+def test_hdf5_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[object] = []
+
+    def opened(path: Path, mode: str, locking: bool | None = None) -> str:
+        used.append(locking)
+        if locking is None:
+            raise OSError(
+                "Unable to create (unable to lock file, errno = 37, error message = 'No locks available')"
+            )
+        return "file"
+
+    monkeypatch.setattr(h5py, "File", opened)
+    assert atomic.open_hdf5(tmp_path / "a.h5", "w") == "file"
+    assert used == [None, False]
+
+
+def test_hdf5_that_another_program_writes(tmp_path: Path) -> None:
+    path = tmp_path / "sblock.h5"
+    program = (
+        "import h5py, sys; f = h5py.File(sys.argv[1], 'a'); f['x'] = 1; f.flush(); print(flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        with pytest.raises(DataError) as caught:
+            atomic.open_hdf5(path)
+        process.communicate(b"\n")
+    assert str(caught.value) == (
+        f"{path}: another program has it open for writing\n"
+        "close it there, or set HDF5_USE_FILE_LOCKING=FALSE to open it all the same"
+    )
+    with atomic.open_hdf5(path) as file:
+        assert file["x"][()] == 1
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(OSError, match="truncated file"):
+        atomic.open_hdf5(path)
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (
+            OSError(errno.EROFS, "Read-only file system", "a.h5"),
+            "a.h5: read-only file system\nchoose another folder",
+        ),
+        (OSError(errno.EACCES, "Permission denied", "a.h5"), "a.h5: permission denied"),
+        (
+            OSError(errno.EMFILE, "Too many open files", "a"),
+            "a: too many open files\nraise the limit of this shell",
+        ),
+        (
+            OSError(errno.ESTALE, "Stale file handle", "a"),
+            "a: stale file handle\nthe network share has changed",
+        ),
+        (
+            OSError(
+                "Unable to open (name = '/d/x.tmp-ab12cd34-77-0a1b2c3d.h5', errno = 28, error message = 'No')"
+            ),
+            "/d/x.h5: no space left on device\nfree some space",
+        ),
+        (OSError("cannot identify image"), "cannot identify image"),
+    ],
+)
+def test_errors_of_the_system_say_file_reason_and_way_out(error: OSError, text: str) -> None:
+    assert atomic.describe_error(error).startswith(text)
+
+
 def test_a_wait_for_another_process_is_logged_whoever_waits(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -225,14 +536,14 @@ def test_a_wait_for_another_process_is_logged_whoever_waits(
     with file_lock(target):
         pass
     assert caplog.messages == []
-    lock = FileLock(target.with_name(".x.h5.lock"))
+    lock = atomic.Lock(target.with_name(".x.h5.lock"))
     lock.acquire()
 
     def wait() -> None:
         with file_lock(target):
             pass
 
-    waiting = Thread(target=wait)
+    waiting = threading.Thread(target=wait)
     waiting.start()
     for _ in range(100):
         if caplog.messages:

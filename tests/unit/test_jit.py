@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import importlib
+import os
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from mvkit.images.augment import ViewKey, augment_images, draw_params
 from mvkit.images.settings import Blur, ColourJitter, Flip, Greyscale
@@ -40,6 +44,18 @@ def test_where_nothing_can_be_kept_functions_are_compiled_all_the_same() -> None
     made: dict[str, object] = {}
     exec("def double(x):\n    return 2 * x\n", made)
     assert compiled_exact(made["double"])(4) == 8  # type: ignore[arg-type]
+
+
+def test_a_full_disk_costs_compiling_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from numba.core.caching import IndexDataCacheFile
+
+    def fail(*words: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(IndexDataCacheFile, "save", fail)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "doubling.py").write_text("def double(x):\n    return 2 * x\n")
+    assert compiled_exact(importlib.import_module("doubling").double)(4) == 8
 
 
 def test_an_edition_changes_with_the_source(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.errors import DataError, UsageError, suggest
-from mvkit.files import inspect_file
+from mvkit.files import inspect_file, open_hdf5
 
 NUMPY_SUFFIXES = (".npy", ".npz")
 MATLAB_SUFFIX = ".mat"
@@ -120,9 +120,7 @@ def open_arrays(path: Path) -> Iterator[ArrayFile]:
     try:
         is_hdf5 = suffix in HDF5_SUFFIXES or (suffix == MATLAB_SUFFIX and _is_hdf5(path))
         if is_hdf5:
-            import h5py
-
-            handle = h5py.File(path, "r")
+            handle = open_hdf5(path)
         elif suffix == MATLAB_SUFFIX:
             handle = None
         else:

@@ -33,6 +33,7 @@ from mvkit.neural.own.request import (
 )
 from mvkit.neural.own.spikes import NWB_SUFFIX, read_spikes
 from mvkit.neural.own.tables import TABLE_SUFFIXES, read_table
+from mvkit.paths import expand
 
 SUFFIXES = (*ARRAY_SUFFIXES, *TABLE_SUFFIXES, NWB_SUFFIX)
 
@@ -124,10 +125,10 @@ def _describe_images(stimuli: GreyImages) -> str:
 
 def _find_sources(given: Sequence[str | Path], *, stimuli: str | None) -> list[Source]:
     """Return the files that paths, folders and patterns stand for, without that of the stimuli."""
-    of_stimuli = {Path(one).expanduser() for one in (stimuli, (stimuli or "").rpartition(":")[0]) if one}
+    of_stimuli = {expand(one) for one in (stimuli, (stimuli or "").rpartition(":")[0]) if one}
     found: dict[Path, Source] = {}
     for one in given:
-        path = Path(one).expanduser()
+        path = expand(one)
         if path.is_dir():
             listed = [file.path for file in list_files(path, SUFFIXES, levels=0)]
             ordered = sorted(listed, key=lambda file: natural_key(file.name))

@@ -18,6 +18,7 @@ from mvkit.neural.dataset import NeuralDataset
 from mvkit.neural.grey_images import GreyImages, read_image_folder
 from mvkit.neural.nwb import decode
 from mvkit.neural.own.array_files import ARRAY_SUFFIXES, open_arrays
+from mvkit.paths import expand
 
 #: Names of arrays and columns that are taken where no others are given.
 RESPONSES = ("responses", "response", "rate", "firing_rate")
@@ -250,12 +251,12 @@ def split_units(
 
 def stimuli_elsewhere(stimuli: str, *, keys: Sequence[str]) -> tuple[NDArray[Any] | None, GreyImages | None]:
     """Read stimuli from a folder or file: an array yet to be arranged, or images."""
-    path = Path(stimuli).expanduser()
+    path = expand(stimuli)
     name, colon, key = stimuli.rpartition(":")
     if path.is_dir():
         return None, read_image_folder(path)
-    if not path.exists() and colon and Path(name).expanduser().is_file():
-        path = Path(name).expanduser()
+    if not path.exists() and colon and expand(name).is_file():
+        path = expand(name)
     else:
         key = ""
     if not path.is_file():

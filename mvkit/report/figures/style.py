@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mvkit.errors import UsageError
-from mvkit.files import replacing
+from mvkit.files import check_output_path, replacing
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -81,11 +81,10 @@ def check_figure(path: Path) -> None:
     Raises
     ------
     UsageError
-        If the suffix is that of no format, or the path is a folder.
+        If the suffix is that of no format, the path is a folder, or nothing can be written there.
     """
     check_suffix(path)
-    if path.is_dir():
-        raise UsageError(f"{path}: is a folder; give the name of a file")
+    check_output_path(path, overwrite=True, example="figure.pdf")
 
 
 def check_suffix(path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 from urllib.parse import unquote
 
 import h5py
@@ -14,7 +15,6 @@ from hypothesis import strategies as st
 
 from mvkit.errors import DataError
 from mvkit.features import extract_to_file, read_features
-from mvkit.features import feature_file as feature_file_module
 from mvkit.features.feature_file import escape
 from mvkit.models.preprocessing import Preprocessing
 
@@ -71,11 +71,12 @@ def test_a_full_disk_is_noticed_before_writing(prepared, pictures, tmp_path):
 def test_a_full_disk_is_noticed_where_space_cannot_be_reserved(prepared, pictures, tmp_path, monkeypatch):
     # As on macOS.
     monkeypatch.delattr(os, "posix_fallocate")
-    monkeypatch.setattr(feature_file_module, "free_disk", lambda path: 4096)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=4096))
     with pytest.raises(DataError, match=r"no room for .* MB of features \(No space left"):
         extract_to_file(prepared, pictures, tmp_path / "features.h5", "*")
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.setattr(feature_file_module, "free_disk", lambda path: 10**9)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10**9))
     extract_to_file(prepared, pictures, tmp_path / "features.h5", "*")
     assert set(read_features(tmp_path / "features.h5"))
 

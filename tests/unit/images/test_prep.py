@@ -183,7 +183,7 @@ def test_a_full_disk_is_known_before(
     make_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(9, 9, 1000))
-    with pytest.raises(DataError, match=r"only 0\.0 GB are free"):
+    with pytest.raises(DataError, match=r"about 33\.6 MB are needed, but only 1\.0 kB are free"):
         prepare(SMALL, make_folder(), tmp_path / "out")
 
 

@@ -411,7 +411,7 @@ def test_wrong_folders_and_files_are_named(tmp_path: Path, run: ScoreRun) -> Non
         read_run([tmp_path])
     with pytest.raises(UsageError, match="given twice"):
         read_run([tmp_path, tmp_path])
-    with pytest.raises(UsageError, match="is a folder; give the name of a file"):
+    with pytest.raises(UsageError, match="is a folder; give a file name"):
         check_report(tmp_path)
     with pytest.raises(UsageError, match=r"give a name that ends in \.html"):
         check_report(tmp_path / "report.pdf")

@@ -12,9 +12,9 @@ from types import ModuleType
 
 import pytest
 import torch
-from filelock import FileLock
 
 from mvkit.errors import CheckpointError, DataError, FitError, RecipeError, UsageError
+from mvkit.files import Lock
 from mvkit.pipeline.train import TrainReport, TrainRequest, plan_training, run_training
 from mvkit.training.log import Callbacks, Pace
 
@@ -128,11 +128,11 @@ def test_weights_alone_cannot_be_resumed(request_: TrainRequest, tmp_path: Path)
 
 def test_two_processes_in_one_folder(request_: TrainRequest, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    with (
-        FileLock(tmp_path / "run" / ".train.lock"),
-        pytest.raises(UsageError, match="another process is training here"),
-    ):
+    lock = Lock(tmp_path / "run" / ".train.lock")
+    assert lock.acquire()
+    with pytest.raises(UsageError, match="another process is training here"):
         run_training(request_)
+    lock.release()
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(request_: TrainRequest, tmp_path: Path) -> None:
