@@ -7,6 +7,7 @@ note beside them (``TARGET.part.json``) holds the strong ETag it had.
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import time
