@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
@@ -19,6 +20,7 @@ from mvkit.files import plain
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
     from mvkit.models.preprocessing import InputOptions
 
@@ -33,6 +35,10 @@ def split_commas(values: Sequence[str] | None) -> tuple[str, ...] | None:
     parts = [part for value in values for part in ([value] if value.startswith("re:") else value.split(","))]
     return tuple(part.strip() for part in parts if part.strip()) or None
 
+
+#: Columns of a terminal from which on names may be folded to fit a table; below, rows become paragraphs.
+_NARROW = 60
+_UNLIMITED = 10_000
 
 #: Headings of help under which commands put their options.
 PROTOCOL, OUTPUT, MACHINE = "Protocol", "Output", "Machine"
@@ -361,8 +367,35 @@ def print_line(text: str) -> None:
 
 
 def note(text: str) -> None:
-    """Print a remark for the person watching, on stderr."""
-    _write(sys.stderr, text + "\n")
+    """Print a remark for the person watching, on stderr; where that is gone, the work goes on."""
+    try:
+        _write(sys.stderr, text + "\n")
+    except OSError:
+        flush(sys.stderr)
+
+
+def open_streams() -> None:
+    """Give the null device to standard streams that were closed (``>&-``), for which Python has None.
+
+    Else the next file to be opened would get their number, and what libraries print.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
+
+
+def flush(stream: TextIO) -> bool:
+    """Write what is left of a stream, and return whether that worked.
+
+    If not (its reader has gone, its disk is full), it goes to the null device from now on: Python would try
+    again at its end, and complain.
+    """
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return False
+    return True
 
 
 def home_path(home: str | None) -> Path | None:
@@ -414,14 +447,41 @@ def plain_table(*columns: str) -> Table:
 def print_renderable(renderable: object) -> None:
     """Print a rich table or text on stdout; NO_COLOR and pipes are honoured by rich.
 
-    Brackets and colons in names are no markup.
+    Brackets and colons in names are no markup. Of a table for which the terminal is too narrow, each row
+    becomes a paragraph, so that no number or name is cut.
     """
     from rich.console import Console
+    from rich.measure import Measurement
+    from rich.table import Table
 
     console = Console(width=print_width(), markup=False, emoji=False)
-    with console.capture() as captured:
-        console.print(renderable)
-    _write(sys.stdout, captured.get())
+
+    def render(shown: Any) -> str:
+        with console.capture() as captured:
+            console.print(shown)
+        return captured.get()
+
+    text = render(renderable)
+    if isinstance(renderable, Table):
+        needed = Measurement.get(console, console.options.update(max_width=_UNLIMITED), renderable).minimum
+        if "\N{HORIZONTAL ELLIPSIS}" in text or console.width < min(needed, _NARROW):
+            text = render(_paragraphs(renderable))
+    _write(sys.stdout, text)
+
+
+def _paragraphs(table: Table) -> Text:
+    """Return the rows of a table one after the other: what a row is about, and a line for each other cell."""
+    from rich.text import Text
+
+    heads = [" ".join(str(column.header).split()) for column in table.columns]
+    n_names = 1 if heads[0] else 2
+    lines = [str(table.title)] if table.title else []
+    for row in zip(*(column.cells for column in table.columns), strict=True):
+        cells = [str(cell).strip() for cell in row]
+        lines.append(" ".join(filter(None, cells[:n_names])))
+        others = list(zip(heads, cells, strict=True))[n_names:]
+        lines += [f"  {head}: {cell}" for head, cell in others if cell]
+    return Text("\n".join(lines))
 
 
 def _write(stream: TextIO, text: str) -> None:
@@ -431,8 +491,8 @@ def _write(stream: TextIO, text: str) -> None:
 
 
 def print_width() -> int:
-    """Return the columns of the terminal; files and pipes get 160."""
+    """Return the columns of the terminal; files and pipes get 160, terminals that tell nonsense 20 or 80."""
     from rich.console import Console
 
     console = Console()
-    return console.width if console.is_terminal else 160
+    return max(20, console.width or 80) if console.is_terminal else 160

@@ -7,6 +7,7 @@ import platform
 import re
 import signal
 import sys
+from contextlib import suppress
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -19,8 +20,10 @@ from mvkit.cli.console import (
     Command,
     Group,
     argument_name,
+    flush,
     help_epilog,
     note,
+    open_streams,
     option_value,
     parameter_choices,
     parameter_type,
@@ -110,6 +113,7 @@ def _root(
 
 def main() -> None:
     """Run the command line and exit with 0, 1 (failure), 2 (usage) or 130 (interrupted)."""
+    open_streams()
     for stream in (sys.stdout, sys.stderr):
         # What a terminal's encoding does not know is escaped, whoever prints it, and never an error.
         if isinstance(stream, TextIOWrapper):
@@ -118,6 +122,8 @@ def main() -> None:
         # Ctrl-C ends it in silence until training listens: torchrun sends it to every process.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     code = run(sys.argv[1:])
+    if not all([flush(sys.stdout), flush(sys.stderr)]):
+        code = code or 1
     if (distributed := sys.modules.get("mvkit.distributed")) is not None:
         distributed.exit_process(code)
     sys.exit(code)
@@ -135,6 +141,7 @@ def run(arguments: list[str]) -> int:
     as_json = "--json" in arguments
     try:
         code = app(arguments, prog_name=_program_name(), standalone_mode=False, obj=tuple(arguments))
+        sys.stdout.flush()
     except MvkitError as error:
         return _report(error, as_json=as_json)
     except (KeyboardInterrupt, typer.Abort):
@@ -142,7 +149,6 @@ def run(arguments: list[str]) -> int:
         return _INTERRUPTED
     except BrokenPipeError:
         # The reader of a pipe went away (`mvkit ... | head`); say nothing more to it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
         return _report(MvkitError(_describe(error)), as_json=as_json)
@@ -245,7 +251,9 @@ def _report(error: MvkitError, *, as_json: bool) -> int:
         return _leave_to_torchrun(error)
     note(f"error: {error}")
     if as_json:
-        print_json({"error": {"type": type(error).__name__, "message": str(error)}})
+        # Standard output may be what failed.
+        with suppress(OSError):
+            print_json({"error": {"type": type(error).__name__, "message": str(error)}})
     return error.exit_code
 
 
@@ -260,4 +268,6 @@ def _describe(error: OSError) -> str:
     if (match := _HDF5_ERROR.search(reason)) is not None:
         name, reason = match["name"], match["reason"]
     name = _TEMPORARY.sub("", name)
-    return f"{name}: {reason[:1].lower()}{reason[1:]}" if name else reason
+    if not name and not flush(sys.stdout):
+        name = "standard output"
+    return f"{f'{name}: ' if name else ''}{reason[:1].lower()}{reason[1:]}"
