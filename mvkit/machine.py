@@ -11,9 +11,11 @@ import platform
 import re
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,6 +39,8 @@ _MEMORY_FILES = (
 )
 #: No space, quota exceeded, longer than files may be.
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+#: So long may a worker go on after the process that started it.
+_WATCH_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -145,6 +149,19 @@ def is_worker_process() -> bool:
     be forbidden (daemons) or outlive what they were started for.
     """
     return multiprocessing.parent_process() is not None
+
+
+@cache
+def end_with_parent() -> None:
+    """Let this process, a worker, end when the one that started it ends, however that ends."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_WATCH_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def is_forked_worker() -> bool:

@@ -60,7 +60,7 @@ from mvkit.images.sources import (
     open_folder,
     open_pairs,
 )
-from mvkit.machine import free_disk, installed_versions, is_worker_process, safe_child_path
+from mvkit.machine import end_with_parent, free_disk, installed_versions, is_worker_process, safe_child_path
 from mvkit.recipes import NAME_PATTERN, Settings, load_recipe, packaged_recipes
 
 MIB: Final = 1024 * 1024
@@ -794,14 +794,7 @@ def _encode_chunk(items: list[Item], settings: PrepSettings) -> list[Result]:
 def _initialise_worker() -> None:
     """Leave Ctrl-C to the process that started this one, and end when that one ends, however it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-    os._exit(1)
+    end_with_parent()
 
 
 class _UnfitError(Exception):

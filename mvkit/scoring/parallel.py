@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from mvkit.display import quiet_logger
 from mvkit.errors import MissingPackageError, UsageError, WorkerError, wording
-from mvkit.machine import SharedContext, available_cores, is_worker_process, safe_child_path
+from mvkit.machine import SharedContext, available_cores, end_with_parent, is_worker_process, safe_child_path
 
 log = logging.getLogger(__name__)
 
@@ -194,6 +194,7 @@ def _run_in_processes(
 def _call_with_index(
     index: int, function: Callable[..., Result], arguments: tuple[Any, ...]
 ) -> tuple[int, Result]:
+    end_with_parent()
     return index, function(*arguments)
 
 
