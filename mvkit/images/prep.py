@@ -7,7 +7,6 @@ import io
 import itertools
 import json
 import multiprocessing
-import os
 import signal
 import struct
 import threading

@@ -1,4 +1,4 @@
-"""Cores and memory, of the machine and of the control groups of this process; disks that are full, devices."""
+"""Cores and memory, of the machine and of the control groups of this process; full disks, devices."""
 
 from __future__ import annotations
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import socket
+import subprocess
 import sys
 import time
 from os.path import commonprefix
@@ -135,3 +137,33 @@ def test_workers_import_nothing_from_the_current_folder(
         get_reusable_executor().shutdown(wait=True)
     assert results == {0: 1, 1: 2}
     assert "PYTHONSAFEPATH" not in os.environ
+
+
+_JOBS = """
+import subprocess
+from mvkit.scoring.parallel import run_jobs
+jobs = [(["sleep", "60"],)] * 2
+for _ in run_jobs(subprocess.call, jobs, n_jobs=2, warm_up=lambda: None):
+    pass
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_workers_end_with_the_process_that_started_them(number: signal.Signals) -> None:
+    with subprocess.Popen([sys.executable, "-c", _JOBS], stderr=subprocess.DEVNULL) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+
+        def workers() -> list[str]:
+            lines = [Path(f"/proc/{child}/cmdline") for child in children.read_text().split()]
+            return [line.parent.name for line in lines if b"popen_loky" in line.read_bytes()]
+
+        deadline = time.monotonic() + 40
+        while len(found := workers()) < 2 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(3)
+        process.send_signal(number)
+        assert process.wait(10) == -number
+        time.sleep(2)
+        assert len(found) == 2
+        assert not [worker for worker in found if Path(f"/proc/{worker}").exists()]
