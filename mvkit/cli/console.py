@@ -19,6 +19,7 @@ from mvkit.errors import UsageError, printable
 from mvkit.files import plain
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -451,7 +452,6 @@ def print_renderable(renderable: object) -> None:
     becomes a paragraph, so that no number or name is cut.
     """
     from rich.console import Console
-    from rich.measure import Measurement
     from rich.table import Table
 
     console = Console(width=print_width(), markup=False, emoji=False)
@@ -463,10 +463,23 @@ def print_renderable(renderable: object) -> None:
 
     text = render(renderable)
     if isinstance(renderable, Table):
-        needed = Measurement.get(console, console.options.update(max_width=_UNLIMITED), renderable).minimum
-        if "\N{HORIZONTAL ELLIPSIS}" in text or console.width < min(needed, _NARROW):
+        is_narrow = console.width < min(_least_width(renderable, console), _NARROW)
+        if is_narrow or "\N{HORIZONTAL ELLIPSIS}" in text:
             text = render(_paragraphs(renderable))
     _write(sys.stdout, text)
+
+
+def _least_width(table: Table, console: Console) -> int:
+    """Return the columns in which a table can be printed without breaking a word."""
+    from rich.measure import Measurement
+
+    options = console.options.update(max_width=_UNLIMITED)
+    words = 0
+    for column in table.columns:
+        sizes = [Measurement.get(console, options, cell) for cell in (column.header, *column.cells)]
+        words += max(size.maximum if column.no_wrap else size.minimum for size in sizes)
+    _, right, _, left = table.padding
+    return words + (len(table.columns) - 1) * (left + right + (table.box is not None))
 
 
 def _paragraphs(table: Table) -> Text:

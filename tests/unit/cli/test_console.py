@@ -185,6 +185,9 @@ def test_where_a_table_does_not_fit_each_row_is_a_paragraph(
     name = "1 a_network_with_quite_a_long_name_of_its_own"
     assert printed(ranking, 65) == [name, "  all areas: 0.413 [0.381, 0.442]", "  VISp: 0.4"]
     assert len(printed(ranking, 80)) == 2
+    # As the ranking of scores is laid out: names would be folded, letter by letter, before numbers are cut.
+    ranking.columns[1].no_wrap, ranking.columns[1].overflow = False, "fold"
+    assert printed(ranking, 50) == [name, "  all areas: 0.413 [0.381, 0.442]", "  VISp: 0.4"]
 
 
 @pytest.mark.parametrize(("columns", "width"), [("0", 80), ("1", 20), ("40", 40), ("abc", 80), ("-3", 80)])
