@@ -34,7 +34,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mvkit import errors
 from mvkit.errors import MvkitError, UsageError
-from mvkit.machine import available_cores
+from mvkit.machine import available_cores, safe_child_path
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
@@ -365,20 +365,19 @@ def run_processes(n: int, argv: Sequence[str], *, device: torch.device | None = 
         raise UsageError(
             f"{n} processes need {n} GPUs, {torch.cuda.device_count()} visible: use fewer, or --device cpu"
         )
-    # Processes share the cores, communicate on this machine only, and import nothing from the current
-    # folder; a user's own setting counts, where there is one.
+    # Processes share the cores and communicate on this machine only; a user's own setting counts, where
+    # there is one.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // n)))
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(_SHUTDOWN_S))
     # A warning for each network whose parameters are all used.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    os.environ["PYTHONSAFEPATH"] = "1"
     for name, logger in logging.root.manager.loggerDict.items():
         if name.startswith("torch.distributed") and isinstance(logger, logging.Logger):
             # The error is raised here; warnings and tables would repeat it.
             logger.setLevel(logging.CRITICAL)
     options = ["--standalone", "--local-addr=localhost", f"--nproc-per-node={n}", "--no-python"]
-    with tempfile.TemporaryDirectory(prefix="mvkit_processes_") as folder:
+    with safe_child_path, tempfile.TemporaryDirectory(prefix="mvkit_processes_") as folder:
         words = [*options, f"--log-dir={folder}", sys.executable, *WORKER, *argv]
         try:
             run(parse_args(words))  # type: ignore[no-untyped-call]

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import math
+import multiprocessing
 import os
 import platform
 import re
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,14 +31,16 @@ _MEMINFO = Path("/proc/meminfo")
 _STATUS = Path("/proc/self/status")
 #: Limits of the control groups that this process belongs to: containers, batch jobs.
 _CGROUP_ROOT, _CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
-#: By the controllers that the list of groups names (version 2: none): folder, files of limit and use, and the
-#: entry of memory.stat for cached pages of files, which count as used but are freed on demand.
-_CGROUP_VERSIONS: Mapping[str, tuple[str, str, str, str]] = {
-    "": ("", "memory.max", "memory.current", "inactive_file"),
-    "memory": ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-}
+#: Files of limit and use of version 2 and version 1, and the entry of memory.stat for cached pages of files,
+#: which count as used but are freed on demand.
+_MEMORY_FILES = (
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
 #: No space, quota exceeded, longer than files may be.
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+#: So long may a worker go on after the process that started it.
+_WATCH_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -127,8 +134,100 @@ def describe_gpu(device: torch.device) -> str | None:
 
 
 def available_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    """Return how many cores this process may use: those it is bound to, fewer if its container has a quota.
+
+    A quota of 1.5 cores counts as 2, as joblib counts. Quotas of parent groups count, too.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    return min([cores, *(quota for folder in _cgroup_folders("cpu") if (quota := _cpu_quota(folder)))])
+
+
+def is_worker_process() -> bool:
+    """Return whether this process is itself a worker: of a pool of multiprocessing, joblib or dask.
+
+    Such a process starts no workers of its own: its pool uses the cores already, and workers of workers may
+    be forbidden (daemons) or outlive what they were started for.
+    """
+    return multiprocessing.parent_process() is not None
+
+
+@cache
+def end_with_parent() -> None:
+    """Let this process, a worker, end when the one that started it ends, however that ends."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_WATCH_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def is_forked_worker() -> bool:
+    """Return whether this process is a worker that was forked, so that threads of its parent are missing."""
+    if not is_worker_process():
+        return False
+    # None of a process whose kind is the default one.
+    kind = getattr(multiprocessing.current_process(), "_start_method", None)
+    return (kind or multiprocessing.get_start_method()) == "fork"
+
+
+class SharedContext:
+    """A context that changes the whole process, and that several threads may be in at once.
+
+    The first thread enters it and the last one leaves it: were each to restore what it found, a thread would
+    lose the setting in the middle of its work, and the process would keep it for good.
+
+    Parameters
+    ----------
+    enter
+        Returns the context.
+    """
+
+    def __init__(self, enter: Callable[[], AbstractContextManager[object]]) -> None:
+        self._enter = enter
+        self._context: AbstractContextManager[object] | None = None
+        self._count, self._lock = 0, threading.Lock()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._context is None:
+                context = self._enter()
+                context.__enter__()
+                self._context = context
+            self._count += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._count -= 1
+            if self._count == 0 and self._context is not None:
+                context, self._context = self._context, None
+                context.__exit__(None, None, None)
+
+
+@contextmanager
+def _without_current_folder() -> Iterator[None]:
+    changed = {"PYTHONSAFEPATH": "1"}
+    source = Path("mvkit", "machine.py")
+    if source.exists() and source.samefile(__file__):
+        # In a checkout, mvkit may be found through the current folder only.
+        paths = (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH"))
+        changed["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    before = {name: os.environ.get(name) for name in changed}
+    os.environ.update(changed)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+
+
+#: No Python that is started within has the current folder on its path, where a ``signal.py`` may lie. Workers
+#: that are sent ``sys.path`` (those of joblib and multiprocessing) find afterwards what this process finds.
+safe_child_path = SharedContext(_without_current_folder)
 
 
 def available_memory() -> int | None:
@@ -231,21 +330,38 @@ def _kilobytes(path: Path, label: str) -> int | None:
     return None if words is None else int(words[1]) * 1024
 
 
-def _free_in_cgroups() -> int | None:
-    """Return the bytes left by the tightest limit of this process's control groups and their parents."""
+def _cgroup_folders(controller: str) -> Iterator[Path]:
+    """Yield the folders of this process's control groups and their parents, of version 2 and version 1."""
     try:
         lines = _CGROUP.read_text(encoding="utf-8").splitlines()
     except OSError:
-        return None
-    free: list[int] = []
+        return
     for line in lines:
         _, controllers, path = line.split(":", maxsplit=2)
-        names = _CGROUP_VERSIONS.get("memory" if "memory" in controllers.split(",") else controllers)
-        if names is not None:
-            group = _CGROUP_ROOT / names[0] / path.strip("/")
-            limits = (_free_in(folder, *names[1:]) for folder in (group, *group.parents))
-            free += [n_bytes for n_bytes in limits if n_bytes is not None]
-    return min(free) if free else None
+        # Version 2 is one tree for all controllers, and names none.
+        if controllers == "" or controller in controllers.split(","):
+            group = _CGROUP_ROOT / (controller if controllers else "") / path.strip("/")
+            yield from (group, *group.parents)
+
+
+def _cpu_quota(folder: Path) -> int | None:
+    """Return the cores that a control group may use, rounded up; None if it has no limit."""
+    try:
+        if (folder / "cpu.max").exists():
+            quota, period = map(int, (folder / "cpu.max").read_text(encoding="ascii").split())
+        else:
+            quota = int((folder / "cpu.cfs_quota_us").read_text(encoding="ascii"))
+            period = int((folder / "cpu.cfs_period_us").read_text(encoding="ascii"))
+    except (OSError, ValueError):  # no limit ("max"), or no such file
+        return None
+    # Version 1 writes -1 where there is no limit.
+    return math.ceil(quota / period) if quota > 0 and period > 0 else None
+
+
+def _free_in_cgroups() -> int | None:
+    """Return the bytes left by the tightest limit of this process's control groups and their parents."""
+    limits = (_free_in(folder, *files) for folder in _cgroup_folders("memory") for files in _MEMORY_FILES)
+    return min((n_bytes for n_bytes in limits if n_bytes is not None), default=None)
 
 
 def _free_in(folder: Path, limit: str, used: str, reclaimable: str) -> int | None:

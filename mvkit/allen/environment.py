@@ -366,8 +366,9 @@ def _digest(extras: Sequence[str]) -> str:
 
 
 def _run(command: Sequence[str], *, limit_s: float | None = None) -> subprocess.CompletedProcess[str] | None:
-    # PYTHONPATH would add the packages of this environment to the new one.
+    # PYTHONPATH would add the packages of this environment to the new one, the folder the user's files.
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
+    environment["PYTHONSAFEPATH"] = "1"
     try:
         return subprocess.run(
             command,

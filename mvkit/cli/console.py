@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
@@ -19,7 +20,9 @@ from mvkit.files import plain
 from mvkit.paths import expand
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from mvkit.models.preprocessing import InputOptions
 
@@ -34,6 +37,10 @@ def split_commas(values: Sequence[str] | None) -> tuple[str, ...] | None:
     parts = [part for value in values for part in ([value] if value.startswith("re:") else value.split(","))]
     return tuple(part.strip() for part in parts if part.strip()) or None
 
+
+#: Columns of a terminal from which on names may be folded to fit a table; below, rows become paragraphs.
+_NARROW = 60
+_UNLIMITED = 10_000
 
 #: Headings of help under which commands put their options.
 PROTOCOL, OUTPUT, MACHINE = "Protocol", "Output", "Machine"
@@ -374,8 +381,35 @@ def print_line(text: str) -> None:
 
 
 def note(text: str) -> None:
-    """Print a remark for the person watching, on stderr."""
-    _write(sys.stderr, text + "\n")
+    """Print a remark for the person watching, on stderr; where that is gone, the work goes on."""
+    try:
+        _write(sys.stderr, text + "\n")
+    except OSError:
+        flush(sys.stderr)
+
+
+def open_streams() -> None:
+    """Give the null device to standard streams that were closed (``>&-``), for which Python has None.
+
+    Else the next file to be opened would get their number, and what libraries print.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
+
+
+def flush(stream: TextIO) -> bool:
+    """Write what is left of a stream, and return whether that worked.
+
+    If not (its reader has gone, its disk is full), it goes to the null device from now on: Python would try
+    again at its end, and complain.
+    """
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return False
+    return True
 
 
 def home_path(home: str | None) -> Path | None:
@@ -427,14 +461,53 @@ def plain_table(*columns: str) -> Table:
 def print_renderable(renderable: object) -> None:
     """Print a rich table or text on stdout; NO_COLOR and pipes are honoured by rich.
 
-    Brackets and colons in names are no markup.
+    Brackets and colons in names are no markup. Of a table for which the terminal is too narrow, each row
+    becomes a paragraph, so that no number or name is cut.
     """
     from rich.console import Console
+    from rich.table import Table
 
     console = Console(width=print_width(), markup=False, emoji=False)
-    with console.capture() as captured:
-        console.print(renderable)
-    _write(sys.stdout, captured.get())
+
+    def render(shown: Any) -> str:
+        with console.capture() as captured:
+            console.print(shown)
+        return captured.get()
+
+    text = render(renderable)
+    if isinstance(renderable, Table):
+        is_narrow = console.width < min(_least_width(renderable, console), _NARROW)
+        if is_narrow or "\N{HORIZONTAL ELLIPSIS}" in text:
+            text = render(_paragraphs(renderable))
+    _write(sys.stdout, text)
+
+
+def _least_width(table: Table, console: Console) -> int:
+    """Return the columns in which a table can be printed without breaking a word."""
+    from rich.measure import Measurement
+
+    options = console.options.update(max_width=_UNLIMITED)
+    words = 0
+    for column in table.columns:
+        sizes = [Measurement.get(console, options, cell) for cell in (column.header, *column.cells)]
+        words += max(size.maximum if column.no_wrap else size.minimum for size in sizes)
+    _, right, _, left = table.padding
+    return words + (len(table.columns) - 1) * (left + right + (table.box is not None))
+
+
+def _paragraphs(table: Table) -> Text:
+    """Return the rows of a table one after the other: what a row is about, and a line for each other cell."""
+    from rich.text import Text
+
+    heads = [" ".join(str(column.header).split()) for column in table.columns]
+    n_names = 1 if heads[0] else 2
+    lines = [str(table.title)] if table.title else []
+    for row in zip(*(column.cells for column in table.columns), strict=True):
+        cells = [str(cell).strip() for cell in row]
+        lines.append(" ".join(filter(None, cells[:n_names])))
+        others = list(zip(heads, cells, strict=True))[n_names:]
+        lines += [f"  {head}: {cell}" for head, cell in others if cell]
+    return Text("\n".join(lines))
 
 
 def _write(stream: TextIO, text: str) -> None:
@@ -444,8 +517,8 @@ def _write(stream: TextIO, text: str) -> None:
 
 
 def print_width() -> int:
-    """Return the columns of the terminal; files and pipes get 160."""
+    """Return the columns of the terminal; files and pipes get 160, terminals that tell nonsense 20 or 80."""
     from rich.console import Console
 
     console = Console()
-    return console.width if console.is_terminal else 160
+    return max(20, console.width or 80) if console.is_terminal else 160

@@ -27,9 +27,11 @@ from mvkit.cli.console import (
     Command,
     Group,
     argument_name,
+    flush,
     help_epilog,
     home_path,
     note,
+    open_streams,
     option_value,
     parameter_choices,
     parameter_type,
@@ -130,6 +132,7 @@ def _root(
 
 def main() -> None:
     """Run the command line and exit with 0, 1 (failure), 2 (usage) or 130 (interrupted)."""
+    open_streams()
     for stream in (sys.stdout, sys.stderr):
         # What a terminal's encoding does not know is escaped, whoever prints it, and never an error.
         if isinstance(stream, TextIOWrapper):
@@ -140,6 +143,8 @@ def main() -> None:
         # Ctrl-C ends it in silence until training listens: torchrun sends it to every process.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     code = run(sys.argv[1:])
+    if not all([flush(sys.stdout), flush(sys.stderr)]):
+        code = code or 1
     if (distributed := sys.modules.get("mvkit.distributed")) is not None:
         distributed.exit_process(code)
     sys.exit(code)
@@ -157,6 +162,7 @@ def run(arguments: list[str]) -> int:
     as_json = "--json" in arguments
     try:
         code = app(arguments, prog_name=_program_name(), standalone_mode=False, obj=tuple(arguments))
+        sys.stdout.flush()
     except MvkitError as error:
         return _report(error, as_json=as_json)
     except (KeyboardInterrupt, typer.Abort):
@@ -164,10 +170,11 @@ def run(arguments: list[str]) -> int:
         return _INTERRUPTED
     except BrokenPipeError:
         # The reader of a pipe went away (`mvkit ... | head`); say nothing more to it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        return _report(MvkitError(describe_error(error)), as_json=as_json)
+        is_output = not error.filename and not flush(sys.stdout)
+        text = f"{'standard output: ' if is_output else ''}{describe_error(error)}"
+        return _report(MvkitError(text), as_json=as_json)
     except _CommandLineError as error:
         if type(error).__name__ == "NoArgsIsHelpError":
             # A group without a command: its page of help.
@@ -265,7 +272,9 @@ def _report(error: BaseException, *, as_json: bool, message: str = "") -> int:
     else:
         note(f"error: {message}")
         if as_json:
-            print_json({"error": {"type": type(error).__name__, "message": message}})
+            # Standard output may be what failed.
+            with suppress(OSError):
+                print_json({"error": {"type": type(error).__name__, "message": message}})
     return error.exit_code if isinstance(error, MvkitError) else 1
 
 

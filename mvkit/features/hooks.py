@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mvkit.errors import UsageError, UserCodeError, wording
-from mvkit.machine import choose_device
+from mvkit.machine import SharedContext, choose_device
 from mvkit.models.base import MissingWeightsError, is_quantised
 from mvkit.models.external import check_has_values, wrapper_attribute
 
@@ -22,6 +23,8 @@ logger = logging.getLogger(__name__)
 def evaluation_mode(model: nn.Module, device: torch.device) -> Iterator[None]:
     """Put a network into evaluation mode on a device; restore every module's mode and the device afterwards.
 
+    A network, or a part of it, belongs to one thread at a time; others wait.
+
     Gradients are off, automatic mixed precision is off, and on a GPU convolutions have float32 precision and
     fixed algorithms, so that features do not depend on the card.
 
@@ -31,6 +34,12 @@ def evaluation_mode(model: nn.Module, device: torch.device) -> Iterator[None]:
         If the network is spread over several devices, has no values yet, or is quantised and the device no
         CPU.
     """
+    with _exclusive(model), _evaluation_mode(model, device):
+        yield
+
+
+@contextmanager
+def _evaluation_mode(model: nn.Module, device: torch.device) -> Iterator[None]:
     modes = {module: module.training for module in model.modules()}
     home = _device_of(model)
     if device.type != "cpu" and is_quantised(model):
@@ -50,6 +59,28 @@ def evaluation_mode(model: nn.Module, device: torch.device) -> Iterator[None]:
             module.training = training
         if home is not None and home != device:
             model.to(home)
+
+
+#: Modules that are in use -> the thread that uses them.
+_owners: dict[nn.Module, int] = {}
+_released = threading.Condition()
+
+
+@contextmanager
+def _exclusive(model: nn.Module) -> Iterator[None]:
+    """Wait until no other thread uses the network's modules, and use them: modes and hooks are theirs."""
+    thread, modules = threading.get_ident(), list(model.modules())
+    with _released:
+        _released.wait_for(lambda: all(_owners.get(module, thread) == thread for module in modules))
+        taken = [module for module in modules if module not in _owners]
+        _owners.update(dict.fromkeys(taken, thread))
+    try:
+        yield
+    finally:
+        with _released:
+            for module in taken:
+                del _owners[module]
+            _released.notify_all()
 
 
 @contextmanager
@@ -135,14 +166,16 @@ def _warn_of_batch_statistics(model: nn.Module) -> None:
             )
 
 
+_EXACT_CUDNN = SharedContext(
+    lambda: torch.backends.cudnn.flags(
+        enabled=torch.backends.cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False
+    )
+)
+
+
 @contextmanager
 def _exact_convolutions(device: torch.device) -> Iterator[None]:
-    if device.type != "cuda":
-        yield
-        return
-    with torch.backends.cudnn.flags(
-        enabled=torch.backends.cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False
-    ):
+    with _EXACT_CUDNN if device.type == "cuda" else nullcontext():
         yield
 
 
@@ -162,6 +195,8 @@ def record_calls(
     model: nn.Module, inputs: Tensor, needed: Mapping[str, int | None]
 ) -> dict[str, list[CallValue]]:
     """Run one forward pass and copy what the named modules return.
+
+    Calls of the modules by other threads are none of this forward pass.
 
     Parameters
     ----------
@@ -183,10 +218,13 @@ def record_calls(
     calls: dict[str, list[CallValue]] = {path: [] for path in needed}
     limits = {path: count for path, count in needed.items() if count is not None}
     may_stop = len(limits) == len(needed)
+    thread = threading.get_ident()
 
     def recorder(path: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, arguments: Any, output: Any) -> None:
             del module, arguments
+            if threading.get_ident() != thread:
+                return
             calls[path].append({part: _copy(value) for part, value in _parts(output)})
             if may_stop and all(len(calls[other]) >= count for other, count in limits.items()):
                 raise _StopForwardPass

@@ -265,13 +265,12 @@ def _open_neural_file(path: Path, name: str) -> Stimuli:
 
 
 def _check_array(source: Any) -> NDArray[Any]:
-    if hasattr(source, "detach"):  # a tensor, perhaps on a GPU or with a gradient
-        source = source.detach().cpu()
     if np.ma.is_masked(source):
         raise UsageError("images have masked pixels; fill them, for a network sees every pixel")
     try:
-        images = np.asarray(source)
-    except (TypeError, ValueError) as error:
+        # A tensor is perhaps on a GPU or has a gradient.
+        images = np.asarray(source.detach().cpu() if hasattr(source, "detach") else source)
+    except (TypeError, ValueError, RuntimeError) as error:
         raise UsageError(f"images of type {type(source).__name__} are not an array: {error}") from error
     problem = _problem_with(images)
     if problem:

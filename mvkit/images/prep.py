@@ -7,7 +7,6 @@ import io
 import itertools
 import json
 import multiprocessing
-import os
 import signal
 import struct
 import threading
@@ -60,7 +59,7 @@ from mvkit.images.sources import (
     open_folder,
     open_pairs,
 )
-from mvkit.machine import free_disk, installed_versions
+from mvkit.machine import end_with_parent, free_disk, installed_versions, is_worker_process, safe_child_path
 from mvkit.recipes import NAME_PATTERN, Settings, load_recipe, packaged_recipes
 
 MIB: Final = 1024 * 1024
@@ -740,14 +739,14 @@ def encode_all(
     settings
         How they are stored.
     workers
-        Processes; with 1 the work is done in this one.
+        Processes; with 1, or if this one is itself a worker of a pool, the work is done in this one.
 
     Raises
     ------
     DataError
         If a worker dies.
     """
-    if workers <= 1:
+    if workers <= 1 or is_worker_process():
         yield from (encode(item, settings) for item in items)
         return
     # Fresh processes: a fork of one with running threads (torch, numba) may deadlock.
@@ -759,7 +758,7 @@ def encode_all(
         while True:
             while len(waiting) < workers * _AHEAD and (chunk := list(islice(remaining, CHUNK))):
                 # Submitting may start a worker, which an interruption would leave half-started.
-                with _defer_interruption():
+                with _defer_interruption(), safe_child_path:
                     waiting.append(pool.submit(_encode_chunk, chunk, settings))
             if not waiting:
                 return
@@ -796,14 +795,7 @@ def _encode_chunk(items: list[Item], settings: PrepSettings) -> list[Result]:
 def _initialise_worker() -> None:
     """Leave Ctrl-C to the process that started this one, and end when that one ends, however it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-    os._exit(1)
+    end_with_parent()
 
 
 class _UnfitError(Exception):

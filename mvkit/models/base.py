@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from mvkit.errors import CheckpointError, UsageError
+from mvkit.machine import is_forked_worker
 from mvkit.models.preprocessing import IMAGENET_64, Preprocessing
+
+# Threads do not survive a fork: with more than one, torch would wait for its own forever.
+os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+if is_forked_worker():
+    torch.set_num_threads(1)
 
 #: Name under which a model's output can be tapped.
 FINAL = "final"

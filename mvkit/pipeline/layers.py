@@ -326,10 +326,15 @@ def _feature_array(given: Any, what: str) -> NDArray[Any]:
     packing = packing_of(given, what) if is_packed and hasattr(given, "dtype") else None
     if np.ma.is_masked(given):
         raise DataError(f"{what}: some values are masked; fill them, or leave the layer out")
-    if hasattr(given, "detach"):  # a tensor, perhaps with a gradient or on a GPU
-        given = given.detach().cpu()
-        given = given.float() if "bfloat16" in str(given.dtype) else given
+    is_tensor = hasattr(given, "detach")
+    if hasattr(given, "toarray") or (is_tensor and "sparse" in str(given.layout)):
+        dense = "to_dense" if is_tensor else "toarray"
+        raise DataError(f"{what}: a sparse {type(given).__name__}; give an array, as its {dense}() makes it")
     try:
+        if is_tensor:  # perhaps with a gradient or on a GPU
+            given = given.detach().cpu()
+            # Types that NumPy lacks; float32 holds each of their values.
+            given = given.float() if str(given.dtype).startswith(("torch.bfloat", "torch.float8")) else given
         values = np.asarray(given)
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"{what}: no array can be made of {type(given).__name__} ({error})") from error

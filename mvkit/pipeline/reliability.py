@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 import mvkit
 from mvkit.errors import DataError, UsageError, wording
@@ -35,6 +34,7 @@ from mvkit.neural.reliability import (
     reliability_by_area,
 )
 from mvkit.paths import expand, home_dir
+from mvkit.scoring.parallel import single_threaded
 from mvkit.scoring.protocol import halves_of, trial_orders_in_sequence
 from mvkit.scoring.reliability import split_half_moments
 
@@ -162,7 +162,7 @@ def unit_reliabilities(
         float64 (n_units,) per recording; NaN where a unit has no reliability, or there is one trial.
     """
     reliabilities: list[NDArray[np.float64]] = []
-    with threadpool_limits(limits=1):
+    with single_threaded():
         for recording in dataset.recordings:
             if recording.n_trials < 2:
                 reliabilities.append(np.full(recording.n_units, np.nan))
@@ -221,7 +221,7 @@ def _measure(file: OpenNeuralFile, n_halves: int, seed: int, progress: Progress)
         progress(done, mean.size)
 
     # BLAS gets one thread, so that sums do not depend on the number of cores; blocks are independent.
-    with threadpool_limits(limits=1), ThreadPoolExecutor(_n_threads()) as pool:
+    with single_threaded(), ThreadPoolExecutor(_n_threads()) as pool:
         for bins, units in blocks(file):
             waiting.append(
                 (bins, units, pool.submit(_moments, read_block(file, bins, units), counts[units], members))

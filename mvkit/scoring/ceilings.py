@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from mvkit.errors import UsageError
 from mvkit.scoring.correlation import DROPPED_COLUMNS, ExclusionReason
 from mvkit.scoring.maps import MAPPINGS, Map
-from mvkit.scoring.parallel import run_jobs_by_index
+from mvkit.scoring.parallel import run_jobs_by_index, single_threaded
 from mvkit.scoring.protocol import (
     ImageSplit,
     SplitHalfScores,
@@ -189,7 +188,7 @@ def _score_job(
     """Score one pair, always on one BLAS thread, so that every worker count gives the same bits."""
     source = pool_responses(sources)
     size = PairSize(target.shape[0], source.shape[0], target.shape[1], source.shape[2], n_predictors)
-    with threadpool_limits(limits=1):
+    with single_threaded():
         return score_pair(target, source, draw_pair(size, settings), splits, settings)
 
 

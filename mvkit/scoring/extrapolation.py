@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from mvkit.errors import UsageError, unknown_name
 from mvkit.files import plain
@@ -41,7 +40,7 @@ from mvkit.scoring.intervals import (
     statistic_interval,
 )
 from mvkit.scoring.maps import MAPPINGS
-from mvkit.scoring.parallel import run_jobs_by_index
+from mvkit.scoring.parallel import run_jobs_by_index, single_threaded
 from mvkit.scoring.protocol import SplitHalfScores, pool_responses, recordings_digest, splits_of
 from mvkit.scoring.results import ALL_AREAS, POPULATION
 from mvkit.scoring.run import Progress, check_recordings, estimate
@@ -476,7 +475,7 @@ def consistency_at_sizes(
     """
     at_size = _score_with_units if over == "units" else _score_with_images
     pools = [pool_responses(source) for source in sources]
-    with threadpool_limits(limits=1):
+    with single_threaded():
         # Split halves with several sources count alike, as in the ceiling.
         scores = [
             estimate(

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from mvkit.machine import available_cores
 from mvkit.scoring.gram import (
     Features,
     GramFunction,
@@ -34,7 +35,7 @@ from mvkit.scoring.one_to_one import (
     prepare_search,
     prepare_sources,
 )
-from mvkit.scoring.parallel import worker_count
+from mvkit.scoring.parallel import single_threaded, worker_count
 from mvkit.scoring.pls import predict_test_images, prepare_kernel
 from mvkit.scoring.protocol import ImageSplit, PreparedSplit, SplitHalfScores, score_split_halves
 from mvkit.scoring.ridge import predict_ridge, prepare_squares
@@ -94,7 +95,6 @@ def prepare_layers(
     UsageError
         If ``n_jobs`` is 0.
     """
-    from joblib import cpu_count
 
     def prepare(name: str) -> Any:
         layer = features[name]
@@ -106,9 +106,9 @@ def prepare_layers(
 
     names = list(features)
     # Threads are of this machine, whatever cluster jobs are sent to.
-    cores = int(cpu_count())
+    cores = available_cores()
     threads = min(cores if n_jobs == -1 else min(worker_count(n_jobs), cores), max(1, len(names)))
-    with threadpool_limits(limits=1):
+    with single_threaded():
         if threads == 1:
             return {name: prepare(name) for name in names}
         # Some libraries count threads per thread that calls them, so that each one is limited itself.

@@ -16,6 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from mvkit.display import quiet_logger
 from mvkit.errors import MissingPackageError, UsageError, WorkerError, wording
+from mvkit.machine import SharedContext, available_cores, end_with_parent, is_worker_process, safe_child_path
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,19 @@ def _resume_advice() -> str:
         "what was finished is kept unless --no-cache was given, and the same command goes on from there",
         "what was finished is kept unless cache=False was given, and the same call goes on from there",
     )
+
+
+_ONE_BLAS_THREAD = SharedContext(lambda: threadpool_limits(limits=1, user_api="blas"))
+
+
+@contextmanager
+def single_threaded() -> Iterator[None]:
+    """Compute with one thread, so that bits do not depend on the machine or on scores of other threads.
+
+    BLAS counts threads for the whole process, OpenMP for each thread that calls it.
+    """
+    with _ONE_BLAS_THREAD, threadpool_limits(limits=1, user_api="openmp"):
+        yield
 
 
 def run_jobs(
@@ -82,11 +96,12 @@ def run_jobs(
         yield from _run_on_cluster(function, jobs, client, n_jobs)
         return
     _warm_up(warm_up)
-    if worker_count(n_jobs) == 1:
+    n_workers = worker_count(n_jobs)
+    if n_workers == 1:
         for index, arguments in enumerate(jobs):
             yield index, function(*arguments)
     else:
-        yield from _run_in_processes(function, jobs, n_jobs)
+        yield from _run_in_processes(function, jobs, n_workers)
 
 
 def run_jobs_by_index(
@@ -120,18 +135,26 @@ def run_jobs_by_index(
 def worker_count(n_jobs: int) -> int:
     """Return how many jobs at a time ``n_jobs`` means; -1 is one per core, of the cluster where there is one.
 
+    One in a process or thread that is itself a worker of a pool, see :func:`mvkit.machine.is_worker_process`.
+
     Raises
     ------
     UsageError
         If it is 0.
     """
     from joblib import effective_n_jobs
+    from joblib.parallel import get_active_backend
 
     if n_jobs == 0:
         raise UsageError("n_jobs=0: give a number of worker processes, or -1 for one per core")
+    is_here = active_client() is None
+    if is_here and (is_worker_process() or (get_active_backend()[0].nesting_level or 0) > 0):
+        return 1
     count = int(effective_n_jobs(n_jobs))
-    # A cluster's backend always says how many cores it has.
-    return min(n_jobs, count) if n_jobs > 0 else count
+    if n_jobs > 0:
+        # A cluster's backend always says how many cores it has.
+        return min(n_jobs, count)
+    return max(1, min(count, available_cores() + 1 + n_jobs)) if is_here else count
 
 
 def _warm_up(warm_up: Callable[[], None]) -> None:
@@ -145,26 +168,33 @@ def _warm_up(warm_up: Callable[[], None]) -> None:
 
 
 def _run_in_processes(
-    function: Callable[..., Result], jobs: Iterable[tuple[Any, ...]], n_jobs: int
+    function: Callable[..., Result], jobs: Iterable[tuple[Any, ...]], n_workers: int
 ) -> Iterator[tuple[int, Result]]:
     from joblib import Parallel, delayed
-    from joblib.externals.loky.process_executor import BrokenProcessPool
+    from joblib.externals.loky.process_executor import BrokenProcessPool, TerminatedWorkerError
 
-    run = Parallel(n_jobs=n_jobs, backend="loky", return_as="generator_unordered")
+    run = Parallel(n_jobs=n_workers, backend="loky", return_as="generator_unordered")
     try:
-        yield from run(
-            delayed(_call_with_index)(index, function, arguments) for index, arguments in enumerate(jobs)
-        )
+        with safe_child_path:
+            yield from run(
+                delayed(_call_with_index)(index, function, arguments) for index, arguments in enumerate(jobs)
+            )
     except BrokenProcessPool as error:
+        if isinstance(error, TerminatedWorkerError):
+            raise WorkerError(
+                f"a worker process died, perhaps because memory ran out with {n_workers} at a time\n"
+                f"give fewer with {wording('--jobs', 'n_jobs=')}; {_resume_advice()}"
+            ) from error
         raise WorkerError(
-            f"a worker process died, perhaps because memory ran out with {worker_count(n_jobs)} at a time\n"
-            f"give fewer with {wording('--jobs', 'n_jobs=')}; {_resume_advice()}"
+            f"a worker process could not begin its job ({error.__cause__ or error})\n"
+            f"do without worker processes with {wording('--jobs 1', 'n_jobs=1')}; {_resume_advice()}"
         ) from error
 
 
 def _call_with_index(
     index: int, function: Callable[..., Result], arguments: tuple[Any, ...]
 ) -> tuple[int, Result]:
+    end_with_parent()
     return index, function(*arguments)
 
 

@@ -9,7 +9,6 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from mvkit.errors import DataError, FitError, UsageError
 from mvkit.scoring.correlation import (
@@ -22,7 +21,7 @@ from mvkit.scoring.correlation import (
 )
 from mvkit.scoring.gram import GramFunction, LayerCoordinates
 from mvkit.scoring.maps import MAPPINGS, prepare_layers
-from mvkit.scoring.parallel import run_jobs, worker_count
+from mvkit.scoring.parallel import run_jobs, single_threaded, worker_count
 from mvkit.scoring.protocol import ImageSplit, SplitHalfScores, result_context, split_half_weights, splits_of
 from mvkit.scoring.results import POPULATION, Column, Scores
 from mvkit.scoring.settings import DEFAULT_SETTINGS, RecordingLike, ScoreSettings
@@ -331,7 +330,7 @@ def _score_recording(
 ) -> list[UnitScores]:
     """Score one recording, always on one BLAS thread, so that every worker count gives the same bits."""
     mapping = MAPPINGS[settings.mapping]
-    with threadpool_limits(limits=1):
+    with single_threaded():
         halves = mapping.score(responses, weights, splits, layers, settings)
     return [
         unit_scores(of_layer, mapping.reason(layer), settings)

@@ -1,10 +1,14 @@
-"""Memory, of the machine and of the control groups of this process, disks that are full, devices."""
+"""Cores and memory, of the machine and of the control groups of this process; full disks, devices."""
 
 from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Barrier, Thread
 
 import pytest
 
@@ -116,3 +120,95 @@ def test_a_gpu_that_is_not_here(count: int, message: str, monkeypatch: pytest.Mo
     monkeypatch.setattr("torch.cuda.device_count", lambda: count)
     with pytest.raises(UsageError, match=rf"device cuda:7: {message}"):
         machine.choose_device("cuda:7")
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "100000 100000"}, 1),
+        ({"cpu.max": "150000 100000"}, 2),
+        ({"cpu.max": "5000 100000"}, 1),
+        ({"cpu.max": "max 100000"}, 8),
+        ({"cpu.max": "1600000 100000"}, 8),
+        ({"cpu/cpu.cfs_quota_us": "250000", "cpu/cpu.cfs_period_us": "100000"}, 3),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 8),
+        (
+            {
+                "cpu/a/cpu.cfs_quota_us": "-1",
+                "cpu/cpu.cfs_quota_us": "100000",
+                "cpu/cpu.cfs_period_us": "100000",
+            },
+            1,
+        ),
+        ({"a/b/cpu.max": "400000 100000", "a/cpu.max": "200000 100000"}, 2),
+        ({"cpu.max": "damaged"}, 8),
+    ],
+)
+def test_cores_are_those_of_the_tightest_quota(
+    files: dict[str, str], cores: int, system: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
+    assert machine.available_cores() == 8
+    (system / "cgroup").write_text("5:cpuset:/a/b\n4:cpu,cpuacct:/a\n0::/a/b\n", encoding="utf-8")
+    for name, text in files.items():
+        path = system / "groups" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n", encoding="ascii")
+    assert machine.available_cores() == cores
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3})
+    assert machine.available_cores() == 1
+
+
+def test_a_shared_context_is_left_by_the_last_thread() -> None:
+    changes: list[str] = []
+
+    @contextmanager
+    def change():
+        changes.append("entered")
+        yield
+        changes.append("left")
+
+    shared, inside = machine.SharedContext(change), Barrier(4, timeout=10)
+
+    def work() -> None:
+        with shared, shared:
+            inside.wait()
+            assert changes == ["entered"]
+
+    threads = [Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert changes == ["entered", "left"]
+    with shared:
+        assert changes == ["entered", "left", "entered"]
+
+
+def test_children_import_nothing_from_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "queue.py").write_text("print('of the user')", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", "/usr/of_the_user")
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    child = [sys.executable, "-c", "import queue, sys; print(sys.path[0])"]
+    before = dict(os.environ)
+    with pytest.raises(ZeroDivisionError), machine.safe_child_path:
+        assert subprocess.check_output(child, text=True) == "/usr/of_the_user\n"
+        raise ZeroDivisionError
+    assert dict(os.environ) == before
+    # As if mvkit were run from a checkout, which is found through the current folder only.
+    (tmp_path / "mvkit").mkdir()
+    (tmp_path / "mvkit" / "machine.py").symlink_to(machine.__file__)
+    monkeypatch.setenv("PYTHONSAFEPATH", "")
+    with machine.safe_child_path:
+        root = str(Path(machine.__file__).parents[1])
+        assert os.environ["PYTHONPATH"] == f"{root}{os.pathsep}/usr/of_the_user"
+        assert os.environ["PYTHONSAFEPATH"] == "1"
+    assert (os.environ["PYTHONPATH"], os.environ["PYTHONSAFEPATH"]) == ("/usr/of_the_user", "")
+
+
+def test_a_process_that_was_started_by_the_user_is_no_worker() -> None:
+    assert not machine.is_worker_process()
+    assert not machine.is_forked_worker()

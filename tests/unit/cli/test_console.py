@@ -10,8 +10,10 @@ from typing import Annotated
 
 import pytest
 import typer
+from rich.table import Table
+from rich.text import Text
 
-from mvkit.cli import main
+from mvkit.cli import console, main
 from mvkit.cli.console import Command, help_epilog
 
 
@@ -129,3 +131,67 @@ def test_score_has_options_for_what_every_run_is_about(capsys: pytest.CaptureFix
         " out figure table details against report dry-run json jobs device dask shard no-cache home help"
     )
     assert options == expected.split()
+
+
+def in_shell(command: str) -> subprocess.CompletedProcess[str]:
+    """Run a shell's command line, in which ``mvkit`` stands for this mvkit."""
+    mvkit = f"{sys.executable} -c 'from mvkit.cli.main import main; main()'"
+    words = ["bash", "-c", command.replace("mvkit", mvkit)]
+    return subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "stdout", "stderr"),
+    [
+        ("mvkit list recipes <&- >&- 2>&-", 0, "", ""),
+        ("mvkit nonsense 2>&-", 2, "", ""),
+        ("mvkit list recipes --json > /dev/full", 1, "", "error: .*no space left on device\n"),
+        ("mvkit --help > /dev/full", 1, "", "error: .*no space left on device\n"),
+        ("mvkit nonsense 2> /dev/full", 2, "", ""),
+        ("mvkit list models | head -1; exit ${PIPESTATUS[0]}", 1, "Inputs are .*\n", ""),
+    ],
+)
+@pytest.mark.parametrize("unbuffered", ["", pytest.param("1", marks=pytest.mark.slow)])
+def test_streams_that_are_closed_or_full_or_have_no_reader(
+    command: str, code: int, stdout: str, stderr: str, unbuffered: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+    done = in_shell(command)
+    assert re.fullmatch(stdout, done.stdout)
+    assert re.fullmatch(stderr, done.stderr)
+    # All of it may be in the pipe before its reader leaves.
+    assert done.returncode == code or ("head" in command and done.returncode == 0)
+
+
+def test_where_a_table_does_not_fit_each_row_is_a_paragraph(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def printed(table: Table, width: int) -> list[str]:
+        monkeypatch.setattr(console, "print_width", lambda: width)
+        console.print_renderable(table)
+        return capsys.readouterr().out.splitlines()
+
+    table = console.plain_table("area", "median [95 %]>", "of the\nceiling>", "verdict")
+    table.add_row("VISp", "-0.894 [-0.957, -0.812]", Text("81 %"), "pixels_of_a_long_name is higher")
+    table.add_row("VISl", "none", "", "")
+    assert printed(table, 80)[-1].split() == ["VISl", "none"]
+    expected = ["VISp", "  median [95 %]: -0.894 [-0.957, -0.812]", "  of the ceiling: 81 %"]
+    expected += ["  verdict: pixels_of_a_long_name is ", "higher", "VISl", "  median [95 %]: none"]
+    assert printed(table, 40) == expected
+    ranking = Table(box=None)
+    for head in ("", "model", "all areas", "VISp"):
+        ranking.add_column(head, no_wrap=True)
+    ranking.add_row("1", Text("a_network_with_quite_a_long_name_of_its_own"), "0.413 [0.381, 0.442]", "0.4")
+    name = "1 a_network_with_quite_a_long_name_of_its_own"
+    assert printed(ranking, 65) == [name, "  all areas: 0.413 [0.381, 0.442]", "  VISp: 0.4"]
+    assert len(printed(ranking, 80)) == 2
+    # As the ranking of scores is laid out: names would be folded, letter by letter, before numbers are cut.
+    ranking.columns[1].no_wrap, ranking.columns[1].overflow = False, "fold"
+    assert printed(ranking, 50) == [name, "  all areas: 0.413 [0.381, 0.442]", "  VISp: 0.4"]
+
+
+@pytest.mark.parametrize(("columns", "width"), [("0", 80), ("1", 20), ("40", 40), ("abc", 80), ("-3", 80)])
+def test_terminals_that_tell_nonsense(columns: str, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert console.print_width() == width

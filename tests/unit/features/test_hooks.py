@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event, Thread
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -131,3 +135,83 @@ def test_torchscript_and_outputs_without_values_are_refused() -> None:
     scripted = nn.Sequential(torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2), check_trace=False))
     with pytest.raises(UserCodeError, match=r"^0: is TorchScript, of which torch gives only the output"):
         record_calls(scripted, torch.zeros(1, 2), {"0": None})
+
+
+def test_a_network_and_its_parts_belong_to_one_thread_at_a_time():
+    model = nn.Sequential(nn.Linear(1, 1), nn.Sequential(nn.Dropout(), nn.Dropout()))
+    model.eval()
+    model[1].train()
+    waits, entered = Event(), Event()
+
+    def other() -> None:
+        waits.set()
+        with evaluation_mode(model[1], CPU):
+            entered.set()
+
+    thread = Thread(target=other)
+    with evaluation_mode(model, CPU), evaluation_mode(model, CPU):
+        thread.start()
+        assert waits.wait(10)
+        assert not entered.wait(0.1)
+        with evaluation_mode(nn.Linear(1, 1), CPU):
+            pass
+    thread.join(10)
+    assert entered.is_set()
+    assert [module.training for module in model.modules()] == [False, False, True, True, True]
+
+
+def test_threads_that_share_a_network_get_the_features_of_their_own_images():
+    from mvkit.features import extract
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Dropout(), nn.Conv2d(4, 2, 3))
+    images = [torch.rand(6, 3, 16, 16) for _ in range(6)]
+
+    def features(prepared: torch.Tensor) -> list[np.ndarray]:
+        found = extract(model, prepared, ["1", "3"], batch_size=2)
+        return [np.asarray(found[name]) for name in found.layers]
+
+    alone = [features(prepared) for prepared in images]
+    with ThreadPoolExecutor(3) as pool:
+        together = list(pool.map(features, images))
+    for expected, given in zip(alone, together, strict=True):
+        for a, b in zip(expected, given, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_calls_by_other_threads_are_not_recorded():
+    model = nn.Sequential(nn.Identity(), nn.Identity())
+
+    def call_elsewhere(module: nn.Module, inputs: object) -> None:
+        if float(inputs[0]) > 0:
+            thread = Thread(target=model[0], args=(torch.tensor(-1.0),))
+            thread.start()
+            thread.join()
+
+    model[1].register_forward_pre_hook(call_elsewhere)
+    assert record_calls(model, torch.tensor(2.0), {"0": None, "1": None}) == {
+        "0": [{"": torch.tensor(2.0)}],
+        "1": [{"": torch.tensor(2.0)}],
+    }
+
+
+def _sum_in_child(results) -> None:
+    results.put((torch.get_num_threads(), float(torch.ones(1000, 1000).exp().sum())))
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_fork_of_a_process_that_computes_in_threads_does_not_wait_for_them():
+    import mvkit.models.base  # noqa: F401
+
+    context = multiprocessing.get_context("fork")
+    with limit_threads(2):
+        torch.ones(1000, 1000).exp().sum()
+        results = context.SimpleQueue()
+        child = context.Process(target=_sum_in_child, args=(results,))
+        child.start()
+        child.join(20)
+        child.kill()
+        assert child.exitcode == 0
+    n_threads, total = results.get()
+    assert n_threads == 1
+    assert total == pytest.approx(2.718281828e6, rel=1e-5)

@@ -28,6 +28,25 @@ def test_results_do_not_depend_on_workers(make_folder: Callable[..., Path]) -> N
     assert [image.name for image in alone if isinstance(image, Unreadable)] == ["train/class_1/001.png"]
 
 
+def test_workers_import_nothing_from_the_current_folder(
+    make_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "signal.py").write_text("raise SystemExit(3)", encoding="utf-8")
+    source = open_splits(make_folder(n_train=2))[0]
+    monkeypatch.chdir(tmp_path)
+    assert len(list(encode_all(source.open_items(), SETTINGS, workers=2))) == 2
+    assert "PYTHONSAFEPATH" not in os.environ
+
+
+def test_a_worker_of_a_pool_reads_images_itself(
+    make_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = open_splits(make_folder(n_train=2))[0]
+    monkeypatch.setattr("mvkit.images.prep.is_worker_process", lambda: True)
+    monkeypatch.setattr("mvkit.images.prep.ProcessPoolExecutor", None)
+    assert len(list(encode_all(source.open_items(), SETTINGS, workers=2))) == 2
+
+
 class _Deadly:
     """Ends the process that unpickles it, as the kernel does when memory runs out."""
 

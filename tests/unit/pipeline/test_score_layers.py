@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_matrix
 from torch import nn
 
 import mvkit
@@ -204,6 +205,8 @@ def test_given_features_mean_what_they_say(dataset: NeuralDataset, tmp_path: Pat
         torch.tensor(values, requires_grad=True),
     ):
         np.testing.assert_array_equal(scores(given), expected)
+    bfloats = torch.tensor(values).bfloat16()
+    np.testing.assert_array_equal(scores(bfloats), scores(bfloats.float().numpy()))
     mask = np.zeros(values.shape, dtype=bool)
     mask[2, 3] = True
     for given, message in (
@@ -211,6 +214,12 @@ def test_given_features_mean_what_they_say(dataset: NeuralDataset, tmp_path: Pat
         (values + 0j, "features of layer 'layer': complex128 are no real numbers"),
         (values.astype(str), "are no real numbers"),
         ([[1.0], [2.0, 3.0]], "no array can be made of list"),
+        (csr_matrix(values), r"'layer': a sparse csr_matrix; give an array, as its toarray\(\) makes it"),
+        (torch.tensor(values).to_sparse(), r"a sparse Tensor; give an array, as its to_dense\(\) makes it"),
+        (torch.tensor(values, device="meta"), "no array can be made of Tensor .*meta tensor"),
+        (values.astype(object), "object are no real numbers"),
+        (values[:, :0], "layer 'layer': features must be numbers of shape"),
+        (np.where(mask, np.inf, values), "layer 'layer': feature 3 of image 2 is inf"),
     ):
         with pytest.raises(DataError, match=message):
             scores(given)

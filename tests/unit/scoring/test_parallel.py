@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
 import socket
+import subprocess
 import sys
 import time
 from os.path import commonprefix
@@ -102,3 +105,65 @@ def test_a_scheduler_that_is_not_there_is_named() -> None:
 def test_dask_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
     refuse("tcp://127.0.0.1:1", MissingPackageError, "run: pip install dask distributed")
+
+
+def test_workers_of_pools_start_no_workers() -> None:
+    from joblib import Parallel, delayed
+
+    assert worker_count(3) == 3
+    assert Parallel(n_jobs=2, backend="threading")(delayed(worker_count)(3) for _ in range(2)) == [1, 1]
+    assert Parallel(n_jobs=2)(delayed(worker_count)(-1) for _ in range(2)) == [1, 1]
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        assert pool.map(worker_count, [3, -1]) == [1, 1]
+
+
+def test_one_per_core_is_no_more_than_a_container_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "available_cores", lambda: 1)
+    assert [worker_count(-1), worker_count(-2), worker_count(2)] == [1, 1, 2]
+
+
+def test_workers_import_nothing_from_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from joblib.externals.loky import get_reusable_executor
+
+    for name in ("signal", "queue", "numpy"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit(3)", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    get_reusable_executor().shutdown(wait=True)
+    try:
+        results = dict(run_jobs(abs, [(-1,), (-2,)], n_jobs=2, warm_up=lambda: None))
+    finally:
+        get_reusable_executor().shutdown(wait=True)
+    assert results == {0: 1, 1: 2}
+    assert "PYTHONSAFEPATH" not in os.environ
+
+
+_JOBS = """
+import subprocess
+from mvkit.scoring.parallel import run_jobs
+jobs = [(["sleep", "60"],)] * 2
+for _ in run_jobs(subprocess.call, jobs, n_jobs=2, warm_up=lambda: None):
+    pass
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_workers_end_with_the_process_that_started_them(number: signal.Signals) -> None:
+    with subprocess.Popen([sys.executable, "-c", _JOBS], stderr=subprocess.DEVNULL) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+
+        def workers() -> list[str]:
+            lines = [Path(f"/proc/{child}/cmdline") for child in children.read_text().split()]
+            return [line.parent.name for line in lines if b"popen_loky" in line.read_bytes()]
+
+        deadline = time.monotonic() + 40
+        while len(found := workers()) < 2 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(3)
+        process.send_signal(number)
+        assert process.wait(10) == -number
+        time.sleep(2)
+        assert len(found) == 2
+        assert not [worker for worker in found if Path(f"/proc/{worker}").exists()]
