@@ -182,6 +182,9 @@ def run(arguments: list[str]) -> int:
             return int(error.exit_code)
         return _report(UsageError(_explain(error)), as_json=as_json)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the last resort
+        if isinstance(error.__context__, BrokenPipeError):
+            # ... which Typer has noticed first.
+            return 1
         return _report(error, as_json=as_json, message=_describe_unexpected(error, arguments))
     if code == _INTERRUPTED and not _is_under_torchrun():
         note("interrupted")

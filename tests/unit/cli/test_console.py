@@ -145,8 +145,8 @@ def in_shell(command: str) -> subprocess.CompletedProcess[str]:
     [
         ("mvkit list recipes <&- >&- 2>&-", 0, "", ""),
         ("mvkit nonsense 2>&-", 2, "", ""),
-        ("mvkit list recipes --json > /dev/full", 1, "", "error: .*no space left on device\n"),
-        ("mvkit --help > /dev/full", 1, "", "error: .*no space left on device\n"),
+        ("mvkit list recipes --json > /dev/full", 1, "", "error: .*no space left on device\n.*\n"),
+        ("mvkit --help > /dev/full", 1, "", "error: .*no space left on device\n.*\n"),
         ("mvkit nonsense 2> /dev/full", 2, "", ""),
         ("mvkit list models | head -1; exit ${PIPESTATUS[0]}", 1, "Inputs are .*\n", ""),
     ],
