@@ -80,7 +80,8 @@ gpu:
 # AllenSDK needs numpy 1 and pandas 1: an environment of its own, found there by mvkit.
 allen:
 	@$(PYTHON) scripts/bootstrap.py
-	@$(BIN)/mvkit fetch allensdk --into .venv-allen --with 'pytest>=8' --with 'h5py>=3.9' --with 'filelock>=3.12'
+	@$(BIN)/mvkit fetch allensdk --into .venv-allen
+	@$(BIN)/python -m pip --python .venv-allen/bin/python install --quiet --require-hashes --no-deps -r locks/allen-tests.txt
 
 test-allen: allen
 	.venv-allen/bin/python -m pytest -q -p no:cacheprovider $(ALLEN_TESTS)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENT = "ffcv==1.0.2"
-#: FFCV and what it needs beside mvkit's packages, with digests; setuptools, which builds it, comes with PyTorch.
+#: FFCV and what it needs beside mvkit's packages, with digests; PyTorch has brought setuptools to build it.
 LOCK = ROOT / "locks" / "ffcv.txt"
 #: What the build includes and links, and what the wheel of opencv-python loads at run time.
 PACKAGES = ("libopencv-imgproc-dev", "libturbojpeg0-dev", "pkg-config", "g++", "libgl1", "libglib2.0-0")

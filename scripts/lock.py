@@ -1,8 +1,8 @@
 """Write the locks: every package that CI and ``make`` install, with the digests of its files.
 
-Usage: ``.venv/bin/python scripts/lock.py [--upgrade | --check]``; ``make lock`` calls it. Versions stay as they are
-unless pyproject.toml asks for others; ``--upgrade`` takes the newest. ``--check`` needs no network: it says which
-lock was made of other requirements than pyproject.toml has now.
+Usage: ``.venv/bin/python scripts/lock.py [--upgrade | --check]``; ``make lock`` calls it. Versions stay as
+they are unless pyproject.toml asks for others; ``--upgrade`` takes the newest. ``--check`` needs no network:
+it says which lock was made of other requirements than pyproject.toml has now.
 
 ``constraints.txt`` has the versions of everything, without digests, for ``pip install -c constraints.txt .``.
 """
@@ -22,9 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+LOCKS = ROOT / "locks"
+ALLEN, ALLEN_BUILD = (ROOT / "mvkit" / "allen" / f"{name}.txt" for name in ("allen-lock", "allen-build-lock"))
 VERSIONS = ROOT / "constraints.txt"
 
-#: What is resolved for: CI's system, from Debian 12's Python 3.11.2 on. Digests are those of every system's files.
+#: What is resolved for: CI's system and Pythons. The digests are those of the files for every system.
 SYSTEM = "implementation_name == 'cpython' and platform_machine == 'x86_64' and sys_platform == 'linux'"
 BEFORE_PYTHON, BEFORE_PYTHON_OF_ALLEN = "3.14", "3.12"
 PYTHON_MARKER = re.compile(r"python_full_version [<>=]+ '[\d.]+'")
@@ -63,16 +65,18 @@ def locks() -> list[Lock]:
     """Return every lock, in the order in which they are made."""
     document = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     run, extras = document["project"]["dependencies"], document["project"]["optional-dependencies"]
-    build = document["dependency-groups"]["build"]
-    allen_build = tuple(one for one in extras["allen"] if one.startswith("setuptools")) + ("wheel",)
-    folder, allen = ROOT / "locks", ROOT / "mvkit" / "allen"
+    groups = document["dependency-groups"]
+    allen = (*extras["allen"], "wheel")
+    allen_build = tuple(one for one in allen if one.startswith(("setuptools", "wheel")))
+    tests = (*allen, *groups["allen-tests"])
     return [
-        Lock(folder / "build.txt", tuple(build), "what packages are built and installed with"),
-        Lock(folder / "run.txt", tuple(run), "what mvkit needs to run"),
-        Lock(folder / "ffcv.txt", (*run, *extras["ffcv"]), "FFCV, beside run.txt", folder / "run.txt"),
-        Lock(folder / "dev.txt", (*run, *extras["dev"]), "tests and checks, beside run.txt", folder / "run.txt"),
-        Lock(allen / "allen-build-lock.txt", allen_build, "what AllenSDK's packages are built with", None, True),
-        Lock(allen / "allen-lock.txt", (*extras["allen"], "wheel"), "AllenSDK, on Python 3.11", None, True),
+        Lock(LOCKS / "build.txt", tuple(groups["build"]), "what packages are built and installed with"),
+        Lock(LOCKS / "run.txt", tuple(run), "what mvkit needs to run"),
+        Lock(LOCKS / "ffcv.txt", (*run, *extras["ffcv"]), "FFCV, beside run.txt", LOCKS / "run.txt"),
+        Lock(LOCKS / "dev.txt", (*run, *extras["dev"]), "tests, checks: beside run.txt", LOCKS / "run.txt"),
+        Lock(ALLEN, allen, "AllenSDK, on Python 3.11", is_allen=True),
+        Lock(ALLEN_BUILD, allen_build, "what AllenSDK is built with", is_allen=True),
+        Lock(LOCKS / "allen-tests.txt", tests, "what tests need beside AllenSDK", ALLEN, is_allen=True),
     ]
 
 
@@ -88,11 +92,12 @@ def main(arguments: list[str]) -> int:
     every = locks()
     asked = sorted({one for lock in every if not lock.is_allen for one in lock.requirements})
     versions = resolve(asked, VERSIONS, BEFORE_PYTHON, *arguments)
-    header = "# Versions that CI tests (`make lock` writes them); pyproject.toml has the ranges that mvkit supports.\n"
+    header = "# Versions that CI tests. `make lock` writes them; pyproject.toml has the ranges.\n"
     VERSIONS.write_text(header + versions, encoding="utf-8")
     for lock in every:
         lock.path.parent.mkdir(exist_ok=True)
-        same = [] if lock.is_allen else ["--constraint", str(VERSIONS)]
+        versions_of = ALLEN if lock.is_allen else VERSIONS
+        same = ["--constraint", str(versions_of)] if versions_of != lock.path else []
         before = BEFORE_PYTHON_OF_ALLEN if lock.is_allen else BEFORE_PYTHON
         text = resolve(lock.requirements, lock.path, before, "--generate-hashes", *same, *arguments)
         have = pinned(lock.base.read_text(encoding="utf-8")) if lock.base else {}
@@ -115,7 +120,14 @@ def resolve(requirements: Iterable[str], path: Path, before: str, *options: str)
             shutil.copy(path, output)
         command = [
             *(str(Path(sys.executable).with_name("uv")), "pip", "compile", "--quiet", "--universal"),
-            *("--fork-strategy", "fewest", "--python-version", "3.11", "--default-index", "https://pypi.org/simple"),
+            *(
+                "--fork-strategy",
+                "fewest",
+                "--python-version",
+                "3.11",
+                "--default-index",
+                "https://pypi.org/simple",
+            ),
             *("--no-annotate", "--no-header", "--output-file", str(output), *options, "-"),
         ]
         subprocess.run(command, input="\n".join(requirements), text=True, check=True, cwd=folder)
