@@ -31,7 +31,7 @@ STAMP = VENV / "mvkit-installed.json"
 LOCKS = ROOT / "locks"
 INPUTS = (*sorted(LOCKS.glob("*.txt")), ROOT / "pyproject.toml", ROOT / "scripts/install_ffcv.py")
 EXTRAS = ("dev", "ffcv")
-PIP_INDEX = "https://pypi.org/pypi/pip/{version}/json"
+PIP_INDEX = "https://pypi.org/simple/pip/"
 
 
 def main(extras: list[str]) -> int:
@@ -116,22 +116,24 @@ def create_environment() -> int:
 def install_pip_from_wheel() -> int:
     """Fetch pip's wheel from PyPI, check its digest, and let it install itself."""
     version, digests = locked_pip()
+    name = f"pip-{version}-py3-none-any.whl"
     try:
-        with urllib.request.urlopen(PIP_INDEX.format(version=version), timeout=60) as answer:
-            page, files = answer.url, json.load(answer)["urls"]
-        wheel = next(file for file in files if file["packagetype"] == "bdist_wheel")
+        # The index is https, and what any address serves is checked against the lock below.
+        with urllib.request.urlopen(PIP_INDEX, timeout=60) as answer:  # nosec B310
+            page, links = answer.url, re.findall(r'href="([^"#]+)', answer.read().decode())
         # A mirror of PyPI may give addresses relative to its own page.
-        with urllib.request.urlopen(urllib.parse.urljoin(page, wheel["url"]), timeout=120) as answer:
+        address = next(urllib.parse.urljoin(page, link) for link in links if link.endswith(f"/{name}"))
+        with urllib.request.urlopen(address, timeout=120) as answer:  # nosec B310
             content = answer.read()
-    except (OSError, ValueError, StopIteration, KeyError) as error:
+    except (OSError, ValueError, StopIteration) as error:
         return fail(
-            f"this Python has no ensurepip, and pip could not be fetched from PyPI ({error}).\n"
+            f"this Python has no ensurepip, and {name} could not be fetched from PyPI ({error}).\n"
             "Run: apt-get install python3-venv, then the same command again."
         )
     if hashlib.sha256(content).hexdigest() not in digests:
-        return fail(f"the wheel of pip {version} from PyPI has another digest than locks/build.txt.")
+        return fail(f"{name} from PyPI has another digest than locks/build.txt says.")
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / wheel["filename"]
+        path = Path(folder) / name
         path.write_bytes(content)
         command = [str(VENV / "bin" / "python"), f"{path}/pip", "install", "--quiet", "--no-index", str(path)]
         return subprocess.run(command, check=False).returncode

@@ -28,7 +28,6 @@ VERSIONS = ROOT / "constraints.txt"
 
 #: What is resolved for: CI's system and Pythons. The digests are those of the files for every system.
 SYSTEM = "implementation_name == 'cpython' and platform_machine == 'x86_64' and sys_platform == 'linux'"
-BEFORE_PYTHON, BEFORE_PYTHON_OF_ALLEN = "3.14", "3.12"
 PYTHON_MARKER = re.compile(r"python_full_version [<>=]+ '[\d.]+'")
 #: FFCV tells what it needs only where its build has found OpenCV.
 FFCV_METADATA = """
@@ -45,7 +44,8 @@ requires-dist = [
 class Lock:
     """A file with digests: what it is for, where, and what is asked for.
 
-    ``base`` is another lock that is installed before it, whose packages it leaves out.
+    ``base`` is another lock that is installed before it, whose packages it leaves out. ``is_lowest`` takes
+    the lowest versions that pyproject.toml allows.
     """
 
     path: Path
@@ -53,6 +53,7 @@ class Lock:
     about: str
     base: Path | None = None
     is_allen: bool = False
+    is_lowest: bool = False
 
     @property
     def digest(self) -> str:
@@ -68,12 +69,15 @@ def locks() -> list[Lock]:
     groups = document["dependency-groups"]
     allen = (*extras["allen"], "wheel")
     allen_build = tuple(one for one in allen if one.startswith(("setuptools", "wheel")))
+    optional = (one for extra in ("dask", "tensorboard", "timm") for one in extras[extra])
+    lowest = (*run, *optional, *groups["floors-tests"])
     tests = (*allen, *groups["allen-tests"])
     return [
         Lock(LOCKS / "build.txt", tuple(groups["build"]), "what packages are built and installed with"),
         Lock(LOCKS / "run.txt", tuple(run), "what mvkit needs to run"),
         Lock(LOCKS / "ffcv.txt", (*run, *extras["ffcv"]), "FFCV, beside run.txt", LOCKS / "run.txt"),
         Lock(LOCKS / "dev.txt", (*run, *extras["dev"]), "tests, checks: beside run.txt", LOCKS / "run.txt"),
+        Lock(LOCKS / "floors.txt", lowest, "the lowest versions, on Python 3.11", is_lowest=True),
         Lock(ALLEN, allen, "AllenSDK, on Python 3.11", is_allen=True),
         Lock(ALLEN_BUILD, allen_build, "what AllenSDK is built with", is_allen=True),
         Lock(LOCKS / "allen-tests.txt", tests, "what tests need beside AllenSDK", ALLEN, is_allen=True),
@@ -90,15 +94,18 @@ def main(arguments: list[str]) -> int:
         print(__doc__, file=sys.stderr)
         return 2
     every = locks()
-    asked = sorted({one for lock in every if not lock.is_allen for one in lock.requirements})
-    versions = resolve(asked, VERSIONS, BEFORE_PYTHON, *arguments)
+    current = [lock for lock in every if not (lock.is_allen or lock.is_lowest)]
+    asked = sorted({one for lock in current for one in lock.requirements})
+    versions = resolve(asked, VERSIONS, "3.14", *arguments)
     header = "# Versions that CI tests. `make lock` writes them; pyproject.toml has the ranges.\n"
     VERSIONS.write_text(header + versions, encoding="utf-8")
     for lock in every:
         lock.path.parent.mkdir(exist_ok=True)
         versions_of = ALLEN if lock.is_allen else VERSIONS
         same = ["--constraint", str(versions_of)] if versions_of != lock.path else []
-        before = BEFORE_PYTHON_OF_ALLEN if lock.is_allen else BEFORE_PYTHON
+        if lock.is_lowest:
+            same = ["--resolution", "lowest-direct"]
+        before = "3.12" if lock.is_allen or lock.is_lowest else "3.14"
         text = resolve(lock.requirements, lock.path, before, "--generate-hashes", *same, *arguments)
         have = pinned(lock.base.read_text(encoding="utf-8")) if lock.base else {}
         entries = [entry for name, entry in pinned(text).items() if name not in have]
@@ -158,7 +165,7 @@ def check() -> list[str]:
             continue
         packages = pinned(text)
         bare = [one for one, entry in packages.items() if "==" not in one or "--hash=sha256:" not in entry]
-        other = [] if lock.is_allen else [one for one in packages if one not in versions]
+        other = [] if lock.is_allen or lock.is_lowest else [one for one in packages if one not in versions]
         faults += [f"{name}: {one}: no version or no digest" for one in bare]
         faults += [f"{name}: {one}: constraints.txt has another version; run `make lock`" for one in other]
     return faults
