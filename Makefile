@@ -17,7 +17,7 @@ help:
 	@echo "make test-all   run every test, also with the lowest versions"
 	@echo "make test-floors  run tests with the lowest versions that pyproject.toml allows, in .venv-floors (6 GB)"
 	@echo "make wheel   build the wheel, install it without a compiler into a fresh environment, and use it there"
-	@echo "make check   ruff, mypy --strict, layer and repository rules, documentation and its links"
+	@echo "make check   ruff, mypy --strict, bandit, layer and repository rules, documentation and its links"
 	@echo "make audit   look for known vulnerabilities in what is locked (needs pypi.org)"
 	@echo "make lock    write the locks anew after a change of pyproject.toml (UPGRADE=1: with the newest versions)"
 	@echo "make docs    build the documentation in build/site"

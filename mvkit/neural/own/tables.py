@@ -113,8 +113,7 @@ class _Table:
                 frame: pandas.DataFrame = pandas.read_parquet(path)
             else:
                 separator = "\t" if name.removesuffix(".gz").endswith(".tsv") else ","
-                # Older pandas would round the last digit otherwise.
-                frame = pandas.read_csv(path, sep=separator, low_memory=False, float_precision="round_trip")
+                frame = pandas.read_csv(path, sep=separator, low_memory=False)
         except FileNotFoundError as error:
             raise DataError(f"{path}: no such file") from error
         except (OSError, ValueError, UnicodeDecodeError, KeyError) as error:
