@@ -61,9 +61,9 @@ def check(dataset: NeuralDataset, truth: dict[tuple[str, str], NDArray[np.float6
     assert {(one.area, one.animal) for one in dataset.recordings} == truth.keys()
     for one in dataset.recordings:
         expected = truth[one.area, one.animal]
-        # Before 3.0, pandas rounded the last digit of what it reads in a CSV file.
-        last_digit = 0.0 if int(pd.__version__.split(".")[0]) >= 3 else 4e-15
-        np.testing.assert_allclose(one.responses, expected, rtol=last_digit, atol=0.0)
+        # Before 3.0, pandas rounded the last digits of what it reads in a CSV file.
+        last_digits = 0.0 if int(pd.__version__.split(".")[0]) >= 3 else 1e-14
+        np.testing.assert_allclose(one.responses, expected, rtol=last_digits, atol=last_digits)
         assert one.unit_ids.tolist() == [5 * unit + 100 for unit in range(expected.shape[2])]
 
 
