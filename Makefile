@@ -7,16 +7,19 @@ DEMO := demo-output
 # What `make test-allen` runs; with .venv-allen there, `make test-all` has run the rest of the folder already.
 ALLEN_TESTS ?= tests/allen
 
-.PHONY: help setup demo test test-slow test-all check docs docs-outputs wheel bench gpu allen test-allen clean
+.PHONY: help setup demo test test-slow test-all test-floors check audit lock docs docs-outputs wheel bench gpu allen test-allen clean
 
 help:
 	@echo "make setup   set up .venv with everything that the others need"
 	@echo "make demo    set up .venv and run fetch, extract, score, prep and train on made-up data of known truth"
 	@echo "make test    set up .venv and run all tests but the slow ones"
 	@echo "make test-slow  run the slow ones: kills, several processes, README and docs, sweeps, real recordings"
-	@echo "make test-all   run every test"
+	@echo "make test-all   run every test, also with the lowest versions"
+	@echo "make test-floors  run tests with the lowest versions that pyproject.toml allows, in .venv-floors (6 GB)"
 	@echo "make wheel   build the wheel, install it without a compiler into a fresh environment, and use it there"
-	@echo "make check   ruff, mypy --strict, layer and repository rules, documentation and its links"
+	@echo "make check   ruff, mypy --strict, bandit, layer and repository rules, documentation and its links"
+	@echo "make audit   look for known vulnerabilities in what is locked (needs pypi.org)"
+	@echo "make lock    write the locks anew after a change of pyproject.toml (UPGRADE=1: with the newest versions)"
 	@echo "make docs    build the documentation in build/site"
 	@echo "make docs-outputs  run the commands of README and docs, and write what they print and draw into the pages"
 	@echo "make allen   set up .venv-allen, where AllenSDK runs (for mvkit fetch neural --source allensdk)"
@@ -43,13 +46,33 @@ test-slow: setup
 
 test-all: setup
 	$(PYTEST)
+	$(MAKE) test-floors
+
+# Old packages warn of what newer ones changed, so warnings are no errors here.
+FLOORS_TESTS ?= tests/unit tests/parity
+test-floors: setup
+	$(BIN)/uv venv --quiet --allow-existing --no-python-downloads --python 3.11 .venv-floors
+	$(BIN)/uv pip sync --quiet --require-hashes --python .venv-floors/bin/python locks/floors.txt
+	PYTHONPATH=. OMP_NUM_THREADS=1 .venv-floors/bin/python -m pytest -q -n 2 --dist loadfile -p no:cacheprovider \
+	  -W default --disable-warnings -m "not slow" $(FLOORS_TESTS)
 
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive mvkit scripts
 	$(BIN)/python -m pytest -q tests/test_repo.py
 	$(MAKE) docs
+
+# The lowest versions are old on purpose, and no user gets them.
+audit: setup
+	$(BIN)/pip-audit --strict --disable-pip --require-hashes --progress-spinner off \
+	  $(addprefix --requirement ,$(filter-out locks/floors.txt locks/allen-tests.txt,$(wildcard locks/*.txt)))
+	$(BIN)/pip-audit --strict --disable-pip --require-hashes --progress-spinner off \
+	  --requirement mvkit/allen/allen-lock.txt
+
+lock: setup
+	$(BIN)/python scripts/lock.py $(if $(UPGRADE),--upgrade)
 
 # Strict: a page that is not in the navigation, a link to nothing or a missing anchor ends it.
 docs: setup
@@ -80,10 +103,11 @@ gpu:
 # AllenSDK needs numpy 1 and pandas 1: an environment of its own, found there by mvkit.
 allen:
 	@$(PYTHON) scripts/bootstrap.py
-	@$(BIN)/mvkit fetch allensdk --into .venv-allen --with 'pytest>=8' --with 'h5py>=3.9'
+	@$(BIN)/mvkit fetch allensdk --into .venv-allen
+	@$(BIN)/python -m pip --python .venv-allen/bin/python install --quiet --require-hashes --no-deps -r locks/allen-tests.txt
 
 test-allen: allen
 	.venv-allen/bin/python -m pytest -q -p no:cacheprovider $(ALLEN_TESTS)
 
 clean:
-	rm -rf .venv .venv.lock .venv-allen .venv-allen.installing ..venv-allen.lock $(DEMO)
+	rm -rf .venv .venv.lock .venv-floors .venv-allen .venv-allen.installing ..venv-allen.lock $(DEMO)

@@ -20,6 +20,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENT = "ffcv==1.0.2"
+#: FFCV and what it needs beside mvkit's packages, with digests; PyTorch has brought setuptools to build it.
+LOCK = ROOT / "locks" / "ffcv.txt"
 #: What the build includes and links, and what the wheel of opencv-python loads at run time.
 PACKAGES = ("libopencv-imgproc-dev", "libturbojpeg0-dev", "pkg-config", "g++", "libgl1", "libglib2.0-0")
 HEADER_ROOTS = (Path("/usr/include/opencv4"), *sorted(Path("/usr/include").glob("*-linux-gnu/opencv4")))
@@ -51,7 +53,7 @@ def install(python: Path) -> str:
         command = [
             str(python),
             *("-m", "pip", "install", "--quiet", "--disable-pip-version-check"),
-            *("--constraint", str(ROOT / "constraints.txt"), REQUIREMENT),
+            *("--require-hashes", "--no-deps", "--no-build-isolation", "--requirement", str(LOCK)),
         ]
         code = subprocess.run(command, env={**os.environ, "PKG_CONFIG_PATH": search}, check=False).returncode
     if code:

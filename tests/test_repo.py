@@ -216,6 +216,27 @@ def test_constraints_cover_every_dependency() -> None:
     assert names <= pinned, f"not pinned in constraints.txt: {sorted(names - pinned)}"
 
 
+def test_locks_are_of_this_pyproject() -> None:
+    # Tells which requirements changed without `make lock`, and packages without version or digest.
+    command = [sys.executable, str(ROOT / "scripts" / "lock.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout == "the locks agree with pyproject.toml\n", done.stdout + done.stderr
+
+
+def test_pip_is_told_to_check_digests_wherever_a_lock_is_installed() -> None:
+    for name in ("scripts/bootstrap.py", "scripts/install_ffcv.py", "mvkit/allen/environment.py"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert '"--require-hashes", "--no-deps", "--no-build-isolation"' in text, name
+
+
+def test_actions_of_the_workflow_are_commits() -> None:
+    workflow = (ROOT / ".github/workflows/tests.yml").read_text(encoding="utf-8")
+    used = re.findall(r"uses: (\S+)", workflow)
+    assert used
+    for action in used:
+        assert re.fullmatch(r"actions/[a-z-]+@[0-9a-f]{40}", action), f"{action}: a tag can be moved"
+
+
 def test_what_outsiders_use_agrees() -> None:
     import tomllib
 

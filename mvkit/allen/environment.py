@@ -32,8 +32,8 @@ LOGGER = logging.getLogger(__name__)
 SCRIPT = Path(__file__).with_name("sdk.py")
 INTERPRETER_VARIABLE = "MVKIT_ALLEN_PYTHON"
 ALLENSDK_VERSION = "2.16.2"
-REQUIREMENTS = (f"allensdk=={ALLENSDK_VERSION}",)
-CONSTRAINTS = Path(__file__).with_name("allen-constraints.txt")
+#: Every package with the digests of its files (``make lock``): first what the second is built with.
+LOCKS = (Path(__file__).with_name("allen-build-lock.txt"), Path(__file__).with_name("allen-lock.txt"))
 #: The only Python that both AllenSDK and mvkit run on.
 PYTHON_VERSION = (3, 11)
 #: Written last, so an environment without it was never finished.
@@ -205,7 +205,6 @@ def install_allensdk(
     folder: Path | None = None,
     *,
     home: Path | None = None,
-    extras: Sequence[str] = (),
     force: bool = False,
     offline: bool = False,
     feedback: Feedback | None = None,
@@ -220,8 +219,6 @@ def install_allensdk(
         The environment's folder; None for ``HOME/allensdk``.
     home
         mvkit's home; None for the usual one.
-    extras
-        Further packages (tests need pytest).
     force
         Make it again even if it is there.
     offline
@@ -238,7 +235,7 @@ def install_allensdk(
     """
     feedback = feedback or Feedback()
     folder = default_folder(home) if folder is None else expand(folder).absolute()
-    stamp = {"inputs": _digest(extras), "allensdk": ALLENSDK_VERSION}
+    stamp = {"inputs": _digest(), "allensdk": ALLENSDK_VERSION}
     with file_lock(folder, log=feedback.log):
         if not force and _read_stamp(folder) == stamp and allensdk_version(interpreter_of(folder)):
             return Installed(folder, "already there", ALLENSDK_VERSION)
@@ -250,7 +247,7 @@ def install_allensdk(
         _remove_environment(folder)
         python = find_base_python()
         feedback.log(f"installing AllenSDK {ALLENSDK_VERSION} into {folder} (some minutes the first time)")
-        _make_environment(python, folder, extras)
+        _make_environment(python, folder)
         write_text(folder / STAMP_NAME, json.dumps(stamp) + "\n")
     return Installed(folder, "installed", ALLENSDK_VERSION)
 
@@ -312,7 +309,7 @@ def find_base_python() -> Path:
     )
 
 
-def _make_environment(python: Path, folder: Path, extras: Sequence[str]) -> None:
+def _make_environment(python: Path, folder: Path) -> None:
     has_pip = importlib.util.find_spec("pip") is not None
     interpreter = str(interpreter_of(folder))
     # Debian's Python comes without ensurepip; the pip that installed mvkit can serve the new environment.
@@ -325,13 +322,14 @@ def _make_environment(python: Path, folder: Path, extras: Sequence[str]) -> None
         )
     pip = [sys.executable, "-m", "pip", "--python", interpreter] if has_pip else [interpreter, "-m", "pip"]
     options = ["--quiet", "--disable-pip-version-check", "--no-input", "--retries", "2"]
-    packages = ["--constraint", str(CONSTRAINTS), *REQUIREMENTS, *extras]
-    done = _run([*pip, "install", *options, *packages])
-    if done is None or done.returncode:
-        raise FetchError(
-            f"{folder}: pip could not install AllenSDK: {_last_line(done)}\n"
-            "it needs PyPI and about 1.5 GB of disk; run the same command again, which begins anew"
-        )
+    locked = ["--require-hashes", "--no-deps", "--no-build-isolation", "--requirement"]
+    for lock in LOCKS:
+        done = _run([*pip, "install", *options, *locked, str(lock)])
+        if done is None or done.returncode:
+            raise FetchError(
+                f"{folder}: pip could not install AllenSDK: {_last_line(done)}\n"
+                "it needs PyPI and about 1.5 GB of disk; run the same command again, which begins anew"
+            )
     done = _run([interpreter, "-c", _IMPORT_ALLENSDK])
     if done is None or done.returncode:
         raise FetchError(
@@ -360,9 +358,8 @@ def _read_stamp(folder: Path) -> dict[str, object]:
     return stamp if isinstance(stamp, dict) else {}
 
 
-def _digest(extras: Sequence[str]) -> str:
-    text = CONSTRAINTS.read_text(encoding="utf-8") + "\n".join((*REQUIREMENTS, *extras))
-    return hashlib.sha256(text.encode()).hexdigest()
+def _digest() -> str:
+    return hashlib.sha256(b"".join(lock.read_bytes() for lock in LOCKS)).hexdigest()
 
 
 def _run(command: Sequence[str], *, limit_s: float | None = None) -> subprocess.CompletedProcess[str] | None:

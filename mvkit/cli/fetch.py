@@ -605,10 +605,6 @@ def allensdk(
     into: Annotated[
         Path | None, typer.Option("--into", metavar="DIR", help="Make it here.", show_default="HOME/allensdk")
     ] = None,
-    extras: Annotated[
-        list[str] | None,
-        typer.Option("--with", metavar="PACKAGE", help="Install this, too; repeatable."),
-    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Make it again if it is there.")] = False,
     offline: Offline = False,
     home: HomeOption = None,
@@ -624,7 +620,6 @@ def allensdk(
     installed = install_allensdk(
         into,
         home=home_path(home),
-        extras=tuple(extras or ()),
         force=force,
         offline=offline,
         feedback=Feedback(log=note),

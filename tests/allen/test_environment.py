@@ -5,6 +5,7 @@ Installing AllenSDK itself takes minutes and PyPI; here a small package made on 
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import subprocess
@@ -50,7 +51,9 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for path in source.rglob("*"):
             if path.is_file():
                 file.write(path, path.relative_to(source).as_posix())
-    monkeypatch.setattr(environment, "REQUIREMENTS", (str(wheel),))
+    lock = tmp_path / "lock.txt"
+    lock.write_text(f"{wheel} --hash=sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest()}\n")
+    monkeypatch.setattr(environment, "LOCKS", (lock,))
     monkeypatch.setattr(environment, "_IMPORT_ALLENSDK", "import allensdk")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     return tmp_path / "home" / "allensdk"
@@ -96,13 +99,27 @@ def test_two_at_once_wait_for_each_other(small: Path) -> None:
 
 
 def test_what_pip_says_is_reported(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environment, "REQUIREMENTS", ("allensdk==2.16.2",))
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    (lock,) = environment.LOCKS
+    lock.write_text(f"no-such-package-of-mvkit==1 --hash=sha256:{'0' * 64}\n")
     with pytest.raises(
-        FetchError, match=r"pip could not install AllenSDK: ERROR: .*allensdk==2\.16\.2"
+        FetchError, match=r"pip could not install AllenSDK: ERROR: .*no-such-package-of-mvkit==1"
     ) as raised:
-        install_allensdk(small, extras=("no-such-package-of-mvkit==1",))
+        install_allensdk(small)
     assert str(raised.value).count("\n") == 1
+    assert not environment.is_finished(small)
+
+
+def test_the_lock_has_the_version_that_is_asked_for() -> None:
+    text = "".join(lock.read_text(encoding="utf-8") for lock in environment.LOCKS)
+    assert f"\nallensdk=={environment.ALLENSDK_VERSION} " in text
+
+
+def test_a_file_with_another_digest_is_refused(small: Path) -> None:
+    (lock,) = environment.LOCKS
+    lock.write_text(lock.read_text()[:-9] + "00000000\n")
+    with pytest.raises(FetchError, match=r"ERROR: .*DO NOT MATCH THE HASHES"):
+        install_allensdk(small)
     assert not environment.is_finished(small)
 
 
@@ -148,23 +165,12 @@ def test_a_newer_python_looks_for_the_one_that_is_needed(
         find_base_python()
 
 
-def test_the_constraints_are_those_of_the_extra() -> None:
-    import tomllib
-
-    text = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
-    extra = tomllib.loads(text)["project"]["optional-dependencies"]["allen"]
-    lines = environment.CONSTRAINTS.read_text(encoding="utf-8").splitlines()
-    assert sorted(extra) == sorted(
-        [environment.REQUIREMENTS[0], *[one for one in lines if one[:1] not in "#"]]
-    )
-
-
 def test_the_command_reports_where_it_is(small: Path) -> None:
     pytest.importorskip("typer", reason="the AllenSDK environment has no command line")
     install_allensdk(small)
     code = (
         "import sys; from mvkit.allen import environment; "
-        f"environment.REQUIREMENTS = {environment.REQUIREMENTS!r}; "
+        f"from pathlib import Path; environment.LOCKS = (Path({str(environment.LOCKS[0])!r}),); "
         "from mvkit.cli.main import run; "
         f"sys.exit(run(['fetch', 'allensdk', '--into', {str(small)!r}, '--json']))"
     )

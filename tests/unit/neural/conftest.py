@@ -63,7 +63,11 @@ def pickled(tmp_path: Path) -> Callable[..., Pickled]:
         }
         columns["run_pval_ns"][4] = np.nan
         index = pd.MultiIndex.from_arrays(list(columns.values()), names=list(columns))
-        coords = xr.Coordinates.from_pandas_multiindex(index, "units")
+        # Published files are of the time before xarray.Coordinates, which the oldest xarray lacks.
+        has_coordinates = hasattr(xr, "Coordinates")
+        coords = (
+            xr.Coordinates.from_pandas_multiindex(index, "units") if has_coordinates else {"units": index}
+        )
         array = xr.DataArray(values, dims=list(sizes), coords=coords)
         array = array.assign_coords(trials=np.arange(1, 13), frame_id=np.arange(4))
         reliability = None
