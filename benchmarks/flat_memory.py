@@ -1,0 +1,199 @@
+"""Does memory stay flat? 10,000 loader batches, 500 scores, 200 extractions, 100 figures, 100 openings.
+
+    python benchmarks/flat_memory.py [--part loader|score|workers|extract|figures|open] [--scale 1.0]
+
+Each part runs in a process of its own. Memory (of workers too), open files, threads, processes, files in
+/dev/shm and in the temporary folder, and Python objects are read at 20 moments. After the first quarter, which
+compiles, fills caches and starts workers, memory must not rise: the mean of the last quarter may be 5 MB above
+that of the second at most, and every other number must be the same at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import astuple, fields
+from pathlib import Path
+
+import numpy as np
+from process_tree import TreeUse, use_of
+
+#: What may be repeated: how often, and what is done.
+PARTS = {"loader": 10_000, "score": 400, "workers": 100, "extract": 200, "figures": 100, "open": 100}
+N_MOMENTS = 20
+#: MB that the last quarter may be above the second: the allocator's steps are of this size.
+MOST_RISE_MB = 5.0
+
+
+def main() -> int:
+    """Run the parts, each in a process of its own, and print their verdicts."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--part", choices=tuple(PARTS), action="append", help="default: all")
+    parser.add_argument("--scale", type=float, default=1.0, help="times as many repetitions")
+    parser.add_argument("--here", choices=tuple(PARTS), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.here:
+        return watch(options.here, max(N_MOMENTS, round(options.scale * PARTS[options.here])))
+    codes = []
+    for part in options.part or PARTS:
+        with tempfile.TemporaryDirectory(prefix="mvkit-flat-") as folder:
+            # Home and temporary files of this part alone.
+            (Path(folder) / "tmp").mkdir()
+            mine = {"MVKIT_HOME": f"{folder}/home", "TMPDIR": f"{folder}/tmp", "MPLBACKEND": "agg"}
+            command = [sys.executable, __file__, "--here", part, "--scale", str(options.scale)]
+            codes.append(subprocess.run(command, env={**os.environ, **mine}, check=False).returncode)
+    return max(codes)
+
+
+def watch(part: str, n_times: int) -> int:
+    """Repeat a part and print what the process uses at 20 moments; return 1 if something grows."""
+    repeat = {
+        "loader": load_batches,
+        "score": score_here,
+        "workers": score_in_workers,
+        "extract": extract_features,
+        "figures": draw_figures,
+        "open": open_datasets,
+    }[part](Path(tempfile.gettempdir()))
+    step, began = n_times // N_MOMENTS, time.perf_counter()
+    names = [field.name for field in fields(TreeUse)] + ["temporary", "objects"]
+    print(f"{part}: {step * N_MOMENTS} times\n{'':>7}" + "".join(f"{name:>13}" for name in names))
+    moments: list[tuple[float, ...]] = []
+    for moment in range(1, N_MOMENTS + 1):
+        repeat(step)
+        gc.collect()
+        n_files = sum(1 for path in Path(tempfile.gettempdir()).rglob("*") if path.is_file())
+        moments.append((*astuple(use_of(os.getpid())), n_files, len(gc.get_objects())))
+        print(f"{moment * step:>7}" + "".join(f"{value:>13.5g}" for value in moments[-1]), flush=True)
+    rows = np.array(moments)
+    quarter = N_MOMENTS // 4
+    grown = []
+    for column, name in enumerate(names):
+        values = rows[quarter:, column]
+        rise = rows[-quarter:, column].mean() - rows[quarter : 2 * quarter, column].mean()
+        if name.endswith("_mb"):
+            slope_kb = 1e3 * np.polyfit(np.arange(len(values)) * step, values, 1)[0]
+            print(f"  {name}: {slope_kb:+.3f} kB each, last quarter {rise:+.1f} MB, most {np.ptp(values):.1f} MB")
+            grown += [name] if rise > MOST_RISE_MB else []
+        elif rise > (0.01 * values[0] if name == "objects" else 0.5):
+            grown.append(name)
+    print(f"  {time.perf_counter() - began:.0f} s; {'GROWS: ' + ', '.join(grown) if grown else 'flat'}\n", flush=True)
+    return 1 if grown else 0
+
+
+Repeat = Callable[[int], None]
+
+
+def load_batches(folder: Path) -> Repeat:
+    """Batches of 32 augmented views of a beton, read ahead by two threads; an epoch has 60 batches."""
+    import torch
+    from large_beton import write_images
+
+    from mvkit.images.loader import open_images
+    from mvkit.images.prep import load_prep_recipe, prepare
+    from mvkit.images.settings import ColourJitter, Flip, Greyscale, RandomResizedCrop, View, ViewsSettings
+    from mvkit.images.views import ViewMaker
+
+    write_images(folder / "images", 1920, workers=1)
+    prepare(load_prep_recipe("imagenet_64"), folder / "images", folder / "beton")
+    source = open_images(folder / "beton", "train")
+    jitter = ColourJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.4)
+    steps = (Greyscale(probability=0.2), jitter, Flip())
+    settings = ViewsSettings(views=(View(crop=RandomResizedCrop(scale=(0.2, 1.0)), steps=steps, copies=2),))
+    maker = ViewMaker(settings, seed=0, device=torch.device("cpu"))
+    crops = [(one.crop, settings.size_px) for one in settings.each()]
+    epochs = iter(range(10**9))
+
+    def repeat(n_times: int) -> None:
+        while n_times > 0:
+            epoch = next(epochs)
+            order = np.random.default_rng(epoch).permutation(source.n_images)
+            plan = [order[first : first + 32] for first in range(0, len(order), 32)][:n_times]
+            with source.batches(plan, crops, seed=0, epoch=epoch, workers=2) as batches:
+                for raw in batches:
+                    maker(raw, epoch=epoch)
+            n_times -= len(plan)
+
+    return repeat
+
+
+def _scored(**settings: object) -> Repeat:
+    import mvkit
+
+    seeds = iter(range(10**9))
+
+    def repeat(n_times: int) -> None:
+        for _ in range(n_times):
+            rng = np.random.default_rng(next(seeds))
+            images = rng.integers(0, 256, (40, 16, 16), dtype=np.uint8)
+            responses = {"VISp": {1: rng.normal(size=(10, 40, 12)), 2: rng.normal(size=(10, 40, 9))}}
+            dataset = mvkit.NeuralDataset.from_arrays(responses, images, axes="trials,images,units")
+            features = {name: rng.normal(size=(40, 200)).astype(np.float32) for name in ("first", "second")}
+            scores = mvkit.score(features, dataset, n_splits=2, n_halves=3, n_components=5, n_resamples=200, **settings)
+            scores.summary()
+
+    return repeat
+
+
+def score_here(folder: Path) -> Repeat:
+    """Scores of new features and recordings each time, in this process."""
+    return _scored(n_jobs=1)
+
+
+def score_in_workers(folder: Path) -> Repeat:
+    """The same in two worker processes, which are used again."""
+    return _scored(n_jobs=2)
+
+
+def extract_features(folder: Path) -> Repeat:
+    """Features of all layers of a small network, and the network built anew."""
+    import mvkit
+
+    images = np.random.default_rng(0).integers(0, 256, (8, 64, 64), dtype=np.uint8)
+
+    def repeat(n_times: int) -> None:
+        for _ in range(n_times):
+            mvkit.extract(mvkit.load_model("shi_mousenet_ir", weights="random"), images)
+
+    return repeat
+
+
+def draw_figures(folder: Path) -> Repeat:
+    """Two figures of scores, saved."""
+    import mvkit
+    from mvkit.report.figures import save_figure
+
+    dataset = mvkit.open_dataset("simulated")
+    scores = mvkit.score("pixels", dataset, areas="VISp", n_splits=2, n_halves=2, n_jobs=1)
+
+    def repeat(n_times: int) -> None:
+        for number in range(n_times):
+            save_figure(scores.plot(), folder / "areas.png")
+            save_figure(scores.plot_layers(), folder / ("layers.svg" if number % 2 else "layers.pdf"))
+
+    return repeat
+
+
+def open_datasets(folder: Path) -> Repeat:
+    """A neural file opened, and the simulated recordings made."""
+    import mvkit
+
+    file = mvkit.open_dataset("simulated").save(folder / "recordings.h5")
+
+    def repeat(n_times: int) -> None:
+        for number in range(n_times):
+            mvkit.open_dataset(file)
+            if number == 0:
+                mvkit.open_dataset("simulated")
+
+    return repeat
+
+
+if __name__ == "__main__":
+    sys.exit(main())
