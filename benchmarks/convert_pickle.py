@@ -117,7 +117,10 @@ def recording(n_units: int, *, has_time: bool) -> dict[str, Any]:
         array = xr.DataArray(np.broadcast_to(0.0, tuple(sizes.values())), dims=list(sizes), coords=coords)
     if has_time:
         for name in ("splithalf_r_mean", "splithalf_r_std"):
-            values = rng.uniform(0.1, 0.9, size=n_units) * np.where((0.04 < time_s) & (time_s < 0.2), 1, 0.3)[:, None]
+            values = (
+                rng.uniform(0.1, 0.9, size=n_units)
+                * np.where((time_s > 0.04) & (time_s < 0.2), 1, 0.3)[:, None]
+            )
             array = array.assign_coords({name: (("time_relative_to_stimulus_onset", "units"), values)})
     return {"stimuli": _images(rng), "neural_data": array}
 

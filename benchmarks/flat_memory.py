@@ -79,11 +79,16 @@ def watch(part: str, n_times: int) -> int:
         rise = rows[-quarter:, column].mean() - rows[quarter : 2 * quarter, column].mean()
         if name.endswith("_mb"):
             slope_kb = 1e3 * np.polyfit(np.arange(len(values)) * step, values, 1)[0]
-            print(f"  {name}: {slope_kb:+.3f} kB each, last quarter {rise:+.1f} MB, most {np.ptp(values):.1f} MB")
+            print(
+                f"  {name}: {slope_kb:+.3f} kB each, last quarter {rise:+.1f} MB, most {np.ptp(values):.1f} MB"
+            )
             grown += [name] if rise > MOST_RISE_MB else []
         elif rise > (0.01 * values[0] if name == "objects" else 0.5):
             grown.append(name)
-    print(f"  {time.perf_counter() - began:.0f} s; {'GROWS: ' + ', '.join(grown) if grown else 'flat'}\n", flush=True)
+    print(
+        f"  {time.perf_counter() - began:.0f} s; {'GROWS: ' + ', '.join(grown) if grown else 'flat'}\n",
+        flush=True,
+    )
     return 1 if grown else 0
 
 
@@ -135,7 +140,9 @@ def _scored(**settings: object) -> Repeat:
             responses = {"VISp": {1: rng.normal(size=(10, 40, 12)), 2: rng.normal(size=(10, 40, 9))}}
             dataset = mvkit.NeuralDataset.from_arrays(responses, images, axes="trials,images,units")
             features = {name: rng.normal(size=(40, 200)).astype(np.float32) for name in ("first", "second")}
-            scores = mvkit.score(features, dataset, n_splits=2, n_halves=3, n_components=5, n_resamples=200, **settings)
+            scores = mvkit.score(
+                features, dataset, n_splits=2, n_halves=3, n_components=5, n_resamples=200, **settings
+            )
             scores.summary()
 
     return repeat

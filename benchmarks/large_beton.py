@@ -31,7 +31,12 @@ N_CLASSES = 100
 SIZE = (80, 64)
 #: Images that are spoilt: cut short, no image at all, empty.
 BAD = (7, 99_991, 150_003)
-MVKIT = [sys.executable, "-P", "-c", "import sys; from mvkit.cli.main import main; sys.argv[0] = 'mvkit'; main()"]
+MVKIT = [
+    sys.executable,
+    "-P",
+    "-c",
+    "import sys; from mvkit.cli.main import main; sys.argv[0] = 'mvkit'; main()",
+]
 
 EPOCH = """
 import json, sys, time
@@ -111,7 +116,9 @@ def main() -> int:
     """Run all stages and print the table and the verdict."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=200_000)
-    parser.add_argument("--dir", type=Path, default=None, help="where images and beton go (default: temporary)")
+    parser.add_argument(
+        "--dir", type=Path, default=None, help="where images and beton go (default: temporary)"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.dir, prefix="mvkit-large-") as name:
         folder = Path(name)
@@ -144,7 +151,9 @@ def measure(folder: Path, n_images: int) -> int:
         problems.append(f"{len(named)} of 3 unreadable images named:\n{failing.output[-2000:]}")
     code, said = interrupted(prep, failing.seconds / 3)
     left = sorted(path.name for path in out.glob("*")) if out.is_dir() else []
-    print(f"interrupted after {failing.seconds / 3:.0f} s: exit code {code}, files left: {', '.join(left) or 'none'}")
+    print(
+        f"interrupted after {failing.seconds / 3:.0f} s: exit code {code}, files left: {', '.join(left) or 'none'}"
+    )
     if code != 130 or any(name.endswith((".beton", ".json")) or "tmp" in name for name in left):
         problems.append(f"interrupted: exit code {code}, files {left}\n{said[-2000:]}")
     stage("prep --on-error skip (after Ctrl-C)", [*prep, "--on-error", "skip"])
@@ -159,7 +168,7 @@ def measure(folder: Path, n_images: int) -> int:
             report = json.loads(re.findall(r"^\{.*\}$", done.output, re.MULTILINE)[-1])
             labels.add((report["seen"], report["labels"]))
             print(f"  opened in {report['opened']:.2f} s, {report['seen'] / report['seconds']:.0f} images/s")
-    if labels and {seen for seen, _ in labels} != {n_images - 3} or len(labels) > 1:
+    if (labels and {seen for seen, _ in labels} != {n_images - 3}) or len(labels) > 1:
         problems.append(f"epochs saw (images, sum of labels): {labels}")
     print("\n".join(problems) or "every stage did what it must")
     return 1 if problems else 0

@@ -20,7 +20,12 @@ from convert_pickle import recording, write_pickle
 from process_tree import HEAD, Measured, run_measured
 
 N_UNITS = {"neuropixels": 8_301, "calcium": 40_064}
-MVKIT = [sys.executable, "-P", "-c", "import sys; from mvkit.cli.main import main; sys.argv[0] = 'mvkit'; main()"]
+MVKIT = [
+    sys.executable,
+    "-P",
+    "-c",
+    "import sys; from mvkit.cli.main import main; sys.argv[0] = 'mvkit'; main()",
+]
 CONVERT = """
 import sys
 from pathlib import Path
@@ -54,7 +59,9 @@ def main() -> int:
     parser.add_argument("--halves", default="20")
     parser.add_argument("--jobs", default="2")
     parser.add_argument("--dir", type=Path, default=None, help="where everything goes (default: temporary)")
-    parser.add_argument("--file", type=Path, default=None, help="neural file of an earlier run: no conversion")
+    parser.add_argument(
+        "--file", type=Path, default=None, help="neural file of an earlier run: no conversion"
+    )
     parser.add_argument("--keep", type=Path, default=None, help="move the neural file there in the end")
     options = parser.parse_args()
     n_units = options.units or N_UNITS[options.dataset]
@@ -109,7 +116,9 @@ def measure(folder: Path, file: Path, options: argparse.Namespace) -> list[str]:
     stage("score", *score)
     stage("score, all cached", *score)
     stage("score --out, all cached", *score, "--out", str(out))
-    stage("score --out --report --json, all cached", *score, "--out", str(out), "--report", str(page), "--json")
+    stage(
+        "score --out --report --json, all cached", *score, "--out", str(out), "--report", str(page), "--json"
+    )
     if page.exists():
         print(f"  page {page.stat().st_size / 1e6:.1f} MB")
         sizes = {path.name: path.stat().st_size / 1e6 for path in sorted(out.rglob("*")) if path.is_file()}
