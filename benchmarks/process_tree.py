@@ -6,13 +6,19 @@ import os
 import re
 import resource
 import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+#: mvkit as a user runs it: the current folder is not on the path.
+MVKIT = [
+    *(sys.executable, "-P", "-c"),
+    "import sys; from mvkit.cli.main import main; sys.argv[0] = 'mvkit'; main()",
+]
 _PROC = Path("/proc")
-_SHARED = "/dev/shm"
+_SHARED = Path("/dev/shm")
 #: Seconds between two looks at a command's processes.
 _EVERY_S = 0.25
 
@@ -49,8 +55,8 @@ class TreeUse:
 class Measured:
     """A command that has ended: exit code, time, time of all cores together, output, and its peaks in MB.
 
-    ``own_mb`` is the peak of the process itself (VmHWM, with mapped files), ``worker_mb`` the greatest peak of
-    a child, ``tree_mb`` the greatest :attr:`TreeUse.tree_mb` seen.
+    ``own_mb`` is the peak of the process itself (VmHWM, with mapped files), ``worker_mb`` the greatest peak
+    of a child, ``tree_mb`` the greatest :attr:`TreeUse.tree_mb` seen.
     """
 
     code: int
@@ -118,7 +124,7 @@ def _together(family: list[int]) -> float:
 
 
 def _shared_names() -> list[str]:
-    return os.listdir(_SHARED) if os.path.isdir(_SHARED) else []
+    return [path.name for path in _SHARED.iterdir()] if _SHARED.is_dir() else []
 
 
 def _descendants(pid: int) -> list[int]:
@@ -145,7 +151,7 @@ def _mb(kilobytes: int) -> float:
 
 def _names(pid: int, folder: str) -> list[str]:
     try:
-        return os.listdir(_PROC / str(pid) / folder)
+        return [path.name for path in (_PROC / str(pid) / folder).iterdir()]
     except OSError:
         return []
 

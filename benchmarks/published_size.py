@@ -1,11 +1,11 @@
 """Time and peak memory of every stage from a pickle of the published size to scores, page and figures.
 
-    python benchmarks/published_size.py [--dataset neuropixels|calcium] [--units N] [--splits 2] [--halves 20]
+    python benchmarks/published_size.py [--dataset neuropixels|calcium] [--splits 2] [--halves 20]
 
-Neuropixels: 8,301 units of 31 animals; calcium: 40,064 cells of 251 animals; 118 images, 50 trials. The pickle
-is made by code with tuned units (10 GB or 2 GB), converted, opened and scored as a user does it (pixels, Gabor
-filters, an untrained AlexNet; every unit); scored again, which reads all scores from the cache and so measures
-what is written; drawn. Each stage is a process of its own.
+Neuropixels: 8,301 units of 31 animals; calcium: 40,064 cells of 251 animals; 118 images, 50 trials. The
+pickle is made by code with tuned units (10 GB or 2 GB), converted, opened and scored as a user does it
+(pixels, Gabor filters, an untrained AlexNet; every unit); scored again, which reads all scores from the cache
+and so measures what is written; drawn. Each stage is a process of its own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from convert_pickle import recording, write_pickle
-from process_tree import HEAD, Measured, run_measured
+from process_tree import HEAD, MVKIT, Measured, run_measured
 
 N_UNITS = {"neuropixels": 8_301, "calcium": 40_064}
 MVKIT = [
@@ -58,10 +58,8 @@ def main() -> int:
     parser.add_argument("--splits", default="2")
     parser.add_argument("--halves", default="20")
     parser.add_argument("--jobs", default="2")
-    parser.add_argument("--dir", type=Path, default=None, help="where everything goes (default: temporary)")
-    parser.add_argument(
-        "--file", type=Path, default=None, help="neural file of an earlier run: no conversion"
-    )
+    parser.add_argument("--dir", type=Path, default=None, help="where all goes (default: temporary)")
+    parser.add_argument("--file", type=Path, default=None, help="neural file: no conversion")
     parser.add_argument("--keep", type=Path, default=None, help="move the neural file there in the end")
     options = parser.parse_args()
     n_units = options.units or N_UNITS[options.dataset]
