@@ -80,7 +80,7 @@ def watch(part: str, n_times: int) -> int:
         if name.endswith("_mb"):
             slope_kb = 1e3 * np.polyfit(np.arange(len(values)) * step, values, 1)[0]
             print(
-                f"  {name}: {slope_kb:+.3f} kB each, last quarter {rise:+.1f} MB, most {np.ptp(values):.1f} MB"
+                f"  {name}: {slope_kb:+.3f} kB each, last quarter {rise:+.1f} MB, range {np.ptp(values):.0f} MB"
             )
             grown += [name] if rise > MOST_RISE_MB else []
         elif rise > (0.01 * values[0] if name == "objects" else 0.5):

@@ -30,12 +30,6 @@ N_CLASSES = 100
 SIZE = (80, 64)
 #: Images that are spoilt: cut short, no image at all, empty.
 BAD = (7, 99_991, 150_003)
-MVKIT = [
-    sys.executable,
-    "-P",
-    "-c",
-    "import sys; from mvkit.cli.main import main; sys.argv[0] = 'mvkit'; main()",
-]
 
 EPOCH = """
 import json, sys, time
@@ -149,7 +143,7 @@ def measure(folder: Path, n_images: int) -> int:
     code, said = interrupted(prep, failing.seconds / 3)
     left = sorted(path.name for path in out.glob("*")) if out.is_dir() else []
     print(
-        f"interrupted after {failing.seconds / 3:.0f} s: exit code {code}, files left: {', '.join(left) or 'none'}"
+        f"interrupted after {failing.seconds / 3:.0f} s: exit code {code}, left: {', '.join(left) or 'none'}"
     )
     if code != 130 or any(name.endswith((".beton", ".json")) or "tmp" in name for name in left):
         problems.append(f"interrupted: exit code {code}, files {left}\n{said[-2000:]}")

@@ -20,12 +20,6 @@ from convert_pickle import recording, write_pickle
 from process_tree import HEAD, MVKIT, Measured, run_measured
 
 N_UNITS = {"neuropixels": 8_301, "calcium": 40_064}
-MVKIT = [
-    sys.executable,
-    "-P",
-    "-c",
-    "import sys; from mvkit.cli.main import main; sys.argv[0] = 'mvkit'; main()",
-]
 CONVERT = """
 import sys
 from pathlib import Path
