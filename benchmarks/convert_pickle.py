@@ -158,18 +158,20 @@ def write_pickle(path: Path, content: dict[str, Any]) -> tuple[int, tuple[int, .
 
 
 def _write_numbers(file: Any, shape: tuple[int, ...]) -> None:
-    """Trial by trial, of units that are tuned to images."""
+    """Trial by trial, of units that are tuned to images; a trial shows each image as one of a few draws."""
     rng = np.random.default_rng(1)
     n_images, n_units = shape[1], shape[-1]
     tuning = rng.normal(size=(n_images, 5)) @ rng.normal(size=(5, n_units)) / np.sqrt(5)
-    if len(shape) == 4:
-        rates_hz = rng.gamma(0.7, 12.0, size=n_units) * np.exp(0.5 * tuning)
-        expected = np.broadcast_to(rates_hz[:, None] * 0.01, shape[1:])
-    for number in range(shape[0]):
+    drawn = np.empty((6, *shape[1:]))
+    rates_hz = rng.gamma(0.7, 12.0, size=n_units) * np.exp(0.5 * tuning)
+    for trial in drawn:
         if len(shape) == 4:
-            trial = rng.poisson(expected).clip(max=254) / 0.01
+            counts = rng.poisson(np.broadcast_to(rates_hz[:, None] * 0.01, shape[1:]))
+            np.divide(counts.clip(max=254), 0.01, out=trial)
         else:
-            trial = 0.3 * tuning + rng.normal(size=shape[1:])
+            np.add(0.3 * tuning, rng.normal(size=shape[1:]), out=trial)
+    for number in range(shape[0]):
+        trial = drawn[rng.integers(0, len(drawn), n_images), np.arange(n_images)]
         if number == 7:
             trial[3, ..., :20] = np.nan
         trial.tofile(file)

@@ -80,7 +80,7 @@ def watch(part: str, n_times: int) -> int:
         if name.endswith("_mb"):
             slope_kb = 1e3 * np.polyfit(np.arange(len(values)) * step, values, 1)[0]
             print(
-                f"  {name}: {slope_kb:+.3f} kB each, last quarter {rise:+.1f} MB, range {np.ptp(values):.0f} MB"
+                f"  {name}: {slope_kb:+.3f} kB each, last quarter {rise:+.1f}, range {np.ptp(values):.0f} MB"
             )
             grown += [name] if rise > MOST_RISE_MB else []
         elif rise > (0.01 * values[0] if name == "objects" else 0.5):
@@ -96,7 +96,7 @@ Repeat = Callable[[int], None]
 
 
 def load_batches(folder: Path) -> Repeat:
-    """Batches of 32 augmented views of a beton, read ahead by two threads; an epoch has 60 batches."""
+    """Two augmented views of 8 images of a beton, read ahead by two threads; an epoch has 240 batches."""
     import torch
     from large_beton import write_images
 
@@ -119,7 +119,7 @@ def load_batches(folder: Path) -> Repeat:
         while n_times > 0:
             epoch = next(epochs)
             order = np.random.default_rng(epoch).permutation(source.n_images)
-            plan = [order[first : first + 32] for first in range(0, len(order), 32)][:n_times]
+            plan = [order[first : first + 8] for first in range(0, len(order), 8)][:n_times]
             with source.batches(plan, crops, seed=0, epoch=epoch, workers=2) as batches:
                 for raw in batches:
                     maker(raw, epoch=epoch)
@@ -128,7 +128,7 @@ def load_batches(folder: Path) -> Repeat:
     return repeat
 
 
-def _scored(**settings: object) -> Repeat:
+def _score_often(n_jobs: int, n_trials: int, n_images: int, n_units: int) -> Repeat:
     import mvkit
 
     seeds = iter(range(10**9))
@@ -136,26 +136,25 @@ def _scored(**settings: object) -> Repeat:
     def repeat(n_times: int) -> None:
         for _ in range(n_times):
             rng = np.random.default_rng(next(seeds))
-            images = rng.integers(0, 256, (40, 16, 16), dtype=np.uint8)
-            responses = {"VISp": {1: rng.normal(size=(10, 40, 12)), 2: rng.normal(size=(10, 40, 9))}}
+            images = rng.integers(0, 256, (n_images, 16, 16), dtype=np.uint8)
+            shape = (n_trials, n_images, n_units)
+            responses = {"VISp": {animal: rng.normal(size=shape) for animal in (1, 2)}}
             dataset = mvkit.NeuralDataset.from_arrays(responses, images, axes="trials,images,units")
-            features = {name: rng.normal(size=(40, 200)).astype(np.float32) for name in ("first", "second")}
-            scores = mvkit.score(
-                features, dataset, n_splits=2, n_halves=3, n_components=5, n_resamples=200, **settings
-            )
-            scores.summary()
+            features = {name: rng.normal(size=(n_images, 200)) for name in ("first", "second")}
+            small = {"n_splits": 2, "n_halves": 3, "n_components": 5, "n_resamples": 200}
+            mvkit.score(features, dataset, n_jobs=n_jobs, **small).summary()
 
     return repeat
 
 
 def score_here(folder: Path) -> Repeat:
     """Scores of new features and recordings each time, in this process."""
-    return _scored(n_jobs=1)
+    return _score_often(1, 10, 40, 12)
 
 
 def score_in_workers(folder: Path) -> Repeat:
-    """The same in two worker processes, which are used again."""
-    return _scored(n_jobs=2)
+    """The same in two worker processes, which are used again; responses are large enough to be shared."""
+    return _score_often(2, 20, 100, 150)
 
 
 def extract_features(folder: Path) -> Repeat:
