@@ -24,8 +24,6 @@ from pathlib import Path
 import numpy as np
 from process_tree import TreeUse, use_of
 
-#: What may be repeated: how often, and what is done.
-PARTS = {"loader": 10_000, "score": 400, "workers": 100, "extract": 200, "figures": 100, "open": 100}
 N_MOMENTS = 20
 #: MB that the last quarter may be above the second: the allocator's steps are of this size.
 MOST_RISE_MB = 5.0
@@ -39,7 +37,7 @@ def main() -> int:
     parser.add_argument("--here", choices=tuple(PARTS), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.here:
-        return watch(options.here, max(N_MOMENTS, round(options.scale * PARTS[options.here])))
+        return watch(options.here, options.scale)
     codes = []
     for part in options.part or PARTS:
         with tempfile.TemporaryDirectory(prefix="mvkit-flat-") as folder:
@@ -51,16 +49,11 @@ def main() -> int:
     return max(codes)
 
 
-def watch(part: str, n_times: int) -> int:
+def watch(part: str, scale: float) -> int:
     """Repeat a part and print what the process uses at 20 moments; return 1 if something grows."""
-    repeat = {
-        "loader": load_batches,
-        "score": score_here,
-        "workers": score_in_workers,
-        "extract": extract_features,
-        "figures": draw_figures,
-        "open": open_datasets,
-    }[part](Path(tempfile.gettempdir()))
+    n_default, start = PARTS[part]
+    n_times = max(N_MOMENTS, round(scale * n_default))
+    repeat = start(Path(tempfile.gettempdir()))
     step, began = n_times // N_MOMENTS, time.perf_counter()
     names = [field.name for field in fields(TreeUse)] + ["temporary", "objects"]
     print(f"{part}: {step * N_MOMENTS} times\n{'':>7}" + "".join(f"{name:>13}" for name in names))
@@ -96,7 +89,7 @@ Repeat = Callable[[int], None]
 
 
 def load_batches(folder: Path) -> Repeat:
-    """Two augmented views of 8 images of a beton, read ahead by two threads; an epoch has 240 batches."""
+    """Two augmented views of 8 images of a beton, read ahead by two threads; an epoch has 120 batches."""
     import torch
     from large_beton import write_images
 
@@ -105,7 +98,7 @@ def load_batches(folder: Path) -> Repeat:
     from mvkit.images.settings import ColourJitter, Flip, Greyscale, RandomResizedCrop, View, ViewsSettings
     from mvkit.images.views import ViewMaker
 
-    write_images(folder / "images", 1920, workers=1)
+    write_images(folder / "images", 960, workers=1)
     prepare(load_prep_recipe("imagenet_64"), folder / "images", folder / "beton")
     source = open_images(folder / "beton", "train")
     jitter = ColourJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.4)
@@ -200,6 +193,16 @@ def open_datasets(folder: Path) -> Repeat:
 
     return repeat
 
+
+#: Name of a part -> how often it is repeated, and what makes the function that does.
+PARTS: dict[str, tuple[int, Callable[[Path], Repeat]]] = {
+    "loader": (10_000, load_batches),
+    "score": (400, score_here),
+    "workers": (100, score_in_workers),
+    "extract": (200, extract_features),
+    "figures": (100, draw_figures),
+    "open": (100, open_datasets),
+}
 
 if __name__ == "__main__":
     sys.exit(main())
