@@ -20,7 +20,7 @@ MVKIT = [
 _PROC = Path("/proc")
 _SHARED = Path("/dev/shm")
 #: Seconds between two looks at a command's processes.
-_EVERY_S = 0.25
+_EVERY_S = 0.5
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ _TAU_SHARES = (np.arange(40) + 0.5) / 40
 #: Variance within animals relative to that between them that is rounding.
 _NEGLIGIBLE = 1e-12
 #: Bytes of resamples that are kept for further intervals.
-_MOST_KEPT = 512 * 1024 * 1024
+_MOST_KEPT = 256 * 1024 * 1024
 # Constants of splitmix64 (Steele, Lea, Flood 2014): a generator of our own inside compiled code, because
 # numba's would make draws depend on its version.
 _STEP = np.uint64(0x9E3779B97F4A7C15)
