@@ -104,24 +104,17 @@ def measure(folder: Path, file: Path, options: argparse.Namespace) -> list[str]:
     score = ["score", "pixels", "gabor", "alexnet_bn_ir@random", "--recipe", "quick"]
     score += ["--dataset", str(file), "--selection", "none", "--splits", options.splits]
     score += ["--halves", options.halves, "--jobs", options.jobs]
-    stage("score --dry-run", *score, "--dry-run")
     stage("score", *score)
-    stage("score, all cached", *score)
-    stage("score --out, all cached", *score, "--out", str(out))
-    stage(
-        "score --out --report --json, all cached", *score, "--out", str(out), "--report", str(page), "--json"
-    )
+    written = ("--out", str(out), "--report", str(page), "--json")
+    stage("score --out --report --json, all cached", *score, *written)
     if page.exists():
         print(f"  page {page.stat().st_size / 1e6:.1f} MB")
         sizes = {path.name: path.stat().st_size / 1e6 for path in sorted(out.rglob("*")) if path.is_file()}
         print("  " + ", ".join(f"{name} {size:.1f} MB" for name, size in sizes.items()))
     stage("read the scores", READ, str(out), python=True)
-    stage("score gabor --against the folder", *score[:1], *score[2:3], *score[4:], "--against", str(out))
     two = ("--model", NAMES[0], "--model", NAMES[1])
     stage("plot areas", "plot", "areas", str(out), "--out", str(folder / "areas.png"))
-    stage("plot layers", "plot", "layers", str(out), "--out", str(folder / "layers.png"))
-    stage("plot units .png", "plot", "units", str(out), *two, "--out", str(folder / "units.png"))
-    stage("plot units .pdf", "plot", "units", str(out), *two, "--out", str(folder / "units.pdf"))
+    stage("plot units", "plot", "units", str(out), *two, "--out", str(folder / "units.pdf"))
     stage("plot unit", "plot", "unit", str(file), "--area", "VISp", "--out", str(folder / "unit.png"))
     for figure in sorted(folder.glob("*.p[nd][gf]")):
         print(f"  {figure.name} {figure.stat().st_size / 1e6:.2f} MB", end="")
