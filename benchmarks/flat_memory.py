@@ -89,7 +89,7 @@ Repeat = Callable[[int], None]
 
 
 def load_batches(folder: Path) -> Repeat:
-    """Two augmented views of 8 images of a beton, read ahead by two threads; an epoch has 120 batches."""
+    """Augmented views of 4 images of a beton, read ahead by two threads; an epoch has 240 batches."""
     import torch
     from large_beton import write_images
 
@@ -103,7 +103,7 @@ def load_batches(folder: Path) -> Repeat:
     source = open_images(folder / "beton", "train")
     jitter = ColourJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.4)
     steps = (Greyscale(probability=0.2), jitter, Flip())
-    settings = ViewsSettings(views=(View(crop=RandomResizedCrop(scale=(0.2, 1.0)), steps=steps, copies=2),))
+    settings = ViewsSettings(views=(View(crop=RandomResizedCrop(scale=(0.2, 1.0)), steps=steps),))
     maker = ViewMaker(settings, seed=0, device=torch.device("cpu"))
     crops = [(one.crop, settings.size_px) for one in settings.each()]
     epochs = iter(range(10**9))
@@ -112,7 +112,7 @@ def load_batches(folder: Path) -> Repeat:
         while n_times > 0:
             epoch = next(epochs)
             order = np.random.default_rng(epoch).permutation(source.n_images)
-            plan = [order[first : first + 8] for first in range(0, len(order), 8)][:n_times]
+            plan = [order[first : first + 4] for first in range(0, len(order), 4)][:n_times]
             with source.batches(plan, crops, seed=0, epoch=epoch, workers=2) as batches:
                 for raw in batches:
                     maker(raw, epoch=epoch)
