@@ -39,7 +39,8 @@ class TreeUse:
     files, threads, processes
         Numbers over all of them.
     shared_files
-        Files in /dev/shm that carry the number of one of them in their name.
+        Files in /dev/shm, also in folders there, that carry the number of one of them in their name. (joblib
+        leaves an empty folder for every use of its workers until the process ends.)
     """
 
     own_mb: float
@@ -88,7 +89,7 @@ def use_of(pid: int) -> TreeUse:
         files=sum(_count(one, "fd") for one in family),
         threads=sum(_count(one, "task") for one in family),
         processes=len(family),
-        shared_files=sum(1 for name in _shared_names() if any(str(one) in name for one in family)),
+        shared_files=sum(1 for name in _shared_files() if any(str(one) in name for one in family)),
     )
 
 
@@ -123,8 +124,8 @@ def _together(family: list[int]) -> float:
     return _mb(sum(_kilobytes(one, "smaps_rollup", part) for one in family for part in parts))
 
 
-def _shared_names() -> list[str]:
-    return [path.name for path in _SHARED.iterdir()] if _SHARED.is_dir() else []
+def _shared_files() -> list[str]:
+    return [str(path) for path in _SHARED.rglob("*") if path.is_file()] if _SHARED.is_dir() else []
 
 
 def _descendants(pid: int) -> list[int]:
