@@ -95,6 +95,7 @@ bench: setup
 	$(BIN)/python benchmarks/loader.py
 	$(BIN)/python benchmarks/train_step.py
 	$(BIN)/python benchmarks/train_run.py
+	$(BIN)/python benchmarks/flat_memory.py --scale 0.1
 
 # Needs CUDA and no package index.
 gpu:

@@ -89,12 +89,13 @@ class _HeaderPickler(pickle.Pickler):
 def recording(n_units: int, *, has_time: bool) -> dict[str, Any]:
     """Return a recording in the published layout, with an array of zeros that takes no memory."""
     rng = np.random.default_rng(0)
-    area = np.array(["VISp", "VISl", "VISal", "VISpm", "VISrl", "VISam"])[np.arange(n_units) % 6]
-    ids = 950_000_000 + np.arange(n_units)
+    number = np.arange(n_units)
+    # Animals of electrodes are recorded in all areas, those of a microscope in one; sizes as published.
+    recording, animal = (number // 46, number // 276) if has_time else (number // 160, number // 160)
     columns = {
-        "unit_id" if has_time else "cell_specimen_id": ids,
-        "specimen_id": 699_000_000 + np.arange(n_units) // 100,
-        "visual_area": area,
+        "unit_id" if has_time else "cell_specimen_id": 950_000_000 + number,
+        "specimen_id": 699_000_000 + animal,
+        "visual_area": np.array(["VISp", "VISl", "VISal", "VISpm", "VISrl", "VISam"])[recording % 6],
         "run_pval_ns" if has_time else "p_run_mod_ns": rng.uniform(size=n_units),
     }
     if not has_time:
@@ -116,7 +117,10 @@ def recording(n_units: int, *, has_time: bool) -> dict[str, Any]:
         array = xr.DataArray(np.broadcast_to(0.0, tuple(sizes.values())), dims=list(sizes), coords=coords)
     if has_time:
         for name in ("splithalf_r_mean", "splithalf_r_std"):
-            values = rng.uniform(size=(N_BINS, n_units))
+            values = (
+                rng.uniform(0.1, 0.9, size=n_units)
+                * np.where((time_s > 0.04) & (time_s < 0.2), 1, 0.3)[:, None]
+            )
             array = array.assign_coords({name: (("time_relative_to_stimulus_onset", "units"), values)})
     return {"stimuli": _images(rng), "neural_data": array}
 
@@ -154,17 +158,23 @@ def write_pickle(path: Path, content: dict[str, Any]) -> tuple[int, tuple[int, .
 
 
 def _write_numbers(file: Any, shape: tuple[int, ...]) -> None:
+    """Trial by trial, of units that are tuned to images; a trial shows each image as one of a few draws."""
     rng = np.random.default_rng(1)
-    if len(shape) == 4:
-        rates_hz = rng.gamma(0.7, 12.0, size=shape[-1])
-        trial = rng.poisson(np.broadcast_to(rates_hz * 0.01, shape[1:])) / 0.01
-    else:
-        trial = rng.normal(size=shape[1:])
+    n_images, n_units = shape[1], shape[-1]
+    tuning = rng.normal(size=(n_images, 5)) @ rng.normal(size=(5, n_units)) / np.sqrt(5)
+    drawn = np.empty((6, *shape[1:]))
+    rates_hz = rng.gamma(0.7, 12.0, size=n_units) * np.exp(0.5 * tuning)
+    for trial in drawn:
+        if len(shape) == 4:
+            counts = rng.poisson(np.broadcast_to(rates_hz[:, None] * 0.01, shape[1:]))
+            np.divide(counts.clip(max=254), 0.01, out=trial)
+        else:
+            np.add(0.3 * tuning, rng.normal(size=shape[1:]), out=trial)
     for number in range(shape[0]):
-        shifted = np.roll(trial, number, axis=0)
+        trial = drawn[rng.integers(0, len(drawn), n_images), np.arange(n_images)]
         if number == 7:
-            shifted[3, ..., :20] = np.nan
-        shifted.tofile(file)
+            trial[3, ..., :20] = np.nan
+        trial.tofile(file)
 
 
 def forget_cached(path: Path) -> None:

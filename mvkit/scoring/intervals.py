@@ -34,6 +34,8 @@ _CENTRAL_SHARE = 0.4
 _TAU_SHARES = (np.arange(40) + 0.5) / 40
 #: Variance within animals relative to that between them that is rounding.
 _NEGLIGIBLE = 1e-12
+#: Bytes of resamples that are kept for further intervals.
+_MOST_KEPT = 256 * 1024 * 1024
 # Constants of splitmix64 (Steele, Lea, Flood 2014): a generator of our own inside compiled code, because
 # numba's would make draws depend on its version.
 _STEP = np.uint64(0x9E3779B97F4A7C15)
@@ -223,7 +225,7 @@ def _with_networks(
 def _medians_of_networks(
     columns: NDArray[np.float64],
     networks: Sequence[NDArray[np.float64]],
-    counts: NDArray[np.int32],
+    counts: NDArray[np.uint16],
     settings: ScoreSettings,
 ) -> NDArray[np.float64]:
     """Medians of resamples for which networks of each group are drawn with replacement, too."""
@@ -446,23 +448,27 @@ def _connect_areas(animals: NDArray[np.int64], areas: NDArray[np.int64], n_areas
 class Draws:
     """Resamples for one set of settings, drawn once for each list of animals' sizes.
 
-    Layers of a model have the same animals with, mostly, the same numbers of scored units.
+    Layers of a model have the same animals with, mostly, the same numbers of scored units. Where they have
+    not, the oldest resamples make room, so that many layers or models take no more memory than a few.
     """
 
     def __init__(self, settings: ScoreSettings) -> None:
         self._settings = settings
-        self._counts: dict[bytes, NDArray[np.int32]] = {}
+        self._counts: dict[bytes, NDArray[np.uint16]] = {}
 
-    def counts(self, sizes: NDArray[np.int64]) -> NDArray[np.int32]:
+    def counts(self, sizes: NDArray[np.int64]) -> NDArray[np.uint16]:
         """Return :func:`resampled_counts` of these sizes."""
         key = sizes.tobytes()
         if key not in self._counts:
             n_resamples, seed = self._settings.n_resamples, self._settings.resampling_seed
+            room = _MOST_KEPT - n_resamples * int(sizes.sum()) * np.dtype(np.uint16).itemsize
+            while self._counts and sum(kept.nbytes for kept in self._counts.values()) > room:
+                del self._counts[next(iter(self._counts))]
             self._counts[key] = resampled_counts(sizes, n_resamples=n_resamples, seed=seed)
         return self._counts[key]
 
 
-def resampled_counts(sizes: NDArray[np.int64], *, n_resamples: int, seed: int) -> NDArray[np.int32]:
+def resampled_counts(sizes: NDArray[np.int64], *, n_resamples: int, seed: int) -> NDArray[np.uint16]:
     """Draw resamples as numbers of times that each unit is in them.
 
     Parameters
@@ -477,9 +483,9 @@ def resampled_counts(sizes: NDArray[np.int64], *, n_resamples: int, seed: int) -
     Returns
     -------
     ndarray
-        int32 (n_resamples, sum of sizes), units in the order of their animals.
+        uint16 (n_resamples, sum of sizes), units in the order of their animals.
     """
-    counts = np.zeros((n_resamples, int(sizes.sum())), dtype=np.int32)
+    counts = np.zeros((n_resamples, int(sizes.sum())), dtype=np.uint16)
     starts = np.concatenate(([0], np.cumsum(sizes)[:-1])).astype(np.int64)
     _draw_counts(starts, np.ascontiguousarray(sizes, dtype=np.int64), np.uint64(seed), counts)
     return counts
@@ -487,7 +493,7 @@ def resampled_counts(sizes: NDArray[np.int64], *, n_resamples: int, seed: int) -
 
 @compiled
 def _draw_counts(
-    starts: NDArray[np.int64], sizes: NDArray[np.int64], seed: np.uint64, counts: NDArray[np.int32]
+    starts: NDArray[np.int64], sizes: NDArray[np.int64], seed: np.uint64, counts: NDArray[np.uint16]
 ) -> None:
     """Count how often each unit is drawn; those of animal ``a`` are ``sizes[a]`` from ``starts[a]`` on."""
     n_animals = sizes.shape[0]
@@ -546,7 +552,7 @@ def resampled_column_medians(
     return medians_of_counts(ordered, resampled_counts(sizes, n_resamples=n_resamples, seed=seed))
 
 
-def medians_of_counts(columns: NDArray[np.float64], counts: NDArray[np.int32]) -> NDArray[np.float64]:
+def medians_of_counts(columns: NDArray[np.float64], counts: NDArray[np.uint16]) -> NDArray[np.float64]:
     """Medians of resamples.
 
     Parameters
@@ -554,7 +560,7 @@ def medians_of_counts(columns: NDArray[np.float64], counts: NDArray[np.int32]) -
     columns
         float64 (n_columns, n_units), without NaN.
     counts
-        int32 (n_resamples, n_units): how often each unit is in each resample.
+        uint16 (n_resamples, n_units): how often each unit is in each resample.
 
     Returns
     -------
@@ -571,7 +577,7 @@ def medians_of_counts(columns: NDArray[np.float64], counts: NDArray[np.int32]) -
 def _medians_of_counts(
     values: NDArray[np.float64],
     order: NDArray[np.int64],
-    counts: NDArray[np.int32],
+    counts: NDArray[np.uint16],
     medians: NDArray[np.float64],
 ) -> None:
     """Medians of values that count several times; ``order`` sorts them."""

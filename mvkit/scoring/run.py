@@ -65,6 +65,14 @@ class ScoreCache(Protocol):
         """Cache scores."""
 
 
+class Unshared(np.ndarray[Any, Any]):
+    """An array that is sent to a worker process along with its job, as few jobs need it.
+
+    joblib puts plain arrays above 1 MB into shared memory and keeps them until all jobs are done: the
+    responses of a whole dataset would be in memory twice.
+    """
+
+
 @dataclass(frozen=True)
 class LayerSource:
     """Layers whose features are opened only where they are needed.
@@ -286,10 +294,11 @@ def measure_pairs(
         trial_counts = {recording.responses.shape[0] for recording in recordings}
         weights = {n_trials: split_half_weights(n_trials, n_images, settings) for n_trials in trial_counts}
         jobs = _divide_work(missing, recordings, n_jobs)
+        unshared = [np.asarray(recording.responses).view(Unshared) for recording in recordings]
 
         def arguments(job: tuple[int, Sequence[str]]) -> tuple[object, ...]:
             index, names = job
-            responses = recordings[index].responses
+            responses = unshared[index]
             prepared = [layers[name] for name in names]
             return responses, weights[responses.shape[0]], splits, prepared, settings
 
@@ -331,7 +340,7 @@ def _score_recording(
     """Score one recording, always on one BLAS thread, so that every worker count gives the same bits."""
     mapping = MAPPINGS[settings.mapping]
     with single_threaded():
-        halves = mapping.score(responses, weights, splits, layers, settings)
+        halves = mapping.score(np.asarray(responses), weights, splits, layers, settings)
     return [
         unit_scores(of_layer, mapping.reason(layer), settings)
         for of_layer, layer in zip(halves, layers, strict=True)

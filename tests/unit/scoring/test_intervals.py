@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from mvkit.errors import DataError
-from mvkit.scoring import ScoreSettings
+from mvkit.scoring import ScoreSettings, intervals
 from mvkit.scoring.intervals import (
     MEDIAN,
     NO_UNITS,
@@ -175,7 +175,7 @@ def test_medians_of_counts_are_those_of_repeated_values() -> None:
     rng = np.random.default_rng(0)
     columns = rng.normal(size=(3, 31))
     columns[1] = np.round(columns[1])  # ties
-    counts = rng.integers(0, 4, size=(50, 31)).astype(np.int32)
+    counts = rng.integers(0, 4, size=(50, 31)).astype(np.uint16)
     expected = [[np.median(np.repeat(row, times)) for times in counts] for row in columns]
     np.testing.assert_array_equal(medians_of_counts(columns, counts), expected)
 
@@ -231,6 +231,20 @@ def test_seeds_and_shared_draws() -> None:
     draws = Draws(ScoreSettings(n_resamples=100, resampling_seed=1))
     assert draws.counts(sizes) is draws.counts(sizes.copy())
     np.testing.assert_array_equal(draws.counts(sizes), resampled_counts(sizes, n_resamples=100, seed=1))
+
+
+def test_draws_of_many_sizes_take_no_more_memory_than_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = ScoreSettings(n_resamples=100)
+    monkeypatch.setattr(intervals, "_MOST_KEPT", 100 * 70 * 2)
+    draws = Draws(settings)
+    for n_units in range(20, 40):
+        sizes = np.array([n_units, 1])
+        expected = resampled_counts(sizes, n_resamples=100, seed=settings.resampling_seed)
+        np.testing.assert_array_equal(draws.counts(sizes), expected)
+        assert sum(kept.nbytes for kept in draws._counts.values()) <= 100 * 70 * 2
+    assert len(draws._counts) == 1
+    # What is too large to be kept with others is drawn all the same.
+    assert draws.counts(np.array([99, 1])).shape == (100, 100)
 
 
 def test_nothing_gives_nan_and_wrong_shapes_are_refused() -> None:

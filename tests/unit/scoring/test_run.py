@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +21,7 @@ from mvkit.scoring.protocol import (
     image_splits,
     trial_orders,
 )
-from mvkit.scoring.run import UnitScores, check_recordings, estimate, unit_scores
+from mvkit.scoring.run import UnitScores, Unshared, check_recordings, estimate, unit_scores
 
 SETTINGS = ScoreSettings(n_splits=2, n_halves=4, n_components=8)
 
@@ -125,6 +126,24 @@ def test_worker_count_does_not_change_a_bit(
             np.testing.assert_array_equal(column, other)
     assert seen[-1] == (12, 12)
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+def test_responses_are_not_put_into_shared_memory(
+    features: dict[str, Any], recordings: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """joblib keeps plain arrays above 1 MB there until all jobs are done: all data a second time."""
+    sent = []
+
+    def run_here(function: Callable[..., Any], jobs: Any, **_: object) -> Any:
+        for index, arguments in enumerate(jobs):
+            sent.append(arguments[0])
+            yield index, function(*pickle.loads(pickle.dumps(arguments)))
+
+    expected = score_features(features, recordings, SETTINGS)
+    monkeypatch.setattr("mvkit.scoring.run.run_jobs", run_here)
+    scores = score_features(features, recordings, SETTINGS)
+    assert sent and all(type(responses) is Unshared for responses in sent)
+    np.testing.assert_array_equal(scores.columns["score"], expected.columns["score"])
 
 
 def test_context_holds_versions(scores: Scores) -> None:
