@@ -29,6 +29,8 @@ from mvkit.cli.console import (
 from mvkit.errors import MvkitError, UsageError, command_line, suggest
 
 _INTERRUPTED = 130
+#: A SIGINT for every Ctrl-C of this process.
+_interrupts: list[int] = []
 
 #: What wrong words on the command line raise: a class of click, or of the click inside newer Typers.
 _CommandLineError: Any = next(
@@ -117,7 +119,11 @@ def main() -> None:
     if _is_under_torchrun():
         # Ctrl-C ends it in silence until training listens: torchrun sends it to every process.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    elif signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
     code = run(sys.argv[1:])
+    # Whatever Python still tidies up, Ctrl-C now ends in silence.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     if (distributed := sys.modules.get("mvkit.distributed")) is not None:
         distributed.exit_process(code)
     sys.exit(code)
@@ -134,7 +140,7 @@ def run(arguments: list[str]) -> int:
     """
     as_json = "--json" in arguments
     try:
-        code = app(arguments, prog_name=_program_name(), standalone_mode=False, obj=tuple(arguments))
+        code = _call_app(arguments)
     except MvkitError as error:
         return _report(error, as_json=as_json)
     except (KeyboardInterrupt, typer.Abort):
@@ -159,6 +165,22 @@ def run(arguments: list[str]) -> int:
     if code == _INTERRUPTED and not _is_under_torchrun():
         note("interrupted")
     return int(code or 0)
+
+
+def _call_app(arguments: list[str]) -> Any:
+    """Run a command; after Ctrl-C every error counts as its consequence."""
+    try:
+        return app(arguments, prog_name=_program_name(), standalone_mode=False, obj=tuple(arguments))
+    except Exception:
+        # HDF5 and others return from Python in the middle of their work with errors of their own.
+        if _interrupts:
+            raise KeyboardInterrupt from None
+        raise
+
+
+def _interrupt(number: int, frame: object) -> None:
+    _interrupts.append(number)
+    raise KeyboardInterrupt
 
 
 def _program_name() -> str:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from mvkit.errors import DataError, UsageError, unknown_name, wording
 from mvkit.features.feature_set import FeatureProvenance, FeatureSet, ImageIds, LayerInfo
-from mvkit.files import replacing
+from mvkit.files import append_checksum, check_checksum, replacing
 from mvkit.machine import free_disk
 from mvkit.neural.dataset import as_text, whole_numbers
 from mvkit.neural.netcdf import PACKING_ATTRIBUTES, packing_of
@@ -88,6 +88,8 @@ def read_features(path: str | Path, *, lazy: bool = False) -> FeatureSet:
         raise _missing_error(file)
     with file.open("rb") as raw:
         is_archive = raw.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC
+    if not is_archive:
+        check_checksum(file, remedy="extract it again")
     return _read_npz(file, lazy=lazy) if is_archive else _read_hdf5(file, lazy=lazy)
 
 
@@ -141,6 +143,7 @@ def hdf5_target(target: Path) -> Iterator[Path]:
     with replacing(target) as temporary:
         if not is_npz(target):
             yield temporary
+            append_checksum(temporary)
             return
         scratch = temporary.with_suffix(".h5")
         try:

@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 
 import mvkit
 from mvkit.errors import DataError
-from mvkit.files import replacing
+from mvkit.files import append_checksum, check_checksum, replacing
 from mvkit.machine import available_cores
 from mvkit.neural.dataset import (
     Recording,
@@ -185,8 +185,16 @@ class OpenNeuralFile:
         NDArray
             float32 (from counts) or as :meth:`decode` gives it, of the shape that was selected; NaN =
             missing.
+
+        Raises
+        ------
+        DataError
+            If they are damaged.
         """
-        return self.decode(self.stored[selection if selection else ...])
+        try:
+            return self.decode(self.stored[selection if selection else ...])
+        except OSError as error:
+            raise DataError(f"{self.path}: damaged neural file: {_first_line(error)}") from error
 
     def decode(self, stored: NDArray[Any]) -> NDArray[Any]:
         """Return the measured values of any part of ``stored``, in its shape; NaN = missing.
@@ -445,6 +453,7 @@ def create_neural_file(path: Path, contents: NeuralFileContents) -> Iterator[Any
     finally:
         guard.close()
         guard.raise_first_error()
+    append_checksum(path)
 
 
 def check_contents(contents: NeuralFileContents) -> None:
@@ -747,6 +756,7 @@ def open_neural_file(path: Path) -> Iterator[OpenNeuralFile]:
 
     if not path.is_file():
         raise DataError(f"{path}: no such neural file")
+    check_checksum(path, remedy="fetch or convert it again")
     try:
         file = h5py.File(path, "r")
     except OSError as error:
@@ -756,8 +766,8 @@ def open_neural_file(path: Path) -> Iterator[OpenNeuralFile]:
             ) from error
         raise DataError(f"{path}: not a readable HDF5 file ({_first_line(error)})") from error
     with file:
-        _check_format(path, file)
         try:
+            _check_format(path, file)
             opened = _open_variables(path, file)
         except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
             raise DataError(f"{path}: damaged neural file: {_first_line(error)}") from error

@@ -88,11 +88,10 @@ class Launcher:
         prefix = self._scratch / f"process{self._number}"
         sys.stdout.flush()
         sys.stderr.flush()
-        began = time.monotonic()
         child = os.fork()
         if child == 0:
             _run_command(words, environment, below, fault, before, prefix)
-        return Running(child, prefix, began)
+        return Running(child, prefix)
 
     def learn_modules(self, running: Running) -> None:
         """Import what a process had imported at its end."""
@@ -110,8 +109,10 @@ class Launcher:
 class Running:
     """A process that was started."""
 
-    def __init__(self, process: int, prefix: Path, began: float) -> None:
-        self.process, self._prefix, self._began = process, prefix, began
+    def __init__(self, process: int, prefix: Path) -> None:
+        self.process, self._prefix = process, prefix
+        self._forked = time.monotonic()
+        self._began: float | None = None
 
     def path(self, kind: str) -> Path:
         """Return the file of what the process printed, or noted at its end."""
@@ -124,15 +125,17 @@ class Running:
             done, status = os.waitpid(self.process, os.WNOHANG)
             if done:
                 break
-            elapsed = time.monotonic() - self._began
-            if not sent and elapsed >= (fault.after_s or 0.0):
+            if self._began is None and self.path("began").exists():
+                self._began = time.monotonic()
+            elapsed = time.monotonic() - (self._began or self._forked)
+            if not sent and self._began and elapsed >= (fault.after_s or 0.0):
                 sent = True
                 self._strike(fault)
             if elapsed > timeout_s:
                 problem = f"hangs for {timeout_s:.0f} s"
                 os.killpg(self.process, signal.SIGKILL)
             time.sleep(0.002)
-        seconds = time.monotonic() - self._began
+        seconds = time.monotonic() - (self._began or self._forked)
         problem = problem or self._orphans()
         calls = self.path("calls")
         ended = Ended(
@@ -147,7 +150,7 @@ class Running:
 
     def clear(self) -> None:
         """Remove what was written about the process."""
-        for kind in ("out", "err", "calls", "modules"):
+        for kind in ("out", "err", "began", "calls", "modules"):
             self.path(kind).unlink(missing_ok=True)
 
     def _strike(self, fault: Fault) -> None:
@@ -212,6 +215,7 @@ def _run_command(
         shim.fault_arm(
             os.fsencode(below), mode, ctypes.c_long(fault.call), fault.number, int(fault.torn)
         )
+        prefix.with_suffix(".began").touch()
         try:
             mvkit.cli.main.main()
             code = 0

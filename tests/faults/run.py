@@ -42,7 +42,7 @@ class Tally:
     failures: list[str] = field(default_factory=list)
 
     def add(self, kind: str, subject: str, outcome: str, detail: str = "") -> None:
-        """Count an outcome: "clean", "right" or "failure"."""
+        """Count an outcome: "clean", "right", "failure", or "known" where no checksum can be, see damage.py."""
         self.rows.setdefault((kind, subject), Counter())[outcome] += 1
         if outcome == "failure":
             self.failures.append(f"{kind}: {subject}: {detail}")
@@ -50,15 +50,16 @@ class Tally:
 
     def table(self) -> str:
         """Return the table as text."""
-        lines = [f"{'fault':<12}{'of':<24}{'tried':>8}{'clean error':>13}{'right':>8}{'failure':>9}"]
+        lines = [f"{'fault':<12}{'of':<24}{'tried':>8}{'clean error':>13}{'right':>8}{'known':>7}{'failure':>9}"]
         for (kind, subject), counts in self.rows.items():
-            numbers = (counts.total(), counts["clean"], counts["right"], counts["failure"])
-            lines.append(f"{kind:<12}{subject:<24}{numbers[0]:>8}{numbers[1]:>13}{numbers[2]:>8}{numbers[3]:>9}")
-        total: Counter[str] = sum(self.rows.values(), Counter())
-        lines.append(
-            f"{'all':<36}{total.total():>8}{total['clean']:>13}{total['right']:>8}{total['failure']:>9}"
-        )
+            lines.append(f"{kind:<12}{subject:<24}{_numbers(counts)}")
+        lines.append(f"{'all':<36}{_numbers(sum(self.rows.values(), Counter()))}")
         return "\n".join(lines)
+
+
+def _numbers(counts: Counter[str]) -> str:
+    outcomes = (counts["clean"], counts["right"], counts["known"], counts["failure"])
+    return "{:>8}{:>13}{:>8}{:>7}{:>9}".format(counts.total(), *outcomes)
 
 
 class Harness:
@@ -170,6 +171,8 @@ def check_end(ended: Ended, fault: Fault) -> str:
     if ended.code == 0:
         return ""
     if fault.mode == INTERRUPT:
+        if ended.code == -signal.SIGINT and "interrupted" not in text:
+            return ""  # the command itself had finished
         if ended.code != 130:
             return f"exit {ended.code} after Ctrl-C: {text[-800:]}"
         return "" if "interrupted" in ended.err or "stopped" in text else f"says nothing: {text[-300:]}"
