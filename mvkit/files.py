@@ -102,6 +102,11 @@ def replacing(target: Path) -> Iterator[Path]:
     try:
         yield temporary
         move_durably(temporary, target)
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        # A write that fails does not say of which file.
+        raise OSError(error.errno, error.strerror, str(target)) from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -12,7 +12,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -190,8 +189,8 @@ def extract_to_file(
     first = forward_pass.first_batch()
     if is_npz(target):
         check_names(first.layers)
-    with hdf5_target(target) as path, h5py.File(path, "w") as file:
-        writer = FeatureWriter(file, len(stimuli.image_ids), forward_pass.images_per_batch)
+    with hdf5_target(target) as (file, path):
+        writer = FeatureWriter(file, path, len(stimuli.image_ids), forward_pass.images_per_batch)
         writer.create_layers(first.layers)
 
         def write(start: int, rows: Rows) -> None:

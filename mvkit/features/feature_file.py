@@ -23,6 +23,7 @@ from mvkit.features.feature_set import FeatureProvenance, FeatureSet, ImageIds, 
 from mvkit.files import append_checksum, check_checksum, replacing
 from mvkit.machine import free_disk
 from mvkit.neural.dataset import as_text, whole_numbers
+from mvkit.neural.neural_file import GuardedFile
 from mvkit.neural.netcdf import PACKING_ATTRIBUTES, packing_of
 
 FORMAT_NAME = "mvkit-features"
@@ -133,25 +134,39 @@ def is_npz(target: Path) -> bool:
 
 
 @contextmanager
-def hdf5_target(target: Path) -> Iterator[Path]:
-    """Yield the path of an HDF5 feature file to fill; afterwards ``target`` holds it in its own format.
+def hdf5_target(target: Path) -> Iterator[tuple[Any, Path]]:
+    """Yield an empty HDF5 feature file to fill and its path; afterwards ``target`` holds it in its own format.
 
     An .npz holds whole layers one after the other, while a network gives all layers of a few images at a
     time: it is made from an HDF5 file beside it, a few rows at a time, so that memory stays bounded; the
     disk holds the features twice for that moment.
+
+    Raises
+    ------
+    OSError
+        If the disk is full or fails.
     """
     with replacing(target) as temporary:
-        if not is_npz(target):
-            yield temporary
-            append_checksum(temporary)
-            return
-        scratch = temporary.with_suffix(".h5")
+        scratch = temporary.with_suffix(".h5") if is_npz(target) else temporary
         try:
-            yield scratch
-            stored = _read_hdf5(scratch, lazy=True)
-            write_npz(temporary, partial(_row_blocks, scratch), stored.shapes, stored.provenance)
+            guard = GuardedFile(scratch)
+            try:
+                with h5py.File(guard, "w") as file:
+                    guard.raises_at_once = True
+                    try:
+                        yield file, scratch
+                    finally:
+                        guard.raises_at_once = False
+            finally:
+                guard.close()
+                guard.raise_first_error()
+            append_checksum(scratch)
+            if is_npz(target):
+                stored = _read_hdf5(scratch, lazy=True)
+                write_npz(temporary, partial(_row_blocks, scratch), stored.shapes, stored.provenance)
         finally:
-            scratch.unlink(missing_ok=True)
+            if scratch != temporary:
+                scratch.unlink(missing_ok=True)
 
 
 class FeatureWriter:
@@ -159,8 +174,8 @@ class FeatureWriter:
 
     Parameters
     ----------
-    file
-        An empty HDF5 file, open for writing.
+    file, path
+        An empty HDF5 file, open for writing, and where it is.
     n_images
         Number of rows.
     rows_per_write
@@ -168,8 +183,9 @@ class FeatureWriter:
         written once.
     """
 
-    def __init__(self, file: Any, n_images: int, rows_per_write: int) -> None:
+    def __init__(self, file: Any, path: Path, n_images: int, rows_per_write: int) -> None:
         self._file = file
+        self._path = path
         self._n_images = n_images
         self._rows_per_write = min(n_images, rows_per_write)
         self._group = file.create_group(_LAYERS)
@@ -184,7 +200,7 @@ class FeatureWriter:
         """
         chunks = {layer: self._chunk(info.n_features) for layer, info in layers.items()}
         _reserve_space(
-            Path(self._file.filename),
+            self._path,
             sum(self._stored_bytes(info.n_features, chunks[layer]) for layer, info in layers.items()),
         )
         for position, (layer, info) in enumerate(layers.items()):

@@ -19,7 +19,7 @@ import mvkit
 from mvkit.errors import CheckpointError, UsageError, printable
 from mvkit.files import check_output_path, replacing
 from mvkit.models.base import WeightsProvenance, state_digest
-from mvkit.models.checkpoints import FORMAT_NAME, FORMAT_VERSION, SUFFIX
+from mvkit.models.checkpoints import FORMAT_NAME, FORMAT_VERSION, SUFFIX, weights_crc32
 from mvkit.models.external import ExternalModel, unwrap
 from mvkit.models.loading import load_model
 
@@ -93,6 +93,7 @@ def export_weights(
     metadata = describe_weights(module)
     if not tensors:
         raise UsageError(f"'{metadata['model']}' has no weights to export")
+    metadata = dict(sorted({**metadata, "crc32": weights_crc32(tensors, metadata)}.items()))
     with replacing(target) as temporary:
         try:
             save_file(tensors, temporary, metadata=metadata)

@@ -582,7 +582,8 @@ class GuardedFile(io.FileIO):
     """A file for h5py's file-object driver that survives a full disk.
 
     HDF5 cannot close a file whose last writes fail, and the process may crash. This file records the first
-    error and ignores further writes, so that HDF5 closes it; the error is raised then.
+    error and keeps further writes in memory, where HDF5 finds them again, so that HDF5 closes it; the error
+    is raised then.
 
     Parameters
     ----------
@@ -595,6 +596,7 @@ class GuardedFile(io.FileIO):
     def __init__(self, path: Path, *, is_new: bool = True) -> None:
         super().__init__(path, "w+" if is_new else "r+")
         self._error: OSError | None = None
+        self._unwritten: list[tuple[int, bytes]] = []
         #: Whether a first error is also raised where it happens.
         self.raises_at_once = False
 
@@ -604,16 +606,29 @@ class GuardedFile(io.FileIO):
             raise self._error
 
     def write(self, data: Any) -> int:
-        """Write all of ``data`` at the current position; after an error, nothing."""
-        view = memoryview(data).cast("B")
-        size = len(view)
-        if self._error is None:
-            try:
-                while len(view):
-                    view = view[super().write(view) or 0 :]
-            except OSError as error:
-                self._record(error)
-        return size
+        """Write all of ``data`` at the current position; after an error, to memory."""
+        begin, whole = self.tell(), memoryview(data).cast("B")
+        view = whole
+        try:
+            while len(view) and self._error is None:
+                view = view[super().write(view) or 0 :]
+        except OSError as error:
+            self._record(error)
+        finally:
+            if self._error is not None:
+                self._unwritten.append((begin, bytes(whole)))
+        return len(whole)
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer from the current position, with zeros behind the end; see :meth:`write`."""
+        begin, view = self.tell(), memoryview(buffer).cast("B")
+        n_read = super().readinto(view) or 0
+        view[n_read:] = bytes(len(view) - n_read)
+        for at, data in self._unwritten:
+            first, last = max(begin, at), min(begin + len(view), at + len(data))
+            if first < last:
+                view[first - begin : last - begin] = data[first - at : last - at]
+        return len(view)
 
     def truncate(self, size: int | None = None) -> int:
         """Set the file's length; after an error, nothing."""

@@ -126,7 +126,7 @@ COMMANDS = (
     Command("extract npz", ("extract", "gabor", "--stimuli", "{inputs}/mine.h5", "--out", "{work}/f.npz", "--force")),
     Command(
         "export weights",
-        ("extract", "alexnet_bn_ir", "--weights", "random", "--export-weights", "{work}/w.safetensors", "--force"),
+        ("extract", "shi_mousenet_ir", "--weights", "random", "--export-weights", "{work}/w.safetensors", "--force"),
     ),
     Command("score", ("score", "gabor", *_SCORE, *_PAGES, "--jobs", "1", "--out", "{work}/scores")),
     Command("score 2 jobs", ("score", "gabor", *_SCORE, "--jobs", "2", "--ceiling", "holdout", "--out", "{work}/scores")),

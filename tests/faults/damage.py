@@ -158,7 +158,8 @@ def _read_cases(kind: Kind, cases: list[tuple[str, bytes]], writing: int, log: P
         except MvkitError as error:
             lines = str(error).strip().splitlines()
             names = kind.path.name in str(error) or kind.path.parent.name in str(error)
-            if 1 <= len(lines) <= 3 and names:
+            # All errors of a recipe are listed at once, a line each.
+            if names and (1 <= len(lines) <= 3 or kind.name == "recipe"):
                 answers = ("clean", "")
             else:
                 answers = ("failure", f"message: {error}")

@@ -87,6 +87,7 @@ def test_metadata_say_what_is_known(tmp_path):
     )
     texts = texts_of(report.path)
     assert texts == dict(report.metadata)
+    assert len(bytes.fromhex(texts.pop("crc32"))) == 4
     model = mvkit.load_model(ENCODER, weights="random")
     assert json.loads(texts.pop("layers")) == list(model.layers)
     assert Preprocessing.from_dict(json.loads(texts.pop("preprocessing"))) == model.preprocess
@@ -130,7 +131,8 @@ def test_a_training_run_comes_back_by_the_file_alone(tmp_path, run_file, network
     assert (again.name, again.layers, again.preprocess) == ("demo@step400", ("VISp", "ventral"), PREPROCESS)
     # An export of what was exported is the same file but for the identity of the weights it was made of.
     second = export_weights(again, tmp_path / "second.safetensors")
-    assert {**second.metadata, "weights_id": trained.weights_id} == dict(report.metadata)
+    own = {"weights_id": trained.weights_id, "crc32": report.metadata["crc32"]}
+    assert {**second.metadata, **own} == dict(report.metadata)
     start = mvkit.load_model(str(report.path), weights="random")
     assert_same_bits(
         dict(start.state_dict()), dict(build_for_training(network, n_classes=classes, seed=9).state_dict())
