@@ -291,7 +291,9 @@ def check_checksum(path: Path, *, remedy: str) -> None:
     """
     status = path.stat()
     if not _has_own_checksum(path, status.st_ino, status.st_size, status.st_mtime_ns):
-        raise DataError(f"{path}: damaged: it has changed since mvkit wrote it (its CRC-32 differs); {remedy}")
+        raise DataError(
+            f"{path}: damaged: it has changed since mvkit wrote it (its CRC-32 differs); {remedy}"
+        )
 
 
 @lru_cache

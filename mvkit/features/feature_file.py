@@ -23,8 +23,8 @@ from mvkit.features.feature_set import FeatureProvenance, FeatureSet, ImageIds, 
 from mvkit.files import append_checksum, check_checksum, replacing
 from mvkit.machine import free_disk
 from mvkit.neural.dataset import as_text, whole_numbers
-from mvkit.neural.neural_file import GuardedFile
 from mvkit.neural.netcdf import PACKING_ATTRIBUTES, packing_of
+from mvkit.neural.neural_file import GuardedFile
 
 FORMAT_NAME = "mvkit-features"
 FORMAT_VERSION = 1
@@ -135,7 +135,7 @@ def is_npz(target: Path) -> bool:
 
 @contextmanager
 def hdf5_target(target: Path) -> Iterator[tuple[Any, Path]]:
-    """Yield an empty HDF5 feature file to fill and its path; afterwards ``target`` holds it in its own format.
+    """Yield an empty HDF5 feature file to fill, and its path; then ``target`` holds it in its own format.
 
     An .npz holds whole layers one after the other, while a network gives all layers of a few images at a
     time: it is made from an HDF5 file beside it, a few rows at a time, so that memory stays bounded; the

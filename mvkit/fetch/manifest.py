@@ -208,5 +208,10 @@ class Manifest:
             files = self.records()
             edit(files)
             entries = {key: asdict(files[key]) for key in sorted(files)}
-            document = {"format": _FORMAT, "version": _VERSION, "files": entries, "digest": digest_of(entries)}
+            document = {
+                "format": _FORMAT,
+                "version": _VERSION,
+                "files": entries,
+                "digest": digest_of(entries),
+            }
             write_text(self.path, json.dumps(document, indent=2) + "\n")

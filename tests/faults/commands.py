@@ -25,7 +25,7 @@ PUBLISHED = "mouse_neuropixels_visual_data_with_reliabilities.pkl"
 #: Values that differ between two runs alike: moments, speeds, sizes of files that hold moments.
 _MOMENTS = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[^\"]*")
 _VARIABLE = frozenset(
-    {"images_per_s", "waiting", "seconds", "sha256", "n_bytes", "bytes", "hdf5", "duration_s", "eta_s"}
+    {"images_per_s", "waiting", "seconds", "sha256", "n_bytes", "bytes", "checksums", "duration_s", "eta_s"}
 )
 
 RECIPE = """
@@ -58,23 +58,16 @@ class Command:
         Called in the process before the command.
     resumes
         Whether files of a part of the work may stand under final names (a run's checkpoints).
-    n_workers
-        Processes that it starts.
     """
 
     name: str
-    words: tuple[str, ...]
+    words: str
     before: Callable[[], None] = lambda: None
     resumes: bool = False
-    needs: str = ""
 
     def line(self, work: Path, inputs: Path) -> list[str]:
         """Return the words for these folders."""
-        return [word.format(work=work, inputs=inputs) for word in self.words]
-
-
-class TinyNet(nn.Module):
-    """Stand in for a network of the paper: a step takes milliseconds."""
+        return [word.format(work=work, inputs=inputs) for word in self.words.split()]
 
 
 def use_tiny_network() -> None:
@@ -104,33 +97,26 @@ def use_tiny_network() -> None:
     train.is_model = lambda name: True
 
 
-_SCORE = ("--dataset", "{inputs}/mine.h5", "--splits", "1", "--halves", "2", "--set", "n_components=4")
-_PAGES = ("--figure", "{work}/figure.svg", "--report", "{work}/report.html")
+_SCORE = (
+    "score gabor --dataset {inputs}/mine.h5 --splits 1 --halves 2 --set n_components=4 --out {work}/scores"
+)
+_PAGES = "--figure {work}/figure.svg --report {work}/report.html"
+_TRAIN = "train {inputs}/tiny.yaml --images {inputs}/images --out {work}/run --device cpu --workers 1"
+_WEIGHTS = "extract shi_mousenet_ir --weights random --export-weights {work}/w.safetensors --force"
+_RELIABILITY = "fetch reliability {inputs}/mine.h5 --halves 4 --out {work}/reliable.h5 --replace"
 COMMANDS = (
-    Command("fetch checkpoint", ("fetch", "checkpoints", CHECKPOINT), needs="server"),
-    Command("fetch + convert", ("fetch", "neural", "--dataset", "neuropixels"), needs="server"),
-    Command("convert", ("fetch", "neural", "--dataset", "neuropixels", "--from", f"{{inputs}}/{PUBLISHED}")),
-    Command(
-        "reliability",
-        ("fetch", "reliability", "{inputs}/mine.h5", "--halves", "4", "--out", "{work}/reliable.h5", "--replace"),
-    ),
-    Command("prep", ("prep", "demo", "--images", "{inputs}/images", "--out", "{work}/beton", "--workers", "1")),
-    Command(
-        "train",
-        ("train", "{inputs}/tiny.yaml", "--images", "{inputs}/images", "--out", "{work}/run", "--device", "cpu",
-         "--workers", "1"),
-        before=use_tiny_network,
-        resumes=True,
-    ),
-    Command("extract h5", ("extract", "gabor", "--stimuli", "{inputs}/mine.h5", "--out", "{work}/f.h5", "--force")),
-    Command("extract npz", ("extract", "gabor", "--stimuli", "{inputs}/mine.h5", "--out", "{work}/f.npz", "--force")),
-    Command(
-        "export weights",
-        ("extract", "shi_mousenet_ir", "--weights", "random", "--export-weights", "{work}/w.safetensors", "--force"),
-    ),
-    Command("score", ("score", "gabor", *_SCORE, *_PAGES, "--jobs", "1", "--out", "{work}/scores")),
-    Command("score 2 jobs", ("score", "gabor", *_SCORE, "--jobs", "2", "--ceiling", "holdout", "--out", "{work}/scores")),
-)  # fmt: skip
+    Command("fetch checkpoint", f"fetch checkpoints {CHECKPOINT}"),
+    Command("fetch + convert", "fetch neural --dataset neuropixels"),
+    Command("convert", f"fetch neural --dataset neuropixels --from {{inputs}}/{PUBLISHED}"),
+    Command("reliability", _RELIABILITY),
+    Command("prep", "prep demo --images {inputs}/images --out {work}/beton --workers 1"),
+    Command("train", _TRAIN, before=use_tiny_network, resumes=True),
+    Command("extract h5", "extract gabor --stimuli {inputs}/mine.h5 --out {work}/f.h5 --force"),
+    Command("extract npz", "extract gabor --stimuli {inputs}/mine.h5 --out {work}/f.npz --force"),
+    Command("export weights", _WEIGHTS),
+    Command("score", f"{_SCORE} {_PAGES} --jobs 1"),
+    Command("score 2 jobs", f"{_SCORE} --jobs 2 --ceiling holdout"),
+)
 
 
 def make_inputs(folder: Path) -> None:
@@ -200,8 +186,10 @@ def contents(path: Path) -> Any:
         # How often a run was interrupted is told in its log, and no result.
         if path.name == "manifest.json":
             # Of a file that was in place before it was recorded, it says less.
-            return [_steady(record, "made_from", "url", "etag") for record in records]
-        return [_steady(one) for one in records if _kind(one) not in ("resume", "interrupted", "start", "end")]
+            return [_steady(record, "made_from", "url", "etag", "digest") for record in records]
+        return [
+            _steady(one) for one in records if _kind(one) not in ("resume", "interrupted", "start", "end")
+        ]
     return _sha(path.read_bytes())
 
 

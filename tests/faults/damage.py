@@ -199,6 +199,7 @@ _PIXELS = "tables are checked at once, pixels by `mvkit prep --verify`: hours of
 def make_kinds(folder: Path, harness: Any) -> list[Kind]:
     """Make an intact file of every kind."""
     import h5py  # noqa: F401
+
     from mvkit.models.loading import load_model  # noqa: F401
 
     def run(*words: str, tiny: bool = False) -> None:
@@ -229,7 +230,17 @@ def make_kinds(folder: Path, harness: Any) -> list[Kind]:
     export = folder / "weights" / "w.safetensors"
     run("extract", "shi_mousenet_ir", "--weights", "random", "--export-weights", str(export))
     protocol = ("--splits", "1", "--halves", "2", "--set", "n_components=4", "--jobs", "1")
-    run("score", "gabor", "--dataset", data, *protocol, "--ceiling", "holdout", "--out", str(folder / "scores"))
+    run(
+        "score",
+        "gabor",
+        "--dataset",
+        data,
+        *protocol,
+        "--ceiling",
+        "holdout",
+        "--out",
+        str(folder / "scores"),
+    )
     (folder / "recipe" / "tiny.yaml").write_text((inputs / "tiny.yaml").read_text())
     source = next(inputs.glob("*.pkl"))
     shutil.copy(source, folder / "pickle" / "p.pkl")
@@ -243,8 +254,8 @@ def _kinds(folder: Path, home: Path) -> list[Kind]:
     from mvkit.features import read_features
     from mvkit.fetch.manifest import Manifest
     from mvkit.images.beton import read_sidecar, verify_beton
-    from mvkit.images.settings import CentreCrop
     from mvkit.images.loader import BetonSource
+    from mvkit.images.settings import CentreCrop
     from mvkit.models.checkpoints import read_checkpoint
     from mvkit.neural import convert_pickle, open_dataset
     from mvkit.neural.neural_file import open_neural_file
@@ -274,16 +285,22 @@ def _kinds(folder: Path, home: Path) -> list[Kind]:
         target = path.with_name("out.h5")
         convert_pickle(path, target, dataset="neuropixels")
         with open_neural_file(target) as file:
-            return _arrays(file.read()), _arrays(dict(file.contents.unit_columns)), _arrays(file.contents.stimuli)
+            return (
+                _arrays(file.read()),
+                _arrays(dict(file.contents.unit_columns)),
+                _arrays(file.contents.stimuli),
+            )
 
     def scores(path: Path) -> Any:
         read = read_scores(path if path.is_dir() else path.parent)
-        return _arrays({name: column for name, column in read.columns.items()}), repr(read.settings)
+        return _arrays(dict(read.columns)), repr(read.settings)
 
     def beton_batches(path: Path) -> Any:
         source = BetonSource(path)
         plan = [np.arange(start, min(start + 20, source.n_images)) for start in range(0, source.n_images, 20)]
-        with source.batches(plan, [(CentreCrop(resize_px=72, crop_px=64), 64)], seed=0, epoch=0, workers=0) as batches:
+        with source.batches(
+            plan, [(CentreCrop(resize_px=72, crop_px=64), 64)], seed=0, epoch=0, workers=0
+        ) as batches:
             return [[_arrays(view) for view in batch.crops] + [_arrays(batch.label)] for batch in batches]
 
     entry = sorted((home / "cache").rglob("*.cached"))
@@ -295,10 +312,19 @@ def _kinds(folder: Path, home: Path) -> list[Kind]:
         Kind("features npz", folder / "npz" / "f.npz", features),
         Kind("beton (verify)", folder / "beton" / "train.beton", lambda path: repr(verify_beton(path))),
         Kind("beton (train)", folder / "beton" / "train.beton", beton_batches, _PIXELS),
-        Kind("beton's json", folder / "beton" / "train.json", lambda path: repr(read_sidecar(path.with_suffix(".beton")))),
+        Kind(
+            "beton's json",
+            folder / "beton" / "train.json",
+            lambda path: repr(read_sidecar(path.with_suffix(".beton"))),
+        ),
         Kind("checkpoint", folder / "run" / "last.pt", lambda path: _arrays(read_checkpoint(path))),
         Kind("weights", folder / "weights" / "w.safetensors", lambda path: _arrays(read_checkpoint(path))),
-        Kind("recipe", folder / "recipe" / "tiny.yaml", lambda path: repr(load_recipe(TrainRecipe, str(path))), _BY_PEOPLE),
+        Kind(
+            "recipe",
+            folder / "recipe" / "tiny.yaml",
+            lambda path: repr(load_recipe(TrainRecipe, str(path))),
+            _BY_PEOPLE,
+        ),
         Kind("pickle", folder / "pickle" / "p.pkl", converted, _FOREIGN),
         Kind("pickle.gz", folder / "own" / "p.pkl.gz", converted),
         Kind("scores parquet", folder / "scores" / "scores.parquet", scores),
@@ -308,12 +334,20 @@ def _kinds(folder: Path, home: Path) -> list[Kind]:
     for path in entry:
         kind, key = path.parent.parent.name, path.stem
         kinds.append(
-            Kind(f"cache: {kind}", path, lambda path, kind=kind, key=key: _entry(Store(home / "cache").read(kind, key)))
+            Kind(
+                f"cache: {kind}",
+                path,
+                lambda path, kind=kind, key=key: _entry(Store(home / "cache").read(kind, key)),
+            )
         )
     for path in sorted(home.rglob("checksums.json")):
         for name in ("scores.parquet", "summary.json", "checksums.json"):
             kinds.append(
-                Kind(f"ceiling: {name}", path.with_name(name), lambda path: _ceiling(_read_ceiling(path.parent)))
+                Kind(
+                    f"ceiling: {name}",
+                    path.with_name(name),
+                    lambda path: _ceiling(_read_ceiling(path.parent)),
+                )
             )
     return kinds
 

@@ -80,7 +80,7 @@ class Launcher:
         words: list[str],
         environment: Mapping[str, str],
         below: Path,
-        fault: Fault = Fault(),  # noqa: B008
+        fault: Fault = Fault(),
         before: Callable[[], None] = lambda: None,
     ) -> Running:
         """Start ``mvkit WORDS``."""
@@ -102,7 +102,7 @@ class Launcher:
                 if name.split(".")[0] not in ("__main__", "setuptools", "distutils", "pkg_resources"):
                     try:
                         importlib.import_module(name)
-                    except Exception:  # noqa: S112
+                    except Exception:
                         continue
 
 
@@ -118,7 +118,7 @@ class Running:
         """Return the file of what the process printed, or noted at its end."""
         return self._prefix.with_suffix(f".{kind}")
 
-    def wait(self, fault: Fault = Fault(), timeout_s: float = TIMEOUT_S) -> Ended:  # noqa: B008
+    def wait(self, fault: Fault = Fault(), timeout_s: float = TIMEOUT_S) -> Ended:
         """Wait for the end, and for that of all processes that it started."""
         problem, sent = "", fault.after_s is None
         while True:
@@ -138,7 +138,7 @@ class Running:
         seconds = time.monotonic() - (self._began or self._forked)
         problem = problem or self._orphans()
         calls = self.path("calls")
-        ended = Ended(
+        return Ended(
             os.waitstatus_to_exitcode(status),
             self.path("out").read_text(errors="replace"),
             self.path("err").read_text(errors="replace"),
@@ -146,7 +146,6 @@ class Running:
             seconds,
             problem,
         )
-        return ended
 
     def clear(self) -> None:
         """Remove what was written about the process."""
@@ -212,9 +211,7 @@ def _run_command(
         if fault.clock_shift_s or fault.clock_step_s:
             shim.fault_clock(ctypes.c_long(fault.clock_shift_s), ctypes.c_long(fault.clock_step_s))
         mode = COUNT if fault.after_s is not None else fault.mode
-        shim.fault_arm(
-            os.fsencode(below), mode, ctypes.c_long(fault.call), fault.number, int(fault.torn)
-        )
+        shim.fault_arm(os.fsencode(below), mode, ctypes.c_long(fault.call), fault.number, int(fault.torn))
         prefix.with_suffix(".began").touch()
         try:
             mvkit.cli.main.main()

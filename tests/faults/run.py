@@ -19,14 +19,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 import processes
-from processes import COUNT, INTERRUPT, KILL, ONCE, STICKY, VANISH, Ended, Fault
+from processes import INTERRUPT, KILL, ONCE, STICKY, VANISH, Ended, Fault
 
 _SPOKEN = re.compile(r"^error: ", re.MULTILINE)
 _NOISE = ("Traceback", "Exception ignored", "Warning: resource_tracker", "Segmentation", "core dumped")
@@ -42,7 +42,7 @@ class Tally:
     failures: list[str] = field(default_factory=list)
 
     def add(self, kind: str, subject: str, outcome: str, detail: str = "") -> None:
-        """Count an outcome: "clean", "right", "failure", or "known" where no checksum can be, see damage.py."""
+        """Count an outcome: "clean", "right", "failure", or "known": no checksum can be, see damage.py."""
         self.rows.setdefault((kind, subject), Counter())[outcome] += 1
         if outcome == "failure":
             self.failures.append(f"{kind}: {subject}: {detail}")
@@ -50,7 +50,9 @@ class Tally:
 
     def table(self) -> str:
         """Return the table as text."""
-        lines = [f"{'fault':<12}{'of':<24}{'tried':>8}{'clean error':>13}{'right':>8}{'known':>7}{'failure':>9}"]
+        lines = [
+            f"{'fault':<12}{'of':<24}{'tried':>8}{'clean error':>13}{'right':>8}{'known':>7}{'failure':>9}"
+        ]
         for (kind, subject), counts in self.rows.items():
             lines.append(f"{kind:<12}{subject:<24}{_numbers(counts)}")
         lines.append(f"{'all':<36}{_numbers(sum(self.rows.values(), Counter()))}")
@@ -151,7 +153,9 @@ class Harness:
         left = [name for name in found if is_unfinished(name) and ".part" not in name]
         if left and ended.code >= 0 and folder == self.work:
             return f"left over: {', '.join(left)}"
-        if ended.code == 0 and (missing := [name for name in expected if name not in found and "cache/" not in name]):
+        if ended.code == 0 and (
+            missing := [name for name in expected if name not in found and "cache/" not in name]
+        ):
             return f"ended well without {', '.join(missing)}"
         return ""
 
@@ -183,7 +187,7 @@ def check_end(ended: Ended, fault: Fault) -> str:
         return "says nothing"
     if match and len(spoken.strip().splitlines()) > _MOST_LINES:
         return f"more than {_MOST_LINES} lines: {spoken}"
-    if str("work") not in text and CHECK_NAMES.search(text) is None:
+    if "work" not in text and CHECK_NAMES.search(text) is None:
         return f"names no file: {spoken}"
     return ""
 
@@ -202,7 +206,11 @@ def difference(one: dict[str, Any], other: dict[str, Any]) -> str:
             keys = [key for key in {**a, **b} if a.get(key) != b.get(key)][:3]
             shown.append(f"{name}: {[(key, a.get(key), b.get(key)) for key in keys]}")
         else:
-            shown.append(f"{name}: {str(a)[:300]} != {str(b)[:300]}" if a and b else f"{name} {'missing' if a else 'extra'}")
+            shown.append(
+                f"{name}: {str(a)[:300]} != {str(b)[:300]}"
+                if a and b
+                else f"{name} {'missing' if a else 'extra'}"
+            )
     return "; ".join(shown)[:1500]
 
 
@@ -292,7 +300,9 @@ def clock(harness: Harness, chosen: list[Any], n_runs: int, draw: random.Random)
                 os.utime(path, (moment, moment))
             second = harness.start(command).wait()
             found = harness.commands.outputs(harness.work)
-            problem = "" if first.code == second.code == 0 else f"{first.code} {second.code} {second.err[-500:]}"
+            problem = (
+                "" if first.code == second.code == 0 else f"{first.code} {second.code} {second.err[-500:]}"
+            )
             if not problem and found != harness.expected[command.name]:
                 problem = difference(harness.expected[command.name], found)
             harness.tally.add("file times", command.name, "failure" if problem else "right", problem)
@@ -348,7 +358,9 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a few of each")
     parser.add_argument("--root", type=Path)
     options = parser.parse_args()
-    root = options.root or Path(os.environ.get("MVKIT_FAULTS_ROOT") or tempfile.mkdtemp(prefix="mvkit-faults-"))
+    root = options.root or Path(
+        os.environ.get("MVKIT_FAULTS_ROOT") or tempfile.mkdtemp(prefix="mvkit-faults-")
+    )
     os.environ["MVKIT_FAULTS_ROOT"] = str(root)
     root.mkdir(exist_ok=True)
     processes.preload(root)
