@@ -252,3 +252,12 @@ def test_wrappers_leave_no_trace_in_names(tmp_path):
     report = export_weights(nn.DataParallel(plain), tmp_path / "w.safetensors")
     assert_same_bits(load_file(report.path), dict(plain.state_dict()))
     assert report.metadata["model"] == "Linear"
+
+
+def test_a_changed_bit_of_a_weight_or_a_text_is_noticed(tmp_path, run_file):
+    path = export_weights(mvkit.load_model(run_file(ENCODER, None)), tmp_path / "w.safetensors").path
+    whole = path.read_bytes()
+    for at in (len(whole) - 3, whole.index(b"step 400")):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(CheckpointError, match="its CRC-32 differs"):
+            mvkit.load_model(path)
