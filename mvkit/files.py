@@ -100,15 +100,22 @@ def replacing(target: Path) -> Iterator[Path]:
             earlier.unlink(missing_ok=True)
     temporary = temporary_beside(target)
     try:
-        yield temporary
-        move_durably(temporary, target)
+        with naming_file(target):
+            yield temporary
+            move_durably(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming_file(path: Path) -> Iterator[None]:
+    """Give the system's errors of a block the name of a file: those of a failing write have none."""
+    try:
+        yield
     except OSError as error:
         if error.errno is None or error.filename is not None:
             raise
-        # A write that fails does not say of which file.
-        raise OSError(error.errno, error.strerror, str(target)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def move_durably(source: Path, target: Path) -> None:
@@ -264,14 +271,11 @@ def append_checksum(path: Path) -> None:
     OSError
         If it cannot be written.
     """
-    try:
-        with path.open("r+b") as file:
-            size = -(-path.stat().st_size // _DISK_BLOCK) * _DISK_BLOCK
-            file.truncate(size)
-            crc = _crc32(file, size)
-            file.write(b"\nmvkit crc32 %08x\n" % crc)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
+    with naming_file(path), path.open("r+b") as file:
+        size = -(-path.stat().st_size // _DISK_BLOCK) * _DISK_BLOCK
+        file.truncate(size)
+        crc = _crc32(file, size)
+        file.write(b"\nmvkit crc32 %08x\n" % crc)
 
 
 def check_checksum(path: Path, *, remedy: str) -> None:
@@ -530,7 +534,8 @@ def shorten(value: object, longest: int) -> str:
 def _flush(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with naming_file(path):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

@@ -24,7 +24,7 @@ import requests
 from mvkit import __version__
 from mvkit.errors import FetchError, FetchHaltedError
 from mvkit.fetch.manifest import HEAD_BYTES, ContentCheck
-from mvkit.files import file_digests, format_bytes, move_durably, write_text
+from mvkit.files import file_digests, format_bytes, move_durably, naming_file, write_text
 from mvkit.machine import check_free_disk, explain_full_disk
 
 #: Called with (done, total) bytes as work proceeds; total is 0 when unknown.
@@ -379,7 +379,7 @@ class PartialFile:
     def begin(self, version: RemoteVersion) -> None:
         """Empty the file and note which version is going to be received."""
         self.resumed_from = 0
-        with self.path.open("wb") as file:
+        with naming_file(self.path), self.path.open("wb") as file:
             os.fsync(file.fileno())
         self.write_note(version)
 

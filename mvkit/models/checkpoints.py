@@ -213,7 +213,8 @@ def weights_crc32(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) ->
     for key in sorted(tensors):
         tensor = tensors[key]
         crc = zlib.crc32(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode(), crc)
-        crc = zlib.crc32(tensor.contiguous().reshape(-1).view(torch.uint8).numpy(), crc)
+        data: Any = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
+        crc = zlib.crc32(data, crc)
     texts = {key: text for key, text in metadata.items() if key != "crc32"}
     return f"{zlib.crc32(json.dumps(texts, sort_keys=True).encode(), crc):08x}"
 

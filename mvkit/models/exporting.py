@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 import mvkit
@@ -96,7 +96,8 @@ def export_weights(
     metadata = dict(sorted({**metadata, "crc32": weights_crc32(tensors, metadata)}.items()))
     with replacing(target) as temporary:
         try:
-            save_file(tensors, temporary, metadata=metadata)
+            # Not by save_file: it writes to a file of its own name, which stays if the process is killed.
+            temporary.write_bytes(save(tensors, metadata=metadata))
         except (SafetensorError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())
             raise CheckpointError(f"{target}: the weights cannot be written ({reason[:160]})") from error

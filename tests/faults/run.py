@@ -119,9 +119,9 @@ class Harness:
         running.clear()
         problem = ended.problem or check_end(ended, fault)
         gone = self.work.with_name(f"{self.work.name}.gone")
-        for folder in (self.work, gone):
+        for folder in (gone, self.work):
             if folder.exists() and not problem:
-                problem = self.check_files(command, folder, ended)
+                problem = self.check_files(command, folder, ended, fault)
         if fault.mode == VANISH:
             processes.remove(gone)
         if not problem:
@@ -137,7 +137,7 @@ class Harness:
             outcome = "right"
         self.tally.add(kind, command.name, outcome, f"{label} {fault}: {problem}")
 
-    def check_files(self, command: Any, folder: Path, ended: Ended) -> str:
+    def check_files(self, command: Any, folder: Path, ended: Ended, fault: Fault) -> str:
         """Return what is wrong with files that have final names."""
         expected = self.expected[command.name]
         found = self.commands.outputs(folder)
@@ -151,10 +151,12 @@ class Harness:
                 return f"other content under a final name: {name}"
         # Who ends by itself leaves nothing that is unfinished, but for downloads that go on.
         left = [name for name in found if is_unfinished(name) and ".part" not in name]
-        if left and ended.code >= 0 and folder == self.work:
+        if left and ended.code >= 0 and folder == self.work and fault.number != errno.EROFS:
             return f"left over: {', '.join(left)}"
-        if ended.code == 0 and (
-            missing := [name for name in expected if name not in found and "cache/" not in name]
+        if (
+            ended.code == 0
+            and fault.mode != VANISH
+            and (missing := [name for name in expected if name not in found and "cache/" not in name])
         ):
             return f"ended well without {', '.join(missing)}"
         return ""
