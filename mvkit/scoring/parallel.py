@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 import socket
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import cache
 from importlib import metadata
-from threading import Timer
+from threading import Thread, Timer
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -153,7 +156,8 @@ def _run_in_processes(
     run = Parallel(n_jobs=n_jobs, backend="loky", return_as="generator_unordered")
     try:
         yield from run(
-            delayed(_call_with_index)(index, function, arguments) for index, arguments in enumerate(jobs)
+            delayed(_call_in_worker)(os.getpid(), index, function, arguments)
+            for index, arguments in enumerate(jobs)
         )
     except BrokenProcessPool as error:
         raise WorkerError(
@@ -162,10 +166,24 @@ def _run_in_processes(
         ) from error
 
 
-def _call_with_index(
-    index: int, function: Callable[..., Result], arguments: tuple[Any, ...]
+def _call_in_worker(
+    parent: int, index: int, function: Callable[..., Result], arguments: tuple[Any, ...]
 ) -> tuple[int, Result]:
+    if os.getppid() == parent:
+        _end_with_parent(parent)
     return index, function(*arguments)
+
+
+@cache
+def _end_with_parent(parent: int) -> None:
+    """Let this worker end when its parent is killed; of itself it would wait for work for five minutes."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 def active_client() -> Any:

@@ -219,11 +219,11 @@ def test_an_existing_file_is_kept_unless_overwritten(tmp_path):
 
 
 def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
-    def broken(tensors: object, path: Path, metadata: object) -> None:
+    def broken(path: Path) -> None:
         path.write_bytes(b"half of it")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mvkit.models.exporting.save_file", broken)
+    monkeypatch.setattr("mvkit.models.exporting._sort_metadata", broken)
     with pytest.raises(OSError, match="No space left"):
         export_weights(nn.Linear(2, 2), tmp_path / "w.safetensors")
     assert list(tmp_path.iterdir()) == []
