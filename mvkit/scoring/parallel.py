@@ -156,7 +156,7 @@ def _run_in_processes(
     run = Parallel(n_jobs=n_jobs, backend="loky", return_as="generator_unordered")
     try:
         yield from run(
-            delayed(_call_in_worker)(os.getpid(), index, function, arguments)
+            delayed(_call_in_process)(os.getpid(), index, function, arguments)
             for index, arguments in enumerate(jobs)
         )
     except BrokenProcessPool as error:
@@ -166,7 +166,7 @@ def _run_in_processes(
         ) from error
 
 
-def _call_in_worker(
+def _call_in_process(
     parent: int, index: int, function: Callable[..., Result], arguments: tuple[Any, ...]
 ) -> tuple[int, Result]:
     if os.getppid() == parent:

@@ -385,14 +385,14 @@ def main() -> int:
                 for command in chosen:
                     harness.measure(command)
             steps: dict[str, Callable[[], None]] = {
-                "kill": lambda: kills(harness, chosen, runs(165, 11), draw, KILL),
-                "interrupt": lambda: kills(harness, chosen, runs(110, 11), draw, INTERRUPT),
+                "kill": lambda: kills(harness, chosen, runs(165, 4), draw, KILL),
+                "interrupt": lambda: kills(harness, chosen, runs(110, 2), draw, INTERRUPT),
                 "full": lambda: full(harness, chosen, runs(50, 1), draw),
                 "readonly": lambda: readonly(harness, chosen, runs(4, 1), draw),
                 "vanish": lambda: vanish(harness, chosen, runs(4, 1), draw),
                 "twice": lambda: twice(harness, chosen, runs(3, 1), draw),
                 "clock": lambda: clock(harness, chosen, runs(3, 1), draw),
-                "damage": lambda: damage.damage(root, harness, tally, runs(300, 10), draw),
+                "damage": lambda: damage.damage(root, harness, tally, runs(300, 4), draw),
             }
             for name in classes:
                 steps[name]()
