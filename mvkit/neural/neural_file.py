@@ -579,7 +579,7 @@ def record_provenance(responses: Any, provenance: Mapping[str, object]) -> None:
 
 
 class GuardedFile(io.FileIO):
-    """A file for h5py's file-object driver that survives a full disk.
+    """A file for h5py's file-object driver that survives a full disk, and Ctrl-C while it is written.
 
     HDF5 cannot close a file whose last writes fail, and the process may crash. This file records the first
     error and keeps further writes in memory, where HDF5 finds them again, so that HDF5 closes it; the error
@@ -595,7 +595,7 @@ class GuardedFile(io.FileIO):
 
     def __init__(self, path: Path, *, is_new: bool = True) -> None:
         super().__init__(path, "w+" if is_new else "r+")
-        self._error: OSError | None = None
+        self._error: OSError | KeyboardInterrupt | None = None
         self._unwritten: list[tuple[int, bytes]] = []
         #: Whether a first error is also raised where it happens.
         self.raises_at_once = False
@@ -612,7 +612,7 @@ class GuardedFile(io.FileIO):
         try:
             while len(view) and self._error is None:
                 view = view[super().write(view) or 0 :]
-        except OSError as error:
+        except (OSError, KeyboardInterrupt) as error:
             self._record(error)
         finally:
             if self._error is not None:
@@ -636,12 +636,12 @@ class GuardedFile(io.FileIO):
         if self._error is None:
             try:
                 super().truncate(length)
-            except OSError as error:
+            except (OSError, KeyboardInterrupt) as error:
                 self._record(error)
         return length
 
-    def _record(self, error: OSError) -> None:
-        self._error = OSError(error.errno, error.strerror, self.name)
+    def _record(self, error: OSError | KeyboardInterrupt) -> None:
+        self._error = OSError(error.errno, error.strerror, self.name) if isinstance(error, OSError) else error
         if self.raises_at_once:
             raise self._error
 

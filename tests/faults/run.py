@@ -170,6 +170,9 @@ def is_unfinished(name: str) -> bool:
 def check_end(ended: Ended, fault: Fault) -> str:
     """Return what is wrong with how a process ended and what it said."""
     text = ended.out + ended.err
+    if ended.code == -signal.SIGKILL:
+        # joblib's tracker speaks of what it clears away after the killed process.
+        text = re.sub(r".*resource_tracker.*\n.*\n", "", text)
     if noise := next((word for word in _NOISE if word in text), None):
         return f"{noise}: {text[-1500:]}"
     if ended.code == -signal.SIGKILL and fault.mode == KILL:
