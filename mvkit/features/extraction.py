@@ -189,8 +189,8 @@ def extract_to_file(
     first = forward_pass.first_batch()
     if is_npz(target):
         check_names(first.layers)
-    with hdf5_target(target) as (file, path):
-        writer = FeatureWriter(file, path, len(stimuli.image_ids), forward_pass.images_per_batch)
+    with hdf5_target(target) as (file, guard):
+        writer = FeatureWriter(file, guard, len(stimuli.image_ids), forward_pass.images_per_batch)
         writer.create_layers(first.layers)
 
         def write(start: int, rows: Rows) -> None:

@@ -134,8 +134,8 @@ def is_npz(target: Path) -> bool:
 
 
 @contextmanager
-def hdf5_target(target: Path) -> Iterator[tuple[Any, Path]]:
-    """Yield an empty HDF5 feature file to fill, and its path; then ``target`` holds it in its own format.
+def hdf5_target(target: Path) -> Iterator[tuple[Any, GuardedFile]]:
+    """Yield an empty HDF5 feature file to fill, and its guard; then ``target`` holds it in its own format.
 
     An .npz holds whole layers one after the other, while a network gives all layers of a few images at a
     time: it is made from an HDF5 file beside it, a few rows at a time, so that memory stays bounded; the
@@ -152,11 +152,7 @@ def hdf5_target(target: Path) -> Iterator[tuple[Any, Path]]:
             guard = GuardedFile(scratch)
             try:
                 with h5py.File(guard, "w") as file:
-                    guard.raises_at_once = True
-                    try:
-                        yield file, scratch
-                    finally:
-                        guard.raises_at_once = False
+                    yield file, guard
             finally:
                 guard.close()
                 guard.raise_first_error()
@@ -174,8 +170,8 @@ class FeatureWriter:
 
     Parameters
     ----------
-    file, path
-        An empty HDF5 file, open for writing, and where it is.
+    file, guard
+        An empty HDF5 file, open for writing, and the file below it.
     n_images
         Number of rows.
     rows_per_write
@@ -183,9 +179,9 @@ class FeatureWriter:
         written once.
     """
 
-    def __init__(self, file: Any, path: Path, n_images: int, rows_per_write: int) -> None:
+    def __init__(self, file: Any, guard: GuardedFile, n_images: int, rows_per_write: int) -> None:
         self._file = file
-        self._path = path
+        self._guard = guard
         self._n_images = n_images
         self._rows_per_write = min(n_images, rows_per_write)
         self._group = file.create_group(_LAYERS)
@@ -200,7 +196,7 @@ class FeatureWriter:
         """
         chunks = {layer: self._chunk(info.n_features) for layer, info in layers.items()}
         _reserve_space(
-            self._path,
+            Path(self._guard.name),
             sum(self._stored_bytes(info.n_features, chunks[layer]) for layer, info in layers.items()),
         )
         for position, (layer, info) in enumerate(layers.items()):
@@ -228,6 +224,7 @@ class FeatureWriter:
     def write_rows(self, layer: str, start: int, rows: NDArray[np.float32]) -> None:
         """Write features of images ``start`` to ``start + len(rows)``, (rows, n_features)."""
         self._group[escape(layer)][start : start + len(rows)] = rows
+        self._guard.raise_first_error()
 
     def write_provenance(self, provenance: FeatureProvenance) -> None:
         """Write where the features come from; last, as the digest is known when all images were read."""
