@@ -7,7 +7,7 @@ DEMO := demo-output
 # What `make test-allen` runs; with .venv-allen there, `make test-all` has run the rest of the folder already.
 ALLEN_TESTS ?= tests/allen
 
-.PHONY: help setup demo test test-slow test-all test-floors check audit lock docs docs-outputs wheel bench gpu allen test-allen clean
+.PHONY: help setup demo test test-slow test-all test-floors faults check audit lock docs docs-outputs wheel bench gpu allen test-allen clean
 
 help:
 	@echo "make setup   set up .venv with everything that the others need"
@@ -16,6 +16,7 @@ help:
 	@echo "make test-slow  run the slow ones: kills, several processes, README and docs, sweeps, real recordings"
 	@echo "make test-all   run every test, also with the lowest versions"
 	@echo "make test-floors  run tests with the lowest versions that pyproject.toml allows, in .venv-floors (6 GB)"
+	@echo "make faults  disturb every command and damage every kind of file; FAULTS='--only full --runs 10'"
 	@echo "make wheel   build the wheel, install it without a compiler into a fresh environment, and use it there"
 	@echo "make check   ruff, mypy --strict, bandit, layer and repository rules, documentation and its links"
 	@echo "make audit   look for known vulnerabilities in what is locked (needs pypi.org)"
@@ -55,6 +56,10 @@ test-floors: setup
 	$(BIN)/uv pip sync --quiet --require-hashes --python .venv-floors/bin/python locks/floors.txt
 	PYTHONPATH=. OMP_NUM_THREADS=1 .venv-floors/bin/python -m pytest -q -n 2 --dist loadfile -p no:cacheprovider \
 	  -W default --disable-warnings -m "not slow" $(FLOORS_TESTS)
+
+# Needs gcc and Linux. FAULTS: options of tests/faults/run.py, such as --only full, --runs 10, --seed 2.
+faults: setup
+	OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python tests/faults/run.py $(FAULTS)
 
 check: setup
 	$(BIN)/ruff check .

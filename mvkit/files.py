@@ -18,12 +18,14 @@ import stat
 import tempfile
 import time
 import uuid
+import zlib
 from collections import deque
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from mvkit.errors import DataError, UsageError, printable, wording
 
@@ -49,6 +51,11 @@ _POINTERS: Final = {
 }
 
 _BLOCK_BYTES: Final = 1 << 20
+#: The end of HDF5 files that mvkit writes; it begins a block of a disk, so that no damaged one holds both it
+#: and what it is about.
+_CHECKSUM: Final = re.compile(rb"\nmvkit crc32 ([0-9a-f]{8})\n")
+_CHECKSUM_BYTES: Final = 22
+_DISK_BLOCK: Final = 4096
 _LOCK: Final = ".lock"
 #: A wait for another process that is not worth a word.
 _UNNOTICED_S: Final = 0.3
@@ -114,6 +121,8 @@ class ListedFile:
 def replacing(target: Path) -> Iterator[Path]:
     """Yield a temporary path; rename it to ``target`` when the block succeeds.
 
+    What killed processes left half-written of it is removed.
+
     Parameters
     ----------
     target
@@ -134,6 +143,7 @@ def replacing(target: Path) -> Iterator[Path]:
     try:
         final = follow_link(target)
         make_folder(final.parent)
+        _remove_abandoned(final)
         temporary = temporary_beside(final)
         yield temporary
         move_durably(temporary, final)
@@ -148,6 +158,17 @@ def replacing(target: Path) -> Iterator[Path]:
             # A share that has vanished is the error above.
             with suppress(OSError):
                 temporary.unlink()
+
+
+@contextmanager
+def naming_file(path: Path) -> Iterator[None]:
+    """Give the system's errors of a block the name of a file: those of a failing write have none."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def move_durably(source: Path, target: Path) -> None:
@@ -391,6 +412,13 @@ def remove_leftovers(target: Path) -> None:
         leftover.unlink(missing_ok=True)
 
 
+def _remove_abandoned(target: Path) -> None:
+    """Remove the temporary files of ``target``, of any suffix, whose processes are gone."""
+    for earlier in target.parent.glob(f"{glob.escape(_parts(target)[0])}.tmp-*"):
+        if is_leftover(earlier):
+            earlier.unlink(missing_ok=True)
+
+
 def temporary_beside(target: Path) -> Path:
     """Return a path in the same folder that no other process uses, with the same suffix."""
     stem, suffix = _parts(target)
@@ -559,6 +587,64 @@ def file_digests(
             if progress is not None:
                 progress(done, size)
     return {name: digest.hexdigest() for name, digest in hashes.items()}
+
+
+def append_checksum(path: Path) -> None:
+    """Append the CRC-32 of a finished HDF5 file, behind what HDF5 reads, for :func:`check_checksum`.
+
+    HDF5 itself has checksums of some of its parts only. A library that changes the file cuts this one off.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written.
+    """
+    with naming_file(path), path.open("r+b") as file:
+        size = -(-path.stat().st_size // _DISK_BLOCK) * _DISK_BLOCK
+        file.truncate(size)
+        crc = _crc32(file, size)
+        file.write(b"\nmvkit crc32 %08x\n" % crc)
+
+
+def check_checksum(path: Path, *, remedy: str) -> None:
+    """Check a file that may end in a checksum of :func:`append_checksum`, once in a process.
+
+    Parameters
+    ----------
+    path
+        An HDF5 file; one without a checksum passes.
+    remedy
+        What to do about a damaged file.
+
+    Raises
+    ------
+    DataError
+        If a byte of it has changed.
+    """
+    status = path.stat()
+    if not _has_own_checksum(path, status.st_ino, status.st_size, status.st_mtime_ns):
+        raise DataError(
+            f"{path}: damaged: it has changed since mvkit wrote it (its CRC-32 differs); {remedy}"
+        )
+
+
+@lru_cache
+def _has_own_checksum(path: Path, inode: int, size: int, modified_ns: int) -> bool:
+    if size <= _CHECKSUM_BYTES:
+        return True
+    with path.open("rb") as file:
+        file.seek(size - _CHECKSUM_BYTES)
+        match = _CHECKSUM.fullmatch(file.read())
+        return match is None or int(match[1], 16) == _crc32(file, size - _CHECKSUM_BYTES)
+
+
+def _crc32(file: IO[bytes], n_bytes: int) -> int:
+    """Return the CRC-32 of the first bytes of a file, and stay behind them."""
+    file.seek(0)
+    crc = 0
+    while n_bytes and (block := file.read(min(_BLOCK_BYTES, n_bytes))):
+        crc, n_bytes = zlib.crc32(block, crc), n_bytes - len(block)
+    return crc
 
 
 def digest_of(document: Mapping[str, Any]) -> str:

@@ -51,6 +51,8 @@ from mvkit.files import describe_error
 _INTERRUPTED = 130
 #: How torch, numpy and BLAS say that memory ran out, where they do not raise MemoryError.
 _NO_MEMORY = re.compile("can't allocate memory|out of memory|Unable to allocate")
+#: A SIGINT for every Ctrl-C of this process.
+_interrupts: list[int] = []
 
 #: What wrong words on the command line raise: a class of click, or of the click inside newer Typers.
 _CommandLineError: Any = next(
@@ -142,9 +144,13 @@ def main() -> None:
     if _is_under_torchrun():
         # Ctrl-C ends it in silence until training listens: torchrun sends it to every process.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    elif signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
     code = run(sys.argv[1:])
     if not all([flush(sys.stdout), flush(sys.stderr)]):
         code = code or 1
+    # Whatever Python still tidies up, Ctrl-C now ends in silence.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     if (distributed := sys.modules.get("mvkit.distributed")) is not None:
         distributed.exit_process(code)
     sys.exit(code)
@@ -161,7 +167,7 @@ def run(arguments: list[str]) -> int:
     """
     as_json = "--json" in arguments
     try:
-        code = app(arguments, prog_name=_program_name(), standalone_mode=False, obj=tuple(arguments))
+        code = _call_app(arguments)
         sys.stdout.flush()
     except MvkitError as error:
         return _report(error, as_json=as_json)
@@ -189,6 +195,22 @@ def run(arguments: list[str]) -> int:
     if code == _INTERRUPTED and not _is_under_torchrun():
         note("interrupted")
     return int(code or 0)
+
+
+def _call_app(arguments: list[str]) -> Any:
+    """Run a command; after Ctrl-C every error counts as its consequence."""
+    try:
+        return app(arguments, prog_name=_program_name(), standalone_mode=False, obj=tuple(arguments))
+    except Exception:
+        # HDF5 and others return from Python in the middle of their work with errors of their own.
+        if _interrupts:
+            raise KeyboardInterrupt from None
+        raise
+
+
+def _interrupt(number: int, frame: object) -> None:
+    _interrupts.append(number)
+    raise KeyboardInterrupt
 
 
 def _program_name() -> str:

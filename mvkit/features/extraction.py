@@ -35,7 +35,7 @@ from mvkit.features.stimuli import (
     network_inputs,
     open_stimuli,
 )
-from mvkit.files import check_output_path, digest_of, open_hdf5, split_names
+from mvkit.files import check_output_path, digest_of, split_names
 from mvkit.machine import available_memory, describe_gpu, installed_versions, sources_digest
 from mvkit.models import VisionModel, load_model
 from mvkit.models.base import weights_digest
@@ -189,8 +189,8 @@ def extract_to_file(
     first = forward_pass.first_batch()
     if is_npz(target):
         check_names(first.layers)
-    with hdf5_target(target) as path, open_hdf5(path, "w") as file:
-        writer = FeatureWriter(file, len(stimuli.image_ids), forward_pass.images_per_batch)
+    with hdf5_target(target) as (file, guard):
+        writer = FeatureWriter(file, guard, len(stimuli.image_ids), forward_pass.images_per_batch)
         writer.create_layers(first.layers)
 
         def write(start: int, rows: Rows) -> None:

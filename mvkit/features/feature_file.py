@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from mvkit.errors import DataError, UsageError, unknown_name, wording
 from mvkit.features.feature_set import FeatureProvenance, FeatureSet, ImageIds, LayerInfo
-from mvkit.files import open_hdf5, replacing, reserve_space
+from mvkit.files import append_checksum, check_checksum, open_hdf5, replacing, reserve_space
 from mvkit.neural.dataset import as_text, whole_numbers
 from mvkit.neural.netcdf import PACKING_ATTRIBUTES, packing_of
+from mvkit.neural.neural_file import GuardedFile
 from mvkit.paths import expand
 
 FORMAT_NAME = "mvkit-features"
@@ -87,6 +88,8 @@ def read_features(path: str | Path, *, lazy: bool = False) -> FeatureSet:
         raise _missing_error(file)
     with file.open("rb") as raw:
         is_archive = raw.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC
+    if not is_archive:
+        check_checksum(file, remedy="extract it again")
     return _read_npz(file, lazy=lazy) if is_archive else _read_hdf5(file, lazy=lazy)
 
 
@@ -130,24 +133,35 @@ def is_npz(target: Path) -> bool:
 
 
 @contextmanager
-def hdf5_target(target: Path) -> Iterator[Path]:
-    """Yield the path of an HDF5 feature file to fill; afterwards ``target`` holds it in its own format.
+def hdf5_target(target: Path) -> Iterator[tuple[Any, GuardedFile]]:
+    """Yield an empty HDF5 feature file to fill, and its guard; then ``target`` holds it in its own format.
 
     An .npz holds whole layers one after the other, while a network gives all layers of a few images at a
     time: it is made from an HDF5 file beside it, a few rows at a time, so that memory stays bounded; the
     disk holds the features twice for that moment.
+
+    Raises
+    ------
+    OSError
+        If the disk is full or fails.
     """
     with replacing(target) as temporary:
-        if not is_npz(target):
-            yield temporary
-            return
-        scratch = temporary.with_suffix(".h5")
+        scratch = temporary.with_suffix(".h5") if is_npz(target) else temporary
         try:
-            yield scratch
-            stored = _read_hdf5(scratch, lazy=True)
-            write_npz(temporary, partial(_row_blocks, scratch), stored.shapes, stored.provenance)
+            guard = GuardedFile(scratch)
+            try:
+                with h5py.File(guard, "w") as file:
+                    yield file, guard
+            finally:
+                guard.close()
+                guard.raise_first_error()
+            append_checksum(scratch)
+            if is_npz(target):
+                stored = _read_hdf5(scratch, lazy=True)
+                write_npz(temporary, partial(_row_blocks, scratch), stored.shapes, stored.provenance)
         finally:
-            scratch.unlink(missing_ok=True)
+            if scratch != temporary:
+                scratch.unlink(missing_ok=True)
 
 
 class FeatureWriter:
@@ -155,8 +169,8 @@ class FeatureWriter:
 
     Parameters
     ----------
-    file
-        An empty HDF5 file, open for writing.
+    file, guard
+        An empty HDF5 file, open for writing, and the file below it.
     n_images
         Number of rows.
     rows_per_write
@@ -164,8 +178,9 @@ class FeatureWriter:
         written once.
     """
 
-    def __init__(self, file: Any, n_images: int, rows_per_write: int) -> None:
+    def __init__(self, file: Any, guard: GuardedFile, n_images: int, rows_per_write: int) -> None:
         self._file = file
+        self._guard = guard
         self._n_images = n_images
         self._rows_per_write = min(n_images, rows_per_write)
         self._group = file.create_group(_LAYERS)
@@ -180,7 +195,7 @@ class FeatureWriter:
         """
         chunks = {layer: self._chunk(info.n_features) for layer, info in layers.items()}
         _reserve_space(
-            Path(self._file.filename),
+            Path(self._guard.name),
             sum(self._stored_bytes(info.n_features, chunks[layer]) for layer, info in layers.items()),
         )
         for position, (layer, info) in enumerate(layers.items()):
@@ -208,6 +223,7 @@ class FeatureWriter:
     def write_rows(self, layer: str, start: int, rows: NDArray[np.float32]) -> None:
         """Write features of images ``start`` to ``start + len(rows)``, (rows, n_features)."""
         self._group[escape(layer)][start : start + len(rows)] = rows
+        self._guard.raise_first_error()
 
     def write_provenance(self, provenance: FeatureProvenance) -> None:
         """Write where the features come from; last, as the digest is known when all images were read."""

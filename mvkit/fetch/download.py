@@ -32,6 +32,7 @@ from mvkit.files import (
     format_bytes,
     make_folder,
     move_durably,
+    naming_file,
     synchronise,
     write_text,
 )
@@ -389,7 +390,7 @@ class PartialFile:
     def begin(self, version: RemoteVersion) -> None:
         """Empty the file and note which version is going to be received."""
         self.resumed_from = 0
-        with self.path.open("wb") as file:
+        with naming_file(self.path), self.path.open("wb") as file:
             synchronise(file.fileno())
         self.write_note(version)
 

@@ -18,7 +18,7 @@ from typing import Literal
 
 from mvkit import __version__
 from mvkit.errors import FetchError
-from mvkit.files import file_lock, write_text
+from mvkit.files import digest_of, file_lock, write_text
 
 #: How many of a file's first bytes are checked.
 HEAD_BYTES = 512
@@ -157,6 +157,8 @@ class Manifest:
             document = json.loads(self.path.read_text(encoding="utf-8"))
             if document["format"] != _FORMAT or document["version"] != _VERSION:
                 raise FetchError(f"{self.path}: not a manifest this version of mvkit reads; update mvkit")
+            if document.get("digest") not in (None, digest_of(document["files"])):
+                raise ValueError("its digest differs")
             return {key: Record(**fields) for key, fields in document["files"].items()}
         except FileNotFoundError:
             return {}
@@ -205,9 +207,11 @@ class Manifest:
         with file_lock(self.path):
             files = self.records()
             edit(files)
+            entries = {key: asdict(files[key]) for key in sorted(files)}
             document = {
                 "format": _FORMAT,
                 "version": _VERSION,
-                "files": {key: asdict(files[key]) for key in sorted(files)},
+                "files": entries,
+                "digest": digest_of(entries),
             }
             write_text(self.path, json.dumps(document, indent=2) + "\n")

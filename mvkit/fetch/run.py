@@ -491,6 +491,8 @@ def find_present(
         return _record_existing(name, target, content, request, keep=keep)
     if keep and not record.keep:
         manifest.keep(target)
+    # A fetch that was killed in its very last step left it.
+    PartialFile(target).remove_note()
     return FileOutcome.of(name, "already there", target, record)
 
 

@@ -128,6 +128,8 @@ class Sidecar(_SidecarPart):
         Images that were left out.
     crops
         How crops change by storing images small, see :mod:`mvkit.images.prep`.
+    digest
+        sha256 of everything else here; empty before it is written.
     """
 
     format: Literal["mvkit-beton"] = FORMAT
@@ -147,6 +149,7 @@ class Sidecar(_SidecarPart):
     failures: tuple[Failure, ...] = ()
     crops: tuple[Mapping[str, Any], ...] = ()
     versions: Mapping[str, str] = {}
+    digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -446,7 +449,7 @@ def read_sidecar(beton: Path) -> Sidecar:
     """
     path = sidecar_path(beton)
     try:
-        return Sidecar.model_validate_json(path.read_bytes())
+        sidecar = Sidecar.model_validate_json(path.read_bytes())
     except FileNotFoundError as error:
         raise DataError(
             f"{beton}: its {path.name} is missing, so the file cannot be checked; {_AGAIN}"
@@ -455,11 +458,19 @@ def read_sidecar(beton: Path) -> Sidecar:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or "content"
         raise DataError(f"{path}: not a description of a beton ({key}: {first['msg']}); {_AGAIN}") from error
+    if sidecar.digest and sidecar.digest != _sidecar_digest(sidecar):
+        raise DataError(f"{path}: damaged, or changed since it was written (its digest differs); {_AGAIN}")
+    return sidecar
 
 
 def write_sidecar(beton: Path, sidecar: Sidecar) -> None:
     """Write the sidecar of a ``.beton``, whole or not at all."""
-    files.write_text(sidecar_path(beton), sidecar.model_dump_json(indent=2) + "\n")
+    signed = sidecar.model_copy(update={"digest": _sidecar_digest(sidecar)})
+    files.write_text(sidecar_path(beton), signed.model_dump_json(indent=2) + "\n")
+
+
+def _sidecar_digest(sidecar: Sidecar) -> str:
+    return files.digest_of(sidecar.model_dump(mode="json", exclude={"digest"}))
 
 
 def sidecar_path(beton: Path) -> Path:

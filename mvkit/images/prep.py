@@ -438,7 +438,9 @@ def prepare(
                 stack.callback(temporary.unlink, missing_ok=True)
                 results = encode_all(split.source.open_items(), settings, workers=workers)
                 counted = _count(results, lambda: progress(next(number), total))
-                written.append((split.path, temporary, _write(split, settings, temporary, counted, on_error)))
+                with files.naming_file(split.path):
+                    sidecar = _write(split, settings, temporary, counted, on_error)
+                written.append((split.path, temporary, sidecar))
             for target, temporary, sidecar in written:
                 # An older file must not stand beside the new sidecar: a kill in between leaves no file.
                 final = files.follow_link(target)

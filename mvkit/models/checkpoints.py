@@ -12,6 +12,7 @@ import pickle
 import struct
 import warnings
 import zipfile
+import zlib
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -174,6 +175,8 @@ def read_checkpoint(path: Path, *, remedy: str = _FETCH_AGAIN) -> object:
         ):
             # torch warns of pickle protocols other than its own; what it cannot read is an error anyway.
             warnings.simplefilter("ignore")
+            if first.startswith(_ZIP_MAGIC):
+                _check_archive(path)
             try:
                 return torch.load(name, weights_only=True, **options)
             except pickle.UnpicklingError:
@@ -186,6 +189,13 @@ def read_checkpoint(path: Path, *, remedy: str = _FETCH_AGAIN) -> object:
                 "TORCH_FORCE_WEIGHTS_ONLY_LOAD is not set\nunset it: mvkit runs nothing that a file names"
             ) from None
         raise _damage_error(path, "checkpoint", error, remedy) from None
+
+
+def _check_archive(path: Path) -> None:
+    """Compare every member of a zip archive with its CRC-32, which torch does not."""
+    with zipfile.ZipFile(path) as archive:
+        if (damaged := archive.testzip()) is not None:
+            raise zipfile.BadZipFile(f"'{damaged}' has changed since it was written")
 
 
 def _first_bytes(path: Path, remedy: str) -> bytes:
@@ -425,6 +435,8 @@ def _read_weights_file(path: Path, *, remedy: str) -> dict[str, Any]:
     tensors, metadata = read_safetensors(path, remedy=remedy)
     training_run: Any = {}
     if metadata.get("mvkit_format") == FORMAT_NAME:
+        if metadata.get("crc32") not in (None, weights_crc32(tensors, metadata)):
+            raise _damage_error(path, "weights file", ValueError("its CRC-32 differs"), remedy)
         try:
             version = int(metadata["mvkit_format_version"])
             training_run = json.loads(metadata.get("training_run", "{}"))
@@ -467,6 +479,18 @@ def read_safetensors(path: Path, *, remedy: str) -> tuple[dict[str, Tensor], dic
             return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except _UNREADABLE as error:
         raise _damage_error(path, "safetensors file", error, remedy) from None
+
+
+def weights_crc32(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """Return the CRC-32 (hex) of all that a weights file holds; the format itself has no checksum."""
+    crc = 0
+    for key in sorted(tensors):
+        tensor = tensors[key]
+        crc = zlib.crc32(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode(), crc)
+        data: Any = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
+        crc = zlib.crc32(data, crc)
+    texts = {key: text for key, text in metadata.items() if key != "crc32"}
+    return f"{zlib.crc32(json.dumps(texts, sort_keys=True).encode(), crc):08x}"
 
 
 def _numpy_globals() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:

@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 import mvkit
 from mvkit.errors import CheckpointError, UsageError, printable
 from mvkit.files import check_output_path, replacing
 from mvkit.models.base import WeightsProvenance, missing_weights, state_digest
-from mvkit.models.checkpoints import FORMAT_NAME, FORMAT_VERSION, SUFFIX
+from mvkit.models.checkpoints import FORMAT_NAME, FORMAT_VERSION, SUFFIX, weights_crc32
 from mvkit.models.external import ExternalModel, unwrap
 from mvkit.models.loading import load_model
 from mvkit.paths import expand
@@ -96,9 +96,11 @@ def export_weights(
     metadata = describe_weights(module)
     if not tensors:
         raise UsageError(f"'{metadata['model']}' has no weights to export")
+    metadata = dict(sorted({**metadata, "crc32": weights_crc32(tensors, metadata)}.items()))
     with replacing(target) as temporary:
         try:
-            save_file(tensors, temporary, metadata=metadata)
+            # Not by save_file: it writes to a file of its own name, which stays if the process is killed.
+            temporary.write_bytes(save(tensors, metadata=metadata))
         except (SafetensorError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())
             raise CheckpointError(f"{target}: the weights cannot be written ({reason[:160]})") from error

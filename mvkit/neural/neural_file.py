@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 
 import mvkit
 from mvkit.errors import DataError
-from mvkit.files import open_hdf5, replacing
+from mvkit.files import append_checksum, check_checksum, open_hdf5, replacing
 from mvkit.machine import available_cores
 from mvkit.neural.dataset import (
     Recording,
@@ -186,8 +186,16 @@ class OpenNeuralFile:
         NDArray
             float32 (from counts) or as :meth:`decode` gives it, of the shape that was selected; NaN =
             missing.
+
+        Raises
+        ------
+        DataError
+            If they are damaged.
         """
-        return self.decode(self.stored[selection if selection else ...])
+        try:
+            return self.decode(self.stored[selection if selection else ...])
+        except OSError as error:
+            raise DataError(f"{self.path}: damaged neural file: {_first_line(error)}") from error
 
     def decode(self, stored: NDArray[Any]) -> NDArray[Any]:
         """Return the measured values of any part of ``stored``, in its shape; NaN = missing.
@@ -446,6 +454,7 @@ def create_neural_file(path: Path, contents: NeuralFileContents) -> Iterator[Any
     finally:
         guard.close()
         guard.raise_first_error()
+    append_checksum(path)
 
 
 def check_contents(contents: NeuralFileContents) -> None:
@@ -571,10 +580,11 @@ def record_provenance(responses: Any, provenance: Mapping[str, object]) -> None:
 
 
 class GuardedFile(io.FileIO):
-    """A file for h5py's file-object driver that survives a full disk.
+    """A file for h5py's file-object driver that survives a full disk, and Ctrl-C while it is written.
 
     HDF5 cannot close a file whose last writes fail, and the process may crash. This file records the first
-    error and ignores further writes, so that HDF5 closes it; the error is raised then.
+    error and keeps further writes in memory, where HDF5 finds them again, so that HDF5 closes it; the error
+    is raised then.
 
     Parameters
     ----------
@@ -586,7 +596,8 @@ class GuardedFile(io.FileIO):
 
     def __init__(self, path: Path, *, is_new: bool = True) -> None:
         super().__init__(path, "w+" if is_new else "r+")
-        self._error: OSError | None = None
+        self._error: OSError | KeyboardInterrupt | None = None
+        self._unwritten: list[tuple[int, bytes]] = []
         #: Whether a first error is also raised where it happens.
         self.raises_at_once = False
 
@@ -596,16 +607,29 @@ class GuardedFile(io.FileIO):
             raise self._error
 
     def write(self, data: Any) -> int:
-        """Write all of ``data`` at the current position; after an error, nothing."""
-        view = memoryview(data).cast("B")
-        size = len(view)
-        if self._error is None:
-            try:
-                while len(view):
-                    view = view[super().write(view) or 0 :]
-            except OSError as error:
-                self._record(error)
-        return size
+        """Write all of ``data`` at the current position; after an error, to memory."""
+        begin, whole = self.tell(), memoryview(data).cast("B")
+        view = whole
+        try:
+            while len(view) and self._error is None:
+                view = view[super().write(view) or 0 :]
+        except (OSError, KeyboardInterrupt) as error:
+            self._record(error)
+        finally:
+            if self._error is not None:
+                self._unwritten.append((begin, bytes(whole)))
+        return len(whole)
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer from the current position, with zeros behind the end; see :meth:`write`."""
+        begin, view = self.tell(), memoryview(buffer).cast("B")
+        n_read = super().readinto(view) or 0
+        view[n_read:] = bytes(len(view) - n_read)
+        for at, data in self._unwritten:
+            first, last = max(begin, at), min(begin + len(view), at + len(data))
+            if first < last:
+                view[first - begin : last - begin] = data[first - at : last - at]
+        return len(view)
 
     def truncate(self, size: int | None = None) -> int:
         """Set the file's length; after an error, nothing."""
@@ -613,12 +637,12 @@ class GuardedFile(io.FileIO):
         if self._error is None:
             try:
                 super().truncate(length)
-            except OSError as error:
+            except (OSError, KeyboardInterrupt) as error:
                 self._record(error)
         return length
 
-    def _record(self, error: OSError) -> None:
-        self._error = OSError(error.errno, error.strerror, self.name)
+    def _record(self, error: OSError | KeyboardInterrupt) -> None:
+        self._error = OSError(error.errno, error.strerror, self.name) if isinstance(error, OSError) else error
         if self.raises_at_once:
             raise self._error
 
@@ -746,6 +770,7 @@ def open_neural_file(path: Path) -> Iterator[OpenNeuralFile]:
     """
     if not path.is_file():
         raise DataError(f"{path}: no such neural file")
+    check_checksum(path, remedy="fetch or convert it again")
     try:
         file = open_hdf5(path)
     except OSError as error:
@@ -755,8 +780,8 @@ def open_neural_file(path: Path) -> Iterator[OpenNeuralFile]:
             ) from error
         raise DataError(f"{path}: not a readable HDF5 file ({_first_line(error)})") from error
     with file:
-        _check_format(path, file)
         try:
+            _check_format(path, file)
             opened = _open_variables(path, file)
         except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
             raise DataError(f"{path}: damaged neural file: {_first_line(error)}") from error

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.errors import DataError
-from mvkit.files import replacing
+from mvkit.files import append_checksum, replacing
 from mvkit.neural import neural_file as layout
 from mvkit.neural.dataset import area_sort_key
 from mvkit.neural.neural_file import GuardedFile, NeuralFileContents
@@ -212,6 +212,7 @@ def _add(path: Path, contents: NeuralFileContents, values: StoredReliabilities) 
     finally:
         guard.close()
         guard.raise_first_error()
+    append_checksum(path)
 
 
 def _remove(file: Any, name: str) -> None:

@@ -47,8 +47,12 @@ def score_schema() -> dict[str, Any]:
                     "description": "The ceiling over numbers of units or images.",
                 },
                 "files": _list(_TEXT, "Files that were written."),
+                "checksums": {
+                    "type": "object",
+                    "description": "sha256 of Parquet files and of the rest of this.",
+                },
             },
-            optional=("ceiling", "comparison", "extrapolation", "files"),
+            optional=("ceiling", "comparison", "extrapolation", "files", "checksums"),
         ),
     }
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mvkit.display import drawing, html_table
 from mvkit.errors import DataError, UsageError
-from mvkit.files import digest_of, plain, replacing, shorten, write_text
+from mvkit.files import digest_of, plain, replacing, sha256_of, shorten, write_text
 from mvkit.paths import expand
 from mvkit.scoring.intervals import METHOD, Draws, describe_median
 from mvkit.scoring.layer_choice import HELD_OUT, PAPER, ChosenUnits, choose_layer, unit_grid, unit_rows
@@ -641,7 +641,10 @@ def save_models(
         # Opened here: pyarrow cannot open a folder whose name is no UTF-8.
         with replacing(out_dir / name) as temporary, temporary.open("wb") as file:
             frame.to_parquet(file, index=False)
-    content = results_document(models, tables=False) if document is None else document
+    content = dict(results_document(models, tables=False) if document is None else document)
+    # Parquet would not notice a changed byte.
+    checksums = {name: sha256_of(out_dir / name) for name in parquets}
+    content["checksums"] = {**checksums, SUMMARY_JSON: digest_of(content)}
     write_text(out_dir / SUMMARY_JSON, json.dumps(content, indent=2, allow_nan=False) + "\n")
     return [out_dir / name for name in (*frames, *parquets, SUMMARY_JSON)]
 
@@ -751,12 +754,16 @@ def read_models(out_dir: Path) -> dict[str, Scores]:
         version = document.get("schema_version")
         if version != SCHEMA_VERSION:
             raise ValueError(f"version {version} of summary.json, and this mvkit reads {SCHEMA_VERSION}")
+        for name, expected in document.pop("checksums", {}).items():
+            found = digest_of(document) if name == SUMMARY_JSON else sha256_of(folder.resolve() / name)
+            if found != expected:
+                raise ValueError(f"{name} has changed since it was written")
         entries = {str(entry["name"]): entry for entry in document["models"]}
         table = _read_parquet(folder.resolve() / UNITS_PARQUET)
         has_networks = any("networks" in entry["context"] for entry in entries.values())
         networks = _read_parquet(folder.resolve() / NETWORKS_PARQUET) if has_networks else None
     except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
-        raise DataError(f"{folder}: damaged scores ({error})") from error
+        raise _damage_error(folder, error) from error
     if chosen:
         names = {folder_name(name): name for name in entries} | {name: name for name in entries}
         if chosen not in names:
@@ -765,7 +772,12 @@ def read_models(out_dir: Path) -> dict[str, Scores]:
     try:
         return {name: _scores_of(document, entry, table, networks) for name, entry in entries.items()}
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{folder}: damaged scores ({error})") from error
+        raise _damage_error(folder, error) from error
+
+
+def _damage_error(folder: Path, error: Exception) -> DataError:
+    reason = " ".join(str(error).split())
+    return DataError(f"{folder}: damaged scores ({reason[:160]})")
 
 
 def folder_name(name: str) -> str:

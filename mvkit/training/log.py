@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, TextIO, TypeVar
 import torch
 
 from mvkit.errors import FitError, UsageError, wording
-from mvkit.files import plain, write_text
+from mvkit.files import naming_file, plain, write_text
 from mvkit.objectives.base import Loss
 
 if TYPE_CHECKING:
@@ -165,8 +165,9 @@ class RunLog:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("a", encoding="utf-8")
         record = plain({"kind": kind, "step": step, **values})
-        self._file.write(json.dumps(record, allow_nan=False) + "\n")
-        self._file.flush()
+        with naming_file(self.path):
+            self._file.write(json.dumps(record, allow_nan=False) + "\n")
+            self._file.flush()
         if self._board is not None:
             for name, value in record.items():
                 is_number = isinstance(value, int | float) and not isinstance(value, bool)

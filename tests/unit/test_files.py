@@ -204,6 +204,37 @@ def test_leftovers_of_a_name_are_removed_and_no_others(tmp_path: Path) -> None:
     assert {name: (tmp_path / name).exists() for name in names} == names
 
 
+def test_what_killed_processes_left_of_a_file_goes_when_it_is_written_again(tmp_path: Path) -> None:
+    machine, dead, alive = atomic._machine(), 2**22 + 1, os.getppid()
+    left = {f"a.tmp-{machine}-{dead}-01234567.h5": False, f"a.tmp-{machine}-{alive}-01234567.h5": True}
+    for name in left:
+        (tmp_path / name).touch()
+    atomic.write_text(tmp_path / "a.h5", "whole")
+    assert {name: (tmp_path / name).exists() for name in left} == left
+
+
+def test_a_write_that_fails_names_its_file(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="no room") as caught, atomic.replacing(tmp_path / "a.csv"):
+        raise OSError(28, "no room")
+    assert caught.value.filename == str(tmp_path / "a.csv")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("n_bytes", [1, 4096, 5000])
+def test_any_changed_byte_of_a_file_with_a_checksum_is_noticed(tmp_path: Path, n_bytes: int) -> None:
+    path = tmp_path / "a.h5"
+    path.write_bytes(b"x" * n_bytes)
+    atomic.check_checksum(path, remedy="none")
+    atomic.append_checksum(path)
+    whole = path.read_bytes()
+    assert whole.startswith(b"x" * n_bytes) and len(whole) % 4096 == 22
+    for at in (0, n_bytes // 2, n_bytes - 1, len(whole) - 5):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        atomic._has_own_checksum.cache_clear()
+        with pytest.raises(DataError, match=re.escape(f"{path}: damaged: ") + ".*; extract it again"):
+            atomic.check_checksum(path, remedy="extract it again")
+
+
 def test_text_of_any_name_is_written(tmp_path: Path) -> None:
     atomic.write_text(tmp_path / "list.txt", os.fsdecode(b"caf\xe9 \xc3\xbc"))
     assert (tmp_path / "list.txt").read_bytes() == rb"caf\xe9 " + "ü".encode()

@@ -227,3 +227,12 @@ def test_errors_name_files_of_any_name(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(main, "app", app_raising(error))
         shown = _printed("ascii", monkeypatch, lambda: main.run([]))
         assert shown.startswith(r"error: caf\xe9[/x]:rat:\xfc: ")
+
+
+def test_after_ctrl_c_any_error_counts_as_its_consequence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(main, "app", app_raising(AttributeError("HDF5 came back in the middle")))
+    monkeypatch.setattr(main, "_interrupts", [2])
+    assert main.run(["go"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"

@@ -135,6 +135,8 @@ def test_a_newer_version_is_refused(feature_file):
 
 @pytest.mark.parametrize("kept", [0, 0.02, 0.5, 0.9, 0.999])
 def test_a_file_cut_short_is_refused(feature_file, kept):
+    with h5py.File(feature_file, "r+"):
+        pass  # HDF5 cuts off the checksum, and what fills up the block before it
     whole = feature_file.read_bytes()
     feature_file.write_bytes(whole[: int(len(whole) * kept)])
     with pytest.raises(DataError, match="damaged"):
@@ -149,6 +151,8 @@ def test_a_flipped_bit_in_the_values_is_noticed(feature_file):
     feature_file.write_bytes(bytes(whole))
     with pytest.raises(DataError, match="damaged"):
         read_features(feature_file)
+    # As another program would write the file, without mvkit's checksum.
+    feature_file.write_bytes(bytes(whole[:-1]))
     lazy = read_features(feature_file, lazy=True)
     with pytest.raises(DataError, match="damaged"):
         lazy["conv"]

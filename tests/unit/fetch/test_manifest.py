@@ -70,3 +70,11 @@ def test_a_newer_manifest_is_not_rewritten(tmp_path: Path) -> None:
     with pytest.raises(FetchError, match="update mvkit"):
         put(manifest, "x", b"1")
     assert manifest.path.read_text() == text
+
+
+def test_a_changed_digit_is_noticed(tmp_path: Path) -> None:
+    manifest = Manifest(tmp_path)
+    manifest.record(tmp_path / "a.pt", Record(size=1234, sha256="0" * 64))
+    manifest.path.write_text(manifest.path.read_text().replace("1234", "1334"))
+    with pytest.raises(FetchError, match="the manifest is damaged"):
+        manifest.records()

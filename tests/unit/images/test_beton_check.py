@@ -21,6 +21,7 @@ from mvkit.images.beton import (
     StorageFormat,
     check_complete,
     compare_with_crc,
+    read_sidecar,
     read_structure,
     sidecar_path,
     verify_beton,
@@ -195,3 +196,14 @@ def test_other_files_and_missing_ones_are_named(tmp_path: Path) -> None:
         check_complete(tmp_path / "absent.beton")
     with pytest.raises(DataError, match="a folder"):
         check_complete(tmp_path)
+
+
+def test_a_changed_word_of_the_sidecar_is_noticed(whole: Path) -> None:
+    path = sidecar_path(whole)
+    text = path.read_text()
+    try:
+        path.write_text(text.replace('"split": "', '"split": "x'))
+        with pytest.raises(DataError, match="its digest differs"):
+            read_sidecar(whole)
+    finally:
+        path.write_text(text)

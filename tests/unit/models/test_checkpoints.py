@@ -159,6 +159,17 @@ def test_truncated_files_are_refused(weights, save, kept):
         read_checkpoint(path)
 
 
+def test_a_changed_bit_of_a_weight_is_noticed(weights, tmp_path):
+    path = tmp_path / "weights.pt"
+    torch.save(weights, path)
+    data = bytearray(path.read_bytes())
+    values = next(value for value in weights.values() if value.numel() > 8)
+    data[data.index(values.numpy().tobytes()) + 2] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(CheckpointError, match="has changed since it was written"):
+        read_checkpoint(path)
+
+
 def test_damaged_files_never_raise_anything_else(weights, save):
     """Bytes changed at random: the reader either still makes sense of the file or says that it cannot."""
     path = save(_training_state(weights))

@@ -87,6 +87,7 @@ def test_metadata_say_what_is_known(tmp_path):
     )
     texts = texts_of(report.path)
     assert texts == dict(report.metadata)
+    assert len(bytes.fromhex(texts.pop("crc32"))) == 4
     model = mvkit.load_model(ENCODER, weights="random")
     assert json.loads(texts.pop("layers")) == list(model.layers)
     assert Preprocessing.from_dict(json.loads(texts.pop("preprocessing"))) == model.preprocess
@@ -130,7 +131,8 @@ def test_a_training_run_comes_back_by_the_file_alone(tmp_path, run_file, network
     assert (again.name, again.layers, again.preprocess) == ("demo@step400", ("VISp", "ventral"), PREPROCESS)
     # An export of what was exported is the same file but for the identity of the weights it was made of.
     second = export_weights(again, tmp_path / "second.safetensors")
-    assert {**second.metadata, "weights_id": trained.weights_id} == dict(report.metadata)
+    own = {"weights_id": trained.weights_id, "crc32": report.metadata["crc32"]}
+    assert {**second.metadata, **own} == dict(report.metadata)
     start = mvkit.load_model(str(report.path), weights="random")
     assert_same_bits(
         dict(start.state_dict()), dict(build_for_training(network, n_classes=classes, seed=9).state_dict())
@@ -217,11 +219,11 @@ def test_an_existing_file_is_kept_unless_overwritten(tmp_path):
 
 
 def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
-    def broken(tensors: object, path: Path, metadata: object) -> None:
+    def broken(path: Path) -> None:
         path.write_bytes(b"half of it")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mvkit.models.exporting.save_file", broken)
+    monkeypatch.setattr("mvkit.models.exporting._sort_metadata", broken)
     with pytest.raises(OSError, match="No space left"):
         export_weights(nn.Linear(2, 2), tmp_path / "w.safetensors")
     assert list(tmp_path.iterdir()) == []
@@ -250,3 +252,12 @@ def test_wrappers_leave_no_trace_in_names(tmp_path):
     report = export_weights(nn.DataParallel(plain), tmp_path / "w.safetensors")
     assert_same_bits(load_file(report.path), dict(plain.state_dict()))
     assert report.metadata["model"] == "Linear"
+
+
+def test_a_changed_bit_of_a_weight_or_a_text_is_noticed(tmp_path, run_file):
+    path = export_weights(mvkit.load_model(run_file(ENCODER, None)), tmp_path / "w.safetensors").path
+    whole = path.read_bytes()
+    for at in (len(whole) - 3, whole.index(b"step 400")):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(CheckpointError, match="its CRC-32 differs"):
+            mvkit.load_model(path)

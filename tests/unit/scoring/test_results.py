@@ -180,7 +180,7 @@ def test_missing_and_damaged_folders_are_named(scores: Scores, tmp_path: Path) -
     save_scores(scores, tmp_path)
     nobody = {"model": ["other"], "weights": [""], "dataset": [""], "score": [0.5]}
     pd.DataFrame(nobody).to_parquet(tmp_path / "scores.parquet")
-    with pytest.raises(DataError, match=r"damaged scores \(scores\.parquet has no rows of "):
+    with pytest.raises(DataError, match=r"damaged scores \(scores\.parquet has changed since"):
         read_scores(tmp_path)
     save_scores(scores, tmp_path)
     summary = json.loads((tmp_path / "summary.json").read_text())
