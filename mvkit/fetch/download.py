@@ -350,7 +350,7 @@ class PartialFile:
         """Return the version of the note, or None if there is no readable note."""
         try:
             return RemoteVersion(**json.loads(self.note_path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, RecursionError):
             return None
 
     def n_bytes(self) -> int:

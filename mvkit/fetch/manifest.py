@@ -160,7 +160,7 @@ class Manifest:
             return {key: Record(**fields) for key, fields in document["files"].items()}
         except FileNotFoundError:
             return {}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise FetchError(
                 f"{self.path}: the manifest is damaged ({type(error).__name__})\n"
                 "remove it: files in place stay, and are recorded again by the next fetch"

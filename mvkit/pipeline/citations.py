@@ -331,7 +331,7 @@ def _of_scores(table: Path) -> Iterator[str | _Unknown]:
     if summary.is_file():
         try:
             document = json.loads(summary.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{summary}: not readable as JSON ({error}); score again with --out") from None
         for name in ("settings", "protocol"):
             yield from _TOOLS.get(str(_mapping(_mapping(document).get(name)).get("mapping", "")), ())

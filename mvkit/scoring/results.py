@@ -44,6 +44,12 @@ SOURCE_COLUMNS = ("model", "weights", "dataset")
 #: Columns of scores from the even splits of the images alone, and from the odd ones.
 FOLD_COLUMNS = ("score_even_splits", "score_odd_splits")
 
+#: What every table of scores has.
+_EXPECTED_COLUMNS = (
+    *("layer", "area", "specimen", "unit_id", "score", "raw_correlation", "reason", "detail"),
+    *("halves_used", "halves_dropped", *DROPPED_COLUMNS.values()),
+)
+
 UNITS_CSV = "scores.csv"
 UNITS_PARQUET = "scores.parquet"
 NETWORKS_PARQUET = "networks.parquet"
@@ -754,7 +760,7 @@ def read_models(out_dir: Path) -> dict[str, Scores]:
         table = _read_parquet(folder.resolve() / UNITS_PARQUET)
         has_networks = any("networks" in entry["context"] for entry in entries.values())
         networks = _read_parquet(folder.resolve() / NETWORKS_PARQUET) if has_networks else None
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
         raise DataError(f"{folder}: damaged scores ({error})") from error
     if chosen:
         names = {folder_name(name): name for name in entries} | {name: name for name in entries}
@@ -781,6 +787,8 @@ def _scores_of(
     rows = table[table["model"] == name].drop(columns=list(SOURCE_COLUMNS))
     if rows.empty:
         raise ValueError(f"{UNITS_PARQUET} has no rows of {name}")
+    if missing := [column for column in _EXPECTED_COLUMNS if column not in rows]:
+        raise ValueError(f"{UNITS_PARQUET} lacks {', '.join(missing)}")
     protocol = document["protocol"]
     settings = {key: value for key, value in protocol.items() if key in ScoreSettings.model_fields}
     folds = [column for column in FOLD_COLUMNS if column in rows]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.errors import DataError, UsageError, option_name, suggest
-from mvkit.files import natural_key
+from mvkit.files import check_unpacked, natural_key
 from mvkit.neural.grey_images import GreyImages
 from mvkit.neural.nwb import order_presentations
 from mvkit.neural.own.presentations import by_trial_and_image, grey_of_ids, match_images
@@ -38,6 +40,8 @@ TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 #: A table with fewer responses than this part of its cells has wrong columns.
 _LEAST_FILLED = 0.02
 _MOST_EMPTY_CELLS = 10_000_000
+_CELL_BYTES = 8
+_BLOCK_BYTES = 1 << 20
 
 
 def read_table(
@@ -100,6 +104,22 @@ def read_table(
     return images, parts
 
 
+def _check_size(path: Path) -> None:
+    """Check that a table does not unpack to vastly more than its file has."""
+    n_stored = path.stat().st_size
+    if path.suffix.lower() == ".parquet":
+        from pyarrow import parquet
+
+        about = parquet.read_metadata(path)
+        check_unpacked(about.num_rows * about.num_columns * _CELL_BYTES, n_stored, str(path))
+    elif path.suffix.lower() == ".gz":
+        n_bytes = 0
+        with gzip.open(path) as file:
+            while block := file.read(_BLOCK_BYTES):
+                n_bytes += len(block)
+                check_unpacked(n_bytes, n_stored, str(path))
+
+
 class _Table:
     """A table with named columns."""
 
@@ -109,6 +129,7 @@ class _Table:
         self.path = path
         name = path.name.lower()
         try:
+            _check_size(path)
             if name.endswith(".parquet"):
                 frame: pandas.DataFrame = pandas.read_parquet(path)
             else:
@@ -116,7 +137,7 @@ class _Table:
                 frame = pandas.read_csv(path, sep=separator, low_memory=False)
         except FileNotFoundError as error:
             raise DataError(f"{path}: no such file") from error
-        except (OSError, ValueError, UnicodeDecodeError, KeyError) as error:
+        except (OSError, ValueError, KeyError, EOFError, MemoryError, zlib.error) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise DataError(f"{path}: not a readable table ({reason})") from error
         # Lines are counted as an editor does, with the header.
