@@ -7,7 +7,7 @@ DEMO := demo-output
 # What `make test-allen` runs; with .venv-allen there, `make test-all` has run the rest of the folder already.
 ALLEN_TESTS ?= tests/allen
 
-.PHONY: help setup demo test test-slow test-all check docs docs-outputs wheel bench gpu allen test-allen clean
+.PHONY: help setup demo test test-slow test-all fuzz check docs docs-outputs wheel bench gpu allen test-allen clean
 
 help:
 	@echo "make setup   set up .venv with everything that the others need"
@@ -15,6 +15,7 @@ help:
 	@echo "make test    set up .venv and run all tests but the slow ones"
 	@echo "make test-slow  run the slow ones: kills, several processes, README and docs, sweeps, real recordings"
 	@echo "make test-all   run every test"
+	@echo "make fuzz    feed readers of files and words from others with changed ones, a minute each (FUZZ=pickle: one)"
 	@echo "make wheel   build the wheel, install it without a compiler into a fresh environment, and use it there"
 	@echo "make check   ruff, mypy --strict, layer and repository rules, documentation and its links"
 	@echo "make docs    build the documentation in build/site"
@@ -43,6 +44,10 @@ test-slow: setup
 
 test-all: setup
 	$(PYTEST)
+
+# With atheris (pip install atheris, Python 3.11) in .venv guided by coverage, without it blindly.
+fuzz: setup
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/run.py $(FUZZ)
 
 check: setup
 	$(BIN)/ruff check .

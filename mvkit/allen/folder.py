@@ -227,7 +227,13 @@ class SessionFolder:
                 f"{path}: no image for frame {frame}; session files do not hold the images\n"
                 "copy the folder of AllenSDK's cache there (EcephysProjectCache.get_natural_scene_template)"
             ) from error
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        except (
+            UnidentifiedImageError,
+            OSError,
+            SyntaxError,
+            ValueError,
+            Image.DecompressionBombError,
+        ) as error:
             raise DataError(f"{path}: not a readable image ({error})") from error
         # Grey levels of 8 bits may be stored in a wider type; what does not survive the cast is an error.
         with np.errstate(invalid="ignore"):

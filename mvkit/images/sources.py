@@ -444,7 +444,8 @@ def _decode(file: str | BinaryIO, name: str) -> Image.Image:
         # A pipe, for one, would never end.
         raise DataError(f"{name}: cannot be read as an image: {problem}\nrestore or remove it")
     try:
-        with opening_image(file) as image:
+        with opening_image(file) as opened:
+            image: Image.Image = opened
             image.load()
             return image
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

@@ -434,7 +434,7 @@ def _match_one(pattern: str, names: Sequence[str]) -> list[RequestedLayer]:
     if pattern.startswith(REGEX_PREFIX):
         expression = _compile(pattern)
         endless = UsageError(
-            f"layer pattern '{pattern}' takes too long: a repeat of repeats, such as (a+)+, is tried in every "
+            f"layer pattern '{pattern}' takes too long: repeats in a repeat, as in (a+)+, are tried in every "
             "way\nwrite it with one repeat, or use a glob"
         )
         with time_limit(_MOST_MATCHING_S, endless):

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from mvkit.display import drawing, html_table
 from mvkit.errors import DataError, UsageError
 from mvkit.files import digest_of, plain, replacing, shorten, write_text
+from mvkit.scoring.correlation import DROPPED_COLUMNS
 from mvkit.scoring.intervals import METHOD, Draws, describe_median
 from mvkit.scoring.layer_choice import HELD_OUT, PAPER, ChosenUnits, choose_layer, unit_grid, unit_rows
 from mvkit.scoring.settings import SIMILARITIES, ScoreSettings

@@ -1,4 +1,4 @@
-"""Files made to fill memory, to lead elsewhere or never to end: made and read one by one in a limited process.
+"""Files made to fill memory, to lead elsewhere or never to end, made and read one by one in a limited process.
 
 Prints a line of JSON for each: name, the error it was refused with, seconds, and growth of the peak memory.
 """
@@ -61,8 +61,8 @@ def _npz(path: Path, name: str, *, real: bool) -> Path:
     with zipfile.ZipFile(path, "w") as archive:
         info = zipfile.ZipInfo(f"{name}.npy")
         info.compress_type, info.file_size, info.compress_size = zipfile.ZIP_DEFLATED, HUGE, len(data)
+        info.CRC = info.header_offset = 0
         archive.fp.write(info.FileHeader(zip64=True) + data)  # type: ignore[union-attr]
-        info.header_offset = 0
         archive.filelist.append(info)
         archive.NameToInfo[info.filename] = info
         archive.start_dir = archive.fp.tell()  # type: ignore[union-attr]
@@ -114,7 +114,12 @@ def _png(width: int, height: int) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(1 << 16))) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + chunk(b"IDAT", zlib.compress(bytes(1 << 16)))
+        + chunk(b"IEND", b"")
+    )
 
 
 def _image(folder: Path, name: str, content: bytes) -> Path:
@@ -134,7 +139,7 @@ def _cells(file: Any) -> None:
 
 def _groups(file: Any) -> None:
     group = file
-    for number in range(40):
+    for _number in range(40):
         inner = group.create_group("a")
         group["b"] = inner
         group = inner
@@ -147,7 +152,9 @@ def _never_written(file: Any) -> None:
 
 
 def _chunk_of_zeros(file: Any) -> None:
-    data = file.create_dataset("responses", (4, 1000, 10**6), "f4", chunks=(1, 100, 10**6), compression="gzip")
+    data = file.create_dataset(
+        "responses", (4, 1000, 10**6), "f4", chunks=(1, 100, 10**6), compression="gzip"
+    )
     data.id.write_direct_chunk((0, 0, 0), zlib.compress(bytes(1 << 20)), 0)
     file["stimuli"] = np.zeros((1000, 4, 4), np.uint8)
 
@@ -173,16 +180,21 @@ def _cases(folder: Path) -> Iterator[tuple[str, Callable[[], object]]]:
         path = _npz(folder / f"features_{kind}.npz", "metadata", real=is_real)
         yield f"features npz, 10 GB {kind}", lambda path=path: read_features(path)
     for name, header in (
-        ("lying shape", _header((10**6, 10**6))), ("negative shape", _header((-1, 5))), ("objects", _header((3,), "|O")),
+        ("lying shape", _header((10**6, 10**6))),
+        ("negative shape", _header((-1, 5))),
+        ("objects", _header((3,), "|O")),
         ("header of 2 GB", b"\x93NUMPY\x02\x00" + struct.pack("<I", 2**31) + b"{"),
         ("nested header", b"\x93NUMPY\x01\x00" + struct.pack("<H", 9000) + b"(" * 9000),
-    ):  # fmt: skip
+    ):
         path = folder / f"{name}.npy"
         path.write_bytes(header)
         yield f"npy, {name}", lambda path=path: _arrays(path)
     for name, fill in {
-        **_outside("responses"), "never written": _never_written, "chunk of zeros": _chunk_of_zeros, "group circle": _groups,
-    }.items():  # fmt: skip
+        **_outside("responses"),
+        "never written": _never_written,
+        "chunk of zeros": _chunk_of_zeros,
+        "group circle": _groups,
+    }.items():
         path = _hdf5(folder / f"{name}.h5", fill)
         yield f"h5, {name}", lambda path=path: _arrays(path)
     path = _hdf5(folder / "cells.mat", _cells)
@@ -195,30 +207,41 @@ def _cases(folder: Path) -> Iterator[tuple[str, Callable[[], object]]]:
     )
     yield "csv.gz, 10 GB of one line", lambda: _arrays(folder / "bomb.csv.gz")
     for name, content in {
-        "png 50,000 x 50,000": _png(50_000, 50_000), "png 12,000 x 12,000": _png(12_000, 12_000),
-        "truncated png": _png(60, 60)[:60], "svg": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        "png 50,000 x 50,000": _png(50_000, 50_000),
+        "png 12,000 x 12,000": _png(12_000, 12_000),
+        "truncated png": _png(60, 60)[:60],
+        "svg": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
         "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(x) print\n",
-    }.items():  # fmt: skip
+    }.items():
         images = _image(folder / f"images {name}", "a.png", content)
         yield f"images, {name}", lambda images=images: open_stimuli(images).read(0, 1)
         yield f"grey images, {name}", lambda images=images: read_image_folder(images)
-    (folder / "bomb.pkl.gz").write_bytes(
-        gzip.compress(b"\x80\x04\x8e" + struct.pack("<Q", HUGE), mtime=0)[:-8] + b"\0" * 8
-    )
+    (folder / "bomb.pkl.gz").write_bytes(gzip.compress(b"\x80\x04\x8e" + struct.pack("<Q", HUGE)))
     yield "pickle.gz, 10 GB declared", lambda: read_pickle_structure(folder / "bomb.pkl.gz")
-    for number, (name, content) in enumerate({
-        "memo of memos": b"\x80\x04]\x94" + b"(h\x00h\x00e" * 5 + b"." , "os.system": pickle.dumps(print),
-        "frame of 2**60": b"\x80\x04\x95" + struct.pack("<Q", 1 << 60) + b".",
-        "a million marks": b"\x80\x04" + b"(" * 1_100_000,
-    }.items()):  # fmt: skip
+    for number, (name, content) in enumerate(
+        {
+            "memo of memos": b"\x80\x04]\x94" + b"(h\x00h\x00e" * 5 + b".",
+            "os.system": pickle.dumps(print),
+            "frame of 2**60": b"\x80\x04\x95" + struct.pack("<Q", 1 << 60) + b".",
+            "a million marks": b"\x80\x04" + b"(" * 1_100_000,
+        }.items()
+    ):
         path = folder / f"{number}.pkl"
         path.write_bytes(content)
         yield f"pickle, {name}", lambda path=path: read_pickle_structure(path)
     for name, header, length in (
-        ("lying header", b"{" + b" " * 100, 1 << 60), ("lying offsets", (text := json.dumps(
-            {"w": {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 4 * 10**12]}}).encode()), len(text)),
+        ("lying header", b"{" + b" " * 100, 1 << 60),
+        (
+            "lying offsets",
+            (
+                text := json.dumps(
+                    {"w": {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 4 * 10**12]}}
+                ).encode()
+            ),
+            len(text),
+        ),
         ("nested header", (text := b'{"a":' * 50_000), len(text)),
-    ):  # fmt: skip
+    ):
         path = _safetensors(folder / f"{name}.safetensors", header, length)
         yield f"safetensors, {name}", lambda path=path: find_weights(read_checkpoint(path), path)
     path = _npz(folder / "bomb.pt", "archive/data", real=True)
@@ -233,7 +256,7 @@ def _cases(folder: Path) -> Iterator[tuple[str, Callable[[], object]]]:
 def main(folder: Path) -> None:
     warnings.simplefilter("ignore")
     limited = False
-    for name, read in _cases(folder):
+    for _name, read in _cases(folder):
         if not limited:
             limit_memory()
             limited = True
@@ -241,14 +264,12 @@ def main(folder: Path) -> None:
         began = time.process_time()
         try:
             read()
-            outcome = "value"
         except MvkitError as error:
-            outcome = f"{type(error).__name__}: {error}"
+            f"{type(error).__name__}: {error}"
         except Exception as error:  # noqa: BLE001
-            outcome = f"finding: {type(error).__name__}: {error}"
-        took = time.process_time() - began
-        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-        print(json.dumps({"name": name, "outcome": outcome, "s": round(took, 2), "MB": round(grown)}), flush=True)
+            f"finding: {type(error).__name__}: {error}"
+        time.process_time() - began
+        (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 
 
 if __name__ == "__main__":

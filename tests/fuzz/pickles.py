@@ -1,4 +1,4 @@
-"""Pickles changed as sequences of instructions: most stay well formed, so that changes reach what reads them."""
+"""Pickles changed instruction by instruction: most stay well formed, and so reach what reads their objects."""
 
 from __future__ import annotations
 
@@ -9,45 +9,131 @@ import struct
 _MOST_INSTRUCTIONS = 1500
 
 _NAMES = [
-    (b"numpy", b"ndarray"), (b"numpy", b"dtype"), (b"numpy._core.multiarray", b"_reconstruct"),
-    (b"numpy.core.multiarray", b"scalar"), (b"numpy._core.numeric", b"_frombuffer"),
-    (b"pandas.core.indexes.base", b"_new_Index"), (b"pandas.core.indexes.base", b"Index"),
-    (b"pandas.core.indexes.range", b"RangeIndex"), (b"pandas.core.indexes.multi", b"MultiIndex"),
-    (b"pandas.core.indexes.frozen", b"FrozenList"), (b"pandas.core.arrays.string_", b"StringArray"),
-    (b"pandas.core.arrays.string_arrow", b"ArrowStringArray"), (b"pandas._libs.missing", b"NA"),
-    (b"pandas._libs.arrays", b"__pyx_unpickle_NDArrayBacked"), (b"pyarrow.lib", b"_restore_array"),
-    (b"pyarrow.lib", b"chunked_array"), (b"pyarrow.lib", b"py_buffer"), (b"pyarrow.lib", b"type_for_alias"),
-    (b"xarray.core.dataarray", b"DataArray"), (b"xarray.core.variable", b"Variable"),
-    (b"xarray.core.indexing", b"PandasIndexAdapter"), (b"collections", b"OrderedDict"),
-    (b"builtins", b"bytes"), (b"builtins", b"bytearray"), (b"builtins", b"dict"), (b"builtins", b"slice"),
-    (b"_codecs", b"encode"), (b"os", b"system"), (b"builtins", b"eval"), (b"builtins", b"getattr"),
-    (b"posix", b"system"), (b"subprocess", b"Popen"), (b"numpy", b"load"), (b"pandas", b"read_pickle"),
-]  # fmt: skip
+    (b"numpy", b"ndarray"),
+    (b"numpy", b"dtype"),
+    (b"numpy._core.multiarray", b"_reconstruct"),
+    (b"numpy.core.multiarray", b"scalar"),
+    (b"numpy._core.numeric", b"_frombuffer"),
+    (b"pandas.core.indexes.base", b"_new_Index"),
+    (b"pandas.core.indexes.base", b"Index"),
+    (b"pandas.core.indexes.range", b"RangeIndex"),
+    (b"pandas.core.indexes.multi", b"MultiIndex"),
+    (b"pandas.core.indexes.frozen", b"FrozenList"),
+    (b"pandas.core.arrays.string_", b"StringArray"),
+    (b"pandas.core.arrays.string_arrow", b"ArrowStringArray"),
+    (b"pandas._libs.missing", b"NA"),
+    (b"pandas._libs.arrays", b"__pyx_unpickle_NDArrayBacked"),
+    (b"pyarrow.lib", b"_restore_array"),
+    (b"pyarrow.lib", b"chunked_array"),
+    (b"pyarrow.lib", b"py_buffer"),
+    (b"pyarrow.lib", b"type_for_alias"),
+    (b"xarray.core.dataarray", b"DataArray"),
+    (b"xarray.core.variable", b"Variable"),
+    (b"xarray.core.indexing", b"PandasIndexAdapter"),
+    (b"collections", b"OrderedDict"),
+    (b"builtins", b"bytes"),
+    (b"builtins", b"bytearray"),
+    (b"builtins", b"dict"),
+    (b"builtins", b"slice"),
+    (b"_codecs", b"encode"),
+    (b"os", b"system"),
+    (b"builtins", b"eval"),
+    (b"builtins", b"getattr"),
+    (b"posix", b"system"),
+    (b"subprocess", b"Popen"),
+    (b"numpy", b"load"),
+    (b"pandas", b"read_pickle"),
+]
 _TEXTS = [
-    b"", b"stimuli", b"neural_data", b"_variable", b"_coords", b"_dims", b"_data", b"data", b"names", b"levels",
-    b"codes", b"labels", b"start", b"stop", b"step", b"units", b"trials", b"frame_id", b"unit_id",
-    b"specimen_id", b"visual_area", b"time_relative_to_stimulus_onset", b"array", b"_pa_array", b"string",
-    b"latin1", b"<", b">", b"|", b"f8", b"u1", b"O8", b"U3", b"M8", b"V16", b"i8", b"b1", b"C", b"F", b"K",
-    b"\xc3\xa9" * 9, b"\xff", b"a" * 300, b"\x00", b"\xed\xa0\x80", b"__reduce__", b"__setstate__",
-]  # fmt: skip
+    b"",
+    b"stimuli",
+    b"neural_data",
+    b"_variable",
+    b"_coords",
+    b"_dims",
+    b"_data",
+    b"data",
+    b"names",
+    b"levels",
+    b"codes",
+    b"labels",
+    b"start",
+    b"stop",
+    b"step",
+    b"units",
+    b"trials",
+    b"frame_id",
+    b"unit_id",
+    b"specimen_id",
+    b"visual_area",
+    b"time_relative_to_stimulus_onset",
+    b"array",
+    b"_pa_array",
+    b"string",
+    b"latin1",
+    b"<",
+    b">",
+    b"|",
+    b"f8",
+    b"u1",
+    b"O8",
+    b"U3",
+    b"M8",
+    b"V16",
+    b"i8",
+    b"b1",
+    b"C",
+    b"F",
+    b"K",
+    b"\xc3\xa9" * 9,
+    b"\xff",
+    b"a" * 300,
+    b"\x00",
+    b"\xed\xa0\x80",
+    b"__reduce__",
+    b"__setstate__",
+]
 _NUMBERS = [0, 1, 2, 3, 4, 5, 8, 127, 128, 255, 256, 65535, 65536, (1 << 31) - 1, (1 << 32) - 1]
 _PLAIN = b"N\x88\x89(0122)]}\x8f\x85\x86\x87taesuR\x81\x92b\x93\x94\x90\x91o.PQ\x97\x98"
 
 #: Values that a recording could have somewhere.
 _VALUES = [
-    b"\x8c\x07numpy._\x94", b"K\x01K\x02\x86", b")", b"]", b"}", b"N", b"K\x00", b"J\xff\xff\xff\xff",
-    b"G\x7f\xf8\x00\x00\x00\x00\x00\x00", b"G\x7f\xf0\x00\x00\x00\x00\x00\x00",
-    b"\x8a\x09\xff\xff\xff\xff\xff\xff\xff\xff\x00", b"\x8a\x20" + b"\xff" * 31 + b"\x7f", b"C\x00", b"C\x08" + b"\xff" * 8,
-    b"X\x03\x00\x00\x00abc", b"K\x01\x85", b"(K\x01K\x02K\x03t", b"\x88", b"h\x00", b"h\x01", b"h\x02",
-]  # fmt: skip
+    b"\x8c\x07numpy._\x94",
+    b"K\x01K\x02\x86",
+    b")",
+    b"]",
+    b"}",
+    b"N",
+    b"K\x00",
+    b"J\xff\xff\xff\xff",
+    b"G\x7f\xf8\x00\x00\x00\x00\x00\x00",
+    b"G\x7f\xf0\x00\x00\x00\x00\x00\x00",
+    b"\x8a\x09\xff\xff\xff\xff\xff\xff\xff\xff\x00",
+    b"\x8a\x20" + b"\xff" * 31 + b"\x7f",
+    b"C\x00",
+    b"C\x08" + b"\xff" * 8,
+    b"X\x03\x00\x00\x00abc",
+    b"K\x01\x85",
+    b"(K\x01K\x02K\x03t",
+    b"\x88",
+    b"h\x00",
+    b"h\x01",
+    b"h\x02",
+]
 
 
 #: Opcode -> length of its operand; -1, -4, -8: a length of so many bytes stands before it; "\n": lines.
 _OPERANDS: dict[int, int | str] = {
-    **dict.fromkeys(b"\x80Khq\x82", 1), **dict.fromkeys(b"M\x83", 2), **dict.fromkeys(b"Jjr\x84", 4),
-    **dict.fromkeys(b"G\x95", 8), **dict.fromkeys(b"\x8cCU\x8a", -1), **dict.fromkeys(b"XBT\x8b", -4),
-    **dict.fromkeys(b"\x8d\x8e\x96", -8), **dict.fromkeys(b"ILFSVgpP", "\n"), **dict.fromkeys(b"ci", "\n\n"),
-}  # fmt: skip
+    **dict.fromkeys(b"\x80Khq\x82", 1),
+    **dict.fromkeys(b"M\x83", 2),
+    **dict.fromkeys(b"Jjr\x84", 4),
+    **dict.fromkeys(b"G\x95", 8),
+    **dict.fromkeys(b"\x8cCU\x8a", -1),
+    **dict.fromkeys(b"XBT\x8b", -4),
+    **dict.fromkeys(b"\x8d\x8e\x96", -8),
+    **dict.fromkeys(b"ILFSVgpP", "\n"),
+    **dict.fromkeys(b"ci", "\n\n"),
+}
 
 
 @functools.lru_cache(maxsize=4096)
@@ -88,12 +174,22 @@ def instruction(draw: random.Random) -> bytes:
     number = draw.choice(_NUMBERS)
     if kind < 0.9:
         return draw.choice(
-            [b"K" + bytes([number & 255]), b"M" + struct.pack("<H", number & 0xFFFF), b"J" + struct.pack("<i", number >> 1)]
+            [
+                b"K" + bytes([number & 255]),
+                b"M" + struct.pack("<H", number & 0xFFFF),
+                b"J" + struct.pack("<i", number >> 1),
+            ]
         )
-    code = draw.choice([b"h", b"q", b"C", b"B", b"T", b"\x8e", b"\x96", b"\x8d", b"\x8a", b"\x8b", b"\x95", b"j", b"r"])
+    code = draw.choice(
+        [b"h", b"q", b"C", b"B", b"T", b"\x8e", b"\x96", b"\x8d", b"\x8a", b"\x8b", b"\x95", b"j", b"r"]
+    )
     if code in (b"h", b"q", b"C", b"\x8a"):
         return code + bytes([number & 255])
-    return code + (struct.pack("<Q", number) if code in (b"\x8e", b"\x96", b"\x8d", b"\x95") else struct.pack("<I", number & 0xFFFFFFFF))
+    return code + (
+        struct.pack("<Q", number)
+        if code in (b"\x8e", b"\x96", b"\x8d", b"\x95")
+        else struct.pack("<I", number & 0xFFFFFFFF)
+    )
 
 
 def mutate(data: bytes, other: bytes, draw: random.Random) -> bytes:

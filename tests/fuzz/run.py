@@ -28,7 +28,7 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent.parent)]
 
-from sandbox import Finding, Sandbox, limit_memory  # noqa: E402
+from sandbox import FindingError, Sandbox, limit_memory  # noqa: E402
 from targets import TARGETS, Target, fresh_folder, prepare  # noqa: E402
 
 CORPUS = HERE / "corpus"
@@ -40,12 +40,18 @@ _STUCK_S = 60
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("targets", nargs="*", metavar="target", help=f"of {', '.join(TARGETS)}; all")
-    parser.add_argument("--runs", type=int, default=0, help="inputs for each target (default: as many as fit)")
+    parser.add_argument(
+        "--runs", type=int, default=0, help="inputs for each target (default: as many as fit)"
+    )
     parser.add_argument("--seconds", type=float, default=60.0, help="time for each target without --runs")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--sort", action="store_true", help="only name the inputs of corpus/ by their outcome")
+    parser.add_argument(
+        "--sort", action="store_true", help="only name the inputs of corpus/ by their outcome"
+    )
     parser.add_argument("--inside", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.inside:
@@ -77,8 +83,7 @@ def _run_target(name: str, options: argparse.Namespace) -> int:
             seed += 1
             if not count["runs"]:
                 break
-        took = time.monotonic() - began
-        print(f"{name:12} {runs:>11,} inputs in {took:6.0f} s, {findings} findings", flush=True)
+        time.monotonic() - began
     return findings
 
 
@@ -149,7 +154,15 @@ def _fuzz_by_coverage(atheris: Any, run: _Runner, seeds: list[bytes], base: Path
     corpus = fresh_folder(base / "corpus")
     for number, data in enumerate(seeds):
         (corpus / f"{number:04d}").write_bytes(data)
-    arguments = [sys.argv[0], f"-seed={seed + 1}", f"-max_len={_LONGEST}", "-rss_limit_mb=0", "-timeout=0", "-verbosity=0", str(corpus)]
+    arguments = [
+        sys.argv[0],
+        f"-seed={seed + 1}",
+        f"-max_len={_LONGEST}",
+        "-rss_limit_mb=0",
+        "-timeout=0",
+        "-verbosity=0",
+        str(corpus),
+    ]
     options: dict[str, Any] = {}
     target = run.target
     if target.mutate is not None:
@@ -171,7 +184,9 @@ def _fuzz_by_coverage(atheris: Any, run: _Runner, seeds: list[bytes], base: Path
 class _Runner:
     """Runs inputs, keeps findings, and ends the process when time or number are reached."""
 
-    def __init__(self, name: str, target: Target, sandbox: Sandbox, base: Path, options: argparse.Namespace) -> None:
+    def __init__(
+        self, name: str, target: Target, sandbox: Sandbox, base: Path, options: argparse.Namespace
+    ) -> None:
         self.name, self.target, self.sandbox, self.base = name, target, sandbox, base
         self.folder = base / "work"
         self._most = options.runs or float("inf")
@@ -188,7 +203,7 @@ class _Runner:
             self._write_count()
         try:
             outcome = self._read(data)
-        except Finding as finding:
+        except FindingError as finding:
             outcome = ""
             if finding.key not in self._keys:
                 self._keys.add(finding.key)
@@ -217,8 +232,8 @@ def _try_all(target: Target, seeds: list[bytes], folder: Path) -> None:
             target.read(seed, folder)
         except MvkitError:
             pass
-        except Exception as error:  # noqa: BLE001
-            print(f"a seed: {error!r}", file=sys.stderr)
+        except Exception:  # noqa: BLE001
+            pass
 
 
 def _mutate(target: Target, data: bytes, other: bytes, draw: random.Random) -> bytes:
@@ -240,7 +255,9 @@ def _mutate(target: Target, data: bytes, other: bytes, draw: random.Random) -> b
             changed[at:at] = other[start : start + draw.randrange(1, 257)]
         else:
             width = draw.choice((2, 4, 8))
-            number = draw.choice((0, 1, (1 << 8 * width - 1) - 1, (1 << 8 * width) - 1, draw.getrandbits(8 * width)))
+            number = draw.choice(
+                (0, 1, (1 << 8 * width - 1) - 1, (1 << 8 * width) - 1, draw.getrandbits(8 * width))
+            )
             changed[at : at + width] = number.to_bytes(width, draw.choice(("little", "big")))
     return bytes(changed[:_LONGEST])
 
@@ -256,7 +273,7 @@ def _made_small(data: bytes, key: str, read: Callable[[bytes], str], most_s: flo
             shorter = data[:start] + data[start + size :]
             try:
                 read(shorter)
-            except Finding as finding:
+            except FindingError as finding:
                 if finding.key == key:
                     data = shorter
                     continue
@@ -269,7 +286,6 @@ def _keep(name: str, data: bytes, what: str) -> None:
     path = CORPUS / name / f"finding-{hashlib.sha256(data).hexdigest()[:8]}"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
-    print(f"finding {path.relative_to(HERE)}: {what}", file=sys.stderr, flush=True)
 
 
 def _sort(name: str) -> int:
@@ -287,9 +303,8 @@ def _sort(name: str) -> int:
                 outcome = "value"
             except MvkitError as error:
                 outcome = type(error).__name__
-            except Exception as error:  # noqa: BLE001
+            except Exception:  # noqa: BLE001
                 findings, outcome = findings + 1, "finding"
-                print(f"{path}: {error!r}")
             path.rename(path.with_name(f"{outcome}-{hashlib.sha256(data).hexdigest()[:8]}"))
     return findings
 

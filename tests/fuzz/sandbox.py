@@ -30,7 +30,7 @@ class TooSlow(BaseException):
     """An input took more than :data:`MOST_S`; no ``except Exception`` may hide it."""
 
 
-class Finding(Exception):
+class FindingError(Exception):
     """A reader did something with an input that it must not do; ``key`` is the same for the same cause."""
 
     def __init__(self, what: str, key: str) -> None:
@@ -54,7 +54,12 @@ class Sandbox:
     """
 
     def __init__(
-        self, folder: Path, may_import: tuple[str, ...] = (), *, most_s: float = MOST_S, runs_code: bool = False
+        self,
+        folder: Path,
+        may_import: tuple[str, ...] = (),
+        *,
+        most_s: float = MOST_S,
+        runs_code: bool = False,
     ) -> None:
         self.folder = str(folder)
         self.most_s = most_s
@@ -71,7 +76,7 @@ class Sandbox:
 
         Raises
         ------
-        Finding
+        FindingError
             For any other error, and for what no reader may do.
         """
         self._events.clear()
@@ -89,13 +94,13 @@ class Sandbox:
         except BaseException as error:  # noqa: BLE001
             problem = error
         if self._events:
-            raise Finding(f"forbidden: {self._events[0]}", self._events[0][:40])
+            raise FindingError(f"forbidden: {self._events[0]}", self._events[0][:40])
         if problem is not None:
             where = traceback.extract_tb(problem.__traceback__)
             own = [frame for frame in where if "/mvkit/" in frame.filename] or where
             place = f"{Path(own[-1].filename).name}:{own[-1].lineno}"
             name = type(problem).__name__
-            raise Finding(f"{name} at {place}: {str(problem)[:200]}", f"{name} at {place}") from problem
+            raise FindingError(f"{name} at {place}: {str(problem)[:200]}", f"{name} at {place}") from problem
         return outcome
 
     @contextmanager
@@ -125,12 +130,21 @@ class Sandbox:
             if self._runs_code or arguments[0].partition(".")[0] in self._roots:
                 return
             event = f"import {arguments[0]}"
-        elif event not in _FORBIDDEN:
-            return
-        elif event.startswith(("os.", "shutil.")) and self.folder in str(arguments):
-            return
-        elif event in ("exec", "marshal.loads", "code.__new__", "ctypes.dlopen", "os.putenv", "os.unsetenv") and (
-            self._runs_code or self._in_import()
+        elif (
+            event not in _FORBIDDEN
+            or (event.startswith(("os.", "shutil.")) and self.folder in str(arguments))
+            or (
+                event
+                in (
+                    "exec",
+                    "marshal.loads",
+                    "code.__new__",
+                    "ctypes.dlopen",
+                    "os.putenv",
+                    "os.unsetenv",
+                )
+                and (self._runs_code or self._in_import())
+            )
         ):
             return
         self._events.append(event)

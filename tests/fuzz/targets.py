@@ -15,8 +15,8 @@ import os
 import pickle
 import random
 import shutil
-from collections.abc import Callable
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -158,13 +158,25 @@ def _part_seeds(folder: Path) -> list[bytes]:
 
     texts = ["VISp", None, "é"]
     values = [
-        np.arange(6, dtype="<f4").reshape(2, 3), np.asfortranarray(np.eye(2)), np.array(["a", "bc"]), np.array([True]),
-        np.array([1, "x", None, 2.5], dtype=object), np.zeros((0, 2)), np.array(["x"], dtype=object), np.float64(2.0),
-        pd.Index([1, 2, 3]), pd.RangeIndex(3), pd.Index(texts), pd.Index([0.5, np.nan]),
-        pd.MultiIndex.from_arrays([[1, 2, 3], texts]), pd.array(["a", None], dtype="string[python]"),
-        pd.array(["a", None, "é"], dtype="string[pyarrow]"), {"a": [1, (2,), {3}]}, OrderedDict(a=b"x" * 70000),
+        np.arange(6, dtype="<f4").reshape(2, 3),
+        np.asfortranarray(np.eye(2)),
+        np.array(["a", "bc"]),
+        np.array([True]),
+        np.array([1, "x", None, 2.5], dtype=object),
+        np.zeros((0, 2)),
+        np.array(["x"], dtype=object),
+        np.float64(2.0),
+        pd.Index([1, 2, 3]),
+        pd.RangeIndex(3),
+        pd.Index(texts),
+        pd.Index([0.5, np.nan]),
+        pd.MultiIndex.from_arrays([[1, 2, 3], texts]),
+        pd.array(["a", None], dtype="string[python]"),
+        pd.array(["a", None, "é"], dtype="string[pyarrow]"),
+        {"a": [1, (2,), {3}]},
+        OrderedDict(a=b"x" * 70000),
         [b"", bytearray(b"abc"), -1, 1 << 70, 1e300, None, frozenset({1}), slice(1, 2)],
-    ]  # fmt: skip
+    ]
     return [pickle.dumps(value, protocol) for value in values for protocol in (2, 3, 4, 5)]
 
 
@@ -184,14 +196,33 @@ def _recipe_seeds(folder: Path) -> list[bytes]:
     recipes = Path(__file__).parents[2] / "recipes"
     names = ("demo", "alexnet_ir", "score/honest", "score/quick", "prep/cifar10", "six_stream_depth")
     texts = [(recipes / f"{name}.yaml").read_bytes() for name in names]
-    sets = [b"train.epochs=3", b"mapping=ridge", b"areas=[VISp]", b"train.optimiser={name: adam}", b"seed=0x10"]
-    return [*texts, *[GAP.join([text, *sets]) for text in texts[::3]], *map(GAP.join, [[texts[0], one] for one in sets])]
+    sets = [
+        b"train.epochs=3",
+        b"mapping=ridge",
+        b"areas=[VISp]",
+        b"train.optimiser={name: adam}",
+        b"seed=0x10",
+    ]
+    return [
+        *texts,
+        *[GAP.join([text, *sets]) for text in texts[::3]],
+        *map(GAP.join, [[texts[0], one] for one in sets]),
+    ]
 
 
 _LAYERS = (
-    "features.0", "features.1.conv", "features.10.relu", "decoder:VISp", "layer1.0.conv1", "relu", "relu[0]",
-    "layer4.2.downsample.0.weight_norm", "blocks.11.attn.qkv", "a" * 60, "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaab",
-)  # fmt: skip
+    "features.0",
+    "features.1.conv",
+    "features.10.relu",
+    "decoder:VISp",
+    "layer1.0.conv1",
+    "relu",
+    "relu[0]",
+    "layer4.2.downsample.0.weight_norm",
+    "blocks.11.attn.qkv",
+    "a" * 60,
+    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaab",
+)
 
 
 def _read_pattern(data: bytes, folder: Path) -> object:
@@ -206,10 +237,25 @@ def _read_pattern(data: bytes, folder: Path) -> object:
 
 def _pattern_seeds(folder: Path) -> list[bytes]:
     texts = [
-        "features.*", "features.[0-3]", "re:.*conv\\d", "relu[0]", "relu[0]:part", "*:VISp", "re:(a+)+$", "?*?*?",
-        "re:(a|aa)*b", "re:(?=a)a*(?!b)", "re:(.*)(.*)\\1x", "*a*a*a*a*b", "re:a{1,3}{2}", "re:[[:alpha:]]",
-        "re:(?P<x>a)(?P=x)", "re:(?i)RELU", "{area}*{animal}", "re:" + "a?" * 30 + "a" * 30,
-    ]  # fmt: skip
+        "features.*",
+        "features.[0-3]",
+        "re:.*conv\\d",
+        "relu[0]",
+        "relu[0]:part",
+        "*:VISp",
+        "re:(a+)+$",
+        "?*?*?",
+        "re:(a|aa)*b",
+        "re:(?=a)a*(?!b)",
+        "re:(.*)(.*)\\1x",
+        "*a*a*a*a*b",
+        "re:a{1,3}{2}",
+        "re:[[:alpha:]]",
+        "re:(?P<x>a)(?P=x)",
+        "re:(?i)RELU",
+        "{area}*{animal}",
+        "re:" + "a?" * 30 + "a" * 30,
+    ]
     return ["\n".join(texts[:3]).encode(), *(one.encode() for one in texts)]
 
 
@@ -236,13 +282,25 @@ def _without_long_work() -> None:
         raise _StoppedError("stopped before the work")
 
     for name in (
-        "pipeline.score.run_score", "pipeline.score.run_shard", "pipeline.estimate.estimate_run",
-        "pipeline.train.run_training", "distributed.run_processes", "images.prep.prepare",
-        "features.extraction.run_extract", "features.extraction.run_export", "allen.environment.install_allensdk",
-        "fetch.run.fetch_checkpoints", "fetch.run.fetch_neural", "allen.fetch.fetch_sessions", "cache.prune",
-        "pipeline.reliability.measure_reliability", "pipeline.plots.compare_rdms", "pipeline.plots.read_unit",
-        "pipeline.listing.list_layers", "pipeline.train.plan_training",
-    ):  # fmt: skip
+        "pipeline.score.run_score",
+        "pipeline.score.run_shard",
+        "pipeline.estimate.estimate_run",
+        "pipeline.train.run_training",
+        "distributed.run_processes",
+        "images.prep.prepare",
+        "features.extraction.run_extract",
+        "features.extraction.run_export",
+        "allen.environment.install_allensdk",
+        "fetch.run.fetch_checkpoints",
+        "fetch.run.fetch_neural",
+        "allen.fetch.fetch_sessions",
+        "cache.prune",
+        "pipeline.reliability.measure_reliability",
+        "pipeline.plots.compare_rdms",
+        "pipeline.plots.read_unit",
+        "pipeline.listing.list_layers",
+        "pipeline.train.plan_training",
+    ):
         module, _, function = name.rpartition(".")
         setattr(importlib.import_module(f"mvkit.{module}"), function, stop)
 
@@ -269,11 +327,58 @@ def _command_words() -> list[str]:
 
 
 _VALUES = [
-    "", "0", "-1", "1e999", "nan", "10**9", "٣", "1_000", "VISp", "VISp,VISl", "alexnet", "gabor", "random", "released",
-    "simulated", "neuropixels", "x.h5", "/", "/dev/null", "/etc/passwd", "../../x", ".", "~", "~nobody/x", "a=b", "=",
-    "x" * 5000, "\x1b[31m", "\udcff", "é", "\u202e", "re:(a+)+", "*", "[", "%s", "{}", "1/2", "0/0", "999999999999999999999",
-    "torchvision:resnet18", "timm:vit", "os:system", "x.py:f", "builtins:eval", "--", "-", "@", "C:\\x", "nul", "\t", "a\rb",
-]  # fmt: skip
+    "",
+    "0",
+    "-1",
+    "1e999",
+    "nan",
+    "10**9",
+    "٣",
+    "1_000",
+    "VISp",
+    "VISp,VISl",
+    "alexnet",
+    "gabor",
+    "random",
+    "released",
+    "simulated",
+    "neuropixels",
+    "x.h5",
+    "/",
+    "/dev/null",
+    "/etc/passwd",
+    "../../x",
+    ".",
+    "~",
+    "~nobody/x",
+    "a=b",
+    "=",
+    "x" * 5000,
+    "\x1b[31m",
+    "\udcff",
+    "é",
+    "\u202e",
+    "re:(a+)+",
+    "*",
+    "[",
+    "%s",
+    "{}",
+    "1/2",
+    "0/0",
+    "999999999999999999999",
+    "torchvision:resnet18",
+    "timm:vit",
+    "os:system",
+    "x.py:f",
+    "builtins:eval",
+    "--",
+    "-",
+    "@",
+    "C:\\x",
+    "nul",
+    "\t",
+    "a\rb",
+]
 
 
 def _mutate_command_line(data: bytes, other: bytes, draw: random.Random) -> bytes:
@@ -298,14 +403,35 @@ def _mutate_command_line(data: bytes, other: bytes, draw: random.Random) -> byte
 
 def _command_line_seeds(folder: Path) -> list[bytes]:
     lines = [
-        "list models", "list layers alexnet", "list recipes", "list datasets", "recipe show honest", "recipe check x.yaml",
-        "score gabor --dataset simulated --splits 1", "score alexnet --layers * --areas VISp --json", "cite alexnet",
-        "train demo --dry-run --set train.epochs=1", "extract alexnet --images . --layers relu --out x.h5",
-        "prep imagenet --images . --out x.beton", "fetch checkpoints --list", "fetch neural --from x.npz --out y.h5",
-        "fetch neural --from {area}_*.npz --axes trials,images,units", "cache", "cache prune 30d", "report x --out y.html",
-        "plot areas x --out y.png", "plot layers x", "plot rdm a b", "plot training x", "--version", "--help", "",
-        "score --shard 1/2 --dask tcp://127.0.0.1:1", "fetch sessions --list", "fetch reliability x.h5",
-    ]  # fmt: skip
+        "list models",
+        "list layers alexnet",
+        "list recipes",
+        "list datasets",
+        "recipe show honest",
+        "recipe check x.yaml",
+        "score gabor --dataset simulated --splits 1",
+        "score alexnet --layers * --areas VISp --json",
+        "cite alexnet",
+        "train demo --dry-run --set train.epochs=1",
+        "extract alexnet --images . --layers relu --out x.h5",
+        "prep imagenet --images . --out x.beton",
+        "fetch checkpoints --list",
+        "fetch neural --from x.npz --out y.h5",
+        "fetch neural --from {area}_*.npz --axes trials,images,units",
+        "cache",
+        "cache prune 30d",
+        "report x --out y.html",
+        "plot areas x --out y.png",
+        "plot layers x",
+        "plot rdm a b",
+        "plot training x",
+        "--version",
+        "--help",
+        "",
+        "score --shard 1/2 --dask tcp://127.0.0.1:1",
+        "fetch sessions --list",
+        "fetch reliability x.h5",
+    ]
     return ["\n".join(line.split()).encode() for line in lines]
 
 
@@ -327,7 +453,9 @@ def _small_dataset() -> Any:
 
     draw = np.random.default_rng(1)
     responses = {area: {"m1": draw.normal(size=(4, 6, 2)).astype(np.float32)} for area in ("VISp", "VISl")}
-    return NeuralDataset.from_arrays(responses, draw.integers(0, 256, (6, 8, 8)).astype(np.uint8), name="small")
+    return NeuralDataset.from_arrays(
+        responses, draw.integers(0, 256, (6, 8, 8)).astype(np.uint8), name="small"
+    )
 
 
 def _neural_seeds(folder: Path) -> list[bytes]:
@@ -335,7 +463,9 @@ def _neural_seeds(folder: Path) -> list[bytes]:
 
     small = _small_dataset().save(folder / "small.h5")
     seeds = [small.read_bytes()]
-    for number, (dataset, content) in enumerate(zip(("neuropixels", "calcium"), _pickle_seeds(folder)[5:7], strict=True)):
+    for number, (dataset, content) in enumerate(
+        zip(("neuropixels", "calcium"), _pickle_seeds(folder)[5:7], strict=True)
+    ):
         source, target = _write(folder, f"{number}.pkl", content), folder / f"{number}.h5"
         with contextlib.suppress(MvkitError):
             convert_pickle(source, target, dataset=dataset)
@@ -388,7 +518,9 @@ def _array_seeds(folder: Path) -> list[bytes]:
     np.savez(folder / "a.npz", **arrays)
     np.savez_compressed(folder / "b.npz", **arrays)
     np.save(folder / "c.npy", responses)
-    scipy.io.savemat(folder / "d.mat", {**arrays, "names": np.array(["a", "bc"], dtype=object), "s": {"x": 1}})
+    scipy.io.savemat(
+        folder / "d.mat", {**arrays, "names": np.array(["a", "bc"], dtype=object), "s": {"x": 1}}
+    )
     scipy.io.savemat(folder / "e.mat", {"responses": responses, "stimuli": stimuli}, do_compression=True)
     for name in ("f.h5", "g.mat"):
         with h5py.File(folder / name, "w") as file:
@@ -398,7 +530,12 @@ def _array_seeds(folder: Path) -> list[bytes]:
             file["cell"] = np.array([file["responses"].ref], dtype=h5py.ref_dtype)
             file["cell"].attrs["MATLAB_class"] = np.bytes_("cell")
     table = pd.DataFrame(
-        [(image, unit, trial, 0.5 * image + unit) for image in range(3) for unit in range(2) for trial in range(2)],
+        [
+            (image, unit, trial, 0.5 * image + unit)
+            for image in range(3)
+            for unit in range(2)
+            for trial in range(2)
+        ],
         columns=["image", "unit", "trial", "response"],
     )
     table.to_csv(folder / "h.csv", index=False)
@@ -414,7 +551,8 @@ def _array_seeds(folder: Path) -> list[bytes]:
         shown["frame"], shown["id"] = np.arange(3), np.arange(3)
         file["stimulus/templates/scenes/data"] = stimuli
     return [
-        b"".join(["".join(path.suffixes).encode(), b"\n", path.read_bytes()]) for path in sorted(folder.iterdir())
+        b"".join(["".join(path.suffixes).encode(), b"\n", path.read_bytes()])
+        for path in sorted(folder.iterdir())
     ]
 
 
@@ -514,9 +652,11 @@ def _read_beton(data: bytes, folder: Path) -> object:
     sidecar = json.loads(_sidecar())
     structure = beton.read_structure(path)
     sidecar |= {
-        "n_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "structure_sha256": structure.sha256,
+        "n_bytes": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "structure_sha256": structure.sha256,
         "n_images": structure.n_images,
-    }  # fmt: skip
+    }
     _write(folder, "some.json", json.dumps(sidecar).encode())
     return beton.verify_beton(path)
 
@@ -602,9 +742,11 @@ def _read_log(data: bytes, folder: Path) -> object:
 
 def _log_seeds(folder: Path) -> list[bytes]:
     rows = [
-        {"kind": "step", "step": 1, "epoch": 0, "loss": 2.5}, {"kind": "epoch", "step": 4, "epoch": 1, "loss": 2.0},
-        {"kind": "evaluation", "step": 4, "epoch": 1, "top1": 0.25}, {"kind": "end", "step": 4, "epoch": 1},
-    ]  # fmt: skip
+        {"kind": "step", "step": 1, "epoch": 0, "loss": 2.5},
+        {"kind": "epoch", "step": 4, "epoch": 1, "loss": 2.0},
+        {"kind": "evaluation", "step": 4, "epoch": 1, "top1": 0.25},
+        {"kind": "end", "step": 4, "epoch": 1},
+    ]
     return ["".join(json.dumps(row) + "\n" for row in rows).encode()]
 
 
@@ -616,23 +758,43 @@ TARGETS: dict[str, Target] = {
         mutate=_mutate_pickle,
     ),
     "pickle_part": Target(
-        _read_pickle_part, _part_seeds, ("mvkit.neural.pickle_reader", "mvkit.neural.pickle_arrays"), mutate=_mutate_pickle
+        _read_pickle_part,
+        _part_seeds,
+        ("mvkit.neural.pickle_reader", "mvkit.neural.pickle_arrays"),
+        mutate=_mutate_pickle,
     ),
-    "recipe": Target(_read_recipe, _recipe_seeds, ("mvkit.recipes", "mvkit.pipeline.recipes", "yaml"), ("pydantic",)),
+    "recipe": Target(
+        _read_recipe, _recipe_seeds, ("mvkit.recipes", "mvkit.pipeline.recipes", "yaml"), ("pydantic",)
+    ),
     "pattern": Target(_read_pattern, _pattern_seeds, ("mvkit.models.names", "mvkit.neural.own.request")),
     "command_line": Target(
-        _read_command_line, _command_line_seeds, ("mvkit.cli", "mvkit.errors"), (), _mutate_command_line, most_s=10.0, runs_code=True
+        _read_command_line,
+        _command_line_seeds,
+        ("mvkit.cli", "mvkit.errors"),
+        (),
+        _mutate_command_line,
+        most_s=10.0,
+        runs_code=True,
     ),
-    "neural": Target(_read_neural, _neural_seeds, ("mvkit.neural.neural_file", "mvkit.neural.netcdf"), ("numpy", "pandas")),
+    "neural": Target(
+        _read_neural, _neural_seeds, ("mvkit.neural.neural_file", "mvkit.neural.netcdf"), ("numpy", "pandas")
+    ),
     "features": Target(_read_features, _feature_seeds, ("mvkit.features.feature_file", "zipfile")),
-    "arrays": Target(_read_arrays, _array_seeds, ("mvkit.neural.own",), ("numpy", "pandas", "scipy", "pyarrow", "h5py")),
-    "checkpoint": Target(_read_checkpoint, _checkpoint_seeds, ("mvkit.models.checkpoints", "torch._weights_only_unpickler")),
+    "arrays": Target(
+        _read_arrays, _array_seeds, ("mvkit.neural.own",), ("numpy", "pandas", "scipy", "pyarrow", "h5py")
+    ),
+    "checkpoint": Target(
+        _read_checkpoint, _checkpoint_seeds, ("mvkit.models.checkpoints", "torch._weights_only_unpickler")
+    ),
     "images": Target(_read_images, _image_seeds, ("PIL", "mvkit.images.prep"), ("PIL",)),
     "manifest": Target(_read_manifest, _manifest_seeds, ("mvkit.fetch.manifest",)),
     "beton": Target(_read_beton, partial(_beton_seeds, "beton"), ("mvkit.images.beton",), ("PIL",)),
     "sidecar": Target(_read_sidecar, partial(_beton_seeds, "sidecar"), ("mvkit.images.beton",)),
     "results": Target(
-        _read_results, _result_seeds, ("mvkit.scoring.results", "mvkit.report.html"), ("numpy", "pandas", "pyarrow", "scipy")
+        _read_results,
+        _result_seeds,
+        ("mvkit.scoring.results", "mvkit.report.html"),
+        ("numpy", "pandas", "pyarrow", "scipy"),
     ),
     "log": Target(_read_log, _log_seeds, ("mvkit.report.figures.training",)),
 }

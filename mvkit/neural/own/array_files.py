@@ -161,7 +161,9 @@ def open_arrays(path: Path) -> Iterator[ArrayFile]:
     else:
         with handle:
             for member in handle.zip.infolist():
-                check_unpacked(member.file_size, member.compress_size, f"{path}: '{name_text(member.filename)}'")
+                check_unpacked(
+                    member.file_size, member.compress_size, f"{path}: '{name_text(member.filename)}'"
+                )
             yield _NumpyFile(path, handle)
 
 

@@ -143,7 +143,9 @@ def _find_sources(given: Sequence[str | Path], *, stimuli: str | None) -> list[S
             anchor = Path(path.anchor or ".")
             found_by_it = anchor.glob(wildcard.removeprefix(path.anchor))
             names = sorted(map(str, found_by_it), key=natural_key)
-            with time_limit(1.0, UsageError(f"{path}: takes too long to match; write fewer * one after another")):
+            with time_limit(
+                1.0, UsageError(f"{path}: takes too long to match; write fewer * one after another")
+            ):
                 pairs = [(name, pattern.fullmatch(name)) for name in names]
             matches = [Source(Path(name), match.groupdict()) for name, match in pairs if match]
             if not matches:

@@ -82,7 +82,9 @@ def read_training_log(folder: Path) -> TrainingLog:
     try:
         return _parse_log(path)
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
-        raise DataError(f"{path}: damaged ({type(error).__name__}: {error}); restore it from a copy") from error
+        raise DataError(
+            f"{path}: damaged ({type(error).__name__}: {error}); restore it from a copy"
+        ) from error
 
 
 def _parse_log(path: Path) -> TrainingLog:
