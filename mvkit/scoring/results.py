@@ -45,11 +45,9 @@ SOURCE_COLUMNS = ("model", "weights", "dataset")
 #: Columns of scores from the even splits of the images alone, and from the odd ones.
 FOLD_COLUMNS = ("score_even_splits", "score_odd_splits")
 
-#: What every table of scores has.
-_EXPECTED_COLUMNS = (
-    *("layer", "area", "specimen", "unit_id", "score", "raw_correlation", "reason", "detail"),
-    *("halves_used", "halves_dropped", *DROPPED_COLUMNS.values()),
-)
+#: What every table of scores has; and what one with dropped split halves has.
+_EXPECTED_COLUMNS = ("layer", "area", "specimen", "unit_id", "score")
+_HALVES_COLUMNS = ("halves_used", *DROPPED_COLUMNS.values())
 
 UNITS_CSV = "scores.csv"
 UNITS_PARQUET = "scores.parquet"
@@ -788,7 +786,8 @@ def _scores_of(
     rows = table[table["model"] == name].drop(columns=list(SOURCE_COLUMNS))
     if rows.empty:
         raise ValueError(f"{UNITS_PARQUET} has no rows of {name}")
-    if missing := [column for column in _EXPECTED_COLUMNS if column not in rows]:
+    expected = (*_EXPECTED_COLUMNS, *(_HALVES_COLUMNS if "halves_dropped" in rows else ()))
+    if missing := [column for column in expected if column not in rows]:
         raise ValueError(f"{UNITS_PARQUET} lacks {', '.join(missing)}")
     protocol = document["protocol"]
     settings = {key: value for key, value in protocol.items() if key in ScoreSettings.model_fields}

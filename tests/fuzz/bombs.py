@@ -1,4 +1,4 @@
-"""Files made to fill memory, to lead elsewhere or never to end, made and read one by one in a limited process.
+"""Files made to fill memory, to lead elsewhere or never to end, made and read in a limited process.
 
 Prints a line of JSON for each: name, the error it was refused with, seconds, and growth of the peak memory.
 """

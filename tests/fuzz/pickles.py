@@ -1,4 +1,4 @@
-"""Pickles changed instruction by instruction: most stay well formed, and so reach what reads their objects."""
+"""Pickles changed instruction by instruction: most stay well formed, and reach what reads the objects."""
 
 from __future__ import annotations
 
