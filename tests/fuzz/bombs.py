@@ -256,20 +256,21 @@ def _cases(folder: Path) -> Iterator[tuple[str, Callable[[], object]]]:
 def main(folder: Path) -> None:
     warnings.simplefilter("ignore")
     limited = False
-    for _name, read in _cases(folder):
+    for name, read in _cases(folder):
         if not limited:
             limit_memory()
             limited = True
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        began = time.process_time()
+        before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
         try:
             read()
+            outcome = "value"
         except MvkitError as error:
-            f"{type(error).__name__}: {error}"
+            outcome = f"{type(error).__name__}: {error}"
         except Exception as error:  # noqa: BLE001
-            f"finding: {type(error).__name__}: {error}"
-        time.process_time() - began
-        (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+            outcome = f"finding: {type(error).__name__}: {error}"
+        took = round(time.process_time() - began, 2)
+        grown = round((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+        print(json.dumps({"name": name, "outcome": outcome, "s": took, "MB": grown}), flush=True)
 
 
 if __name__ == "__main__":

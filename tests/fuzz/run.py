@@ -83,7 +83,8 @@ def _run_target(name: str, options: argparse.Namespace) -> int:
             seed += 1
             if not count["runs"]:
                 break
-        time.monotonic() - began
+        took = time.monotonic() - began
+        print(f"{name:12} {runs:>11,} inputs in {took:6.0f} s, {findings} findings", flush=True)
     return findings
 
 
@@ -232,8 +233,8 @@ def _try_all(target: Target, seeds: list[bytes], folder: Path) -> None:
             target.read(seed, folder)
         except MvkitError:
             pass
-        except Exception:  # noqa: BLE001
-            pass
+        except Exception as error:  # noqa: BLE001
+            print(f"a seed: {error!r}", file=sys.stderr)
 
 
 def _mutate(target: Target, data: bytes, other: bytes, draw: random.Random) -> bytes:
@@ -286,6 +287,7 @@ def _keep(name: str, data: bytes, what: str) -> None:
     path = CORPUS / name / f"finding-{hashlib.sha256(data).hexdigest()[:8]}"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
+    print(f"finding {path.relative_to(HERE)}: {what}", file=sys.stderr, flush=True)
 
 
 def _sort(name: str) -> int:
@@ -303,8 +305,9 @@ def _sort(name: str) -> int:
                 outcome = "value"
             except MvkitError as error:
                 outcome = type(error).__name__
-            except Exception:  # noqa: BLE001
+            except Exception as error:  # noqa: BLE001
                 findings, outcome = findings + 1, "finding"
+                print(f"{path}: {error!r}")
             path.rename(path.with_name(f"{outcome}-{hashlib.sha256(data).hexdigest()[:8]}"))
     return findings
 
