@@ -7,7 +7,7 @@ DEMO := demo-output
 # What `make test-allen` runs; with .venv-allen there, `make test-all` has run the rest of the folder already.
 ALLEN_TESTS ?= tests/allen
 
-.PHONY: help setup demo test test-slow test-all test-floors faults check audit lock docs docs-outputs wheel bench gpu allen test-allen clean
+.PHONY: help setup demo test test-slow test-all test-floors faults fuzz check audit lock docs docs-outputs wheel bench gpu allen test-allen clean
 
 help:
 	@echo "make setup   set up .venv with everything that the others need"
@@ -17,6 +17,7 @@ help:
 	@echo "make test-all   run every test, also with the lowest versions"
 	@echo "make test-floors  run tests with the lowest versions that pyproject.toml allows, in .venv-floors (6 GB)"
 	@echo "make faults  disturb every command and damage every kind of file; FAULTS='--only full --runs 10'"
+	@echo "make fuzz    feed readers of files and words from others with changed ones, a minute each (FUZZ=pickle: one)"
 	@echo "make wheel   build the wheel, install it without a compiler into a fresh environment, and use it there"
 	@echo "make check   ruff, mypy --strict, bandit, layer and repository rules, documentation and its links"
 	@echo "make audit   look for known vulnerabilities in what is locked (needs pypi.org)"
@@ -60,6 +61,10 @@ test-floors: setup
 # Needs gcc and Linux. FAULTS: options of tests/faults/run.py, such as --only full, --runs 10, --seed 2.
 faults: setup
 	OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python tests/faults/run.py $(FAULTS)
+
+# With atheris (pip install atheris, Python 3.11) in .venv guided by coverage, without it blindly.
+fuzz: setup
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/run.py $(FUZZ)
 
 check: setup
 	$(BIN)/ruff check .

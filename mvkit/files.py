@@ -18,6 +18,7 @@ import stat
 import tempfile
 import time
 import uuid
+import warnings
 import zlib
 from collections import deque
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
@@ -39,6 +40,8 @@ SYSTEM_FOLDERS: Final = frozenset(
 IMAGE_SUFFIXES: Final = frozenset(
     {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm"}
 )
+#: Formats of Pillow's that are opened; the others run programs (EPS) or are of no use for pictures.
+IMAGE_FORMATS: Final = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 _READS_AS_ESCAPE: Final = re.compile(rb"\\(?=x[0-9a-f]{2})")
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _FILE_SUFFIX: Final = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,4}")
@@ -56,6 +59,9 @@ _BLOCK_BYTES: Final = 1 << 20
 _CHECKSUM: Final = re.compile(rb"\nmvkit crc32 ([0-9a-f]{8})\n")
 _CHECKSUM_BYTES: Final = 22
 _DISK_BLOCK: Final = 4096
+#: Contents above this must not be more than so many times as large as what is stored of them.
+_LARGE_BYTES: Final = 1 << 30
+_MOST_UNPACKED: Final = 200
 _LOCK: Final = ".lock"
 #: A wait for another process that is not worth a word.
 _UNNOTICED_S: Final = 0.3
@@ -797,6 +803,84 @@ def opening_as_text(path: Path, mode: str = "rb") -> Iterator[str]:
             yield f"/dev/fd/{file.fileno()}"
     else:
         yield str(path)
+
+
+def check_self_contained(file: Any, *, apart_from: str = "") -> None:
+    """Check that an open HDF5 file leads to no other file: no link, virtual dataset or external storage.
+
+    Parameters
+    ----------
+    file
+        h5py.File.
+    apart_from
+        Group that is not looked at, since nothing of it is read.
+
+    Raises
+    ------
+    DataError
+        Names the link or dataset; not the file.
+    """
+    import h5py
+
+    def lies_elsewhere(name: str, node: Any) -> str | None:
+        is_elsewhere = isinstance(node, h5py.Dataset) and (node.is_virtual or node.external)
+        return name if is_elsewhere and not (apart_from and name.startswith(apart_from)) else None
+
+    def leads_elsewhere(name: bytes, link: Any) -> str | None:
+        text = name.decode("utf-8", "backslashreplace")
+        is_external = link.type == h5py.h5l.TYPE_EXTERNAL
+        return text if is_external and not (apart_from and text.startswith(apart_from)) else None
+
+    if name := file.id.links.visit(leads_elsewhere, info=True) or file.visititems(lies_elsewhere):
+        raise DataError(
+            f"'{name_text(name)}' lies in another file, which is not opened: "
+            "copy it into this one (h5repack, or h5py's File.copy with expand_external=True)"
+        )
+
+
+def check_unpacked(n_bytes: int, n_stored: int, what: str) -> None:
+    """Check that contents are not vastly larger than what a file stores of them, as those of a bomb are.
+
+    Raises
+    ------
+    DataError
+        Beyond 1 GiB and 200 times as much.
+    """
+    if n_bytes > _LARGE_BYTES and n_bytes > _MOST_UNPACKED * n_stored:
+        raise DataError(
+            f"{what} would take {format_bytes(n_bytes)} of memory, and the file stores "
+            f"{format_bytes(n_stored)} of it: damaged, or made to fill the memory"
+        )
+
+
+@contextmanager
+def opening_image(file: Any) -> Iterator[Any]:
+    """Open an image with Pillow, in one of :data:`IMAGE_FORMATS`.
+
+    Parameters
+    ----------
+    file
+        Path, or file open for reading.
+
+    Yields
+    ------
+    PIL.Image.Image
+
+    Raises
+    ------
+    PIL.Image.DecompressionBombError
+        Of more than ``PIL.Image.MAX_IMAGE_PIXELS`` (89 million), where Pillow by itself only warns.
+    """
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            image = Image.open(file, formats=IMAGE_FORMATS)
+        except Image.DecompressionBombWarning as error:
+            raise Image.DecompressionBombError(str(error)) from error
+    with image:
+        yield image
 
 
 def format_bytes(n_bytes: int) -> str:

@@ -10,6 +10,7 @@ import os
 import platform
 import re
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -289,6 +290,28 @@ def explain_full_disk(path: Path, *, remedy: str) -> Iterator[None]:
         if error.errno not in _DISK_FULL:
             raise
         raise FetchHaltedError(f"{path}: the disk is full ({error.strerror})\n{remedy}") from error
+
+
+@contextmanager
+def time_limit(seconds: float, error: Exception) -> Iterator[None]:
+    """Raise ``error`` in a block that computes for longer, such as a regular expression that backtracks.
+
+    Only where the system has timers of computing time and in the main thread; elsewhere there is no limit.
+    """
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise error
+
+    handler = signal.signal(signal.SIGVTALRM, stop)
+    timer = signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, *timer)
+        signal.signal(signal.SIGVTALRM, handler)
 
 
 def installed_versions(*packages: str) -> dict[str, str]:

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 
 from mvkit.allen.session import SessionSource
 from mvkit.errors import DataError, UsageError
-from mvkit.files import list_files
+from mvkit.files import list_files, opening_image
 from mvkit.machine import installed_versions
 from mvkit.neural.own.tables import TextFormat, exact_whole_number
 
@@ -228,14 +228,20 @@ class SessionFolder:
 
         path = self.path / TEMPLATES / f"natural_scene_{frame}.tiff"
         try:
-            with Image.open(path) as image:
+            with opening_image(path) as image:
                 pixels = np.asarray(image)
         except FileNotFoundError as error:
             raise DataError(
                 f"{path}: no image for frame {frame}; session files do not hold the images\n"
                 "copy the folder of AllenSDK's cache there (EcephysProjectCache.get_natural_scene_template)"
             ) from error
-        except (UnidentifiedImageError, OSError, ValueError) as error:
+        except (
+            UnidentifiedImageError,
+            OSError,
+            SyntaxError,
+            ValueError,
+            Image.DecompressionBombError,
+        ) as error:
             raise DataError(f"{path}: not a readable image ({error})") from error
         # Grey levels of 8 bits may be stored in a wider type; what does not survive the cast is an error.
         with np.errstate(invalid="ignore"):

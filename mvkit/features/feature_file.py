@@ -19,10 +19,20 @@ from numpy.typing import NDArray
 
 from mvkit.errors import DataError, UsageError, unknown_name, wording
 from mvkit.features.feature_set import FeatureProvenance, FeatureSet, ImageIds, LayerInfo
-from mvkit.files import append_checksum, check_checksum, open_hdf5, replacing, reserve_space
+from mvkit.files import (
+    append_checksum,
+    check_checksum,
+    check_self_contained,
+    check_unpacked,
+    name_text,
+    open_hdf5,
+    replacing,
+    reserve_space,
+)
 from mvkit.neural.dataset import as_text, whole_numbers
 from mvkit.neural.netcdf import PACKING_ATTRIBUTES, packing_of
 from mvkit.neural.neural_file import GuardedFile
+from mvkit.neural.pickle_reader import name_file_in_errors
 from mvkit.paths import expand
 
 FORMAT_NAME = "mvkit-features"
@@ -261,6 +271,8 @@ def _read_hdf5(path: Path, *, lazy: bool) -> FeatureSet:
     with _open_hdf5(path) as file:
         if file.attrs.get("mvkit_format") != FORMAT_NAME:
             raise DataError(f"{path}: not a feature file of mvkit; write one with `mvkit extract`")
+        with name_file_in_errors(path):
+            check_self_contained(file)
         attributes = dict(file.attrs)
         described = {
             **attributes,
@@ -270,6 +282,7 @@ def _read_hdf5(path: Path, *, lazy: bool) -> FeatureSet:
         stored = sorted(file[_LAYERS].values(), key=lambda dataset: int(dataset.attrs["position"]))
         shapes = {str(item.attrs["layer"]): tuple(map(int, item.attrs["shape"])) for item in stored}
         for layer, item in zip(shapes, stored, strict=True):
+            check_unpacked(item.nbytes, item.id.get_storage_size(), f"{path}: layer '{layer}'")
             _check_array(layer, item.shape, item.dtype, provenance, shapes)
             _check_plain(item, f"{path}: layer '{layer}'")
     arrays = LazyArrays(tuple(shapes), partial(_read_hdf5_layer, path.absolute()))
@@ -277,6 +290,7 @@ def _read_hdf5(path: Path, *, lazy: bool) -> FeatureSet:
 
 
 def _read_hdf5_ids(path: Path, stored: Any) -> ImageIds:
+    check_unpacked(stored.nbytes, stored.id.get_storage_size(), f"{path}: image_ids")
     if h5py.check_string_dtype(stored.dtype) is None:
         _check_plain(stored, f"{path}: image_ids")
     return _image_ids(path, stored[:])
@@ -400,6 +414,8 @@ def _read_npz_layer(path: Path, layer: str) -> NDArray[np.float32]:
 @contextmanager
 def _open_npz(path: Path) -> Iterator[zipfile.ZipFile]:
     with _explain_damage(path), zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            check_unpacked(member.file_size, member.compress_size, f"{path}: '{name_text(member.filename)}'")
         yield archive
 
 

@@ -18,7 +18,7 @@ import mvkit
 from mvkit import paths
 from mvkit.errors import DataError, UsageError, printable, wording
 from mvkit.features.feature_set import FeatureProvenance, ImageIds
-from mvkit.files import IMAGE_SUFFIXES, list_files, name_text, natural_key
+from mvkit.files import IMAGE_SUFFIXES, list_files, name_text, natural_key, opening_image
 from mvkit.images.sources import reason_of
 from mvkit.models.base import state_digest
 from mvkit.models.preprocessing import as_preprocessing
@@ -95,7 +95,7 @@ def _read_image(file: Path) -> NDArray[np.uint8]:
     from PIL import Image
 
     try:
-        with Image.open(file) as image:
+        with opening_image(file) as image:
             mode = image.mode
             if mode in _GREY_MODES:
                 return np.asarray(image.convert("L"))

@@ -586,7 +586,7 @@ def _decode(structure: Structure, start: int) -> list[str]:
             size = (int(rows["width"][number]), int(rows["height"][number]))
             try:
                 if rows["mode"][number] == JPEG_MODE:
-                    with Image.open(io.BytesIO(image)) as opened:
+                    with Image.open(io.BytesIO(image), formats=["JPEG"]) as opened:
                         opened.load()
                         if opened.size != size:
                             problems.append(f"image {number}: {opened.size} px, not {size}")

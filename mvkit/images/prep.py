@@ -30,7 +30,7 @@ from pydantic import Field, field_validator
 
 from mvkit import files
 from mvkit.errors import DataError, UsageError, printable, unknown_name
-from mvkit.files import check_link, file_lock, name_text, pointer_problem, sha256_of
+from mvkit.files import IMAGE_FORMATS, check_link, file_lock, name_text, pointer_problem, sha256_of
 from mvkit.images import beton
 from mvkit.images.beton import (
     BetonWriter,
@@ -873,7 +873,7 @@ def _read(item: Item) -> tuple[bytes, Image.Image, hashlib._Hash]:
     if item.path is None:
         raise _UnfitError("neither a file nor pixels")
     content = _content(item.path, "image")
-    image = Image.open(io.BytesIO(content))
+    image = Image.open(io.BytesIO(content), formats=IMAGE_FORMATS)
     if image.mode not in _EIGHT_BITS:
         raise _UnfitError(f"pixels of mode '{image.mode}' are not eight bits per channel")
     return content, image, hashlib.sha256(content)
@@ -901,7 +901,7 @@ def _depth(
     path: Path, content: bytes, source_size: tuple[int, int], size: tuple[int, int]
 ) -> NDArray[np.uint8] | NDArray[np.uint16]:
     """Read a depth map of one channel, 8 or 16 bits; made smaller without mixing depths."""
-    with Image.open(io.BytesIO(content)) as image:
+    with Image.open(io.BytesIO(content), formats=IMAGE_FORMATS) as image:
         pixels = np.asarray(image)
     # Pillow gives 16-bit PNGs as int32 in some versions.
     is_wide = pixels.dtype == np.int32 and pixels.size > 0

@@ -22,6 +22,7 @@ from mvkit.files import (
     list_files,
     list_folders,
     name_text,
+    opening_image,
     pointer_problem,
 )
 from mvkit.neural.pickle_arrays import array_ref, load
@@ -443,7 +444,8 @@ def _decode(file: str | BinaryIO, name: str) -> Image.Image:
         # A pipe, for one, would never end.
         raise DataError(f"{name}: cannot be read as an image: {problem}\nrestore or remove it")
     try:
-        with Image.open(file) as image:
+        with opening_image(file) as opened:
+            image: Image.Image = opened
             image.load()
             return image
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from mvkit.errors import CheckpointError, UsageError, suggest, unknown_name, wording
+from mvkit.machine import time_limit
 from mvkit.models.registry import (
     RELEASED,
     Baseline,
@@ -375,6 +376,7 @@ def _given_path(weights: str | os.PathLike[str]) -> Path:
 
 
 REGEX_PREFIX = "re:"
+_MOST_MATCHING_S = 0.5
 # A dot before the bracket makes it a glob's class: `features.[0-3]`.
 _CALL = re.compile(r"(?P<base>.*[^.])\[(?P<call>\d+)\]")
 
@@ -468,7 +470,12 @@ def _match_one(pattern: str, names: Sequence[str]) -> list[RequestedLayer]:
         return [RequestedLayer(pattern)]
     if pattern.startswith(REGEX_PREFIX):
         expression = _compile(pattern)
-        return [RequestedLayer(name, is_named=False) for name in names if expression.fullmatch(name)]
+        endless = UsageError(
+            f"layer pattern '{pattern}' takes too long: repeats in a repeat, as in (a+)+, are tried in every "
+            "way\nwrite it with one repeat, or use a glob"
+        )
+        with time_limit(_MOST_MATCHING_S, endless):
+            return [RequestedLayer(name, is_named=False) for name in names if expression.fullmatch(name)]
     readings = [reading for reading in _readings(pattern) if reading != RequestedLayer(pattern)]
     for reading in readings:
         if reading.name in names:
@@ -497,5 +504,5 @@ def _readings(pattern: str) -> Iterator[RequestedLayer]:
 def _compile(pattern: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern.removeprefix(REGEX_PREFIX))
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise UsageError(f"layer pattern '{pattern}' is not a valid regular expression: {error}") from error

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mvkit.errors import DataError
-from mvkit.files import IMAGE_SUFFIXES, list_files, name_text, natural_key
+from mvkit.files import IMAGE_SUFFIXES, list_files, name_text, natural_key, opening_image
 from mvkit.neural.dataset import plain_array
 
 #: Weights of red, green and blue in grey (ITU-R 601-2), as Pillow has them, in parts of 65536.
@@ -147,7 +147,7 @@ def read_image_folder(folder: Path) -> GreyImages:
     n_colour = 0
     for file in files:
         try:
-            with Image.open(file) as opened:
+            with opening_image(file) as opened:
                 n_colour += opened.mode not in ("1", "L", "LA", *_DEEP_GREY)
                 if opened.mode in _DEEP_GREY:
                     image = _upper_bits(np.asarray(opened).astype(np.int64), str(file))

@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 
 import mvkit
 from mvkit.errors import DataError
-from mvkit.files import append_checksum, check_checksum, open_hdf5, replacing
+from mvkit.files import append_checksum, check_checksum, check_self_contained, open_hdf5, replacing
 from mvkit.machine import available_cores
 from mvkit.neural.dataset import (
     Recording,
@@ -34,6 +34,7 @@ from mvkit.neural.dataset import (
     whole_numbers,
 )
 from mvkit.neural.netcdf import Packing, Variable, attribute_text, dimension_names, has_values, seconds
+from mvkit.neural.pickle_reader import name_file_in_errors
 from mvkit.paths import expand
 
 FORMAT_NAME = "mvkit-neural"
@@ -782,6 +783,8 @@ def open_neural_file(path: Path) -> Iterator[OpenNeuralFile]:
     with file:
         try:
             _check_format(path, file)
+            with name_file_in_errors(path):
+                check_self_contained(file)
             opened = _open_variables(path, file)
         except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
             raise DataError(f"{path}: damaged neural file: {_first_line(error)}") from error

@@ -12,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.errors import DataError
-from mvkit.files import inspect_file, open_hdf5
+from mvkit.files import check_self_contained, inspect_file, open_hdf5
 
 TEMPLATES = "stimulus/templates"
+# Raw recordings, often linked from other files.
+_RAW = "acquisition"
 #: Frame of the grey screen between images.
 GREY = -1
 # Spike times of neighbouring units share chunks: the last few stay unpacked.
@@ -39,6 +41,7 @@ def open_nwb(path: Path) -> Iterator[Any]:
         raise DataError(f"{path}: not a readable session file ({error})") from error
     try:
         with opened as file:
+            check_self_contained(file, apart_from=_RAW)
             yield file
     except DataError as error:
         raise DataError(f"{path}: {error}") from error

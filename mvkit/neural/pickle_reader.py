@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import IO, Any, TypeGuard
 
 from mvkit.errors import DataError
+from mvkit.files import check_unpacked
 
 #: A published recording takes about 2,000 instructions, a batch of CIFAR-10 about 40,000.
 MOST_INSTRUCTIONS = 1_000_000
@@ -326,6 +327,7 @@ class Machine:
         if self.source.compression is None:
             self.position = self.file.seek(length, os.SEEK_CUR)
             return ref
+        check_unpacked(length, self.source.state[0], f"{self.source.path}: an array")
         pieces = []
         for start in range(0, length, _PIECE):
             piece = self.take(min(_PIECE, length - start))

@@ -19,6 +19,7 @@ from mvkit.display import drawing, html_table
 from mvkit.errors import DataError, UsageError
 from mvkit.files import digest_of, plain, replacing, sha256_of, shorten, write_text
 from mvkit.paths import expand
+from mvkit.scoring.correlation import DROPPED_COLUMNS
 from mvkit.scoring.intervals import METHOD, Draws, describe_median
 from mvkit.scoring.layer_choice import HELD_OUT, PAPER, ChosenUnits, choose_layer, unit_grid, unit_rows
 from mvkit.scoring.settings import SIMILARITIES, ScoreSettings
@@ -44,6 +45,10 @@ POPULATION = -1
 SOURCE_COLUMNS = ("model", "weights", "dataset")
 #: Columns of scores from the even splits of the images alone, and from the odd ones.
 FOLD_COLUMNS = ("score_even_splits", "score_odd_splits")
+
+#: What every table of scores has; and what one with dropped split halves has.
+_EXPECTED_COLUMNS = ("layer", "area", "specimen", "unit_id", "score")
+_HALVES_COLUMNS = ("halves_used", *DROPPED_COLUMNS.values())
 
 UNITS_CSV = "scores.csv"
 UNITS_PARQUET = "scores.parquet"
@@ -794,6 +799,9 @@ def _scores_of(
     rows = table[table["model"] == name].drop(columns=list(SOURCE_COLUMNS))
     if rows.empty:
         raise ValueError(f"{UNITS_PARQUET} has no rows of {name}")
+    expected = (*_EXPECTED_COLUMNS, *(_HALVES_COLUMNS if "halves_dropped" in rows else ()))
+    if missing := [column for column in expected if column not in rows]:
+        raise ValueError(f"{UNITS_PARQUET} lacks {', '.join(missing)}")
     protocol = document["protocol"]
     settings = {key: value for key, value in protocol.items() if key in ScoreSettings.model_fields}
     folds = [column for column in FOLD_COLUMNS if column in rows]

@@ -186,7 +186,7 @@ class RunLog:
 def _is_before(line: str, step: int, epochs: int) -> bool:
     try:
         record = json.loads(line)
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         return False
     if not isinstance(record, Mapping):
         return False

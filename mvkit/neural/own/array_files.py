@@ -5,8 +5,11 @@ Nothing in a file is run: pickled Python objects and MATLAB's objects are refuse
 
 from __future__ import annotations
 
+import math
 import re
+import tokenize
 import zipfile
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.errors import DataError, UsageError, suggest
-from mvkit.files import inspect_file, open_hdf5
+from mvkit.files import check_self_contained, check_unpacked, inspect_file, name_text, open_hdf5
+from mvkit.neural.pickle_reader import name_file_in_errors
 
 NUMPY_SUFFIXES = (".npy", ".npz")
 MATLAB_SUFFIX = ".mat"
@@ -27,7 +31,23 @@ ARRAY_SUFFIXES = (*NUMPY_SUFFIXES, MATLAB_SUFFIX, *HDF5_SUFFIXES)
 WHOLE = "array"
 #: Arrays that a message lists.
 _MOST_LISTED = 12
-_FAILURES = (OSError, KeyError, ValueError, TypeError, IndexError, RuntimeError, EOFError, zipfile.BadZipFile)
+#: All that the readers of NumPy, scipy and HDF5 raise, depending on where the bytes are wrong.
+_FAILURES = (
+    OSError,
+    NameError,
+    KeyError,
+    ValueError,
+    TypeError,
+    IndexError,
+    AttributeError,
+    RuntimeError,
+    EOFError,
+    MemoryError,
+    SyntaxError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 _OBJECT_ADVICE = "which only MATLAB reads: save text as char or cellstr(x), tables as arrays"
 _PICKLED_ADVICE = "pickled Python objects, which mvkit does not run: save plain numbers or text"
 
@@ -138,6 +158,10 @@ def open_arrays(path: Path) -> Iterator[ArrayFile]:
         yield _MatlabFile(path)
     else:
         with handle:
+            for member in handle.zip.infolist():
+                check_unpacked(
+                    member.file_size, member.compress_size, f"{path}: '{name_text(member.filename)}'"
+                )
             yield _NumpyFile(path, handle)
 
 
@@ -212,6 +236,8 @@ class _MatlabFile(ArrayFile):
                     ):
                         self._add(name, self._variable(name))
                     else:
+                        n_bytes = math.prod(shape) * np.dtype(np.float64).itemsize
+                        check_unpacked(n_bytes, self.path.stat().st_size, f"{self.path}: '{name}'")
                         self._shapes[name] = tuple(shape)
             except (*_FAILURES, MatReadError, NotImplementedError) as error:
                 raise DataError(f"{self.path}: not a readable MATLAB file ({_first_line(error)})") from error
@@ -279,6 +305,8 @@ class _Hdf5File(ArrayFile):
         super().__init__(path, is_matlab=is_matlab)
         self._file = file
         self._datasets: dict[str, Any] = {}
+        # Groups and cell arrays: each counts once, since they may hold one another.
+        self._containers: set[Any] = set()
         self._shapes: dict[str, tuple[int, ...]] | None = None
 
     @property
@@ -286,6 +314,8 @@ class _Hdf5File(ArrayFile):
         if self._shapes is None:
             self._shapes = {}
             try:
+                with name_file_in_errors(self.path):
+                    check_self_contained(self._file)
                 for name, node in self._file.items():
                     if node is not None and not name.startswith("#"):
                         self._add(name, node)
@@ -299,6 +329,7 @@ class _Hdf5File(ArrayFile):
             raise DataError(f"{self.path}: '{name}' is {source}")
         if isinstance(source, np.ndarray):
             return source
+        check_unpacked(source.nbytes, source.id.get_storage_size(), f"{self.path}: '{name}'")
         values = source.asstr()[...] if source.dtype.kind in "OS" else source[...]
         values = np.asarray(values)
         if values.dtype.kind == "O":
@@ -311,20 +342,20 @@ class _Hdf5File(ArrayFile):
         values = values.transpose()
         return values.astype(bool) if _matlab_class(source) == "logical" else values
 
-    def _add(self, name: str, node: Any, above: tuple[Any, ...] = ()) -> None:
+    def _add(self, name: str, node: Any) -> None:
         names = self._shapes if self._shapes is not None else {}
-        if node in above:
-            # A link to a group around it.
-            return
         kind = _matlab_class(node) if self.is_matlab else ""
         if not hasattr(node, "dtype"):
+            if node in self._containers:
+                return
+            self._containers.add(node)
             if "MATLAB_sparse" in node.attrs:
                 names[name], self._datasets[name] = (), "a sparse array of MATLAB: save full(x)"
                 return
             for part, child in node.items():
                 # A link to nothing has no child.
                 if child is not None:
-                    self._add(f"{name}.{part}", child, (*above, node))
+                    self._add(f"{name}.{part}", child)
         elif node.shape is None:
             names[name], self._datasets[name] = (), "an empty dataset, without values"
         elif self.is_matlab and "MATLAB_object_decode" in node.attrs:
@@ -345,6 +376,9 @@ class _Hdf5File(ArrayFile):
 
     def _add_references(self, name: str, node: Any, *, is_cell: bool) -> None:
         """Add the elements of a cell array, or of one field of a struct array."""
+        if node in self._containers:
+            return
+        self._containers.add(node)
         elements = [self._file[reference] for reference in node[...].transpose().reshape(-1, order="F")]
         names = self._shapes if self._shapes is not None else {}
         if elements and all(_is_char(element) for element in elements):

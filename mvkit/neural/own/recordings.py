@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from mvkit.errors import DataError, UsageError, option_name, valid_names, wording
 from mvkit.files import inspect_file, list_files, natural_key
+from mvkit.machine import time_limit
 from mvkit.neural.dataset import NeuralDataset
 from mvkit.neural.grey_images import GreyImages
 from mvkit.neural.own.array_files import ARRAY_SUFFIXES
@@ -143,7 +144,10 @@ def _find_sources(given: Sequence[str | Path], *, stimuli: str | None) -> list[S
             anchor = Path(path.anchor or ".")
             found_by_it = anchor.glob(wildcard.removeprefix(path.anchor))
             names = sorted(map(str, found_by_it), key=natural_key)
-            pairs = [(name, pattern.fullmatch(name)) for name in names]
+            with time_limit(
+                1.0, UsageError(f"{path}: takes too long to match; write fewer * one after another")
+            ):
+                pairs = [(name, pattern.fullmatch(name)) for name in names]
             matches = [Source(Path(name), match.groupdict()) for name, match in pairs if match]
             if not matches:
                 raise UsageError(f"{path}: no file fits this pattern")

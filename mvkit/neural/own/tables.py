@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.errors import DataError, UsageError, option_name, suggest
-from mvkit.files import natural_key
+from mvkit.files import check_unpacked, natural_key
 from mvkit.neural.grey_images import GreyImages
 from mvkit.neural.nwb import order_presentations
 from mvkit.neural.own.presentations import by_trial_and_image, grey_of_ids, match_images
@@ -57,6 +57,8 @@ _STYLES = {
 _THOUSANDS = r"[-+]?[1-9]\d{0,2}(?:[.,]\d{3})+"
 #: What was meant as a number: 1,234.5, 1 234, 50 %, #DIV/0!
 _LIKE_NUMBER = re.compile(r"\s*[-+\u2212]?[\d.,'\s]*\d[\d.,'\s]*(?:[eE][-+]?\d+)?\s*%?|#[A-Z/0]+[!?]")
+_CELL_BYTES = 8
+_BLOCK_BYTES = 1 << 20
 
 
 def read_table(
@@ -192,6 +194,22 @@ def exact_whole_number(text: str) -> int:
     return int(whole + part[:power])
 
 
+def _check_size(path: Path) -> None:
+    """Check that a table does not unpack to vastly more than its file has."""
+    n_stored = path.stat().st_size
+    if path.suffix.lower() == ".parquet":
+        from pyarrow import parquet
+
+        about = parquet.read_metadata(path)
+        check_unpacked(about.num_rows * about.num_columns * _CELL_BYTES, n_stored, str(path))
+    elif path.suffix.lower() == ".gz":
+        n_bytes = 0
+        with gzip.open(path) as file:
+            while block := file.read(_BLOCK_BYTES):
+                n_bytes += len(block)
+                check_unpacked(n_bytes, n_stored, str(path))
+
+
 class _Table:
     """A table with named columns."""
 
@@ -201,6 +219,7 @@ class _Table:
         self.path = path
         self._format: TextFormat | None = None
         try:
+            _check_size(path)
             if path.name.lower().endswith(".parquet"):
                 frame: pandas.DataFrame = pandas.read_parquet(path)
             else:
@@ -212,7 +231,7 @@ class _Table:
             raise DataError(f"{path}: no such file") from error
         except UnicodeDecodeError as error:
             raise DataError(f"{path}: {_where_not_text(path)}; save it as CSV (UTF-8)") from error
-        except (OSError, ValueError, KeyError, EOFError, zlib.error) as error:
+        except (OSError, ValueError, KeyError, EOFError, MemoryError, zlib.error) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise DataError(f"{path}: not a readable table ({reason})") from error
         frame = frame.rename(columns=lambda column: str(column).strip())

@@ -79,11 +79,20 @@ def read_training_log(folder: Path) -> TrainingLog:
     path = folder if folder.name == LOG else folder / LOG
     if not path.is_file():
         raise DataError(f"{folder}: no {LOG} here; is this a folder written by 'mvkit train'?")
+    try:
+        return _parse_log(path)
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+        raise DataError(
+            f"{path}: damaged ({type(error).__name__}: {error}); restore it from a copy"
+        ) from error
+
+
+def _parse_log(path: Path) -> TrainingLog:
     records = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             record = json.loads(line)
-        except json.JSONDecodeError:
+        except (json.JSONDecodeError, RecursionError):
             # The last line of a run that goes on, or was killed.
             continue
         if isinstance(record, dict):
