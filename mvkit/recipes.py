@@ -163,7 +163,7 @@ def find_recipe(source: str) -> Path:
         )
     if (problem := _file_problem(source)) is not None:
         raise RecipeError(
-            f"recipe {_short(source)} is {problem}; give a YAML file, or a name (mvkit list recipes)"
+            f"recipe '{printable(source)}' is {problem}; give a YAML file, or a name (mvkit list recipes)"
         )
     # A path as in the repository, recipes/demo.yaml.
     name = source.removeprefix("recipes/").removesuffix(".yaml")

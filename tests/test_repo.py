@@ -15,14 +15,23 @@ PACKAGE = ROOT / "mvkit"
 
 #: Packages (and modules beside them) in the order in which data flows: each imports from earlier ones only.
 PACKAGES = (
-    *("errors", "paths", "files", "display", "machine", "jit", "rng", "recipes", "cache", "gabor"),
+    *(
+        "errors",
+        "paths",
+        "files",
+        "display",
+        "machine",
+        "jit",
+        "rng",
+        "recipes",
+        "cache",
+        "gabor",
+        "pickle_reader",
+    ),
     *("neural", "images", "models", "features", "distributed", "objectives", "training", "scoring"),
     *("fetch", "allen", "report", "pipeline", "brainscore", "cli", "__main__"),
 )
 RANK = {name: rank for rank, name in enumerate(PACKAGES)}
-
-#: Knows nothing of neurons: it reads pickles, of recordings, images and checkpoints.
-PICKLE_READER = "mvkit.neural.pickle_reader"
 
 #: What a package must never import, whatever its rank.
 FORBIDDEN = {
@@ -91,7 +100,7 @@ def test_packages_import_from_earlier_ones_only(path: Path) -> None:
         parts = name.split(".")
         if parts[0] == "mvkit" and len(parts) > 1 and parts[1] in RANK:
             assert RANK[parts[1]] <= RANK[package], f"{path}: {package} imports the later {parts[1]}"
-        for forbidden in FORBIDDEN.get(package, set()) if not name.startswith(PICKLE_READER) else ():
+        for forbidden in FORBIDDEN.get(package, set()):
             assert name != forbidden and not name.startswith(forbidden + "."), (
                 f"{path}: {package} imports {name}"
             )

@@ -32,8 +32,8 @@ from mvkit.files import (
 from mvkit.neural.dataset import as_text, whole_numbers
 from mvkit.neural.netcdf import PACKING_ATTRIBUTES, packing_of
 from mvkit.neural.neural_file import GuardedFile
-from mvkit.neural.pickle_reader import name_file_in_errors
 from mvkit.paths import expand
+from mvkit.pickle_reader import name_file_in_errors
 
 FORMAT_NAME = "mvkit-features"
 FORMAT_VERSION = 1

@@ -26,7 +26,7 @@ from mvkit.files import (
     pointer_problem,
 )
 from mvkit.neural.pickle_arrays import array_ref, load
-from mvkit.neural.pickle_reader import PickleFile, name_file_in_errors, read_pickle
+from mvkit.pickle_reader import PickleFile, name_file_in_errors, read_pickle
 
 #: Suffixes of files that are taken for images; others are passed over.
 SUFFIXES: Final = frozenset(

@@ -30,7 +30,7 @@ from mvkit.errors import CheckpointError, DataError, printable, suggest, wording
 from mvkit.files import opening_as_text, sha256_of
 from mvkit.models.base import VisionModel, guard_missing_weights, state_digest
 from mvkit.models.names import split_key
-from mvkit.neural.pickle_reader import INSTRUCTIONS, Machine, Name, PickleFile, Record
+from mvkit.pickle_reader import INSTRUCTIONS, Machine, Name, PickleFile, Record
 
 _log = logging.getLogger(__name__)
 

@@ -43,8 +43,8 @@ from mvkit.neural.neural_file import (
     open_neural_file,
 )
 from mvkit.neural.pickle_arrays import ArrayStream, open_stream
-from mvkit.neural.pickle_reader import name_file_in_errors
 from mvkit.neural.published import PublishedRecording, read_pickle_structure
+from mvkit.pickle_reader import name_file_in_errors
 
 LOGGER = logging.getLogger(__name__)
 

@@ -34,8 +34,8 @@ from mvkit.neural.dataset import (
     whole_numbers,
 )
 from mvkit.neural.netcdf import Packing, Variable, attribute_text, dimension_names, has_values, seconds
-from mvkit.neural.pickle_reader import name_file_in_errors
 from mvkit.paths import expand
+from mvkit.pickle_reader import name_file_in_errors
 
 FORMAT_NAME = "mvkit-neural"
 FORMAT_VERSION = 1

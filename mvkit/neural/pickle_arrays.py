@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.errors import DataError
-from mvkit.neural.pickle_reader import BufferRef, PickleFile, Record, file_state, is_named, is_record
+from mvkit.pickle_reader import BufferRef, PickleFile, Record, file_state, is_named, is_record
 
 BLOCK_BYTES = 4 * 1024 * 1024
 _BLOCKS = 4

@@ -137,7 +137,7 @@ def _read_pickle_part(data: bytes, folder: Path) -> object:
     """Read a pickle of one array, index or column: smaller than a recording, and so thousands in a second."""
     from mvkit.errors import DataError
     from mvkit.neural import pickle_arrays
-    from mvkit.neural.pickle_reader import PickleFile, read_pickle
+    from mvkit.pickle_reader import PickleFile, read_pickle
 
     source = PickleFile(_write(folder, "some.pkl", data))
     value = read_pickle(source)
@@ -754,13 +754,13 @@ TARGETS: dict[str, Target] = {
     "pickle": Target(
         _read_pickle,
         _pickle_seeds,
-        ("mvkit.neural.pickle_reader", "mvkit.neural.pickle_arrays", "mvkit.neural.published"),
+        ("mvkit.pickle_reader", "mvkit.neural.pickle_arrays", "mvkit.neural.published"),
         mutate=_mutate_pickle,
     ),
     "pickle_part": Target(
         _read_pickle_part,
         _part_seeds,
-        ("mvkit.neural.pickle_reader", "mvkit.neural.pickle_arrays"),
+        ("mvkit.pickle_reader", "mvkit.neural.pickle_arrays"),
         mutate=_mutate_pickle,
     ),
     "recipe": Target(

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from mvkit.errors import DataError, UsageError, suggest
 from mvkit.files import check_self_contained, check_unpacked, inspect_file, name_text, open_hdf5
-from mvkit.neural.pickle_reader import name_file_in_errors
+from mvkit.pickle_reader import name_file_in_errors
 
 NUMPY_SUFFIXES = (".npy", ".npz")
 MATLAB_SUFFIX = ".mat"

@@ -59,7 +59,7 @@ def test_names_of_animals_are_numbered_and_kept(tmp_path: Path) -> None:
         "missing": 0.0,
     }
     with pytest.raises(
-        UsageError, match=r"mine.h5: exists already; choose another name, or give overwrite=True"
+        UsageError, match=r"mine.h5: exists already; choose another name, or overwrite it .overwrite=True."
     ):
         dataset.save(path)
     with pytest.raises(UsageError, match="is a folder; give a file name"):

@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mvkit import pickle_reader
 from mvkit.errors import DataError
-from mvkit.neural import pickle_arrays, pickle_reader
-from mvkit.neural.pickle_reader import Name, PickleFile, Record, read_pickle
+from mvkit.neural import pickle_arrays
+from mvkit.pickle_reader import Name, PickleFile, Record, read_pickle
 
 
 @pytest.fixture

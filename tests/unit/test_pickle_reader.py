@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from mvkit import pickle_reader
 from mvkit.errors import DataError
-from mvkit.neural import pickle_reader
-from mvkit.neural.pickle_reader import BufferRef, Name, PickleFile, Record, read_pickle
+from mvkit.pickle_reader import BufferRef, Name, PickleFile, Record, read_pickle
 
 PROTO4 = b"\x80\x04"
 
