@@ -74,8 +74,7 @@ def _cached(function: Function, **options: Any) -> Function:
         def load_if_possible(*arguments: Any) -> Any:
             try:
                 return load(*arguments)
-            except Exception:
-                # Cut off by a power cut, say (numba's issue 10434): forget it, compile and save again.
+            except Exception:  # noqa: BLE001 - a file cut off by a power cut, say (numba's issue 10434)
                 with suppress(OSError):
                     cache.flush()
                 return None

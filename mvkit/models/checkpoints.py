@@ -87,6 +87,8 @@ _DEEPEST, _MOST_MAPPINGS = 6, 10_000
 _FETCH_AGAIN = "if it is a published one, fetch it again: mvkit fetch checkpoints --force"
 
 _ZIP_MAGIC = b"PK\x03\x04"
+#: The number with which files of before torch 1.6 begin, as a pickle has it.
+_TORCH_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
 _SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 
 #: What to do with files of other programs.
@@ -98,6 +100,7 @@ _UNPACK = "unpack it and name the file of weights in it"
 #: First bytes of other files -> what it is|what to do.
 _OTHER_KINDS = {
     b"version https://git-lfs": "a pointer of Git LFS|the file itself is not here yet: git lfs pull",
+    b"/annex/objects/": "a pointer of git-annex|the file itself is not here yet: datalad get FILE",
     b"\x89HDF": f"an HDF5 file (of Keras?)|{_SAVE_STATE}",
     b"\x93NUMPY": f"a NumPy array|{_SAVE_STATE}",
     b"GGUF": f"a GGUF file|{_SAVE_STATE}",
@@ -226,6 +229,8 @@ def _first_bytes(path: Path, remedy: str) -> bytes:
         kind = f"a tar archive|{_UNPACK}; one by torch before 0.2 load and save again with torch"
     elif first.startswith(_ZIP_MAGIC):
         kind = _kind_of_zip(path)
+    elif first.startswith(b"\x80") and _TORCH_MAGIC not in first[:64]:
+        kind = f"a pickle that torch.save did not write|{_SAVE_STATE}"
     if kind is not None:
         what, advice = kind.split("|")
         raise CheckpointError(f"{path}: is {what}, not a checkpoint of torch's\n{advice}")
@@ -785,12 +790,13 @@ def _cast(key: str, values: Tensor, expected: Tensor, path: Path) -> Tensor:
         raise CheckpointError(f"{path}: '{key}' holds values that are not finite; the training run diverged")
     if values.is_floating_point() != expected.is_floating_point() or values.is_complex():
         raise CheckpointError(f"{path}: '{key}' is {values.dtype}; needed: {expected.dtype}")
-    return values.detach().to(expected.dtype)
+    return dense.detach().to(expected.dtype)
 
 
 def _is_finite_or_as_built(values: Tensor, expected: Tensor) -> bool:
     """Tell whether values are finite, but for places where a buffer is not by design (-inf in a mask)."""
-    finite = torch.isfinite(values)
+    # Floats of eight bits have no isfinite.
+    finite = torch.isfinite(values.float() if values.element_size() == 1 else values)
     if bool(finite.all()):
         return True
     if isinstance(expected, nn.Parameter) or expected.is_meta or expected.layout != torch.strided:
