@@ -56,6 +56,7 @@ _POINTERS: Final = {
     b"/annex/objects/": "datalad get (or git annex get)",
     b"version https://git-lfs.github.com/": "git lfs pull",
 }
+_POINTER_BYTES: Final = 64
 
 _BLOCK_BYTES: Final = 1 << 20
 #: The end of HDF5 files that mvkit writes; it begins a block of a disk, so that no damaged one holds both it
@@ -389,7 +390,7 @@ def open_hdf5(path: Path, mode: str = "r", **options: Any) -> Any:
     Raises
     ------
     DataError
-        If another program has it open for writing.
+        If another program has it open for writing; if it is read and is empty, or a pointer of git-annex.
     OSError
         If it cannot be opened for another reason.
     """
@@ -407,11 +408,23 @@ def open_hdf5(path: Path, mode: str = "r", **options: Any) -> Any:
                 f"close it there; if nothing has it open: h5clear -s {path}"
             ) from error
         if not is_lock:
+            if mode == "r" and (problem := _absent_content(path)):
+                raise DataError(f"{path}: {problem}") from error
             raise
         raise DataError(
             f"{path}: another program has it open for writing\n"
             "close it there, or set HDF5_USE_FILE_LOCKING=FALSE to open it all the same"
         ) from error
+
+
+def _absent_content(path: Path) -> str | None:
+    """Return why a file holds nothing of what its name says; None if it does, or cannot be opened."""
+    try:
+        with path.open("rb") as file:
+            first = file.read(_POINTER_BYTES)
+    except OSError:
+        return None
+    return pointer_problem(first) if first else "an empty file"
 
 
 def remove_leftovers(target: Path) -> None:
