@@ -229,7 +229,7 @@ def _first_bytes(path: Path, remedy: str) -> bytes:
         kind = f"a tar archive|{_UNPACK}; one by torch before 0.2 load and save again with torch"
     elif first.startswith(_ZIP_MAGIC):
         kind = _kind_of_zip(path)
-    elif first.startswith(b"\x80") and _TORCH_MAGIC not in first[:64]:
+    elif first.startswith(b"\x80") and len(first) >= 64 and _TORCH_MAGIC not in first[:64]:
         kind = f"a pickle that torch.save did not write|{_SAVE_STATE}"
     if kind is not None:
         what, advice = kind.split("|")

@@ -529,6 +529,13 @@ def test_other_files_are_named_with_what_to_do(
     assert len(str(caught.value).splitlines()) <= 2
 
 
+@pytest.mark.parametrize("name", [None, "alexnet_bn_ir", "torchvision:alexnet"])
+def test_links_to_nothing_are_named(net: str, tmp_path: Path, name: str | None) -> None:
+    (tmp_path / "gone.pth").symlink_to(".git/annex/objects/K/K.pth")
+    with pytest.raises(CheckpointError, match=r"gone.pth: a link to nothing .*; run datalad get"):
+        mvkit.load_model(name or net, weights=tmp_path / "gone.pth")
+
+
 def test_a_folder_lists_its_files(net: str, tmp_path: Path) -> None:
     torch.save(state(), tmp_path / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match=r"is a folder; give one of its files: pytorch_model\.bin"):

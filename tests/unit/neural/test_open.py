@@ -231,7 +231,12 @@ def test_a_damaged_file_is_an_error_not_a_traceback(tmp_path: Path) -> None:
     with h5py.File(path) as file:
         chunk = file["responses"].id.get_chunk_info(0)
     start = chunk.byte_offset + chunk.size // 3
-    path.write_bytes(whole[:start] + bytes(40) + whole[start + 40 :])
+    damaged = whole[:start] + bytes(40) + whole[start + 40 :]
+    path.write_bytes(damaged)
+    with pytest.raises(DataError, match=r"damaged: it has changed since mvkit wrote it"):
+        open_dataset(path)
+    # Behind one more byte, the checksum counts no longer.
+    path.write_bytes(damaged + b" ")
     with pytest.raises(DataError, match=r"cannot be read; the file is damaged"):
         open_dataset(path)
 
