@@ -40,6 +40,10 @@ SYSTEM_FOLDERS: Final = frozenset(
 IMAGE_SUFFIXES: Final = frozenset(
     {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm"}
 )
+#: Endings of images that are not read, so that no stimulus is passed over in silence.
+_OTHER_IMAGES: Final = frozenset({".avif", ".exr", ".heic", ".heif", ".jp2", ".jxl", ".mpo", ".psd"})
+#: Files that an error about a folder names.
+_MOST_PROBLEMS: Final = 5
 #: Formats of Pillow's that are opened; the others run programs (EPS) or are of no use for pictures.
 IMAGE_FORMATS: Final = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 _READS_AS_ESCAPE: Final = re.compile(rb"\\(?=x[0-9a-f]{2})")
@@ -52,6 +56,7 @@ _POINTERS: Final = {
     b"/annex/objects/": "datalad get (or git annex get)",
     b"version https://git-lfs.github.com/": "git lfs pull",
 }
+_POINTER_BYTES: Final = 64
 
 _BLOCK_BYTES: Final = 1 << 20
 #: The end of HDF5 files that mvkit writes; it begins a block of a disk, so that no damaged one holds both it
@@ -385,7 +390,7 @@ def open_hdf5(path: Path, mode: str = "r", **options: Any) -> Any:
     Raises
     ------
     DataError
-        If another program has it open for writing.
+        If another program has it open for writing; if it is read and is empty, or a pointer of git-annex.
     OSError
         If it cannot be opened for another reason.
     """
@@ -403,11 +408,23 @@ def open_hdf5(path: Path, mode: str = "r", **options: Any) -> Any:
                 f"close it there; if nothing has it open: h5clear -s {path}"
             ) from error
         if not is_lock:
+            if mode == "r" and (problem := _absent_content(path)):
+                raise DataError(f"{path}: {problem}") from error
             raise
         raise DataError(
             f"{path}: another program has it open for writing\n"
             "close it there, or set HDF5_USE_FILE_LOCKING=FALSE to open it all the same"
         ) from error
+
+
+def _absent_content(path: Path) -> str | None:
+    """Return why a file holds nothing of what its name says; None if it does, or cannot be opened."""
+    try:
+        with path.open("rb") as file:
+            first = file.read(_POINTER_BYTES)
+    except OSError:
+        return None
+    return pointer_problem(first) if first else "an empty file"
 
 
 def remove_leftovers(target: Path) -> None:
@@ -657,6 +674,32 @@ def digest_of(document: Mapping[str, Any]) -> str:
     """Return the sha256 (hex) of a JSON document; equal contents give equal digests."""
     text = json.dumps(document, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def list_image_folder(folder: Path) -> list[Path]:
+    """Return the images directly inside a folder, in natural order (``frame2`` before ``frame10``).
+
+    Raises
+    ------
+    DataError
+        If there is none; or one is empty, a link to nothing, a pipe, or of a kind that is not read.
+    """
+    listed = list_files(folder, IMAGE_SUFFIXES | _OTHER_IMAGES, levels=0)
+    problems = {
+        file.path: f"{file.path.suffix} files are not read; convert it to .png"
+        if file.path.suffix.lower() in _OTHER_IMAGES
+        else file.problem or "an empty file"
+        for file in listed
+        if not file.n_bytes or file.path.suffix.lower() in _OTHER_IMAGES
+    }
+    if problems:
+        shown = [f"{path}: cannot be read as an image: {why}" for path, why in problems.items()]
+        more = [f"... and {len(shown) - _MOST_PROBLEMS} more"] if len(shown) > _MOST_PROBLEMS else []
+        raise DataError("\n".join([*shown[:_MOST_PROBLEMS], *more, "restore or remove them"]))
+    if not listed:
+        looked_for = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise DataError(f"{folder}: no images directly inside this folder (looked for {looked_for})")
+    return sorted((file.path for file in listed), key=lambda path: natural_key(path.name))
 
 
 def list_files(

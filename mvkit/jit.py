@@ -68,14 +68,23 @@ def _cached(function: Function, **options: Any) -> Function:
         # Neither the package nor the user's cache directory can be written: compile in each process.
         return _jit(function, **options)
     cache: Any = getattr(compiled_function, "_cache", None)
-    if (save := getattr(cache, "save_overload", None)) is not None:
+    if cache is not None:
+        load, save = cache.load_overload, cache.save_overload
+
+        def load_if_possible(*arguments: Any) -> Any:
+            try:
+                return load(*arguments)
+            except Exception:  # noqa: BLE001 - a file cut off by a power cut, say (numba's issue 10434)
+                with suppress(OSError):
+                    cache.flush()
+                return None
 
         def save_if_possible(*arguments: Any) -> None:
-            # A disk that is full costs compiling again, not the scores.
-            with suppress(OSError):
+            # A disk that is full, or damaged files on one that is read-only, cost compiling again.
+            with suppress(Exception):
                 save(*arguments)
 
-        cache.save_overload = save_if_possible
+        cache.load_overload, cache.save_overload = load_if_possible, save_if_possible
     return compiled_function
 
 

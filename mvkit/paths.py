@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from mvkit.errors import DataError, UsageError, suggest
+from mvkit.files import inspect_file
 
 #: Recordings that have a name.
 DATASETS = ("neuropixels", "calcium", "simulated")
@@ -164,6 +165,11 @@ def locate_dataset(name_or_path: str | Path, home: Path | None = None) -> Path |
     if path.is_dir():
         raise DataError(f"{path}: a directory, not a neural file")
     if isinstance(name_or_path, Path) or "/" in text or text.lower().endswith(_FILE_ENDINGS):
+        if "://" in text:
+            raise DataError(f"{text}: an address\ndownload the file, and name it")
+        if os.path.lexists(path):
+            # A link to nothing, a pipe.
+            raise DataError(f"{path}: {inspect_file(path).problem}")
         raise DataError(f"{path}: no such neural file{_near_file(path)}")
     raise UsageError(
         f"unknown dataset '{text}'{suggest(text, DATASETS)}\n"

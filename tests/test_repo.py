@@ -17,8 +17,8 @@ PACKAGE = ROOT / "mvkit"
 PACKAGES = (
     *(
         "errors",
-        "paths",
         "files",
+        "paths",
         "display",
         "machine",
         "jit",

@@ -54,6 +54,17 @@ _NO_MEMORY = re.compile("can't allocate memory|out of memory|Unable to allocate"
 #: A SIGINT for every Ctrl-C of this process.
 _interrupts: list[int] = []
 
+#: Options that many look for -> what does it.
+_SUCCESSORS = {
+    "--list-layers": "list the layers of a network: mvkit list layers MODEL",
+    "--reader": "session files need no AllenSDK and no option: leave it out",
+    "--cache-info": "show what is cached: mvkit cache info",
+    "--cache-prune": "remove what is cached: mvkit cache prune RULE",
+    "--scheduler": "name the cluster with --dask ADDRESS",
+    "--backend": "fits run here, or on a cluster with --dask ADDRESS",
+    "--merge": "give the same command without --shard",
+}
+
 #: What wrong words on the command line raise: a class of click, or of the click inside newer Typers.
 _CommandLineError: Any = next(
     base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException"
@@ -227,6 +238,8 @@ def _explain(error: Any) -> str:
     parameters = [] if context is None else context.command.get_params(context)
     if kind == "NoSuchOption":
         names = [name for one in parameters if one.param_type_name == "option" for name in one.opts]
+        if (successor := _SUCCESSORS.get(error.option_name)) is not None:
+            return f"{command} has no option {error.option_name}\n{successor}"
         close = suggest(error.option_name, names, cutoff=0.75)
         return f"{command} has no option {error.option_name}{close}\nall options: {command} --help"
     if kind == "BadOptionUsage":

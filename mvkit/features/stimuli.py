@@ -18,14 +18,12 @@ import mvkit
 from mvkit import paths
 from mvkit.errors import DataError, UsageError, printable, wording
 from mvkit.features.feature_set import FeatureProvenance, ImageIds
-from mvkit.files import IMAGE_SUFFIXES, list_files, name_text, natural_key, opening_image
+from mvkit.files import list_image_folder, name_text, opening_image
 from mvkit.images.sources import reason_of
 from mvkit.models.base import state_digest
 from mvkit.models.preprocessing import as_preprocessing
 from mvkit.paths import expand
 
-#: Files that an error names.
-_MOST_LISTED = 5
 _GREY_MODES = frozenset({"1", "L", "LA"})
 _COLOUR_MODES = frozenset({"RGB", "RGBA", "RGBX", "P", "PA", "CMYK", "YCbCr"})
 
@@ -55,20 +53,9 @@ class FolderStimuli:
         Raises
         ------
         DataError
-            If there is none, or a name is there without a file (a link to nothing, a pipe).
+            See :func:`mvkit.files.list_image_folder`.
         """
-        listed = list_files(folder, IMAGE_SUFFIXES, levels=0)
-        problems = {file.path: file.problem or "an empty file" for file in listed if not file.n_bytes}
-        if problems:
-            shown = [f"{path}: cannot be read as an image: {why}" for path, why in problems.items()]
-            more = [f"... and {len(shown) - _MOST_LISTED} more"] if len(shown) > _MOST_LISTED else []
-            raise DataError("\n".join([*shown[:_MOST_LISTED], *more, "restore or remove them"]))
-        files = [file.path for file in listed]
-        if not files:
-            looked_for = ", ".join(sorted(IMAGE_SUFFIXES))
-            raise DataError(f"{folder}: no images directly inside this folder (looked for {looked_for})")
-        ordered = sorted(files, key=lambda file: natural_key(file.name))
-        return cls(tuple(ordered), name_text(folder.resolve().name))
+        return cls(tuple(list_image_folder(folder)), name_text(folder.resolve().name))
 
     @property
     def image_ids(self) -> tuple[str, ...]:
@@ -107,7 +94,7 @@ def _read_image(file: Path) -> NDArray[np.uint8]:
             f"{file}: cannot be read as an image ({reason_of(str(file), error)}); replace or remove it"
         ) from error
     raise DataError(
-        f"{file}: pixels of mode '{mode}' are not eight bits per channel; convert the file to 8-bit"
+        f"{file}: pixels of mode '{mode}' are not grey or colour of eight bits; convert the file to RGB"
     )
 
 

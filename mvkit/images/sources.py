@@ -175,16 +175,31 @@ def open_folder(root: Path) -> tuple[SplitSource, ...]:
         check_link(root / name)
     present = [name for name in SPLITS if (root / name).is_dir()]
     if not present:
-        return (_open_folder_split(root, root, TRAIN, None),)
+        split = _open_folder_split(root, root, TRAIN, None)
+        _check_inner_splits(root, split.files)
+        return (split,)
     splits: list[SplitSource] = []
     for name in present:
         known = splits[0].classes if splits else None
         splits.append(_open_folder_split(root, root / name, name, known))
     if len(splits) > 1 and (splits[0].classes is None) != (splits[1].classes is None):
         raise DataError(
-            f"{root}: one of train and val has class folders, the other has not; give both the same"
+            f"{root}: one of train and val has class folders, the other has not; give both the same\n"
+            "ImageNet comes with the images of val in one folder: sort them into folders as in train"
         )
     return tuple(splits)
+
+
+def _check_inner_splits(root: Path, files: tuple[SourceFile, ...]) -> None:
+    """Check that images to train on are not those of train and val deeper inside, as in Kaggle's ImageNet."""
+    train, val = (
+        next((head for file in files for head, mark, _ in [file.name.partition(f"/{split}/")] if mark), None)
+        for split in SPLITS
+    )
+    if train is not None and train == val:
+        raise DataError(
+            f"{root}: has no train and val, but a folder inside has\nname that one: {root / train}"
+        )
 
 
 def _open_folder_split(root: Path, folder: Path, split: str, known: tuple[str, ...] | None) -> SplitSource:

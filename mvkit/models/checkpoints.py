@@ -1,7 +1,7 @@
 """Checkpoints, read without running anything they name, and fitted to a network's names and shapes.
 
 What is no tensor is passed over: torch reads files of tensors and plain data itself; of any other file a
-:class:`_InertUnpickler` follows the pickle, for which a class is a name and an object a record.
+:class:`mvkit.models.torch_pickle.InertUnpickler` follows the pickle, for which a class is a name.
 """
 
 from __future__ import annotations
@@ -15,22 +15,19 @@ import zipfile
 import zlib
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
-from typing import IO, Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from torch.storage import TypedStorage
 
 from mvkit.errors import CheckpointError, DataError, printable, suggest, wording
 from mvkit.files import opening_as_text, sha256_of
 from mvkit.models.base import VisionModel, guard_missing_weights, state_digest
 from mvkit.models.names import split_key
-from mvkit.pickle_reader import INSTRUCTIONS, Machine, Name, PickleFile, Record
+from mvkit.models.torch_pickle import PickledObject, inert_pickle, module_state
 
 _log = logging.getLogger(__name__)
 
@@ -84,12 +81,14 @@ _MOST_LISTED = 12
 #: Bytes of a tensor that repeats the same few values.
 _LARGEST_REPEATED = 1 << 30
 #: How deep, and in how many mappings, state dicts are looked for.
-_DEEPEST, _DEEPEST_LAYER, _MOST_MAPPINGS = 6, 100, 10_000
+_DEEPEST, _MOST_MAPPINGS = 6, 10_000
 
 #: What to do about a damaged file.
 _FETCH_AGAIN = "if it is a published one, fetch it again: mvkit fetch checkpoints --force"
 
 _ZIP_MAGIC = b"PK\x03\x04"
+#: The number with which files of before torch 1.6 begin, as a pickle has it.
+_TORCH_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
 _SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 
 #: What to do with files of other programs.
@@ -101,6 +100,7 @@ _UNPACK = "unpack it and name the file of weights in it"
 #: First bytes of other files -> what it is|what to do.
 _OTHER_KINDS = {
     b"version https://git-lfs": "a pointer of Git LFS|the file itself is not here yet: git lfs pull",
+    b"/annex/objects/": "a pointer of git-annex|the file itself is not here yet: datalad get FILE",
     b"\x89HDF": f"an HDF5 file (of Keras?)|{_SAVE_STATE}",
     b"\x93NUMPY": f"a NumPy array|{_SAVE_STATE}",
     b"GGUF": f"a GGUF file|{_SAVE_STATE}",
@@ -181,7 +181,7 @@ def read_checkpoint(path: Path, *, remedy: str = _FETCH_AGAIN) -> object:
                 return torch.load(name, weights_only=True, **options)
             except pickle.UnpicklingError:
                 # It names what torch does not allow. Archives of TorchScript do not come here.
-                return torch.load(name, weights_only=False, pickle_module=_inert_pickle(path), **options)
+                return torch.load(name, weights_only=False, pickle_module=inert_pickle(path), **options)
     except (*_UNREADABLE, DataError) as error:
         if "explicit pickle_module" in str(error):
             raise CheckpointError(
@@ -229,6 +229,8 @@ def _first_bytes(path: Path, remedy: str) -> bytes:
         kind = f"a tar archive|{_UNPACK}; one by torch before 0.2 load and save again with torch"
     elif first.startswith(_ZIP_MAGIC):
         kind = _kind_of_zip(path)
+    elif first.startswith(b"\x80") and len(first) >= 64 and _TORCH_MAGIC not in first[:64]:
+        kind = f"a pickle that torch.save did not write|{_SAVE_STATE}"
     if kind is not None:
         what, advice = kind.split("|")
         raise CheckpointError(f"{path}: is {what}, not a checkpoint of torch's\n{advice}")
@@ -275,148 +277,6 @@ def _read_shards(path: Path, remedy: str) -> dict[str, Any]:
     for file in sorted(files):
         tensors.update(find_weights(read_checkpoint(path.parent / file, remedy=remedy), path.parent / file))
     return {"model": tensors}
-
-
-@dataclass(slots=True, eq=False)
-class PickledObject(Record):
-    """An object of a class that torch does not know, of which nothing was run.
-
-    Attributes
-    ----------
-    entries
-        What it holds as a mapping.
-    """
-
-    entries: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def is_module(self) -> bool:
-        """Whether it is a network or a layer."""
-        return isinstance(self.state, dict) and {"_parameters", "_buffers", "_modules"} <= set(self.state)
-
-
-class _InertUnpickler(Machine):
-    """Follows a pickle whose storages torch reads; all but tensors and plain data becomes a record."""
-
-    #: Of torch's, for each file that it reads.
-    persistent_load: Callable[[tuple[Any, ...]], Any]
-
-    most_instructions = 3_000_000
-
-    @property
-    def instructions(self) -> Mapping[bytes, tuple[str, Callable[..., None]]]:
-        return {**INSTRUCTIONS, b"Q": ("", _InertUnpickler.load_storage), b"b": ("", _InertUnpickler.build)}
-
-    def load(self) -> Any:
-        return self.run()
-
-    def name(self, module: Any, name: Any) -> None:
-        if not isinstance(module, str) or not isinstance(name, str):
-            raise self.refusal("a class name that is not text")
-        self.push(Name(f"{module}.{name}"))
-
-    def load_storage(self) -> None:
-        key = self.pop()
-        if isinstance(key, tuple):
-            # Python 2 wrote plain text this way.
-            key = tuple(part.decode("latin-1") if isinstance(part, bytes) else part for part in key)
-        match key:
-            case ("module", cls, *_):
-                # Files of before torch 1.6 hold the source of networks beside their class.
-                self.push(cls)
-            case ("storage", Name(label), str(), str(), int() as count, *_) if count >= 0:
-                kind = getattr(torch, label.rpartition(".")[2], None)
-                if not label.startswith("torch.") or not label.endswith("Storage") or kind is None:
-                    raise self.refusal(f"a storage of an unknown kind, {label[:80]}")
-                self.push(self.persistent_load((key[0], kind, *key[2:])))
-            case _:
-                raise self.refusal("a persistent id that is no storage")
-
-    def call(self, maker: Any, arguments: Any) -> None:
-        label = maker.label if isinstance(maker, Name) else ""
-        package, _, function = label.rpartition(".")
-        if package == "torch._utils" and (tensor := _rebuild(function, arguments)) is not None:
-            self.push(tensor)
-        elif label in ("collections.OrderedDict", "collections.defaultdict", "collections.Counter"):
-            self.push(OrderedDict())
-            if label == "collections.OrderedDict" and isinstance(arguments, tuple):
-                self.fill_pairs(arguments)
-        elif label in ("builtins.set", "__builtin__.set") and isinstance(arguments, tuple) and arguments:
-            self.push(arguments[0])
-        else:
-            self.push(PickledObject(Name(label), arguments if isinstance(arguments, tuple) else ()))
-
-    def reduce_with_keywords(self) -> None:
-        self.pop()
-        self.reduce()
-
-    def extend(self, items: list[Any]) -> None:
-        # Elements of lists of other classes are passed over.
-        if isinstance(self.top(), list):
-            super().extend(items)
-
-    def fill(self, items: list[Any]) -> None:
-        target = self.top()
-        plain = [
-            part
-            for key, value in zip(items[::2], items[1::2], strict=False)
-            if isinstance(key, str | bytes | int | float | None)
-            for part in (key, value)
-        ]
-        if isinstance(target, PickledObject):
-            self.push(target.entries)
-            super().fill(plain)
-            self.pop()
-        elif isinstance(target, dict):
-            super().fill(plain)
-
-    def build(self) -> None:
-        state = self.pop()
-        target = self.top()
-        if isinstance(target, PickledObject):
-            target.state = state
-        elif isinstance(target, OrderedDict) and isinstance(state, dict):
-            target._metadata = state.get("_metadata")  # type: ignore[attr-defined]
-
-
-def _rebuild(function: str, arguments: Any) -> Tensor | None:
-    """Return the tensor that a function of torch's would make of its arguments; None if it is no tensor's."""
-    match arguments:
-        case (Tensor() as tensor, *_) if function.startswith("_rebuild_parameter"):
-            return tensor
-        case (TypedStorage() as storage, int() as offset, tuple() as size, tuple() as stride, *more):
-            dtype: Any = storage.dtype
-            if function == "_rebuild_tensor_v3":
-                label = more[2].label if len(more) > 2 and isinstance(more[2], Name) else ""
-                dtype = getattr(torch, label.removeprefix("torch."), None)
-            elif function not in ("_rebuild_tensor", "_rebuild_tensor_v2"):
-                return None
-            if isinstance(dtype, torch.dtype) and all(isinstance(one, int) for one in (*size, *stride)):
-                return torch.empty(0, dtype=dtype).set_(storage._untyped_storage, offset, size, stride)
-    return None
-
-
-def _inert_pickle(path: Path) -> ModuleType:
-    """Return what ``torch.load`` takes in place of the module ``pickle``, for a file."""
-    source = _OpenPickle(path)
-
-    class Unpickler(_InertUnpickler):
-        def __init__(self, file: IO[bytes], **_: object) -> None:
-            super().__init__(source, file)
-
-    module: Any = ModuleType("mvkit_inert_pickle")
-    module.Unpickler = Unpickler
-    module.load = lambda file, **_: Unpickler(file).load()
-    return cast(ModuleType, module)
-
-
-class _OpenPickle(PickleFile):
-    """A pickle inside a file that torch has opened."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.compression = None
-        self.length = None
 
 
 def looks_like_safetensors(first_bytes: bytes) -> bool:
@@ -662,33 +522,9 @@ def _as_mapping(value: object) -> Mapping[Any, Any] | None:
     """Return what a mapping or a pickled object holds; of a pickled network its state dict."""
     if isinstance(value, PickledObject):
         if value.is_module:
-            return _module_state(value)
+            return module_state(value)
         return value.entries or (value.state if isinstance(value.state, dict) else None)
     return value if isinstance(value, Mapping) else None
-
-
-def _module_state(network: PickledObject) -> dict[str, Any]:
-    """Return the state dict of a pickled network, as ``state_dict()`` would."""
-    tensors: dict[str, Any] = {}
-    queue: deque[tuple[str, Any]] = deque([("", network)])
-    for _ in range(_MOST_MAPPINGS):
-        if not queue:
-            break
-        prefix, module = queue.popleft()
-        is_module = isinstance(module, PickledObject) and module.is_module
-        # A network that contains itself has no end.
-        if not is_module or prefix.count(".") > _DEEPEST_LAYER:
-            continue
-        unsaved = module.state.get("_non_persistent_buffers_set")
-        unsaved = unsaved if isinstance(unsaved, list) else []
-        for kind in ("_parameters", "_buffers", "_modules"):
-            entries = module.state[kind] if isinstance(module.state[kind], dict) else {}
-            if kind == "_modules":
-                queue.extend((f"{prefix}{name}.", inner) for name, inner in entries.items())
-            else:
-                saved = {f"{prefix}{name}": value for name, value in entries.items() if name not in unsaved}
-                tensors |= saved
-    return tensors
 
 
 def _tensors(mapping: Mapping[Any, Any]) -> OrderedDict[str, Tensor]:
@@ -954,12 +790,13 @@ def _cast(key: str, values: Tensor, expected: Tensor, path: Path) -> Tensor:
         raise CheckpointError(f"{path}: '{key}' holds values that are not finite; the training run diverged")
     if values.is_floating_point() != expected.is_floating_point() or values.is_complex():
         raise CheckpointError(f"{path}: '{key}' is {values.dtype}; needed: {expected.dtype}")
-    return values.detach().to(expected.dtype)
+    return dense.detach().to(expected.dtype)
 
 
 def _is_finite_or_as_built(values: Tensor, expected: Tensor) -> bool:
     """Tell whether values are finite, but for places where a buffer is not by design (-inf in a mask)."""
-    finite = torch.isfinite(values)
+    # Floats of eight bits have no isfinite.
+    finite = torch.isfinite(values.float() if values.element_size() == 1 else values)
     if bool(finite.all()):
         return True
     if isinstance(expected, nn.Parameter) or expected.is_meta or expected.layout != torch.strided:

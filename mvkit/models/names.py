@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from mvkit.errors import CheckpointError, UsageError, suggest, unknown_name, wording
+from mvkit.files import inspect_file
 from mvkit.machine import time_limit
 from mvkit.models.registry import (
     RELEASED,
@@ -252,6 +253,9 @@ def check_exists(weights: Path) -> None:
         advice = f"one of its files: {', '.join(inside[:5])}" if inside else "a file of weights"
         raise CheckpointError(f"{path}: is a folder; give {advice}")
     if not path.is_file():
+        if os.path.lexists(path):
+            # A link to nothing, a pipe.
+            raise CheckpointError(f"{path}: {inspect_file(path).problem}")
         raise CheckpointError(f"{path}: no such file; give the path of a .pt, .pth or .safetensors file")
 
 
@@ -368,7 +372,7 @@ def _given_path(weights: str | os.PathLike[str]) -> Path:
         raise UsageError(
             f"weights '{weights}' is neither {' nor '.join(choices)} nor a file{suggest(weights, choices)}"
         )
-    if file.is_dir():
+    if os.path.lexists(file):
         check_exists(file)
     raise CheckpointError(
         f"{file}: no such file; give the path of a checkpoint, or one of: {', '.join(choices)}"

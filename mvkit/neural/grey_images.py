@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mvkit.errors import DataError
-from mvkit.files import IMAGE_SUFFIXES, list_files, name_text, natural_key, opening_image
+from mvkit.files import list_image_folder, name_text, opening_image
 from mvkit.neural.dataset import plain_array
 
 #: Weights of red, green and blue in grey (ITU-R 601-2), as Pillow has them, in parts of 65536.
@@ -139,10 +139,7 @@ def read_image_folder(folder: Path) -> GreyImages:
     """
     from PIL import Image
 
-    listed = [file for file in list_files(folder, IMAGE_SUFFIXES, levels=0) if file.n_bytes or file.problem]
-    if not listed:
-        raise DataError(f"{folder}: no images directly inside this folder (.png, .jpg, .tif, ...)")
-    files = sorted((file.path for file in listed), key=lambda path: natural_key(path.name))
+    files = list_image_folder(folder)
     images: list[NDArray[np.uint8]] = []
     n_colour = 0
     for file in files:

@@ -31,6 +31,8 @@ ANSWERS = {
     "score pixels --no-cash": "mvkit score has no option --no-cash; did you mean '--no-cache'?\n"
     "all options: mvkit score --help",
     "score pixels --epochs 3": "mvkit score has no option --epochs\nall options: mvkit score --help",
+    "extract pixels --list-layers": "mvkit extract has no option --list-layers\n"
+    "list the layers of a network: mvkit list layers MODEL",
     "extract": "mvkit extract needs MODEL\nusage: mvkit extract [OPTIONS] MODEL",
     "extract pixels foo": "unexpected 'foo'\nusage: mvkit extract [OPTIONS] MODEL",
     "models": "there is no command 'mvkit models'; did you mean 'mvkit list models'?",

@@ -6,6 +6,7 @@ import errno
 import importlib
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,6 +57,25 @@ def test_a_full_disk_costs_compiling_again(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "doubling.py").write_text("def double(x):\n    return 2 * x\n")
     assert compiled_exact(importlib.import_module("doubling").double)(4) == 8
+
+
+@pytest.mark.parametrize("suffix", ["nbi", "nbc"])
+def test_damaged_machine_code_is_compiled_and_saved_again(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / f"doubling_{suffix}.py").write_text("def double(x):\n    return 2 * x\n")
+    double = importlib.import_module(f"doubling_{suffix}").double
+    assert compiled_exact(double)(4) == 8
+    (saved,) = tmp_path.rglob(f"*.{suffix}")
+    whole = saved.stat().st_size
+    for content in (b"", b"nothing", bytes(100)):
+        saved.write_bytes(content)
+        assert compiled_exact(double)(4) == 8
+        assert saved.stat().st_size > whole // 2, "it was saved again"
+    again: Any = compiled_exact(double)
+    assert again(4) == 8
+    assert again.stats.cache_hits, "and is found"
 
 
 def test_an_edition_changes_with_the_source(tmp_path: Path) -> None:

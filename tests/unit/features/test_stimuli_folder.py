@@ -88,6 +88,12 @@ def test_a_folder_without_images_is_refused(tmp_path):
         open_stimuli(tmp_path)
 
 
+def test_images_of_kinds_that_are_not_read_are_no_stimuli_passed_over(folder):
+    (folder / "IMG_1.HEIC").write_bytes(b"ftypheic")
+    with pytest.raises(DataError, match=r"IMG_1.HEIC: .*: .HEIC files are not read; convert it to .png\n"):
+        open_stimuli(folder)
+
+
 @pytest.mark.parametrize("suffix", ["h5", "npz"])
 def test_names_are_bytes_and_written_as_text(tmp_path, prepared, pictures, suffix):
     texts = {

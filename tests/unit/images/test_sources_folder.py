@@ -50,7 +50,11 @@ def test_labels_of_val_are_those_of_train(tmp_path: Path) -> None:
     [
         (["train/a/0.png", "train/0.png"], "images of its own"),
         (["train/a/0.png", "val/b/0.png"], "'b'.*not in train"),
-        (["train/a/0.png", "val/0.png"], "give both the same"),
+        (["train/a/0.png", "val/0.png"], "give both the same\nImageNet"),
+        (
+            ["ILSVRC/Data/CLS-LOC/train/a/0.JPEG", "ILSVRC/Data/CLS-LOC/val/0.JPEG"],
+            "has no train and val, but a folder inside has\nname that one: .*/ILSVRC/Data/CLS-LOC$",
+        ),
     ],
 )
 def test_ambiguous_layouts_are_refused(tmp_path: Path, names: list[str], message: str) -> None:

@@ -513,7 +513,9 @@ def _files() -> Iterator[tuple[str, bytes, str]]:
     yield "model.ckpt.data-00000-of-00001", b"\x01" * 99, "a checkpoint of TensorFlow"
     yield "saved_model.pb", b"\x08\x01" * 9, "a checkpoint of TensorFlow"
     yield "a.pth", b"<!DOCTYPE html><title>Sign in</title>", "an HTML or XML page"
-    yield "a.pkl", pickle.dumps({"w": np.zeros(3)}), "not a readable checkpoint"
+    for protocol in (2, 5):
+        yield "a.pkl", pickle.dumps({"w": np.zeros(3)}, protocol), "a pickle that torch.save did not write"
+    yield "a.pth", b"/annex/objects/MD5E-s9--0.pth\n", "a pointer of git-annex.*\n.*datalad get"
 
 
 @pytest.mark.parametrize(("name", "content", "words"), list(_files()), ids=[name for name, *_ in _files()])
@@ -525,6 +527,13 @@ def test_other_files_are_named_with_what_to_do(
         mvkit.load_model(net, weights=tmp_path / name)
     assert str(tmp_path / name) in str(caught.value)
     assert len(str(caught.value).splitlines()) <= 2
+
+
+@pytest.mark.parametrize("name", [None, "alexnet_bn_ir", "torchvision:alexnet"])
+def test_links_to_nothing_are_named(net: str, tmp_path: Path, name: str | None) -> None:
+    (tmp_path / "gone.pth").symlink_to(".git/annex/objects/K/K.pth")
+    with pytest.raises(CheckpointError, match=r"gone.pth: a link to nothing .*; run datalad get"):
+        mvkit.load_model(name or net, weights=tmp_path / "gone.pth")
 
 
 def test_a_folder_lists_its_files(net: str, tmp_path: Path) -> None:
@@ -564,7 +573,12 @@ def test_other_kinds_of_tensors_are_named(
         mvkit.load_model(net, weights=tmp_path / "a.pth")
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_sparse_weights_are_made_dense(net: str, tmp_path: Path) -> None:
+    torch.save({**state(), "fc.weight": state()["fc.weight"].to_sparse()}, tmp_path / "a.pth")
+    assert holds(tmp_path / "a.pth", net)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn])
 def test_other_precisions_beside_objects_are_converted(net: str, tmp_path: Path, dtype: torch.dtype) -> None:
     converted = {
         key: value.to(dtype) if value.is_floating_point() else value for key, value in state().items()

@@ -100,6 +100,9 @@ def test_folders(tmp_path: Path) -> None:
     (tmp_path / "x12.png").write_bytes(b"nothing")
     with pytest.raises(DataError, match=r"x12.png: cannot be read as an image"):
         read_image_folder(tmp_path)
+    (tmp_path / "x12.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"x12.png: cannot be read as an image: an empty file"):
+        read_image_folder(tmp_path)
     with pytest.raises(DataError, match="no images directly inside this folder"):
         (tmp_path / "empty").mkdir()
         read_image_folder(tmp_path / "empty")

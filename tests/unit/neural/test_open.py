@@ -184,6 +184,7 @@ def test_names_are_found_in_the_home(tmp_path: Path) -> None:
         ("neuropixel", UsageError, r"unknown dataset 'neuropixel'; did you mean 'neuropixels'\?"),
         ("there/is/none", DataError, r"there/is/none: no such neural file"),
         ("none.h5", DataError, r"none\.h5: no such neural file"),
+        ("https://x.org/a.h5", DataError, r"https://x\.org/a\.h5: an address\ndownload the file"),
     ],
 )
 def test_wrong_names(name: str, error: type[Exception], message: str) -> None:
@@ -203,6 +204,16 @@ def test_files_that_are_something_else(tmp_path: Path) -> None:
     page.write_text("<html>404</html>")
     with pytest.raises(DataError, match=r"page\.h5: not a readable HDF5 file"):
         open_dataset(page)
+    page.write_text("/annex/objects/MD5E-s9--0.h5\n")
+    with pytest.raises(DataError, match=r"page\.h5: its content was not fetched; run datalad get"):
+        open_dataset(page)
+    page.write_bytes(b"")
+    with pytest.raises(DataError, match=r"page\.h5: an empty file"):
+        open_dataset(page)
+    link = tmp_path / "link.h5"
+    link.symlink_to(".git/annex/objects/K/K.h5")
+    with pytest.raises(DataError, match=r"link\.h5: a link to nothing .*; run datalad get"):
+        open_dataset(link)
 
 
 def test_a_damaged_file_is_an_error_not_a_traceback(tmp_path: Path) -> None:
@@ -220,7 +231,12 @@ def test_a_damaged_file_is_an_error_not_a_traceback(tmp_path: Path) -> None:
     with h5py.File(path) as file:
         chunk = file["responses"].id.get_chunk_info(0)
     start = chunk.byte_offset + chunk.size // 3
-    path.write_bytes(whole[:start] + bytes(40) + whole[start + 40 :])
+    damaged = whole[:start] + bytes(40) + whole[start + 40 :]
+    path.write_bytes(damaged)
+    with pytest.raises(DataError, match=r"damaged: it has changed since mvkit wrote it"):
+        open_dataset(path)
+    # Behind one more byte, the checksum counts no longer.
+    path.write_bytes(damaged + b" ")
     with pytest.raises(DataError, match=r"cannot be read; the file is damaged"):
         open_dataset(path)
 
