@@ -36,7 +36,7 @@ CORPUS = HERE / "corpus"
 _LONGEST = 64 * 1024
 #: Inputs that led somewhere new, kept as starting points where nothing measures coverage.
 _MOST_KEPT = 2000
-_STUCK_S = 60
+_STUCK_S = 180
 
 
 def main() -> int:
