@@ -86,7 +86,7 @@ def without_credentials(text: str) -> str:
 def describe_exception(error: BaseException) -> str:
     """Return ``TypeError: what it says`` in a few hundred characters of one line, without passwords."""
     try:
-        text = without_credentials(" ".join(_escape_control(str(error)).split()))
+        text = without_credentials(" ".join(escape_control(str(error)).split()))
     except Exception:  # noqa: BLE001 - code of a stranger's exception
         text = ""
     text = text if len(text) <= _LONGEST_ERROR else f"{text[:_LONGEST_ERROR]}..."
@@ -120,7 +120,8 @@ def exception_location(error: BaseException, *, in_libraries: bool = False) -> s
     return f"{chosen[-1].filename}:{chosen[-1].lineno}: " if chosen else ""
 
 
-def _escape_control(text: str) -> str:
+def escape_control(text: str) -> str:
+    r"""Return text whose control characters, which a terminal would obey, are written as ``\x1b``."""
     return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
 
 
@@ -134,7 +135,7 @@ class MvkitError(Exception):
 
     def __init__(self, *arguments: object) -> None:
         super().__init__(
-            *(_escape_control(printable(one)) if isinstance(one, str) else one for one in arguments)
+            *(escape_control(printable(one)) if isinstance(one, str) else one for one in arguments)
         )
 
 

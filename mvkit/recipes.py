@@ -29,7 +29,7 @@ NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 
 #: What names of recipes, and so of folders, may be made of.
-NAME_PATTERN = r"^[A-Za-z0-9_.-]+$"
+NAME_PATTERN = r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$"
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -436,7 +436,9 @@ def _expected(schema: Mapping[str, Any]) -> str:
             return "a group of keys"
         case "string" if "pattern" in schema:
             return (
-                "a word of letters, digits, dots, - and _" if schema["pattern"] == NAME_PATTERN else "a text"
+                "a word of letters, digits, - and _, with dots inside"
+                if schema["pattern"] == NAME_PATTERN
+                else "a text"
             )
         case "string":
             return "a text"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
@@ -15,7 +16,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from mvkit.display import progress_bar as progress_bar  # for all commands
-from mvkit.errors import UsageError, printable
+from mvkit.errors import UsageError, escape_control, printable
 from mvkit.files import plain
 from mvkit.paths import expand
 
@@ -377,13 +378,13 @@ def print_json(document: Mapping[str, object]) -> None:
 
 def print_line(text: str) -> None:
     """Print a result line on stdout."""
-    _write(sys.stdout, text + "\n")
+    _write(sys.stdout, escape_control(text) + "\n")
 
 
 def note(text: str) -> None:
     """Print a remark for the person watching, on stderr; where that is gone, the work goes on."""
     try:
-        _write(sys.stderr, text + "\n")
+        _write(sys.stderr, escape_control(text) + "\n")
     except OSError:
         flush(sys.stderr)
 
@@ -479,7 +480,10 @@ def print_renderable(renderable: object) -> None:
         is_narrow = console.width < min(_least_width(renderable, console), _NARROW)
         if is_narrow or "\N{HORIZONTAL ELLIPSIS}" in text:
             text = render(_paragraphs(renderable))
-    _write(sys.stdout, text)
+    # Colours are rich's; a terminal obeys nothing else that names in files hold.
+    pieces = re.split(r"(\x1b\[[0-9;]*m)", text) if console.is_terminal else [text]
+    pieces[::2] = map(escape_control, pieces[::2])
+    _write(sys.stdout, "".join(pieces))
 
 
 def _least_width(table: Table, console: Console) -> int:

@@ -391,7 +391,8 @@ def find_weights(checkpoint: object, path: Path, key: str | None = None) -> Mapp
     """
     everything = _state_dicts(checkpoint)
     _check_sizes(everything, path)
-    if isinstance(checkpoint, Mapping) and "mvkit" in str(checkpoint.get("format")):
+    kind = checkpoint.get("format") if isinstance(checkpoint, Mapping) else None
+    if isinstance(kind, str) and "mvkit" in kind:
         # Beside the network a training run keeps the state of its objective.
         everything = {name: state for name, state in everything.items() if name == "model"}
     if not everything:

@@ -93,7 +93,7 @@ class InertUnpickler(Machine):
                 # Files of before torch 1.6 hold the source of networks beside their class.
                 self.push(cls)
             case ("storage", Name(label), str(), str(), int() as count, *_) if count >= 0:
-                kind = getattr(torch, label.rpartition(".")[2], None)
+                kind = vars(torch).get(label.rpartition(".")[2])
                 if not label.startswith("torch.") or not label.endswith("Storage") or kind is None:
                     raise self.refusal(f"a storage of an unknown kind, {label[:80]}")
                 self.push(self.persistent_load((key[0], kind, *key[2:])))
@@ -156,7 +156,7 @@ def _rebuild(function: str, arguments: Any) -> Tensor | None:
             dtype: Any = storage.dtype
             if function == "_rebuild_tensor_v3":
                 label = more[2].label if len(more) > 2 and isinstance(more[2], Name) else ""
-                dtype = getattr(torch, label.removeprefix("torch."), None)
+                dtype = vars(torch).get(label.removeprefix("torch."))
             elif function not in ("_rebuild_tensor", "_rebuild_tensor_v2"):
                 return None
             if isinstance(dtype, torch.dtype) and all(isinstance(one, int) for one in (*size, *stride)):

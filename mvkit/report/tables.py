@@ -6,6 +6,7 @@ import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mvkit.errors import escape_control
 from mvkit.scoring.results import ALL_AREAS, BEST_PER_AREA, POPULATION
 
 if TYPE_CHECKING:
@@ -387,9 +388,13 @@ def markdown_table(run: ScoreRun) -> str:
     head, rows = score_cells(run)
     lines = [head, ["---", *("---:" for _ in head[1:])], *rows]
     table = "\n".join(
-        f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines
+        f"| {' | '.join(_markdown(cell).replace('|', chr(92) + '|') for cell in line)} |" for line in lines
     )
-    return f"{table}\n\n{table_caption(run)}\n"
+    return f"{table}\n\n{_markdown(table_caption(run))}\n"
+
+
+def _markdown(text: str) -> str:
+    return _one_line(text).replace("<", "&lt;")
 
 
 #: What LaTeX would take for a command.
@@ -406,7 +411,7 @@ def latex_table(run: ScoreRun) -> str:
     head, rows = score_cells(run)
     *body, counts = [[_latex(cell) for cell in row] for row in rows]
     lines = [
-        f"% {table_caption(run)}",
+        f"% {_one_line(table_caption(run))}",
         r"% needs \usepackage{booktabs}",
         rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
         r"\toprule",
@@ -422,7 +427,12 @@ def latex_table(run: ScoreRun) -> str:
 
 
 def _latex(text: str) -> str:
-    return "".join(_LATEX.get(sign, sign) for sign in text)
+    return "".join(_LATEX.get(sign, sign) for sign in _one_line(text))
+
+
+def _one_line(text: str) -> str:
+    """Return text whose line ends would end a row or a comment, as one line without control characters."""
+    return escape_control(" ".join(text.split()))
 
 
 def table_caption(run: ScoreRun) -> str:

@@ -15,6 +15,7 @@ import os
 import pickle
 import random
 import shutil
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -470,7 +471,12 @@ def _neural_seeds(folder: Path) -> list[bytes]:
         with contextlib.suppress(MvkitError):
             convert_pickle(source, target, dataset=dataset)
             seeds.append(target.read_bytes())
-    return seeds
+    return [_without_checksum(seed) for seed in seeds]
+
+
+def _without_checksum(data: bytes) -> bytes:
+    """Return a file as others would write it: with mvkit's checksum HDF5 would not see what is changed."""
+    return data.partition(b"\nmvkit crc32 ")[0]
 
 
 def _read_features(data: bytes, folder: Path) -> object:
@@ -490,7 +496,7 @@ def _feature_seeds(folder: Path) -> list[bytes]:
     images = np.zeros((3, 3, 8, 8), np.float32)
     for name in ("some.h5", "some.npz"):
         extract_to_file(network, images, folder / name, ["1"])
-    return [(folder / name).read_bytes() for name in ("some.h5", "some.npz")]
+    return [_without_checksum((folder / name).read_bytes()) for name in ("some.h5", "some.npz")]
 
 
 _ARRAY_KINDS = (".npz", ".npy", ".mat", ".h5", ".csv", ".tsv", ".csv.gz", ".parquet", ".nwb")
@@ -580,6 +586,75 @@ def _checkpoint_seeds(folder: Path) -> list[bytes]:
             seeds.append(b".pt\n" + path.read_bytes())
     seeds.append(b".safetensors\n" + safetensors.torch.save(state, {"mvkit_format": "x"}))
     return seeds
+
+
+_STORAGES, _STORAGE_BYTES = 8, 256
+
+
+def _zip_of(structure: bytes) -> bytes:
+    """Return a checkpoint of this ``data.pkl``, beside a few storages; its CRC-32s are right."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("a/data.pkl", structure)
+        archive.writestr("a/byteorder", b"little")
+        for number in range(_STORAGES):
+            archive.writestr(f"a/data/{number}", bytes(_STORAGE_BYTES))
+        archive.writestr("a/version", b"3\n")
+    return buffer.getvalue()
+
+
+def _read_pickled_checkpoint(data: bytes, folder: Path) -> object:
+    """Read a checkpoint that holds more than tensors: of a zip archive the input has the structure only."""
+    from mvkit.models.checkpoints import find_weights, read_checkpoint
+
+    kind, content = _kind(data, ("zip", "legacy"))
+    path = _write(folder, "some.pt", _zip_of(content) if kind == "zip" else content)
+    weights = find_weights(read_checkpoint(path), path)
+    for value in weights.values():
+        if value.numel() < 1 << 20 and not (value.is_sparse or value.is_quantized):
+            value.clone()  # beyond its storage a tensor would be read here
+    return weights
+
+
+def _pickled_checkpoint_seeds(folder: Path) -> list[bytes]:
+    import argparse
+    import collections
+
+    import numpy as np
+    import torch
+
+    network = torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.BatchNorm1d(1))
+    state = network.state_dict()
+    kinds = (torch.float16, torch.bfloat16, torch.int64, torch.bool, torch.complex64, torch.uint16)
+    contents: list[object] = [
+        {"state_dict": state, "args": argparse.Namespace(lr=0.1, path=Path("x"))},
+        network,
+        {"net": state, "counts": collections.defaultdict(list, a=[1]), "rng": np.random.RandomState(0)},
+        {"w": torch.nn.Parameter(torch.ones(2, 2)), "c": collections.Counter("ab"), "s": {1, 2}},
+        {str(kind): torch.zeros(2, 2, dtype=kind) for kind in kinds} | {"a": argparse.Namespace()},
+        {"view": torch.ones(4, 4)[1:, ::2], "shared": [state, state], "a": argparse.Namespace()},
+        {
+            "sparse": torch.eye(2).to_sparse(),
+            "quantised": torch.quantize_per_tensor(torch.ones(2), 1, 0, torch.qint8),
+        },
+    ]
+    seeds = []
+    for content in contents:
+        for is_zip in (True, False):
+            path = folder / "some.pt"
+            torch.save(content, path, _use_new_zipfile_serialization=is_zip)
+            data = path.read_bytes()
+            if is_zip:
+                with zipfile.ZipFile(path) as archive:
+                    data = archive.read("some/data.pkl")
+            seeds.append((b"zip\n" if is_zip else b"legacy\n") + data)
+    return seeds
+
+
+def _mutate_pickled_checkpoint(data: bytes, other: bytes, draw: random.Random) -> bytes:
+    kind, content = _kind(data, ("zip", "legacy"))
+    _, theirs = _kind(other, ("zip", "legacy"))
+    return kind.encode() + b"\n" + _mutate_pickle(content, theirs or b".", draw)
 
 
 # Images
@@ -783,8 +858,13 @@ TARGETS: dict[str, Target] = {
     "arrays": Target(
         _read_arrays, _array_seeds, ("mvkit.neural.own",), ("numpy", "pandas", "scipy", "pyarrow", "h5py")
     ),
-    "checkpoint": Target(
-        _read_checkpoint, _checkpoint_seeds, ("mvkit.models.checkpoints", "torch._weights_only_unpickler")
+    "checkpoint": Target(_read_checkpoint, _checkpoint_seeds, ("mvkit.models.checkpoints",)),
+    "pickled_checkpoint": Target(
+        _read_pickled_checkpoint,
+        _pickled_checkpoint_seeds,
+        ("mvkit.models.checkpoints", "mvkit.pickle_reader"),
+        ("torch",),
+        _mutate_pickled_checkpoint,
     ),
     "images": Target(_read_images, _image_seeds, ("PIL", "mvkit.images.prep"), ("PIL",)),
     "manifest": Target(_read_manifest, _manifest_seeds, ("mvkit.fetch.manifest",)),

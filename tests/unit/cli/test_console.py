@@ -195,3 +195,21 @@ def test_terminals_that_tell_nonsense(columns: str, width: int, monkeypatch: pyt
     monkeypatch.setenv("COLUMNS", columns)
     monkeypatch.setenv("FORCE_COLOR", "1")
     assert console.print_width() == width
+
+
+def test_names_in_files_do_not_steer_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, shown = "a\x1b]0;title\x07\x1b[2J", r"a\x1b]0;title\x07\x1b[2J"
+    console.print_line(f"{name}\tb")
+    console.note(name)
+    table = console.plain_table("area")
+    table.add_row(name)
+    console.print_renderable(table)
+    written = capsys.readouterr()
+    assert (written.out.splitlines()[0], written.err) == (f"{shown}\tb", f"{shown}\n")
+    shown = shown.replace(r"\x07", "")  # which rich leaves out
+    assert written.out.splitlines()[-1].strip() == shown
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    console.print_renderable(Text(name, style="red"))
+    assert re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out) == f"{shown}\n"

@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import pickle
+import tarfile
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 import torch
 
 from mvkit.errors import CheckpointError
-from mvkit.models.checkpoints import fill_weights, read_checkpoint
+from mvkit.models.checkpoints import fill_weights, find_weights, read_checkpoint
 
 
 def _fill(model, path):
@@ -235,3 +236,20 @@ def test_names_of_files_are_bytes(tiny, weights, tmp_path):
     read = read_checkpoint(folder / "last.pt")
     assert list(read) == list(weights)
     assert all(torch.equal(read[key], weights[key]) for key in weights)
+
+
+def test_old_archives_and_shared_lists_cost_nothing(tmp_path):
+    """torch would unpack a tar archive; its first member may be a pipe, from which reading never ends."""
+    head = bytearray(tarfile.TarInfo("storages").tobuf())
+    head[156:157], head[257:265] = tarfile.FIFOTYPE, bytes(8)  # as before "ustar"
+    head[148:156] = b" " * 8
+    head[148:156] = b"%06o\0 " % sum(head)
+    (tmp_path / "old.pt").write_bytes(head + bytes(1024))
+    with pytest.raises(CheckpointError, match=r"legacy \.tar"):
+        read_checkpoint(tmp_path / "old.pt")
+    shared: list[object] = ["mvkit"]
+    for _ in range(60):
+        shared = [shared, shared]
+    torch.save({"model": {"w": torch.ones(2, 2)}, "format": shared}, tmp_path / "shared.pt")
+    weights = find_weights(read_checkpoint(tmp_path / "shared.pt"), tmp_path / "shared.pt")
+    assert list(weights) == ["w"]

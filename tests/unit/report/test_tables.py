@@ -103,6 +103,14 @@ def test_a_table_in_latex(run: ScoreRun, tmp_path: Path) -> None:
         assert subprocess.run(command, cwd=tmp_path, capture_output=True, check=False).returncode == 0
 
 
+def test_names_stay_in_their_cells(run: ScoreRun) -> None:
+    hostile = ScoreRun({"a\n\\input{x} <b>\x1b[2J|": run.scores}, {})
+    row = next(line for line in markdown_table(hostile).splitlines() if "input" in line)
+    assert row.startswith(r"| a \input{x} &lt;b>\x1b[2J\| | ")
+    row = next(line for line in latex_table(hostile).splitlines() if "input" in line)
+    assert row.startswith(r"a \textbackslash{}input\{x\} <b>\textbackslash{}x1b[2J| & ")
+
+
 def test_the_suffix_of_a_table_says_which(run: ScoreRun, tmp_path: Path) -> None:
     assert save_table(run, tmp_path / "new" / "t.tex").read_text() == latex_table(run)
     assert save_table(run, tmp_path / "t.MD").read_text() == markdown_table(run)

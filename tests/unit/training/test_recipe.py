@@ -235,3 +235,9 @@ def test_notes_are_a_text_or_texts_by_topic(notes: str, problem: str, tmp_path: 
     path = tmp_path / "mine.yaml"
     path.write_text(f"base: demo\nnotes: {notes}\n")
     assert problems(str(path)) == [f"{path}:2: notes: {problem}"]
+
+
+@pytest.mark.parametrize("name", ["..", "../x", "/x", ".hidden"])
+def test_a_run_stays_in_its_folder(name: str) -> None:
+    with pytest.raises(RecipeError, match=r"name=.*: give a word of letters"):
+        load_recipe(TrainRecipe, "demo", overrides=[f"name={name}"])
