@@ -181,7 +181,8 @@ def read_checkpoint(path: Path, *, remedy: str = _FETCH_AGAIN) -> object:
                 return torch.load(name, weights_only=True, **options)
             except pickle.UnpicklingError:
                 # It names what torch does not allow. Archives of TorchScript do not come here.
-                return torch.load(name, weights_only=False, pickle_module=inert_pickle(path), **options)
+                inert = inert_pickle(path)
+                return torch.load(name, weights_only=False, pickle_module=inert, **options)  # nosec B614
     except (*_UNREADABLE, DataError) as error:
         if "explicit pickle_module" in str(error):
             raise CheckpointError(

@@ -147,6 +147,9 @@ def test_every_field_of_timms_configuration_is_used(
             "crop_mode": mode,
         }
         oracle = timm.data.create_transform(**config, is_training=False)
+        if mode == "center" and size[1] != size[2]:
+            # Older timms (1.0.24, for one) leave this out here.
+            oracle.transforms[0].interpolation = timm.data.transforms.str_to_interp_mode(interpolation)
         prepare = read_timm(config, "timm:any")
         for picture in pictures():
             expected = oracle(Image.fromarray(picture))
