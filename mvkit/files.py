@@ -179,22 +179,22 @@ def naming_file(path: Path) -> Iterator[None]:
 
 def move_durably(source: Path, target: Path) -> None:
     """Rename ``source`` to ``target`` in the same directory so that a power cut cannot lose or mix them."""
-    descriptor = os.open(source, os.O_RDONLY)
-    try:
-        synchronise(descriptor)
-    finally:
-        os.close(descriptor)
-    try:
-        source.replace(target)
-    except OSError as error:
-        if error.errno not in _NOT_REPLACEABLE:
-            raise
-        shutil.copyfile(source, target)
-        source.unlink()
-    try:
-        descriptor = os.open(target.parent, os.O_RDONLY)
-    except PermissionError:  # a folder that may be written to and not be listed
-        return
+    with naming_file(target):
+        _synchronise_path(source)
+        try:
+            source.replace(target)
+        except OSError as error:
+            if error.errno not in _NOT_REPLACEABLE:
+                raise
+            shutil.copyfile(source, target)
+            source.unlink()
+        # A folder may be written to and not be listed.
+        with suppress(PermissionError):
+            _synchronise_path(target.parent)
+
+
+def _synchronise_path(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         synchronise(descriptor)
     finally:
