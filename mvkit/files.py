@@ -67,7 +67,7 @@ _LOCK: Final = ".lock"
 _UNNOTICED_S: Final = 0.3
 #: After this, the process of a temporary file is taken for dead, also on another machine.
 _ABANDONED_S: Final = 24 * 3600.0
-_TEMPORARY: Final = re.compile(r"\.(?:tmp|old)-(?:([0-9a-f]{8})-)?(\d+)-[0-9a-f]{8}(?:\.|$)")
+_TEMPORARY: Final = re.compile(r"\.tmp-([0-9a-f]{8})-(\d+)-[0-9a-f]{8}(?:\.|$)")
 #: Bytes of a file's name, of which systems take 255, that leave room for what is added.
 _NAME_BYTES: Final = 180
 

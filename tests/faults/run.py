@@ -168,7 +168,7 @@ class Harness:
 
 def is_unfinished(name: str) -> bool:
     """Tell by its name whether a file is being written."""
-    return ".tmp-" in name or ".part" in name or ".old-" in name
+    return ".tmp-" in name or ".part" in name
 
 
 def without_cache_leftovers(found: dict[str, Any]) -> dict[str, Any]:
