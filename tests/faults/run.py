@@ -207,7 +207,8 @@ def check_end(ended: Ended, fault: Fault) -> str:
     spoken = ended.err[match.start() :] if (match := _SPOKEN.search(ended.err)) else ended.err
     if not text.strip():
         return "says nothing"
-    if match and len(spoken.strip().splitlines()) > _MOST_LINES:
+    # Every output that cannot be written has an error of its own.
+    if any(len(one.strip().splitlines()) > _MOST_LINES for one in _SPOKEN.split(ended.err)[1:]):
         return f"more than {_MOST_LINES} lines: {spoken}"
     if "work" not in text and CHECK_NAMES.search(text) is None:
         return f"names no file: {spoken}"
