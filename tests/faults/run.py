@@ -95,7 +95,8 @@ class Harness:
         for _ in range(2):
             processes.remove(self.work)
             running = self.start(command)
-            ended = running.wait()
+            # The first one compiles the fits.
+            ended = running.wait(timeout_s=600)
             if ended.code != 0 or ended.problem:
                 raise SystemExit(f"{command.name} fails undisturbed: {ended}")
             self.launcher.learn_modules(running)
