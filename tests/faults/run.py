@@ -29,9 +29,11 @@ import processes
 from processes import INTERRUPT, KILL, ONCE, STICKY, VANISH, Ended, Fault
 
 _SPOKEN = re.compile(r"^error: ", re.MULTILINE)
-_NOISE = ("Traceback", "Exception ignored", "Warning: resource_tracker", "Segmentation", "core dumped")
-#: How mvkit's entry point words what nobody expected.
-_NOISE += ("a fault of mvkit", "in code that is not mvkit's", "traceback:")
+_NOISE = (
+    *("Traceback", "Exception ignored", "Warning: resource_tracker", "Segmentation", "core dumped"),
+    # How mvkit's entry point words what nobody expected.
+    *("a fault of mvkit", "in code that is not mvkit's", "traceback:"),
+)
 _MOST_LINES = 3
 CLASSES = ("kill", "interrupt", "full", "readonly", "vanish", "twice", "clock", "damage")
 
