@@ -72,7 +72,7 @@ _LOCK: Final = ".lock"
 _UNNOTICED_S: Final = 0.3
 #: After this, the process of a temporary file is taken for dead, also on another machine.
 _ABANDONED_S: Final = 24 * 3600.0
-_TEMPORARY: Final = re.compile(r"\.(?:tmp|old)-(?:([0-9a-f]{8})-)?(\d+)-[0-9a-f]{8}(?:\.|$)")
+_TEMPORARY: Final = re.compile(r"\.tmp-([0-9a-f]{8})-(\d+)-[0-9a-f]{8}(?:\.|$)")
 #: Bytes of a file's name, of which systems take 255, that leave room for what is added.
 _NAME_BYTES: Final = 180
 
@@ -184,22 +184,22 @@ def naming_file(path: Path) -> Iterator[None]:
 
 def move_durably(source: Path, target: Path) -> None:
     """Rename ``source`` to ``target`` in the same directory so that a power cut cannot lose or mix them."""
-    descriptor = os.open(source, os.O_RDONLY)
-    try:
-        synchronise(descriptor)
-    finally:
-        os.close(descriptor)
-    try:
-        source.replace(target)
-    except OSError as error:
-        if error.errno not in _NOT_REPLACEABLE:
-            raise
-        shutil.copyfile(source, target)
-        source.unlink()
-    try:
-        descriptor = os.open(target.parent, os.O_RDONLY)
-    except PermissionError:  # a folder that may be written to and not be listed
-        return
+    with naming_file(target):
+        _synchronise_path(source)
+        try:
+            source.replace(target)
+        except OSError as error:
+            if error.errno not in _NOT_REPLACEABLE:
+                raise
+            shutil.copyfile(source, target)
+            source.unlink()
+        # A folder may be written to and not be listed.
+        with suppress(PermissionError):
+            _synchronise_path(target.parent)
+
+
+def _synchronise_path(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         synchronise(descriptor)
     finally:

@@ -143,8 +143,7 @@ class CalciumReader:
             with open_nwb(path) as file:
                 if str(file.attrs.get("nwb_version", "")).startswith("2"):
                     raise DataError(
-                        f"{path}: is NWB 2, as DANDI has it; calcium experiments are read as AllenSDK "
-                        "has them (NWB 1)"
+                        "NWB 2, as DANDI has it; calcium experiments are read as AllenSDK has them (NWB 1)"
                     )
                 shown = _presentation(file, self._request.stimulus)
                 if shown is None or text(file, _LOCATION) not in self._request.areas:

@@ -221,6 +221,9 @@ def _call_app(arguments: list[str]) -> Any:
 
 def _interrupt(number: int, frame: object) -> None:
     _interrupts.append(number)
+    # Objects of HDF5 that are torn down in the middle of their work complain of it.
+    sys.unraisablehook = lambda unraisable: None
+    sys.excepthook = lambda *unused: None
     raise KeyboardInterrupt
 
 

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from mvkit.errors import DataError, UsageError, unknown_name, wording
 from mvkit.features.feature_set import FeatureProvenance, FeatureSet, ImageIds, LayerInfo
 from mvkit.files import (
-    append_checksum,
     check_checksum,
     check_self_contained,
     check_unpacked,
@@ -158,14 +157,8 @@ def hdf5_target(target: Path) -> Iterator[tuple[Any, GuardedFile]]:
     with replacing(target) as temporary:
         scratch = temporary.with_suffix(".h5") if is_npz(target) else temporary
         try:
-            guard = GuardedFile(scratch)
-            try:
-                with h5py.File(guard, "w") as file:
-                    yield file, guard
-            finally:
-                guard.close()
-                guard.raise_first_error()
-            append_checksum(scratch)
+            with GuardedFile(scratch) as guard, h5py.File(guard, "w") as file:
+                yield file, guard
             if is_npz(target):
                 stored = _read_hdf5(scratch, lazy=True)
                 write_npz(temporary, partial(_row_blocks, scratch), stored.shapes, stored.provenance)

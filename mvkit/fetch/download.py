@@ -404,8 +404,9 @@ class PartialFile:
             length = file.tell()
             for block in blocks:
                 rest = memoryview(block)
-                while rest:
-                    rest = rest[file.write(rest) :]
+                with naming_file(self.path):
+                    while rest:
+                        rest = rest[file.write(rest) :]
                 length += len(block)
                 yield length
 

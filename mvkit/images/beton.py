@@ -458,7 +458,7 @@ def read_sidecar(beton: Path) -> Sidecar:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or "content"
         raise DataError(f"{path}: not a description of a beton ({key}: {first['msg']}); {_AGAIN}") from error
-    if sidecar.digest and sidecar.digest != _sidecar_digest(sidecar):
+    if sidecar.digest != _sidecar_digest(sidecar):
         raise DataError(f"{path}: damaged, or changed since it was written (its digest differs); {_AGAIN}")
     return sidecar
 

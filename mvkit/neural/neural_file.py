@@ -438,8 +438,7 @@ def create_neural_file(path: Path, contents: NeuralFileContents) -> Iterator[Any
     import h5py
 
     check_contents(contents)
-    guard = GuardedFile(path)
-    try:
+    with GuardedFile(path) as guard:
         _create_empty(guard, contents)
         guard.raise_first_error()
         # Dimensions and attributes were laid out through h5netcdf; the responses are
@@ -452,10 +451,6 @@ def create_neural_file(path: Path, contents: NeuralFileContents) -> Iterator[Any
                 yield file[RESPONSES]
             finally:
                 guard.raises_at_once = False
-    finally:
-        guard.close()
-        guard.raise_first_error()
-    append_checksum(path)
 
 
 def check_contents(contents: NeuralFileContents) -> None:
@@ -584,8 +579,8 @@ class GuardedFile(io.FileIO):
     """A file for h5py's file-object driver that survives a full disk, and Ctrl-C while it is written.
 
     HDF5 cannot close a file whose last writes fail, and the process may crash. This file records the first
-    error and keeps further writes in memory, where HDF5 finds them again, so that HDF5 closes it; the error
-    is raised then.
+    error and keeps further writes in memory, where HDF5 finds them again, so that HDF5 closes it. At the end
+    of its ``with`` block the error is raised, or else the checksum appended.
 
     Parameters
     ----------
@@ -601,6 +596,13 @@ class GuardedFile(io.FileIO):
         self._unwritten: list[tuple[int, bytes]] = []
         #: Whether a first error is also raised where it happens.
         self.raises_at_once = False
+
+    def __exit__(self, kind: type[BaseException] | None, *others: Any) -> None:
+        """Close the file, raise the first error of writing, or append the checksum of a whole file."""
+        super().__exit__(kind, *others)
+        self.raise_first_error()
+        if kind is None:
+            append_checksum(Path(self.name))
 
     def raise_first_error(self) -> None:
         """Raise the first error of writing, if there was one."""

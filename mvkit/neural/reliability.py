@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.errors import DataError
-from mvkit.files import append_checksum, replacing
+from mvkit.files import replacing
 from mvkit.neural import neural_file as layout
 from mvkit.neural.dataset import area_sort_key
 from mvkit.neural.neural_file import GuardedFile, NeuralFileContents
@@ -193,8 +193,7 @@ def _add(path: Path, contents: NeuralFileContents, values: StoredReliabilities) 
 
     names = reliability_names(contents)
     dims = (layout.UNITS,) if contents.time_s is None else (layout.TIME, layout.UNITS)
-    guard = GuardedFile(path, is_new=False)
-    try:
+    with GuardedFile(path, is_new=False) as guard:
         with h5py.File(guard, "r+") as file:
             for name in names:
                 _remove(file, name)
@@ -209,10 +208,6 @@ def _add(path: Path, contents: NeuralFileContents, values: StoredReliabilities) 
             attributes["coordinates"] = " ".join(dict.fromkeys(listed))
             provenance = {**contents.provenance, PROVENANCE_KEY: dict(values.record)}
             netcdf.attrs["provenance"] = json.dumps(provenance, default=str)
-    finally:
-        guard.close()
-        guard.raise_first_error()
-    append_checksum(path)
 
 
 def _remove(file: Any, name: str) -> None:

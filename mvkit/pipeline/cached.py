@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
-import uuid
 from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -21,7 +19,7 @@ from numpy.typing import NDArray
 from mvkit import machine
 from mvkit.cache import Store, fingerprints_agree, mark_used
 from mvkit.errors import DataError, UsageError
-from mvkit.files import digest_of, make_folder, plain, write_text
+from mvkit.files import digest_of, make_folder, plain, temporary_beside, write_text
 from mvkit.machine import installed_versions
 from mvkit.scoring.ceilings import measure_ceiling
 from mvkit.scoring.gram import LayerCoordinates
@@ -290,10 +288,8 @@ def _read_ceiling(path: Path) -> Scores | None:
 
 def _write_ceiling(scores: Scores, path: Path) -> None:
     """Write a ceiling to a temporary folder and move it, unless a whole one has appeared meanwhile."""
-    unique = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
     make_folder(path.parent)
-    temporary = path.with_name(f"{path.name}.tmp-{unique}")
-    damaged = path.with_name(f"{path.name}.old-{unique}")
+    temporary, damaged = temporary_beside(path), temporary_beside(path)
     try:
         files = save_scores(scores, temporary)
         sums = {file.name: _sha256(file) for file in files}

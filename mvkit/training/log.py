@@ -177,7 +177,8 @@ class RunLog:
     def close(self) -> None:
         """Close the files."""
         if self._file is not None:
-            self._file.close()
+            with naming_file(self.path):  # what a full disk has not taken is written again
+                self._file.close()
             self._file = None
         if self._board is not None:
             self._board.close()

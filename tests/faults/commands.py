@@ -190,6 +190,8 @@ def contents(path: Path) -> Any:
         return [
             _steady(one) for one in records if _kind(one) not in ("resume", "interrupted", "start", "end")
         ]
+    if path.suffix == ".html":
+        return _sha(re.sub(r"\d{4}-\d\d-\d\d", "", path.read_text()).encode())
     return _sha(path.read_bytes())
 
 

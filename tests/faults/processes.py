@@ -22,8 +22,8 @@ SHIM = Path(__file__).parent / "shim.c"
 #: What the preloaded library does at the n-th call; as in its ``enum``.
 COUNT, ONCE, STICKY, KILL, INTERRUPT, VANISH = range(6)
 TIMEOUT_S = 90.0
-#: Time that workers have to notice that their parent is gone.
-_ORPHANS_S = 15.0
+#: Time that workers have to notice that their parent is gone; on a busy machine they may still be starting.
+_ORPHANS_S = 60.0
 
 
 @dataclass(frozen=True)

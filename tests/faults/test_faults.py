@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 RUN = Path(__file__).parent / "run.py"
-QUICK = ("convert", "extract npz")
-CLASSES = ("kill", "interrupt", "full", "vanish", "damage")
+QUICK = ("convert",)
+CLASSES = ("kill", "interrupt", "full", "damage")
 
 
 @pytest.mark.slow

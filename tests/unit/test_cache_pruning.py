@@ -130,10 +130,9 @@ def test_leftovers_go_and_files_being_written_stay(store: Store, ceilings: Path)
     live.write_bytes(bytes(10))
     dead = live.with_name(live.name.replace(f"-{os.getpid()}-", f"-{ended.pid}-"))
     dead.write_bytes(bytes(20))
-    half = ceilings / f"def.tmp-{ended.pid}-01234567"
+    half = ceilings / dead.name.replace(key(0), "def")
     half.mkdir()
     (half / "scores.parquet").write_bytes(bytes(40))
-    age(half, 2)
 
     info = cache_info(store.folder, ceilings=ceilings)
     assert (info.n_leftovers, info.leftover_bytes) == (2, 60)

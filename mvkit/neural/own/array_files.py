@@ -306,7 +306,7 @@ class _Hdf5File(ArrayFile):
         self._file = file
         self._datasets: dict[str, Any] = {}
         # Groups and cell arrays: each counts once, since they may hold one another.
-        self._containers: set[Any] = set()
+        self._containers: set[Any] = {file["/"]}
         self._shapes: dict[str, tuple[int, ...]] | None = None
 
     @property

@@ -111,7 +111,7 @@ def test_a_damaged_ceiling_is_measured_anew_and_replaced(
     read, was_cached = cached_ceiling(recordings, SETTINGS, tmp_path)
     assert was_cached
     assert_same(read, measured)
-    assert not [path for path in tmp_path.iterdir() if ".tmp-" in path.name or ".old-" in path.name]
+    assert not [path for path in tmp_path.iterdir() if ".tmp-" in path.name]
 
 
 def test_an_unusable_folder_costs_a_warning_only(
