@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from mvkit.allen.folder import CELL_ID, SessionFolder
 from mvkit.allen.request import SessionRequest
 from mvkit.allen.session import AREA, UNIT_ID, SessionRecording, SessionSource
-from mvkit.errors import DataError
+from mvkit.errors import DataError, UsageError
 from mvkit.neural.nwb import (
     Presentations,
     decode,
@@ -142,8 +142,9 @@ class CalciumReader:
         try:
             with open_nwb(path) as file:
                 if str(file.attrs.get("nwb_version", "")).startswith("2"):
-                    raise DataError(
-                        "NWB 2, as DANDI has it; calcium experiments are read as AllenSDK has them (NWB 1)"
+                    raise UsageError(
+                        f"{path}: NWB 2, as DANDI has it; calcium experiments are read "
+                        "as AllenSDK has them (NWB 1)"
                     )
                 shown = _presentation(file, self._request.stimulus)
                 if shown is None or text(file, _LOCATION) not in self._request.areas:

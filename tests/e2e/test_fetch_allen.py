@@ -255,7 +255,10 @@ def test_a_dry_run_reports_sessions_bytes_and_disk(tmp_path: Path, capfd: pytest
         (["--exclude-sessions", "x"], "no number of a session"),
         (["--sessions-from", "nowhere"], "nowhere: no such folder"),
         (["--from", "a.pkl"], "--from is for published pickles"),
-        (["--dataset", "calcium"], "no imaging experiment with 'natural_scenes' in VISp, VISl"),
+        (
+            ["--dataset", "calcium"],
+            "NWB 2, as DANDI has it; calcium experiments are read",
+        ),
         (["--dataset", "simulated"], "unknown dataset"),
     ],
 )

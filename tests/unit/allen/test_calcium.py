@@ -230,5 +230,5 @@ def test_a_folder_of_nothing_is_reported(tmp_path: Path) -> None:
 def test_files_of_dandi_are_refused_in_words(write: Write, tmp_path: Path) -> None:
     with h5py.File(tmp_path / "sub-1_ses-501_behavior+ophys.nwb", "w") as file:
         file.attrs["nwb_version"] = "2.6.0"
-    with pytest.raises(DataError, match=r"ophys\.nwb: NWB 2, as DANDI has it; calcium experiments are read"):
+    with pytest.raises(UsageError, match=r"ophys\.nwb: NWB 2, as DANDI has it; calcium experiments are read"):
         CalciumReader(tmp_path, SessionRequest()).sessions()
