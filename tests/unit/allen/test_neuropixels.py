@@ -242,7 +242,7 @@ def test_a_file_cut_short_is_named(allen_files: Path, tmp_path: Path, share: flo
     path = tmp_path / "session_7101" / "session_7101.nwb"
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(DataError, match=r"session_7101\.nwb: not a readable session file"):
+    with pytest.raises(DataError, match=r"session_7101\.nwb: (not a readable session file|an empty file)"):
         read(tmp_path, 7101)
 
 
