@@ -139,7 +139,7 @@ def test_a_file_cut_short_is_refused(feature_file, kept):
         pass  # HDF5 cuts off the checksum, and what fills up the block before it
     whole = feature_file.read_bytes()
     feature_file.write_bytes(whole[: int(len(whole) * kept)])
-    with pytest.raises(DataError, match="damaged|an empty file"):
+    with pytest.raises(DataError, match=r"damaged|an empty file"):
         read_features(feature_file)
 
 
