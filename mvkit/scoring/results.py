@@ -19,6 +19,7 @@ from mvkit.display import drawing, html_table
 from mvkit.errors import DataError, UsageError
 from mvkit.files import digest_of, plain, replacing, sha256_of, shorten, write_text
 from mvkit.paths import expand
+from mvkit.scoring.correlation import DROPPED_COLUMNS
 from mvkit.scoring.intervals import METHOD, Draws, describe_median
 from mvkit.scoring.layer_choice import HELD_OUT, PAPER, ChosenUnits, choose_layer, unit_grid, unit_rows
 from mvkit.scoring.settings import SIMILARITIES, ScoreSettings
@@ -47,7 +48,7 @@ FOLD_COLUMNS = ("score_even_splits", "score_odd_splits")
 
 #: What every table of scores has; and what one with dropped split halves has.
 _EXPECTED_COLUMNS = ("layer", "area", "specimen", "unit_id", "score")
-_HALVES_COLUMNS = ("halves_used",)
+_HALVES_COLUMNS = ("halves_used", *DROPPED_COLUMNS.values())
 
 UNITS_CSV = "scores.csv"
 UNITS_PARQUET = "scores.parquet"

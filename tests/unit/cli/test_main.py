@@ -6,6 +6,7 @@ import io
 import json
 import os
 import platform
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -187,8 +188,13 @@ def test_json_writes_nan_as_null(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_main_exits_with_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["mvkit", "nonsense"])
-    with pytest.raises(SystemExit) as caught:
-        main.main()
+    # As a process of its own, it ends with another handler of Ctrl-C, which later tests must not have.
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(SystemExit) as caught:
+            main.main()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert caught.value.code == 2
 
 

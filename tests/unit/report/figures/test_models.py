@@ -15,6 +15,7 @@ from mvkit.report.figures import caption_of, draw_hierarchy, draw_layers, draw_u
 from mvkit.report.figures.hierarchy import HIERARCHY
 from mvkit.report.figures.style import FigureStyle
 from mvkit.report.figures.units import LIMITS
+from mvkit.scoring.correlation import DROPPED_COLUMNS
 
 
 def lines_of(axes, gid):
@@ -182,7 +183,9 @@ def saved(models):
     full = {}
     for name, scores in models.items():
         n = len(scores.columns["score"])
-        extra = {"detail": np.full(n, ""), "halves_used": np.ones(n, int), "halves_dropped": np.zeros(n, int)}
+        counts = ("halves_dropped", *DROPPED_COLUMNS.values())
+        extra = {"detail": np.full(n, ""), "halves_used": np.ones(n, int)}
+        extra |= dict.fromkeys(counts, np.zeros(n, int))
         full[name] = replace(
             scores,
             columns={**scores.columns, **extra},
