@@ -19,12 +19,12 @@ import tempfile
 import time
 import uuid
 import warnings
+import zipfile
 import zlib
 from collections import deque
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -150,36 +150,45 @@ def replacing(target: Path) -> Iterator[Path]:
     OSError
         Names ``target``, also where a library has raised it without a file.
     """
-    temporary: Path | None = None
+    final = follow_link(target)
+    make_folder(final.parent)
+    _remove_abandoned(final)
+    temporary = temporary_beside(final)
     try:
-        final = follow_link(target)
-        make_folder(final.parent)
-        _remove_abandoned(final)
-        temporary = temporary_beside(final)
-        yield temporary
-        move_durably(temporary, final)
-    except OSError as error:
-        number, named = error_number(error), _named_file(error)
-        is_network = isinstance(error, ConnectionError | TimeoutError)
-        if number is None or is_network or named not in ("", str(temporary)):
-            raise
-        raise OSError(number, os.strerror(number), str(target)) from error
+        with naming_file(target, instead_of=temporary):
+            yield temporary
+            move_durably(temporary, final)
     finally:
-        if temporary is not None:
-            # A share that has vanished is the error above.
-            with suppress(OSError):
-                temporary.unlink()
+        # A share that has vanished is the error above.
+        with suppress(OSError):
+            temporary.unlink()
 
 
 @contextmanager
-def naming_file(path: Path) -> Iterator[None]:
-    """Give the system's errors of a block the name of a file: those of a failing write have none."""
+def naming_file(path: Path, *, instead_of: Path | None = None) -> Iterator[None]:
+    """Give the system's errors of a block the name of a file: those of a failing write have none.
+
+    Errors that name another file than ``instead_of``, and those of a network, stay what they are.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno is None or error.filename is not None:
+        number, named = error_number(error), _named_file(error)
+        is_network = isinstance(error, ConnectionError | TimeoutError)
+        if number is None or is_network or named not in ("", str(instead_of or "")):
             raise
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
+@contextmanager
+def name_file_in_errors(path: Path) -> Iterator[None]:
+    """Put the file's name before the message of every :class:`DataError` that lacks it."""
+    try:
+        yield
+    except DataError as error:
+        if str(path) not in str(error):
+            error.args = (f"{path}: {error}",)
+        raise
 
 
 def move_durably(source: Path, target: Path) -> None:
@@ -651,7 +660,7 @@ def check_checksum(path: Path, *, remedy: str) -> None:
         )
 
 
-@lru_cache
+@functools.lru_cache
 def _has_own_checksum(path: Path, inode: int, size: int, modified_ns: int) -> bool:
     if size <= _CHECKSUM_BYTES:
         return True
@@ -894,6 +903,18 @@ def check_unpacked(n_bytes: int, n_stored: int, what: str) -> None:
             f"{what} would take {format_bytes(n_bytes)} of memory, and the file stores "
             f"{format_bytes(n_stored)} of it: damaged, or made to fill the memory"
         )
+
+
+def check_unpacked_archive(archive: zipfile.ZipFile, path: Path) -> None:
+    """Check every member of a zip archive as :func:`check_unpacked` does, before one is read."""
+    for member in archive.infolist():
+        what = f"{path}: '{name_text(member.filename)}'"
+        check_unpacked(member.file_size, member.compress_size, what)
+
+
+def check_unpacked_dataset(dataset: Any, what: str) -> None:
+    """Check an ``h5py.Dataset`` as :func:`check_unpacked` does, before it is read."""
+    check_unpacked(dataset.nbytes, dataset.id.get_storage_size(), what)
 
 
 @contextmanager

@@ -551,17 +551,6 @@ INSTRUCTIONS: dict[bytes, tuple[str, Callable[..., None]]] = {
 }  # fmt: skip
 
 
-@contextmanager
-def name_file_in_errors(path: Path) -> Iterator[None]:
-    """Put the file's name before the message of every :class:`DataError` that lacks it."""
-    try:
-        yield
-    except DataError as error:
-        if str(path) not in str(error):
-            error.args = (f"{path}: {error}",)
-        raise
-
-
 def file_state(path: Path) -> tuple[int, int]:
     """Return size and time of the last change (ns) of a file."""
     status = path.stat()

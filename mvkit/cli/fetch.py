@@ -450,11 +450,10 @@ def _import_own(
         raise UsageError(f"{', '.join(sorted(others))}: not for recordings of your own (--from {sources[0]})")
     if out is None:
         raise UsageError("--out: name the neural file to write, such as --out mine.h5")
-    target = expand(out)
-    if target.suffix.lower() not in (".h5", ".hdf5", ".nc"):
+    if out.suffix.lower() not in (".h5", ".hdf5", ".nc"):
         raise UsageError(f"--out {out}: a neural file is HDF5; give a name that ends in .h5")
     if not dry_run:
-        check_output_path(target, overwrite=force, example="mine.h5")
+        check_output_path(out, overwrite=force, example="mine.h5")
     fields: dict[str, Any] = {
         field: options[name] for name, field in _OWN_OPTIONS.items() if options[name] is not None
     }
@@ -465,7 +464,7 @@ def _import_own(
     from mvkit.neural.own.recordings import import_recordings
     from mvkit.neural.own.request import ImportSettings
 
-    imported = import_recordings(sources, ImportSettings(**fields), name=target.stem)
+    imported = import_recordings(sources, ImportSettings(**fields), name=out.stem)
     if measure:
         from mvkit.pipeline.reliability import unit_reliabilities
 
@@ -474,7 +473,7 @@ def _import_own(
     else:
         reliabilities = [[] for _ in imported.dataset.recordings]
     if not dry_run:
-        imported.dataset.save(target, overwrite=True)
+        imported.dataset.save(out, overwrite=True)
     records = imported.dataset.recording_table().to_dict("records")
     rows: list[dict[str, Any]] = [
         {**{str(name): value for name, value in record.items()}, "median_reliability": _median(own)}
@@ -483,7 +482,7 @@ def _import_own(
     if as_json:
         print_json(
             {
-                "file": str(target),
+                "file": str(out),
                 "written": not dry_run,
                 "units_of_measure": imported.dataset.units_of_measure,
                 "notes": list(imported.notes),
@@ -501,9 +500,9 @@ def _import_own(
             "Reliabilities are about 0: are these single trials of the same images, and the axes right?"
         )
     if dry_run:
-        print_line(f"would write {target} (--dry-run)")
+        print_line(f"would write {out} (--dry-run)")
         return
-    print_line(f"wrote {target} ({format_bytes(target.stat().st_size)}), {imported.dataset.units_of_measure}")
+    print_line(f"wrote {out} ({format_bytes(out.stat().st_size)}), {imported.dataset.units_of_measure}")
     path = shlex.quote(str(out))
     print_line(f"next: mvkit fetch reliability {path}")
     print_line(f"      mvkit score gabor --dataset {path} --recipe honest")

@@ -46,7 +46,7 @@ from mvkit.errors import (
     suggest,
     without_credentials,
 )
-from mvkit.files import describe_error
+from mvkit.files import describe_error, write_text
 
 _INTERRUPTED = 130
 #: How torch, numpy and BLAS say that memory ran out, where they do not raise MemoryError.
@@ -343,7 +343,6 @@ def _describe_unexpected(error: BaseException, arguments: Sequence[str]) -> str:
 
 def _save_traceback(error: BaseException, arguments: Sequence[str]) -> str:
     """Write a report of an exception into the home, or else the temporary folder; return its path."""
-    from mvkit.files import write_text
     from mvkit.machine import installed_versions
     from mvkit.paths import crashes_dir
 

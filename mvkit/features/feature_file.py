@@ -22,8 +22,9 @@ from mvkit.features.feature_set import FeatureProvenance, FeatureSet, ImageIds, 
 from mvkit.files import (
     check_checksum,
     check_self_contained,
-    check_unpacked,
-    name_text,
+    check_unpacked_archive,
+    check_unpacked_dataset,
+    name_file_in_errors,
     open_hdf5,
     replacing,
     reserve_space,
@@ -32,7 +33,6 @@ from mvkit.neural.dataset import as_text, whole_numbers
 from mvkit.neural.netcdf import PACKING_ATTRIBUTES, packing_of
 from mvkit.neural.neural_file import GuardedFile
 from mvkit.paths import expand
-from mvkit.pickle_reader import name_file_in_errors
 
 FORMAT_NAME = "mvkit-features"
 FORMAT_VERSION = 1
@@ -275,7 +275,7 @@ def _read_hdf5(path: Path, *, lazy: bool) -> FeatureSet:
         stored = sorted(file[_LAYERS].values(), key=lambda dataset: int(dataset.attrs["position"]))
         shapes = {str(item.attrs["layer"]): tuple(map(int, item.attrs["shape"])) for item in stored}
         for layer, item in zip(shapes, stored, strict=True):
-            check_unpacked(item.nbytes, item.id.get_storage_size(), f"{path}: layer '{layer}'")
+            check_unpacked_dataset(item, f"{path}: layer '{layer}'")
             _check_array(layer, item.shape, item.dtype, provenance, shapes)
             _check_plain(item, f"{path}: layer '{layer}'")
     arrays = LazyArrays(tuple(shapes), partial(_read_hdf5_layer, path.absolute()))
@@ -283,7 +283,7 @@ def _read_hdf5(path: Path, *, lazy: bool) -> FeatureSet:
 
 
 def _read_hdf5_ids(path: Path, stored: Any) -> ImageIds:
-    check_unpacked(stored.nbytes, stored.id.get_storage_size(), f"{path}: image_ids")
+    check_unpacked_dataset(stored, f"{path}: image_ids")
     if h5py.check_string_dtype(stored.dtype) is None:
         _check_plain(stored, f"{path}: image_ids")
     return _image_ids(path, stored[:])
@@ -407,8 +407,7 @@ def _read_npz_layer(path: Path, layer: str) -> NDArray[np.float32]:
 @contextmanager
 def _open_npz(path: Path) -> Iterator[zipfile.ZipFile]:
     with _explain_damage(path), zipfile.ZipFile(path) as archive:
-        for member in archive.infolist():
-            check_unpacked(member.file_size, member.compress_size, f"{path}: '{name_text(member.filename)}'")
+        check_unpacked_archive(archive, path)
         yield archive
 
 

@@ -21,12 +21,13 @@ from mvkit.files import (
     inspect_file,
     list_files,
     list_folders,
+    name_file_in_errors,
     name_text,
     opening_image,
     pointer_problem,
 )
 from mvkit.neural.pickle_arrays import array_ref, load
-from mvkit.pickle_reader import PickleFile, name_file_in_errors, read_pickle
+from mvkit.pickle_reader import PickleFile, read_pickle
 
 #: Suffixes of files that are taken for images; others are passed over.
 SUFFIXES: Final = frozenset(

@@ -44,7 +44,6 @@ from mvkit.neural.neural_file import (
 )
 from mvkit.neural.pickle_arrays import ArrayStream, open_stream
 from mvkit.neural.published import PublishedRecording, read_pickle_structure
-from mvkit.pickle_reader import name_file_in_errors
 
 LOGGER = logging.getLogger(__name__)
 
@@ -140,7 +139,7 @@ def convert_pickle(
         raise unknown_name("published dataset", dataset, published.HAS_TIME)
     recording = read_pickle_structure(source)
     note = ""
-    with name_file_in_errors(source):
+    with files.name_file_in_errors(source):
         if dataset == "neuropixels":
             try:
                 return _convert(recording, target, dataset, CountEncoder(), note, progress)

@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.errors import DataError
-from mvkit.files import check_unpacked
+from mvkit.files import check_unpacked_dataset
 
 #: The largest whole number that float64 holds together with all smaller ones.
 LARGEST_FLOAT_INTEGER = 1 << 53
@@ -128,7 +128,7 @@ class Variable:
 
     def read(self, *dims: str) -> NDArray[Any]:
         """Return all values, axes in this order: numbers (NaN = missing), truth values or text ("")."""
-        check_unpacked(self.data.nbytes, self.data.id.get_storage_size(), self.where)
+        check_unpacked_dataset(self.data, self.where)
         if self.is_text:
             return self._read_text(dims)
         values = self.packing.decode(self.in_order(*dims)[...])

@@ -22,7 +22,14 @@ from numpy.typing import ArrayLike, NDArray
 
 import mvkit
 from mvkit.errors import DataError
-from mvkit.files import append_checksum, check_checksum, check_self_contained, open_hdf5, replacing
+from mvkit.files import (
+    append_checksum,
+    check_checksum,
+    check_self_contained,
+    name_file_in_errors,
+    open_hdf5,
+    replacing,
+)
 from mvkit.machine import available_cores
 from mvkit.neural.dataset import (
     Recording,
@@ -35,7 +42,6 @@ from mvkit.neural.dataset import (
 )
 from mvkit.neural.netcdf import Packing, Variable, attribute_text, dimension_names, has_values, seconds
 from mvkit.paths import expand
-from mvkit.pickle_reader import name_file_in_errors
 
 FORMAT_NAME = "mvkit-neural"
 FORMAT_VERSION = 1

@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.errors import DataError
+from mvkit.files import name_file_in_errors
 from mvkit.neural import neural_file as layout
 from mvkit.neural import pickle_arrays
 from mvkit.neural.neural_file import NeuralFileContents
 from mvkit.neural.pickle_arrays import ArrayRef, array_ref, exact_floats
-from mvkit.pickle_reader import PickleFile, is_record, name_file_in_errors, read_pickle
+from mvkit.pickle_reader import PickleFile, is_record, read_pickle
 
 #: Published datasets: whether responses have a time axis, and what they measure.
 HAS_TIME = {"neuropixels": True, "calcium": False}

@@ -20,8 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.errors import DataError, UsageError, suggest
-from mvkit.files import check_self_contained, check_unpacked, inspect_file, name_text, open_hdf5
-from mvkit.pickle_reader import name_file_in_errors
+from mvkit.files import (
+    check_self_contained,
+    check_unpacked,
+    check_unpacked_archive,
+    check_unpacked_dataset,
+    inspect_file,
+    name_file_in_errors,
+    open_hdf5,
+)
 
 NUMPY_SUFFIXES = (".npy", ".npz")
 MATLAB_SUFFIX = ".mat"
@@ -158,10 +165,7 @@ def open_arrays(path: Path) -> Iterator[ArrayFile]:
         yield _MatlabFile(path)
     else:
         with handle:
-            for member in handle.zip.infolist():
-                check_unpacked(
-                    member.file_size, member.compress_size, f"{path}: '{name_text(member.filename)}'"
-                )
+            check_unpacked_archive(handle.zip, path)
             yield _NumpyFile(path, handle)
 
 
@@ -329,7 +333,7 @@ class _Hdf5File(ArrayFile):
             raise DataError(f"{self.path}: '{name}' is {source}")
         if isinstance(source, np.ndarray):
             return source
-        check_unpacked(source.nbytes, source.id.get_storage_size(), f"{self.path}: '{name}'")
+        check_unpacked_dataset(source, f"{self.path}: '{name}'")
         values = source.asstr()[...] if source.dtype.kind in "OS" else source[...]
         values = np.asarray(values)
         if values.dtype.kind == "O":

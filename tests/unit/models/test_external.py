@@ -276,21 +276,26 @@ def test_weights_of_a_file_without_values_do_not_fit(nets: Path, tmp_path: Path)
         mvkit.load_model(f"{nets}:make", tmp_path / "meta.pt")
 
 
-def test_a_network_whose_weights_cannot_be_listed_is_located(user_file: Write) -> None:
-    text = (
-        "from torch import nn\n\n\nclass Net(nn.Linear):\n    def state_dict(self, *a, **k):\n"
-        "        raise RuntimeError('no list')\n\n\ndef make():\n    return Net(2, 2)\n"
-    )
-    with pytest.raises(UserCodeError, match=r"weights cannot be listed: .*own\.py:6: RuntimeError: no list"):
-        mvkit.load_model(f"{user_file('own.py', text)}:make")
-
-
-def test_modules_that_hold_themselves_are_said(user_file: Write) -> None:
-    text = (
-        "from torch import nn\n\n\ndef make():\n    net = nn.Sequential()\n"
-        "    net.add_module('me', net)\n    return net\n"
-    )
-    with pytest.raises(UserCodeError, match=r"its weights cannot be listed: .*RecursionError"):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "from torch import nn\n\n\nclass Net(nn.Linear):\n    def state_dict(self, *a, **k):\n"
+            "        raise RuntimeError('no list')\n\n\ndef make():\n    return Net(2, 2)\n",
+            r"weights cannot be listed: .*own\.py:6: RuntimeError: no list",
+        ),
+        (
+            "from torch import nn\n\n\ndef make():\n    net = nn.Sequential()\n"
+            "    net.add_module('me', net)\n    return net\n",
+            r"its weights cannot be listed: .*RecursionError",
+        ),
+    ],
+    ids=["raises", "holds itself"],
+)
+def test_a_network_whose_weights_cannot_be_listed_is_located(
+    user_file: Write, text: str, message: str
+) -> None:
+    with pytest.raises(UserCodeError, match=message):
         mvkit.load_model(f"{user_file('own.py', text)}:make")
 
 
