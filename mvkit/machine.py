@@ -153,9 +153,14 @@ def is_worker_process() -> bool:
 
 
 @cache
-def end_with_parent() -> None:
-    """Let this process, a worker, end when the one that started it ends, however that ends."""
-    parent = os.getppid()
+def end_with_parent(parent: int) -> None:
+    """Let this process, a worker, end when the one that started it ends, or has ended, however it does.
+
+    Parameters
+    ----------
+    parent
+        Number of the process that started it.
+    """
 
     def watch() -> None:
         while os.getppid() == parent:

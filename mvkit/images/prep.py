@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import multiprocessing
+import os
 import signal
 import struct
 import threading
@@ -753,7 +754,9 @@ def encode_all(
         return
     # Fresh processes: a fork of one with running threads (torch, numba) may deadlock.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_initialise_worker)
+    pool = ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_initialise_worker, initargs=(os.getpid(),)
+    )
     remaining = iter(items)
     waiting: deque[Future[list[Result]]] = deque()
     try:
@@ -794,10 +797,10 @@ def _encode_chunk(items: list[Item], settings: PrepSettings) -> list[Result]:
     return [encode(item, settings) for item in items]
 
 
-def _initialise_worker() -> None:
+def _initialise_worker(parent: int) -> None:
     """Leave Ctrl-C to the process that started this one, and end when that one ends, however it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end_with_parent()
+    end_with_parent(parent)
 
 
 class _UnfitError(Exception):

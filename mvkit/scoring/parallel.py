@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -173,7 +174,9 @@ def _run_in_processes(
     from joblib import Parallel, delayed
     from joblib.externals.loky.process_executor import BrokenProcessPool, TerminatedWorkerError
 
-    run = Parallel(n_jobs=n_workers, backend="loky", return_as="generator_unordered")
+    # Begun as soon as a worker runs: without a job it would wait for one, whatever became of this process.
+    watch = {"initializer": end_with_parent, "initargs": (os.getpid(),)}
+    run = Parallel(n_jobs=n_workers, backend="loky", return_as="generator_unordered", **watch)
     try:
         with safe_child_path:
             yield from run(
@@ -194,7 +197,6 @@ def _run_in_processes(
 def _call_with_index(
     index: int, function: Callable[..., Result], arguments: tuple[Any, ...]
 ) -> tuple[int, Result]:
-    end_with_parent()
     return index, function(*arguments)
 
 
