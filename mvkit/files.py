@@ -64,6 +64,8 @@ _BLOCK_BYTES: Final = 1 << 20
 _CHECKSUM: Final = re.compile(rb"\nmvkit crc32 ([0-9a-f]{8})\n")
 _CHECKSUM_BYTES: Final = 22
 _DISK_BLOCK: Final = 4096
+#: Byte of an HDF5 file (superblock version 0) that is not 0 while a program has it open for writing.
+_OPEN_MARK: Final = 20
 #: Contents above this must not be more than so many times as large as what is stored of them.
 _LARGE_BYTES: Final = 1 << 30
 _MOST_UNPACKED: Final = 200
@@ -671,9 +673,11 @@ def _has_own_checksum(path: Path, inode: int, size: int, modified_ns: int) -> bo
 
 
 def _crc32(file: IO[bytes], n_bytes: int) -> int:
-    """Return the CRC-32 of the first bytes of a file, and stay behind them."""
+    """Return the CRC-32 of the first bytes of an HDF5 file, its open mark as 0, and stay behind them."""
     file.seek(0)
-    crc = 0
+    start = file.read(_OPEN_MARK)
+    crc = zlib.crc32(start + bytes(len(file.read(1))))
+    n_bytes -= _OPEN_MARK + 1
     while n_bytes and (block := file.read(min(_BLOCK_BYTES, n_bytes))):
         crc, n_bytes = zlib.crc32(block, crc), n_bytes - len(block)
     return crc

@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -233,6 +234,31 @@ def test_any_changed_byte_of_a_file_with_a_checksum_is_noticed(tmp_path: Path, n
         atomic._has_own_checksum.cache_clear()
         with pytest.raises(DataError, match=re.escape(f"{path}: damaged: ") + ".*; extract it again"):
             atomic.check_checksum(path, remedy="extract it again")
+
+
+def test_a_file_with_a_checksum_that_is_open_for_writing_is_not_called_damaged(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file["x"] = np.arange(9)
+    atomic.append_checksum(path)
+    code = "import h5py, sys; f = h5py.File(sys.argv[1], 'a'); print(flush=True); input()\n"
+    code += "f['x'][0] = 9; f.flush(); print(flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as writer:
+        assert writer.stdin and writer.stdout
+        writer.stdout.readline()
+        atomic.check_checksum(path, remedy="none")  # nothing has changed but the mark
+        writer.stdin.write("\n")
+        writer.stdin.flush()
+        writer.stdout.readline()
+        atomic.check_checksum(path, remedy="none")  # what changes it cuts the checksum off
+        with pytest.raises(DataError, match=r"a\.h5: another program has it open for writing"):
+            atomic.open_hdf5(path)
+        writer.stdin.close()
+    atomic.check_checksum(path, remedy="none")
 
 
 def test_text_of_any_name_is_written(tmp_path: Path) -> None:
