@@ -67,6 +67,15 @@ class MapName(StrEnum):
     CKA = "cka"
 
 
+class MeasureKind(StrEnum):
+    """What the score of a unit is."""
+
+    CORRECTED = "corrected"
+    FEVE = "feve"
+    SINGLE_TRIAL = "single-trial"
+    TO_AVERAGE = "to-average"
+
+
 class CeilingKind(StrEnum):
     """What predicts an animal: the units of all others pooled, or those of each other one."""
 
@@ -211,6 +220,16 @@ Ceiling = Annotated[
         rich_help_panel=PROTOCOL,
     ),
 ]
+MeasureOption = Annotated[
+    MeasureKind | None,
+    typer.Option(
+        "--measure",
+        help="Correlation corrected for noise; or, of maps fitted to all trials: fraction of explainable "
+        "variance explained, correlation with single trials, with their average.",
+        show_default="the recipe's: corrected",
+        rich_help_panel=PROTOCOL,
+    ),
+]
 Selection = Annotated[
     SelectionPreset | None,
     typer.Option(
@@ -347,6 +366,7 @@ def command(
     map_: Map = None,
     splits: Splits = None,
     halves: Halves = None,
+    measure: MeasureOption = None,
     ceiling: Ceiling = None,
     selection: Selection = None,
     out: Out = None,
@@ -389,6 +409,7 @@ def command(
             "mapping": map_,
             "n_splits": splits,
             "n_halves": halves,
+            "measure": measure,
             "ceiling": ceiling,
             "selection.preset": selection,
             "input.size_px": input_size,

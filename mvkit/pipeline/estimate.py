@@ -220,11 +220,12 @@ def _estimate_model(
     prepared = len(todo) * n_images**2 * _FLOAT64 * (1 + n_splits / 2)
     # Workers of a cluster (-1) have memory of their own.
     n_whole = max(0, estimate.n_workers) if settings.mapping in _WHOLE else 0
+    # A map is fitted to either half of the trials, or to all of them.
+    n_fits = n_splits * (2 * settings.n_halves if settings.measure == "corrected" else 1)
     return ModelEstimate(
         name=name,
         layers=layers,
-        # A map is fitted to either half of the trials.
-        n_fits=2 * sum(len(compared) - layer.n_cached for layer in todo) * n_splits * settings.n_halves,
+        n_fits=n_fits * sum(len(compared) - layer.n_cached for layer in todo),
         features=features if in_memory else 0,
         features_on_disk=0 if in_memory else features,
         batch=2 * min(opened.images_per_batch, n_images) * features // n_images,
@@ -262,11 +263,12 @@ def _error(estimate: ResourceEstimate, model: ModelEstimate) -> str:
 def estimate_page(estimate: ResourceEstimate) -> Iterator[str | RenderableType]:
     """Yield the lines and tables of an estimate in the order of printing; text is to be printed as a line."""
     settings = estimate.settings
+    trials = f"{settings.n_halves} trial halves" if settings.measure == "corrected" else "all trials"
     workers = _count(estimate.n_workers, "worker process", "es")
     yield (
         f"{estimate.dataset}: {estimate.n_images} images, {estimate.n_recordings} recordings, "
         f"{estimate.n_units} units; {settings.mapping}, {_count(settings.n_splits, 'image split')}, "
-        f"{settings.n_halves} trial halves, {'a dask cluster' if estimate.n_workers == -1 else workers}"
+        f"{trials}, {'a dask cluster' if estimate.n_workers == -1 else workers}"
     )
     for model in estimate.models:
         n_bytes = sum(layer.n_bytes for layer in model.layers)

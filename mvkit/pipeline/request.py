@@ -15,7 +15,7 @@ from mvkit.files import plain, shorten
 from mvkit.machine import Resources, installed_versions
 from mvkit.neural.selection import SelectionSettings, selection_with
 from mvkit.recipes import Count, Settings, load_recipe, packaged_recipes, parse_scalar
-from mvkit.scoring.settings import DEFAULT_SETTINGS, SIMILARITIES, ScoreSettings
+from mvkit.scoring.settings import CORRECTED_ONLY, DEFAULT_SETTINGS, SIMILARITIES, ScoreSettings
 
 if TYPE_CHECKING:
     from mvkit.models import VisionModel
@@ -35,6 +35,7 @@ OPTIONS = {
     "n_splits": "--splits",
     "n_halves": "--halves",
     "ceiling": "--ceiling",
+    "measure": "--measure",
     "selection.preset": "--selection",
     "input.size_px": "--input-size",
 }
@@ -272,6 +273,11 @@ def _keys_without_effect(recipe: ScoreRecipe) -> dict[str, str]:
     if recipe.compares_all_images:
         why = f"{recipe.mapping} compares all images at once (--set similarity_images=test splits them)"
         unused |= dict.fromkeys(("n_splits", "train_fraction", "split_seed"), why)
+    if recipe.measure != "corrected":
+        why = f"it belongs to measure=corrected, and the measure is {recipe.measure}"
+        unused |= dict.fromkeys(CORRECTED_ONLY, why)
+    if recipe.measure == "feve":
+        unused["correlation"] = "it belongs to correlations, and the measure is feve"
     if recipe.ceiling == "none":
         unused["source_units"] = "it is about the ceiling: give --ceiling holdout or pairwise"
     if recipe.extrapolate == "none" and (recipe.ceiling == "none" or recipe.source_units == "all"):
@@ -284,6 +290,11 @@ def _check_contradictions(recipe: ScoreRecipe) -> None:
     if recipe.pools_animals and (recipe.ceiling != "none" or recipe.extrapolate != "none"):
         raise UsageError(
             "a ceiling is between animals, and pooled populations have none left: --set population=animal"
+        )
+    if recipe.measure != "corrected" and (recipe.ceiling != "none" or recipe.extrapolate != "none"):
+        raise UsageError(
+            f"a ceiling between animals is corrected for noise, and the measure is {recipe.measure}: "
+            "--ceiling none, or --measure corrected"
         )
     if recipe.layer_choice == "held-out":
         if recipe.compares_all_images:

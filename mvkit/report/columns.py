@@ -63,6 +63,11 @@ _SCORES = (
     Column("response_reliability", _CORRELATION, "Of the responses of two halves, Spearman-Brown corrected."),
     Column("map_correlation", _CORRELATION, "Between the predictions from two halves (r_map)."),
     Column("response_correlation", _CORRELATION, "Between the responses of two halves (r_target)."),
+    Column(
+        "explainable_variance",
+        "fraction",
+        "Of the variance of single trials, what images explain; only with another `--measure`.",
+    ),
     Column("halves_used", _COUNT, "Image splits x trial halves that `score` is a mean of."),
     Column("halves_dropped", _COUNT, "All others."),
     Column("reason", _TEXT, "Why `score` is missing, a short key, or empty."),

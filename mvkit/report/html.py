@@ -46,8 +46,9 @@ from mvkit.scoring.comparison import compare_models, fraction_of_ceiling
 from mvkit.scoring.correlation import FULL_SIZE, REASONS, UNMAPPED
 from mvkit.scoring.intervals import METHOD
 from mvkit.scoring.layer_choice import OR, choose_layer, unit_grid
+from mvkit.scoring.measures import MEASURES
 from mvkit.scoring.results import ALL_AREAS, SUMMARY_JSON, Scores, read_models, read_scores
-from mvkit.scoring.settings import CEILING, DEFAULT_SETTINGS, SIMILARITIES, ScoreSettings
+from mvkit.scoring.settings import CEILING, CORRECTED_ONLY, DEFAULT_SETTINGS, SIMILARITIES, ScoreSettings
 
 if TYPE_CHECKING:
     from mvkit.neural.selection import SelectionOutcome
@@ -555,6 +556,7 @@ def _facts(run: ScoreRun, units: _UnitTable) -> list[list[str]]:
     counts = [f"{area} {int((chosen & (scores.columns['area'] == area)).sum()):,}" for area in scores.areas]
     settings = scores.settings
     amount = "all images" if settings.compares_all_images else f"{settings.n_splits} image splits"
+    trials = f"{settings.n_halves} trial halves" if settings.measure == "corrected" else "all trials"
     return [
         [
             "Dataset",
@@ -566,7 +568,7 @@ def _facts(run: ScoreRun, units: _UnitTable) -> list[list[str]]:
         ["Selection", " ".join(_selection_words(run))],
         [
             "Protocol",
-            f"{scores.digest()[:12]}: {mapping_words(settings)}, {amount} x {settings.n_halves} trial halves",
+            f"{scores.digest()[:12]}: {mapping_words(settings)}, {amount} x {trials}",
         ],
         ["Layers", _choice_words({**run.models, **run.earlier})],
     ]
@@ -681,6 +683,8 @@ def _unused_settings(settings: ScoreSettings) -> set[str]:
         unused.add("correlation")
         if settings.compares_all_images:
             unused |= {"n_splits", "train_fraction", "split_seed"}
+    if settings.measure != "corrected":
+        unused |= CORRECTED_ONLY
     if settings.ceiling == "none":
         unused |= CEILING - {"ceiling"}
     return unused
@@ -697,6 +701,7 @@ def protocol_steps(settings: ScoreSettings) -> list[str]:
         "subsample-half": "subsampled twice, half of them each time",
         "subsample-half-replacement": "subsampled twice with replacement, half as many each time",
     }[settings.halving]
+    fitted = "once to each half" if settings.measure == "corrected" else "to the mean of all trials"
     steps = []
     if not settings.compares_all_images:
         share = f"{100 * settings.train_fraction:g} %"
@@ -705,11 +710,12 @@ def protocol_steps(settings: ScoreSettings) -> list[str]:
             f"Images: {share} of the images, drawn at random, {role}, the others test it; "
             f"{settings.n_splits} such splits (seeds from {settings.split_seed} on)."
         )
-    steps.append(
-        f"Trials: the trials are {drawn}, {settings.n_halves} times"
-        f"{'' if settings.compares_all_images else ' for every split'}, {each} (seeds from "
-        f"{settings.halves_seed} on), and responses are averaged within each half."
-    )
+    if settings.measure == "corrected":
+        steps.append(
+            f"Trials: the trials are {drawn}, {settings.n_halves} times"
+            f"{'' if settings.compares_all_images else ' for every split'}, {each} (seeds from "
+            f"{settings.halves_seed} on), and responses are averaged within each half."
+        )
     if similarity:
         pooled = "all animals of an area pooled" if settings.pools_animals else "one animal in an area"
         steps.append(
@@ -719,9 +725,11 @@ def protocol_steps(settings: ScoreSettings) -> list[str]:
     else:
         steps.append(
             f"Map: {mapping_words(settings)} from the features of a layer to the responses of the units, "
-            "fitted on the training images once to each half, and used to predict the test images."
+            f"fitted on the training images {fitted}, and used to predict the test images."
         )
-    if settings.correction == "none":
+    if settings.measure != "corrected":
+        steps.append(f"Score of a unit: {MEASURES[settings.measure]}, the mean over splits.")
+    elif settings.correction == "none":
         steps.append("Score of a unit: not corrected for noise.")
     elif settings.estimator == "mean-of-corrected":
         steps.append(
@@ -753,6 +761,25 @@ def protocol_steps(settings: ScoreSettings) -> list[str]:
 def _symbols(settings: ScoreSettings) -> list[list[str]]:
     """Return (symbol, meaning) of what stands in the formula."""
     kind = "Spearman's rank" if settings.correlation == "spearman" else "Pearson's"
+    if settings.measure == "feve":
+        return [
+            ["MSE", "mean squared difference of prediction and response, over trials and test images"],
+            ["V", "variance of the responses over trials and test images"],
+            ["N", "their variance over the trials of an image, averaged over test images"],
+            ["⟨ ⟩", "mean over image splits"],
+        ]
+    if settings.measure != "corrected":
+        responses = (
+            ["t", "responses of the unit in all trials of the test images"]
+            if settings.measure == "single-trial"
+            else ["t", "responses of the unit to the test images, averaged over trials"]
+        )
+        return [
+            ["r", f"{kind} correlation"],
+            ["p", "predictions of the map fitted to all trials"],
+            responses,
+            ["⟨ ⟩", "mean over image splits"],
+        ]
     if settings.mapping in SIMILARITIES:
         comparison = {
             "pearson": "Pearson's correlation",
@@ -790,11 +817,21 @@ def _symbols(settings: ScoreSettings) -> list[list[str]]:
 
 def _axis(settings: ScoreSettings) -> str:
     """Name what is scored, for axes."""
+    if settings.measure != "corrected":
+        return MEASURES[settings.measure]
     what = {"rsa": "RDM similarity", "cka": "CKA"}.get(settings.mapping, "correlation")
-    return what if settings.correction == "none" else f"noise-corrected {what}"
+    return f"noise-corrected {what}" if settings.is_corrected else what
 
 
 _OPEN, _CLOSE = '<mo stretchy="false">(</mo>', '<mo stretchy="false">)</mo>'
+_CORRELATION = f"<mi>r</mi>{_OPEN}<mi>p</mi><mo>,</mo><mi>t</mi>{_CLOSE}"
+#: Measure of maps fitted to all trials -> its formula.
+_UNCORRECTED = {
+    "feve": "<mn>1</mn><mo>&#8722;</mo><mfrac><mrow><mi>MSE</mi><mo>&#8722;</mo><mi>N</mi></mrow>"
+    "<mrow><mi>V</mi><mo>&#8722;</mo><mi>N</mi></mrow></mfrac>",
+    "single-trial": _CORRELATION,
+    "to-average": _CORRELATION,
+}
 
 
 def formula_mathml(settings: ScoreSettings) -> str:
@@ -803,8 +840,10 @@ def formula_mathml(settings: ScoreSettings) -> str:
     Parameters
     ----------
     settings
-        ``correction``, ``estimator``, ``halving`` and ``mapping`` decide.
+        ``measure``, ``correction``, ``estimator``, ``halving`` and ``mapping`` decide.
     """
+    if settings.measure != "corrected":
+        return _score_is(f"<mo>⟨</mo>{_UNCORRECTED[settings.measure]}<mo>⟩</mo>")
     similarity = settings.mapping in SIMILARITIES
     averaged_first = settings.estimator == "corrected-mean"
 
@@ -836,7 +875,11 @@ def formula_mathml(settings: ScoreSettings) -> str:
         if settings.correction == "spearman-brown-ratio" and settings.halving not in FULL_SIZE:
             inner = f"<mi>SB</mi>{_OPEN}{inner}{_CLOSE}"
     body = inner if averaged_first and settings.correction != "none" else mean(inner)
-    return f'<math display="block"><mrow><mi>score</mi><mo>=</mo>{body}</mrow></math>'
+    return _score_is(body)
+
+
+def _score_is(formula: str) -> str:
+    return f'<math display="block"><mrow><mi>score</mi><mo>=</mo>{formula}</mrow></math>'
 
 
 def _environment(run: ScoreRun, command: str) -> list[list[str]]:

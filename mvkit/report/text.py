@@ -33,6 +33,7 @@ from mvkit.report.tables import (
 )
 from mvkit.scoring.correlation import DROPPED_COLUMNS, REASONS, UNMAPPED
 from mvkit.scoring.maps import MAPPINGS
+from mvkit.scoring.measures import MEASURES
 from mvkit.scoring.settings import DEFAULT_SETTINGS
 
 if TYPE_CHECKING:
@@ -306,8 +307,12 @@ def protocol_line(scores: Scores) -> str:
     amount = "all images" if settings.compares_all_images else count_noun(settings.n_splits, "image split")
     by = ", " if settings.compares_all_images else " x "
     halves = f"{settings.n_halves} trial {'half' if settings.n_halves == 1 else 'halves'}"
+    if settings.measure != "corrected":
+        halves = "all trials"
     correction = (
-        "not corrected for noise"
+        MEASURES[settings.measure]
+        if settings.measure != "corrected"
+        else "not corrected for noise"
         if settings.correction == "none"
         else f"corrected for noise ({settings.correction}, {settings.estimator})"
     )
@@ -380,7 +385,7 @@ def warning_lines(run: ScoreRun) -> list[str]:
 def dropped_share(scores: Scores) -> float:
     """Return the share of split halves that were dropped where that makes medians too high; else 0."""
     n_used, n_dropped = _halves(scores)
-    if scores.settings.estimator != "mean-of-corrected" or not n_dropped:
+    if scores.settings.corrects_means or not n_dropped:
         return 0.0
     return n_dropped / (n_used + n_dropped)
 
@@ -402,9 +407,9 @@ def dropped_line(scores: Scores) -> str:
     )
     total = n_used + n_dropped
     share = f"{n_dropped:,} of {total:,} ({100 * n_dropped / total:.1f} %: {causes})"
-    if scores.settings.estimator == "corrected-mean":
+    if scores.settings.corrects_means:
         return f"halves that alone could not be corrected: {share}; corrected-mean corrects means instead"
-    return f"halves dropped: {share}"
+    return f"{'halves' if scores.settings.measure == 'corrected' else 'splits'} dropped: {share}"
 
 
 def _halves(scores: Scores) -> tuple[int, int]:

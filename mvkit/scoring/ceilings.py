@@ -115,6 +115,10 @@ def measure_ceiling(
         raise UsageError(
             "population 'pooled' leaves no animals to compare; for a ceiling give population 'animal'"
         )
+    if settings.measure != "corrected":
+        raise UsageError(
+            f"measure '{settings.measure}' has no ceiling between animals; that is of measure 'corrected'"
+        )
     n_images = check_recordings(recordings, settings)
     splits = splits_of(n_images, settings)
     pairs = pairs_of(recordings, settings)

@@ -31,6 +31,8 @@ class ExclusionReason(IntEnum):
     UNDEFINED_RDM = 9
     NOT_CONVERGED = 10
     UNMAPPED = 11
+    NO_REPEATS = 12
+    NO_EXPLAINABLE_VARIANCE = 13
 
     @property
     def code(self) -> str:
@@ -54,6 +56,8 @@ REASONS = {
     ),
     ExclusionReason.NOT_CONVERGED.code: "map did not converge",
     ExclusionReason.UNMAPPED.code: "no map from the layer",
+    ExclusionReason.NO_REPEATS.code: "no test image with two trials",
+    ExclusionReason.NO_EXPLAINABLE_VARIANCE.code: "no explainable variance",
     "mean_both": "mean map and response reliability not positive",
     "mean_map": "mean map reliability not positive",
     "mean_response": "mean response reliability not positive",

@@ -27,6 +27,7 @@ from mvkit.scoring.gram import (
     layer_coordinates,
     split_coordinates,
 )
+from mvkit.scoring.measures import score_all_trials
 from mvkit.scoring.one_to_one import (
     Sources,
     SourceSplit,
@@ -195,7 +196,13 @@ class Map(ABC, Generic[Layer, Split]):
         layers: Sequence[Sequence[Split]],
         settings: ScoreSettings,
     ) -> list[SplitHalfScores]:
-        """Score one specimen, see :func:`~mvkit.scoring.protocol.score_split_halves`."""
+        """Score one specimen, see :func:`~mvkit.scoring.protocol.score_split_halves`.
+
+        Other measures than the corrected one are of all trials, whatever the halves
+        (:func:`~mvkit.scoring.measures.score_all_trials`).
+        """
+        if settings.measure != "corrected":
+            return score_all_trials(responses, splits, layers, self.predict, settings)
         return score_split_halves(responses, weights, splits, layers, self.predict, settings)
 
     def reason(self, prepared: Sequence[Split]) -> str:

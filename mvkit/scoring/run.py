@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,6 +21,7 @@ from mvkit.scoring.correlation import (
 )
 from mvkit.scoring.gram import GramFunction, LayerCoordinates
 from mvkit.scoring.maps import MAPPINGS, prepare_layers
+from mvkit.scoring.measures import trial_variance
 from mvkit.scoring.parallel import run_jobs, single_threaded, worker_count
 from mvkit.scoring.protocol import ImageSplit, SplitHalfScores, result_context, split_half_weights, splits_of
 from mvkit.scoring.results import POPULATION, Column, Scores
@@ -341,10 +342,14 @@ def _score_recording(
     mapping = MAPPINGS[settings.mapping]
     with single_threaded():
         halves = mapping.score(np.asarray(responses), weights, splits, layers, settings)
-    return [
+    scores = [
         unit_scores(of_layer, mapping.reason(layer), settings)
         for of_layer, layer in zip(halves, layers, strict=True)
     ]
+    if settings.measure == "corrected":
+        return scores
+    explainable = trial_variance(responses).explainable()
+    return [replace(one, columns={**one.columns, "explainable_variance": explainable}) for one in scores]
 
 
 def unit_scores(halves: SplitHalfScores, layer_reason: str, settings: ScoreSettings) -> UnitScores:
@@ -403,7 +408,7 @@ def estimate(halves: SplitHalfScores, settings: ScoreSettings, splits: slice = E
     The first leaves out split halves whose reliabilities cannot correct anything, which favours the luckier
     ones of unreliable units. The second leaves out none; NaN only where a mean reliability is not positive.
     """
-    if settings.estimator == "mean-of-corrected":
+    if not settings.corrects_means:
         return mean_ignoring_nan(halves.scores[splits], axis=(0, 1))
     return correct_for_noise(*_mean_parts(halves, splits), settings)
 
@@ -427,7 +432,7 @@ def _reasons(
     most: NDArray[np.object_] = np.array(list(dropped), dtype=object)[
         np.argmax(np.stack(list(dropped.values())), axis=0)
     ]
-    if settings.estimator == "mean-of-corrected":
+    if not settings.corrects_means:
         return most
     _, r_map, r_target = _mean_parts(halves, EVERY)
     of_means = np.where(r_map > 0.0, "mean_response", np.where(r_target > 0.0, "mean_map", "mean_both"))

@@ -23,6 +23,7 @@ Mapping = Literal["pls", "ridge", "one-to-one", "rsa", "cka", "lasso", "elasticn
 Halving = Literal[
     "split-half", "bootstrap", "bootstrap-full-mean", "subsample-half", "subsample-half-replacement"
 ]
+Measure = Literal["corrected", "feve", "single-trial", "to-average"]
 Correction = Literal["spearman-brown-denominator", "spearman-brown-ratio", "attenuation", "none"]
 
 #: Mappings that fit nothing and give one number for a population.
@@ -32,6 +33,10 @@ SIMILARITIES = ("rsa", "cka")
 #: scores of one protocol.
 REPORTING = frozenset({"layer_choice", "n_resamples", "confidence", "resampling_seed"})
 CEILING = frozenset({"ceiling", "source_units", "n_subsamples"})
+#: Fields that belong to the measure "corrected".
+CORRECTED_ONLY = frozenset(
+    {"n_halves", "halving", "synchronous", "correction", "estimator", "halves_seed", "parity"}
+)
 
 
 class ScoreSettings(BaseModel):
@@ -95,6 +100,10 @@ class ScoreSettings(BaseModel):
     pls_tolerance, pls_max_iterations
         Stopping rule of ``"reference"``: squared distance between successive weight vectors, and the most
         iterations.
+    measure
+        What the score of a unit is: ``"corrected"``, the correlation corrected for noise by halves of the
+        trials (the paper's); or, of maps fitted to all trials, ``"feve"``, ``"single-trial"`` or
+        ``"to-average"``, see :mod:`mvkit.scoring.measures`.
     parity
         True keeps the arithmetic of the 2020 code, where two negative reliabilities give a finite
         (meaningless) score; False makes such trial halves NaN.
@@ -137,6 +146,7 @@ class ScoreSettings(BaseModel):
     pls_stopping: Literal["reference", "converged"] = "reference"
     pls_tolerance: float = Field(default=1e-6, gt=0.0)
     pls_max_iterations: int = Field(default=500, ge=2)
+    measure: Measure = "corrected"
     parity: bool = False
     split_seed: int = Field(default=0, ge=0)
     halves_seed: int = Field(default=0, ge=0)
@@ -155,6 +165,30 @@ class ScoreSettings(BaseModel):
         if mapping in SIMILARITIES and value != "pearson":
             raise ValueError(f"'{mapping}' has none (rsa compares by rsa_comparison)")
         return value
+
+    @field_validator("measure")
+    @classmethod
+    def _of_predictions(cls, value: str, info: ValidationInfo) -> str:
+        mapping, correlation = info.data.get("mapping"), info.data.get("correlation")
+        if value == "corrected":
+            return value
+        if mapping in SIMILARITIES:
+            raise ValueError(f"'{value}' is of predictions, and '{mapping}' predicts nothing")
+        if value == "feve" and mapping == "one-to-one":
+            raise ValueError("'feve' needs predictions in units of the responses; 'one-to-one' has none")
+        if value == "single-trial" and correlation == "spearman":
+            raise ValueError("'single-trial' is Pearson's correlation; 'to-average' can be Spearman's")
+        return value
+
+    @property
+    def is_corrected(self) -> bool:
+        """Whether scores are corrected for noise."""
+        return self.measure == "corrected" and self.correction != "none"
+
+    @property
+    def corrects_means(self) -> bool:
+        """Whether correlations are averaged before they are corrected."""
+        return self.measure == "corrected" and self.estimator == "corrected-mean"
 
     @property
     def compares_all_images(self) -> bool:

@@ -32,6 +32,7 @@ from mvkit.report.figures.style import (
     title_with,
 )
 from mvkit.report.tables import area_name, best_layers, has_units, is_pooled
+from mvkit.scoring.measures import MEASURES
 from mvkit.scoring.results import ALL_AREAS
 
 if TYPE_CHECKING:
@@ -198,7 +199,9 @@ def what_is_scored(scores: Scores) -> str:
 
 def score_label(scores: Scores) -> str:
     """Name a score for an axis: ``noise-corrected correlation``."""
-    corrected = "" if scores.settings.correction == "none" else "noise-corrected "
+    if scores.settings.measure != "corrected":
+        return MEASURES[scores.settings.measure]
+    corrected = "noise-corrected " if scores.settings.is_corrected else ""
     if scores.settings.mapping == "rsa":
         return f"{corrected}similarity of RDMs"
     return f"{corrected}CKA" if scores.settings.mapping == "cka" else f"{corrected}correlation"

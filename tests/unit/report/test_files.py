@@ -148,8 +148,8 @@ def test_every_column_is_described(tmp_path: Path, scores_of: Callable[..., Scor
         if file.suffix in (".csv", ".parquet"):
             table = pd.read_csv(file) if file.suffix == ".csv" else pd.read_parquet(file)
             described = [column.name for column in TABLES[file.relative_to(tmp_path).as_posix()]]
-            # The scores of these tests have no uncorrected parts.
-            left_out = {"map_correlation", "response_correlation"}
+            # The scores of these tests have no uncorrected parts, and are corrected for noise.
+            left_out = {"map_correlation", "response_correlation", "explainable_variance"}
             assert table.columns.tolist() == [
                 name for name in described if name not in left_out or name in table
             ]
