@@ -29,6 +29,7 @@ from mvkit.cli.console import (
     help_epilog,
     home_path,
     note,
+    plain_table,
     print_json,
     print_line,
     print_renderable,
@@ -117,6 +118,16 @@ Dataset = Annotated[
         help="neuropixels, calcium, simulated, or the path of a neural file.",
         show_default="neuropixels if fetched, else simulated",
         autocompletion=complete_datasets,
+        rich_help_panel=_SUBJECT,
+    ),
+]
+TaskFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--task",
+        metavar="FOLDER",
+        help="Read labels out of layers in place of predicting neurons: a folder of images per class, or "
+        "with labels.csv. Takes --layers, --weights, --seed, --input-size, --out, --json and --device only.",
         rich_help_panel=_SUBJECT,
     ),
 ]
@@ -358,6 +369,7 @@ def command(
     layers: Layers = None,
     dataset: Dataset = None,
     areas: Areas = None,
+    task: TaskFolder = None,
     weights: Weights = "released",
     seed: Seed = None,
     input_size: InputSize = None,
@@ -393,7 +405,7 @@ def command(
     check_network(models, weights=weights, layers=_names("--layers", layers), home=home, device=device)
     if out is not None:
         check_output_folder(out)
-    from mvkit.pipeline.request import ScoreRequest, resolve_recipe
+    from mvkit.pipeline.request import OPTIONS, ScoreRequest, resolve_recipe
 
     request = ScoreRequest(
         models=tuple(models or ()),
@@ -423,6 +435,27 @@ def command(
             dask=dask,
         ),
     )
+    if task is not None:
+        unused = {
+            "--as": pool_as,
+            "--dataset": dataset,
+            "--areas": areas,
+            "--recipe": recipe,
+            **{f"--set {key}": True for key in request.overrides if not key.startswith(_TASK_KEYS)},
+            **{OPTIONS[key]: value for key, value in request.options.items() if key != "input.size_px"},
+            "--figure": figure,
+            "--table": table,
+            "--details": details,
+            "--against": against,
+            "--report": report,
+            "--dry-run": dry_run,
+            "--jobs": jobs,
+            "--dask": dask,
+            "--shard": shard,
+            "--no-cache": no_cache,
+        }
+        _score_task(request, task, unused, out=out, as_json=as_json)
+        return
     resolve_recipe(request)
     if dataset is not None:
         from mvkit.pipeline.listing import check_areas
@@ -466,6 +499,38 @@ def command(
         note(f"error: {problem}")
     if problems:
         raise typer.Exit(1)
+
+
+#: Keys of ``--set`` that a task knows.
+_TASK_KEYS = ("input.", "machine.")
+
+
+def _score_task(
+    request: ScoreRequest, folder: Path, unused: dict[str, object], *, out: Path | None, as_json: bool
+) -> None:
+    """Read the labels of a task out of the layers, and print a row per layer."""
+    from mvkit.pipeline.transfer import run_transfer, save_transfer, transfer_document
+    from mvkit.scoring.transfer import TransferSettings
+
+    if given := [option for option, value in unused.items() if value]:
+        raise UsageError(f"--task reads labels out of images, with no neurons: leave {', '.join(given)} out")
+    settings = TransferSettings()
+    scores = run_transfer(request, folder, settings, progress=progress_bar)
+    files = [] if out is None else save_transfer(scores, out)
+    if as_json:
+        print_json({**transfer_document(folder, settings, scores), "files": [str(file) for file in files]})
+        return
+    print_line(
+        f"{folder}: {scores[0].n_images} images; linear readout of at most {settings.n_components} principal "
+        f"components, mean and standard deviation over {settings.n_folds} parts of the images"
+    )
+    table = plain_table("model", "layer", "task", "measure", "score>", "sd>", "chance>")
+    for score in scores:
+        numbers = (f"{value:.3f}" for value in (score.score, score.sd, score.chance))
+        table.add_row(score.model, score.layer, score.task, score.measure, *numbers)
+    print_renderable(table)
+    for file in files:
+        print_line(f"wrote {file}")
 
 
 def _write_files(
