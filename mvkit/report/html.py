@@ -719,7 +719,8 @@ def protocol_steps(settings: ScoreSettings) -> list[str]:
     else:
         steps.append(
             f"Map: {mapping_words(settings)} from the features of a layer to the responses of the units, "
-            "fitted on the training images once to each half, and used to predict the test images."
+            "fitted on the training images once to each half, and used to predict "
+            f"{'the test images' if settings.scored_images == 'test' else 'these same images'}."
         )
     if settings.correction == "none":
         steps.append("Score of a unit: not corrected for noise.")

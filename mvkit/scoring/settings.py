@@ -71,6 +71,9 @@ class ScoreSettings(BaseModel):
         Splits of the images into training and test images.
     train_fraction
         Share of the images used for training, rounded up to a whole image.
+    scored_images
+        Images of a split that predictions of a map are scored on: its ``"test"`` images, or the ``"train"``
+        images that the map was fitted to (how far a map can follow them, ``report_train`` of the 2020 code).
     n_halves
         Trial halves: how often the trials are divided in two, per split.
     halving
@@ -128,6 +131,7 @@ class ScoreSettings(BaseModel):
     population: Literal["animal", "pooled"] = "animal"
     n_splits: int = Field(default=10, ge=1, le=MOST_SPLITS)
     train_fraction: float = Field(default=0.5, gt=0.0, lt=1.0)
+    scored_images: Literal["test", "train"] = "test"
     n_halves: int = Field(default=100, ge=1, le=MOST_SPLITS)
     halving: Halving = "split-half"
     synchronous: bool = True
@@ -154,6 +158,13 @@ class ScoreSettings(BaseModel):
         mapping = info.data.get("mapping")
         if mapping in SIMILARITIES and value != "pearson":
             raise ValueError(f"'{mapping}' has none (rsa compares by rsa_comparison)")
+        return value
+
+    @field_validator("scored_images")
+    @classmethod
+    def _of_fitted_maps(cls, value: str, info: ValidationInfo) -> str:
+        if value == "train" and (mapping := info.data.get("mapping")) in SIMILARITIES:
+            raise ValueError(f"'{mapping}' is fitted to no images (similarity_images says which it compares)")
         return value
 
     @property
