@@ -134,6 +134,9 @@ class ScoreRecipe(ScoreSettings):
     ----------
     extrapolate
         Whether the ceiling is followed over the number of ``"units"`` or ``"stimuli"``.
+    extrapolate_grid
+        At which numbers: evenly spaced in their logarithm (``"log"``), or those of the 2020 code
+        (``"linear"``).
     selection, input, machine
         See :class:`UnitSelection`, :class:`NetworkInput`, :class:`Machine`.
     """
@@ -141,6 +144,7 @@ class ScoreRecipe(ScoreSettings):
     model_config = ConfigDict(allow_inf_nan=False)
 
     extrapolate: Literal["none", "units", "stimuli"] = "none"
+    extrapolate_grid: Literal["log", "linear"] = "log"
     selection: UnitSelection = UnitSelection()
     input: NetworkInput = NetworkInput()
     machine: Machine = Machine()
@@ -282,6 +286,8 @@ def _keys_without_effect(recipe: ScoreRecipe) -> dict[str, str]:
         unused["source_units"] = "it is about the ceiling: give --ceiling holdout or pairwise"
     if recipe.extrapolate == "none" and (recipe.ceiling == "none" or recipe.source_units == "all"):
         unused["n_subsamples"] = "it belongs to source_units=equal with a ceiling, and to extrapolate"
+    if recipe.extrapolate == "none":
+        unused["extrapolate_grid"] = "it belongs to extrapolate"
     return unused
 
 

@@ -516,6 +516,7 @@ class OpenedRun:
 
     settings: ScoreSettings
     extrapolate: Literal["none", "units", "stimuli"]
+    extrapolate_grid: Literal["log", "linear"]
     resources: Resources
     #: Label -> model, in the order given.
     models: Mapping[str, VisionModel]
@@ -632,7 +633,17 @@ def open_run(request: ScoreRequest, *, note: Note) -> OpenedRun:
     labels = _label_models(models)
     if request.pool_as is not None:
         _check_pooling(request.pool_as, labels, request.layers)
-    return OpenedRun(settings, recipe.extrapolate, resources, labels, earlier, compared, dataset, recordings)
+    return OpenedRun(
+        settings,
+        recipe.extrapolate,
+        recipe.extrapolate_grid,
+        resources,
+        labels,
+        earlier,
+        compared,
+        dataset,
+        recordings,
+    )
 
 
 def _label_models(models: Mapping[str, VisionModel]) -> dict[str, VisionModel]:
@@ -704,7 +715,12 @@ def _extrapolation(run: OpenedRun, progress: ProgressBar) -> Extrapolation | Non
 
     with progress(f"ceiling over the number of {run.extrapolate}") as bar:
         return extrapolate_ceiling(
-            run.recordings, run.settings, run.extrapolate, n_jobs=worker_number(run.resources), progress=bar
+            run.recordings,
+            run.settings,
+            run.extrapolate,
+            grid=run.extrapolate_grid,
+            n_jobs=worker_number(run.resources),
+            progress=bar,
         )
 
 

@@ -725,7 +725,8 @@ def protocol_steps(settings: ScoreSettings) -> list[str]:
     else:
         steps.append(
             f"Map: {mapping_words(settings)} from the features of a layer to the responses of the units, "
-            f"fitted on the training images {fitted}, and used to predict the test images."
+            f"fitted on the training images {fitted}, and used to predict "
+            f"{'the test images' if settings.scored_images == 'test' else 'these same images'}."
         )
     if settings.measure != "corrected":
         steps.append(f"Score of a unit: {MEASURES[settings.measure]}, the mean over splits.")

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 Over = Literal["units", "stimuli"]
+Grid = Literal["log", "linear"]
 #: (n_trials, n_images, n_units), NaN = missing.
 Responses = NDArray[np.floating]
 #: The animals that predict together.
@@ -77,6 +78,10 @@ _N_EVALUATIONS = 500
 _STEP = 1e-4
 # Columns of a bounded value.
 _ENDS = {"": "value", "_se": "se", "_low": "low", "_high": "high"}
+#: Linear grids of the 2020 code: shares of the source units, and the step between numbers of images.
+LINEAR_FRACTIONS = (0.2, 0.4, 0.6, 0.8, 1.0)
+LINEAR_STEP = 20
+
 # With one or two units correlations over units are always 1 or -1; two images have one dissimilarity.
 _FEWEST = 3
 # The smallest size is no less than this share of the largest.
@@ -90,6 +95,7 @@ def extrapolate_ceiling(
     settings: ScoreSettings,
     over: Over,
     *,
+    grid: Grid = "log",
     n_points: int = 6,
     sizes: Sequence[int] | None = None,
     n_jobs: int = 1,
@@ -114,9 +120,12 @@ def extrapolate_ceiling(
         The protocol. ``ceiling`` is the kind of source; ``"none"`` counts as ``"holdout"``.
     over
         ``"units"`` or ``"stimuli"``.
+    grid
+        How sizes are spaced: evenly in their logarithm, or as in the 2020 code (:data:`LINEAR_FRACTIONS` of
+        the units, every :data:`LINEAR_STEP` images and all of them).
     n_points
-        Sizes, at least four: from the fewest that the mapping can use to all there are. An area with more
-        source units than another has some more.
+        Sizes of a ``"log"`` grid, at least four: from the fewest that the mapping can use to all there are.
+        An area with more source units than another has some more.
     sizes
         Sizes to measure at instead; those that cannot be are left out with a reason.
     n_jobs
@@ -132,12 +141,14 @@ def extrapolate_ceiling(
     Raises
     ------
     UsageError
-        If ``over`` is unknown, there are too few points, or nothing to score.
+        If ``over`` or ``grid`` is unknown, there are too few points, or nothing to score.
     DataError, FitError
         As for a ceiling.
     """
     if over not in get_args(Over):
         raise unknown_name("extrapolation", over, get_args(Over))
+    if grid not in get_args(Grid):
+        raise unknown_name("grid", grid, get_args(Grid))
     if n_points < N_SIZES_SATURATING:
         raise UsageError(f"n_points={n_points}: a curve needs at least {N_SIZES_SATURATING} sizes")
     if sizes is not None and (not sizes or min(sizes) < 1):
@@ -151,10 +162,11 @@ def extrapolate_ceiling(
         animals = tuple(recordings[index].responses for index in pair.sources)
         sources.setdefault(pair.target, []).append(animals)
     if over == "units":
-        plans = _plan_units(recordings, sources, settings, n_points, sizes)
+        plans = _plan_units(recordings, sources, settings, n_points if grid == "log" else None, sizes)
     else:
         with_sources = {recordings[index].area for index in sources}
-        plans = _plan_images(with_sources, n_images, settings, n_points, sizes)
+        points = n_points if grid == "log" else None
+        plans = _plan_images(with_sources, n_images, settings, points, sizes)
     areas = tuple(dict.fromkeys(recording.area for recording in recordings))
     plans = {area: plans.get(area) or AreaSizes.nothing(area, {}, ALONE) for area in areas}
 
@@ -335,7 +347,7 @@ def _plan_units(
     recordings: Sequence[RecordingLike],
     sources: Mapping[int, Sequence[Source]],
     settings: ScoreSettings,
-    n_points: int,
+    n_points: int | None,
     sizes: Sequence[int] | None,
 ) -> dict[str, AreaSizes]:
     available: dict[str, int] = {}
@@ -345,7 +357,7 @@ def _plan_units(
             source = pool_responses(animals)
             n_usable = predicting_units(source, trial_draws(target.responses, source, settings).source).size
             available[target.area] = min(n_usable, available.get(target.area, n_usable))
-    chosen = unit_sizes(available, settings, n_points)
+    chosen = linear_unit_sizes(available) if n_points is None else unit_sizes(available, settings, n_points)
     needed = fewest_units(settings)
     plans = {}
     for area, n_available in available.items():
@@ -363,10 +375,15 @@ def _plan_images(
     areas: Iterable[str],
     n_images: int,
     settings: ScoreSettings,
-    n_points: int,
+    n_points: int | None,
     sizes: Sequence[int] | None,
 ) -> dict[str, AreaSizes]:
-    requested = (image_sizes(n_images, settings, n_points) if sizes is None else np.unique(sizes)).tolist()
+    if sizes is not None:
+        requested = np.unique(sizes).tolist()
+    elif n_points is None:
+        requested = [*range(LINEAR_STEP, n_images, LINEAR_STEP), n_images]
+    else:
+        requested = image_sizes(n_images, settings, n_points).tolist()
     faults = {
         size: f"only {n_images} images" if size > n_images else image_fault(size, settings)
         for size in requested
@@ -403,6 +420,14 @@ def unit_sizes(
         n_more = math.ceil(n_points * math.log(n / most) / (math.log(n / smallest) or 1.0))
         sizes[area] = np.union1d(log_spaced(smallest, most, n_points), log_spaced(most, n, n_more + 1))
     return sizes
+
+
+def linear_unit_sizes(available: Mapping[str, int]) -> dict[str, NDArray[np.int64]]:
+    """Return :data:`LINEAR_FRACTIONS` of the source units of each area, rounded."""
+    return {
+        area: np.unique(np.round(np.multiply(LINEAR_FRACTIONS, n)).astype(np.int64))
+        for area, n in available.items()
+    }
 
 
 def image_sizes(n_images: int, settings: ScoreSettings, n_points: int) -> NDArray[np.int64]:

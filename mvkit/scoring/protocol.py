@@ -40,7 +40,7 @@ class ImageSplit:
     Attributes
     ----------
     train, test
-        int64 image positions, in the order drawn; disjoint.
+        int64 image positions, in the order drawn; disjoint, or the same where the training images are scored.
     """
 
     train: NDArray[np.int64]
@@ -93,12 +93,15 @@ def splits_of(n_images: int, settings: ScoreSettings) -> tuple[ImageSplit, ...]:
     """
     if settings.compares_all_images:
         return (ImageSplit(np.empty(0, dtype=np.int64), np.arange(n_images)),)
-    return image_splits(
+    splits = image_splits(
         n_images,
         n_splits=settings.n_splits,
         train_fraction=settings.train_fraction,
         seed=settings.split_seed,
     )
+    if settings.scored_images == "train":
+        return tuple(ImageSplit(split.train, split.train) for split in splits)
+    return splits
 
 
 def image_splits(

@@ -76,6 +76,9 @@ class ScoreSettings(BaseModel):
         Splits of the images into training and test images.
     train_fraction
         Share of the images used for training, rounded up to a whole image.
+    scored_images
+        Images of a split that predictions of a map are scored on: its ``"test"`` images, or the ``"train"``
+        images that the map was fitted to (how far a map can follow them, ``report_train`` of the 2020 code).
     n_halves
         Trial halves: how often the trials are divided in two, per split.
     halving
@@ -137,6 +140,7 @@ class ScoreSettings(BaseModel):
     population: Literal["animal", "pooled"] = "animal"
     n_splits: int = Field(default=10, ge=1, le=MOST_SPLITS)
     train_fraction: float = Field(default=0.5, gt=0.0, lt=1.0)
+    scored_images: Literal["test", "train"] = "test"
     n_halves: int = Field(default=100, ge=1, le=MOST_SPLITS)
     halving: Halving = "split-half"
     synchronous: bool = True
@@ -189,6 +193,13 @@ class ScoreSettings(BaseModel):
     def corrects_means(self) -> bool:
         """Whether correlations are averaged before they are corrected."""
         return self.measure == "corrected" and self.estimator == "corrected-mean"
+
+    @field_validator("scored_images")
+    @classmethod
+    def _of_fitted_maps(cls, value: str, info: ValidationInfo) -> str:
+        if value == "train" and (mapping := info.data.get("mapping")) in SIMILARITIES:
+            raise ValueError(f"'{mapping}' is fitted to no images (similarity_images says which it compares)")
+        return value
 
     @property
     def compares_all_images(self) -> bool:

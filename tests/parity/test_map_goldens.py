@@ -22,6 +22,7 @@ from mvkit.scoring.protocol import (
     ImageSplit,
     SplitHalfScores,
     halves_of,
+    splits_of,
     training_targets,
     trial_orders_in_sequence,
 )
@@ -199,7 +200,8 @@ def _assert_only_unit_3_is_lost(found: SplitHalfScores, responses: Any, orders: 
 def test_scores_on_training_images(neural: Neural) -> None:
     for match, expected in neural.matching(REPORT_TRAIN):
         split = neural.split(0)
-        reported = split if match["side"] == "test" else ImageSplit(split.train, split.train)
+        (reported,) = splits_of(118, ScoreSettings(n_splits=1, scored_images=match["side"]))
+        assert reported.train.tolist() == split.train.tolist()
         orders = neural.orders(len(expected))
         found = score("pls", neural.features["features_400"], neural.first, reported, orders)
         assert_equal(found.scores[0], expected, TOLERANCE["pls"], match.group())

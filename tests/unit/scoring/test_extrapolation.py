@@ -19,6 +19,7 @@ from mvkit.scoring.extrapolation import (
     fit_saturating,
     image_fault,
     image_sizes,
+    linear_unit_sizes,
     log_spaced,
     unit_sizes,
 )
@@ -367,6 +368,18 @@ def test_pls_needs_as_many_source_units_as_components():
 
 def test_no_area_with_enough_units_has_no_sizes():
     assert all(not part.size for part in unit_sizes({"VISp": 2}, RIDGE, 6).values())
+
+
+def test_linear_grids_are_those_of_the_2020_code(area):
+    assert linear_unit_sizes({"VISp": 512, "VISl": 9})["VISp"].tolist() == [102, 205, 307, 410, 512]
+    recordings = area("VISp", share=0.5, n_animals=2, n_units=12, n_images=50)
+    few = SETTINGS.model_copy(update={"n_splits": 1, "n_halves": 3})
+    for over, sizes in (("stimuli", [20, 40, 50]), ("units", [2, 5, 7, 10, 12])):
+        found = extrapolate_ceiling(recordings, few, over, grid="linear").table()
+        assert found.equals(extrapolate_ceiling(recordings, few, over, sizes=sizes).table())
+        assert found["size"].unique().tolist() == sizes
+    with pytest.raises(UsageError, match="unknown grid 'lin'"):
+        extrapolate_ceiling(recordings, few, "units", grid="lin")
 
 
 def test_images_begin_where_the_map_can_be_fitted():
