@@ -126,7 +126,8 @@ def test_score_has_options_for_what_every_run_is_about(capsys: pytest.CaptureFix
     options = re.findall(r"^  (?:-\w, )?--([\w-]+)", page, flags=re.MULTILINE)
     expected = (
         "as layers dataset areas task weights seed input-size recipe set map splits halves measure ceiling"
-        " selection out figure table details against report dry-run json jobs device dask shard no-cache home help"
+        " selection out figure table details against report dry-run json jobs device dask shard"
+        " no-cache home help"
     )
     assert options == expected.split()
 
