@@ -281,7 +281,7 @@ def _predict(
     folds = [np.sort(order[fold::N_FOLDS]) for fold in range(min(N_FOLDS, len(means)))]
     splits = [ImageSplit(np.setdiff1d(order, fold), fold) for fold in folds]
     fewest = min(len(split.train) for split in splits)
-    settings = ScoreSettings(n_components=max(1, min(ScoreSettings().n_components, fewest - 1)))
+    settings = ScoreSettings(n_components=max(1, min(ScoreSettings().most_components, fewest - 1)))
     mapping = MAPS[settings.mapping]
     predicted = np.full(means.shape, np.nan)
     for split, prepared in zip(splits, mapping.prepare(layer, features, splits, settings), strict=True):

@@ -252,6 +252,8 @@ def _keys_without_effect(recipe: ScoreRecipe) -> dict[str, str]:
     """Return the keys that change nothing, and why; those of a file may be meant for another map."""
     owners = {
         "n_components": ("pls",),
+        "component_grid": ("pls",),
+        "pls_targets": ("pls",),
         "pls_stopping": ("pls",),
         "pls_tolerance": ("pls",),
         "pls_max_iterations": ("pls",),
@@ -269,6 +271,8 @@ def _keys_without_effect(recipe: ScoreRecipe) -> dict[str, str]:
         for key, maps in owners.items()
         if recipe.mapping not in maps
     }
+    if recipe.n_components != "cv":
+        unused.setdefault("component_grid", "it belongs to n_components=cv")
     if recipe.ridge_alpha != "cv":
         unused.setdefault("ridge_grid", "it belongs to ridge_alpha=cv")
     if recipe.pls_stopping == "converged":

@@ -666,6 +666,8 @@ def _unused_settings(settings: ScoreSettings) -> set[str]:
     """Return settings that belong to another map and would only lengthen the table."""
     owners = {
         "n_components": "pls",
+        "component_grid": "pls",
+        "pls_targets": "pls",
         "pls_stopping": "pls",
         "pls_tolerance": "pls",
         "pls_max_iterations": "pls",

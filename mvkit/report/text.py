@@ -338,7 +338,12 @@ def protocol_details(scores: Scores) -> tuple[str, ...]:
 def mapping_words(settings: ScoreSettings) -> str:
     """Name the mapping with the settings that belong to it."""
     details = {
-        "pls": f"{settings.n_components} components",
+        "pls": (
+            "components by cross-validation"
+            if settings.n_components == "cv"
+            else f"{settings.n_components} components"
+        )
+        + (", a map for each unit" if settings.pls_targets == "unit" else ""),
         "ridge": "alpha by cross-validation"
         if settings.ridge_alpha == "cv"
         else f"alpha {settings.ridge_alpha:g}",

@@ -37,7 +37,8 @@ from mvkit.scoring.one_to_one import (
     prepare_sources,
 )
 from mvkit.scoring.parallel import single_threaded, worker_count
-from mvkit.scoring.pls import predict_test_images, prepare_kernel
+from mvkit.scoring.pls import prepare_kernel
+from mvkit.scoring.pls_choice import n_train_needed, predict_pls
 from mvkit.scoring.protocol import ImageSplit, PreparedSplit, SplitHalfScores, score_split_halves
 from mvkit.scoring.ridge import predict_ridge, prepare_squares
 from mvkit.scoring.settings import ScoreSettings
@@ -238,16 +239,16 @@ class PLS(CoordinatesMap):
     title = "PLS"
 
     def predict(self, targets: Array, prepared: SplitCoordinates, settings: ScoreSettings) -> Array:
-        """See :func:`~mvkit.scoring.pls.predict_test_images`."""
-        return predict_test_images(targets, prepared, settings)
+        """See :func:`~mvkit.scoring.pls_choice.predict_pls`."""
+        return predict_pls(targets, prepared, settings)
 
     def n_train_needed(self, settings: ScoreSettings) -> int:
-        """Return one training image per component."""
-        return settings.n_components
+        """Return one training image per component, or a few more."""
+        return n_train_needed(settings)
 
     def n_features_needed(self, settings: ScoreSettings) -> int:
-        """Return one feature per component."""
-        return settings.n_components
+        """Return one feature per component, of the fewest there are to choose from."""
+        return min(settings.component_grid) if settings.n_components == "cv" else settings.n_components
 
     def warm_up(self) -> None:
         """Compile the kernel."""

@@ -31,7 +31,7 @@ def pls_score(
     features: NDArray[np.floating],
     responses: NDArray[np.floating],
     *,
-    n_components: int = 25,
+    n_components: int | str = 25,
     settings: ScoreSettings | None = None,
     **options: Any,
 ) -> NDArray[np.float64]:
@@ -46,7 +46,7 @@ def pls_score(
         noise by halves of the trials. Or (n_images, n_units), without trials: correlations over test images,
         not corrected.
     n_components
-        Components of PLS.
+        Components of PLS; ``"cv"`` chooses them within the training images.
     settings
         The protocol; the defaults are the paper's.
     **options

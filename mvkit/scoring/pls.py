@@ -97,8 +97,8 @@ def predict_test_images(
         by_units=n_units < rank,
         converged=settings.pls_stopping == "converged",
     )
-    rotations = aligned_zeros(n_fits, settings.n_components, padded_length(rank))
-    loadings = aligned_zeros(n_fits, settings.n_components, padded_length(n_units))
+    rotations = aligned_zeros(n_fits, settings.most_components, padded_length(rank))
+    loadings = aligned_zeros(n_fits, settings.most_components, padded_length(n_units))
     fit_batch(
         (np.array(coordinates.basis), scale),  # a read-only map of shared memory would be another type
         np.ascontiguousarray(targets),
@@ -154,7 +154,7 @@ def pls_predict(
     FitError
         If the features cannot be mapped: fewer than ``n_components`` of them, or constant.
     """
-    coordinates = split_coordinates(layer_coordinates("features", features), split, settings.n_components)
+    coordinates = split_coordinates(layer_coordinates("features", features), split, settings.most_components)
     if coordinates.reason:
         raise FitError(coordinates.reason)
     train = np.asarray(responses, dtype=np.float64)[split.train]

@@ -15,6 +15,8 @@ from mvkit.recipes import describe_problems
 #: Penalties that cross-validated ridge chooses from: 25 powers of ten from 1e-4 to 1e8.
 RIDGE_GRID = tuple(10.0 ** (power / 2) for power in range(-8, 17))
 
+#: Numbers of PLS components that cross-validation chooses from: 10, 20 ... 100.
+COMPONENT_GRID = tuple(range(10, 101, 10))
 
 #: Image splits, and trial halves of each, at most: beyond, no run would end.
 MOST_SPLITS = 100_000
@@ -55,7 +57,12 @@ class ScoreSettings(BaseModel):
         best-correlated feature), ``"lasso"``, ``"elasticnet"``. Similarities give one number for a
         population: ``"rsa"``, ``"cka"``.
     n_components
-        Components of ``"pls"``.
+        Components of ``"pls"``; ``"cv"`` chooses one of ``component_grid`` within the training images.
+    component_grid
+        Numbers of components to choose from.
+    pls_targets
+        Whether ``"pls"`` fits one map to all units of an animal (``"joint"``, PLS2) or one to each
+        (``"unit"``, PLS1).
     ridge_alpha
         Penalty of ``"ridge"``; ``"cv"`` chooses one of ``ridge_grid`` per unit inside the training images.
     ridge_grid
@@ -129,7 +136,9 @@ class ScoreSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     mapping: Mapping = "pls"
-    n_components: int = Field(default=25, ge=1)
+    n_components: Annotated[int, Field(ge=1)] | Literal["cv"] = 25
+    component_grid: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=COMPONENT_GRID, min_length=1)
+    pls_targets: Literal["joint", "unit"] = "joint"
     ridge_alpha: Annotated[float, Field(gt=0.0)] | Literal["cv"] = 1.0
     ridge_grid: tuple[Annotated[float, Field(gt=0.0)], ...] = Field(default=RIDGE_GRID, min_length=1)
     penalty: float = Field(default=1.0, gt=0.0)
@@ -200,6 +209,11 @@ class ScoreSettings(BaseModel):
         if value == "train" and (mapping := info.data.get("mapping")) in SIMILARITIES:
             raise ValueError(f"'{mapping}' is fitted to no images (similarity_images says which it compares)")
         return value
+
+    @property
+    def most_components(self) -> int:
+        """Components of ``"pls"``, or the most there are to choose from."""
+        return max(self.component_grid) if self.n_components == "cv" else self.n_components
 
     @property
     def compares_all_images(self) -> bool:
