@@ -225,9 +225,11 @@ def leading_eigenvectors(matrices: Tensor, is_needed: Tensor) -> Tensor:
         several = several[share < ONE_LEFT]
     largest = powers.diagonal(dim1=1, dim2=2).argmax(dim=1)
     vectors = powers[torch.arange(len(powers), device=powers.device), largest]
-    return vectors / torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    unit: Tensor = vectors / torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    return unit
 
 
 def _trace(matrices: Tensor) -> Tensor:
     """Return the trace of every matrix (n, size, size)."""
-    return torch.einsum("nii->n", matrices)
+    traces: Tensor = torch.einsum("nii->n", matrices)
+    return traces
