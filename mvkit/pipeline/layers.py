@@ -142,8 +142,8 @@ def fit_device(resources: Resources, settings: ScoreSettings) -> str | None:
         return None
     if resources.dask is not None:
         raise UsageError(
-            f"{wording('--device', 'device=')} {resources.device}: with pls_stopping=converged fits are made "
-            f"on this machine's GPU, and {wording('--dask', 'dask=')} sends them elsewhere\n"
+            f"{wording('--device ', 'device=')}{resources.device}: with pls_stopping=converged fits are made "
+            f"on this machine's GPU, and {wording('--dask', 'dask')} sends them elsewhere\n"
             f"leave one out; {wording('--device auto', 'device=auto')} only extracts features on the GPU"
         )
     return resources.device
