@@ -121,6 +121,17 @@ def test_splits_of_other_ranks_are_one_batch() -> None:
         np.testing.assert_allclose(of_split, predict_test_images(*data, CONVERGED), rtol=0, atol=1e-10)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("n_units", [3, 60])
+def test_a_gpu_predicts_the_same(n_units: int) -> None:
+    rng = np.random.default_rng(2)
+    features = rng.standard_normal((118, 150))
+    data = prepared(features, features[:, :1] + rng.standard_normal((50, 118, n_units)))
+    found = predict_splits(*data, CONVERGED, "cuda")
+    np.testing.assert_allclose(found, predict_splits(*data, CONVERGED, "cpu"), rtol=0, atol=1e-10)
+
+
 @pytest.mark.parametrize("gap", [0.5, 1e-3, 1e-6])
 def test_leading_eigenvectors_are_those_of_lapack(gap: float) -> None:
     rng = np.random.default_rng(3)
