@@ -18,6 +18,7 @@ from mvkit.machine import Resources
 from mvkit.neural import NeuralDataset, Recording
 from mvkit.pipeline.layers import fit_device
 from mvkit.scoring import Scores, ScoreSettings, pls_torch
+from mvkit.scoring.results import results_document
 
 N_IMAGES = 30
 BATCH = 4
@@ -307,6 +308,7 @@ def test_scores_of_a_device_and_of_the_processor_are_cached_apart(
     assert calls == [2, 2], "cached ones are found"
     assert by_kernel.context.get("fit_device") is None
     assert on_device.context["fit_device"] == again.context["fit_device"] == "cpu"
+    assert results_document({"features": on_device})["context"]["fit_device"] == "cpu"
     columns = [scores.columns["score"].astype(float) for scores in (by_kernel, on_device, again)]
     np.testing.assert_allclose(columns[1], columns[0], rtol=0, atol=1e-10)
     np.testing.assert_array_equal(columns[2], columns[1])
