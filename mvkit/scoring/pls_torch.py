@@ -219,7 +219,8 @@ def leading_eigenvectors(matrices: Tensor, is_needed: Tensor) -> Tensor:
     for _squaring in range(MOST_SQUARINGS):
         if not several.numel():
             break
-        square = powers[several] @ powers[several]
+        square = powers[several]
+        square = square @ square
         share = _trace(square)
         powers[several] = square / share[:, None, None]
         several = several[share < ONE_LEFT]
