@@ -17,6 +17,8 @@ from mvkit.features.layers import LayerTap
 from mvkit.machine import Resources
 from mvkit.neural import NeuralDataset, Recording
 from mvkit.pipeline.layers import fit_device
+from mvkit.pipeline.request import ScoreRequest
+from mvkit.pipeline.score import open_run
 from mvkit.scoring import Scores, ScoreSettings, pls_torch
 from mvkit.scoring.results import results_document
 
@@ -312,3 +314,28 @@ def test_scores_of_a_device_and_of_the_processor_are_cached_apart(
     columns = [scores.columns["score"].astype(float) for scores in (by_kernel, on_device, again)]
     np.testing.assert_allclose(columns[1], columns[0], rtol=0, atol=1e-10)
     np.testing.assert_array_equal(columns[2], columns[1])
+
+
+@pytest.mark.parametrize(
+    ("device", "stopping", "expected"),
+    [
+        ("cuda", "converged", "device: cuda:0 (GPU), for features and fits"),
+        ("auto", "converged", "device: cuda:0 (GPU), for features; fits are made on the processor"),
+        ("cuda", "reference", "device: cuda:0 (GPU), for features; fits are made on the processor"),
+    ],
+)
+def test_a_run_says_what_the_gpu_does(
+    device: str, stopping: str, expected: str, dataset: NeuralDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mvkit.pipeline.score.open_default", lambda *arguments, **options: dataset)
+    monkeypatch.setattr("mvkit.pipeline.score.choose_device", lambda name: torch.device("cuda"))
+    monkeypatch.setattr("mvkit.pipeline.score.describe_gpu", lambda device: "cuda:0 (GPU)")
+    request = ScoreRequest(
+        ("pixels",),
+        overrides=(f"pls_stopping={stopping}",),
+        resources=Resources(device=device),
+    )
+    notes: list[str] = []
+    run = open_run(request, note=notes.append)
+    assert notes == [expected]
+    assert run.resources.device == device, "as asked for"
