@@ -48,14 +48,15 @@ _WATCH_S = 0.5
 class Resources:
     """Processes, device, memory and disk of a run; None means the default.
 
-    Nothing here changes what is measured.
+    Nothing here changes what is measured, but for rounding.
 
     Attributes
     ----------
     n_jobs
         Worker processes; None: one per core (of the cluster, with ``dask``).
     device
-        Device for features and their Gram matrices: "cpu", "cuda", "cuda:1", ..., or "auto".
+        Device for features and their Gram matrices: "cpu", "cuda", "cuda:1", ..., or "auto". A GPU that is
+        named makes fits, too (:func:`mvkit.pipeline.layers.fit_device`).
     batch_size
         Images per forward pass; None: about as many pixels in a batch for any size of image. Another number
         changes features by float32 rounding.

@@ -333,7 +333,8 @@ Device = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help=DEVICE_HELP,
+        help=f"{DEVICE_HELP} For features; a GPU that is named also makes the fits of --map pls with "
+        "--set pls_stopping=converged.",
         rich_help_panel=MACHINE,
     ),
 ]

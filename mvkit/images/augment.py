@@ -249,7 +249,7 @@ def patches(view: Tensor, settings: Patches, offsets: NDArray[np.int64]) -> tupl
     channel = torch.arange(view.shape[1], device=view.device).view(1, -1, 1, 1)
     cut = []
     for cell in range(len(CELLS)):
-        start = torch.from_numpy(np.ascontiguousarray(starts[:, cell])).to(view.device)
+        start = _to_device(starts[:, cell], view)
         rows = (start[:, :1] + inside).view(view.shape[0], 1, -1, 1)
         columns = (start[:, 1:] + inside).view(view.shape[0], 1, 1, -1)
         cut.append(view[image, channel, rows, columns])
@@ -580,7 +580,7 @@ def turn_hue(images: Tensor, shift: Tensor) -> Tensor:
         torch.where(value == green, (blue - red) / divisor + 2, (red - green) / divisor + 4),
     )
     # n of red, green and blue; see the kernel.
-    offsets = torch.tensor((5.0, 3.0, 1.0), device=images.device).view(1, 3, 1, 1)
+    offsets = _to_device(np.array((5.0, 3.0, 1.0), np.float32), images).view(1, 3, 1, 1)
     wrapped = torch.remainder(sixths.unsqueeze(1) + 6 * shift + offsets, 6)
     share = torch.minimum(wrapped, 4 - wrapped).clamp_(0, 1)
     return value.unsqueeze(1) - chroma.unsqueeze(1) * share
@@ -616,4 +616,5 @@ def _factors(amounts: NDArray[np.float32], like: Tensor) -> Tensor:
 
 
 def _to_device(array: NDArray[np.int64] | NDArray[np.float32], like: Tensor) -> Tensor:
+    """Copy a small array to a tensor's device without waiting for what the device has to do before."""
     return torch.from_numpy(np.ascontiguousarray(array)).to(like.device, non_blocking=True)

@@ -146,6 +146,7 @@ class ImageSource(ABC):
         seed: int,
         epoch: int,
         workers: int,
+        pin_memory: bool = False,
     ) -> BatchStream:
         """Return an iterator (and context manager) of exactly the batches of ``plan``, in its order.
 
@@ -162,6 +163,9 @@ class ImageSource(ABC):
             Keys of the draws.
         workers
             Threads that read ahead, at most one per core; 0: none. Batches do not depend on it.
+        pin_memory
+            Whether crops and depths lie in page-locked memory, from which a CUDA device can copy while the
+            processor goes on; needs such a device.
 
         Returns
         -------
@@ -182,10 +186,14 @@ class ImageSource(ABC):
             CropRequest(crop, side_px, seed, epoch, view) for view, (crop, side_px) in enumerate(crops)
         ]
         checked = _check_plan(plan, self.n_images)
-        return BatchStream(lambda index: self._empty_batch(index, requests), checked, workers=workers)
+        return BatchStream(
+            lambda index: self._empty_batch(index, requests, pin_memory=pin_memory), checked, workers=workers
+        )
 
     @abstractmethod
-    def _empty_batch(self, index: NDArray[np.int64], requests: Sequence[CropRequest]) -> UnfilledBatch:
+    def _empty_batch(
+        self, index: NDArray[np.int64], requests: Sequence[CropRequest], *, pin_memory: bool
+    ) -> UnfilledBatch:
         """Return an empty batch of these images."""
 
 
@@ -350,6 +358,8 @@ class UnfilledBatch(ABC):
         int64, of all images of the source; None without.
     has_depth
         Whether a depth map comes with each image, cropped as the first request says.
+    pin_memory
+        Whether the arrays are in page-locked memory.
     """
 
     def __init__(
@@ -359,11 +369,20 @@ class UnfilledBatch(ABC):
         *,
         labels: NDArray[np.int64] | None,
         has_depth: bool,
+        pin_memory: bool,
     ) -> None:
         self._index, self._requests, self._labels = index, requests, labels
-        self._crops = [np.empty((len(index), one.side_px, one.side_px, 3), np.uint8) for one in requests]
-        side_px = requests[0].side_px
-        self._depth = np.empty((len(index), 1, side_px, side_px), np.float32) if has_depth else None
+        shapes = [(len(index), one.side_px, one.side_px, 3) for one in requests]
+        depth_shape = (len(index), 1, *shapes[0][1:3])
+        # Tensors that own their memory: only then does torch keep it while a device copies from it.
+        self._crop_tensors = tuple(
+            torch.empty(shape, dtype=torch.uint8, pin_memory=pin_memory) for shape in shapes
+        )
+        self._depth_tensor = torch.empty(depth_shape, pin_memory=pin_memory) if has_depth else None
+        self._crops: list[NDArray[np.uint8]] = [tensor.numpy() for tensor in self._crop_tensors]
+        self._depth: NDArray[np.float32] | None = (
+            None if self._depth_tensor is None else self._depth_tensor.numpy()
+        )
 
     @abstractmethod
     def fill(self, first: int, last: int) -> None:
@@ -372,10 +391,10 @@ class UnfilledBatch(ABC):
     def batch(self) -> RawBatch:
         """Return the batch once all rows are filled."""
         return RawBatch(
-            crops=tuple(torch.from_numpy(out) for out in self._crops),
+            crops=self._crop_tensors,
             index=torch.from_numpy(self._index.copy()),
             label=None if self._labels is None else torch.from_numpy(self._labels[self._index]),
-            depth=None if self._depth is None else torch.from_numpy(self._depth),
+            depth=self._depth_tensor,
         )
 
 
@@ -404,8 +423,10 @@ class FolderSource(ImageSource):
             f"{printable(str(folder))}: {source.n_images} {source.split} images (files, {source.kind})"
         )
 
-    def _empty_batch(self, index: NDArray[np.int64], requests: Sequence[CropRequest]) -> UnfilledBatch:
-        return _FolderBatch(self._files, index, requests)
+    def _empty_batch(
+        self, index: NDArray[np.int64], requests: Sequence[CropRequest], *, pin_memory: bool
+    ) -> UnfilledBatch:
+        return _FolderBatch(self._files, index, requests, pin_memory=pin_memory)
 
 
 def _check_present(source: SplitSource, folder: Path) -> None:
@@ -460,8 +481,16 @@ def _list_files(source: SplitSource) -> _ImageFiles:
 class _FolderBatch(UnfilledBatch):
     """One batch of image files."""
 
-    def __init__(self, files: _ImageFiles, index: NDArray[np.int64], requests: Sequence[CropRequest]) -> None:
-        super().__init__(index, requests, labels=files.labels, has_depth=files.depths is not None)
+    def __init__(
+        self,
+        files: _ImageFiles,
+        index: NDArray[np.int64],
+        requests: Sequence[CropRequest],
+        *,
+        pin_memory: bool,
+    ) -> None:
+        has_depth = files.depths is not None
+        super().__init__(index, requests, labels=files.labels, has_depth=has_depth, pin_memory=pin_memory)
         self._files = files
 
     def fill(self, first: int, last: int) -> None:
@@ -518,8 +547,10 @@ class BetonSource(ImageSource):
         self.digest = sidecar.sha256
         self.description = _describe(path, sidecar)
 
-    def _empty_batch(self, index: NDArray[np.int64], requests: Sequence[CropRequest]) -> UnfilledBatch:
-        return _BetonBatch(self._content, index, requests)
+    def _empty_batch(
+        self, index: NDArray[np.int64], requests: Sequence[CropRequest], *, pin_memory: bool
+    ) -> UnfilledBatch:
+        return _BetonBatch(self._content, index, requests, pin_memory=pin_memory)
 
 
 def _describe(path: Path, sidecar: Sidecar) -> str:
@@ -533,9 +564,15 @@ class _BetonBatch(UnfilledBatch):
     """One batch of a beton."""
 
     def __init__(
-        self, content: BetonContent, index: NDArray[np.int64], requests: Sequence[CropRequest]
+        self,
+        content: BetonContent,
+        index: NDArray[np.int64],
+        requests: Sequence[CropRequest],
+        *,
+        pin_memory: bool,
     ) -> None:
-        super().__init__(index, requests, labels=content.labels, has_depth=content.depths is not None)
+        has_depth = content.depths is not None
+        super().__init__(index, requests, labels=content.labels, has_depth=has_depth, pin_memory=pin_memory)
         self._content = content
 
     def fill(self, first: int, last: int) -> None:

@@ -85,7 +85,9 @@ class ViewMaker:
             raise DataError(f"a batch has {len(raw.crops)} crops, its views need {len(each)}")
         index = raw.index.numpy()
         views: list[Tensor] = []
-        target = raw.depth if self.settings.expand is None else None
+        target = None
+        if raw.depth is not None and self.settings.expand is None:
+            target = raw.depth.to(self.device, non_blocking=True)
         for number, (view, crops) in enumerate(zip(each, raw.crops, strict=True)):
             self._check(crops, number, index.size)
             key = ViewKey(seed=self.seed, epoch=epoch, view=number)
@@ -99,7 +101,7 @@ class ViewMaker:
             views=tuple(views),
             index=raw.index.to(self.device, non_blocking=True),
             label=None if raw.label is None else raw.label.to(self.device, non_blocking=True),
-            target=None if target is None else target.to(self.device, non_blocking=True),
+            target=target,
         )
 
     def _check(self, crops: Tensor, number: int, n_images: int) -> None:
@@ -112,7 +114,8 @@ class ViewMaker:
         """Return augmented images, float32 (n, 3, side, side), on the device."""
         if self.device.type == "cpu":
             return torch.from_numpy(self._augment_on_cpu(crops.contiguous().numpy(), params))
-        mean, std = (torch.from_numpy(part).to(self.device) for part in self._norm)
+        # Copies that block would wait for the step that the device is computing.
+        mean, std = (torch.from_numpy(part).to(self.device, non_blocking=True) for part in self._norm)
         return augment_batch(crops.to(self.device, non_blocking=True), params, mean, std)
 
     def _augment_on_cpu(self, crops: NDArray[np.uint8], params: AugmentParams) -> NDArray[np.float32]:
@@ -169,5 +172,5 @@ def standardise(maps: Tensor) -> Tensor:
 
 def _flip(target: Tensor, params: AugmentParams) -> Tensor:
     """Exchange left and right of (n, 1, side, side) where those of the image are exchanged."""
-    flips = torch.from_numpy(params.flips()).view(-1, 1, 1, 1)
+    flips = torch.from_numpy(params.flips()).to(target.device, non_blocking=True).view(-1, 1, 1, 1)
     return torch.where(flips, target.flip(-1), target)

@@ -111,7 +111,7 @@ class MoCoV2Objective(Objective):
             return self._encode_keys(images)
         share = share_of(len(images))
         own = slice(share.first, share.first + share.n_own)
-        order = self.draw_shuffle(share.n_all).to(images.device)
+        order = self.draw_shuffle(share.n_all).to(images.device, non_blocking=True)
         shuffled = self._encode_keys(all_gather(images)[order[own]])
         return all_gather(shuffled)[torch.argsort(order)[own]]
 

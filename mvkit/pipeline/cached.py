@@ -65,17 +65,31 @@ class DiskScoreCache:
         Layer -> its key. What is cached of a layer is used only while its fingerprint agrees.
     settings
         The protocol; how scores are shown, and the ceiling, do not matter.
+    fit_device
+        Device of torch on which fits are made, or None. Scores of a device and of the processor differ by
+        rounding and are not found in each other's place.
     """
 
-    def __init__(self, store: Store, layers: Mapping[str, CacheKey], settings: ScoreSettings) -> None:
+    def __init__(
+        self,
+        store: Store,
+        layers: Mapping[str, CacheKey],
+        settings: ScoreSettings,
+        fit_device: str | None = None,
+    ) -> None:
         self._store = store
         self._layers = layers
         sklearn = ("scikit-learn",) if settings.mapping in _FITTED_BY_SKLEARN else ()
-        self._common = {
+        self._common: dict[str, object] = {
             "protocol": settings.protocol(),
             "sources": sources_digest(),
             "versions": installed_versions("numpy", "scipy", "numba", *sklearn),
         }
+        if fit_device is not None:
+            from mvkit.scoring.pls_torch import describe_device
+
+            device = {"name": describe_device(fit_device), "versions": installed_versions("torch")}
+            self._common["fit_device"] = device
         # Responses are large, and every layer asks for their digest.
         self._digests: dict[int, tuple[RecordingLike, str]] = {}
         self._warned: set[str] = set()

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mvkit.files import format_bytes, plain
-from mvkit.machine import available_cores, available_memory, free_disk, resident_memory, worker_number
+from mvkit.machine import available_cores, available_memory, free_disk, resident_memory
 from mvkit.paths import ceilings_dir, scratch_dir
-from mvkit.pipeline.layers import OpenedLayers, open_layers
+from mvkit.pipeline.layers import OpenedLayers, fit_device, fit_workers, open_layers
 from mvkit.pipeline.request import ScoreRequest
 from mvkit.pipeline.score import Note, open_run
 
@@ -168,7 +168,7 @@ def estimate_run(request: ScoreRequest, *, note: Note) -> ResourceEstimate:
         n_recordings=len(compared),
         n_units=sum(len(recording.unit_ids) for recording in compared),
         settings=settings,
-        n_workers=worker_number(resources),
+        n_workers=fit_workers(resources, fit_device(resources, settings)),
         ceiling_is_cached=ceiling_is_cached,
         memory_in_use=resident_memory(),
         memory_available=available_memory(),

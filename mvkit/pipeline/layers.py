@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mvkit.cache import Store
-from mvkit.errors import DataError, UsageError
+from mvkit.errors import DataError, UsageError, wording
 from mvkit.files import digest_of
-from mvkit.machine import Resources, worker_number
+from mvkit.machine import Resources, choose_device, worker_number
 from mvkit.paths import cache_dir, scratch_dir
 from mvkit.pipeline.request import dataset_context
 
@@ -48,6 +48,8 @@ class OpenedLayers:
         The cache, or None.
     infos, images_per_batch
         Layer -> its shape, and images of a batch; empty and 0 for features that are given.
+    fit_device
+        See :func:`fit_device`.
     """
 
     source: LayerSource
@@ -56,6 +58,7 @@ class OpenedLayers:
     store: Store | None = None
     infos: Mapping[str, LayerInfo] = field(default_factory=dict)
     images_per_batch: int = 0
+    fit_device: str | None = None
 
     def score_cache(self, settings: ScoreSettings) -> DiskScoreCache | None:
         """Return the cache of scores by these settings, or None."""
@@ -63,7 +66,7 @@ class OpenedLayers:
 
         if self.store is None or self.keys is None:
             return None
-        return DiskScoreCache(self.store, self.keys, settings)
+        return DiskScoreCache(self.store, self.keys, settings, self.fit_device)
 
     def coordinates_cache(self, settings: ScoreSettings) -> CoordinatesCache | None:
         """Return the cache of principal coordinates, or None if the mapping does not work from them."""
@@ -114,11 +117,41 @@ def score_source(
         opened.source,
         recordings,
         settings,
-        n_jobs=worker_number(resources),
+        n_jobs=fit_workers(resources, opened.fit_device),
+        fit_device=opened.fit_device,
         progress=progress,
         context={**opened.context, **name, **dataset_context(dataset)},
         cache=opened.score_cache(settings),
     )
+
+
+def fit_device(resources: Resources, settings: ScoreSettings) -> str | None:
+    """Return the device of torch on which fits are made; None: compiled code on the processor.
+
+    A GPU that is asked for by name makes the fits that torch can make
+    (:func:`mvkit.scoring.maps.fits_on_device`); one that ``"auto"`` finds makes none.
+
+    Raises
+    ------
+    UsageError
+        If the jobs are sent to a cluster, whose machines may have no GPU.
+    """
+    from mvkit.scoring.maps import fits_on_device
+
+    if not resources.device.startswith("cuda") or not fits_on_device(settings):
+        return None
+    if resources.dask is not None:
+        raise UsageError(
+            f"{wording('--device ', 'device=')}{resources.device}: with pls_stopping=converged fits are made "
+            f"on this machine's GPU, and {wording('--dask', 'dask')} sends them elsewhere\n"
+            f"leave one out; {wording('--device auto', 'device=auto')} only extracts features on the GPU"
+        )
+    return resources.device
+
+
+def fit_workers(resources: Resources, device: str | None) -> int:
+    """Return the worker processes of a run: one if fits are made on a device, unless more shall share it."""
+    return worker_number(resources) if device is None else resources.n_jobs or 1
 
 
 def label_model(name: str, weights_source: str) -> str:
@@ -165,6 +198,8 @@ def open_layers(
     from mvkit.models import load_model
     from mvkit.pipeline.cached import with_cached_coordinates
 
+    device = fit_device(resources, settings)
+    resources = replace(resources, device=str(choose_device(resources.device)))
     if isinstance(source, str | Path):
         source = load_model(source, home=resources.home)
     if isinstance(source, Mapping):
@@ -175,6 +210,7 @@ def open_layers(
         raise UsageError(
             f"cannot score a {type(source).__name__}: give a model, a name, features, or a mapping of arrays"
         )
+    opened = replace(opened, fit_device=device)
     coordinates = opened.coordinates_cache(settings)
     if coordinates is None:
         return opened

@@ -16,7 +16,14 @@ from mvkit.files import shorten, split_names
 from mvkit.machine import Resources, choose_device, describe_gpu, worker_number
 from mvkit.models.names import split_random
 from mvkit.paths import cache_dir, ceilings_dir
-from mvkit.pipeline.layers import label_model, open_layers, score_source, weights_source
+from mvkit.pipeline.layers import (
+    fit_device,
+    fit_workers,
+    label_model,
+    open_layers,
+    score_source,
+    weights_source,
+)
 from mvkit.pipeline.request import (
     ScoreRequest,
     choose_recordings,
@@ -101,7 +108,9 @@ def score(  # noqa: PLR0913
     n_jobs
         Worker processes; None means one per core. The result does not depend on it.
     device
-        Where features are extracted: ``"cpu"``, ``"cuda"``, ``"auto"`` (a GPU if there is one).
+        Where features are extracted: ``"cpu"``, ``"cuda"``, ``"auto"`` (a GPU if there is one). A GPU that is
+        named also makes the fits of ``"pls"`` with ``pls_stopping="converged"``; scores then differ by
+        rounding. All other fits are made on the processor.
     progress
         Whether to show a bar; None: in notebooks and on terminals. Or a function, which is called with
         (done, total) fits.
@@ -213,7 +222,8 @@ def _resources(n_jobs: int | None, device: str, options: dict[str, object]) -> R
     if resources is None:
         if cache not in (None, True, False):
             raise UsageError(f"cache: must be True or False, got {cache!r}")
-        return Resources(n_jobs=n_jobs, device=str(choose_device(device)), cache=cache is not False)
+        choose_device(device)
+        return Resources(n_jobs=n_jobs, device=device, cache=cache is not False)
     if not isinstance(resources, Resources):
         raise UsageError(f"resources: must be Resources, got {type(resources).__name__}")
     if (n_jobs, device, cache) != (None, "cpu", None):
@@ -610,10 +620,10 @@ def open_run(request: ScoreRequest, *, note: Note) -> OpenedRun:
     selection = recipe.selection.resolve()
     device = choose_device(request.resources.device)
     if (gpu := describe_gpu(device)) is not None:
-        note(f"device: {gpu}")
+        on_gpu = fit_device(request.resources, settings) is not None
+        note(f"device: {gpu}, for features{' and fits' if on_gpu else '; fits are made on the processor'}")
     resources = replace(
         request.resources,
-        device=str(device),
         batch_size=recipe.machine.batch_size or request.resources.batch_size,
         scratch=recipe.machine.scratch or request.resources.scratch,
     )
@@ -833,6 +843,7 @@ def run_shard(
             name: open_layers(model, run.dataset, request.layers, run.settings, run.resources)
             for name, model in run.models.items()
         }
+        device = fit_device(run.resources, run.settings)
         caches: dict[str, DiskScoreCache] = {}
         for name, layers in opened.items():
             cache = layers.score_cache(run.settings)
@@ -868,7 +879,8 @@ def run_shard(
                     compared,
                     run.settings,
                     todo,
-                    n_jobs=worker_number(run.resources),
+                    n_jobs=fit_workers(run.resources, device),
+                    fit_device=device,
                     progress=bar,
                     cache=caches[name],
                 )

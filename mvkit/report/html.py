@@ -906,6 +906,8 @@ def _environment(run: ScoreRun, command: str) -> list[list[str]]:
             else "not recorded",
         ],
     ]
+    if "fit_device" in scores.context:
+        rows.append(["Fits made on", str(scores.context["fit_device"])])
     if isinstance(provenance, Mapping):
         # Where the file lies on somebody's disk is nobody's business.
         about = [

@@ -7,16 +7,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import repeat
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from mvkit.machine import available_cores
+from mvkit.errors import UsageError
+from mvkit.machine import available_cores, choose_device
 from mvkit.scoring.gram import (
     Features,
     GramFunction,
@@ -130,11 +132,15 @@ class Map(ABC, Generic[Layer, Split]):
         True: every unit has a score.
     from_coordinates
         Whether :class:`~mvkit.scoring.gram.LayerCoordinates` can stand in for the features of a layer.
+    splits_at_once, group_bytes
+        Size of the batches of fits, see :func:`~mvkit.scoring.protocol.score_split_halves`.
     """
 
     title: str
     per_unit = True
     from_coordinates = False
+    splits_at_once = 1
+    group_bytes: int | None = None
 
     @abstractmethod
     def prepare_layer(self, name: str, features: LayerInput, settings: ScoreSettings) -> Layer:
@@ -164,6 +170,12 @@ class Map(ABC, Generic[Layer, Split]):
             float64 (n_fits, n_test, n_units), each unit's predictions up to an additive constant; NaN for
             units whose fit did not converge.
         """
+
+    def predict_splits(
+        self, targets: Sequence[Array], prepared: Sequence[Split], settings: ScoreSettings
+    ) -> Iterable[Array]:
+        """Do what :meth:`predict` does for several image splits, one after another."""
+        return map(self.predict, targets, prepared, repeat(settings))
 
     def n_train_needed(self, settings: ScoreSettings) -> int:
         """Return the fewest training images that settings need."""
@@ -204,7 +216,16 @@ class Map(ABC, Generic[Layer, Split]):
         """
         if settings.measure != "corrected":
             return score_all_trials(responses, splits, layers, self.predict, settings)
-        return score_split_halves(responses, weights, splits, layers, self.predict, settings)
+        return score_split_halves(
+            responses,
+            weights,
+            splits,
+            layers,
+            self.predict_splits,
+            settings,
+            splits_at_once=self.splits_at_once,
+            group_bytes=self.group_bytes,
+        )
 
     def reason(self, prepared: Sequence[Split]) -> str:
         """Return why a prepared layer cannot be mapped on some split, or ""."""
@@ -253,6 +274,37 @@ class PLS(CoordinatesMap):
     def warm_up(self) -> None:
         """Compile the kernel."""
         prepare_kernel()
+
+
+class DevicePLS(PLS):
+    """PLS to convergence in batches on a device of torch (:mod:`mvkit.scoring.pls_torch`).
+
+    Parameters
+    ----------
+    device
+        Of torch, with float64: ``"cuda"``, ``"cuda:1"``, ``"cpu"``.
+    """
+
+    splits_at_once = 10
+    group_bytes = 64 * 2**20
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+
+    def predict(self, targets: Array, prepared: SplitCoordinates, settings: ScoreSettings) -> Array:
+        """Fit one split's batch."""
+        return self.predict_splits([targets], [prepared], settings)[0]
+
+    def predict_splits(
+        self, targets: Sequence[Array], prepared: Sequence[SplitCoordinates], settings: ScoreSettings
+    ) -> list[Array]:
+        """See :func:`~mvkit.scoring.pls_torch.predict_splits`."""
+        from mvkit.scoring.pls_torch import predict_splits
+
+        return predict_splits(targets, prepared, settings, self._device)
+
+    def warm_up(self) -> None:
+        """Compile nothing."""
 
 
 class Ridge(CoordinatesMap):
@@ -342,3 +394,34 @@ MAPS: dict[str, Map[Any, Any]] = {
 
 #: Every way to compare features with responses.
 MAPPINGS: dict[str, Map[Any, Any] | Similarity] = {**MAPS, **SIMILARITIES}
+
+
+def mapping_on(settings: ScoreSettings, fit_device: str | None) -> Map[Any, Any] | Similarity:
+    """Return the mapping that settings name, to be fitted on a device of torch; None: by compiled code.
+
+    Raises
+    ------
+    UsageError
+        If torch does not fit it (see :func:`fits_on_device`), or the device has no float64 or is not here.
+    """
+    if fit_device is None:
+        return MAPPINGS[settings.mapping]
+    if not fits_on_device(settings):
+        raise UsageError(
+            f"fit_device {fit_device}: of maps only pls is fitted on a device, joint, of a fixed number of "
+            "components, with pls_stopping=converged\ngive these, or leave fit_device out"
+        )
+    device = choose_device(fit_device)
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"fit_device {fit_device}: fits need float64; give cuda or cpu, or leave it out")
+    return DevicePLS(str(device))
+
+
+def fits_on_device(settings: ScoreSettings) -> bool:
+    """Return whether torch can fit the mapping that settings name."""
+    return (
+        settings.mapping == "pls"
+        and settings.pls_stopping == "converged"
+        and settings.pls_targets == "joint"
+        and settings.n_components != "cv"
+    )

@@ -20,17 +20,20 @@ The explainable variance of a unit is the fraction (variance - noise) / variance
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.scoring.correlation import ExclusionReason, centre, correlate_by
-from mvkit.scoring.protocol import ImageSplit, Predict, PreparedSplit, SplitHalfScores, training_targets
+from mvkit.scoring.protocol import ImageSplit, PreparedSplit, SplitHalfScores, training_targets
 from mvkit.scoring.settings import ScoreSettings
 
 Array = NDArray[np.float64]
+#: ``predict(targets (n_fits, n_train, n_units), prepared, settings) -> (n_fits, n_test, n_units)``
+PredictSplit = Callable[[Array, Any, ScoreSettings], Array]
 
 #: Measures -> their names in sentences.
 MEASURES = {
@@ -147,7 +150,7 @@ def score_all_trials(
     responses: NDArray[np.floating],
     splits: Sequence[ImageSplit],
     layers: Sequence[Sequence[PreparedSplit]],
-    predict: Predict,
+    predict: PredictSplit,
     settings: ScoreSettings,
 ) -> list[SplitHalfScores]:
     """Score one recording against several layers by one of the measures of this module.

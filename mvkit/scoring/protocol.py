@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -81,9 +81,12 @@ class PreparedSplit(Protocol):
         """Why no map can be fitted, or ""."""
 
 
-#: ``predict(targets (n_fits, n_train, n_units), prepared, settings) -> (n_fits, n_test, n_units)``; NaN for
-#: units whose fit did not converge
-Predict = Callable[[NDArray[np.float64], Any, ScoreSettings], NDArray[np.float64]]
+#: ``predict(targets, prepared, settings)``: of every image split in turn, targets (n_fits, n_train, n_units)
+#: and a layer prepared for it -> predictions (n_fits, n_test, n_units); NaN for units whose fit did not
+#: converge
+Predict = Callable[
+    [Sequence[NDArray[np.float64]], Sequence[Any], ScoreSettings], Iterable[NDArray[np.float64]]
+]
 
 
 def splits_of(n_images: int, settings: ScoreSettings) -> tuple[ImageSplit, ...]:
@@ -335,6 +338,9 @@ def score_split_halves(
     layers: Sequence[Sequence[PreparedSplit]],
     predict: Predict,
     settings: ScoreSettings,
+    *,
+    splits_at_once: int = 1,
+    group_bytes: int | None = None,
 ) -> list[SplitHalfScores]:
     """Score one specimen against several layers with a map.
 
@@ -355,6 +361,9 @@ def score_split_halves(
         The map.
     settings
         Map and noise correction.
+    splits_at_once, group_bytes
+        Image splits that are predicted together, and the size of a group of split halves as in
+        :func:`split_half_groups`: for a map that fits in batches.
     """
     shape = (len(splits), weights.shape[0], responses.shape[2])
     r_target = np.empty(shape)
@@ -363,17 +372,23 @@ def score_split_halves(
     r_cross = np.full((len(layers), *shape), np.nan)
     r_map = np.full((len(layers), *shape), np.nan)
     unfitted = np.zeros((len(layers), *shape), dtype=np.bool_)
-    for group in split_half_groups(weights.shape[0], responses[0].size):
+    for group in split_half_groups(weights.shape[0], responses[0].size, group_bytes):
         means = half_means(responses, weights[group])
         note_missing(means, missing_image)
-        for index, split in enumerate(splits):
-            targets = targets_of_split(means, split, settings)
-            r_target[index, group] = targets.r_target
-            exclusions[index, group] = targets.exclusions
+        for first in range(0, len(splits), splits_at_once):
+            targets = {
+                index: targets_of_split(means, splits[index], settings)
+                for index in range(first, min(first + splits_at_once, len(splits)))
+            }
+            for index, of_split in targets.items():
+                r_target[index, group] = of_split.r_target
+                exclusions[index, group] = of_split.exclusions
             for layer, prepared in enumerate(layers):
-                if not prepared[index].reason:
-                    predictions = predict(targets.train, prepared[index], settings)
-                    parts = correlate_predictions(predictions, targets, settings)
+                fitted = [index for index in targets if not prepared[index].reason]
+                train = [targets[index].train for index in fitted]
+                predicted = predict(train, [prepared[index] for index in fitted], settings)
+                for index, predictions in zip(fitted, predicted, strict=True):
+                    parts = correlate_predictions(predictions, targets[index], settings)
                     r_cross[layer, index, group], r_map[layer, index, group] = parts
                     unfitted[layer, index, group] = unconverged_fits(predictions, parts[1])
     return [
@@ -389,9 +404,12 @@ def score_split_halves(
     ]
 
 
-def split_half_groups(n_halves: int, size: int) -> Iterator[slice]:
-    """Group the split halves for bounded memory, ``size`` being the entries of one mean response."""
-    step = max(1, GROUP_BYTES // (2 * 8 * max(size, 1)))
+def split_half_groups(n_halves: int, size: int, group_bytes: int | None = None) -> Iterator[slice]:
+    """Group the split halves for bounded memory, ``size`` being the entries of one mean response.
+
+    A group's means take ``group_bytes``, or :data:`GROUP_BYTES` if that is None.
+    """
+    step = max(1, (group_bytes or GROUP_BYTES) // (2 * 8 * max(size, 1)))
     for begin in range(0, n_halves, step):
         yield slice(begin, begin + step)
 

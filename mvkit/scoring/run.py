@@ -20,7 +20,7 @@ from mvkit.scoring.correlation import (
     whole_reliability,
 )
 from mvkit.scoring.gram import GramFunction, LayerCoordinates
-from mvkit.scoring.maps import MAPPINGS, prepare_layers
+from mvkit.scoring.maps import MAPPINGS, mapping_on, prepare_layers
 from mvkit.scoring.measures import trial_variance
 from mvkit.scoring.parallel import run_jobs, single_threaded, worker_count
 from mvkit.scoring.protocol import ImageSplit, SplitHalfScores, result_context, split_half_weights, splits_of
@@ -103,6 +103,7 @@ def score_features(
     settings: ScoreSettings = DEFAULT_SETTINGS,
     *,
     n_jobs: int = 1,
+    fit_device: str | None = None,
     progress: Progress | None = None,
     context: Mapping[str, object] | None = None,
 ) -> Scores:
@@ -132,6 +133,9 @@ def score_features(
         The protocol; the defaults are the paper's.
     n_jobs
         Worker processes; -1 = one per core. Results do not depend on it, to the last bit.
+    fit_device
+        Device of torch (``"cuda"``, say) on which PLS with ``pls_stopping="converged"`` is fitted in batches,
+        by every worker process; scores then differ by rounding. None: compiled code on the processor.
     progress
         Called with (done, total) pairs of layer and specimen.
     context
@@ -150,7 +154,7 @@ def score_features(
     FitError
         If there are fewer training images than components.
     UsageError
-        If there is nothing to score, or the images cannot be split.
+        If there is nothing to score, or the images cannot be split, or a device is given for other fits.
     """
 
     @contextmanager
@@ -165,7 +169,9 @@ def score_features(
         yield {name: features[name] for name in names}
 
     source = LayerSource(tuple(features), open_layers)
-    return score_layers(source, recordings, settings, n_jobs=n_jobs, progress=progress, context=context)
+    return score_layers(
+        source, recordings, settings, n_jobs=n_jobs, fit_device=fit_device, progress=progress, context=context
+    )
 
 
 def score_layers(
@@ -174,6 +180,7 @@ def score_layers(
     settings: ScoreSettings = DEFAULT_SETTINGS,
     *,
     n_jobs: int = 1,
+    fit_device: str | None = None,
     progress: Progress | None = None,
     context: Mapping[str, object] | None = None,
     cache: ScoreCache | None = None,
@@ -186,13 +193,13 @@ def score_layers(
         The layers.
     cache
         Cache of the scores of pairs of layer and recording.
-    recordings, settings, n_jobs, progress, context
+    recordings, settings, n_jobs, fit_device, progress, context
         As for :func:`score_features`.
 
     Returns
     -------
     Scores
-        To the last bit the same whatever was cached.
+        To the last bit the same whatever was cached (on a device, to rounding).
 
     Raises
     ------
@@ -204,7 +211,21 @@ def score_layers(
     check_recordings(recordings, settings)
     compared = populations(recordings, settings)
     pairs = [(name, index) for name in source.names for index in range(len(compared))]
-    scores = measure_pairs(source, compared, settings, pairs, n_jobs=n_jobs, progress=progress, cache=cache)
+    scores = measure_pairs(
+        source,
+        compared,
+        settings,
+        pairs,
+        n_jobs=n_jobs,
+        fit_device=fit_device,
+        progress=progress,
+        cache=cache,
+    )
+    about = dict(context or {})
+    if fit_device is not None:
+        from mvkit.scoring.pls_torch import describe_device
+
+        about["fit_device"] = describe_device(fit_device)
     per_unit = MAPPINGS[settings.mapping].per_unit
     columns: dict[str, list[Column]] = {}
     for name, index in pairs:
@@ -224,7 +245,7 @@ def score_layers(
         layers=tuple(source.names),
         areas=tuple(dict.fromkeys(recording.area for recording in compared)),
         settings=settings,
-        context=result_context(context, recordings),
+        context=result_context(about, recordings),
     )
 
 
@@ -240,6 +261,7 @@ def measure_pairs(
     pairs: Sequence[Pair],
     *,
     n_jobs: int = 1,
+    fit_device: str | None = None,
     progress: Progress | None = None,
     cache: ScoreCache | None = None,
 ) -> dict[Pair, UnitScores]:
@@ -257,6 +279,8 @@ def measure_pairs(
         The requested ones.
     n_jobs
         Worker processes; -1 = one per core. Results depend neither on it nor on the cache, to the last bit.
+    fit_device
+        As for :func:`score_features`.
     progress
         Called with (done, total) pairs; cached ones are done at once.
     cache
@@ -266,7 +290,10 @@ def measure_pairs(
     ------
     DataError
         If features are not finite.
+    UsageError
+        If a device is given for other fits than it can make.
     """
+    mapping = mapping_on(settings, fit_device)
     scores: dict[Pair, UnitScores] = {}
     missing: dict[int, list[str]] = {}
     for name, index in pairs:
@@ -279,7 +306,6 @@ def measure_pairs(
         progress(len(scores), len(pairs))
     if not missing:
         return scores
-    mapping = MAPPINGS[settings.mapping]
     n_images = recordings[0].responses.shape[1]
     splits = splits_of(n_images, settings)
     names = [name for name in source.names if any(name in layers for layers in missing.values())]
@@ -301,7 +327,7 @@ def measure_pairs(
             index, names = job
             responses = unshared[index]
             prepared = [layers[name] for name in names]
-            return responses, weights[responses.shape[0]], splits, prepared, settings
+            return responses, weights[responses.shape[0]], splits, prepared, settings, fit_device
 
         results = run_jobs(_score_recording, map(arguments, jobs), n_jobs=n_jobs, warm_up=mapping.warm_up)
         for number, of_job in results:
@@ -337,9 +363,10 @@ def _score_recording(
     splits: Sequence[ImageSplit],
     layers: Sequence[Any],
     settings: ScoreSettings,
+    fit_device: str | None,
 ) -> list[UnitScores]:
     """Score one recording, always on one BLAS thread, so that every worker count gives the same bits."""
-    mapping = MAPPINGS[settings.mapping]
+    mapping = mapping_on(settings, fit_device)
     with single_threaded():
         halves = mapping.score(np.asarray(responses), weights, splits, layers, settings)
     scores = [

@@ -661,6 +661,11 @@ class RunImages:
     device: torch.device
 
     @property
+    def pins_memory(self) -> bool:
+        """Whether loaders fill page-locked memory, from which a CUDA device copies by itself."""
+        return self.device.type == "cuda"
+
+    @property
     def n_classes(self) -> int | None:
         """Number of classes, or None where images have no labels."""
         return None if self.train.classes is None else len(self.train.classes)
@@ -687,7 +692,9 @@ class RunImages:
         maker = ViewMaker(settings, seed=self.seed, device=self.device)
         plan = shared_plan(indices, self.batch_size, n_processes=world_size(), process=rank())
         source = self._source(split)
-        with source.batches(plan, crops, seed=self.seed, epoch=0, workers=self.workers) as raw:
+        with source.batches(
+            plan, crops, seed=self.seed, epoch=0, workers=self.workers, pin_memory=self.pins_memory
+        ) as raw:
             yield (maker(batch, epoch=0) for batch in raw)
 
     def _source(self, split: Split) -> ImageSource:

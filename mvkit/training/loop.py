@@ -131,11 +131,18 @@ class _Run:
             return True
         views = setup.recipe.views
         crops = [(view.crop, output_px(view.crop, views)) for view in views.each()]
-        seed = setup.recipe.train.seed
+        images = setup.images
         self.stopwatch.restart()
-        with setup.images.train.batches(
-            plan, crops, seed=seed, epoch=epoch, workers=setup.images.workers
+        with images.train.batches(
+            plan,
+            crops,
+            seed=setup.recipe.train.seed,
+            epoch=epoch,
+            workers=images.workers,
+            pin_memory=images.pins_memory,
         ) as raw:
+            # A GPU is not waited for: while it computes a step, the next batch is read, and its copy and its
+            # views are queued.
             batches = self.stopwatch.time_waiting(setup.views(one, epoch=epoch) for one in raw)
             for batch in batches:
                 self._step(batch)

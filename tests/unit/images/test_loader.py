@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from mvkit.errors import DataError, MissingPackageError
@@ -108,6 +110,40 @@ def test_an_image_and_a_depth_of_other_size(tmp_path: Path, rng: np.random.Gener
         pytest.raises(DataError, match=r"train/data/1\.png: the image has 80 x 60 px, its depth 81 x 60 px"),
     ):
         next(batches)
+
+
+def test_page_locked_memory_is_used_where_it_is_asked_for(
+    tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _save(tmp_path / "train/data/1.png", rng.integers(0, 256, (60, 80, 3), np.uint8))
+    _save(tmp_path / "train_depth/data/1.png", rng.integers(0, 256, (60, 80), np.uint8))
+    source = open_images(tmp_path, "train")
+    empty, asked = torch.empty, []
+
+    def recorded(*shape: Any, pin_memory: bool, **options: Any) -> torch.Tensor:
+        asked.append(pin_memory)
+        return empty(*shape, **options)  # this machine may have no device to lock pages for
+
+    monkeypatch.setattr(torch, "empty", recorded)
+    plan, crops = [np.array([0])], [(WHOLE, 32), (WHOLE, 16)]
+    for pin_memory in (False, True):
+        with source.batches(plan, crops, seed=0, epoch=0, workers=0, pin_memory=pin_memory) as batches:
+            batch = next(batches)
+        # Two crops and the depth.
+        assert asked == [pin_memory] * 3
+        assert batch.crops[1].shape == (1, 16, 16, 3)
+        asked.clear()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_batches_for_a_gpu_are_page_locked(tmp_path: Path, rng: np.random.Generator) -> None:
+    _save(tmp_path / "a.png", rng.integers(0, 256, (40, 50, 3), np.uint8))
+    source = open_images(tmp_path, "train")
+    with source.batches(
+        [np.array([0])], [(WHOLE, 32)], seed=0, epoch=0, workers=1, pin_memory=True
+    ) as batches:
+        assert next(batches).crops[0].is_pinned()
 
 
 def test_nothing_there_names_the_command(tmp_path: Path) -> None:

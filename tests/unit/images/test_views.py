@@ -221,6 +221,25 @@ def test_a_gpu_makes_the_same_views() -> None:
         torch.testing.assert_close(view.cpu(), expected, rtol=0, atol=2e-5)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_making_views_does_not_wait_for_a_gpu() -> None:
+    maker = ViewMaker(TWO, seed=1, device=torch.device("cuda"))
+    raw = raw_batch(TWO, n=64, label=torch.arange(64), depth=torch.rand(64, 1, 24, 24))
+    pinned = RawBatch(
+        crops=tuple(crop.pin_memory() for crop in raw.crops),
+        index=raw.index,
+        label=raw.label,
+        depth=None if raw.depth is None else raw.depth.pin_memory(),
+    )
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        maker(pinned, epoch=0)
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+
+
 def test_depth_is_standardised_where_the_settings_say_so() -> None:
     depth = torch.rand(12, 1, 24, 24, generator=torch.Generator().manual_seed(0)) * 0.3
     depth[5] = 0.25

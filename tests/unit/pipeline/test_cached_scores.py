@@ -60,9 +60,9 @@ def done(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     jobs: list[tuple[int, int]] = []
     measure = run._score_recording
 
-    def counted(responses: Any, weights: Any, splits: Any, layers: Sequence[Any], settings: Any) -> Any:
+    def counted(responses: Any, weights: Any, splits: Any, layers: Sequence[Any], *others: Any) -> Any:
         jobs.append((len(layers), responses.shape[2]))
-        return measure(responses, weights, splits, layers, settings)
+        return measure(responses, weights, splits, layers, *others)
 
     monkeypatch.setattr(run, "_score_recording", counted)
     return jobs

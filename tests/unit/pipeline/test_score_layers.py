@@ -16,6 +16,11 @@ from mvkit.errors import DataError, MvkitError, UsageError
 from mvkit.features.layers import LayerTap
 from mvkit.machine import Resources
 from mvkit.neural import NeuralDataset, Recording
+from mvkit.pipeline.layers import fit_device
+from mvkit.pipeline.request import ScoreRequest
+from mvkit.pipeline.score import open_run
+from mvkit.scoring import Scores, ScoreSettings, pls_torch
+from mvkit.scoring.results import results_document
 
 N_IMAGES = 30
 BATCH = 4
@@ -250,3 +255,87 @@ def test_a_ceiling_is_kept_unless_nothing_shall_be(dataset: NeuralDataset, tmp_p
         assert bool(files_of(tmp_path)) is (cache or len(found) > 1)
     for scores in found[1:]:
         np.testing.assert_array_equal(scores, found[0])
+
+
+CONVERGED = ScoreSettings(pls_stopping="converged")
+
+
+@pytest.mark.parametrize(
+    ("device", "settings", "expected"),
+    [
+        ("cuda", CONVERGED, "cuda"),
+        ("cuda:1", CONVERGED, "cuda:1"),
+        ("auto", CONVERGED, None),
+        ("cpu", CONVERGED, None),
+        ("mps", CONVERGED, None),
+        ("cuda", ScoreSettings(), None),
+        ("cuda", ScoreSettings(mapping="ridge", pls_stopping="converged"), None),
+    ],
+)
+def test_fits_are_made_on_a_gpu_that_is_asked_for(
+    device: str, settings: ScoreSettings, expected: str | None
+) -> None:
+    assert fit_device(Resources(device=device), settings) == expected
+
+
+def test_fits_on_a_gpu_are_not_sent_to_a_cluster() -> None:
+    with pytest.raises(UsageError, match="device=cuda: with pls_stopping=converged fits are made on this"):
+        fit_device(Resources(device="cuda", dask="tcp://head:8786"), CONVERGED)
+
+
+def test_scores_of_a_device_and_of_the_processor_are_cached_apart(
+    dataset: NeuralDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features = {"layer": np.random.default_rng(0).normal(size=(N_IMAGES, 12))}
+    settings = ScoreSettings(**QUICK, pls_stopping="converged")
+    calls: list[int] = []
+    predict = pls_torch.predict_splits
+
+    def counted(targets: list[np.ndarray], *others: object) -> list[np.ndarray]:
+        calls.append(len(targets))
+        return predict(targets, *others)
+
+    monkeypatch.setattr(pls_torch, "predict_splits", counted)
+
+    def score() -> Scores:
+        resources = Resources(n_jobs=1, home=tmp_path)
+        return mvkit.score(features, dataset, settings=settings, resources=resources)
+
+    by_kernel = score()
+    assert not calls
+    monkeypatch.setattr("mvkit.pipeline.layers.fit_device", lambda resources, settings: "cpu")
+    on_device = score()
+    assert calls == [2, 2], "both recordings are fitted, all splits at once"
+    again = score()
+    assert calls == [2, 2], "cached ones are found"
+    assert by_kernel.context.get("fit_device") is None
+    assert on_device.context["fit_device"] == again.context["fit_device"] == "cpu"
+    assert results_document({"features": on_device})["context"]["fit_device"] == "cpu"
+    columns = [scores.columns["score"].astype(float) for scores in (by_kernel, on_device, again)]
+    np.testing.assert_allclose(columns[1], columns[0], rtol=0, atol=1e-10)
+    np.testing.assert_array_equal(columns[2], columns[1])
+
+
+@pytest.mark.parametrize(
+    ("device", "stopping", "expected"),
+    [
+        ("cuda", "converged", "device: cuda:0 (GPU), for features and fits"),
+        ("auto", "converged", "device: cuda:0 (GPU), for features; fits are made on the processor"),
+        ("cuda", "reference", "device: cuda:0 (GPU), for features; fits are made on the processor"),
+    ],
+)
+def test_a_run_says_what_the_gpu_does(
+    device: str, stopping: str, expected: str, dataset: NeuralDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mvkit.pipeline.score.open_default", lambda *arguments, **options: dataset)
+    monkeypatch.setattr("mvkit.pipeline.score.choose_device", lambda name: torch.device("cuda"))
+    monkeypatch.setattr("mvkit.pipeline.score.describe_gpu", lambda device: "cuda:0 (GPU)")
+    request = ScoreRequest(
+        ("pixels",),
+        overrides=(f"pls_stopping={stopping}",),
+        resources=Resources(device=device),
+    )
+    notes: list[str] = []
+    run = open_run(request, note=notes.append)
+    assert notes == [expected]
+    assert run.resources.device == device, "as asked for"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,11 @@ def test_validation_views_are_the_models_preprocessing(run_images: RunImages, fo
     assert torch.cat([batch.label for batch in got]).tolist() == [0, 0, 0, 1, 1]
     assert [len(batch.index) for batch in got] == [2, 2, 1]
     assert (run_images.n_classes, run_images.n_images("train"), run_images.n_images("val")) == (2, 5, 3)
+
+
+def test_batches_are_page_locked_for_a_gpu(run_images: RunImages):
+    assert not run_images.pins_memory
+    assert replace(run_images, device=torch.device("cuda")).pins_memory
 
 
 def test_other_views_stay_the_same(run_images: RunImages):
