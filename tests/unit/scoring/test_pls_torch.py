@@ -213,8 +213,8 @@ def test_scores_equal_those_of_the_kernel(
 @pytest.mark.parametrize(
     ("device", "options", "message"),
     [
-        ("cpu", {}, "fit_device cpu: only mapping=pls with pls_stopping=converged"),
-        ("cpu", {"mapping": "ridge"}, "only mapping=pls with pls_stopping=converged"),
+        ("cpu", {}, "fit_device cpu: of maps only pls is fitted on a device"),
+        ("cpu", {"mapping": "ridge"}, "of maps only pls is fitted on a device, joint, of a fixed number"),
         ("gpu", {"pls_stopping": "converged"}, "device gpu: give auto, cpu, cuda"),
         ("cuda:77", {"pls_stopping": "converged"}, "device cuda:77: "),
         ("mps", {"pls_stopping": "converged"}, "device mps: "),
