@@ -269,6 +269,36 @@ def _open_model(
     )
 
 
+def layer_features(
+    model: nn.Module, dataset: NeuralDataset, names: Sequence[str], resources: Resources
+) -> AbstractContextManager[Mapping[str, Any]]:
+    """Show a dataset's images to a model, and hold the features of some layers for the length of a block.
+
+    Parameters
+    ----------
+    model
+        The network.
+    dataset
+        Its stimuli are what the model sees.
+    names
+        Layers.
+    resources
+        Device, batch size and scratch folder.
+    """
+    from mvkit.features.extraction import ForwardPass
+    from mvkit.features.stimuli import open_stimuli
+    from mvkit.models.external import unwrap
+
+    forward_pass = ForwardPass(
+        unwrap(model),
+        open_stimuli(dataset),
+        list(names),
+        batch_size=resources.batch_size,
+        device=resources.device,
+    )
+    return forward_pass.features(names, scratch=resources.scratch or scratch_dir(resources.home))
+
+
 def _products(device: str) -> GramFunction | None:
     """Return a function that forms Gram matrices on a GPU; None elsewhere, where numpy does."""
     import torch

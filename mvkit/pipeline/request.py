@@ -137,6 +137,8 @@ class ScoreRecipe(ScoreSettings):
     extrapolate_grid
         At which numbers: evenly spaced in their logarithm (``"log"``), or those of the 2020 code
         (``"linear"``).
+    two_way
+        Whether animals are compared with the model both ways, see :mod:`mvkit.scoring.two_way`.
     selection, input, machine
         See :class:`UnitSelection`, :class:`NetworkInput`, :class:`Machine`.
     """
@@ -145,6 +147,7 @@ class ScoreRecipe(ScoreSettings):
 
     extrapolate: Literal["none", "units", "stimuli"] = "none"
     extrapolate_grid: Literal["log", "linear"] = "log"
+    two_way: bool = False
     selection: UnitSelection = UnitSelection()
     input: NetworkInput = NetworkInput()
     machine: Machine = Machine()
@@ -306,6 +309,9 @@ def _check_contradictions(recipe: ScoreRecipe) -> None:
             f"a ceiling between animals is corrected for noise, and the measure is {recipe.measure}: "
             "--ceiling none, or --measure corrected"
         )
+    if recipe.two_way and (recipe.measure != "corrected" or recipe.mapping in SIMILARITIES):
+        what = f"map {recipe.mapping}" if recipe.mapping in SIMILARITIES else f"measure {recipe.measure}"
+        raise UsageError(f"two_way predicts animals and models by corrected scores, which {what} has not")
     if recipe.layer_choice == "held-out":
         if recipe.compares_all_images:
             raise UsageError(

@@ -527,6 +527,7 @@ class OpenedRun:
     settings: ScoreSettings
     extrapolate: Literal["none", "units", "stimuli"]
     extrapolate_grid: Literal["log", "linear"]
+    two_way: bool
     resources: Resources
     #: Label -> model, in the order given.
     models: Mapping[str, VisionModel]
@@ -603,6 +604,12 @@ def run_score(request: ScoreRequest, *, note: Note, progress: ProgressBar = no_p
             if len(compared) > 1
             else None,
             extrapolation=_extrapolation(run, progress),
+            two_way={
+                label: _two_way(run, model, scores, label, progress)
+                for (label, model), scores in zip(run.models.items(), models.values(), strict=False)
+            }
+            if run.two_way
+            else {},
             selection=_selection(request, run),
         )
 
@@ -647,6 +654,7 @@ def open_run(request: ScoreRequest, *, note: Note) -> OpenedRun:
         settings,
         recipe.extrapolate,
         recipe.extrapolate_grid,
+        recipe.two_way,
         resources,
         labels,
         earlier,
@@ -731,6 +739,32 @@ def _extrapolation(run: OpenedRun, progress: ProgressBar) -> Extrapolation | Non
             grid=run.extrapolate_grid,
             n_jobs=worker_number(run.resources),
             progress=bar,
+        )
+
+
+def _two_way(
+    run: OpenedRun, model: VisionModel, scores: Scores, label: str, progress: ProgressBar
+) -> TwoWay:
+    """Compare a model with the animals both ways, in every area by the layer that predicts it best."""
+    import numpy as np
+
+    from mvkit.scoring.two_way import compare_two_ways, draw_features
+
+    chosen = {area: units for area, units in scores.chosen_units("paper").items() if units.layer}
+    names = tuple(dict.fromkeys(units.layer for units in chosen.values()))
+    with layer_features(model, run.dataset, names, run.resources) as features:
+        drawn = {name: draw_features(features[name], run.settings) for name in names}
+    layers = {}
+    for area, units in chosen.items():
+        known = ~np.isnan(units.score)
+        medians = {
+            int(animal): float(np.median(units.score[known & (units.specimen == animal)]))
+            for animal in np.unique(units.specimen[known])
+        }
+        layers[area] = (units.layer, drawn[units.layer], medians)
+    with progress(f"comparing {label} both ways") as bar:
+        return compare_two_ways(
+            run.recordings, layers, run.settings, n_jobs=worker_number(run.resources), progress=bar
         )
 
 

@@ -44,6 +44,8 @@ def run_document(run: ScoreRun, files: Sequence[Path] = (), *, tables: bool = Tr
     if tables:
         for name, entry in also.items():
             entry["fractions"] = _records(run.fractions.get(name))
+            if name in run.two_way:
+                entry["two_way"] = run.two_way[name].to_json()
         further = {
             "ceiling": None
             if run.ceiling is None
@@ -77,6 +79,7 @@ COMPARISON_CSV = "comparison.csv"
 COMPARISON_JSON = "comparison.json"
 EXTRAPOLATION_CSV = "extrapolation.csv"
 EXTRAPOLATION_JSON = "extrapolation.json"
+TWO_WAY_CSV = "two_way.csv"
 UNITS_CSV = "units.csv"
 
 
@@ -84,7 +87,8 @@ def save_run(run: ScoreRun, out: Path) -> list[Path]:
     """Write a run to a folder, each file whole or not at all.
 
     Every table holds all models: those of :func:`mvkit.scoring.results.save_models`; fractions of the ceiling
-    (``fractions.csv``), comparisons (``comparison.csv`` and ``comparison.json``), every unit of the areas
+    (``fractions.csv``), comparisons (``comparison.csv`` and ``comparison.json``), two-way comparisons with the
+    animals (``two_way.csv``), every unit of the areas
     that were scored with the reason why the selection excluded it, or "" (``units.csv``); the ceiling's
     scores in the folder ``ceiling``, with an extrapolation. :data:`mvkit.report.columns.TABLES` describes
     all columns.
@@ -104,6 +108,14 @@ def save_run(run: ScoreRun, out: Path) -> list[Path]:
     if run.comparison is not None:
         files.append(_write_csv(out / COMPARISON_CSV, _comparison_table(run, run.comparison)))
         files.append(_write_json(out / COMPARISON_JSON, run.comparison.to_json()))
+    if run.two_way:
+        import pandas as pd
+
+        frames = [
+            with_source(compared.table(), name, run.models[name].context)
+            for name, compared in run.two_way.items()
+        ]
+        files.append(_write_csv(out / TWO_WAY_CSV, pd.concat(frames, ignore_index=True)))
     if run.selection is not None:
         files.append(_write_csv(out / UNITS_CSV, _unit_table(run, run.selection)))
     if run.ceiling is not None:

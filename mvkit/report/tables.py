@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mvkit.scoring import Scores
     from mvkit.scoring.comparison import Comparison
     from mvkit.scoring.extrapolation import Extrapolation
+    from mvkit.scoring.two_way import TwoWay
 
 
 #: A row of a summary: column -> value.
@@ -519,6 +520,38 @@ def extrapolation_table(extrapolation: Extrapolation) -> Table:
     for row in extrapolation.table().to_dict("records"):
         median = with_interval(row["median"], row["low"], row["high"]) or str(row["reason"])
         table.add_row(area_name(row["area"]), str(int(row["size"])), Text(median), _counts(row))
+    return table
+
+
+def two_way_table(compared: TwoWay) -> Table:
+    """Lay out a two-way comparison: a row per area with its verdict.
+
+    Parameters
+    ----------
+    compared
+        One model and the animals.
+    """
+    from rich.text import Text
+
+    table = _new_table()
+    table.add_column("area", no_wrap=True)
+    table.add_column("layer")
+    interval = percent(compared.settings.confidence)
+    for name in ("animals", "animal from model", "model from animal", "between animals"):
+        table.add_column(name, justify="right")
+    table.add_column(f"difference [{interval}]", justify="right", no_wrap=True)
+    table.add_column("the model is")
+    for row in compared.table().to_dict("records"):
+        means = [f"{row[name]:.3f}" for name in ("from_model", "to_model", "between")]
+        difference = with_interval(row["difference"], row["low"], row["high"]) or f"{row['difference']:.3f}"
+        table.add_row(
+            area_name(row["area"]),
+            Text(row["layer"]),
+            str(row["n_animals"]),
+            *means,
+            Text(difference),
+            row["verdict"],
+        )
     return table
 
 

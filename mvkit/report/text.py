@@ -18,6 +18,7 @@ from mvkit.report.tables import (
     count_words,
     extrapolation_lines,
     extrapolation_table,
+    two_way_table,
     has_units,
     is_pooled,
     matrix_title,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from mvkit.scoring import Scores, ScoreSettings
     from mvkit.scoring.comparison import Comparison
     from mvkit.scoring.extrapolation import Extrapolation
+    from mvkit.scoring.two_way import TwoWay
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,8 @@ class ScoreRun:
         Models with one another and with earlier scores, or None if there is nothing to compare.
     extrapolation
         The ceiling over numbers of units or stimuli, or None if it was not asked for.
+    two_way
+        Label -> two-way comparison with the animals; empty if it was not asked for.
     notes
         Sentences for the top of the page, such as how earlier scores are compared.
     selection
@@ -81,6 +85,7 @@ class ScoreRun:
     earlier: Mapping[str, Scores] = field(default_factory=dict)
     comparison: Comparison | None = None
     extrapolation: Extrapolation | None = None
+    two_way: Mapping[str, TwoWay] = field(default_factory=dict)
     selection: SelectionOutcome | None = None
     notes: tuple[str, ...] = ()
 
@@ -122,6 +127,9 @@ def run_page(run: ScoreRun, *, width: int, details: bool = False) -> Iterator[st
     if run.extrapolation is not None:
         yield f"ceiling ({run.extrapolation.settings.ceiling}) over the number of {run.extrapolation.over}"
         yield from (*extrapolation_lines(run.extrapolation), "")
+    for name, compared in run.two_way.items():
+        yield _bold(f"{name} and animals, both ways")
+        yield from (two_way_table(compared), "")
     if details:
         yield from _details(run)
     elif several or len(run.scores.layers) > 1:
