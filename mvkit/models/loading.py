@@ -300,6 +300,7 @@ def _configure(model: VisionModel, row: ModelRow) -> VisionModel:
     model.name = row.name
     model.layers = row.architecture.layers
     model.published_layers = row.architecture.published_layers
+    model.joined_layers = row.architecture.joined_layers
     model.preprocess = row.preprocess
     return model
 

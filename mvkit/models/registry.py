@@ -171,6 +171,22 @@ Blueprint = PlainNet | ResidualNet | StreamNet | MirrorNet | ConnectomeNet | Bas
 
 
 @dataclass(frozen=True)
+class JoinedLayer:
+    """A source population that is made of several layers.
+
+    Attributes
+    ----------
+    name
+        Its name in results.
+    parts
+        The layers, whose flattened features lie side by side in this order.
+    """
+
+    name: str
+    parts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Architecture:
     """A row of the table of networks.
 
@@ -184,12 +200,15 @@ class Architecture:
         Layers scored by default, from input to output.
     published_layers
         Layers that the reference scored, where they are not the default ones; else empty.
+    joined_layers
+        Populations of several layers that the reference scored, from input to output.
     """
 
     name: str
     blueprint: Blueprint
     layers: tuple[str, ...]
     published_layers: tuple[str, ...] = ()
+    joined_layers: tuple[JoinedLayer, ...] = ()
 
 
 INPUT = "input"
@@ -226,6 +245,16 @@ WIDTHS: Mapping[str, int] = MappingProxyType(
 
 #: Areas in an order in which every source precedes its targets.
 AREAS = tuple(WIDTHS)
+
+#: LGNv, and every cortical area as one population: L4, L2/3 and L5 in this order (the reference's
+#: ``MODEL_LAYER_CONCATS``, scheme "1").
+WHOLE_AREAS = (
+    JoinedLayer("LGNv", ("LGNv",)),
+    *(
+        JoinedLayer(area, tuple(f"{area}{depth}" for depth in ("4", "2/3", "5")))
+        for area in ("VISp", "VISal", "VISpl", "VISli", "VISrl", "VISl", "VISpor")
+    ),
+)
 
 #: Areas that a read-out may use.
 OUTPUT_AREAS = ("VISp5", "VISl5", "VISrl5", "VISli5", "VISpl5", "VISal5", "VISpor5")
@@ -450,6 +479,8 @@ def _stream_rows() -> Iterator[Architecture]:
         "dual_stream_visp_3x3_bn": ("dual", True, "3x3", 1000, False),
         "six_stream_visp_3x3_bn": ("six", True, "3x3", 1000, False),
         "dual_stream_vispor_only": ("dual", False, "1x1", 1000, True),
+        "six_stream_vispor_only": ("six", False, "1x1", 1000, True),
+        "dual_stream_vispor_only_visp_3x3": ("dual", False, "3x3", 1000, True),
         "six_stream_vispor_only_visp_3x3": ("six", False, "3x3", 1000, True),
     }
     for name, (kind, norm, skip, classes, only_vispor) in rows.items():
@@ -469,10 +500,15 @@ def _mirror_rows() -> Iterator[Architecture]:
 
 def _connectome_rows() -> Iterator[Architecture]:
     reversed_outputs = tuple(reversed(OUTPUT_AREAS))
-    yield Architecture("shi_mousenet", ConnectomeNet(reversed_outputs, 4, 1000), AREAS)
-    yield Architecture("shi_mousenet_ir", ConnectomeNet(reversed_outputs, 4, None), AREAS)
-    yield Architecture("shi_mousenet_vispor5", ConnectomeNet(("VISpor5",), None, 1000), AREAS)
-    yield Architecture("shi_mousenet_vispor5_ir", ConnectomeNet(("VISpor5",), None, None), AREAS)
+    rows = {
+        "shi_mousenet": ConnectomeNet(reversed_outputs, 4, 1000),
+        "shi_mousenet_ir": ConnectomeNet(reversed_outputs, 4, None),
+        "shi_mousenet_vispor5": ConnectomeNet(("VISpor5",), None, 1000),
+        "shi_mousenet_vispor5_ir": ConnectomeNet(("VISpor5",), None, None),
+        "shi_mousenet_vispor5_pool_4": ConnectomeNet(("VISpor5",), 4, 1000),
+    }
+    for name, net in rows.items():
+        yield Architecture(name, net, AREAS, joined_layers=WHOLE_AREAS)
 
 
 def _by_name(*families: Iterator[Architecture]) -> Mapping[str, Architecture]:
