@@ -143,7 +143,7 @@ class MirrorNet:
 
 @dataclass(frozen=True)
 class ConnectomeNet:
-    """MouseNet of Shi et al. in the reference's variant: LGNv is without batch norm and ReLU.
+    """MouseNet of Shi et al., by default in the reference's variant: LGNv is without batch norm and ReLU.
 
     Attributes
     ----------
@@ -153,11 +153,15 @@ class ConnectomeNet:
         Side to which the output maps are averaged; None: not pooled.
     classes
         Width of the linear read-out; None: ends at the concatenation.
+    norm_relay
+        Whether LGNv has batch norm and ReLU like every other area, as in Shi et al.'s own code
+        (mabuice/Mouse_CNN, ``MouseNetCompletePool``).
     """
 
     read_from: tuple[str, ...]
     pooled_px: int | None
     classes: int | None
+    norm_relay: bool = False
 
 
 @dataclass(frozen=True)
@@ -506,6 +510,8 @@ def _connectome_rows() -> Iterator[Architecture]:
         "shi_mousenet_vispor5": ConnectomeNet(("VISpor5",), None, 1000),
         "shi_mousenet_vispor5_ir": ConnectomeNet(("VISpor5",), None, None),
         "shi_mousenet_vispor5_pool_4": ConnectomeNet(("VISpor5",), 4, 1000),
+        # LGNv as in Shi et al.'s own code; all others are the reference's.
+        "shi_mousenet_lgnv_bn": ConnectomeNet(reversed_outputs, 4, 1000, norm_relay=True),
     }
     for name, net in rows.items():
         yield Architecture(name, net, AREAS, joined_layers=WHOLE_AREAS)

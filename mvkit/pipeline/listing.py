@@ -101,6 +101,7 @@ PARAMETERS: Mapping[str, int] = MappingProxyType(
         "shi_mousenet_vispor5": 34_647_858,
         "shi_mousenet_vispor5_ir": 5_974_858,
         "shi_mousenet_vispor5_pool_4": 6_423_858,
+        "shi_mousenet_lgnv_bn": 8_839_858,
         "pixels": 0,
         "gabor": 0,
     }
@@ -230,7 +231,9 @@ def _describe_network(architecture: Architecture) -> Iterator[str]:
         case ConnectomeNet():
             yield "MouseNet"
             if len(net.read_from) == 1:
-                yield f"{net.read_from[0]} only"
+                yield f"{net.read_from[0]} only" + (" at 4 x 4" if net.pooled_px is not None else "")
+            if net.norm_relay:
+                yield "LGNv with BN and ReLU"
         case Baseline():
             yield "grey values" if net.kind == "pixels" else "Gabor energies"
 
