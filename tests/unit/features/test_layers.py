@@ -135,6 +135,19 @@ def test_a_layer_that_runs_twice_gives_each_call_by_index(branching):
     torch.testing.assert_close(one["relu[1]"], second, rtol=0, atol=0)
 
 
+def test_joined_layers_may_have_calls_and_parts_of_outputs(branching):
+    rows = torch.arange(8.0).reshape(4, 1, 1, 2)
+    layers = ["both=relu[1]+pair:2", "names:mean"]
+    features = extract(branching, rows, layers)
+    single = extract(branching, rows, ["relu[1]", "pair:2", "names:mean"])
+    assert list(features) == ["both", "names:mean"]
+    np.testing.assert_array_equal(features["both"], np.hstack([single["relu[1]"], single["pair:2"]]))
+    np.testing.assert_array_equal(features["names:mean"], single["names:mean"])
+    assert features.shapes["both"] == (6,)
+    with pytest.raises(UsageError, match=r"relu gives several outputs; name one: relu\[0\], relu\[1\]"):
+        extract(branching, rows, "both=relu+first")
+
+
 def test_asking_for_the_first_call_ends_the_pass_there(branching, module_calls):
     calls = module_calls(branching)
     tap(branching, torch.ones(2, 2), "relu[0]")
