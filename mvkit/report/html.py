@@ -38,6 +38,7 @@ from mvkit.report.text import (
     ScoreRun,
     Table2Comparison,
     Table2Difference,
+    joined_lines,
     mapping_words,
     result_lines,
     warning_lines,
@@ -923,6 +924,7 @@ def _environment(run: ScoreRun, command: str) -> list[list[str]]:
         words = [
             f"weights: {weights}" if weights not in (None, "", "none") else "",
             str(model.context.get("network", "")).split(": ", 1)[-1],
+            *joined_lines(model),
         ]
         if isinstance(preprocessing, Mapping):
             words += [
