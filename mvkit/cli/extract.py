@@ -64,8 +64,8 @@ def command(
             "--layers",
             "-l",
             metavar="PATTERN",
-            help="Layer names, globs (features.*), with commas between, or re:REGEX. All: mvkit list layers "
-            "MODEL.",
+            help="Layer names, globs (features.*), with commas between, or re:REGEX; NAME=a+b joins layers. "
+            "All: mvkit list layers MODEL.",
             show_default="published, the list of the paper's code; of vgg16_encoder its five pools",
         ),
     ] = None,

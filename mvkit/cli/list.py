@@ -135,6 +135,8 @@ def layers(
         return
     print_line(": ".join(filter(None, (listing.model, listing.description))))
     print_renderable(layer_table(listing.layers))
+    for name, parts in listing.joined.items():
+        print_line(f"joined: {name} = {' + '.join(parts)}")
     for name, reason in listing.left_out.items():
         print_line(f"not tappable: {name}: {reason}")
 

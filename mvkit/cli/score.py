@@ -103,8 +103,8 @@ Layers = Annotated[
         "--layers",
         "-l",
         metavar="PATTERN",
-        help="Layer names or globs (features.*), with commas between, for every model. All: mvkit list "
-        "layers MODEL.",
+        help="Layer names or globs (features.*), with commas between, for every model; NAME=a+b joins "
+        "layers. All: mvkit list layers MODEL.",
         show_default="published, the list of the paper's code; of vgg16_encoder its five pools",
         rich_help_panel=_SUBJECT,
     ),

@@ -23,7 +23,13 @@ from mvkit.features.buffer import IN_MEMORY_BYTES, FeatureBuffer, StoredLayer, f
 from mvkit.features.feature_file import FeatureWriter, check_names, feature_path, hdf5_target, is_npz
 from mvkit.features.feature_set import FeatureProvenance, FeatureSet, LayerInfo
 from mvkit.features.hooks import device_for, evaluation_mode, floating_dtype, limit_threads, parse_device
-from mvkit.features.layers import LayerTap, default_layers, layers_to_record, published_layers
+from mvkit.features.layers import (
+    LayerTap,
+    default_layers,
+    joined_layers,
+    layers_to_record,
+    published_layers,
+)
 from mvkit.features.stimuli import (
     FALLBACK_DATASET,
     PREFERRED_DATASET,
@@ -41,6 +47,7 @@ from mvkit.models import VisionModel, load_model
 from mvkit.models.base import weights_digest
 from mvkit.models.exporting import ExportReport, check_target, export_weights
 from mvkit.models.external import unwrap, with_input_size
+from mvkit.models.names import compose_layers
 from mvkit.models.preprocessing import InputOptions
 
 logger = logging.getLogger(__name__)
@@ -102,8 +109,10 @@ def extract(  # noqa: PLR0913
     layers
         Names or patterns (globs such as ``features.*``, regular expressions after ``re:``), or
         ``"published"`` for the list that the reference scored; None for the model's default list,
-        ``model.layers``, the same but for ``vgg16_encoder``. A layer that runs several times gives
-        ``name[0]``, ``name[1]``, ...; a tuple or dict output gives ``name:0`` or ``name:key``.
+        ``model.layers``, the same but for ``vgg16_encoder``. ``NAME=a+b`` is a layer of the features of a
+        and b side by side, ``"joined"`` stands for all of them that the model declares. A layer that runs
+        several times gives ``name[0]``, ``name[1]``, ...; a tuple or dict output gives ``name:0`` or
+        ``name:key``.
     weights, seed
         Of a model that is named: ``"released"`` (the default), ``"random"`` or the path of a checkpoint, and
         the seed of random weights; as for :func:`mvkit.load_model`.
@@ -135,11 +144,14 @@ def extract(  # noqa: PLR0913
     network = open_network(model, weights=weights, seed=seed, input_size=input_size)
     patterns = split_names(layers)
     forward_pass = ForwardPass(network, stimuli, patterns, batch_size=batch_size, device=device)
-    infos = forward_pass.first_batch().layers
+    first = forward_pass.first_batch()
+    infos = first.composed_infos()
     _check_memory(infos, len(stimuli.image_ids))
     buffer = FeatureBuffer(infos, len(stimuli.image_ids), None)
     with open_progress(progress, "extracting features") as bar:
-        provenance = forward_pass.run(buffer.write, progress=bar)
+        provenance = forward_pass.run(
+            lambda start, rows: buffer.write(start, first.compose(rows)), progress=bar
+        )
     arrays = {name: np.asarray(values) for name, values in buffer.features().items()}
     return FeatureSet(arrays, {name: info.shape for name, info in infos.items()}, provenance)
 
@@ -187,19 +199,20 @@ def extract_to_file(
     stimuli = open_stimuli(images)
     forward_pass = ForwardPass(open_network(model), stimuli, layers, batch_size=batch_size, device=device)
     first = forward_pass.first_batch()
+    infos = first.composed_infos()
     if is_npz(target):
-        check_names(first.layers)
+        check_names(infos)
     with hdf5_target(target) as (file, guard):
         writer = FeatureWriter(file, guard, len(stimuli.image_ids), forward_pass.images_per_batch)
-        writer.create_layers(first.layers)
+        writer.create_layers(infos)
 
         def write(start: int, rows: Rows) -> None:
-            for name, values in rows.items():
+            for name, values in first.compose(rows).items():
                 writer.write_rows(name, start, values)
 
         provenance = forward_pass.run(write, progress=progress)
         writer.write_provenance(provenance)
-    return ExtractionReport(target, tuple(first.layers.values()), provenance)
+    return ExtractionReport(target, tuple(infos.values()), provenance)
 
 
 @dataclass(frozen=True)
@@ -440,6 +453,7 @@ class ForwardPass:
         self.batch_size = batch_size
         self.device = device_for(network, parse_device(device))
         self._tap = LayerTap(model, layers_to_record(model, layers))
+        self._joined = joined_layers(model, layers)
         self._size = self._images_per_batch()
         self._first_batch: FirstBatch | None = None
         self._digest = ImagesDigest()
@@ -469,7 +483,8 @@ class ForwardPass:
                 name: LayerInfo(name, tuple(value.shape[1:]), name in default, name in published)
                 for name, value in values.items()
             }
-            self._first_batch = FirstBatch(infos, n_images)
+            composition = compose_layers(tuple(values), self._tap.single, self._joined)
+            self._first_batch = FirstBatch(infos, n_images, composition)
             self._pending = self._flat(values)
         return self._first_batch
 
@@ -626,10 +641,33 @@ class FirstBatch:
         Layer -> its shape for one image, in the model's order; under final names (``name[0]``, ``name:key``).
     n_images
         How many images were shown: a full batch, unless there are fewer.
+    composition
+        Layer asked for -> those of ``layers`` that it is made of: itself, or the parts of a joined layer.
     """
 
     layers: Mapping[str, LayerInfo]
     n_images: int
+    composition: Mapping[str, tuple[str, ...]]
+
+    @property
+    def joined(self) -> dict[str, tuple[str, ...]]:
+        """Joined layer -> its parts."""
+        return {name: parts for name, parts in self.composition.items() if parts != (name,)}
+
+    def composed_infos(self) -> dict[str, LayerInfo]:
+        """Return the layers asked for; of a joined one the shape is (n_features,)."""
+        joined = {
+            name: LayerInfo(name, (sum(self.layers[part].n_features for part in parts),), parts=parts)
+            for name, parts in self.joined.items()
+        }
+        return {name: joined[name] if name in joined else self.layers[name] for name in self.composition}
+
+    def compose(self, rows: Rows) -> Rows:
+        """Return features of the layers asked for; those of parts lie side by side."""
+        return {
+            name: np.hstack([rows[part] for part in parts]) if name in self.joined else rows[name]
+            for name, parts in self.composition.items()
+        }
 
 
 def images_per_batch(batch_size: int | None, input_shape: Sequence[int]) -> int:
@@ -712,6 +750,12 @@ def layer_keys(forward_pass: ForwardPass) -> dict[str, LayerKey]:
         name: LayerKey(digest_of({**common, "layer": name}), fingerprint_of(rows))
         for name, rows in forward_pass.first_rows().items()
     }
+
+
+def joined_key(parts: Sequence[LayerKey]) -> LayerKey:
+    """Return the key of a joined layer from those of its parts, in their order."""
+    key = digest_of({"joined": [part.key for part in parts]})
+    return LayerKey(key, np.concatenate([part.fingerprint for part in parts]))
 
 
 def _describe_modules(network: nn.Module) -> list[tuple[str, str, str]]:

@@ -212,6 +212,8 @@ class FeatureWriter:
             dataset.attrs["layer"] = layer
             dataset.attrs["shape"] = np.array(info.shape, dtype=np.int64)
             dataset.attrs["position"] = position
+            if info.parts:
+                dataset.attrs["parts"] = list(info.parts)
 
     def _chunk(self, n_features: int) -> tuple[int, int]:
         fitting = max(1, min(_CHUNK_ROWS, _CHUNK_BYTES // (_VALUE_BYTES * n_features)))

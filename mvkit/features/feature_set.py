@@ -32,12 +32,15 @@ class LayerInfo:
         Whether the layer is taken if none is asked for.
     is_published
         Whether the layer is in the model's published list, mostly the same.
+    parts
+        Of a joined layer, the layers it is made of; else empty.
     """
 
     name: str
     shape: tuple[int, ...]
     is_default: bool = False
     is_published: bool = False
+    parts: tuple[str, ...] = ()
 
     @property
     def n_features(self) -> int:
@@ -68,6 +71,7 @@ class LayerInfo:
             "bytes_per_image": self.n_bytes(),
             "default": self.is_default,
             "published": self.is_published,
+            **({"parts": list(self.parts)} if self.parts else {}),
         }
 
 

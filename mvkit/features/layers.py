@@ -14,9 +14,10 @@ from mvkit.errors import UsageError, wording
 from mvkit.features.feature_set import LayerInfo
 from mvkit.features.hooks import CallValue, evaluation_mode, floating_dtype, parse_device, record_calls
 from mvkit.features.stimuli import network_inputs, open_stimuli
-from mvkit.models.base import FINAL, declared_names, missing_weights
+from mvkit.models.base import FINAL, VisionModel, declared_names, missing_weights
 from mvkit.models.external import unwrap
-from mvkit.models.names import LISTING_COMMAND, PUBLISHED, RequestedLayer, requested_layers
+from mvkit.models.names import LISTING_COMMAND, PUBLISHED, RequestedLayer, requested_layers, split_joined
+from mvkit.models.registry import JoinedLayer
 
 logger = logging.getLogger(__name__)
 
@@ -190,8 +191,8 @@ def layers_to_record(model: nn.Module, layers: str | Sequence[str] | None) -> tu
         The network.
     layers
         Names or patterns, see :func:`mvkit.models.names.requested_layers`; among them ``"published"``
-        stands for :func:`published_layers` (a layer of that very name is ``"re:published"``). None for
-        :func:`default_layers`.
+        stands for :func:`published_layers` (a layer of that very name is ``"re:published"``), and
+        ``NAME=a+b`` for its parts (:func:`joined_layers`). None for :func:`default_layers`.
 
     Raises
     ------
@@ -212,8 +213,23 @@ def layers_to_record(model: nn.Module, layers: str | Sequence[str] | None) -> tu
         )
     if asked is None:
         return requested_layers(listed, names)
-    patterns = [layer for pattern in asked for layer in (listed if pattern == PUBLISHED else (pattern,))]
-    return requested_layers(patterns, names)
+    single, joined = split_joined(asked, names, declared_joined_layers(model))
+    patterns = [layer for pattern in single for layer in (listed if pattern == PUBLISHED else (pattern,))]
+    return requested_layers(patterns, names, joined)
+
+
+def joined_layers(model: nn.Module, layers: str | Sequence[str] | None) -> tuple[JoinedLayer, ...]:
+    """Return the joined layers among those asked for, see :func:`mvkit.models.names.split_joined`.
+
+    Parameters and errors are those of :func:`layers_to_record`, which returns their parts.
+    """
+    asked = (layers,) if isinstance(layers, str) else layers or ()
+    return split_joined(asked, tappable_layers(model), declared_joined_layers(model))[1]
+
+
+def declared_joined_layers(model: nn.Module) -> tuple[JoinedLayer, ...]:
+    """Return the populations of several layers that a model of mvkit's declares; mostly none."""
+    return model.joined_layers if isinstance(model, VisionModel) else ()
 
 
 class LayerTap:
@@ -236,6 +252,8 @@ class LayerTap:
         self._paths = tappable_layers(model)
         self._needed = self._declared_calls()
         self._names: tuple[str, ...] | None = None
+        #: Names of the values, without those that are only parts of joined layers; after the first pass.
+        self.single: tuple[str, ...] = ()
 
     def __call__(self, inputs: Tensor) -> dict[str, Tensor]:
         """Return layer name -> value, (n_images, ...), on the CPU, in the model's order.
@@ -251,6 +269,7 @@ class LayerTap:
         """
         calls = record_calls(self._model, inputs, self._needed)
         values: dict[str, Tensor] = {}
+        single: dict[str, None] = {}
         for layer in self._requested:
             try:
                 own = calls[self._paths[layer.name]]
@@ -259,7 +278,10 @@ class LayerTap:
                         f"layer '{layer.name}' cannot be recorded: it needs weights, and {lacking}\n"
                         "name layers before these, or give a file that has them"
                     )
-                values.update(_named_values(layer, own, len(inputs)))
+                named = _named_values(layer, own, len(inputs))
+                values.update(named)
+                if not layer.is_only_joined:
+                    single.update(dict.fromkeys(named))
             except UsageError as error:
                 if layer.is_named:
                     raise
@@ -268,7 +290,7 @@ class LayerTap:
         if not values:
             raise UsageError("none of the layers that the patterns match has anything to record")
         if self._names is None:
-            self._names = tuple(values)
+            self._names, self.single = tuple(values), tuple(single)
             self._needed = {path: count or len(calls[path]) for path, count in self._needed.items()}
         elif self._names != tuple(values):
             raise UsageError(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mvkit.errors import CheckpointError, UsageError
 from mvkit.machine import is_forked_worker
 from mvkit.models.preprocessing import IMAGENET_64, Preprocessing
+from mvkit.models.registry import JoinedLayer
 
 # Threads do not survive a fork: with more than one, torch would wait for its own forever.
 os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
@@ -71,6 +72,8 @@ class VisionModel(nn.Module):
         Layers scored by default, from input to output.
     published_layers
         Layers that the reference scored, where they are not the default ones; else empty.
+    joined_layers
+        Populations of several layers that the reference scored; mostly none.
     preprocess
         Turns uint8 images into the model's input.
     weights_id
@@ -88,6 +91,7 @@ class VisionModel(nn.Module):
     name: str
     layers: tuple[str, ...]
     published_layers: tuple[str, ...]
+    joined_layers: tuple[JoinedLayer, ...]
     preprocess: Preprocessing
     weights_id: str
     provenance: WeightsProvenance
@@ -98,6 +102,7 @@ class VisionModel(nn.Module):
         self.name = type(self).__name__
         self.layers = ()
         self.published_layers = ()
+        self.joined_layers = ()
         self.preprocess = IMAGENET_64
         self.weights_id = NO_WEIGHTS
         self.provenance = WeightsProvenance()

@@ -1115,6 +1115,7 @@ class ExternalModel(VisionModel):
         self.layers = layers
         if isinstance(network, VisionModel):
             self.published_layers = network.published_layers
+            self.joined_layers = network.joined_layers
         self.preprocess = cast(Preprocessing, preprocess)
         self.weights_id = state_digest(network)
 

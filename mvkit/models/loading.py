@@ -30,6 +30,8 @@ from mvkit.models.plain import PlainModel, ResidualModel, build_baseline
 from mvkit.models.preprocessing import InputOptions, Preprocessing
 from mvkit.models.registry import (
     PAPER,
+    RELEASED,
+    SHORT_NAMES,
     Architecture,
     Baseline,
     Blueprint,
@@ -146,6 +148,7 @@ def build_for_training(
     seed: int,
     weights: str | os.PathLike[str] = "random",
     home: Path | None = None,
+    encoder: str | None = None,
 ) -> VisionModel:
     """Build a network as training starts from it.
 
@@ -163,6 +166,9 @@ def build_for_training(
         "random", "released", or the path of a checkpoint or of a training run's folder.
     home
         Directory of mvkit's files, for "released".
+    encoder
+        Of an autoencoder or a depth network: the network, named like ``architecture``, that ``weights`` are
+        of. Its areas start from them, a read-out of it is left out, and the decoder's weights are random.
 
     Returns
     -------
@@ -174,13 +180,22 @@ def build_for_training(
     ------
     UsageError
         If the name is unknown, or stands for a fixed transformation without
-        weights; or if trained weights are asked for with another number of classes than they have.
+        weights; if trained weights are asked for with another number of classes than they have; or if
+        ``encoder`` is not the encoder of this network.
     CheckpointError
         If there is no such checkpoint, or it cannot be read or does not fit.
     """
     row = find_model(architecture)
     if isinstance(row.architecture.blueprint, Baseline):
         raise UsageError(f"'{architecture}' has no weights to train; name a network, see mvkit.list_models()")
+    if encoder is not None:
+        _check_encoder(row, find_model(encoder))
+        model = _build_random(row, seed)
+        start = build_for_training(encoder, n_classes=n_classes, seed=seed, weights=weights, home=home)
+        # Without the decoder's, and with those of a read-out that is not there.
+        model.load_state_dict(start.state_dict(), strict=False)
+        model.preprocess = start.preprocess
+        return model.train()
     if weights == "released":
         if with_classes(row.architecture, n_classes) != row.architecture:
             raise UsageError(f"'{architecture}' was released with its own read-out, not {n_classes} classes")
@@ -195,6 +210,24 @@ def build_for_training(
     if trained is not None:
         model.preprocess = trained.preprocess
     return model.train()
+
+
+def _check_encoder(row: ModelRow, encoder: ModelRow) -> None:
+    """Check that a network of streams, with or without a read-out, is the encoder of a mirror network."""
+    mirror = row.architecture.blueprint
+    if not isinstance(mirror, MirrorNet):
+        raise UsageError(f"model.encoder: '{row.name}' is no autoencoder or depth network; leave the key out")
+    if not _is_encoder(encoder, mirror):
+        fitting = [name for name in (*RELEASED, *SHORT_NAMES) if _is_encoder(find_model(name), mirror)]
+        raise UsageError(
+            f"model.encoder: '{encoder.name}' is not the encoder of '{row.name}'; these are: "
+            + ", ".join(fitting)
+        )
+
+
+def _is_encoder(row: ModelRow, mirror: MirrorNet) -> bool:
+    net = row.architecture.blueprint
+    return isinstance(net, StreamNet) and replace(net, classes=None) == mirror.encoder
 
 
 def build(blueprint: Blueprint) -> VisionModel:
@@ -300,6 +333,7 @@ def _configure(model: VisionModel, row: ModelRow) -> VisionModel:
     model.name = row.name
     model.layers = row.architecture.layers
     model.published_layers = row.architecture.published_layers
+    model.joined_layers = row.architecture.joined_layers
     model.preprocess = row.preprocess
     return model
 

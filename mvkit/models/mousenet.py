@@ -1,7 +1,7 @@
 """MouseNet of Shi et al.: areas and layers joined by convolutions with Gaussian connection masks.
 
-The variant of the code published with Nayebi, Kong et al. 2023, not Shi et al.'s own: LGNv is a convolution
-without batch norm and ReLU.
+In the variant of the code published with Nayebi, Kong et al. 2023, LGNv is a convolution without batch norm
+and ReLU; in Shi et al.'s own (mabuice/Mouse_CNN) it has both.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ def _draw_mask(connection: Connection, weight: Tensor) -> Tensor:
 class ConnectomeModel(VisionModel):
     """LGNv, then areas whose activation is ReLU(batch norm(sum of their inputs)).
 
-    The batch norm of LGNv exists only because checkpoints hold it; the
-    reference never used it, and LGNv is the bare convolution.
+    In the reference's variant the batch norm of LGNv exists only because checkpoints hold it; the reference
+    never used it, and LGNv is the bare convolution.
     """
 
     def __init__(self, net: ConnectomeNet) -> None:
@@ -72,7 +72,10 @@ class ConnectomeModel(VisionModel):
         self.Convs = nn.ModuleDict({edge.name: MaskedConv(edge) for edge in CONNECTIONS})
         targets = dict.fromkeys(edge.target for edge in CONNECTIONS)
         self.BNs = nn.ModuleDict({area: nn.BatchNorm2d(WIDTHS[area]) for area in targets})
-        self.areas = nn.ModuleDict({area: nn.Identity() if area == RELAY else nn.ReLU() for area in AREAS})
+        self._bare = () if net.norm_relay else (RELAY,)
+        self.areas = nn.ModuleDict(
+            {area: nn.Identity() if area in self._bare else nn.ReLU() for area in AREAS}
+        )
         self.pool = nn.Identity() if net.pooled_px is None else nn.AdaptiveAvgPool2d(net.pooled_px)
         self.flatten = nn.Flatten()
         self._read_from = net.read_from
@@ -87,7 +90,7 @@ class ConnectomeModel(VisionModel):
         self._project(INPUT, images, totals)
         for area, module in self.areas.items():
             total = totals.pop(area)
-            activations[area] = module(total if area == RELAY else self.BNs[area](total))
+            activations[area] = module(total if area in self._bare else self.BNs[area](total))
             self._project(area, activations[area], totals)
         pooled = [self.flatten(self.pool(activations[area])) for area in self._read_from]
         joined = torch.cat(pooled, dim=1)

@@ -16,6 +16,7 @@ from mvkit.machine import time_limit
 from mvkit.models.registry import (
     RELEASED,
     Baseline,
+    JoinedLayer,
     ModelRow,
     find_model,
     is_model,
@@ -28,6 +29,9 @@ LAST, BEST = "last.pt", "best.pt"
 
 #: Stands for a model's published list wherever layers are named.
 PUBLISHED = "published"
+
+#: Stands for all populations of several layers that a model declares.
+JOINED = "joined"
 
 #: Lists all layers of a model.
 LISTING_COMMAND = "mvkit list layers MODEL"
@@ -75,7 +79,10 @@ def check_models(
             weights_path(row, chosen, home)
             try:
                 if patterns:
-                    match_layers(patterns, layer_names(row.architecture.blueprint))
+                    names_of_layers = layer_names(row.architecture.blueprint)
+                    plain, _ = split_joined(patterns, names_of_layers, row.architecture.joined_layers)
+                    if plain:
+                        match_layers(plain, names_of_layers)
             except UsageError as error:
                 raise error if len(names) == 1 else UsageError(f"{name}: {error}") from None
 
@@ -400,12 +407,15 @@ class RequestedLayer:
     is_named
         Whether it was asked for by name. A layer that only a glob or regular expression brought in is left
         out if it turns out to have nothing to record.
+    is_only_joined
+        Whether it was asked for only as a part of a joined layer.
     """
 
     name: str
     call: int | None = None
     part: str | None = None
     is_named: bool = field(default=True, compare=False)
+    is_only_joined: bool = field(default=False, compare=False)
 
 
 def match_layers(patterns: str | Sequence[str], names: Iterable[str]) -> tuple[str, ...]:
@@ -428,7 +438,116 @@ def match_layers(patterns: str | Sequence[str], names: Iterable[str]) -> tuple[s
     return tuple(dict.fromkeys(layer.name for layer in requested_layers(patterns, names)))
 
 
-def requested_layers(patterns: str | Sequence[str], names: Iterable[str]) -> tuple[RequestedLayer, ...]:
+def split_joined(
+    patterns: Sequence[str], names: Iterable[str], declared: Sequence[JoinedLayer] = ()
+) -> tuple[tuple[str, ...], tuple[JoinedLayer, ...]]:
+    """Separate joined layers from the names and patterns of single ones.
+
+    A joined layer is written ``NAME=a+b+c``, its parts by exact names, or named as the model declares it;
+    ``"joined"`` stands for all that are declared.
+
+    Parameters
+    ----------
+    patterns
+        As a user gives them.
+    names
+        Layer names of the model.
+    declared
+        The model's joined layers.
+
+    Returns
+    -------
+    patterns
+        Those of single layers.
+    joined
+        Without duplicates.
+
+    Raises
+    ------
+    UsageError
+        If a part is no layer, a name is that of another layer or given twice, or nothing is declared.
+    """
+    ordered = list(names)
+    of_model = {one.name: one for one in declared}
+    plain: list[str] = []
+    joined: list[JoinedLayer] = []
+    for text in patterns:
+        if text in ordered or text.startswith(REGEX_PREFIX):
+            plain.append(text)
+        elif text == JOINED:
+            if not declared:
+                raise UsageError(
+                    "this model declares no joined layers; name one yourself, NAME=a+b: 'all=conv1+conv2'"
+                )
+            plain += [one.name for one in declared if one.name in ordered]
+            joined += [one for one in declared if one.name not in ordered]
+        elif text in of_model:
+            joined.append(of_model[text])
+        elif "=" in text:
+            joined.append(_parse_joined(text, ordered))
+        else:
+            plain.append(text)
+    distinct = tuple(dict.fromkeys(joined))
+    named = [one.name for one in distinct]
+    twice = next((name for name in named if named.count(name) > 1), None)
+    if twice is not None:
+        raise UsageError(f"joined layer '{twice}' is given twice with different parts: name one otherwise")
+    return tuple(plain), distinct
+
+
+def _parse_joined(text: str, names: Sequence[str]) -> JoinedLayer:
+    name, _, listed = text.partition("=")
+    parts = tuple(part.strip() for part in listed.split("+"))
+    if not name.strip() or not all(parts):
+        raise UsageError(f"joined layer '{text}': write NAME=a+b, names of layers with + between")
+    for part in parts:
+        matching = _match_one(part, names)
+        if not matching:
+            raise unknown_name("layer", part, list(names), command=LISTING_COMMAND)
+        if not matching[0].is_named:
+            raise UsageError(f"joined layer '{text}': '{part}' is a pattern; give the names of its layers")
+    if name.strip() in names:
+        raise UsageError(f"joined layer '{text}': {name.strip()} is a layer itself; give another name")
+    return JoinedLayer(name.strip(), parts)
+
+
+def compose_layers(
+    recorded: Sequence[str], single: Iterable[str], joined: Sequence[JoinedLayer]
+) -> dict[str, tuple[str, ...]]:
+    """Return every layer asked for -> the recorded ones it is made of; a joined one follows its last part.
+
+    Parameters
+    ----------
+    recorded
+        Names of what was recorded, in the model's order.
+    single
+        Which of them were asked for themselves.
+    joined
+        Joined layers.
+
+    Raises
+    ------
+    UsageError
+        If a part was recorded under several other names, as a layer is that runs several times.
+    """
+    position = {name: index for index, name in enumerate(recorded)}
+    composed: dict[str, tuple[str, ...]] = {name: (name,) for name in single}
+    for one in joined:
+        for part in one.parts:
+            if part not in position:
+                several = [name for name in recorded if name.startswith((f"{part}[", f"{part}:"))]
+                raise UsageError(
+                    f"joined layer '{one.name}': {part} gives several outputs; name one: {', '.join(several)}"
+                    if several
+                    else f"joined layer '{one.name}': {part} cannot be recorded"
+                )
+        composed[one.name] = one.parts
+    return dict(sorted(composed.items(), key=lambda item: max(position[part] for part in item[1])))
+
+
+def requested_layers(
+    patterns: str | Sequence[str], names: Iterable[str], joined: Sequence[JoinedLayer] = ()
+) -> tuple[RequestedLayer, ...]:
     """Resolve patterns to layers, in the model's order and without duplicates.
 
     A pattern is an exact name, a glob (``features.*``; ``*`` also crosses dots, ``?`` is one character,
@@ -442,6 +561,8 @@ def requested_layers(patterns: str | Sequence[str], names: Iterable[str]) -> tup
         One pattern or several.
     names
         Layer names of the model, in its order.
+    joined
+        Layers made of several, whose parts are requested too, see :func:`split_joined`.
 
     Raises
     ------
@@ -451,7 +572,7 @@ def requested_layers(patterns: str | Sequence[str], names: Iterable[str]) -> tup
     """
     ordered = list(names)
     texts = (patterns,) if isinstance(patterns, str) else tuple(patterns)
-    if not texts:
+    if not texts and not joined:
         raise UsageError("no layers asked for: give at least one name or pattern")
     matches: list[RequestedLayer] = []
     for text in texts:
@@ -462,8 +583,10 @@ def requested_layers(patterns: str | Sequence[str], names: Iterable[str]) -> tup
                 raise UsageError(f"unknown layer '{text}': separate layers by commas, {','.join(words)}")
             raise unknown_name("layer", text, ordered, command=LISTING_COMMAND)
         matches += matching
+    parts = [part for one in joined for part in one.parts]
+    matches += [replace(layer, is_only_joined=True) for part in parts for layer in _match_one(part, ordered)]
     # Named ones first: of two equal entries a dict keeps the first.
-    distinct = dict.fromkeys(sorted(matches, key=lambda layer: not layer.is_named))
+    distinct = dict.fromkeys(sorted(matches, key=lambda layer: (layer.is_only_joined, not layer.is_named)))
     position = {name: index for index, name in enumerate(ordered)}
     return tuple(sorted(distinct, key=lambda layer: position[layer.name]))
 

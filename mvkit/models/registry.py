@@ -143,7 +143,7 @@ class MirrorNet:
 
 @dataclass(frozen=True)
 class ConnectomeNet:
-    """MouseNet of Shi et al. in the reference's variant: LGNv is without batch norm and ReLU.
+    """MouseNet of Shi et al., by default in the reference's variant: LGNv is without batch norm and ReLU.
 
     Attributes
     ----------
@@ -153,11 +153,15 @@ class ConnectomeNet:
         Side to which the output maps are averaged; None: not pooled.
     classes
         Width of the linear read-out; None: ends at the concatenation.
+    norm_relay
+        Whether LGNv has batch norm and ReLU like every other area, as in Shi et al.'s own code
+        (mabuice/Mouse_CNN, ``MouseNetCompletePool``).
     """
 
     read_from: tuple[str, ...]
     pooled_px: int | None
     classes: int | None
+    norm_relay: bool = False
 
 
 @dataclass(frozen=True)
@@ -168,6 +172,22 @@ class Baseline:
 
 
 Blueprint = PlainNet | ResidualNet | StreamNet | MirrorNet | ConnectomeNet | Baseline
+
+
+@dataclass(frozen=True)
+class JoinedLayer:
+    """A source population that is made of several layers.
+
+    Attributes
+    ----------
+    name
+        Its name in results.
+    parts
+        The layers, whose flattened features lie side by side in this order.
+    """
+
+    name: str
+    parts: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -184,12 +204,15 @@ class Architecture:
         Layers scored by default, from input to output.
     published_layers
         Layers that the reference scored, where they are not the default ones; else empty.
+    joined_layers
+        Populations of several layers that the reference scored, from input to output.
     """
 
     name: str
     blueprint: Blueprint
     layers: tuple[str, ...]
     published_layers: tuple[str, ...] = ()
+    joined_layers: tuple[JoinedLayer, ...] = ()
 
 
 INPUT = "input"
@@ -226,6 +249,16 @@ WIDTHS: Mapping[str, int] = MappingProxyType(
 
 #: Areas in an order in which every source precedes its targets.
 AREAS = tuple(WIDTHS)
+
+#: LGNv, and every cortical area as one population: L4, L2/3 and L5 in this order (the reference's
+#: ``MODEL_LAYER_CONCATS``, scheme "1").
+WHOLE_AREAS = (
+    JoinedLayer("LGNv", ("LGNv",)),
+    *(
+        JoinedLayer(area, tuple(f"{area}{depth}" for depth in ("4", "2/3", "5")))
+        for area in ("VISp", "VISal", "VISpl", "VISli", "VISrl", "VISl", "VISpor")
+    ),
+)
 
 #: Areas that a read-out may use.
 OUTPUT_AREAS = ("VISp5", "VISl5", "VISrl5", "VISli5", "VISpl5", "VISal5", "VISpor5")
@@ -450,6 +483,8 @@ def _stream_rows() -> Iterator[Architecture]:
         "dual_stream_visp_3x3_bn": ("dual", True, "3x3", 1000, False),
         "six_stream_visp_3x3_bn": ("six", True, "3x3", 1000, False),
         "dual_stream_vispor_only": ("dual", False, "1x1", 1000, True),
+        "six_stream_vispor_only": ("six", False, "1x1", 1000, True),
+        "dual_stream_vispor_only_visp_3x3": ("dual", False, "3x3", 1000, True),
         "six_stream_vispor_only_visp_3x3": ("six", False, "3x3", 1000, True),
     }
     for name, (kind, norm, skip, classes, only_vispor) in rows.items():
@@ -469,10 +504,17 @@ def _mirror_rows() -> Iterator[Architecture]:
 
 def _connectome_rows() -> Iterator[Architecture]:
     reversed_outputs = tuple(reversed(OUTPUT_AREAS))
-    yield Architecture("shi_mousenet", ConnectomeNet(reversed_outputs, 4, 1000), AREAS)
-    yield Architecture("shi_mousenet_ir", ConnectomeNet(reversed_outputs, 4, None), AREAS)
-    yield Architecture("shi_mousenet_vispor5", ConnectomeNet(("VISpor5",), None, 1000), AREAS)
-    yield Architecture("shi_mousenet_vispor5_ir", ConnectomeNet(("VISpor5",), None, None), AREAS)
+    rows = {
+        "shi_mousenet": ConnectomeNet(reversed_outputs, 4, 1000),
+        "shi_mousenet_ir": ConnectomeNet(reversed_outputs, 4, None),
+        "shi_mousenet_vispor5": ConnectomeNet(("VISpor5",), None, 1000),
+        "shi_mousenet_vispor5_ir": ConnectomeNet(("VISpor5",), None, None),
+        "shi_mousenet_vispor5_pool_4": ConnectomeNet(("VISpor5",), 4, 1000),
+        # LGNv as in Shi et al.'s own code; all others are the reference's.
+        "shi_mousenet_lgnv_bn": ConnectomeNet(reversed_outputs, 4, 1000, norm_relay=True),
+    }
+    for name, net in rows.items():
+        yield Architecture(name, net, AREAS, joined_layers=WHOLE_AREAS)
 
 
 def _by_name(*families: Iterator[Architecture]) -> Mapping[str, Architecture]:

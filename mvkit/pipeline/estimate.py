@@ -200,15 +200,16 @@ def _estimate_model(
             n_bytes=info.n_bytes(n_images),
             n_cached=0 if cache is None else sum(cache.read(layer, one) is not None for one in compared),
         )
-        for layer, info in opened.infos.items()
+        for layer, info in ((name, opened.infos[name]) for name in opened.source.names)
     )
     todo = [layer for layer in layers if layer.n_cached < len(compared)]
-    # Features are needed of these, but not where coordinates are enough and cached.
-    needed = todo
+    # Features are needed of these and of their parts, but not where coordinates are enough and cached.
+    composition = opened.source.composition(layer.name for layer in todo)
+    needed = dict.fromkeys(part for parts in composition.values() for part in parts)
     coordinates = opened.coordinates_cache(settings)
     if coordinates is not None:
-        needed = [layer for layer in todo if coordinates.read(layer.name) is None]
-    features = sum(layer.n_bytes for layer in needed)
+        needed = {name: None for name in needed if coordinates.read(name) is None}
+    features = sum(opened.infos[name].n_bytes(n_images) for name in needed)
     available = estimate.memory_available
     in_memory = features <= (IN_MEMORY_BYTES if available is None else min(IN_MEMORY_BYTES, available // 2))
     n_splits = len(splits_of(n_images, settings))

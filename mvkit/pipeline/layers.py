@@ -47,7 +47,7 @@ class OpenedLayers:
     store
         The cache, or None.
     infos, images_per_batch
-        Layer -> its shape, and images of a batch; empty and 0 for features that are given.
+        Layer, or part of one -> its shape, and images of a batch; empty and 0 for features that are given.
     fit_device
         See :func:`fit_device`.
     """
@@ -241,7 +241,7 @@ def _open_model(
         batch_size=resources.batch_size,
         device=resources.device,
     )
-    names = tuple(forward_pass.first_batch().layers)
+    first = forward_pass.first_batch()
     # Empty where weights cannot be read.
     keys = (layer_keys(forward_pass) or None) if resources.cache else None
     provenance = describe_provenance(network, forward_pass.stimuli, "")
@@ -250,7 +250,9 @@ def _open_model(
     def features(names: Sequence[str]) -> AbstractContextManager[Mapping[str, Any]]:
         return forward_pass.features(names, scratch=scratch)
 
-    source = LayerSource(names, features, gram=_products(resources.device))
+    source = LayerSource(
+        tuple(first.composition), features, gram=_products(resources.device), joined=first.joined
+    )
     context = {
         "model": label_model(provenance.model_name, weights_source(network)),
         "weights_id": provenance.weights_id,
@@ -261,17 +263,22 @@ def _open_model(
         context["network"] = f"{provenance.model_name}: {network.describe()}"
     return OpenedLayers(
         source,
-        context,
-        keys,
+        {**context, **_describe_joined(source)},
+        _with_joined_keys(keys, source),
         _store(resources),
-        infos=forward_pass.first_batch().layers,
+        infos={**first.layers, **first.composed_infos()},
         images_per_batch=forward_pass.images_per_batch,
     )
 
 
+@contextmanager
 def layer_features(
-    model: nn.Module, dataset: NeuralDataset, names: Sequence[str], resources: Resources
-) -> AbstractContextManager[Mapping[str, Any]]:
+    model: nn.Module,
+    dataset: NeuralDataset,
+    patterns: Sequence[str] | None,
+    names: Sequence[str],
+    resources: Resources,
+) -> Iterator[Mapping[str, Any]]:
     """Show a dataset's images to a model, and hold the features of some layers for the length of a block.
 
     Parameters
@@ -280,23 +287,47 @@ def layer_features(
         The network.
     dataset
         Its stimuli are what the model sees.
+    patterns
+        What layers were asked for, joined ones among them.
     names
-        Layers.
+        Those whose features are wanted.
     resources
         Device, batch size and scratch folder.
-    """
-    from mvkit.features.extraction import ForwardPass
-    from mvkit.features.stimuli import open_stimuli
-    from mvkit.models.external import unwrap
 
-    forward_pass = ForwardPass(
-        unwrap(model),
-        open_stimuli(dataset),
-        list(names),
-        batch_size=resources.batch_size,
-        device=resources.device,
-    )
-    return forward_pass.features(names, scratch=resources.scratch or scratch_dir(resources.home))
+    Yields
+    ------
+    mapping
+        Layer -> (n_images, n_features), in memory or on disk.
+    """
+    from mvkit.scoring.maps import JoinedFeatures
+
+    here = replace(resources, device=str(choose_device(resources.device)), cache=False)
+    source = _open_model(model, dataset, patterns, here).source
+    composition = source.composition(names)
+    parts = list(dict.fromkeys(part for of in composition.values() for part in of))
+    with source.open(parts) as features:
+        yield {
+            name: features[of[0]] if len(of) == 1 else JoinedFeatures([features[part] for part in of])
+            for name, of in composition.items()
+        }
+
+
+def _describe_joined(source: LayerSource) -> dict[str, object]:
+    """Return the entry of a result's context that says what joined layers are made of; none without any."""
+    joined = {name: list(parts) for name, parts in source.joined.items()}
+    return {"joined_layers": joined} if joined else {}
+
+
+def _with_joined_keys(
+    keys: Mapping[str, LayerKey] | None, source: LayerSource
+) -> Mapping[str, LayerKey] | None:
+    """Return keys of single layers, and of joined ones those made from their parts'."""
+    from mvkit.features.extraction import joined_key
+
+    if keys is None:
+        return None
+    joined = {name: joined_key([keys[part] for part in parts]) for name, parts in source.joined.items()}
+    return {**keys, **joined}
 
 
 def _products(device: str) -> GramFunction | None:
@@ -321,14 +352,19 @@ def _open_features(
     context: dict[str, object] = {"model": getattr(features, "model_name", "features")}
     if isinstance(features, FeatureSet):
         context |= {"weights_id": features.weights_id, "preprocessing": features.preprocessing}
-    arrays = _pick_layers(features, patterns, n_images=len(dataset.stimuli))
+    composition = _pick_layers(features, patterns)
+    arrays = _read_arrays(features, composition, n_images=len(dataset.stimuli))
 
     @contextmanager
     def chosen(names: Sequence[str]) -> Iterator[Mapping[str, NDArray[Any]]]:
         yield {name: arrays[name] for name in names}
 
+    joined = {name: parts for name, parts in composition.items() if parts != (name,)}
+    source = LayerSource(tuple(composition), chosen, joined=joined)
     keys = {name: _content_key(values) for name, values in arrays.items()} if resources.cache else None
-    return OpenedLayers(LayerSource(tuple(arrays), chosen), context, keys, _store(resources))
+    return OpenedLayers(
+        source, {**context, **_describe_joined(source)}, _with_joined_keys(keys, source), _store(resources)
+    )
 
 
 def _content_key(values: NDArray[Any]) -> LayerKey:
@@ -343,10 +379,10 @@ def _content_key(values: NDArray[Any]) -> LayerKey:
 
 
 def _pick_layers(
-    features: Mapping[str, NDArray[Any]], layers: Sequence[str] | str | None, *, n_images: int
-) -> dict[str, NDArray[Any]]:
-    from mvkit.features import match_layers
-    from mvkit.models.names import PUBLISHED
+    features: Mapping[str, NDArray[Any]], layers: Sequence[str] | str | None
+) -> dict[str, tuple[str, ...]]:
+    """Return layer to score -> the layers given that it is made of: itself, or the parts of a joined one."""
+    from mvkit.models.names import PUBLISHED, compose_layers, match_layers, split_joined
 
     patterns = [layers] if isinstance(layers, str) else layers
     if patterns and PUBLISHED in patterns and PUBLISHED not in features:
@@ -354,9 +390,19 @@ def _pick_layers(
             f"layers '{PUBLISHED}' are a list of the model, and features that are given have none: name some "
             "of their layers, leave layers out for all of them, or score the model"
         )
-    names = list(features) if patterns is None else match_layers(patterns, list(features))
+    names = list(features)
+    if patterns is None:
+        return {name: (name,) for name in names}
+    single, joined = split_joined(patterns, names)
+    return compose_layers(names, match_layers(single, names) if single else (), joined)
+
+
+def _read_arrays(
+    features: Mapping[str, NDArray[Any]], composition: Mapping[str, Sequence[str]], *, n_images: int
+) -> dict[str, NDArray[Any]]:
+    """Return the features of all layers and parts, (n_images, n_features) each."""
     picked, shapes = {}, []
-    for name in names:
+    for name in dict.fromkeys(part for parts in composition.values() for part in parts):
         values = _feature_array(features[name], f"features of layer '{name}'")
         if values.ndim < 2 or len(values) != n_images:
             raise DataError(

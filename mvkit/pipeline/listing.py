@@ -87,6 +87,8 @@ PARAMETERS: Mapping[str, int] = MappingProxyType(
         "simplified_mousenet_dual_stream_visp_3x3_bn": 24_239_848,
         "simplified_mousenet_six_stream_visp_3x3_bn": 35_213_800,
         "simplified_mousenet_dual_stream_vispor_only": 14_756_200,
+        "simplified_mousenet_six_stream_vispor_only": 25_721_448,
+        "simplified_mousenet_dual_stream_vispor_only_visp_3x3": 15_018_344,
         "simplified_mousenet_six_stream_vispor_only_visp_3x3": 25_983_592,
         "simplified_mousenet_ae_single_stream": 6_427_459,
         "simplified_mousenet_ae_dual_stream": 16_350_275,
@@ -98,6 +100,8 @@ PARAMETERS: Mapping[str, int] = MappingProxyType(
         "shi_mousenet_ir": 5_974_858,
         "shi_mousenet_vispor5": 34_647_858,
         "shi_mousenet_vispor5_ir": 5_974_858,
+        "shi_mousenet_vispor5_pool_4": 6_423_858,
+        "shi_mousenet_lgnv_bn": 8_839_858,
         "pixels": 0,
         "gabor": 0,
     }
@@ -227,7 +231,9 @@ def _describe_network(architecture: Architecture) -> Iterator[str]:
         case ConnectomeNet():
             yield "MouseNet"
             if len(net.read_from) == 1:
-                yield f"{net.read_from[0]} only"
+                yield f"{net.read_from[0]} only" + (" at 4 x 4" if net.pooled_px is not None else "")
+            if net.norm_relay:
+                yield "LGNv with BN and ReLU"
         case Baseline():
             yield "grey values" if net.kind == "pixels" else "Gabor energies"
 
@@ -250,12 +256,15 @@ class LayerListing:
         Layers that can be tapped, in the model's order.
     left_out
         Modules that cannot be tapped -> why.
+    joined
+        Joined layer that the model declares -> its parts.
     """
 
     model: str
     description: str
     layers: tuple[LayerInfo, ...]
     left_out: Mapping[str, str]
+    joined: Mapping[str, tuple[str, ...]]
 
     def to_json(self) -> dict[str, object]:
         """Return the listing as plain values."""
@@ -264,6 +273,7 @@ class LayerListing:
             "description": self.description,
             "layers": [layer.to_json() for layer in self.layers],
             "left_out": dict(self.left_out),
+            "joined": {name: list(parts) for name, parts in self.joined.items()},
         }
 
 
@@ -298,7 +308,7 @@ def list_layers(
     MvkitError
         If a checkpoint cannot be read, or a user's code fails.
     """
-    from mvkit.features.layers import survey_layers
+    from mvkit.features.layers import declared_joined_layers, survey_layers
     from mvkit.models import load_model
 
     if weights is None:
@@ -306,7 +316,8 @@ def list_layers(
         weights = "released" if is_run else "random"
     network = load_model(model, weights=weights, home=home, input_size=input_size)
     survey = survey_layers(network, layers=patterns)
-    return LayerListing(model, network.describe(), survey.layers, survey.left_out)
+    joined = {one.name: one.parts for one in declared_joined_layers(network) if one.parts != (one.name,)}
+    return LayerListing(model, network.describe(), survey.layers, survey.left_out, joined)
 
 
 @dataclass(frozen=True)

@@ -172,19 +172,21 @@ def read_unit(
 def _features(source: ModelLayer, dataset: NeuralDataset, home: Path | None) -> tuple[FeatureSet, str]:
     """Return the features of one layer, and the model's label in results."""
     from mvkit.features import extract
-    from mvkit.features.layers import layers_to_record
+    from mvkit.features.layers import joined_layers, layers_to_record
     from mvkit.models import load_model
 
     network = load_model(source.model, weights=source.weights, seed=source.seed, home=home)
     asked = None if source.layer is None else [source.layer]
-    names = [one.name for one in layers_to_record(network, asked)]
+    joined = joined_layers(network, asked)
+    names = [one.name for one in layers_to_record(network, asked) if not one.is_only_joined]
+    names += [one.name for one in joined]
     if len(names) != 1:
         shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
         given = f"'{source.layer}' matches" if source.layer else f"{source.model} has"
         raise UsageError(
             f"--layer: {given} {len(names)} layers, name one: {shown}\nall: mvkit list layers {source.model}"
         )
-    features = extract(network, dataset, names, device=choose_device(source.device))
+    features = extract(network, dataset, asked if joined else names, device=choose_device(source.device))
     if len(features.layers) != 1:
         raise UsageError(f"--layer: {names[0]} runs several times, name one: {', '.join(features.layers)}")
     return features, label_model(network.name, weights_source(network))

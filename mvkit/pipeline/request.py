@@ -223,6 +223,8 @@ def resolve_recipe(request: ScoreRequest) -> ScoreRecipe:
         if key in unused:
             raise UsageError(f"{words} has no effect: {unused[key]}")
     _check_contradictions(recipe)
+    if recipe.two_way and request.pool_as is not None:
+        raise UsageError(f"two_way compares single networks: leave out --as {request.pool_as}, or two_way")
     return recipe
 
 

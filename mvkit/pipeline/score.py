@@ -20,6 +20,7 @@ from mvkit.pipeline.layers import (
     fit_device,
     fit_workers,
     label_model,
+    layer_features,
     open_layers,
     score_source,
     weights_source,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from mvkit.pipeline.cached import DiskScoreCache
     from mvkit.scoring import Scores, ScoreSettings
     from mvkit.scoring.extrapolation import Extrapolation
+    from mvkit.scoring.two_way import TwoWay
 
 
 log = logging.getLogger(__name__)
@@ -585,6 +587,10 @@ def run_score(request: ScoreRequest, *, note: Note, progress: ProgressBar = no_p
             label: compare_with_table2(name, request.weights, scores)
             for name, (label, scores) in zip(request.models, models.items(), strict=True)
         }
+        two_way = {
+            label: _two_way(run, label, models[label], request.layers, progress)
+            for label in (run.models if run.two_way else ())
+        }
         if request.pool_as is not None:
             models = {request.pool_as: pool_networks(models, request.pool_as)}
             table2 = {}
@@ -604,12 +610,7 @@ def run_score(request: ScoreRequest, *, note: Note, progress: ProgressBar = no_p
             if len(compared) > 1
             else None,
             extrapolation=_extrapolation(run, progress),
-            two_way={
-                label: _two_way(run, model, scores, label, progress)
-                for (label, model), scores in zip(run.models.items(), models.values(), strict=False)
-            }
-            if run.two_way
-            else {},
+            two_way=two_way,
             selection=_selection(request, run),
         )
 
@@ -743,7 +744,11 @@ def _extrapolation(run: OpenedRun, progress: ProgressBar) -> Extrapolation | Non
 
 
 def _two_way(
-    run: OpenedRun, model: VisionModel, scores: Scores, label: str, progress: ProgressBar
+    run: OpenedRun,
+    label: str,
+    scores: Scores,
+    patterns: Sequence[str] | None,
+    progress: ProgressBar,
 ) -> TwoWay:
     """Compare a model with the animals both ways, in every area by the layer that predicts it best."""
     import numpy as np
@@ -752,7 +757,7 @@ def _two_way(
 
     chosen = {area: units for area, units in scores.chosen_units("paper").items() if units.layer}
     names = tuple(dict.fromkeys(units.layer for units in chosen.values()))
-    with layer_features(model, run.dataset, names, run.resources) as features:
+    with layer_features(run.models[label], run.dataset, patterns, names, run.resources) as features:
         drawn = {name: draw_features(features[name], run.settings) for name in names}
     layers = {}
     for area, units in chosen.items():

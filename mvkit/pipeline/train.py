@@ -19,7 +19,7 @@ from mvkit.display import ProgressOption, open_progress
 from mvkit.errors import DataError, RecipeError, UsageError, suggest, wording
 from mvkit.files import check_link, check_output_folder, plain
 from mvkit.machine import available_cores, check_device, choose_device, describe_gpu
-from mvkit.models.registry import SHORT_NAMES, is_model
+from mvkit.models.registry import RELEASED, SHORT_NAMES, is_model
 from mvkit.paths import expand, images_dir
 from mvkit.recipes import load_recipe
 from mvkit.training.recipe import NeuralPredictivity, TrainRecipe, science_digest
@@ -367,15 +367,17 @@ def load_train_recipe(request: TrainRequest) -> TrainRecipe:
     if folder in _OTHER_RECIPES and not Path(request.recipe).is_file():
         raise RecipeError(f"{request.recipe} is a {_OTHER_RECIPES[folder]} {name}")
     recipe = load_recipe(TrainRecipe, request.recipe, request.overrides)
-    architecture = recipe.model.architecture
-    if not is_model(architecture):
-        longer = [short for short in SHORT_NAMES if short.startswith(architecture)]
+    for key in ("architecture", "encoder"):
+        network = getattr(recipe.model, key)
+        if network is None or is_model(network):
+            continue
+        longer = [short for short in SHORT_NAMES if short.startswith(network)]
         advice = (
-            f"; did you mean {' or '.join(longer[:3])}?" if longer else suggest(architecture, SHORT_NAMES)
+            f"; did you mean {' or '.join(longer[:3])}?"
+            if longer
+            else suggest(network, [*SHORT_NAMES, *RELEASED])
         )
-        raise UsageError(
-            f"model.architecture: unknown network '{architecture}'{advice}\nall: mvkit list models"
-        )
+        raise UsageError(f"model.{key}: unknown network '{network}'{advice}\nall: mvkit list models")
     return recipe
 
 

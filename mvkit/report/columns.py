@@ -121,8 +121,12 @@ TABLES: dict[str, tuple[Column, ...]] = {
         _AREA,
         Column("layer", _TEXT, "The layer that predicts the area best."),
         Column("n_animals", _COUNT, "Animals of the area."),
-        Column("from_model", _CORRELATION, "Median score of an animal's units from the model, mean over animals."),
-        Column("to_model", _CORRELATION, "Median score of the model's features from an animal, the same mean."),
+        Column(
+            "from_model", _CORRELATION, "Median score of an animal's units from the model, mean over animals."
+        ),
+        Column(
+            "to_model", _CORRELATION, "Median score of the model's features from an animal, the same mean."
+        ),
         Column("between", _CORRELATION, "Scores between animals, both ways, the same mean."),
         Column("difference", _CORRELATION, "Mean of the two before it, less `between`; mean over animals."),
         Column("low", _CORRELATION, "Lower end of its interval over animals (Student's)."),

@@ -87,11 +87,10 @@ def save_run(run: ScoreRun, out: Path) -> list[Path]:
     """Write a run to a folder, each file whole or not at all.
 
     Every table holds all models: those of :func:`mvkit.scoring.results.save_models`; fractions of the ceiling
-    (``fractions.csv``), comparisons (``comparison.csv`` and ``comparison.json``), two-way comparisons with the
-    animals (``two_way.csv``), every unit of the areas
-    that were scored with the reason why the selection excluded it, or "" (``units.csv``); the ceiling's
-    scores in the folder ``ceiling``, with an extrapolation. :data:`mvkit.report.columns.TABLES` describes
-    all columns.
+    (``fractions.csv``), comparisons (``comparison.csv`` and ``comparison.json``), comparisons with the
+    animals both ways (``two_way.csv``), every unit of the areas that were scored with the reason why the
+    selection excluded it, or "" (``units.csv``); the ceiling's scores in the folder ``ceiling``, with an
+    extrapolation. :data:`mvkit.report.columns.TABLES` describes all columns.
 
     Returns
     -------

@@ -38,6 +38,7 @@ from mvkit.report.text import (
     ScoreRun,
     Table2Comparison,
     Table2Difference,
+    joined_lines,
     mapping_words,
     result_lines,
     warning_lines,
@@ -611,6 +612,9 @@ def _notes(run: ScoreRun) -> list[list[str]]:
         if row["reason"]:
             few.setdefault(str(row["reason"]), []).append(area_name(row["area"]))
     notes += [["note", f"No interval for {', '.join(names)}: {reason}.", ""] for reason, names in few.items()]
+    for name, compared in run.two_way.items():
+        verdicts = (f"{row['area']}: {row['verdict']}" for row in compared.to_json())
+        notes.append(["note", f"{'; '.join(verdicts)}.", f"{name} and animals, both ways"])
     if run.extrapolation is not None:
         title = f"ceiling over the number of {run.extrapolation.over}"
         notes.append(["note", f"{'; '.join(extrapolation_lines(run.extrapolation))}.", title])
@@ -923,6 +927,7 @@ def _environment(run: ScoreRun, command: str) -> list[list[str]]:
         words = [
             f"weights: {weights}" if weights not in (None, "", "none") else "",
             str(model.context.get("network", "")).split(": ", 1)[-1],
+            *joined_lines(model),
         ]
         if isinstance(preprocessing, Mapping):
             words += [

@@ -106,6 +106,7 @@ def _model() -> dict[str, Any]:
             },
             "summary": _rows(_SUMMARY),
             "best_layers": _rows({"area": _TEXT, "layer": _TEXT, "choice": _CHOICE, **_MEDIAN}),
+            "two_way": {"type": "array", "description": "Comparison with the animals, both ways, by area."},
             "fractions": _nullable(
                 _rows(
                     {
@@ -122,7 +123,7 @@ def _model() -> dict[str, Any]:
                 "Medians as fractions of the ceiling.",
             ),
         },
-        optional=("summary", "best_layers", "fractions"),
+        optional=("summary", "best_layers", "two_way", "fractions"),
     )
 
 

@@ -18,7 +18,6 @@ from mvkit.report.tables import (
     count_words,
     extrapolation_lines,
     extrapolation_table,
-    two_way_table,
     has_units,
     is_pooled,
     matrix_title,
@@ -28,6 +27,7 @@ from mvkit.report.tables import (
     ranking_table,
     ranking_title,
     score_table,
+    two_way_table,
     verdict_lines,
     verdict_matrix,
     with_interval,
@@ -146,6 +146,16 @@ def _checkpoint_lines(run: ScoreRun) -> Iterator[str]:
             yield str(network)
         elif network and trained:
             yield f"{name}: {network}"
+        if len(run.models) == 1:
+            yield from joined_lines(scores)
+
+
+def joined_lines(scores: Scores) -> Iterator[str]:
+    """Say what joined layers are made of."""
+    joined = scores.context.get("joined_layers")
+    if isinstance(joined, Mapping):
+        parts = "; ".join(f"{name} = {' + '.join(map(str, of))}" for name, of in joined.items())
+        yield f"joined layers: {parts}"
 
 
 def _verdicts(run: ScoreRun, *, width: int) -> Iterator[str | RenderableType]:
@@ -209,6 +219,8 @@ def _details(run: ScoreRun) -> Iterator[str | RenderableType]:
         network = scores.context.get("network")
         if network and len(run.models) > 1:
             yield str(network)
+        if len(run.models) > 1:
+            yield from joined_lines(scores)
         networks = scores.context.get("networks")
         if isinstance(networks, list):
             yield from _network_lines(scores, networks)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from itertools import repeat
 from typing import Any, Generic, TypeVar
@@ -25,6 +26,7 @@ from mvkit.scoring.gram import (
     LayerCoordinates,
     LayerInput,
     SplitCoordinates,
+    columns_of,
     gram_coordinates,
     layer_coordinates,
     split_coordinates,
@@ -63,6 +65,7 @@ def prepare_layers(
     n_jobs: int = 1,
     gram: GramFunction | None = None,
     save: Callable[[LayerCoordinates], None] | None = None,
+    composition: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Any]:
     """Prepare layers with one of :data:`MAPPINGS`, several at a time.
 
@@ -86,6 +89,9 @@ def prepare_layers(
     save
         Called with new coordinates as soon as they are there, by one of several threads; for mappings with
         ``from_coordinates``.
+    composition
+        Layer to prepare -> those of ``features`` that it is made of, side by side; None: each of
+        ``features`` is one. A mapping with ``from_coordinates`` takes the coordinates of every part once.
 
     Returns
     -------
@@ -100,25 +106,98 @@ def prepare_layers(
         If ``n_jobs`` is 0.
     """
 
-    def prepare(name: str) -> Any:
+    made_of = {name: (name,) for name in features} if composition is None else composition
+    joined = {name: parts for name, parts in made_of.items() if tuple(parts) != (name,)}
+
+    def read(name: str) -> LayerInput:
         layer = features[name]
         if mapping.from_coordinates and not isinstance(layer, LayerCoordinates):
             layer = layer_coordinates(name, layer, gram)
             if save is not None:
                 save(layer)
+        return layer
+
+    def prepare(name: str) -> Any:
+        if name not in joined:
+            layer = shared[name] if name in shared else read(name)
+        elif mapping.from_coordinates:
+            layer = join_coordinates(name, [shared[part] for part in joined[name]])
+        else:
+            layer = JoinedFeatures([features_of(features[part]) for part in joined[name]])
         return mapping.prepare(name, layer, splits, settings)
 
-    names = list(features)
+    names = list(made_of)
+    is_shared = mapping.from_coordinates
+    parts = list(dict.fromkeys(part for of in joined.values() for part in of)) if is_shared else []
+    shared: dict[str, Any] = {}
     # Threads are of this machine, whatever cluster jobs are sent to.
     cores = available_cores()
     threads = min(cores if n_jobs == -1 else min(worker_count(n_jobs), cores), max(1, len(names)))
     with single_threaded():
         if threads == 1:
+            shared.update((part, read(part)) for part in parts)
             return {name: prepare(name) for name in names}
         # Some libraries count threads per thread that calls them, so that each one is limited itself.
         limited = partial(threadpool_limits, limits=1)
         with ThreadPoolExecutor(threads, "layers", initializer=limited) as pool:
+            shared.update(zip(parts, pool.map(read, parts), strict=True))
             return dict(zip(names, pool.map(prepare, names), strict=True))
+
+
+class JoinedFeatures:
+    """Features of several layers side by side, read from each (a :class:`~mvkit.scoring.gram.ColumnSource`).
+
+    Parameters
+    ----------
+    parts
+        (n_images, n_features) each, in memory or on disk.
+    """
+
+    def __init__(self, parts: Sequence[Features]) -> None:
+        self._parts = tuple(parts)
+        self._starts = np.cumsum([0, *(part.shape[1] for part in parts)])
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n_images, n_features)."""
+        return self._parts[0].shape[0], int(self._starts[-1])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype that holds the values of every part."""
+        return np.result_type(*(part.dtype for part in self._parts))
+
+    def columns(self, begin: int, stop: int) -> NDArray[Any]:
+        """Return features ``begin`` to ``stop`` of all images, (n_images, n_columns)."""
+        pieces = []
+        for part, start in zip(self._parts, self._starts[:-1], strict=True):
+            first, last = max(begin - start, 0), min(stop - start, part.shape[1])
+            if first < last:
+                pieces.append(columns_of(part, first, last))
+        return np.hstack(pieces)
+
+    def __array__(self, dtype: Any = None, *, copy: bool | None = None) -> NDArray[Any]:
+        """Read everything."""
+        return self.columns(0, self.shape[1]).astype(dtype or self.dtype, copy=False)
+
+
+def join_coordinates(name: str, parts: Sequence[LayerCoordinates]) -> LayerCoordinates:
+    """Return the coordinates of several layers side by side, from those of each.
+
+    Gram matrices of features side by side add up, and coordinates have the Gram matrix of their features: so
+    coordinates side by side stand for the features, of which none is read again.
+
+    Parameters
+    ----------
+    name
+        Name of the layer that they make.
+    parts
+        Their coordinates.
+    """
+    joined = layer_coordinates(name, np.hstack([part.coordinates for part in parts]))
+    # The singular values of matrices side by side are at most the root of the sum of squares.
+    noise = float(np.sqrt(sum(part.noise**2 for part in (*parts, joined))))
+    return replace(joined, n_features=sum(part.n_features for part in parts), noise=noise)
 
 
 class Map(ABC, Generic[Layer, Split]):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -89,12 +89,19 @@ class LayerSource:
         Forms Gram matrices of features, on a device say; None: numpy does.
     save
         Called with new :class:`~mvkit.scoring.gram.LayerCoordinates`, in one of several threads.
+    joined
+        Layer that is made of several -> these, which ``open`` takes in its place.
     """
 
     names: tuple[str, ...]
     open: Callable[[Sequence[str]], AbstractContextManager[Mapping[str, Any]]]
     gram: GramFunction | None = None
     save: Callable[[LayerCoordinates], None] | None = None
+    joined: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def composition(self, names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+        """Return layer -> what ``open`` takes for it: itself, or the parts that it is made of."""
+        return {name: self.joined.get(name, (name,)) for name in names}
 
 
 def score_features(
@@ -308,11 +315,21 @@ def measure_pairs(
         return scores
     n_images = recordings[0].responses.shape[1]
     splits = splits_of(n_images, settings)
-    names = [name for name in source.names if any(name in layers for layers in missing.values())]
+    composition = source.composition(
+        name for name in source.names if any(name in layers for layers in missing.values())
+    )
     with ExitStack() as opened:
-        features = opened.enter_context(source.open(names))
+        parts = list(dict.fromkeys(part for of in composition.values() for part in of))
+        features = opened.enter_context(source.open(parts))
         layers = prepare_layers(
-            mapping, features, splits, settings, n_jobs=n_jobs, gram=source.gram, save=source.save
+            mapping,
+            features,
+            splits,
+            settings,
+            n_jobs=n_jobs,
+            gram=source.gram,
+            save=source.save,
+            composition=composition,
         )
         if mapping.from_coordinates:
             # The features are not needed any more and shall take no memory meanwhile.

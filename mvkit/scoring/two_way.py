@@ -1,4 +1,4 @@
-"""Two-way comparison: animals predicted from a model, and the model from animals, beside animals by each other.
+"""Two-way comparison: animals predicted from a model, and the model from animals.
 
 A model can predict every unit and yet be unlike a brain, because it holds much else besides. Therefore its
 features are predicted from the units of an animal too, by the same protocol: the trials of the animal are

@@ -33,10 +33,13 @@ class ModelSettings(Settings):
 
     ``architecture`` is a name that ``mvkit.load_model`` knows; ``weights`` is
     where training starts ("random" or "released"; a file is given on the command line).
+    ``encoder``: of an autoencoder or a depth network, the network that these weights are of: the encoder
+    starts from them, the decoder from random ones.
     """
 
     architecture: str
     weights: Literal["random", "released"] = "random"
+    encoder: str | None = None
 
 
 class DataSettings(Settings):

@@ -223,6 +223,7 @@ def build_networks(
         seed=seed,
         weights=weights or recipe.model.weights,
         home=home,
+        encoder=recipe.model.encoder,
     )
     trained_px = encoder.preprocess.input_px
     is_frozen = not OBJECTIVES[recipe.objective.name].build.trains_encoder

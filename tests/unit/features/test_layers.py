@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 
+import h5py
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from mvkit.errors import UsageError
-from mvkit.features import extract
+from mvkit.features import extract, extract_to_file, read_features
 from mvkit.features.hooks import record_calls
 from mvkit.features.layers import LayerTap, layers_to_record, tap, tappable_layers
 from mvkit.models import load_model
@@ -133,6 +134,23 @@ def test_a_layer_that_runs_twice_gives_each_call_by_index(branching):
     one = tap(branching, rows, "relu[1]")
     assert list(one) == ["relu[1]"]
     torch.testing.assert_close(one["relu[1]"], second, rtol=0, atol=0)
+
+
+def test_joined_layers_may_have_calls_and_parts_of_outputs(branching, tmp_path):
+    rows = torch.arange(8.0).reshape(4, 1, 1, 2)
+    layers = ["both=relu[1]+pair:2", "names:mean"]
+    features = extract(branching, rows, layers)
+    single = extract(branching, rows, ["relu[1]", "pair:2", "names:mean"])
+    assert list(features) == ["both", "names:mean"]
+    np.testing.assert_array_equal(features["both"], np.hstack([single["relu[1]"], single["pair:2"]]))
+    np.testing.assert_array_equal(features["names:mean"], single["names:mean"])
+    assert features.shapes["both"] == (6,)
+    extract_to_file(branching, rows, tmp_path / "features.h5", layers)
+    np.testing.assert_array_equal(read_features(tmp_path / "features.h5")["both"], features["both"])
+    with h5py.File(tmp_path / "features.h5") as file:
+        assert list(file["layers/both"].attrs["parts"]) == ["relu[1]", "pair:2"]
+    with pytest.raises(UsageError, match=r"relu gives several outputs; name one: relu\[0\], relu\[1\]"):
+        extract(branching, rows, "both=relu+first")
 
 
 def test_asking_for_the_first_call_ends_the_pass_there(branching, module_calls):

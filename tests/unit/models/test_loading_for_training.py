@@ -153,3 +153,55 @@ def test_what_cannot_be_trained():
 def test_readout_of_mousenet_from_vispor5_sees_the_whole_map():
     blueprint = find_model("shi_mousenet_vispor5").architecture.blueprint
     assert blueprint == ConnectomeNet(("VISpor5",), None, 1000)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "encoder"),
+    [
+        ("single_stream_hourglass", "single_stream_encoder"),
+        ("dual_stream_autoencoder", "dual_stream_classifier"),
+    ],
+)
+def test_a_mirror_network_starts_from_a_trained_encoder(architecture, encoder, tmp_path):
+    trained = build_for_training(encoder, n_classes=3, seed=5)
+    with torch.no_grad():
+        # Statistics of batch norms are part of the start too.
+        trained.train()(torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
+    path = tmp_path / "encoder.pt"
+    torch.save(trained.state_dict(), path)
+    options = {"n_classes": 3, "seed": 0}
+    start = build_for_training(architecture, weights=path, encoder=encoder, **options)
+    fresh = build_for_training(architecture, **options).state_dict()
+    expected = {
+        name: value for name, value in trained.state_dict().items() if not name.startswith("classifier.")
+    }
+    assert set(expected) < set(fresh)
+    for name, value in start.state_dict().items():
+        assert torch.equal(value, expected.get(name, fresh[name])), name
+    assert any(not torch.equal(fresh[name], value) for name, value in expected.items())
+    # The encoder half computes what the encoder does.
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        encoded = start.eval()(images)["encoder_output"]
+        headless = trained.eval()
+        if hasattr(headless, "classifier"):
+            headless.classifier = torch.nn.Flatten()
+        torch.testing.assert_close(encoded, headless(images).flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "encoder", "words"),
+    [
+        (
+            "dual_stream_hourglass",
+            "single_stream_encoder",
+            "these are: dual_stream_ir, dual_stream_encoder, ",
+        ),
+        ("dual_stream_hourglass", "alexnet_bn_ir", "is not the encoder of 'dual_stream_hourglass'"),
+        ("dual_stream_encoder", "dual_stream_ir", "is no autoencoder or depth network"),
+        ("dual_stream_hourglass", "dual_stream_irr", "did you mean 'dual_stream_ir'"),
+    ],
+)
+def test_an_encoder_of_another_network_is_refused(architecture, encoder, words):
+    with pytest.raises(UsageError, match=words):
+        build_for_training(architecture, n_classes=None, seed=0, encoder=encoder)

@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 
 from mvkit.errors import UsageError
-from mvkit.models.names import RequestedLayer, match_layers, requested_layers
+from mvkit.models.names import (
+    RequestedLayer,
+    compose_layers,
+    match_layers,
+    requested_layers,
+    split_joined,
+)
+from mvkit.models.registry import AREAS, WHOLE_AREAS, JoinedLayer
 
 NAMES = ("features.0", "features.1", "features.10", "VISp2/3", "decoder:VISp", "relu", "final")
 
@@ -66,3 +73,62 @@ def test_an_unknown_layer_is_refused_with_a_suggestion_and_the_valid_names():
 def test_patterns_that_say_nothing_are_refused(patterns):
     with pytest.raises(UsageError, match=r"regular expression|no layers|unknown layer"):
         match_layers(patterns, NAMES)
+
+
+def test_joined_layers_are_told_from_patterns():
+    patterns = ["features.*", "early=features.0+decoder:VISp", "re:a=b+", "late = relu[1] + final"]
+    single, joined = split_joined(patterns, NAMES)
+    assert single == ("features.*", "re:a=b+")
+    assert joined == (
+        JoinedLayer("early", ("features.0", "decoder:VISp")),
+        JoinedLayer("late", ("relu[1]", "final")),
+    )
+    requested = requested_layers(single[:1], NAMES, joined)
+    only_parts = [layer for layer in requested if layer.is_only_joined]
+    assert [(layer.name, layer.call) for layer in only_parts] == [
+        ("decoder:VISp", None),
+        ("relu", 1),
+        ("final", None),
+    ]
+
+
+def test_joined_layers_that_a_model_declares_go_by_their_names():
+    assert split_joined(["VISl", "VISp4"], AREAS, WHOLE_AREAS) == (
+        ("VISp4",),
+        (JoinedLayer("VISl", ("VISl4", "VISl2/3", "VISl5")),),
+    )
+    single, joined = split_joined(["joined"], AREAS, WHOLE_AREAS)
+    assert single == ("LGNv",)
+    assert [layer.name for layer in joined] == ["VISp", "VISal", "VISpl", "VISli", "VISrl", "VISl", "VISpor"]
+    assert sorted(part for layer in joined for part in layer.parts) == sorted(set(AREAS) - {"LGNv"})
+
+
+def test_a_joined_layer_follows_its_last_part():
+    recorded = ["a", "b", "c", "d"]
+    layers = [JoinedLayer("x", ("c", "a")), JoinedLayer("y", ("a",))]
+    assert list(compose_layers(recorded, ["a", "c", "d"], layers).items()) == [
+        ("a", ("a",)),
+        ("y", ("a",)),
+        ("c", ("c",)),
+        ("x", ("c", "a")),
+        ("d", ("d",)),
+    ]
+    with pytest.raises(UsageError, match=r"'z': b gives several outputs; name one: b\[0\], b\[1\]"):
+        compose_layers(["b[0]", "b[1]"], (), [JoinedLayer("z", ("b",))])
+
+
+@pytest.mark.parametrize(
+    ("patterns", "words"),
+    [
+        (["x=features.0+featurs.1"], "unknown layer 'featurs.1'; did you mean 'features.1'"),
+        (["x=features.0+features.*"], "'features.\\*' is a pattern"),
+        (["x="], "write NAME=a\\+b"),
+        (["=relu"], "write NAME=a\\+b"),
+        (["relu=final"], "relu is a layer itself"),
+        (["x=relu", "x=final"], "'x' is given twice"),
+        (["joined"], "declares no joined layers"),
+    ],
+)
+def test_joined_layers_that_mean_nothing_are_refused(patterns, words):
+    with pytest.raises(UsageError, match=words):
+        split_joined(patterns, NAMES)

@@ -66,6 +66,8 @@ def test_rows_say_what_the_models_are(tmp_path: Path) -> None:
         ("simplified_mousenet_dual_stream", "two streams, 1x1 edges, 1,000 classes"),
         ("simplified_mousenet_ae_single_stream", "one stream, autoencoder"),
         ("shi_mousenet_vispor5_ir", "MouseNet, VISpor5 only"),
+        ("shi_mousenet_vispor5_pool_4", "MouseNet, VISpor5 only at 4 x 4, 1,000 classes"),
+        ("shi_mousenet_lgnv_bn", "MouseNet, LGNv with BN and ReLU, 1,000 classes"),
     ],
 )
 def test_descriptions(name: str, description: str) -> None:
@@ -105,6 +107,14 @@ def test_layers_need_no_checkpoint_and_are_those_of_the_model(tmp_path: Path) ->
     layer = next(row for row in document["layers"] if row["name"] == "features.3")
     assert (layer["shape"], layer["bytes_per_image"]) == ([64, 7, 7], 3136 * 4)
     assert listing.left_out == {}
+    assert listing.joined == {}
+
+
+def test_joined_layers_of_mousenet_are_listed(tmp_path: Path) -> None:
+    document = list_layers("shi_mousenet", ["LGNv"], home=tmp_path).to_json()
+    areas = ["VISp", "VISal", "VISpl", "VISli", "VISrl", "VISl", "VISpor"]
+    # The reference's MODEL_LAYER_CONCATS, scheme "1", where LGNv stands for itself.
+    assert document["joined"] == {area: [f"{area}4", f"{area}2/3", f"{area}5"] for area in areas}
 
 
 def test_layers_of_other_kinds_of_models(tmp_path: Path) -> None:

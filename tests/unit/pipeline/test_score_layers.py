@@ -183,6 +183,57 @@ def test_given_features_are_found_by_their_content(dataset: NeuralDataset, tmp_p
     np.testing.assert_array_equal(changed[10:], first[10:])
 
 
+JOINED = "both=first.1+second"
+
+
+@pytest.mark.parametrize("mapping", ["pls", "ridge", "one-to-one", "lasso", "rsa", "cka"])
+def test_a_joined_layer_scores_as_the_concatenated_features(
+    mapping: str, network: Network, dataset: NeuralDataset, tmp_path: Path
+) -> None:
+    features = mvkit.extract(network, dataset, ["first.1", "second"])
+    side_by_side = {"both": np.hstack([features["first.1"], features["second"]])}
+    penalty = {"penalty": 1e-2} if mapping == "lasso" else {}
+    expected = scored(
+        side_by_side, dataset, tmp_path, layers=("both",), cache=False, mapping=mapping, **penalty
+    )
+    assert np.isfinite(expected).all()
+    for source in (network, dict(features)):
+        joined = scored(source, dataset, tmp_path, layers=(JOINED,), cache=False, mapping=mapping, **penalty)
+        np.testing.assert_allclose(joined, expected, rtol=0, atol=1e-12)
+    # Maps of whole features read the same blocks.
+    if mapping in ("one-to-one", "rsa", "lasso"):
+        np.testing.assert_array_equal(joined, expected)
+
+
+def test_a_joined_layer_is_made_from_what_is_kept_of_its_parts(
+    network: Network, dataset: NeuralDataset, shown: list[int], tmp_path: Path
+) -> None:
+    single = scored(network, dataset, tmp_path)
+    shown.clear()
+    joined = scored(network, dataset, tmp_path, layers=(*LAYERS, JOINED, "one=second"))
+    assert shown == [BATCH], "coordinates of the parts are cached"
+    np.testing.assert_array_equal(joined[: single.size], single)
+    fresh = scored(network, dataset, tmp_path, layers=(JOINED,), cache=False)
+    np.testing.assert_array_equal(joined[single.size : -10], fresh)
+    np.testing.assert_allclose(joined[-10:], single[-10:], rtol=0, atol=1e-12)
+    kept = files_of(tmp_path)
+    renamed = scored(network, dataset, tmp_path, layers=(JOINED.replace("both", "other"),))
+    np.testing.assert_array_equal(renamed, fresh)
+    assert files_of(tmp_path) == kept, "the name is no part of the key"
+    other_order = scored(network, dataset, tmp_path, layers=("both=second+first.1",))
+    np.testing.assert_allclose(other_order, fresh, rtol=0, atol=1e-12)
+    assert files_of(tmp_path) != kept
+
+
+def test_results_say_what_a_joined_layer_is_made_of(network: Network, dataset: NeuralDataset) -> None:
+    layers = [JOINED, "first.0"]
+    found = mvkit.score(network, dataset, layers, resources=Resources(n_jobs=1, cache=False), **QUICK)
+    assert found.layers == ("first.0", "both")
+    assert found.context["joined_layers"] == {"both": ["first.1", "second"]}
+    features = mvkit.extract(network, dataset, layers)
+    assert {name: values.shape[1] for name, values in features.items()} == {"first.0": 196, "both": 250}
+
+
 def test_given_features_mean_what_they_say(dataset: NeuralDataset, tmp_path: Path) -> None:
     """Byte order, type and packing change no score; masked, complex and other values are refused."""
     values = np.round(np.random.default_rng(3).normal(size=(N_IMAGES, 9)), 2)

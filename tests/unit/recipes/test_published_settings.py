@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from mvkit.models.registry import find_model
 from mvkit.recipes import packaged_recipes
 
 STREAMS = ("single_stream", "dual_stream", "six_stream")
@@ -29,7 +30,30 @@ TABLE_2 = (
     "resnet18_relative_location",
 )
 READOUTS = tuple(f"{net}_linear_readout" for net in (*STREAMS, "alexnet", "vgg16", *RESNETS, *MOUSENETS))
-OTHERS = ("demo",)
+#: Recipes beside Table 2 -> the recipe whose optimiser, schedule and length they have; None: no other's.
+VARIANTS = {
+    **{
+        f"alexnet_{depth}_supervised": "alexnet_supervised"
+        for depth in ("two", "three", "four", "five", "six")
+    },
+    "alexnet_supervised_ir_views": "alexnet_supervised",
+    "alexnet_bn_supervised_ir_views": "alexnet_supervised",
+    "alexnet_without_bn_ir": "alexnet_ir",
+    **{
+        f"{net}_cifar10": f"{net}_supervised"
+        for net in ("single_stream", "dual_stream", "alexnet", "resnet18")
+    },
+    **{f"{net}_cifar10": f"{net}_supervised" for net in MOUSENETS},
+    # Not the lower rate of its run on ImageNet.
+    "six_stream_cifar10": "dual_stream_supervised",
+    **{
+        f"{net}_{kind}_linear_readout": f"{net}_linear_readout"
+        for net in STREAMS
+        for kind in ("autoencoder", "depth")
+    },
+    "dual_stream_depth_from_ir": "dual_stream_depth",
+}
+OTHERS = ("demo", *VARIANTS)
 ENDINGS = (
     "supervised",
     "autoencoder",
@@ -276,3 +300,69 @@ def test_both_rates_of_alexnet_are_named_and_the_choice_explained(recipe_named):
 def test_six_stream_is_the_only_autoencoder_with_a_lower_rate(recipe_named):
     rates = {net: recipe_named(f"{net}_autoencoder").optimiser.learning_rate for net in STREAMS}
     assert rates == {"single_stream": 0.01, "dual_stream": 0.01, "six_stream": 0.001}
+
+
+@pytest.mark.parametrize(("name", "other"), VARIANTS.items())
+def test_variants_are_trained_like_the_run_that_they_vary(name, other, recipe_named):
+    recipe, basis = recipe_named(name), recipe_named(other)
+    for section in ("optimiser", "schedule", "train", "checkpoint", "evaluate"):
+        assert getattr(recipe, section) == getattr(basis, section), section
+    assert recipe.objective.name == basis.objective.name
+    if name.endswith("_ir_views"):
+        assert recipe.views == recipe_named("alexnet_ir").views
+    elif not name.endswith("_cifar10"):
+        assert recipe.views == basis.views
+        assert recipe.data == basis.data
+    if not name.endswith("depth_from_ir"):
+        assert "at hand" in recipe.notes or "names no folder" in recipe.notes
+        assert recipe.model.weights == "random"
+        assert recipe.model.encoder is None
+
+
+def test_networks_of_the_variants(recipe_named):
+    """Names of the reference's model_paths.py and alexnet.py."""
+    networks = {
+        name: find_model(recipe_named(name).model.architecture).architecture.name for name in VARIANTS
+    }
+    assert networks["alexnet_two_supervised"] == "alexnet_two_64x64"
+    assert networks["alexnet_six_supervised"] == "alexnet_six_64x64"
+    assert networks["alexnet_supervised_ir_views"] == "alexnet_64x64_input_pool_6"
+    assert networks["alexnet_bn_supervised_ir_views"] == "alexnet_bn"
+    assert networks["alexnet_without_bn_ir"] == "alexnet_ir_64x64_input_pool_6"
+    assert networks["single_stream_cifar10"] == "simplified_mousenet_single_stream"
+    assert networks["dual_stream_cifar10"] == "simplified_mousenet_dual_stream_visp_3x3_bn"
+    assert networks["six_stream_cifar10"] == "simplified_mousenet_six_stream_visp_3x3_bn"
+    assert networks["resnet18_cifar10"] == "resnet18_64x64_input"
+    assert networks["shi_mousenet_vispor5_cifar10"] == "shi_mousenet_vispor5"
+    assert networks["six_stream_autoencoder_linear_readout"] == "simplified_mousenet_ae_six_stream"
+    assert networks["dual_stream_depth_linear_readout"] == "simplified_mousenet_depth_hour_glass_dual_stream"
+
+
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name.endswith("_cifar10")])
+def test_cifar10_as_in_the_references_transforms(name, recipe_named):
+    """trainer_transforms.py, SupervisedCIFAR10Trainer_64x64, and constants.py."""
+    recipe = recipe_named(name)
+    assert recipe.data.images == "cifar10"
+    (view,) = recipe.views.each()
+    assert view.crop.model_dump() == {"name": "random", "resize_px": 32, "crop_px": 32, "pad_px": 4}
+    assert [step.model_dump() for step in view.steps] == [{"name": "flip", "probability": 0.5}]
+    (shown,) = recipe.validation.each()
+    assert (shown.crop.resize_px, shown.crop.crop_px, shown.steps) == (64, 64, ())
+    for views in (recipe.views, recipe.validation):
+        assert views.size_px == 64
+        assert (views.mean, views.std) == ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+
+
+@pytest.mark.parametrize("kind", ["autoencoder", "depth"])
+def test_readouts_of_mirror_networks_see_the_encoders_output(kind, recipe_named):
+    recipe = recipe_named(f"dual_stream_{kind}_linear_readout")
+    assert recipe.objective.layer == "final:encoder_output"
+
+
+def test_depth_from_instance_recognition_names_its_encoder(recipe_named):
+    model = recipe_named("dual_stream_depth_from_ir").model
+    assert (model.architecture, model.encoder, model.weights) == (
+        "dual_stream_hourglass",
+        "dual_stream_ir",
+        "released",
+    )

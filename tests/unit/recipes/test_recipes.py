@@ -20,6 +20,16 @@ from mvkit.training.setup import build_networks
 from mvkit.training.step import TrainStep
 
 RECIPES = sorted(name for name in packaged_recipes() if "/" not in name)
+#: Endings of variants, which take the steps of other recipes on networks of the same kinds, and of every kind
+#: a small one that is always run.
+VARIANTS = ("_cifar10", "_ir_views", "er_linear_readout", "depth_linear_readout", "without_bn_ir", "_from_ir")
+CUT = ("two", "three", "four", "five", "six")
+QUICK = ("alexnet_two_supervised", "single_stream_cifar10", "single_stream_depth_linear_readout")
+ENDINGS = (*VARIANTS, *(f"alexnet_{n}_supervised" for n in CUT))
+STEPPED = [
+    pytest.param(name, marks=pytest.mark.slow) if name.endswith(ENDINGS) and name not in QUICK else name
+    for name in RECIPES
+]
 N_IMAGES = 3
 #: Values of every parameter that are looked at: all 138 million of VGG16 would take seconds to copy.
 N_VALUES = 256
@@ -48,6 +58,9 @@ def test_recipe_is_called_like_its_file_and_complete(name, recipe_named):
 @pytest.mark.parametrize("name", RECIPES)
 def test_views_serve_the_objective_and_validation_is_the_models_preprocessing(name, recipe_named):
     recipe = recipe_named(name)
+    if recipe.data.images == "cifar10":
+        # Small images are shown whole: test_published_settings.
+        return
     assert recipe.validation.model_copy(update={"expand": None, "depth": "as_stored"}) == VALIDATION
     assert recipe.validation.depth == recipe.views.depth
 
@@ -56,6 +69,7 @@ def test_views_serve_the_objective_and_validation_is_the_models_preprocessing(na
 def test_network_fits_the_objective(name, recipe_named):
     recipe = recipe_named(name)
     row = find_model(recipe.model.architecture)
+    assert recipe.model.encoder is None or find_model(recipe.model.encoder)
     assert has_readout(row.architecture.blueprint) == (recipe.objective.name == "cross_entropy")
     with torch.device("meta"):
         model = build(row.architecture.blueprint)
@@ -81,7 +95,7 @@ def test_evaluations_fit_network_and_objective(name, recipe_named):
     assert len(found) == len(recipe.evaluate) > 0
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", STEPPED)
 def test_one_step_on_the_cpu(name, recipe_named, raw_batch):
     kind = recipe_named(name).objective.name
     shrunk = [f"objective.{item}" for item in SMALLER.get(kind, ())]

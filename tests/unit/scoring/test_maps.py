@@ -10,7 +10,9 @@ import pytest
 
 from mvkit.errors import DataError
 from mvkit.scoring import ScoreSettings, score_features
-from mvkit.scoring.maps import MAPPINGS, MAPS
+from mvkit.scoring.gram import LayerCoordinates, layer_coordinates
+from mvkit.scoring.maps import MAPPINGS, MAPS, JoinedFeatures, join_coordinates, prepare_layers
+from mvkit.scoring.protocol import splits_of
 
 OTHERS = sorted(set(MAPS) - {"pls"})
 
@@ -100,3 +102,67 @@ def test_workers_change_no_bit(
     alone, several = (score_features(layers, recordings, settings, n_jobs=n_jobs) for n_jobs in (1, 2))
     for column in ("score", "raw_correlation", "map_correlation"):
         np.testing.assert_array_equal(alone.columns[column], several.columns[column])
+
+
+def parts_of_a_layer(n_images: int = 40) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(8)
+    # The last one in another unit of measure, and wide enough for a Gram matrix.
+    widths, scales = (30, 7, 9000), (1.0, 20.0, 0.3)
+    return {
+        name: (scale * rng.standard_normal((n_images, width)) + 5).astype(np.float32)
+        for name, width, scale in zip("abc", widths, scales, strict=True)
+    }
+
+
+def test_gram_matrices_of_joined_layers_add_up() -> None:
+    parts = parts_of_a_layer()
+    joined = join_coordinates("abc", [layer_coordinates(name, values) for name, values in parts.items()])
+    whole = np.hstack(list(parts.values())).astype(np.float64)
+    whole -= whole.mean(axis=0)
+    gram = whole @ whole.T
+    products = joined.coordinates @ joined.coordinates.T
+    np.testing.assert_allclose(products, gram, rtol=0, atol=1e-12 * np.abs(gram).max())
+    assert joined.n_features == 9037
+    assert joined.coordinates.shape[1] <= 40
+
+
+@pytest.mark.parametrize("mapping", ["pls", "ridge"])
+def test_a_joined_layer_predicts_as_scikit_learn_from_features_side_by_side(mapping: str) -> None:
+    from sklearn.cross_decomposition import PLSRegression
+    from sklearn.linear_model import Ridge
+
+    settings = options(mapping, n_components=5, ridge_alpha=100.0, n_splits=1)
+    parts = parts_of_a_layer()
+    whole = np.hstack(list(parts.values())).astype(np.float64)
+    (split,) = splits_of(len(whole), settings)
+    rng = np.random.default_rng(2)
+    targets = whole[:, ::300] @ rng.standard_normal((whole[:, ::300].shape[1], 3))
+    targets -= targets[split.train].mean(axis=0)
+    saved: list[LayerCoordinates] = []
+    composition = {"abc": ("a", "b", "c"), "b": ("b",), "ba": ("b", "a")}
+    prepared = prepare_layers(
+        MAPPINGS[mapping],
+        parts,
+        [split],
+        settings,
+        n_jobs=2,
+        save=saved.append,
+        composition=composition,
+    )
+    assert list(prepared) == list(composition)
+    assert sorted(layer.name for layer in saved) == ["a", "b", "c"], "every part once"
+    predicted = MAPS[mapping].predict(targets[None, split.train], prepared["abc"][0], settings)[0]
+    model = PLSRegression(5, scale=False) if mapping == "pls" else Ridge(alpha=100.0)
+    expected = model.fit(whole[split.train], targets[split.train]).predict(whole[split.test])
+    deviations = predicted - expected
+    np.testing.assert_allclose(deviations - deviations.mean(axis=0), 0, atol=1e-9 * np.abs(expected).max())
+
+
+def test_joined_features_are_columns_side_by_side() -> None:
+    parts = {"a": np.arange(6.0).reshape(2, 3), "b": np.arange(4).reshape(2, 2), "c": np.ones((2, 1), bool)}
+    joined, whole = JoinedFeatures(list(parts.values())), np.hstack(list(parts.values()))
+    assert (joined.shape, joined.dtype) == ((2, 6), np.float64)
+    for begin in range(6):
+        for stop in range(begin + 1, 7):
+            np.testing.assert_array_equal(joined.columns(begin, stop), whole[:, begin:stop])
+    np.testing.assert_array_equal(np.asarray(joined), whole)

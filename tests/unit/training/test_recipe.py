@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
+from torchvision import transforms
 
 from mvkit.errors import RecipeError
 from mvkit.models.preprocessing import IMAGENET_64
@@ -181,8 +185,23 @@ def test_validation_views_have_the_size_and_normalisation_of_training_unless_sai
 
 def test_every_packaged_recipe_is_scored_with_the_published_preprocessing() -> None:
     for name in packaged_recipes():
-        if "/" not in name:
+        if "/" not in name and not name.endswith("_cifar10"):
             assert network_preprocessing(load_recipe(TrainRecipe, name, [])) == IMAGENET_64
+
+
+def test_networks_of_cifar10_see_scenes_as_in_the_references_validation() -> None:
+    """SupervisedCIFAR10Trainer_64x64: Resize(64), ToTensor, Normalize, of square images."""
+    preprocess = network_preprocessing(load_recipe(TrainRecipe, "single_stream_cifar10", []))
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 90, 90, 3), dtype=np.uint8)
+    reference = transforms.Compose(
+        [
+            transforms.Resize(64),
+            transforms.ToTensor(),
+            transforms.Normalize((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+        ]
+    )
+    expected = torch.stack([reference(Image.fromarray(picture)) for picture in pictures])
+    assert torch.equal(preprocess(pictures), expected)
 
 
 def test_a_users_recipe_over_a_packaged_one(tmp_path: Path) -> None:
