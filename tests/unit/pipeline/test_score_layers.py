@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -176,6 +178,26 @@ def test_given_features_are_found_by_their_content(dataset: NeuralDataset, tmp_p
     changed = scored(features, dataset, tmp_path, layers=("x", "y"))
     assert len(files_of(tmp_path)) == len(kept) + 3, "coordinates and two scores of one layer"
     np.testing.assert_array_equal(changed[10:], first[10:])
+
+
+def test_given_features_need_no_torch(tmp_path: Path) -> None:
+    code = """
+import sys
+import numpy as np
+import mvkit
+from mvkit.neural import Recording
+rng = np.random.default_rng(0)
+features = {"layer": rng.normal(size=(4, 6))}
+recordings = [Recording("VISp", 1, [1, 2], rng.normal(size=(4, 4, 2)).astype(np.float32))]
+stimuli = np.zeros((4, 8, 8), np.uint8)
+mouse = mvkit.NeuralDataset("mine", stimuli, frame_ids=range(4), units_of_measure="a.u.", recordings=recordings)
+scores = mvkit.score(features, mouse, mapping="ridge", n_splits=1, n_halves=1, n_jobs=1)
+assert scores.layers == ("layer",)
+assert not {"torch", "torchvision", "pandas"} & set(sys.modules)
+"""
+    environment = {"MVKIT_HOME": str(tmp_path), "PYTHONPATH": ":".join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
 
 
 def test_given_features_mean_what_they_say(dataset: NeuralDataset, tmp_path: Path) -> None:
