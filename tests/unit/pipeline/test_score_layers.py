@@ -190,7 +190,8 @@ rng = np.random.default_rng(0)
 features = {"layer": rng.normal(size=(4, 6))}
 recordings = [Recording("VISp", 1, [1, 2], rng.normal(size=(4, 4, 2)).astype(np.float32))]
 stimuli = np.zeros((4, 8, 8), np.uint8)
-mouse = mvkit.NeuralDataset("mine", stimuli, frame_ids=range(4), units_of_measure="a.u.", recordings=recordings)
+about = {"frame_ids": range(4), "units_of_measure": "a.u."}
+mouse = mvkit.NeuralDataset("mine", stimuli, recordings=recordings, **about)
 scores = mvkit.score(features, mouse, mapping="ridge", n_splits=1, n_halves=1, n_jobs=1)
 assert scores.layers == ("layer",)
 assert not {"torch", "torchvision", "pandas"} & set(sys.modules)
