@@ -40,6 +40,11 @@ _DIGEST_BYTES = 32
 _PLAIN_KINDS = "biufcSUMm"
 #: Features of one image differ by float32 rounding between processors and batch sizes.
 _RELATIVE, _ABSOLUTE = 1e-4, 1e-6
+#: Parts of every image's features that a fingerprint measures one by one, so that a change in one shows.
+_N_PARTS = 4
+#: Features that are summed at once; their signs repeat. A prime, as maps have other sizes.
+_BLOCK = 4093
+_SIGN_SEED = 20180921
 
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
 _BYTES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
@@ -131,6 +136,61 @@ def mark_used(path: Path) -> None:
     """Let a file count as used now; where that is not allowed, it counts as used when it was written."""
     with suppress(OSError):
         os.utime(path)
+
+
+@dataclass(frozen=True)
+class LayerKey:
+    """The key of a layer in the cache, and a fingerprint that tells whether its features are still the same.
+
+    Attributes
+    ----------
+    key
+        sha256 (hex) of weights, modules, preprocessing, images, layer, device, batch size and versions.
+    fingerprint
+        float64 (n,): the features of the first batch, condensed to a few numbers for each image.
+    """
+
+    key: str
+    fingerprint: NDArray[np.float64]
+
+
+def fingerprint_of(rows: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Condense features of a few images into a few numbers for each.
+
+    Parameters
+    ----------
+    rows
+        float32 (n_images, n_features).
+
+    Returns
+    -------
+    numpy.ndarray
+        float64 (n_images * 10,): mantissa and exponent of each image's norm; then, relative to it, the norms
+        of 4 successive parts, and one plus the sums of these parts under fixed pseudo-random signs, which
+        tell the order of features.
+    """
+    signs = _signs(_BLOCK)
+    squares, sums = np.zeros((2, len(rows), _N_PARTS))
+    with np.errstate(all="ignore"):
+        for index, part in enumerate(np.array_split(rows, _N_PARTS, axis=1)):
+            # A few at a time: a layer may have millions.
+            for start in range(0, part.shape[1], _BLOCK):
+                exact = part[:, start : start + _BLOCK].astype(np.float64)
+                squares[:, index] += np.einsum("ij,ij->i", exact, exact)
+                sums[:, index] += exact @ signs[: exact.shape[1]]
+        norm = np.sqrt(squares.sum(axis=1))
+        mantissa, exponent = np.frexp(norm)
+        exponent = np.where(np.isfinite(norm), exponent, 0)
+        unit = np.where(norm == 0, 1.0, norm)[:, np.newaxis]
+        relative = np.hstack([np.sqrt(squares) / unit, 1 + sums / unit])
+    return np.column_stack([mantissa, exponent, relative]).ravel()
+
+
+def _signs(count: int) -> NDArray[np.float64]:
+    # The bits of a bit generator are the same in every version of NumPy; what is drawn from them is not.
+    words: NDArray[np.uint64] = np.random.PCG64(_SIGN_SEED).random_raw(count // 64 + 1)
+    bits = np.unpackbits(words.astype("<u8").view(np.uint8))[:count]
+    return np.where(bits, -1.0, 1.0)
 
 
 def fingerprints_agree(cached: NDArray[np.float64], now: NDArray[np.float64]) -> bool:

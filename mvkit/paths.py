@@ -16,6 +16,8 @@ from mvkit.files import inspect_file
 
 #: Recordings that have a name.
 DATASETS = ("neuropixels", "calcium", "simulated")
+#: Dataset and stimuli when none are named: the published ones if they were fetched, else the simulated ones.
+PREFERRED_DATASET, FALLBACK_DATASET = "neuropixels", "simulated"
 
 #: Files of other programs, of which `mvkit fetch neural --from` makes neural files.
 _OTHER_ENDINGS = (".npy", ".npz", ".mat", ".csv", ".tsv", ".parquet", ".nwb")
@@ -126,6 +128,11 @@ def checkpoint_path(name: str, home: Path | None = None) -> Path:
 def neural_path(dataset: str, home: Path | None = None) -> Path:
     """Return the path of the neural file of a published dataset."""
     return neural_dir(home) / f"{dataset}.h5"
+
+
+def default_dataset(home: Path | None = None) -> str:
+    """Return the dataset when none is named: neuropixels if it was fetched, else simulated."""
+    return PREFERRED_DATASET if neural_path(PREFERRED_DATASET, home).is_file() else FALLBACK_DATASET
 
 
 def locate_dataset(name_or_path: str | Path, home: Path | None = None) -> Path | None:

@@ -142,8 +142,9 @@ def command(
     as_json: JsonOption = False,
 ) -> None:
     """Write what a model's layers give for a set of images, all layers in one pass."""
+    # All of it before torch is imported, which takes seconds.
     from mvkit.files import check_output_path
-    from mvkit.paths import DATASETS, expand, locate_dataset
+    from mvkit.models.names import check_export_target
 
     check_network([model], weights=weights, layers=split_commas(layers), home=home, device=device)
     target = export_weights or out
@@ -155,17 +156,13 @@ def command(
     if export_weights is not None:
         beside = {"--out": out, "--layers": layers, "--stimuli": stimuli, "--format": file_format}
         _refuse_beside_export([option for option, value in beside.items() if value])
-    elif stimuli in DATASETS:
-        locate_dataset(stimuli, home_path(home))
-    elif stimuli is not None and not expand(stimuli).exists():
-        raise UsageError(
-            f"stimuli '{stimuli}': no such dataset, neural file or folder of images"
-            f"{suggest(stimuli, DATASETS)}\nvalid: {', '.join(DATASETS)}, or a path"
-        )
-    if export_weights is None:
+        check_export_target(target, overwrite=force)
+    else:
         from mvkit.features.feature_file import feature_path
 
         check_output_path(feature_path(target, file_format), overwrite=force, example="features.h5")
+        _check_stimuli(stimuli, home=home_path(home))
+    inputs = input_options(input_size, mean, std, grey=grey)
     from mvkit.features.extraction import ExtractRequest, run_export, run_extract
 
     request = ExtractRequest(
@@ -177,7 +174,7 @@ def command(
         batch_size=batch_size,
         device=device,
         threads=threads,
-        inputs=input_options(input_size, mean, std, grey=grey),
+        inputs=inputs,
         home=home_path(home),
         format=file_format,
     )
@@ -192,6 +189,30 @@ def command(
     print_line(_headline(report))
     print_renderable(layer_table(report.layers, report.n_images))
     print_line(f"wrote {report.path}")
+
+
+def _check_stimuli(stimuli: str | None, *, home: Path | None) -> None:
+    """Check that stimuli are a dataset, a neural file or a folder of images; images stay unread."""
+    from mvkit.files import list_image_folder
+    from mvkit.paths import DATASETS, default_dataset, expand, locate_dataset
+
+    given = default_dataset(home) if stimuli is None else stimuli
+    if given in DATASETS:
+        file = locate_dataset(given, home)
+    elif not (path := expand(given)).exists():
+        raise UsageError(
+            f"stimuli '{given}': no such dataset, neural file or folder of images"
+            f"{suggest(given, DATASETS)}\nvalid: {', '.join(DATASETS)}, or a path"
+        )
+    elif path.is_dir():
+        list_image_folder(path)
+        return
+    else:
+        file = path
+    if file is not None:
+        from mvkit.neural.neural_file import read_unit_columns
+
+        read_unit_columns(file)
 
 
 def _refuse_beside_export(options: list[str]) -> None:

@@ -115,12 +115,10 @@ def layers(
 
     Only modules are layers, not functions that a forward calls (F.relu, +).
     """
-    from mvkit.models.names import check_models, is_checkpoint_path, parse_external
+    from mvkit.models.names import check_models
 
-    if parse_external(model) is None and not is_checkpoint_path(model):
-        # Before torch is imported, which takes seconds.
-        path = home_path(home)
-        check_models([model], weights=weights or "random", layers=split_commas(patterns), home=path)
+    # Before torch is imported, which takes seconds.
+    check_models([model], weights=weights or "random", layers=split_commas(patterns), home=home_path(home))
     from mvkit.pipeline.listing import list_layers
 
     listing = list_layers(

@@ -406,7 +406,8 @@ def command(
     check_network(models, weights=weights, layers=_names("--layers", layers), home=home, device=device)
     if out is not None:
         check_output_folder(out)
-    from mvkit.pipeline.request import OPTIONS, ScoreRequest, resolve_recipe
+    from mvkit.pipeline.listing import check_areas
+    from mvkit.pipeline.request import OPTIONS, ScoreRequest, check_request
 
     request = ScoreRequest(
         models=tuple(models or ()),
@@ -457,11 +458,8 @@ def command(
         }
         _score_task(request, task, unused, out=out, as_json=as_json)
         return
-    resolve_recipe(request)
-    if dataset is not None:
-        from mvkit.pipeline.listing import check_areas
-
-        check_areas(dataset, request.areas, home=home_path(home))
+    check_request(request)
+    check_areas(dataset, request.areas, home=home_path(home))
     from mvkit.pipeline.score import parse_shard, run_score, run_shard
     from mvkit.report import run_document, run_page, save_run, save_table, written_lines
     from mvkit.report.figures import check_figure, draw_run

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mvkit.cache import LayerKey, fingerprint_of
 from mvkit.display import ProgressCallback, ProgressOption, open_progress
 from mvkit.errors import DataError, UsageError, wording
 from mvkit.features.buffer import IN_MEMORY_BYTES, FeatureBuffer, StoredLayer, feature_buffer
@@ -31,8 +32,6 @@ from mvkit.features.layers import (
     published_layers,
 )
 from mvkit.features.stimuli import (
-    FALLBACK_DATASET,
-    PREFERRED_DATASET,
     ImagesDigest,
     Stimuli,
     default_stimuli,
@@ -45,10 +44,11 @@ from mvkit.files import check_output_path, digest_of, split_names
 from mvkit.machine import available_memory, describe_gpu, installed_versions, sources_digest
 from mvkit.models import VisionModel, load_model
 from mvkit.models.base import weights_digest
-from mvkit.models.exporting import ExportReport, check_target, export_weights
+from mvkit.models.exporting import ExportReport, export_weights
 from mvkit.models.external import unwrap, with_input_size
-from mvkit.models.names import compose_layers
+from mvkit.models.names import check_export_target, compose_layers
 from mvkit.models.preprocessing import InputOptions
+from mvkit.paths import FALLBACK_DATASET, PREFERRED_DATASET
 
 logger = logging.getLogger(__name__)
 
@@ -71,12 +71,6 @@ _LIBRARIES = ("torch", "torchvision", "numpy", "pillow")
 _OWN_PARTS = ("models", "features", "gabor.py")
 #: The address of an object in memory, which differs from process to process.
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
-
-#: Parts of every image's features that a fingerprint measures one by one, so that a change in one shows.
-_N_PARTS = 4
-#: Features that are summed at once; their signs repeat. A prime, as maps have other sizes.
-_BLOCK = 4093
-_SIGN_SEED = 20180921
 
 
 def extract(  # noqa: PLR0913
@@ -407,7 +401,7 @@ def run_export(request: ExtractRequest, target: Path, *, overwrite: bool) -> Exp
     MvkitError
         If weights are missing or damaged.
     """
-    check_target(target, overwrite=overwrite)
+    check_export_target(target, overwrite=overwrite)
     return export_weights(request.load_model(), target, overwrite=overwrite)
 
 
@@ -693,22 +687,6 @@ def images_per_batch(batch_size: int | None, input_shape: Sequence[int]) -> int:
     return max(1, min(_LARGEST_BATCH, _BATCH_PIXELS // max(1, pixels)))
 
 
-@dataclass(frozen=True)
-class LayerKey:
-    """The key of a layer in the cache, and a fingerprint that tells whether its features are still the same.
-
-    Attributes
-    ----------
-    key
-        sha256 (hex) of weights, modules, preprocessing, images, layer, device, batch size and versions.
-    fingerprint
-        float64 (n,): the features of the first batch, condensed to a few numbers for each image.
-    """
-
-    key: str
-    fingerprint: NDArray[np.float64]
-
-
 def layer_keys(forward_pass: ForwardPass) -> dict[str, LayerKey]:
     """Return the key and the fingerprint of every layer of a forward pass.
 
@@ -802,45 +780,6 @@ def _arithmetic() -> dict[str, object]:
         "matmul": torch.get_float32_matmul_precision(),
         "convolutions_tf32": torch.backends.cudnn.allow_tf32,
     }
-
-
-def fingerprint_of(rows: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Condense features of a few images into a few numbers for each.
-
-    Parameters
-    ----------
-    rows
-        float32 (n_images, n_features).
-
-    Returns
-    -------
-    numpy.ndarray
-        float64 (n_images * 10,): mantissa and exponent of each image's norm; then, relative to it, the norms
-        of 4 successive parts, and one plus the sums of these parts under fixed pseudo-random signs, which
-        tell the order of features.
-    """
-    signs = _signs(_BLOCK)
-    squares, sums = np.zeros((2, len(rows), _N_PARTS))
-    with np.errstate(all="ignore"):
-        for index, part in enumerate(np.array_split(rows, _N_PARTS, axis=1)):
-            # A few at a time: a layer may have millions.
-            for start in range(0, part.shape[1], _BLOCK):
-                exact = part[:, start : start + _BLOCK].astype(np.float64)
-                squares[:, index] += np.einsum("ij,ij->i", exact, exact)
-                sums[:, index] += exact @ signs[: exact.shape[1]]
-        norm = np.sqrt(squares.sum(axis=1))
-        mantissa, exponent = np.frexp(norm)
-        exponent = np.where(np.isfinite(norm), exponent, 0)
-        unit = np.where(norm == 0, 1.0, norm)[:, np.newaxis]
-        relative = np.hstack([np.sqrt(squares) / unit, 1 + sums / unit])
-    return np.column_stack([mantissa, exponent, relative]).ravel()
-
-
-def _signs(count: int) -> NDArray[np.float64]:
-    # The bits of a bit generator are the same in every version of NumPy; what is drawn from them is not.
-    words: NDArray[np.uint64] = np.random.PCG64(_SIGN_SEED).random_raw(count // 64 + 1)
-    bits = np.unpackbits(words.astype("<u8").view(np.uint8))[:count]
-    return np.where(bits, -1.0, 1.0)
 
 
 @dataclass(frozen=True)

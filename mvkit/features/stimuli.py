@@ -99,8 +99,6 @@ def _read_image(file: Path) -> NDArray[np.uint8]:
 
 
 DATASETS = paths.DATASETS
-#: Stimuli when none are named: the published ones if they were fetched, else the simulated ones.
-PREFERRED_DATASET, FALLBACK_DATASET = "neuropixels", "simulated"
 
 
 class Stimuli(Protocol):
@@ -218,8 +216,7 @@ def default_stimuli(*, home: Path | None = None) -> str:
     home
         mvkit's home directory.
     """
-    fetched = paths.neural_path(PREFERRED_DATASET, home).is_file()
-    return PREFERRED_DATASET if fetched else FALLBACK_DATASET
+    return paths.default_dataset(home)
 
 
 def _open_by_name(name: str, home: Path | None) -> Stimuli:

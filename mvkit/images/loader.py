@@ -25,9 +25,16 @@ from mvkit.files import check_link
 from mvkit.images.beton import BetonContent, Sidecar, check_complete, read_content, unpack_depth
 from mvkit.images.crops import Box, crop_axes, crop_boxes, crop_image, crop_images, crop_planes, decode_jpegs
 from mvkit.images.settings import Crop, RawBatch
-from mvkit.images.sources import SplitSource, open_cifar10, open_folder, open_pairs, read_depth, read_rgb
+from mvkit.images.sources import (
+    SplitSource,
+    no_images,
+    open_cifar10,
+    open_folder,
+    open_pairs,
+    read_depth,
+    read_rgb,
+)
 from mvkit.machine import available_cores
-from mvkit.recipes import packaged_recipes
 
 LOGGER = logging.getLogger(__name__)
 
@@ -87,12 +94,7 @@ def _open_files(folder: Path, split: Split) -> FolderSource:
         for source in sources:
             if source.split == split:
                 return FolderSource(source, folder)
-    recipe = folder.name if f"prep/{folder.name}" in packaged_recipes() else "RECIPE"
-    raise DataError(
-        f"{folder}: no images for '{split}': no {split}.beton and no {split}/CLASS/*.jpg "
-        f"(or images without classes)\n"
-        f"make them with `mvkit prep {recipe} --images DIR --out {folder}`, or give `--images DIR`"
-    )
+    raise no_images(folder, split)
 
 
 @dataclass(frozen=True)

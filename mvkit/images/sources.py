@@ -28,6 +28,7 @@ from mvkit.files import (
 )
 from mvkit.neural.pickle_arrays import array_ref, load
 from mvkit.pickle_reader import PickleFile, read_pickle
+from mvkit.recipes import packaged_recipes
 
 #: Suffixes of files that are taken for images; others are passed over.
 SUFFIXES: Final = frozenset(
@@ -154,6 +155,16 @@ class SplitSource:
             # Names by their bytes, whatever the system's encoding.
             summary.update(f"{file.n_bytes} {file.label} ".encode() + os.fsencode(file.name) + b"\n")
         return summary.hexdigest()
+
+
+def no_images(folder: Path, split: str) -> DataError:
+    """Return the error that a folder has no images to train on; names the command that makes them."""
+    recipe = folder.name if f"prep/{folder.name}" in packaged_recipes() else "RECIPE"
+    return DataError(
+        f"{folder}: no images for '{split}': no {split}.beton and no {split}/CLASS/*.jpg "
+        f"(or images without classes)\n"
+        f"make them with `mvkit prep {recipe} --images DIR --out {folder}`, or give `--images DIR`"
+    )
 
 
 def open_folder(root: Path) -> tuple[SplitSource, ...]:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from mvkit.errors import CheckpointError, DataError, printable, suggest, wording
 from mvkit.files import opening_as_text, sha256_of
 from mvkit.models.base import VisionModel, guard_missing_weights, state_digest
-from mvkit.models.names import split_key
+from mvkit.models.names import SAFETENSORS, split_key
 from mvkit.models.torch_pickle import PickledObject, inert_pickle, module_state
 
 _log = logging.getLogger(__name__)
@@ -34,7 +34,6 @@ _log = logging.getLogger(__name__)
 #: Format of the metadata in weights files that mvkit writes.
 FORMAT_NAME = "mvkit-weights"
 FORMAT_VERSION = 1
-SUFFIX = ".safetensors"
 
 #: Where the weights lie in a checkpoint, the first that is there, also one in another (``model.state_dict``).
 CONTAINERS = (
@@ -161,7 +160,7 @@ def read_checkpoint(path: Path, *, remedy: str = _FETCH_AGAIN) -> object:
         If the file is no checkpoint, is damaged, or names a global that is not allowed.
     """
     first = _first_bytes(path, remedy)
-    if looks_like_safetensors(first) or path.suffix == SUFFIX:
+    if looks_like_safetensors(first) or path.suffix == SAFETENSORS:
         return _read_weights_file(path, remedy=remedy)
     if path.name.endswith(".index.json"):
         return _read_shards(path, remedy)

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 import mvkit
 from mvkit.errors import CheckpointError, UsageError, printable
-from mvkit.files import check_output_path, replacing
+from mvkit.files import replacing
 from mvkit.models.base import WeightsProvenance, missing_weights, state_digest
-from mvkit.models.checkpoints import FORMAT_NAME, FORMAT_VERSION, SUFFIX, weights_crc32
+from mvkit.models.checkpoints import FORMAT_NAME, FORMAT_VERSION, weights_crc32
 from mvkit.models.external import ExternalModel, unwrap
 from mvkit.models.loading import load_model
+from mvkit.models.names import check_export_target
 from mvkit.paths import expand
 
 
@@ -87,7 +88,7 @@ def export_weights(
         If the state dict holds what the format cannot.
     """
     target = expand(target)
-    check_target(target, overwrite=overwrite)
+    check_export_target(target, overwrite=overwrite)
     module = unwrap(model) if isinstance(model, nn.Module) else load_model(model)
     if lacking := missing_weights(module):
         raise CheckpointError(f"'{getattr(module, 'name', '')}' cannot be exported: {lacking}")
@@ -107,19 +108,6 @@ def export_weights(
         _sort_metadata(temporary)
         n_bytes = temporary.stat().st_size
     return ExportReport(target, len(tensors), n_bytes, metadata)
-
-
-def check_target(target: Path, *, overwrite: bool) -> None:
-    """Check a path for weights before a model is read, which takes seconds.
-
-    Raises
-    ------
-    UsageError
-        If it exists and ``overwrite`` is False, is a folder, or is not named ``*.safetensors``.
-    """
-    if target.suffix != SUFFIX:
-        raise UsageError(f"{target}: weights are written as safetensors; name the file *{SUFFIX}")
-    check_output_path(target, overwrite=overwrite, example=f"weights{SUFFIX}")
 
 
 def describe_weights(model: nn.Module) -> dict[str, str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from mvkit.errors import CheckpointError, UsageError, suggest, unknown_name, wording
-from mvkit.files import inspect_file
+from mvkit.files import check_output_path, inspect_file
 from mvkit.machine import time_limit
 from mvkit.models.registry import (
     RELEASED,
@@ -39,7 +39,8 @@ LISTING_COMMAND = "mvkit list layers MODEL"
 #: Words for weights that are no file.
 WEIGHT_CHOICES = ("released", "random")
 
-_CHECKPOINT_SUFFIXES = (".pt", ".pth", ".ckpt", ".tar", ".safetensors")
+SAFETENSORS = ".safetensors"
+_CHECKPOINT_SUFFIXES = (".pt", ".pth", ".ckpt", ".tar", SAFETENSORS)
 
 
 def check_models(
@@ -311,6 +312,19 @@ def find_checkpoint(name: str | os.PathLike[str], weights: str | os.PathLike[str
     else:
         check_kind(path)
     return path
+
+
+def check_export_target(target: Path, *, overwrite: bool) -> None:
+    """Check a path for weights before a model is read, which takes seconds.
+
+    Raises
+    ------
+    UsageError
+        If it exists and ``overwrite`` is False, is a folder, or is not named ``*.safetensors``.
+    """
+    if target.suffix != SAFETENSORS:
+        raise UsageError(f"{target}: weights are written as safetensors; name the file *{SAFETENSORS}")
+    check_output_path(target, overwrite=overwrite, example=f"weights{SAFETENSORS}")
 
 
 def check_kind(path: Path) -> None:

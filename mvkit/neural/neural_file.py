@@ -8,14 +8,14 @@ import json
 import re
 import zlib
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -777,6 +777,38 @@ def open_neural_file(path: Path) -> Iterator[OpenNeuralFile]:
         When the file is missing, is not HDF5, is no neural file, is damaged, or holds
         values that cannot be used; the message names variable and attribute.
     """
+    with _opened(path, _open_variables) as opened:
+        yield opened
+
+
+def read_unit_columns(path: Path) -> dict[str, NDArray[Any]]:
+    """Read what a neural file says of its units, but no images or responses.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Returns
+    -------
+    dict
+        Name -> column (n_units,), as in :class:`NeuralFileContents`.
+
+    Raises
+    ------
+    DataError
+        As :func:`open_neural_file`.
+    """
+    with _opened(path, _read_columns) as (columns, _):
+        return columns
+
+
+Opened = TypeVar("Opened")
+
+
+@contextmanager
+def _opened(path: Path, read: Callable[[Path, Any], Opened]) -> Iterator[Opened]:
+    """Open and check a neural file, and yield what a function reads of it."""
     if not path.is_file():
         raise DataError(f"{path}: no such neural file")
     check_checksum(path, remedy="fetch or convert it again")
@@ -793,7 +825,7 @@ def open_neural_file(path: Path) -> Iterator[OpenNeuralFile]:
             _check_format(path, file)
             with name_file_in_errors(path):
                 check_self_contained(file)
-            opened = _open_variables(path, file)
+            opened = read(path, file)
         except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
             raise DataError(f"{path}: damaged neural file: {_first_line(error)}") from error
         yield opened
@@ -817,11 +849,13 @@ def _check_format(path: Path, file: Any) -> None:
             raise DataError(f"{path}: variable '{name}' is missing from the neural file")
 
 
-def _open_variables(path: Path, file: Any) -> OpenNeuralFile:
-    def open_variable(name: str) -> Variable:
-        return Variable(file[name], f"{path}: variable '{name}'")
+def _variable(path: Path, file: Any, name: str) -> Variable:
+    return Variable(file[name], f"{path}: variable '{name}'")
 
-    responses = open_variable(RESPONSES)
+
+def _is_timed(path: Path, file: Any) -> bool:
+    """Whether responses have a time axis; checks that they are numbers."""
+    responses = _variable(path, file, RESPONSES)
     if not responses.is_number or responses.data.dtype.kind == "b":
         raise DataError(f"{responses.where}: has type {responses.data.dtype}, expected numbers")
     kind = attribute_text(file, "kind")
@@ -830,22 +864,34 @@ def _open_variables(path: Path, file: Any) -> OpenNeuralFile:
         responses.dims is not None and (TIME in responses.dims) != is_timed
     ):
         raise ValueError(f"kind is '{kind}', but responses has dimensions {responses.dims}")
+    return is_timed
+
+
+def _read_columns(path: Path, file: Any) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[np.float64]]]:
+    """Read the columns of units, and their reliabilities per time bin."""
+    is_timed = _is_timed(path, file)
     columns: dict[str, NDArray[Any]] = {}
     reliabilities: dict[str, NDArray[np.float64]] = {}
     for name in _unit_variables(file):
-        variable = open_variable(name)
+        variable = _variable(path, file, name)
         dims = variable.named_dims
         n_dims = variable.data.ndim if dims is None else len(dims)
         if n_dims == 1:
             columns[name] = _column(variable, name)
         elif n_dims == 2 and is_timed:
             reliabilities[name] = _numbers(variable, TIME, UNITS).astype(np.float64, copy=False)
+    return columns, reliabilities
+
+
+def _open_variables(path: Path, file: Any) -> OpenNeuralFile:
+    columns, reliabilities = _read_columns(path, file)
+    responses = _variable(path, file, RESPONSES)
     contents = NeuralFileContents(
         dataset=attribute_text(file, "dataset"),
-        stimuli=_stimuli(open_variable(STIMULI)),
-        trials=_labels(open_variable(TRIALS), TRIALS),
-        frame_ids=_labels(open_variable(FRAMES), FRAMES),
-        time_s=_times(open_variable(TIME)) if is_timed else None,
+        stimuli=_stimuli(_variable(path, file, STIMULI)),
+        trials=_labels(_variable(path, file, TRIALS), TRIALS),
+        frame_ids=_labels(_variable(path, file, FRAMES), FRAMES),
+        time_s=_times(_variable(path, file, TIME)) if _is_timed(path, file) else None,
         unit_columns=columns,
         reliabilities=reliabilities,
         units_of_measure=_units_of_measure(responses),

@@ -38,7 +38,7 @@ _BY_FOLD, _FINGERPRINT, _COLUMN = "by_fold", "fingerprint", "column:"
 
 
 class CacheKey(Protocol):
-    """The key of a layer, see :class:`mvkit.features.extraction.LayerKey`."""
+    """The key of a layer, see :class:`mvkit.cache.LayerKey`."""
 
     @property
     def key(self) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mvkit.cache import Store
+from mvkit.cache import LayerKey, Store, fingerprint_of
 from mvkit.errors import DataError, UsageError, wording
 from mvkit.files import digest_of
 from mvkit.machine import Resources, choose_device, worker_number
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from mvkit.features import LayerInfo
-    from mvkit.features.extraction import LayerKey
     from mvkit.neural import NeuralDataset, Recording
     from mvkit.pipeline.cached import CoordinatesCache, DiskScoreCache
     from mvkit.scoring import Scores, ScoreSettings
@@ -193,23 +192,25 @@ def open_layers(
     DataError
         If features given do not belong to as many images as the dataset has, or images cannot be read.
     """
-    from torch import nn
-
-    from mvkit.models import load_model
     from mvkit.pipeline.cached import with_cached_coordinates
 
     device = fit_device(resources, settings)
-    resources = replace(resources, device=str(choose_device(resources.device)))
-    if isinstance(source, str | Path):
-        source = load_model(source, home=resources.home)
     if isinstance(source, Mapping):
         opened = _open_features(source, dataset, patterns, resources)
-    elif isinstance(source, nn.Module):
-        opened = _open_model(source, dataset, patterns, resources)
     else:
-        raise UsageError(
-            f"cannot score a {type(source).__name__}: give a model, a name, features, or a mapping of arrays"
-        )
+        # Features that are given need no torch.
+        from torch import nn
+
+        from mvkit.models import load_model
+
+        network = load_model(source, home=resources.home) if isinstance(source, str | Path) else source
+        if not isinstance(network, nn.Module):
+            raise UsageError(
+                f"cannot score a {type(source).__name__}: give a model, a name, features, or a mapping of "
+                "arrays"
+            )
+        here = replace(resources, device=str(choose_device(resources.device)))
+        opened = _open_model(network, dataset, patterns, here)
     opened = replace(opened, fit_device=device)
     coordinates = opened.coordinates_cache(settings)
     if coordinates is None:
@@ -370,8 +371,6 @@ def _open_features(
 def _content_key(values: NDArray[Any]) -> LayerKey:
     """Return the key of features that are given: a digest of them."""
     import numpy as np
-
-    from mvkit.features.extraction import LayerKey, fingerprint_of
 
     state = hashlib.sha256(np.ascontiguousarray(values).data)
     key = digest_of({"content": state.hexdigest(), "shape": list(values.shape), "dtype": values.dtype.str})

@@ -33,7 +33,7 @@ from mvkit.models.registry import (
     has_readout,
     is_model,
 )
-from mvkit.paths import checkpoint_path, expand, locate_dataset, neural_path
+from mvkit.paths import checkpoint_path, default_dataset, expand, locate_dataset, neural_path
 
 if TYPE_CHECKING:
     from mvkit.features import LayerInfo
@@ -478,18 +478,18 @@ def _listed_dataset(name: str, path: Path) -> ListedDataset:
 def _count_units(path: Path) -> UnitCounts:
     """Return the areas of a neural file, its units and its animals."""
     from mvkit.neural.dataset import area_sort_key
-    from mvkit.neural.neural_file import open_neural_file
+    from mvkit.neural.neural_file import read_unit_columns
 
-    with open_neural_file(path) as file:
-        columns, n_units = file.contents.unit_columns, file.contents.n_units
+    columns = read_unit_columns(path)
+    n_units = len(next(iter(columns.values()), ()))
     areas = set(columns["visual_area"].tolist()) - {""} if "visual_area" in columns else set()
     ordered = sorted(areas, key=area_sort_key)
     animals = len(set(columns["specimen_id"].tolist())) if "specimen_id" in columns else None
     return tuple(ordered), n_units, animals
 
 
-def check_areas(dataset: str, areas: Sequence[str] | None, *, home: Path | None = None) -> None:
-    """Check the name or path of a dataset and its areas; torch and responses stay unread.
+def check_areas(dataset: str | None, areas: Sequence[str] | None, *, home: Path | None = None) -> None:
+    """Check the name or path of a dataset (None: the default one) and its areas, but no responses or images.
 
     Raises
     ------
@@ -498,7 +498,7 @@ def check_areas(dataset: str, areas: Sequence[str] | None, *, home: Path | None 
     DataError
         If the file is not there, or is no neural file.
     """
-    path = locate_dataset(dataset, home)
+    path = locate_dataset(dataset or default_dataset(home), home)
     names = _SIMULATED_COUNTS[0] if path is None else _count_units(path)[0]
     for area in areas or ():
         if names and area not in names:

@@ -13,7 +13,9 @@ from pydantic import ConfigDict, ValidationInfo, field_validator
 from mvkit.errors import DataError, RecipeError, UsageError, suggest
 from mvkit.files import plain, shorten
 from mvkit.machine import Resources, installed_versions
+from mvkit.models.names import is_checkpoint_path
 from mvkit.neural.selection import SelectionSettings, selection_with
+from mvkit.paths import default_dataset
 from mvkit.recipes import Count, Settings, load_recipe, packaged_recipes, parse_scalar
 from mvkit.scoring.settings import CORRECTED_ONLY, DEFAULT_SETTINGS, SIMILARITIES, ScoreSettings
 
@@ -201,6 +203,24 @@ class ScoreRequest:
     resources: Resources = field(default_factory=Resources)
 
 
+def check_request(request: ScoreRequest) -> ScoreRecipe:
+    """Check the models and the recipe of a request without importing torch, and return the recipe.
+
+    Raises
+    ------
+    UsageError, RecipeError
+        As :func:`resolve_recipe`; one model twice, or a single one that is to be pooled.
+    """
+    recipe = resolve_recipe(request)
+    if request.pool_as is not None and len(request.models) < 2:
+        raise UsageError(
+            f"--as {request.pool_as} pools networks, such as runs of other seeds: give two MODELs or more"
+        )
+    # Two paths may be of one checkpoint; that is checked when they are read.
+    _check_duplicates([name for name in request.models if not is_checkpoint_path(name)], request.weights)
+    return recipe
+
+
 def resolve_recipe(request: ScoreRequest) -> ScoreRecipe:
     """Return the recipe of a request, with what options and ``--set`` change.
 
@@ -344,11 +364,10 @@ def open_default(
 
     ``remark`` is then called with the command that fetches the recordings.
     """
-    from mvkit.features import default_stimuli
     from mvkit.neural import open_dataset
 
     if name is None:
-        name = default_stimuli(home=home)
+        name = default_dataset(home)
         if name != "neuropixels":
             remark(_NOT_FETCHED)
     return open_dataset(name, selection=selection, home=home)
@@ -445,8 +464,7 @@ def load_models(
 def _check_duplicates(names: Sequence[str], weights: str) -> None:
     """Refuse two names of one model: the network's short and long name, a run and its checkpoint."""
     from mvkit.models import find_model
-    from mvkit.models.loading import checkpoint_file
-    from mvkit.models.names import is_checkpoint_path, parse_external, split_random
+    from mvkit.models.names import parse_external, split_random
     from mvkit.models.registry import Baseline
 
     first: dict[object, str] = {}
@@ -456,7 +474,7 @@ def _check_duplicates(names: Sequence[str], weights: str) -> None:
         key: object = (
             external.key
             if external is not None
-            else checkpoint_file(name).resolve()
+            else _checkpoint(name)
             if is_checkpoint_path(name)
             else find_model(name).architecture.name
         )
@@ -469,6 +487,12 @@ def _check_duplicates(names: Sequence[str], weights: str) -> None:
             same = "is given twice" if other == given else f"is the same model as {other}"
             raise UsageError(f"model {given} {same}: give each model once")
         first[key] = given
+
+
+def _checkpoint(name: str) -> Path:
+    from mvkit.models.loading import checkpoint_file
+
+    return checkpoint_file(name).resolve()
 
 
 # The paper's Table 2 beside the scores.

@@ -27,12 +27,12 @@ from mvkit.pipeline.layers import (
 )
 from mvkit.pipeline.request import (
     ScoreRequest,
+    check_request,
     choose_recordings,
     compare_with_table2,
     dataset_context,
     load_models,
     open_default,
-    resolve_recipe,
 )
 from mvkit.report.text import ScoreRun
 from mvkit.scoring.parallel import dask_cluster
@@ -192,12 +192,14 @@ def _open_source(
     home: Path | None,
 ) -> object:
     """Load a model that is named, or prepare the input of one that is given; features stay as they are."""
-    from torch import nn
+    if not isinstance(source, Mapping):
+        # Features that are given need no torch.
+        from torch import nn
 
-    from mvkit.features.extraction import open_network
+        from mvkit.features.extraction import open_network
 
-    if isinstance(source, str | Path | nn.Module):
-        return open_network(source, weights=weights, seed=seed, input_size=input_size, home=home)
+        if isinstance(source, str | Path | nn.Module):
+            return open_network(source, weights=weights, seed=seed, input_size=input_size, home=home)
     for option, value in (("weights", weights), ("seed", seed), ("input_size", input_size)):
         if value is not None:
             raise UsageError(f"{option}: features are given, so that no model is loaded or shown images")
@@ -224,7 +226,8 @@ def _resources(n_jobs: int | None, device: str, options: dict[str, object]) -> R
     if resources is None:
         if cache not in (None, True, False):
             raise UsageError(f"cache: must be True or False, got {cache!r}")
-        choose_device(device)
+        if device != "cpu":
+            choose_device(device)
         return Resources(n_jobs=n_jobs, device=device, cache=cache is not False)
     if not isinstance(resources, Resources):
         raise UsageError(f"resources: must be Resources, got {type(resources).__name__}")
@@ -623,7 +626,8 @@ def open_run(request: ScoreRequest, *, note: Note) -> OpenedRun:
     UsageError, RecipeError, CheckpointError, DataError
         As :func:`run_score`.
     """
-    recipe = resolve_recipe(request)
+    recipe = check_request(request)
+    earlier = read_earlier(request.against)
     settings = recipe.settings
     selection = recipe.selection.resolve()
     device = choose_device(request.resources.device)
@@ -644,7 +648,6 @@ def open_run(request: ScoreRequest, *, note: Note) -> OpenedRun:
         home=home,
         inputs=recipe.input.options(),
     )
-    earlier = read_earlier(request.against)
     dataset = open_default(request.dataset, selection=selection, home=home, remark=note)
     recordings = choose_recordings(dataset, request.areas)
     compared = check_protocols(earlier, dataset, recordings, settings)
@@ -687,8 +690,6 @@ def _check_pooling(name: str, models: Mapping[str, VisionModel], layers: Sequenc
     """Refuse to pool networks of different layers, before they are scored."""
     from mvkit.features.layers import layers_to_record
 
-    if len(models) < 2:
-        raise UsageError(f"--as {name} pools networks, such as runs of other seeds: give two MODELs or more")
     (first, network), *others = models.items()
     expected = [layer.name for layer in layers_to_record(network, layers)]
     for other, model in others:

@@ -392,11 +392,15 @@ def images_folder(request: TrainRequest, recipe: TrainRecipe) -> Path:
     Raises
     ------
     DataError
-        There is none; names the command that prepares the images.
+        There is none, or it is empty; names the command that prepares the images.
     """
     name = recipe.data.images
     folder = request.images if request.images is not None else images_dir(name, request.home)
     if folder.is_dir():
+        if not any(folder.iterdir()):
+            from mvkit.images.sources import no_images
+
+            raise no_images(folder, "train")
         return folder
     check_link(folder)
     prepare, option = f"mvkit prep {name} --images DIR", wording("--images", "images=")

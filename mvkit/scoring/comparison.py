@@ -18,7 +18,6 @@ from mvkit.files import plain, shorten
 from mvkit.scoring.intervals import (
     METHOD,
     NO_UNITS,
-    Draws,
     Statistic,
     median_interval,
     p_value,
@@ -261,7 +260,6 @@ def _pairs_of_area(
     settings: ScoreSettings,
 ) -> list[PairDifference]:
     pairs = []
-    draws = Draws(settings)
     for first, second in combinations(units, 2):
         paired = pair_units((units[first], units[second]), areas)
         differences = paired.columns[0] - paired.columns[1]
@@ -270,7 +268,6 @@ def _pairs_of_area(
             paired.specimen,
             settings,
             areas=paired.area,
-            draws=draws,
             networks=[group[:, 0] - group[:, 1] for group in paired.networks],
         )
         centre = float(np.median(differences)) if differences.size else math.nan

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +36,7 @@ _TAU_SHARES = (np.arange(40) + 0.5) / 40
 #: Variance within animals relative to that between them that is rounding.
 _NEGLIGIBLE = 1e-12
 #: Bytes of resamples that are kept for further intervals.
-_MOST_KEPT = 256 * 1024 * 1024
+_MOST_SHARED = 128 * 1024 * 1024
 # Constants of splitmix64 (Steele, Lea, Flood 2014): a generator of our own inside compiled code, because
 # numba's would make draws depend on its version.
 _STEP = np.uint64(0x9E3779B97F4A7C15)
@@ -95,7 +96,6 @@ def median_interval(
     settings: ScoreSettings,
     *,
     areas: NDArray[np.generic] | None = None,
-    draws: Draws | None = None,
     networks: Sequence[NDArray[np.float64]] = (),
 ) -> Interval:
     """Confidence interval of the median over units, for animals and units other than those recorded.
@@ -119,8 +119,6 @@ def median_interval(
     areas
         (n_units,): area of each unit, where the median is over several: their levels then do not count as
         differences between animals, see :func:`subtract_area_levels`.
-    draws
-        To share among several intervals; None draws anew. The result is the same.
     networks
         Where values are means over several networks: float64 (n_networks, n_units), by how much each network
         differs from the mean; several such where groups of networks are compared.
@@ -139,7 +137,7 @@ def median_interval(
     """
     groups = [deviations[:, None] for deviations in networks]
     columns = np.asarray(values)[None]
-    return statistic_interval(columns, animals, MEDIAN, settings, areas=areas, draws=draws, networks=groups)
+    return statistic_interval(columns, animals, MEDIAN, settings, areas=areas, networks=groups)
 
 
 def statistic_interval(
@@ -149,7 +147,6 @@ def statistic_interval(
     settings: ScoreSettings,
     *,
     areas: NDArray[np.generic] | None = None,
-    draws: Draws | None = None,
     networks: Sequence[NDArray[np.float64]] = (),
 ) -> Interval:
     """Confidence interval of a function of medians, as :func:`median_interval`, on shared draws.
@@ -162,7 +159,7 @@ def statistic_interval(
         (n_units,).
     statistic
         What is to be bounded.
-    settings, areas, draws
+    settings, areas
         As in :func:`median_interval`.
     networks
         As there, float64 (n_networks, n_columns, n_units) each.
@@ -180,7 +177,7 @@ def statistic_interval(
         _, area = np.unique(np.asarray(areas)[order], return_inverse=True)
         levelled = subtract_area_levels(valid, np.repeat(np.arange(len(sizes)), sizes), area)
     error = standard_error(levelled, sizes, statistic.gradient(medians))
-    counts = (draws or Draws(settings)).counts(sizes)
+    counts = _shared_counts(sizes, settings)
     tail = 0.5 * (1.0 - settings.confidence)
     if networks:
         deviations = [group[:, :, order] for group in networks]
@@ -251,7 +248,6 @@ def describe_median(
     settings: ScoreSettings,
     *,
     areas: NDArray[np.generic] | None = None,
-    draws: Draws | None = None,
     reason: str = "",
     networks: Sequence[NDArray[np.float64]] = (),
 ) -> dict[str, float | int | str]:
@@ -265,7 +261,7 @@ def describe_median(
         int64 (n_units,).
     settings
         Those of intervals.
-    areas, draws, networks
+    areas, networks
         As in :func:`median_interval`.
     reason
         Why there are no scores, or "".
@@ -278,7 +274,7 @@ def describe_median(
         ``n_animals`` with a score, ``n_nan`` units without; ``reason`` for bounds that are NaN, or "".
     """
     valid = scores[~np.isnan(scores)]
-    interval = median_interval(scores, specimens, settings, areas=areas, draws=draws, networks=networks)
+    interval = median_interval(scores, specimens, settings, areas=areas, networks=networks)
     return {
         "median": float(np.median(valid)) if valid.size else math.nan,
         "sem": float(valid.std(ddof=1) / math.sqrt(valid.size)) if valid.size > 1 else math.nan,
@@ -445,27 +441,26 @@ def _connect_areas(animals: NDArray[np.int64], areas: NDArray[np.int64], n_areas
     return group
 
 
-class Draws:
-    """Resamples for one set of settings, drawn once for each list of animals' sizes.
+#: Resamples by animals' sizes, number and seed, the oldest first.
+_shared: dict[tuple[bytes, int, int], NDArray[np.uint16]] = {}
+_sharing = Lock()
 
-    Layers of a model have the same animals with, mostly, the same numbers of scored units. Where they have
+
+def _shared_counts(sizes: NDArray[np.int64], settings: ScoreSettings) -> NDArray[np.uint16]:
+    """Return :func:`resampled_counts` of these sizes, drawn once for all intervals of a process.
+
+    Layers and models have the same animals with, mostly, the same numbers of scored units. Where they have
     not, the oldest resamples make room, so that many layers or models take no more memory than a few.
     """
-
-    def __init__(self, settings: ScoreSettings) -> None:
-        self._settings = settings
-        self._counts: dict[bytes, NDArray[np.uint16]] = {}
-
-    def counts(self, sizes: NDArray[np.int64]) -> NDArray[np.uint16]:
-        """Return :func:`resampled_counts` of these sizes."""
-        key = sizes.tobytes()
-        if key not in self._counts:
-            n_resamples, seed = self._settings.n_resamples, self._settings.resampling_seed
-            room = _MOST_KEPT - n_resamples * int(sizes.sum()) * np.dtype(np.uint16).itemsize
-            while self._counts and sum(kept.nbytes for kept in self._counts.values()) > room:
-                del self._counts[next(iter(self._counts))]
-            self._counts[key] = resampled_counts(sizes, n_resamples=n_resamples, seed=seed)
-        return self._counts[key]
+    n_resamples, seed = settings.n_resamples, settings.resampling_seed
+    key = sizes.tobytes(), n_resamples, seed
+    with _sharing:
+        if key not in _shared:
+            room = _MOST_SHARED - n_resamples * int(sizes.sum()) * np.dtype(np.uint16).itemsize
+            while _shared and sum(counts.nbytes for counts in _shared.values()) > room:
+                del _shared[next(iter(_shared))]
+            _shared[key] = resampled_counts(sizes, n_resamples=n_resamples, seed=seed)
+        return _shared[key]
 
 
 def resampled_counts(sizes: NDArray[np.int64], *, n_resamples: int, seed: int) -> NDArray[np.uint16]:

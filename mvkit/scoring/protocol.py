@@ -572,6 +572,6 @@ def recordings_digest(recordings: Sequence[RecordingLike]) -> str:
     for recording in recordings:
         shape = recording.responses.shape
         state.update(f"{recording.area}/{recording.specimen}/{shape}/{recording.responses.dtype}".encode())
-        state.update(np.ascontiguousarray(recording.unit_ids, dtype=np.int64).tobytes())
-        state.update(np.ascontiguousarray(recording.responses).tobytes())
+        state.update(np.ascontiguousarray(recording.unit_ids, dtype=np.int64).data)
+        state.update(np.ascontiguousarray(recording.responses).data)
     return state.hexdigest()

@@ -20,7 +20,7 @@ from mvkit.errors import DataError, UsageError
 from mvkit.files import digest_of, plain, replacing, sha256_of, shorten, write_text
 from mvkit.paths import expand
 from mvkit.scoring.correlation import DROPPED_COLUMNS
-from mvkit.scoring.intervals import METHOD, Draws, describe_median
+from mvkit.scoring.intervals import METHOD, describe_median
 from mvkit.scoring.layer_choice import HELD_OUT, PAPER, ChosenUnits, choose_layer, unit_grid, unit_rows
 from mvkit.scoring.settings import SIMILARITIES, ScoreSettings
 
@@ -377,7 +377,6 @@ class Scores:
         import pandas as pd
 
         rows = []
-        draws = Draws(self.settings)
         for layer in self.layers:
             of_layer = self.columns["layer"] == layer
             for area in (*self.areas, ALL_AREAS):
@@ -386,9 +385,7 @@ class Scores:
                 specimens = self.columns["specimen"][chosen].astype(np.int64)
                 areas = self.columns["area"][chosen] if area == ALL_AREAS else None
                 of_networks = [self.networks[:, 0, chosen] - scores] if len(self.networks) else []
-                row = describe_median(
-                    scores, specimens, self.settings, areas=areas, draws=draws, networks=of_networks
-                )
+                row = describe_median(scores, specimens, self.settings, areas=areas, networks=of_networks)
                 rows.append({"layer": layer, "area": area, **row})
         return pd.DataFrame(rows)
 

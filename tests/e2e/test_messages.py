@@ -151,16 +151,19 @@ def test_with_json_an_answer_is_one_document(folder: Path, capsys: pytest.Captur
         assert error["type"] == ("RecipeError" if words.startswith("recipe") else "UsageError")
 
 
-def test_misspelt_words_are_answered_before_anything_heavy_is_imported(folder: Path) -> None:
-    commands = runpy.run_path(str(ROOT / "benchmarks" / "startup.py"))["COMMANDS"]
-    lines = [line for group in commands.values() for line in group]
+def test_answers_come_before_anything_heavy_is_imported(folder: Path) -> None:
+    startup = runpy.run_path(str(ROOT / "benchmarks" / "startup.py"))
+    lines = [line for group in startup["COMMANDS"].values() for line in group]
     code = f"""
 import sys
 from mvkit.cli.main import run
-for line in {lines!r}:
-    run(line.split())
-    heavy = sorted({{"torch", "numba", "pandas", "scipy", "xarray", "matplotlib"}} & set(sys.modules))
-    assert not heavy, (line, heavy)
+def check(lines, names):
+    for line in lines:
+        run(line.split())
+        heavy = sorted(set(names) & set(sys.modules))
+        assert not heavy, (line, heavy)
+check({lines!r}, ["torch", "numba", "pandas", "scipy", "xarray", "matplotlib"])
+check({startup["WITHOUT_TORCH"]!r}, ["torch"])
 """
     environment = {"MVKIT_HOME": str(folder / "home"), "PYTHONPATH": ":".join(sys.path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)

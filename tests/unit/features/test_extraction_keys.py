@@ -20,9 +20,9 @@ from torch import nn
 from torchvision.transforms import v2
 
 import mvkit
-from mvkit.cache import fingerprints_agree
+from mvkit.cache import LayerKey, fingerprint_of, fingerprints_agree
 from mvkit.features import extraction as identity_module
-from mvkit.features.extraction import ForwardPass, LayerKey, fingerprint_of, layer_keys
+from mvkit.features.extraction import ForwardPass, layer_keys
 from mvkit.features.stimuli import ArrayStimuli, open_stimuli
 
 NET = """

@@ -12,8 +12,8 @@ import pytest
 import xarray as xr
 
 from mvkit.errors import DataError
-from mvkit.neural import NeuralFileContents, create_neural_file, open_neural_file
-from mvkit.neural.neural_file import chunk_shape, decode
+from mvkit.neural import NeuralFileContents, create_neural_file, neural_file, open_neural_file
+from mvkit.neural.neural_file import chunk_shape, decode, read_unit_columns
 
 
 @pytest.fixture
@@ -77,6 +77,21 @@ def test_what_is_written_is_read_again(tmp_path: Path, contents: NeuralFileConte
             np.testing.assert_array_equal(file.contents.unit_columns[name], column)
         np.testing.assert_array_equal(file.contents.stimuli, contents.stimuli)
         np.testing.assert_array_equal(file.contents.frame_ids, contents.frame_ids)
+
+
+def test_units_are_counted_without_reading_images(
+    tmp_path: Path, contents: NeuralFileContents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "a.h5", contents)
+    monkeypatch.setattr(neural_file, "_stimuli", None)
+    columns = read_unit_columns(tmp_path / "a.h5")
+    assert list(columns) == list(contents.unit_columns)
+    for name, column in contents.unit_columns.items():
+        np.testing.assert_array_equal(columns[name], column)
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        file.attrs["kind"] = "averaged"
+    with pytest.raises(DataError, match="damaged neural file: kind is 'averaged'"):
+        read_unit_columns(tmp_path / "a.h5")
 
 
 def test_averaged_floats_have_no_time(tmp_path: Path, contents: NeuralFileContents) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -232,6 +234,27 @@ def test_results_say_what_a_joined_layer_is_made_of(network: Network, dataset: N
     assert found.context["joined_layers"] == {"both": ["first.1", "second"]}
     features = mvkit.extract(network, dataset, layers)
     assert {name: values.shape[1] for name, values in features.items()} == {"first.0": 196, "both": 250}
+
+
+def test_given_features_need_no_torch(tmp_path: Path) -> None:
+    code = """
+import sys
+import numpy as np
+import mvkit
+from mvkit.neural import Recording
+rng = np.random.default_rng(0)
+features = {"layer": rng.normal(size=(4, 6))}
+recordings = [Recording("VISp", 1, [1, 2], rng.normal(size=(4, 4, 2)).astype(np.float32))]
+stimuli = np.zeros((4, 8, 8), np.uint8)
+about = {"frame_ids": range(4), "units_of_measure": "a.u."}
+mouse = mvkit.NeuralDataset("mine", stimuli, recordings=recordings, **about)
+scores = mvkit.score(features, mouse, mapping="ridge", n_splits=1, n_halves=1, n_jobs=1)
+assert scores.layers == ("layer",)
+assert not {"torch", "torchvision", "pandas"} & set(sys.modules)
+"""
+    environment = {"MVKIT_HOME": str(tmp_path), "PYTHONPATH": ":".join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
 
 
 def test_given_features_mean_what_they_say(dataset: NeuralDataset, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from mvkit.errors import UsageError
 from mvkit.files import plain
 from mvkit.models import find_model
-from mvkit.pipeline.request import compare_with_table2, load_models
+from mvkit.pipeline.request import ScoreRequest, check_request, compare_with_table2, load_models
 from mvkit.scoring import Scores, ScoreSettings
 
 
@@ -34,6 +34,16 @@ def test_models_are_loaded_in_the_order_given() -> None:
 def test_wrong_sets_of_models_are_refused(names: list[str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         load_models(names, weights="random")
+
+
+def test_a_request_is_checked_before_models_are_loaded() -> None:
+    names = ("alexnet_bn_ir", "alexnet_encoder")
+    with pytest.raises(UsageError, match="is the same model as alexnet_bn_ir"):
+        check_request(ScoreRequest(models=names))
+    with pytest.raises(UsageError, match="give two MODELs or more"):
+        check_request(ScoreRequest(models=("pixels",), pool_as="one"))
+    recipe = check_request(ScoreRequest(models=("pixels", "gabor"), options={"n_splits": 3}))
+    assert recipe.n_splits == 3
 
 
 def test_a_run_and_its_checkpoint_are_one_model(tmp_path: Path) -> None:

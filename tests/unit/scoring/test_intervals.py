@@ -15,7 +15,6 @@ from mvkit.scoring import ScoreSettings, intervals
 from mvkit.scoring.intervals import (
     MEDIAN,
     NO_UNITS,
-    Draws,
     few_animals,
     median_interval,
     medians_of_counts,
@@ -102,9 +101,10 @@ def test_a_symmetric_interval_has_the_p_of_the_t_test() -> None:
 
 def test_shared_draws_change_nothing() -> None:
     values, animals = np.arange(40.0) ** 2, np.repeat([1, 2, 3, 4], 10)
-    draws = Draws(SETTINGS)
+    intervals._shared.clear()
     alone = median_interval(values, animals, SETTINGS)
-    assert [median_interval(values, animals, SETTINGS, draws=draws) for _ in range(2)] == [alone, alone]
+    assert len(intervals._shared) == 1
+    assert [median_interval(values, animals, SETTINGS) for _ in range(2)] == [alone, alone]
     assert statistic_interval(values[None], animals, MEDIAN, SETTINGS) == alone
 
 
@@ -228,23 +228,28 @@ def test_seeds_and_shared_draws() -> None:
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
     sizes = np.array([10, 10])
-    draws = Draws(ScoreSettings(n_resamples=100, resampling_seed=1))
-    assert draws.counts(sizes) is draws.counts(sizes.copy())
-    np.testing.assert_array_equal(draws.counts(sizes), resampled_counts(sizes, n_resamples=100, seed=1))
+    settings = ScoreSettings(n_resamples=100, resampling_seed=1)
+    shared = intervals._shared_counts(sizes, settings)
+    assert intervals._shared_counts(sizes.copy(), settings) is shared
+    np.testing.assert_array_equal(shared, resampled_counts(sizes, n_resamples=100, seed=1))
+    for other_settings in ({"n_resamples": 101}, {"resampling_seed": 2}):
+        changed = settings.model_copy(update=other_settings)
+        expected = resampled_counts(sizes, n_resamples=changed.n_resamples, seed=changed.resampling_seed)
+        np.testing.assert_array_equal(intervals._shared_counts(sizes, changed), expected)
 
 
 def test_draws_of_many_sizes_take_no_more_memory_than_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = ScoreSettings(n_resamples=100)
-    monkeypatch.setattr(intervals, "_MOST_KEPT", 100 * 70 * 2)
-    draws = Draws(settings)
+    monkeypatch.setattr(intervals, "_MOST_SHARED", 100 * 70 * 2)
+    monkeypatch.setattr(intervals, "_shared", {})
     for n_units in range(20, 40):
         sizes = np.array([n_units, 1])
         expected = resampled_counts(sizes, n_resamples=100, seed=settings.resampling_seed)
-        np.testing.assert_array_equal(draws.counts(sizes), expected)
-        assert sum(kept.nbytes for kept in draws._counts.values()) <= 100 * 70 * 2
-    assert len(draws._counts) == 1
+        np.testing.assert_array_equal(intervals._shared_counts(sizes, settings), expected)
+        assert sum(kept.nbytes for kept in intervals._shared.values()) <= 100 * 70 * 2
+    assert len(intervals._shared) == 1
     # What is too large to be kept with others is drawn all the same.
-    assert draws.counts(np.array([99, 1])).shape == (100, 100)
+    assert intervals._shared_counts(np.array([99, 1]), settings).shape == (100, 100)
 
 
 def test_nothing_gives_nan_and_wrong_shapes_are_refused() -> None:
