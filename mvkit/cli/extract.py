@@ -10,6 +10,10 @@ import typer
 from mvkit.cli.console import (
     DEVICE_HELP,
     MACHINE,
+    Acuity,
+    Contrast,
+    FieldOfView,
+    FrameRate,
     Grey,
     HomeOption,
     InputSize,
@@ -28,6 +32,7 @@ from mvkit.cli.console import (
     print_renderable,
     progress_bar,
     split_commas,
+    viewing_conditions,
 )
 from mvkit.cli.list import layer_table
 from mvkit.errors import UsageError, suggest
@@ -138,6 +143,10 @@ def command(
     mean: Mean = None,
     std: Std = None,
     grey: Grey = False,
+    acuity: Acuity = None,
+    field_of_view: FieldOfView = None,
+    contrast: Contrast = None,
+    frame_rate: FrameRate = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -145,6 +154,7 @@ def command(
     from mvkit.files import check_output_path
     from mvkit.paths import DATASETS, expand, locate_dataset
 
+    viewing = viewing_conditions(acuity, field_of_view, contrast)
     check_network([model], weights=weights, layers=split_commas(layers), home=home, device=device)
     target = export_weights or out
     if target is None:
@@ -153,7 +163,15 @@ def command(
             f"what there is to extract: mvkit list layers {model}"
         )
     if export_weights is not None:
-        beside = {"--out": out, "--layers": layers, "--stimuli": stimuli, "--format": file_format}
+        beside = {
+            "--out": out,
+            "--layers": layers,
+            "--stimuli": stimuli,
+            "--format": file_format,
+            "--acuity": acuity,
+            "--contrast": contrast,
+            "--frame-rate": frame_rate,
+        }
         _refuse_beside_export([option for option, value in beside.items() if value])
     elif stimuli in DATASETS:
         locate_dataset(stimuli, home_path(home))
@@ -177,9 +195,10 @@ def command(
         batch_size=batch_size,
         device=device,
         threads=threads,
-        inputs=input_options(input_size, mean, std, grey=grey),
+        inputs=input_options(input_size, mean, std, grey=grey, viewing=viewing),
         home=home_path(home),
         format=file_format,
+        frame_rate_hz=frame_rate,
     )
     if export_weights is not None:
         _print_export(run_export(request, target, overwrite=force), as_json=as_json)

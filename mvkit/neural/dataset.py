@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -64,6 +65,8 @@ class NeuralDataset:
         specimens that did not pass and why.
     selection_outcome
         Every unit of the file and why it was excluded; None where nothing was selected.
+    frame_rate_hz
+        Frames per second of a movie, whose frames the images are, in the order of time; None: still images.
     """
 
     name: str
@@ -75,6 +78,7 @@ class NeuralDataset:
     provenance: Mapping[str, object] = field(default_factory=dict)
     selection: Mapping[str, object] = field(default_factory=dict)
     selection_outcome: SelectionOutcome | None = None
+    frame_rate_hz: float | None = None
 
     def __post_init__(self) -> None:
         """Sort the recordings and check that all arrays agree.
@@ -83,7 +87,8 @@ class NeuralDataset:
         ------
         DataError
             If stimuli are not uint8 (n_images, height, width), or a recording
-            has another number of images, or two recordings share area and specimen.
+            has another number of images, or two recordings share area and specimen, or frames of a movie are
+            missing.
         """
         if np.ma.is_masked(self.stimuli):
             raise DataError(f"dataset {self.name}: stimuli have masked pixels; fill them")
@@ -102,6 +107,7 @@ class NeuralDataset:
             raise DataError(
                 f"dataset {self.name}: {len(self.frame_ids)} frame ids for {self.n_images} stimuli"
             )
+        check_frames(self.frame_rate_hz, self.frame_ids, f"dataset {self.name}")
         for recording in ordered:
             if recording.n_images != self.n_images:
                 raise DataError(
@@ -123,6 +129,7 @@ class NeuralDataset:
         frame_ids: ArrayLike | None = None,
         name: str = "recordings",
         units_of_measure: str = "a.u.",
+        frame_rate_hz: float | None = None,
     ) -> NeuralDataset:
         """Make a dataset of one's own recordings.
 
@@ -147,6 +154,8 @@ class NeuralDataset:
             Name of the dataset.
         units_of_measure
             Of the responses, for example ``"spikes/s"`` or ``"dF/F"``; default: arbitrary units.
+        frame_rate_hz
+            Frames per second of a movie, whose frames the images are, in the order of time; default: images.
 
         Returns
         -------
@@ -200,6 +209,7 @@ class NeuralDataset:
             units_of_measure=units_of_measure,
             recordings=_number_recordings(arrays, ids),
             provenance={"stimuli": grey.note} if grey.note else {},
+            frame_rate_hz=frame_rate_hz,
         )
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
@@ -238,6 +248,7 @@ class NeuralDataset:
             name=self.name,
             source=self.provenance,
             frame_ids=self.frame_ids,
+            frame_rate_hz=self.frame_rate_hz,
         )
 
     @property
@@ -814,6 +825,36 @@ def plain_array(values: ArrayLike, what: str) -> NDArray[Any]:
     masked: NDArray[Any] = data.astype(object)
     masked[mask] = None
     return masked
+
+
+def check_frames(frame_rate_hz: float | None, frame_ids: NDArray[np.int64], what: str) -> None:
+    """Check that images that are said to be a movie are its frames, one after the other.
+
+    Parameters
+    ----------
+    frame_rate_hz
+        None: they are no movie.
+    frame_ids
+        int64 (n_images,), numbers of the images.
+    what
+        Where they are from, for the message.
+
+    Raises
+    ------
+    DataError
+        If the rate is no positive number, or numbers do not ascend by one.
+    """
+    if frame_rate_hz is None:
+        return
+    if not (math.isfinite(frame_rate_hz) and frame_rate_hz > 0):
+        raise DataError(f"{what}: frame_rate_hz is {frame_rate_hz}; needed: frames per second, above 0")
+    steps = np.flatnonzero(np.diff(frame_ids) != 1)
+    if len(steps):
+        before, after = frame_ids[steps[0]], frame_ids[steps[0] + 1]
+        raise DataError(
+            f"{what}: frames of a movie must follow one another, but {after} comes after {before} "
+            f"({len(steps)} such places): clips of frames would not be what was shown"
+        )
 
 
 def whole_numbers(values: ArrayLike, what: str) -> NDArray[np.int64]:
