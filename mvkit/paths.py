@@ -128,6 +128,11 @@ def neural_path(dataset: str, home: Path | None = None) -> Path:
     return neural_dir(home) / f"{dataset}.h5"
 
 
+def is_fetched(dataset: str, home: Path | None = None) -> bool:
+    """Tell whether there is a neural file of that name, such as ``neuropixels_natural_movie_one``."""
+    return os.path.isfile(neural_path(dataset, home))
+
+
 def locate_dataset(name_or_path: str | Path, home: Path | None = None) -> Path | None:
     """Return the neural file of a dataset's name or path; None of ``simulated``, which needs none.
 
@@ -171,6 +176,8 @@ def locate_dataset(name_or_path: str | Path, home: Path | None = None) -> Path |
             # A link to nothing, a pipe.
             raise DataError(f"{path}: {inspect_file(path).problem}")
         raise DataError(f"{path}: no such neural file{_near_file(path)}")
+    if is_fetched(text, home):
+        return neural_path(text, home)
     raise UsageError(
         f"unknown dataset '{text}'{suggest(text, DATASETS)}\n"
         f"valid: {', '.join(DATASETS)}, or the path of a neural file"

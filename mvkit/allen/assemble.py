@@ -74,7 +74,8 @@ def describe_sessions(
     n_trials = max(outline.n_trials for outline in outlines)
     dtype, reason = _stored_type(outlines, request)
     return NeuralFileContents(
-        dataset=request.dataset,
+        dataset=request.name,
+        frame_rate_hz=request.frame_rate_hz,
         stimuli=staging.images([names[frame] for frame in sorted(names)]),
         # Labels of the published recordings begin with 1.
         trials=np.arange(1, n_trials + 1, dtype=np.int64),

@@ -152,7 +152,7 @@ def command(
 ) -> None:
     """Write what a model's layers give for a set of images, all layers in one pass."""
     from mvkit.files import check_output_path
-    from mvkit.paths import DATASETS, expand, locate_dataset
+    from mvkit.paths import DATASETS, expand, is_fetched, locate_dataset
 
     viewing = viewing_conditions(acuity, field_of_view, contrast)
     check_network([model], weights=weights, layers=split_commas(layers), home=home, device=device)
@@ -175,7 +175,7 @@ def command(
         _refuse_beside_export([option for option, value in beside.items() if value])
     elif stimuli in DATASETS:
         locate_dataset(stimuli, home_path(home))
-    elif stimuli is not None and not expand(stimuli).exists():
+    elif stimuli is not None and not (expand(stimuli).exists() or is_fetched(stimuli, home_path(home))):
         raise UsageError(
             f"stimuli '{stimuli}': no such dataset, neural file or folder of images"
             f"{suggest(stimuli, DATASETS)}\nvalid: {', '.join(DATASETS)}, or a path"

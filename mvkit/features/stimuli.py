@@ -242,7 +242,7 @@ def default_stimuli(*, home: Path | None = None) -> str:
 
 def _open_by_name(name: str, home: Path | None, frame_rate_hz: float | None) -> Stimuli:
     path = expand(name)
-    if name not in DATASETS:
+    if name not in DATASETS and not (paths.is_fetched(name, home) and not path.exists()):
         if path.is_dir():
             return FolderStimuli.open(path, frame_rate_hz=frame_rate_hz)
         if not path.is_file():

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 MOUSE_ACUITY_CPD = 0.5
 
 #: Degrees of the screen's width, 15 cm from the eye, in the Allen Brain Observatory (120 x 95 degrees: Siegle
-#: et al. 2021, Nature 592:86, Methods). After the spherical warping of all stimuli, natural scenes (1174 x 918
-#: px) fill it: AllenSDK's ``stimulus_info.make_display_mask`` leaves 1173 x 914 px of the screen's 1920 x 1200.
+#: et al. 2021, Nature 592:86, Methods). Natural scenes, 1174 x 918 px, fill it: the spherical warping leaves
+#: 1173 x 914 px of 1920 x 1200 visible (AllenSDK, ``brain_observatory.stimulus_info.make_display_mask``).
 ALLEN_FIELD_OF_VIEW_DEG = 120.0
 
 #: Snyder's factor 3.56, exactly: a point spread whose full width at half maximum is 1 / acuity.
