@@ -28,6 +28,7 @@ from mvkit.features.stimuli import (
     FALLBACK_DATASET,
     PREFERRED_DATASET,
     ImagesDigest,
+    InputReader,
     Stimuli,
     check_movie,
     default_stimuli,
@@ -35,7 +36,6 @@ from mvkit.features.stimuli import (
     describe_provenance,
     network_inputs,
     open_stimuli,
-    read_inputs,
 )
 from mvkit.files import check_output_path, digest_of, split_names
 from mvkit.machine import available_memory, describe_gpu, installed_versions, sources_digest
@@ -450,6 +450,7 @@ class ForwardPass:
         self.device = device_for(network, parse_device(device))
         check_movie(model, stimuli)
         self._tap = LayerTap(model, layers_to_record(model, layers))
+        self._reader = InputReader(model, stimuli)
         self._size = self._images_per_batch()
         self._first_batch: FirstBatch | None = None
         self._digest = ImagesDigest()
@@ -592,7 +593,7 @@ class ForwardPass:
             return self._tap(self._inputs(0, min(self._size, len(self.stimuli.image_ids)), self._digest))
 
     def _inputs(self, start: int, stop: int, digest: ImagesDigest) -> Tensor:
-        inputs = read_inputs(self.model, self.stimuli, start, stop, digest)
+        inputs = self._reader.read(start, stop, digest)
         return inputs.to(self.device, floating_dtype(self.model))
 
     def _flat(self, values: Mapping[str, Tensor]) -> dict[str, NDArray[np.float32]]:

@@ -305,10 +305,8 @@ def _problem_with(images: NDArray[Any]) -> str | None:
     return "there must be three or four axes"
 
 
-def read_inputs(
-    model: nn.Module, stimuli: Stimuli, start: int, stop: int, digest: ImagesDigest | None = None
-) -> Tensor:
-    """Read images and turn them into a batch of inputs on the CPU: of images, or of the clips up to each.
+class InputReader:
+    """Reads images and turns them into batches of inputs on the CPU: of images, or of the clips up to each.
 
     Parameters
     ----------
@@ -317,28 +315,53 @@ def read_inputs(
         of image t are the images t - T + 1 to t, in this order; before the first one, the first is repeated.
     stimuli
         The images.
-    start, stop
-        Which of them.
-    digest
-        Is given images ``start`` to ``stop``.
-
-    Returns
-    -------
-    Tensor
-        (n, channels, height, width); of clips with an axis of frames before or after the channels.
-
-    Raises
-    ------
-    UsageError, DataError
-        As :func:`network_inputs`, or if images cannot be read.
     """
-    clip = declared_clip(model)
-    first = start if clip is None else max(0, start - clip.n_frames + 1)
-    pictures = stimuli.read(first, stop)
-    if digest is not None:
-        digest.update(pictures[start - first :])
-    inputs = network_inputs(model, stimuli, pictures)
-    return inputs if clip is None else clips_up_to(inputs, start - first, clip)
+
+    def __init__(self, model: nn.Module, stimuli: Stimuli) -> None:
+        self._model, self._stimuli = model, stimuli
+        self._clip = declared_clip(model)
+        # The last frames that were read, and the number of the one after them.
+        self._recent: tuple[Tensor | None, int] = (None, 0)
+
+    def read(self, start: int, stop: int, digest: ImagesDigest | None = None) -> Tensor:
+        """Return the inputs of images ``start`` to ``stop``.
+
+        Batch after batch, every frame is read and prepared once.
+
+        Parameters
+        ----------
+        start, stop
+            Which images.
+        digest
+            Is given these images.
+
+        Returns
+        -------
+        Tensor
+            (n, channels, height, width); of clips with an axis of frames before or after the channels.
+
+        Raises
+        ------
+        UsageError, DataError
+            As :func:`network_inputs`, or if images cannot be read.
+        """
+        if self._clip is None:
+            return self._prepare(start, stop, digest)
+        n_before = min(start, self._clip.n_frames - 1)
+        recent, end = self._recent
+        if recent is None or end != start:
+            recent = self._prepare(start - n_before, start, None) if n_before else None
+        frames = self._prepare(start, stop, digest)
+        if recent is not None and n_before:
+            frames = torch.cat([recent[-n_before:], frames])
+        self._recent = frames[max(0, len(frames) - self._clip.n_frames + 1) :], stop
+        return clips_up_to(frames, n_before, self._clip)
+
+    def _prepare(self, start: int, stop: int, digest: ImagesDigest | None) -> Tensor:
+        pictures = self._stimuli.read(start, stop)
+        if digest is not None:
+            digest.update(pictures)
+        return network_inputs(self._model, self._stimuli, pictures)
 
 
 def clips_up_to(frames: Tensor, n_before: int, clip: ClipInput) -> Tensor:

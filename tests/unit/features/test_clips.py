@@ -14,7 +14,7 @@ import mvkit
 from mvkit.errors import UsageError
 from mvkit.features import list_layers, open_stimuli
 from mvkit.features.extraction import ForwardPass, layer_keys
-from mvkit.features.stimuli import clips_up_to
+from mvkit.features.stimuli import ArrayStimuli, InputReader, clips_up_to
 from mvkit.models.base import ClipInput
 from mvkit.models.preprocessing import GREY_64
 
@@ -86,6 +86,25 @@ def test_every_clip_ends_with_its_frame(axes: str, n_frames: int) -> None:
         assert clips.shape == (10 - start, *shape)
         numbers = clips[:, :, 0, 0, 0] if axes == "TCHW" else clips[:, 0, :, 0, 0]
         assert numbers.tolist() == expected[start:]
+
+
+def test_every_frame_is_read_and_prepared_once(movie: np.ndarray) -> None:
+    n_prepared: list[int] = []
+
+    class Counted(ArrayStimuli):
+        def read(self, start: int, stop: int) -> list[np.ndarray]:
+            n_prepared.append(stop - start)
+            return list(super().read(start, stop))
+
+    stimuli = Counted(movie, tuple(range(N_FRAMES)), frame_rate_hz=30.0)
+    reader = InputReader(ClipNet(7), stimuli)
+    batches = [reader.read(start, min(start + 4, N_FRAMES)) for start in range(0, N_FRAMES, 4)]
+    assert sum(n_prepared) == N_FRAMES
+    expected = torch.from_numpy(clips_by_hand(movie, 7)).transpose(1, 2)
+    assert torch.equal(torch.cat(batches), expected)
+    # From anywhere in the movie, too.
+    assert torch.equal(InputReader(ClipNet(7), stimuli).read(11, 13), expected[11:13])
+    assert torch.equal(reader.read(2, 5), expected[2:5])
 
 
 def test_the_digest_of_the_images_is_that_of_every_frame_once(movie: np.ndarray) -> None:
