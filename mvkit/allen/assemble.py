@@ -76,6 +76,7 @@ def describe_sessions(
     return NeuralFileContents(
         dataset=request.name,
         frame_rate_hz=request.frame_rate_hz,
+        field_of_view_deg=request.field_of_view_deg,
         stimuli=staging.images([names[frame] for frame in sorted(names)]),
         # Labels of the published recordings begin with 1.
         trials=np.arange(1, n_trials + 1, dtype=np.int64),

@@ -22,6 +22,11 @@ MOVIES = {"natural_movie_one": 1, "natural_movie_three": 3}
 STIMULI = (SCENES, *MOVIES)
 #: Frames per second of the movies.
 FRAME_RATE_HZ = 30.0
+#: Visual angle of a scene's 1174 px, of which the screen shows all (120 x 95 degrees: Siegle et al. 2021),
+#: and of a movie's width, which is stretched to 1920 px before the spherical warping (AllenSDK's
+#: ``stimulus_info``: ``natural_movie_image_to_screen``), and of which the screen shows the middle.
+SCENE_FIELD_OF_VIEW_DEG = 120.0
+MOVIE_FIELD_OF_VIEW_DEG = round(120.0 * 1920 / 1174, 1)
 #: Width of a bin whose spike counts are stored as counts, as in the published data.
 COUNT_BIN_MS = 10.0
 #: Structures in which the Neuropixels recordings have units, as AllenSDK names them.
@@ -136,6 +141,11 @@ class SessionRequest:
     def frame_rate_hz(self) -> float | None:
         """Frames per second of a movie; None of images."""
         return FRAME_RATE_HZ if self.is_movie else None
+
+    @property
+    def field_of_view_deg(self) -> float:
+        """Degrees of visual angle that the width of an image spans before the warping on the screen."""
+        return MOVIE_FIELD_OF_VIEW_DEG if self.is_movie else SCENE_FIELD_OF_VIEW_DEG
 
     @property
     def n_bins(self) -> int:

@@ -341,7 +341,7 @@ FieldOfView = Annotated[
         "--field-of-view",
         metavar="DEG",
         help="Visual angle of an image's width, for --acuity.",
-        show_default="120, of the Allen Institute's natural scenes",
+        show_default="as the dataset says, else 120",
         rich_help_panel=_PANEL,
     ),
 ]
@@ -377,15 +377,11 @@ def viewing_conditions(
     UsageError
         If a number is out of range, or a field of view is given without an acuity.
     """
-    from mvkit.models.viewing import ALLEN_FIELD_OF_VIEW_DEG, ViewingConditions
+    from mvkit.models.viewing import ViewingConditions
 
     if field_of_view is not None and acuity is None:
         raise UsageError("--field-of-view has no effect without --acuity")
-    viewing = ViewingConditions(
-        acuity,
-        ALLEN_FIELD_OF_VIEW_DEG if field_of_view is None else field_of_view,
-        1.0 if contrast is None else contrast,
-    )
+    viewing = ViewingConditions(acuity, field_of_view, 1.0 if contrast is None else contrast)
     return viewing if viewing.changes_images else None
 
 

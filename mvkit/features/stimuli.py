@@ -23,6 +23,7 @@ from mvkit.files import list_image_folder, name_text, opening_image
 from mvkit.images.sources import reason_of
 from mvkit.models.base import ClipInput, declared_clip, declared_viewing, state_digest
 from mvkit.models.preprocessing import as_preprocessing
+from mvkit.models.viewing import ViewingConditions
 from mvkit.paths import expand
 
 _GREY_MODES = frozenset({"1", "L", "LA"})
@@ -70,6 +71,11 @@ class FolderStimuli:
     def is_prepared(self) -> bool:
         """False: files hold pictures, not network inputs."""
         return False
+
+    @property
+    def field_of_view_deg(self) -> None:
+        """None: files do not say it."""
+        return None
 
     def read(self, start: int, stop: int) -> Sequence[NDArray[Any]]:
         """Read images ``start`` to ``stop``.
@@ -126,6 +132,10 @@ class Stimuli(Protocol):
     def frame_rate_hz(self) -> float | None:
         """Frames per second of a movie, whose frames the images are, in the order of time; None: images."""
 
+    @property
+    def field_of_view_deg(self) -> float | None:
+        """Degrees of visual angle that the width of an image spans; None: not known."""
+
     def read(self, start: int, stop: int) -> Sequence[NDArray[Any]]:
         """Return images ``start`` to ``stop``: uint8 (H, W) or (H, W, 3), or prepared float (C, H, W)."""
 
@@ -144,12 +154,15 @@ class ArrayStimuli:
         Name in outputs.
     frame_rate_hz
         Frames per second of a movie, whose frames they are, in the order of time; None: still images.
+    field_of_view_deg
+        Degrees of visual angle that their width spans; None: not known.
     """
 
     images: NDArray[Any]
     image_ids: ImageIds
     name: str = "array"
     frame_rate_hz: float | None = None
+    field_of_view_deg: float | None = None
 
     @property
     def is_prepared(self) -> bool:
@@ -223,7 +236,8 @@ def open_stimuli(source: object, *, home: Path | None = None, frame_rate_hz: flo
         images = _check_array(source.stimuli)
         frame_ids = getattr(source, "frame_ids", range(len(images)))
         rate = getattr(source, "frame_rate_hz", None) if rate is None else rate
-        return ArrayStimuli(images, tuple(map(int, frame_ids)), str(getattr(source, "name", "array")), rate)
+        name, width_deg = str(getattr(source, "name", "array")), getattr(source, "field_of_view_deg", None)
+        return ArrayStimuli(images, tuple(map(int, frame_ids)), name, rate, width_deg)
     images = _check_array(source)
     return ArrayStimuli(images, tuple(range(len(images))), frame_rate_hz=rate)
 
@@ -267,7 +281,8 @@ def _open_neural_file(path: Path, name: str, frame_rate_hz: float | None) -> Sti
     with open_neural_file(path) as file:
         contents = file.contents
     rate = contents.frame_rate_hz if frame_rate_hz is None else frame_rate_hz
-    return ArrayStimuli(_check_array(contents.stimuli), tuple(map(int, contents.frame_ids)), name, rate)
+    ids, width_deg = tuple(map(int, contents.frame_ids)), contents.field_of_view_deg
+    return ArrayStimuli(_check_array(contents.stimuli), ids, name, rate, width_deg)
 
 
 def _check_array(source: Any) -> NDArray[Any]:
@@ -427,7 +442,7 @@ def network_inputs(model: nn.Module, stimuli: Stimuli, pictures: Sequence[NDArra
     DataError
         If prepared inputs hold NaN or infinity.
     """
-    viewing = declared_viewing(model)
+    viewing = viewing_of(model, stimuli)
     if stimuli.is_prepared:
         if viewing is not None:
             raise UsageError(
@@ -461,6 +476,12 @@ def network_inputs(model: nn.Module, stimuli: Stimuli, pictures: Sequence[NDArra
     return torch.cat(inputs)
 
 
+def viewing_of(model: nn.Module, stimuli: Stimuli) -> ViewingConditions | None:
+    """Return the conditions under which a network sees images, field of view included; None: as they are."""
+    viewing = declared_viewing(model)
+    return None if viewing is None else viewing.for_images(stimuli.field_of_view_deg)
+
+
 def describe_provenance(model: nn.Module, stimuli: Stimuli, stimuli_digest: str) -> FeatureProvenance:
     """Describe a run: network, weights, preprocessing, images, versions."""
     weights_id = getattr(model, "weights_id", None)
@@ -487,7 +508,7 @@ def describe_preprocessing(model: nn.Module, stimuli: Stimuli) -> dict[str, obje
     steps: dict[str, object] = {}
     if not stimuli.is_prepared:
         steps |= as_preprocessing(getattr(model, "preprocess", None), _name(model)).as_dict()
-    if (viewing := declared_viewing(model)) is not None:
+    if (viewing := viewing_of(model, stimuli)) is not None:
         steps |= viewing.as_dict()
     if (clip := declared_clip(model)) is not None:
         rate = stimuli.frame_rate_hz

@@ -10,7 +10,7 @@ spread is a Gaussian with a full width at half maximum of ``1 / acuity`` degrees
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from mvkit.errors import UsageError
@@ -45,7 +45,8 @@ class ViewingConditions:
         0.44 of it, 0.028 at the acuity, 0.0003 at one and a half.
     field_of_view_deg
         Degrees of visual angle that the width of an image spans, whatever its pixels; pixels per degree are
-        the same over its height.
+        the same over its height. None: as the dataset says, else 120, as of the Allen Institute's natural
+        scenes.
     contrast
         Factor of the deviations from the image's mean (of a colour image, from each channel's); below 1
         lowers the contrast. Values beyond 0 and 255 are cut off.
@@ -57,7 +58,7 @@ class ViewingConditions:
     """
 
     acuity_cpd: float | None = None
-    field_of_view_deg: float = ALLEN_FIELD_OF_VIEW_DEG
+    field_of_view_deg: float | None = None
     contrast: float = 1.0
 
     def __post_init__(self) -> None:
@@ -66,13 +67,18 @@ class ViewingConditions:
             is_number = (
                 isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
             )
-            if value is None and name == "acuity_cpd":
+            if value is None and name != "contrast":
                 continue
             if not is_number or value < 0 or (value == 0 and name != "contrast"):
                 least = "0 or more" if name == "contrast" else "above 0"
                 raise UsageError(f"{name} must be a number {least}, got {value!r}")
-        if self.field_of_view_deg > 360:
+        if (self.field_of_view_deg or 0) > 360:
             raise UsageError(f"field_of_view_deg must be at most 360, got {self.field_of_view_deg:g}")
+
+    def for_images(self, field_of_view_deg: float | None) -> ViewingConditions:
+        """Return the conditions with a field of view: their own, else the images', else 120 degrees."""
+        usual = ALLEN_FIELD_OF_VIEW_DEG if field_of_view_deg is None else field_of_view_deg
+        return self if self.field_of_view_deg is not None else replace(self, field_of_view_deg=usual)
 
     @property
     def changes_images(self) -> bool:
@@ -90,7 +96,9 @@ class ViewingConditions:
         """Return what is done to images in words, or ""."""
         words = []
         if self.acuity_cpd is not None:
-            words.append(f"acuity {self.acuity_cpd:g} cycles/degree, {self.field_of_view_deg:g} degrees wide")
+            words.append(f"acuity {self.acuity_cpd:g} cycles/degree")
+            if self.field_of_view_deg is not None:
+                words.append(f"{self.field_of_view_deg:g} degrees wide")
         if self.contrast != 1:
             words.append(f"contrast x {self.contrast:g}")
         return ", ".join(words)
@@ -114,7 +122,8 @@ class ViewingConditions:
             return image
         pixels: NDArray[np.float64] = image.astype(np.float64)
         if self.acuity_cpd is not None:
-            pixels = low_pass(pixels, image.shape[1] / self.field_of_view_deg, self.acuity_cpd)
+            width_deg = self.field_of_view_deg or ALLEN_FIELD_OF_VIEW_DEG
+            pixels = low_pass(pixels, image.shape[1] / width_deg, self.acuity_cpd)
         if self.contrast != 1:
             mean = pixels.mean(axis=(0, 1))
             pixels = mean + self.contrast * (pixels - mean)

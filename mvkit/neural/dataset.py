@@ -67,6 +67,8 @@ class NeuralDataset:
         Every unit of the file and why it was excluded; None where nothing was selected.
     frame_rate_hz
         Frames per second of a movie, whose frames the images are, in the order of time; None: still images.
+    field_of_view_deg
+        Degrees of visual angle that the width of an image spans; None: not known.
     """
 
     name: str
@@ -79,6 +81,7 @@ class NeuralDataset:
     selection: Mapping[str, object] = field(default_factory=dict)
     selection_outcome: SelectionOutcome | None = None
     frame_rate_hz: float | None = None
+    field_of_view_deg: float | None = None
 
     def __post_init__(self) -> None:
         """Sort the recordings and check that all arrays agree.
@@ -108,6 +111,7 @@ class NeuralDataset:
                 f"dataset {self.name}: {len(self.frame_ids)} frame ids for {self.n_images} stimuli"
             )
         check_frames(self.frame_rate_hz, self.frame_ids, f"dataset {self.name}")
+        check_field_of_view(self.field_of_view_deg, f"dataset {self.name}")
         for recording in ordered:
             if recording.n_images != self.n_images:
                 raise DataError(
@@ -119,7 +123,7 @@ class NeuralDataset:
                 raise DataError(f"dataset {self.name}: two recordings for {first.label}")
 
     @classmethod
-    def from_arrays(
+    def from_arrays(  # noqa: PLR0913
         cls,
         responses: Mapping[str, Mapping[str | int, ArrayLike] | ArrayLike],
         stimuli: ArrayLike,
@@ -130,6 +134,7 @@ class NeuralDataset:
         name: str = "recordings",
         units_of_measure: str = "a.u.",
         frame_rate_hz: float | None = None,
+        field_of_view_deg: float | None = None,
     ) -> NeuralDataset:
         """Make a dataset of one's own recordings.
 
@@ -156,6 +161,8 @@ class NeuralDataset:
             Of the responses, for example ``"spikes/s"`` or ``"dF/F"``; default: arbitrary units.
         frame_rate_hz
             Frames per second of a movie, whose frames the images are, in the order of time; default: images.
+        field_of_view_deg
+            Degrees of visual angle that the width of an image spans, for filters by visual acuity.
 
         Returns
         -------
@@ -210,6 +217,7 @@ class NeuralDataset:
             recordings=_number_recordings(arrays, ids),
             provenance={"stimuli": grey.note} if grey.note else {},
             frame_rate_hz=frame_rate_hz,
+            field_of_view_deg=field_of_view_deg,
         )
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
@@ -249,6 +257,7 @@ class NeuralDataset:
             source=self.provenance,
             frame_ids=self.frame_ids,
             frame_rate_hz=self.frame_rate_hz,
+            field_of_view_deg=self.field_of_view_deg,
         )
 
     @property
@@ -825,6 +834,14 @@ def plain_array(values: ArrayLike, what: str) -> NDArray[Any]:
     masked: NDArray[Any] = data.astype(object)
     masked[mask] = None
     return masked
+
+
+def check_field_of_view(field_of_view_deg: float | None, what: str) -> None:
+    """Raise a DataError that names ``what`` if a field of view is no angle above 0 and up to 360 degrees."""
+    if field_of_view_deg is not None and not 0 < field_of_view_deg <= 360:
+        raise DataError(
+            f"{what}: field_of_view_deg is {field_of_view_deg}; needed: degrees, above 0, up to 360"
+        )
 
 
 def check_frames(frame_rate_hz: float | None, frame_ids: NDArray[np.int64], what: str) -> None:

@@ -141,9 +141,8 @@ def read_inputs(
     DataError, CheckpointError
         If images or weights are missing or damaged.
     """
-    from mvkit.features.stimuli import network_inputs, open_stimuli
+    from mvkit.features.stimuli import network_inputs, open_stimuli, viewing_of
     from mvkit.models import load_model
-    from mvkit.models.base import declared_viewing
 
     options = {} if inputs is None else inputs.keywords()
     network = load_model(model, weights=weights, seed=seed, home=home, **options)
@@ -151,7 +150,7 @@ def read_inputs(
     total = len(opened.image_ids)
     chosen = [index * total // min(n_images, total) for index in range(min(n_images, total))]
     images = tuple(opened.read(index, index + 1)[0] for index in chosen)
-    viewing = declared_viewing(network)
+    viewing = viewing_of(network, opened)
     return NetworkInputs(
         model=network.name,
         stimuli=opened.name,

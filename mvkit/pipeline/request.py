@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 from mvkit.errors import DataError, RecipeError, UsageError, suggest
 from mvkit.files import plain, shorten
 from mvkit.machine import Resources, installed_versions
-from mvkit.models.viewing import ALLEN_FIELD_OF_VIEW_DEG, ViewingConditions
+from mvkit.models.viewing import ViewingConditions
 from mvkit.neural.selection import SelectionSettings, selection_with
 from mvkit.recipes import Count, Settings, load_recipe, packaged_recipes, parse_scalar
 from mvkit.scoring.settings import DEFAULT_SETTINGS, SIMILARITIES, ScoreSettings
@@ -92,7 +92,7 @@ class NetworkInput(Settings):
     acuity_cpd
         Visual acuity in cycles per degree; None: no filter.
     field_of_view_deg
-        Degrees of visual angle that the width of an image spans.
+        Degrees of visual angle that the width of an image spans; None: as the dataset says, else 120.
     contrast
         Factor of the deviations from the mean of each image.
     frame_rate_hz
@@ -104,7 +104,7 @@ class NetworkInput(Settings):
     std: tuple[float, ...] | None = None
     grey: bool = False
     acuity_cpd: float | None = Field(default=None, gt=0)
-    field_of_view_deg: float = Field(default=ALLEN_FIELD_OF_VIEW_DEG, gt=0, le=360)
+    field_of_view_deg: float | None = Field(default=None, gt=0, le=360)
     contrast: float = Field(default=1.0, ge=0)
     frame_rate_hz: float | None = Field(default=None, gt=0)
 

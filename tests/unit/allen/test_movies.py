@@ -105,6 +105,7 @@ def test_the_file_holds_spikes_per_frame_and_says_that_it_is_a_movie(
     with open_neural_file(target) as file:
         contents, responses = file.contents, file.read()
     assert contents.dataset == f"neuropixels_{STIMULUS}" and contents.frame_rate_hz == 30
+    assert contents.field_of_view_deg == 196.3
     assert np.array_equal(contents.frame_ids, np.arange(N_FRAMES))
     assert np.array_equal(contents.stimuli, movie_frames(N_FRAMES + 2)[:N_FRAMES])
     assert contents.time_s is not None and contents.time_s.tolist() == [pytest.approx(FRAME_S / 2)]
@@ -119,7 +120,8 @@ def test_the_file_holds_spikes_per_frame_and_says_that_it_is_a_movie(
     # By its name, as a dataset of images and as a movie.
     assert locate_dataset(f"neuropixels_{STIMULUS}", tmp_path / "home") == target
     dataset = mvkit.open_dataset(f"neuropixels_{STIMULUS}", selection="none", home=tmp_path / "home")
-    assert dataset.frame_rate_hz == 30 and dataset.areas == ("VISp", "VISl")
+    assert (dataset.frame_rate_hz, dataset.field_of_view_deg) == (30, 196.3)
+    assert dataset.areas == ("VISp", "VISl")
     assert dataset.responses("VISp").shape[:2] == (N_REPEATS, N_FRAMES)
     stimuli = open_stimuli(f"neuropixels_{STIMULUS}", home=tmp_path / "home")
     assert stimuli.frame_rate_hz == 30 and len(stimuli.image_ids) == N_FRAMES
@@ -143,7 +145,7 @@ def test_another_window_and_bins_of_counts(
 def test_what_stands_for_the_stimulus() -> None:
     scenes, movie = SessionRequest(), SessionRequest(stimulus="natural_movie_three")
     assert (scenes.name, scenes.bin_ms, scenes.window_ms) == ("neuropixels", 10.0, (0.0, 250.0))
-    assert scenes.frame_rate_hz is None and not scenes.is_movie
+    assert scenes.frame_rate_hz is None and not scenes.is_movie and scenes.field_of_view_deg == 120
     assert movie.name == "neuropixels_natural_movie_three" and movie.frame_rate_hz == 30
     assert movie.window_ms == (0.0, pytest.approx(1000 / 30)) and movie.n_bins == 1
     assert not movie.holds_counts and movie.digest != scenes.digest

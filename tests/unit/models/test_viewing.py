@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import mvkit
 from mvkit import ViewingConditions
-from mvkit.errors import UsageError
+from mvkit.errors import DataError, UsageError
 from mvkit.models.preprocessing import GREY_64
 from mvkit.models.viewing import ALLEN_FIELD_OF_VIEW_DEG, MOUSE_ACUITY_CPD, low_pass
 
@@ -140,7 +141,26 @@ def test_features_are_of_the_images_as_they_are_seen_and_say_so() -> None:
     }
     # Which images were shown does not depend on how they are seen.
     assert features.provenance.stimuli_digest == usual.provenance.stimuli_digest
-    assert model.describe() == ("images at 64 px; acuity 0.2 cycles/degree, 60 degrees wide, contrast x 0.8")
+    assert model.describe() == "images at 64 px; acuity 0.2 cycles/degree, 60 degrees wide, contrast x 0.8"
+
+
+def test_the_field_of_view_is_the_given_one_or_the_datasets_or_that_of_the_allen_institutes_scenes() -> None:
+    images = np.random.default_rng(3).integers(0, 256, (3, 40, 50)).astype(np.uint8)
+    responses = {"VISp": np.random.default_rng(0).gamma(1.0, size=(2, 3, 2))}
+    wide = mvkit.NeuralDataset.from_arrays(responses, images, field_of_view_deg=196)
+    for dataset, given, expected in (
+        (images, None, 120),
+        (wide, None, 196),
+        (wide, 60, 60),
+        (replace(wide, field_of_view_deg=None), None, 120),
+    ):
+        model = mvkit.load_model("pixels", viewing=ViewingConditions(0.1, given))
+        found = mvkit.extract(model, dataset)
+        assert found.preprocessing["field_of_view_deg"] == expected
+        seen = np.stack([ViewingConditions(0.1, expected)(image) for image in images])
+        assert np.array_equal(found["pixels"], mvkit.extract("pixels", seen)["pixels"])
+    with pytest.raises(DataError, match="field_of_view_deg is 0; needed: degrees"):
+        replace(wide, field_of_view_deg=0)
 
 
 def test_a_function_of_the_users_own_sees_filtered_images() -> None:

@@ -74,7 +74,7 @@ def request(folder: Path, *models: str, **overrides: object) -> ScoreRequest:
     return ScoreRequest(
         models,
         dataset=str(folder / "movie.h5"),
-        options={"n_splits": 2, "n_halves": 4},
+        options={"n_splits": 2, "n_halves": 2},
         # As many components as the layer has features: the map is least squares.
         overrides=("n_components=20", *(f"{key}={value}" for key, value in overrides.items())),
         resources=Resources(home=folder / "home", n_jobs=1),
@@ -102,7 +102,7 @@ def test_scores_under_viewing_conditions_are_those_of_filtered_images(folder: Pa
     dataset = mvkit.open_dataset(folder / "movie.h5")
     images = np.stack([sees(image) for image in dataset.stimuli])
     features = mvkit.extract("pixels", images)
-    expected = mvkit.score(features, dataset, n_splits=2, n_halves=4, n_components=20, n_jobs=1, cache=False)
+    expected = mvkit.score(features, dataset, n_splits=2, n_halves=2, n_components=20, n_jobs=1, cache=False)
     assert np.array_equal(blurred.columns["score"], expected.columns["score"])
     # The second run has the cache of the first, and none of its scores.
     assert not np.isclose(blurred.columns["score"], usual.columns["score"]).any()
@@ -136,7 +136,7 @@ def test_a_dataset_of_images_can_be_said_to_be_a_movie(folder: Path) -> None:
     run = run_score(said, note=lambda _: None)
     (scores,) = run.models.values()
     of_movie = mvkit.score(
-        mvkit.load_model(model), dataset, n_splits=2, n_halves=4, n_components=20, n_jobs=1, cache=False
+        mvkit.load_model(model), dataset, n_splits=2, n_halves=2, n_components=20, n_jobs=1, cache=False
     )
     first = of_movie.columns["specimen"] == dataset.recordings[0].specimen
     assert np.array_equal(scores.columns["score"], of_movie.columns["score"][first])
