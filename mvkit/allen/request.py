@@ -7,6 +7,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,9 +104,11 @@ class SessionRequest:
             raise UsageError(f"calcium: {', '.join(changed)}: only for spikes (neuropixels)")
         if self.dataset == CALCIUM and self.is_movie:
             raise UsageError(f"calcium: {self.stimulus}: movies are only read with spikes (neuropixels)")
-        if self.window_ms is None:
+        window_ms: Any = self.window_ms
+        bin_ms: Any = self.bin_ms
+        if window_ms is None:
             object.__setattr__(self, "window_ms", (0.0, 1000.0 / FRAME_RATE_HZ if self.is_movie else 250.0))
-        if self.bin_ms is None:
+        if bin_ms is None:
             width = self.window_ms[1] - self.window_ms[0] if self.is_movie else COUNT_BIN_MS
             object.__setattr__(self, "bin_ms", width)
         if not self.areas or len(set(self.areas)) < len(self.areas):

@@ -165,7 +165,7 @@ def read_inputs(
 def _picture(network: VisionModel, values: Tensor) -> NDArray[np.floating[Any]]:
     """Return an input (channels, height, width) as a picture in [0, 1], (height, width, channels) or grey."""
     steps = network.preprocess
-    picture = values.numpy().transpose(1, 2, 0)
+    picture: NDArray[np.floating[Any]] = values.numpy().transpose(1, 2, 0)
     channels = picture.shape[2]
     mean, std = (getattr(steps, name, None) for name in ("mean", "std"))
     if mean is not None and std is not None:

@@ -69,7 +69,7 @@ def draw_inputs(inputs: NetworkInputs, *, style: FigureStyle | None = None) -> F
     style = style or FigureStyle()
     if not inputs.images:
         raise DataError("no images to draw")
-    columns = [("image", _size(inputs.images), inputs.images)]
+    columns: list[tuple[str, str, Sequence[NDArray[Any]]]] = [("image", _size(inputs.images), inputs.images)]
     if inputs.seen:
         columns.append(("as it is seen", _size(inputs.seen), inputs.seen))
     columns.append(("input of the network", _size(inputs.inputs), inputs.inputs))
