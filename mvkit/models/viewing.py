@@ -76,7 +76,13 @@ class ViewingConditions:
             raise UsageError(f"field_of_view_deg must be at most 360, got {self.field_of_view_deg:g}")
 
     def for_images(self, field_of_view_deg: float | None) -> ViewingConditions:
-        """Return the conditions with a field of view: their own, else the images', else 120 degrees."""
+        """Return the conditions with a field of view: their own, else the images', else 120 degrees.
+
+        Parameters
+        ----------
+        field_of_view_deg
+            Of the images, in degrees; None: not known.
+        """
         usual = ALLEN_FIELD_OF_VIEW_DEG if field_of_view_deg is None else field_of_view_deg
         return self if self.field_of_view_deg is not None else replace(self, field_of_view_deg=usual)
 
