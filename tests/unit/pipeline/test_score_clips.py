@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional
 
 import mvkit
+from mvkit.cli.main import run
 from mvkit.errors import RecipeError, UsageError
+from mvkit.features import read_features
 from mvkit.machine import Resources
 from mvkit.neural import open_neural_file
 from mvkit.pipeline.request import ScoreRequest, resolve_recipe
@@ -84,8 +87,8 @@ def request(folder: Path, *models: str, **overrides: object) -> ScoreRequest:
 def test_the_true_layer_predicts_and_a_network_of_single_frames_does_not(folder: Path) -> None:
     with open_neural_file(folder / "movie.h5") as file:
         assert file.contents.frame_rate_hz == 30
-    run = run_score(request(folder, f"{folder / 'video.py'}:net", "pixels"), note=lambda _: None)
-    clips, pixels = run.models.values()
+    result = run_score(request(folder, f"{folder / 'video.py'}:net", "pixels"), note=lambda _: None)
+    clips, pixels = result.models.values()
     medians = clips.summary().query("area == 'VISp'").set_index("layer")["median"]
     # The corrected score of the layer that drives the neurons is 1 but for the error of a map from 80 frames.
     assert medians["2"] == pytest.approx(1.0, abs=0.05)
@@ -95,9 +98,9 @@ def test_the_true_layer_predicts_and_a_network_of_single_frames_does_not(folder:
 
 def test_scores_under_viewing_conditions_are_those_of_filtered_images(folder: Path) -> None:
     given = {"input.acuity_cpd": 0.02, "input.field_of_view_deg": 60}
-    run = run_score(request(folder, "pixels", **given), note=lambda _: None)
+    result = run_score(request(folder, "pixels", **given), note=lambda _: None)
     again = run_score(request(folder, "pixels"), note=lambda _: None)
-    blurred, usual = run.models["pixels"], again.models["pixels"]
+    blurred, usual = result.models["pixels"], again.models["pixels"]
     sees = mvkit.ViewingConditions(acuity_cpd=0.02, field_of_view_deg=60)
     dataset = mvkit.open_dataset(folder / "movie.h5")
     images = np.stack([sees(image) for image in dataset.stimuli])
@@ -133,10 +136,29 @@ def test_a_dataset_of_images_can_be_said_to_be_a_movie(folder: Path) -> None:
     ):
         run_score(replace(wanted, **changed), note=lambda _: None)
     said = replace(wanted, overrides=(*wanted.overrides, "input.frame_rate_hz=30"), **changed)
-    run = run_score(said, note=lambda _: None)
-    (scores,) = run.models.values()
+    result = run_score(said, note=lambda _: None)
+    (scores,) = result.models.values()
     of_movie = mvkit.score(
         mvkit.load_model(model), dataset, n_splits=2, n_halves=2, n_components=20, n_jobs=1, cache=False
     )
     first = of_movie.columns["specimen"] == dataset.recordings[0].specimen
     assert np.array_equal(scores.columns["score"], of_movie.columns["score"][first])
+
+
+def test_the_commands(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, movie, home = f"{folder / 'video.py'}:net", str(folder / "movie.h5"), ["--home", str(tmp_path)]
+    out = tmp_path / "clips.npz"
+    assert run(["extract", model, "--stimuli", movie, "--acuity", "0.3", "--out", str(out), *home]) == 0
+    features = read_features(out)
+    assert features["2"].shape == (N_FRAMES, 20)
+    recorded = {"acuity_cpd": 0.3, "field_of_view_deg": 120.0, "clip_frames": 4, "frame_rate_hz": 30.0}
+    assert recorded.items() <= features.preprocessing.items()
+    capsys.readouterr()
+    Image.fromarray(np.zeros((64, 64), dtype=np.uint8)).save(tmp_path / "one.png")
+    words = ["extract", model, "--stimuli", str(tmp_path), "--out", str(tmp_path / "f.h5"), *home]
+    assert run(words) == 2
+    error = capsys.readouterr().err
+    assert "give the rate: --frame-rate HZ (mvkit score: --set input.frame_rate_hz=HZ)" in error
+    assert run([*words, "--frame-rate", "30"]) == 0
+    words = ["extract", "pixels", "--export-weights", str(tmp_path / "w.safetensors"), "--acuity", "0.5"]
+    assert run([*words, *home]) == 2 and "leave out --acuity" in capsys.readouterr().err
