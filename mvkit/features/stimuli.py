@@ -416,7 +416,10 @@ def check_movie(model: nn.Module, stimuli: Stimuli) -> None:
         raise UsageError(
             f"{_name(model)} takes clips of {clip.n_frames} frames, and nothing says that the images of "
             f"'{stimuli.name}' are the frames of a movie\nif their order is that of time, give the rate: "
-            + wording("--frame-rate HZ (mvkit score: --set input.frame_rate_hz=HZ)", "frame_rate_hz=HZ")
+            + wording(
+                "--frame-rate HZ (mvkit score: --set input.frame_rate_hz=HZ)",
+                "frame_rate_hz=HZ (of mvkit.extract, or of the dataset)",
+            )
         )
 
 
