@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mvkit.features import FeatureSet, extract
-    from mvkit.models import list_models, load_model
+    from mvkit.models import ViewingConditions, list_models, load_model
     from mvkit.neural import NeuralDataset, open_dataset
     from mvkit.pipeline.score import ceiling, score
     from mvkit.pipeline.train import train
@@ -29,6 +29,7 @@ _MODULES = {
     "FeatureSet": "mvkit.features",
     "NeuralDataset": "mvkit.neural",
     "Scores": "mvkit.scoring",
+    "ViewingConditions": "mvkit.models",
     "ceiling": "mvkit.pipeline.score",
     "compare_models": "mvkit.scoring",
     "extract": "mvkit.features",
@@ -43,6 +44,7 @@ __all__ = [
     "FeatureSet",
     "NeuralDataset",
     "Scores",
+    "ViewingConditions",
     "ceiling",
     "compare_models",
     "extract",

@@ -135,6 +135,12 @@ def default_dataset(home: Path | None = None) -> str:
     return PREFERRED_DATASET if neural_path(PREFERRED_DATASET, home).is_file() else FALLBACK_DATASET
 
 
+def is_fetched(dataset: str, home: Path | None = None) -> bool:
+    """Tell whether there is a neural file of that name, such as ``neuropixels_natural_movie_one``."""
+    # A text that no file can be named by is an error of Path.is_file.
+    return "/" not in dataset and os.path.isfile(neural_path(dataset, home))  # noqa: PTH113
+
+
 def locate_dataset(name_or_path: str | Path, home: Path | None = None) -> Path | None:
     """Return the neural file of a dataset's name or path; None of ``simulated``, which needs none.
 
@@ -178,6 +184,8 @@ def locate_dataset(name_or_path: str | Path, home: Path | None = None) -> Path |
             # A link to nothing, a pipe.
             raise DataError(f"{path}: {inspect_file(path).problem}")
         raise DataError(f"{path}: no such neural file{_near_file(path)}")
+    if is_fetched(text, home):
+        return neural_path(text, home)
     raise UsageError(
         f"unknown dataset '{text}'{suggest(text, DATASETS)}\n"
         f"valid: {', '.join(DATASETS)}, or the path of a neural file"

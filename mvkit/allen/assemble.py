@@ -74,7 +74,9 @@ def describe_sessions(
     n_trials = max(outline.n_trials for outline in outlines)
     dtype, reason = _stored_type(outlines, request)
     return NeuralFileContents(
-        dataset=request.dataset,
+        dataset=request.name,
+        frame_rate_hz=request.frame_rate_hz,
+        field_of_view_deg=request.field_of_view_deg,
         stimuli=staging.images([names[frame] for frame in sorted(names)]),
         # Labels of the published recordings begin with 1.
         trials=np.arange(1, n_trials + 1, dtype=np.int64),

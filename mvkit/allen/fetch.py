@@ -21,9 +21,9 @@ from mvkit import __version__
 from mvkit.allen.assemble import assemble, describe_sessions
 from mvkit.allen.calcium import CalciumReader
 from mvkit.allen.environment import AllenPython, ask_allensdk, find_allen_python
-from mvkit.allen.folder import TEMPLATES
+from mvkit.allen.folder import MOVIE_TEMPLATES, TEMPLATES
 from mvkit.allen.neuropixels import NeuropixelsReader
-from mvkit.allen.request import CALCIUM, NEUROPIXELS, SessionRequest
+from mvkit.allen.request import CALCIUM, MOVIES, NEUROPIXELS, SCENES, SessionRequest
 from mvkit.allen.session import (
     RUN_P,
     SessionOutline,
@@ -78,6 +78,7 @@ READER = "h5py"
 WAREHOUSE_VARIABLE = "MVKIT_ALLEN_URL"
 NWB = ContentCheck("an NWB (HDF5) file", HDF5.beginnings)
 TIFF = ContentCheck("a TIFF image", (b"II*\0", b"MM\0*"))
+NPY = ContentCheck("an array of NumPy", (b"\x93NUMPY",))
 
 #: Columns of the p value of running modulation: Neuropixels, calcium.
 _RUN_P = (RUN_P, "p_run_mod_ns")
@@ -88,9 +89,10 @@ _NO_METRICS = (
 #: HDF5 adds to its tables besides what is stored.
 _SPARE_BYTES = 1 << 20
 #: A session, where the server is not asked: length of its file (58 sessions are 147 GB), and its values: of
-#: some 300 units in a bin, or of 100 cells, in 50 presentations of 118 images.
+#: some 300 units in a bin, or of 100 cells, in all presentations of images or frames.
 _USUAL_BYTES = {NEUROPIXELS: 2_500_000_000, CALCIUM: 300_000_000}
-_USUAL_VALUES = {NEUROPIXELS: 300 * 50 * 118, CALCIUM: 100 * 50 * 118}
+_USUAL_UNITS = {NEUROPIXELS: 300, CALCIUM: 100}
+_USUAL_PRESENTATIONS = {SCENES: 50 * 118, "natural_movie_one": 20 * 900, "natural_movie_three": 10 * 3600}
 # Bytes per value, packed, of counts, of rates and of averaged responses.
 _COUNT_BYTES, _RATE_BYTES, _DOUBLE_BYTES = 0.25, 0.4, 8
 
@@ -162,8 +164,8 @@ class _SessionFetch:
     def __init__(self, request: SessionRequest, fetch: FetchRequest) -> None:
         self.request, self.fetch = request, fetch
         self.home = fetch.home_dir
-        self.target = neural_path(request.dataset, self.home)
-        self.staging = Staging(neural_dir(self.home) / f"{request.dataset}.sessions" / request.digest)
+        self.target = neural_path(request.name, self.home)
+        self.staging = Staging(neural_dir(self.home) / f"{request.name}.sessions" / request.digest)
         self.reader = (
             DownloadingReader(request, fetch)
             if request.folder is None
@@ -173,7 +175,7 @@ class _SessionFetch:
 
     def plan(self, *, reliability: bool) -> PlanReport:
         self._check_inputs()
-        dataset, target = self.request.dataset, self.target
+        dataset, target = self.request.name, self.target
         if self.fetch.manifest.has(target) and not self.fetch.force:
             present = PlannedStep(dataset, "nothing", target, size=target.stat().st_size)
             return PlanReport(self.home, (present,), needed_bytes=0, free_bytes=free_disk(self.home))
@@ -191,7 +193,7 @@ class _SessionFetch:
     def run(self, measure: Measure | None) -> FetchReport:
         with file_lock(self.target, log=self.fetch.feedback.log):
             self._check_inputs()
-            present = find_present(self.request.dataset, self.target, HDF5, self.fetch)
+            present = find_present(self.request.name, self.target, HDF5, self.fetch)
             if present is None:
                 return self._make(measure)
             # Left to do if a process was killed right after the file appeared.
@@ -248,7 +250,8 @@ class _SessionFetch:
             per_value: float = _DOUBLE_BYTES
         else:
             per_value = request.n_bins * (_COUNT_BYTES if request.holds_counts else _RATE_BYTES)
-        usual = round(_USUAL_VALUES[request.dataset] * per_value)
+        n_values = _USUAL_UNITS[request.dataset] * _USUAL_PRESENTATIONS[request.stimulus]
+        usual = round(n_values * per_value)
         return min(usual, source.size or _USUAL_BYTES[request.dataset])
 
     def _make(self, measure: Measure | None) -> FetchReport:
@@ -323,7 +326,7 @@ class _SessionFetch:
             if outcome.status == "failed"
         ]
         return FileOutcome(
-            self.request.dataset,
+            self.request.name,
             "failed",
             self.target,
             error=f"{len(failed)} of {len(outcomes)} sessions failed; the others are kept, "
@@ -361,7 +364,7 @@ class _SessionFetch:
             self.fetch.manifest.record(target, record)
         finally:
             draft.unlink(missing_ok=True)
-        return FileOutcome.of(request.dataset, "assembled", target, record)
+        return FileOutcome.of(request.name, "assembled", target, record)
 
     def _measure(self, measure: Measure, path: Path) -> None:
         with self.fetch.feedback.progress(f"measuring {self.target.name}") as progress:
@@ -423,7 +426,9 @@ class DownloadingReader:
         """
         name, row = f"session {source.session_id}", self._rows[source.session_id]
         path = Path(row["path"])
-        if self._is_neuropixels:
+        if self._request.is_movie:
+            self._download_movie()
+        elif self._is_neuropixels:
             self._download_scenes()
         if not path.is_file():
             self._require_network(name)
@@ -451,7 +456,7 @@ class DownloadingReader:
             self._require_network(about)
         rows = self._ask(task, about=about)
         if not rows:
-            raise FetchError("the warehouse offers no session with natural scenes")
+            raise FetchError(f"the warehouse offers no session with '{self._request.stimulus}'")
         return {int(row["session_id"]): row for row in rows}
 
     def _download_scenes(self) -> None:
@@ -464,6 +469,15 @@ class DownloadingReader:
             fetch_file(FileToFetch(name, str(row["url"]), Path(row["path"]), TIFF), self._fetch)
         complete.parent.mkdir(parents=True, exist_ok=True)
         complete.touch()
+
+    def _download_movie(self) -> None:
+        number = MOVIES[self._request.stimulus]
+        if (self.cache / MOVIE_TEMPLATES / f"natural_movie_{number}.h5").is_file():
+            return
+        self._require_network("the movie")
+        for row in self._ask(["movie", str(number)], about="the movie"):
+            file = FileToFetch(f"natural movie {number}", str(row["url"]), Path(row["path"]), NPY)
+            fetch_file(file, self._fetch)
 
     def _session_file(self, row: Mapping[str, Any]) -> FileToFetch:
         if not row["url"]:

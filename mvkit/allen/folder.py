@@ -9,6 +9,7 @@
     DIR/sessions.csv                                                 animals and kinds of sessions; optional
     DIR/channels.csv                                                 areas, where corrected since; optional
     DIR/natural_scene_templates/natural_scene_FRAME.tiff             the images
+    DIR/natural_movie_templates/natural_movie_NUMBER.h5              the movies, which are NumPy's .npy
 
     Calcium
     DIR/ophys_experiment_data/ID.nwb  or  DIR[/ANY[/ANY]]/ANY.nwb
@@ -32,6 +33,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mvkit.allen.request import MOVIES
 from mvkit.allen.session import SessionSource
 from mvkit.errors import DataError, UsageError
 from mvkit.files import list_files, opening_image
@@ -41,6 +43,7 @@ from mvkit.neural.own.tables import TextFormat, exact_whole_number
 LOGGER = logging.getLogger(__name__)
 
 TEMPLATES = "natural_scene_templates"
+MOVIE_TEMPLATES = "natural_movie_templates"
 #: Metrics of cells for natural scenes, as in the published recordings.
 CELL_METRICS = (
     "image_sel_ns",
@@ -210,18 +213,37 @@ class SessionFolder:
         name = f"session_{session_id}_analysis_metrics.csv"
         return session_file.with_name(name), self.path / name, self.path / _UNITS
 
-    @property
-    def has_templates(self) -> bool:
-        """Whether there is a folder of images."""
-        return (self.path / TEMPLATES).is_dir()
+    def has_templates(self, stimulus: str) -> bool:
+        """Tell whether there is a folder of the images or movies that the stimulus is one of."""
+        return (self.path / (MOVIE_TEMPLATES if stimulus in MOVIES else TEMPLATES)).is_dir()
 
-    def templates(self, frame_ids: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def templates(self, stimulus: str, frame_ids: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return images, uint8 (n_frames, height, width); DataError if one is missing or damaged."""
+        if stimulus in MOVIES:
+            return self._movie(MOVIES[stimulus], frame_ids)
         images = [self._template(int(frame)) for frame in frame_ids]
         sizes = {image.shape for image in images}
         if len(sizes) > 1:
             raise DataError(f"{self.path / TEMPLATES}: images differ in size: {sorted(sizes)}")
         return np.stack(images)
+
+    def _movie(self, number: int, frame_ids: NDArray[np.int64]) -> NDArray[np.uint8]:
+        path = self.path / MOVIE_TEMPLATES / f"natural_movie_{number}.h5"
+        try:
+            # Named like HDF5, but written by numpy.save, also in AllenSDK's own cache.
+            frames = np.load(path, mmap_mode="r", allow_pickle=False)
+        except FileNotFoundError as error:
+            raise DataError(
+                f"{path}: no frames of the movie; session files do not hold them\n"
+                "copy the file of AllenSDK's cache there (EcephysProjectCache.get_natural_movie_template)"
+            ) from error
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(f"{path}: not a readable array of NumPy ({error})") from error
+        if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8 or frames.ndim != 3:
+            raise DataError(f"{path}: expected an array uint8 (frames, height, width)")
+        if frame_ids[-1] >= len(frames):
+            raise DataError(f"{path}: {len(frames)} frames, but frame {frame_ids[-1]} was shown")
+        return np.asarray(frames[frame_ids])
 
     def _template(self, frame: int) -> NDArray[np.uint8]:
         from PIL import Image, UnidentifiedImageError

@@ -117,7 +117,7 @@ class NeuropixelsReader:
             subject = "general/subject/subject_id"
             specimen_id = folder.session_specimen(session_id, text(file, subject) if subject in file else "")
             images = None
-            if not folder.has_templates:
+            if not folder.has_templates(request.stimulus):
                 images = stored_images(file, request.stimulus, shown.frame_ids)
         metrics = folder.unit_metrics(source.path, session_id, units.columns[UNIT_ID])
         return SessionRecording(
@@ -127,7 +127,7 @@ class NeuropixelsReader:
             responses=responses,
             present=shown.present,
             unit_columns={**units.columns, **metrics},
-            stimuli=folder.templates(shown.frame_ids) if images is None else images,
+            stimuli=folder.templates(request.stimulus, shown.frame_ids) if images is None else images,
             provenance={"file": source.path.name},
         )
 

@@ -7,6 +7,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +16,18 @@ from mvkit.errors import UsageError, unknown_name
 from mvkit.neural.dataset import AREA_ORDER, area_sort_key
 
 NEUROPIXELS, CALCIUM = "neuropixels", "calcium"
-#: Stimuli that are still images, each shown many times: one so far.
-STIMULI = ("natural_scenes",)
+#: Images, each shown many times.
+SCENES = "natural_scenes"
+#: Movies -> their numbers in the names of the files that hold their frames.
+MOVIES = {"natural_movie_one": 1, "natural_movie_three": 3}
+STIMULI = (SCENES, *MOVIES)
+#: Frames per second of the movies.
+FRAME_RATE_HZ = 30.0
+#: Visual angle of a scene's 1174 px, of which the screen shows all (120 x 95 degrees: Siegle et al. 2021),
+#: and of a movie's width, which is stretched to 1920 px before the spherical warping (AllenSDK's
+#: ``stimulus_info``: ``natural_movie_image_to_screen``), and of which the screen shows the middle.
+SCENE_FIELD_OF_VIEW_DEG = 120.0
+MOVIE_FIELD_OF_VIEW_DEG = round(120.0 * 1920 / 1174, 1)
 #: Width of a bin whose spike counts are stored as counts, as in the published data.
 COUNT_BIN_MS = 10.0
 #: Structures in which the Neuropixels recordings have units, as AllenSDK names them.
@@ -54,9 +65,10 @@ class SessionRequest:
     areas
         Acronyms, for example ``VISp``.
     bin_ms
-        Width of a time bin in ms.
+        Width of a time bin in ms; None: 10, and of a movie the whole window.
     window_ms
-        First and last edge of the time bins, in ms after the onset of a presentation.
+        First and last edge of the time bins, in ms after the onset of a presentation, of which every frame of
+        a movie is one; None: 0 to 250, and of a movie 0 to 1000 / 30, the length of a frame.
     max_isi_violations, max_amplitude_cutoff, min_presence_ratio
         Limits on the quality of units; the defaults are AllenSDK's. A unit whose metric is not known is left
         out.
@@ -65,17 +77,18 @@ class SessionRequest:
     ------
     UsageError
         For an unknown dataset, stimulus or area, a width that is not positive, a window that is not a whole
-        number of bins, a limit that is NaN, or anything about spikes where cells were imaged.
+        number of bins, a limit that is NaN, or anything about spikes or a movie where cells were imaged.
     """
 
     dataset: str = NEUROPIXELS
     folder: Path | None = None
     sessions: tuple[int, ...] = ()
     exclude: tuple[int, ...] = ()
-    stimulus: str = "natural_scenes"
+    stimulus: str = SCENES
     areas: tuple[str, ...] = AREA_ORDER
-    bin_ms: float = COUNT_BIN_MS
-    window_ms: tuple[float, float] = (0.0, 250.0)
+    # Known once the stimulus is.
+    bin_ms: float = None  # type: ignore[assignment]
+    window_ms: tuple[float, float] = None  # type: ignore[assignment]
     max_isi_violations: float = 0.5
     max_amplitude_cutoff: float = 0.1
     min_presence_ratio: float = 0.95
@@ -86,6 +99,18 @@ class SessionRequest:
             raise unknown_name("dataset of the Allen Brain Observatory", self.dataset, (NEUROPIXELS, CALCIUM))
         if self.stimulus not in STIMULI:
             raise unknown_name("stimulus", self.stimulus, STIMULI)
+        changed = [name for name in _SPIKES_ONLY if getattr(self, name) != getattr(SessionRequest, name)]
+        if self.dataset == CALCIUM and changed:
+            raise UsageError(f"calcium: {', '.join(changed)}: only for spikes (neuropixels)")
+        if self.dataset == CALCIUM and self.is_movie:
+            raise UsageError(f"calcium: {self.stimulus}: movies are only read with spikes (neuropixels)")
+        window_ms: Any = self.window_ms
+        bin_ms: Any = self.bin_ms
+        if window_ms is None:
+            object.__setattr__(self, "window_ms", (0.0, 1000.0 / FRAME_RATE_HZ if self.is_movie else 250.0))
+        if bin_ms is None:
+            width = self.window_ms[1] - self.window_ms[0] if self.is_movie else COUNT_BIN_MS
+            object.__setattr__(self, "bin_ms", width)
         if not self.areas or len(set(self.areas)) < len(self.areas):
             raise UsageError(f"areas: {', '.join(self.areas) or 'none'}: name at least one, and each once")
         for area in self.areas:
@@ -104,9 +129,26 @@ class SessionRequest:
         for name in _LIMITS:
             if math.isnan(getattr(self, name)):
                 raise UsageError(f"{name}: NaN is no limit; give a number, or inf for none")
-        changed = [name for name in _SPIKES_ONLY if getattr(self, name) != getattr(SessionRequest, name)]
-        if self.dataset == CALCIUM and changed:
-            raise UsageError(f"calcium: {', '.join(changed)}: only for spikes (neuropixels)")
+
+    @property
+    def name(self) -> str:
+        """Name of the dataset that is made, and of its file: of movies with that of the movie."""
+        return f"{self.dataset}_{self.stimulus}" if self.is_movie else self.dataset
+
+    @property
+    def is_movie(self) -> bool:
+        """Whether the images are the frames of a movie."""
+        return self.stimulus in MOVIES
+
+    @property
+    def frame_rate_hz(self) -> float | None:
+        """Frames per second of a movie; None of images."""
+        return FRAME_RATE_HZ if self.is_movie else None
+
+    @property
+    def field_of_view_deg(self) -> float:
+        """Degrees of visual angle that the width of an image spans before the warping on the screen."""
+        return MOVIE_FIELD_OF_VIEW_DEG if self.is_movie else SCENE_FIELD_OF_VIEW_DEG
 
     @property
     def n_bins(self) -> int:

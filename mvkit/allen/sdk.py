@@ -6,6 +6,7 @@ mvkit, and mvkit never imports it. Tables go into AllenSDK's cache; the session 
 
     python -I sdk.py --cache DIR [--address http://HOST] sessions [--offline]
                                                          scenes
+                                                         movie NUMBER
                                                          metrics SESSION
                                                          experiments --areas AREA,... --stimulus NAME
 
@@ -122,6 +123,13 @@ def scenes(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
             yield {"frame": frame, "path": str(path), "url": str(links.get_natural_scene_template(frame))}
 
 
+def movie(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield ``path`` and ``url`` of the frames of a natural movie; the file is an array of NumPy."""
+    cache, number = neuropixels_cache(arguments), arguments.number
+    path = str(cache.get_cache_path(None, cache.NATURAL_MOVIE_KEY, number))
+    yield {"path": path, "url": str(_links(cache).get_natural_movie_template(number))}
+
+
 def experiments(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Yield the imaging experiments of the areas with the stimulus, as :func:`sessions` does."""
     cache = calcium_cache(arguments)
@@ -216,6 +224,9 @@ def _parser() -> argparse.ArgumentParser:
     task.add_argument("session", type=int)
     task.set_defaults(answer=metrics)
     tasks.add_parser("scenes").set_defaults(answer=scenes)
+    task = tasks.add_parser("movie")
+    task.add_argument("number", type=int)
+    task.set_defaults(answer=movie)
     task = tasks.add_parser("experiments")
     task.add_argument("--areas", required=True)
     task.add_argument("--stimulus", required=True)

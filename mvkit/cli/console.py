@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from mvkit.models.preprocessing import InputOptions
+    from mvkit.models.viewing import ViewingConditions
 
 
 def split_commas(values: Sequence[str] | None) -> tuple[str, ...] | None:
@@ -324,9 +325,74 @@ Std = Annotated[
     ),
 ]
 Grey = Annotated[bool, typer.Option("--grey", help="Make colour images grey first.", rich_help_panel=_PANEL)]
+Acuity = Annotated[
+    float | None,
+    typer.Option(
+        "--acuity",
+        metavar="CPD",
+        help="Blur images as by a visual acuity in cycles per degree (mice: 0.5).",
+        show_default="no filter",
+        rich_help_panel=_PANEL,
+    ),
+]
+FieldOfView = Annotated[
+    float | None,
+    typer.Option(
+        "--field-of-view",
+        metavar="DEG",
+        help="Visual angle of an image's width, for --acuity.",
+        show_default="as the dataset says, else 120",
+        rich_help_panel=_PANEL,
+    ),
+]
+Contrast = Annotated[
+    float | None,
+    typer.Option(
+        "--contrast",
+        metavar="FACTOR",
+        help="Multiply the deviations from each image's mean.",
+        show_default="1",
+        rich_help_panel=_PANEL,
+    ),
+]
+FrameRate = Annotated[
+    float | None,
+    typer.Option(
+        "--frame-rate",
+        metavar="HZ",
+        help="The images are the frames of a movie, for networks that take clips.",
+        show_default="as the dataset says",
+        rich_help_panel=_PANEL,
+    ),
+]
 
 
-def input_options(input_size: int | None, mean: str | None, std: str | None, *, grey: bool) -> InputOptions:
+def viewing_conditions(
+    acuity: float | None, field_of_view: float | None, contrast: float | None
+) -> ViewingConditions | None:
+    """Return the viewing conditions of the options as they were typed; None if nothing is changed.
+
+    Raises
+    ------
+    UsageError
+        If a number is out of range, or a field of view is given without an acuity.
+    """
+    from mvkit.models.viewing import ViewingConditions
+
+    if field_of_view is not None and acuity is None:
+        raise UsageError("--field-of-view has no effect without --acuity")
+    viewing = ViewingConditions(acuity, field_of_view, 1.0 if contrast is None else contrast)
+    return viewing if viewing.changes_images else None
+
+
+def input_options(
+    input_size: int | None,
+    mean: str | None,
+    std: str | None,
+    *,
+    grey: bool,
+    viewing: ViewingConditions | None = None,
+) -> InputOptions:
     """Read the options as they were typed.
 
     Raises
@@ -336,7 +402,7 @@ def input_options(input_size: int | None, mean: str | None, std: str | None, *, 
     """
     from mvkit.models.preprocessing import InputOptions
 
-    return InputOptions(input_size, _numbers("--mean", mean), _numbers("--std", std), grey or None)
+    return InputOptions(input_size, _numbers("--mean", mean), _numbers("--std", std), grey or None, viewing)
 
 
 def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:

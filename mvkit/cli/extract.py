@@ -10,6 +10,10 @@ import typer
 from mvkit.cli.console import (
     DEVICE_HELP,
     MACHINE,
+    Acuity,
+    Contrast,
+    FieldOfView,
+    FrameRate,
     Grey,
     HomeOption,
     InputSize,
@@ -28,6 +32,7 @@ from mvkit.cli.console import (
     print_renderable,
     progress_bar,
     split_commas,
+    viewing_conditions,
 )
 from mvkit.cli.list import layer_table
 from mvkit.errors import UsageError, suggest
@@ -138,6 +143,10 @@ def command(
     mean: Mean = None,
     std: Std = None,
     grey: Grey = False,
+    acuity: Acuity = None,
+    field_of_view: FieldOfView = None,
+    contrast: Contrast = None,
+    frame_rate: FrameRate = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -146,6 +155,7 @@ def command(
     from mvkit.files import check_output_path
     from mvkit.models.names import check_export_target
 
+    viewing = viewing_conditions(acuity, field_of_view, contrast)
     check_network([model], weights=weights, layers=split_commas(layers), home=home, device=device)
     target = export_weights or out
     if target is None:
@@ -154,7 +164,15 @@ def command(
             f"what there is to extract: mvkit list layers {model}"
         )
     if export_weights is not None:
-        beside = {"--out": out, "--layers": layers, "--stimuli": stimuli, "--format": file_format}
+        beside = {
+            "--out": out,
+            "--layers": layers,
+            "--stimuli": stimuli,
+            "--format": file_format,
+            "--acuity": acuity,
+            "--contrast": contrast,
+            "--frame-rate": frame_rate,
+        }
         _refuse_beside_export([option for option, value in beside.items() if value])
         check_export_target(target, overwrite=force)
     else:
@@ -162,7 +180,7 @@ def command(
 
         check_output_path(feature_path(target, file_format), overwrite=force, example="features.h5")
         _check_stimuli(stimuli, home=home_path(home))
-    inputs = input_options(input_size, mean, std, grey=grey)
+    inputs = input_options(input_size, mean, std, grey=grey, viewing=viewing)
     from mvkit.features.extraction import ExtractRequest, run_export, run_extract
 
     request = ExtractRequest(
@@ -177,6 +195,7 @@ def command(
         inputs=inputs,
         home=home_path(home),
         format=file_format,
+        frame_rate_hz=frame_rate,
     )
     if export_weights is not None:
         _print_export(run_export(request, target, overwrite=force), as_json=as_json)
@@ -194,10 +213,10 @@ def command(
 def _check_stimuli(stimuli: str | None, *, home: Path | None) -> None:
     """Check that stimuli are a dataset, a neural file or a folder of images; images stay unread."""
     from mvkit.files import list_image_folder
-    from mvkit.paths import DATASETS, default_dataset, expand, locate_dataset
+    from mvkit.paths import DATASETS, default_dataset, expand, is_fetched, locate_dataset
 
     given = default_dataset(home) if stimuli is None else stimuli
-    if given in DATASETS:
+    if given in DATASETS or is_fetched(given, home):
         file = locate_dataset(given, home)
     elif not (path := expand(given)).exists():
         raise UsageError(

@@ -149,6 +149,7 @@ def _session_option(
 _SESSIONS_FROM = (
     "Read session files (.nwb) that are there already, instead of downloading those that AllenSDK lists."
 )
+_STIMULUS = "What was shown: natural_scenes, natural_movie_one or natural_movie_three (frames as images)."
 _WINDOW = "Time after onset, a whole number of bins (own NWB: any)."
 _ISI = "Leave out units with more violations of the refractory period; inf for no limit."
 _CUTOFF = "Leave out units that miss more of their spikes; inf for no limit."
@@ -166,12 +167,14 @@ Areas = Annotated[
         "--areas -a", "AREA,...", "Own recordings: all.", "VISp,VISl,VISal,VISpm,VISrl,VISam", complete_areas
     ),
 ]
-Stimulus = Annotated[
-    str | None, _session_option("--stimulus", "NAME", "Images that were shown.", "natural_scenes")
+Stimulus = Annotated[str | None, _session_option("--stimulus", "NAME", _STIMULUS, "natural_scenes")]
+BinMs = Annotated[
+    float | None,
+    _session_option("--bin-ms", "MS", "Width of a time bin of spikes.", "10; of movies the window"),
 ]
-BinMs = Annotated[float | None, _session_option("--bin-ms", "MS", "Width of a time bin of spikes.", "10")]
 WindowMs = Annotated[
-    tuple[float, float] | None, _session_option("--window-ms", "START STOP", _WINDOW, "0 250")
+    tuple[float, float] | None,
+    _session_option("--window-ms", "START STOP", _WINDOW, "0 250; of movies a frame, 0 33.3"),
 ]
 IsiViolations = Annotated[float | None, _session_option("--isi-violations", "MOST", _ISI, "AllenSDK's 0.5")]
 AmplitudeCutoff = Annotated[

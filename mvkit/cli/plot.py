@@ -11,8 +11,12 @@ from typer.core import TyperGroup
 
 from mvkit.cli.console import (
     MACHINE,
+    Acuity,
     Command,
+    Contrast,
+    FieldOfView,
     HomeOption,
+    InputSize,
     JsonOption,
     SelectionPreset,
     check_network,
@@ -21,8 +25,10 @@ from mvkit.cli.console import (
     complete_models,
     help_epilog,
     home_path,
+    input_options,
     print_json,
     print_line,
+    viewing_conditions,
 )
 from mvkit.errors import UsageError
 
@@ -466,6 +472,75 @@ def rdm(
     source = ModelLayer(model, layer, weights, seed, device)
     rdms = compare_rdms(source, dataset, area=area, selection=selection, home=home_path(home))
     _save(draw_rdms(rdms, style=style), out, dpi, text=text, as_json=as_json)
+
+
+@app.command(
+    "input",
+    cls=Command,
+    epilog=help_epilog(
+        "mvkit plot input alexnet_bn_ir --weights random --stimuli simulated --acuity 0.5 --out seen.png",
+        "mvkit plot input pixels --stimuli photos --acuity 0.5 --contrast 0.8 --out seen.pdf",
+        learn_more="docs/howto/mouse-like-stimuli.md",
+    ),
+)
+def draw_input(
+    *,
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="Any model that score takes.",
+            autocompletion=complete_models,
+            show_default=False,
+        ),
+    ],
+    stimuli: Annotated[
+        str,
+        typer.Option(
+            "--stimuli",
+            "-s",
+            metavar="DATASET|FOLDER",
+            help="neuropixels, calcium, simulated, a neural file, or a folder of images.",
+            autocompletion=complete_datasets,
+            show_default=False,
+        ),
+    ],
+    images: Annotated[int, typer.Option("--images", metavar="N", min=1, max=8, help="How many.")] = 3,
+    acuity: Acuity = None,
+    field_of_view: FieldOfView = None,
+    contrast: Contrast = None,
+    input_size: InputSize = None,
+    weights: Weights = "released",
+    seed: Seed = None,
+    out: Out,
+    width: Width = None,
+    columns: Columns = None,
+    dpi: Dpi = 300,
+    no_title: NoTitle = False,
+    text: Text = False,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw images as a network sees them.
+
+    As they are, as an animal of some acuity sees them, and as the network's input.
+    """
+    style = _style(out, width, columns, no_title=no_title)
+    viewing = viewing_conditions(acuity, field_of_view, contrast)
+    check_network([model], weights=weights, layers=None, home=home, device="cpu")
+    from mvkit.pipeline.plots import read_inputs
+    from mvkit.report.figures import draw_inputs
+
+    shown = read_inputs(
+        model,
+        stimuli,
+        weights=weights,
+        seed=seed,
+        inputs=input_options(input_size, None, None, grey=False, viewing=viewing),
+        n_images=images,
+        home=home_path(home),
+    )
+    _save(draw_inputs(shown, style=style), out, dpi, text=text, as_json=as_json)
 
 
 @app.command(

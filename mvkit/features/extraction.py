@@ -33,7 +33,9 @@ from mvkit.features.layers import (
 )
 from mvkit.features.stimuli import (
     ImagesDigest,
+    InputReader,
     Stimuli,
+    check_movie,
     default_stimuli,
     describe_preprocessing,
     describe_provenance,
@@ -43,7 +45,7 @@ from mvkit.features.stimuli import (
 from mvkit.files import check_output_path, digest_of, split_names
 from mvkit.machine import available_memory, describe_gpu, installed_versions, sources_digest
 from mvkit.models import VisionModel, load_model
-from mvkit.models.base import weights_digest
+from mvkit.models.base import declared_clip, weights_digest
 from mvkit.models.exporting import ExportReport, export_weights
 from mvkit.models.external import unwrap, with_input_size
 from mvkit.models.names import check_export_target, compose_layers
@@ -83,6 +85,7 @@ def extract(  # noqa: PLR0913
     input_size: int | None = None,
     batch_size: int | None = None,
     device: str | torch.device = "cpu",
+    frame_rate_hz: float | None = None,
     progress: ProgressOption = None,
 ) -> FeatureSet:
     """Show images to a network and return the features of its layers.
@@ -117,6 +120,9 @@ def extract(  # noqa: PLR0913
         Images per forward pass; None: by the size of the inputs, so that a batch has 131,072 pixels.
     device
         Where to compute: "cpu", "cuda", "cuda:1", ...
+    frame_rate_hz
+        Frames per second of a movie, whose frames the images are, in the order of time; a network that takes
+        clips (``.clip_frames``) needs one. None: as the dataset says; of other images: none.
     progress
         Whether to show a bar; None: in notebooks and on terminals. Or a function, which is called with
         (images done, images in total) after each batch.
@@ -134,7 +140,7 @@ def extract(  # noqa: PLR0913
     DataError
         If images cannot be read, or the features do not fit in memory.
     """
-    stimuli = open_stimuli(images)
+    stimuli = open_stimuli(images, frame_rate_hz=frame_rate_hz)
     network = open_network(model, weights=weights, seed=seed, input_size=input_size)
     patterns = split_names(layers)
     forward_pass = ForwardPass(network, stimuli, patterns, batch_size=batch_size, device=device)
@@ -321,6 +327,8 @@ class ExtractRequest:
         mvkit's home directory.
     format
         Of the feature file: "h5", "npz", or None to go by its name.
+    frame_rate_hz
+        Frames per second of a movie, whose frames the images are; None: as the dataset says.
     """
 
     model: str
@@ -334,6 +342,7 @@ class ExtractRequest:
     inputs: InputOptions = field(default_factory=InputOptions)
     home: Path | None = None
     format: str | None = None
+    frame_rate_hz: float | None = None
 
     def load_model(self) -> nn.Module:
         """Load the network."""
@@ -349,7 +358,7 @@ class ExtractRequest:
                 f"stimuli: the {FALLBACK_DATASET} dataset; for the published images run "
                 f"mvkit fetch neural --dataset {PREFERRED_DATASET}"
             )
-        return open_stimuli(chosen, home=self.home)
+        return open_stimuli(chosen, home=self.home, frame_rate_hz=self.frame_rate_hz)
 
 
 def run_extract(
@@ -446,8 +455,10 @@ class ForwardPass:
         #: As asked for.
         self.batch_size = batch_size
         self.device = device_for(network, parse_device(device))
+        check_movie(model, stimuli)
         self._tap = LayerTap(model, layers_to_record(model, layers))
         self._joined = joined_layers(model, layers)
+        self._reader = InputReader(model, stimuli)
         self._size = self._images_per_batch()
         self._first_batch: FirstBatch | None = None
         self._digest = ImagesDigest()
@@ -579,7 +590,11 @@ class ForwardPass:
     def _images_per_batch(self) -> int:
         """Prepare one image, to know how large inputs are."""
         one = network_inputs(self.model, self.stimuli, self.stimuli.read(0, 1))
-        return images_per_batch(self.batch_size, one.shape[1:])
+        shape, clip = one.shape[1:], declared_clip(self.model)
+        # A clip has the pixels of all its frames.
+        return images_per_batch(
+            self.batch_size, shape if clip is None else (shape[0], clip.n_frames, *shape[1:])
+        )
 
     def _show_first_batch(self) -> dict[str, Tensor]:
         self._digest = ImagesDigest()
@@ -587,9 +602,7 @@ class ForwardPass:
             return self._tap(self._inputs(0, min(self._size, len(self.stimuli.image_ids)), self._digest))
 
     def _inputs(self, start: int, stop: int, digest: ImagesDigest) -> Tensor:
-        pictures = self.stimuli.read(start, stop)
-        digest.update(pictures)
-        inputs = network_inputs(self.model, self.stimuli, pictures)
+        inputs = self._reader.read(start, stop, digest)
         return inputs.to(self.device, floating_dtype(self.model))
 
     def _flat(self, values: Mapping[str, Tensor]) -> dict[str, NDArray[np.float32]]:
@@ -760,10 +773,8 @@ def _package_versions(network: nn.Module) -> dict[str, str]:
 
 
 def _preprocessing(model: nn.Module, stimuli: Stimuli) -> dict[str, object]:
-    if stimuli.is_prepared:
-        return {}
     # The name of its model may be that of a file.
-    return {name: value for name, value in describe_preprocessing(model).items() if name != "of"}
+    return {name: value for name, value in describe_preprocessing(model, stimuli).items() if name != "of"}
 
 
 def _images_digest(stimuli: Stimuli) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mvkit.errors import UsageError, wording
 from mvkit.features.feature_set import LayerInfo
 from mvkit.features.hooks import CallValue, evaluation_mode, floating_dtype, parse_device, record_calls
-from mvkit.features.stimuli import network_inputs, open_stimuli
+from mvkit.features.stimuli import InputReader, open_stimuli
 from mvkit.models.base import FINAL, VisionModel, declared_names, missing_weights
 from mvkit.models.external import unwrap
 from mvkit.models.names import LISTING_COMMAND, PUBLISHED, RequestedLayer, requested_layers, split_joined
@@ -128,7 +128,7 @@ def survey_layers(
     if layers is not None:
         paths = {layer.name: paths[layer.name] for layer in layers_to_record(model, layers)}
     with evaluation_mode(model, compute_on):
-        inputs = network_inputs(model, stimuli, stimuli.read(0, 1)).to(compute_on, floating_dtype(model))
+        inputs = InputReader(model, stimuli).read(0, 1).to(compute_on, floating_dtype(model))
         calls = record_calls(model, inputs, dict.fromkeys(paths.values()))
     default, published = set(default_layers(model)), set(published_layers(model))
     infos, left_out, lacking = [], {}, missing_weights(model)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,8 +21,9 @@ from mvkit.errors import DataError, UsageError, printable, wording
 from mvkit.features.feature_set import FeatureProvenance, ImageIds
 from mvkit.files import list_image_folder, name_text, opening_image
 from mvkit.images.sources import reason_of
-from mvkit.models.base import state_digest
+from mvkit.models.base import ClipInput, declared_clip, declared_viewing, state_digest
 from mvkit.models.preprocessing import as_preprocessing
+from mvkit.models.viewing import ViewingConditions
 from mvkit.paths import expand
 
 _GREY_MODES = frozenset({"1", "L", "LA"})
@@ -41,13 +43,16 @@ class FolderStimuli:
         Image files, in order.
     name
         Name of the folder, as text.
+    frame_rate_hz
+        Frames per second of a movie, whose frames they are, in the order of time; None: still images.
     """
 
     files: tuple[Path, ...]
     name: str
+    frame_rate_hz: float | None = None
 
     @classmethod
-    def open(cls, folder: Path) -> FolderStimuli:
+    def open(cls, folder: Path, *, frame_rate_hz: float | None = None) -> FolderStimuli:
         """List the images of a folder.
 
         Raises
@@ -55,7 +60,7 @@ class FolderStimuli:
         DataError
             See :func:`mvkit.files.list_image_folder`.
         """
-        return cls(tuple(list_image_folder(folder)), name_text(folder.resolve().name))
+        return cls(tuple(list_image_folder(folder)), name_text(folder.resolve().name), frame_rate_hz)
 
     @property
     def image_ids(self) -> tuple[str, ...]:
@@ -66,6 +71,11 @@ class FolderStimuli:
     def is_prepared(self) -> bool:
         """False: files hold pictures, not network inputs."""
         return False
+
+    @property
+    def field_of_view_deg(self) -> None:
+        """None: files do not say it."""
+        return None
 
     def read(self, start: int, stop: int) -> Sequence[NDArray[Any]]:
         """Read images ``start`` to ``stop``.
@@ -116,6 +126,14 @@ class Stimuli(Protocol):
     def is_prepared(self) -> bool:
         """Whether the images are network inputs already, to be used without preprocessing."""
 
+    @property
+    def frame_rate_hz(self) -> float | None:
+        """Frames per second of a movie, whose frames the images are, in the order of time; None: images."""
+
+    @property
+    def field_of_view_deg(self) -> float | None:
+        """Degrees of visual angle that the width of an image spans; None: not known."""
+
     def read(self, start: int, stop: int) -> Sequence[NDArray[Any]]:
         """Return images ``start`` to ``stop``: uint8 (H, W) or (H, W, 3), or prepared float (C, H, W)."""
 
@@ -132,11 +150,17 @@ class ArrayStimuli:
         One id per image.
     name
         Name in outputs.
+    frame_rate_hz
+        Frames per second of a movie, whose frames they are, in the order of time; None: still images.
+    field_of_view_deg
+        Degrees of visual angle that their width spans; None: not known.
     """
 
     images: NDArray[Any]
     image_ids: ImageIds
     name: str = "array"
+    frame_rate_hz: float | None = None
+    field_of_view_deg: float | None = None
 
     @property
     def is_prepared(self) -> bool:
@@ -171,7 +195,7 @@ class ImagesDigest:
         return self._sha256.hexdigest()
 
 
-def open_stimuli(source: object, *, home: Path | None = None) -> Stimuli:
+def open_stimuli(source: object, *, home: Path | None = None, frame_rate_hz: float | None = None) -> Stimuli:
     """Open images of any kind as stimuli.
 
     Parameters
@@ -183,6 +207,9 @@ def open_stimuli(source: object, *, home: Path | None = None) -> Stimuli:
         by name, numbers by value).
     home
         mvkit's home directory, where datasets lie.
+    frame_rate_hz
+        Frames per second of a movie, whose frames the images are, in the order of time: networks that take
+        clips need one. None: as the dataset or neural file says; of a folder or an array: still images.
 
     Returns
     -------
@@ -196,16 +223,21 @@ def open_stimuli(source: object, *, home: Path | None = None) -> Stimuli:
     DataError
         If there are no images, or the file or folder cannot be read.
     """
+    rate = frame_rate_hz
+    if rate is not None and not (math.isfinite(rate) and rate > 0):
+        raise UsageError(f"frame rate {rate:g} Hz: must be above 0")
     if isinstance(source, ArrayStimuli | FolderStimuli):
-        return source
+        return source if rate is None else replace(source, frame_rate_hz=rate)
     if isinstance(source, str | Path):
-        return _open_by_name(str(source), home)
+        return _open_by_name(str(source), home, rate)
     if hasattr(source, "stimuli"):
         images = _check_array(source.stimuli)
         frame_ids = getattr(source, "frame_ids", range(len(images)))
-        return ArrayStimuli(images, tuple(map(int, frame_ids)), str(getattr(source, "name", "array")))
+        rate = getattr(source, "frame_rate_hz", None) if rate is None else rate
+        name, width_deg = str(getattr(source, "name", "array")), getattr(source, "field_of_view_deg", None)
+        return ArrayStimuli(images, tuple(map(int, frame_ids)), name, rate, width_deg)
     images = _check_array(source)
-    return ArrayStimuli(images, tuple(range(len(images))))
+    return ArrayStimuli(images, tuple(range(len(images))), frame_rate_hz=rate)
 
 
 def default_stimuli(*, home: Path | None = None) -> str:
@@ -219,33 +251,35 @@ def default_stimuli(*, home: Path | None = None) -> str:
     return paths.default_dataset(home)
 
 
-def _open_by_name(name: str, home: Path | None) -> Stimuli:
+def _open_by_name(name: str, home: Path | None, frame_rate_hz: float | None) -> Stimuli:
     path = expand(name)
-    if name not in DATASETS:
+    if name not in DATASETS and not (paths.is_fetched(name, home) and not path.exists()):
         if path.is_dir():
-            return FolderStimuli.open(path)
+            return FolderStimuli.open(path, frame_rate_hz=frame_rate_hz)
         if not path.is_file():
             raise UsageError(
                 f"stimuli '{name}': no such dataset, neural file or folder of images\n"
                 f"valid: {', '.join(DATASETS)}, or a path"
             )
-        return _open_neural_file(path, path.stem)
+        return _open_neural_file(path, path.stem, frame_rate_hz)
     fetched = paths.neural_path(name, home)
     if fetched.is_file():
-        return _open_neural_file(fetched, name)
+        return _open_neural_file(fetched, name, frame_rate_hz)
     # Here and not above: networks and images do not need the neural package, datasets do.
     from mvkit.neural import open_dataset
 
-    return open_stimuli(open_dataset(name, home=home))
+    return open_stimuli(open_dataset(name, home=home), frame_rate_hz=frame_rate_hz)
 
 
-def _open_neural_file(path: Path, name: str) -> Stimuli:
+def _open_neural_file(path: Path, name: str, frame_rate_hz: float | None) -> Stimuli:
     # The responses stay unread: selecting units takes longer than showing the images.
     from mvkit.neural import open_neural_file
 
     with open_neural_file(path) as file:
         contents = file.contents
-    return ArrayStimuli(_check_array(contents.stimuli), tuple(map(int, contents.frame_ids)), name)
+    rate = contents.frame_rate_hz if frame_rate_hz is None else frame_rate_hz
+    ids, width_deg = tuple(map(int, contents.frame_ids)), contents.field_of_view_deg
+    return ArrayStimuli(_check_array(contents.stimuli), ids, name, rate, width_deg)
 
 
 def _check_array(source: Any) -> NDArray[Any]:
@@ -283,15 +317,118 @@ def _problem_with(images: NDArray[Any]) -> str | None:
     return "there must be three or four axes"
 
 
+class InputReader:
+    """Reads images and turns them into batches of inputs on the CPU: of images, or of the clips up to each.
+
+    Parameters
+    ----------
+    model
+        The network. Of one that takes clips of T frames (:func:`mvkit.models.base.declared_clip`) the input
+        of image t are the images t - T + 1 to t, in this order; before the first one, the first is repeated.
+    stimuli
+        The images.
+    """
+
+    def __init__(self, model: nn.Module, stimuli: Stimuli) -> None:
+        self._model, self._stimuli = model, stimuli
+        self._clip = declared_clip(model)
+        # The last frames that were read, and the number of the one after them.
+        self._recent: tuple[Tensor | None, int] = (None, 0)
+
+    def read(self, start: int, stop: int, digest: ImagesDigest | None = None) -> Tensor:
+        """Return the inputs of images ``start`` to ``stop``.
+
+        Batch after batch, every frame is read and prepared once.
+
+        Parameters
+        ----------
+        start, stop
+            Which images.
+        digest
+            Is given these images.
+
+        Returns
+        -------
+        Tensor
+            (n, channels, height, width); of clips with an axis of frames before or after the channels.
+
+        Raises
+        ------
+        UsageError, DataError
+            As :func:`network_inputs`, or if images cannot be read.
+        """
+        if self._clip is None:
+            return self._prepare(start, stop, digest)
+        n_before = min(start, self._clip.n_frames - 1)
+        recent, end = self._recent
+        if recent is None or end != start:
+            recent = self._prepare(start - n_before, start, None) if n_before else None
+        frames = self._prepare(start, stop, digest)
+        if recent is not None and n_before:
+            frames = torch.cat([recent[-n_before:], frames])
+        self._recent = frames[max(0, len(frames) - self._clip.n_frames + 1) :], stop
+        return clips_up_to(frames, n_before, self._clip)
+
+    def _prepare(self, start: int, stop: int, digest: ImagesDigest | None) -> Tensor:
+        pictures = self._stimuli.read(start, stop)
+        if digest is not None:
+            digest.update(pictures)
+        return network_inputs(self._model, self._stimuli, pictures)
+
+
+def clips_up_to(frames: Tensor, n_before: int, clip: ClipInput) -> Tensor:
+    """Return the clip that ends with each frame but the first ``n_before``.
+
+    Parameters
+    ----------
+    frames
+        (n_before + n, channels, height, width), in the order of time. Fewer than T - 1 before are those since
+        the beginning of the movie: the first is repeated.
+    n_before
+        Frames that only belong to clips of later ones, T - 1 at most.
+    clip
+        Number of frames T and order of axes.
+
+    Returns
+    -------
+    Tensor
+        (n, T, channels, height, width) or (n, channels, T, height, width).
+    """
+    repeated = frames[:1].expand(clip.n_frames - 1 - n_before, *frames.shape[1:])
+    # (n, channels, height, width, T)
+    windows = torch.cat([repeated, frames]).unfold(0, clip.n_frames, 1)
+    return (windows.movedim(-1, 1) if clip.axes == "TCHW" else windows.movedim(-1, 2)).contiguous()
+
+
+def check_movie(model: nn.Module, stimuli: Stimuli) -> None:
+    """Check that a network that takes clips is shown a movie.
+
+    Raises
+    ------
+    UsageError
+        If the order of the images means nothing.
+    """
+    clip = declared_clip(model)
+    if clip is not None and stimuli.frame_rate_hz is None:
+        raise UsageError(
+            f"{_name(model)} takes clips of {clip.n_frames} frames, and nothing says that the images of "
+            f"'{stimuli.name}' are the frames of a movie\nif their order is that of time, give the rate: "
+            + wording(
+                "--frame-rate HZ (mvkit score: --set input.frame_rate_hz=HZ)",
+                "frame_rate_hz=HZ (of mvkit.extract, or of the dataset)",
+            )
+        )
+
+
 def network_inputs(model: nn.Module, stimuli: Stimuli, pictures: Sequence[NDArray[Any]]) -> Tensor:
     """Turn pictures into a batch of inputs on the CPU.
 
     Parameters
     ----------
     model
-        The network; its ``preprocess`` is applied, image by image where sizes differ: mvkit's own
-        preprocessing, a preset of torchvision's, or a function of one PIL image (see
-        :class:`mvkit.models.preprocessing.UserPreprocessing`).
+        The network; its ``viewing`` conditions are applied, then its ``preprocess``, image by image where
+        sizes differ: mvkit's own preprocessing, a preset of torchvision's, or a function of one PIL image
+        (see :class:`mvkit.models.preprocessing.UserPreprocessing`).
     stimuli
         Where the pictures come from.
     pictures
@@ -300,11 +437,18 @@ def network_inputs(model: nn.Module, stimuli: Stimuli, pictures: Sequence[NDArra
     Raises
     ------
     UsageError
-        If the network has no ``preprocess`` and the pictures are not prepared, or it is something else.
+        If the network has no ``preprocess`` and the pictures are not prepared, or it is something else; or
+        prepared pictures would have to be filtered.
     DataError
         If prepared inputs hold NaN or infinity.
     """
+    viewing = viewing_of(model, stimuli)
     if stimuli.is_prepared:
+        if viewing is not None:
+            raise UsageError(
+                f"{_name(model)}: {viewing.describe()}: the images are prepared already\n"
+                "give uint8 images, or filter them before: mvkit.ViewingConditions(...)(image)"
+            )
         prepared = np.stack(pictures)
         if not np.isfinite(prepared).all():
             raise DataError(f"prepared images of '{stimuli.name}' hold NaN or infinity")
@@ -317,6 +461,8 @@ def network_inputs(model: nn.Module, stimuli: Stimuli, pictures: Sequence[NDArra
             "ImageNet), or images that are prepared already: a float array or tensor (n, 3, height, width)"
         )
     prepare = as_preprocessing(preprocess, _name(model))
+    if viewing is not None:
+        pictures = [viewing(picture) for picture in pictures]
     if len({picture.shape for picture in pictures}) == 1:
         return prepare(np.stack(pictures))
     inputs = [prepare(picture[np.newaxis]) for picture in pictures]
@@ -330,13 +476,19 @@ def network_inputs(model: nn.Module, stimuli: Stimuli, pictures: Sequence[NDArra
     return torch.cat(inputs)
 
 
+def viewing_of(model: nn.Module, stimuli: Stimuli) -> ViewingConditions | None:
+    """Return the conditions under which a network sees images, field of view included; None: as they are."""
+    viewing = declared_viewing(model)
+    return None if viewing is None else viewing.for_images(stimuli.field_of_view_deg)
+
+
 def describe_provenance(model: nn.Module, stimuli: Stimuli, stimuli_digest: str) -> FeatureProvenance:
     """Describe a run: network, weights, preprocessing, images, versions."""
     weights_id = getattr(model, "weights_id", None)
     return FeatureProvenance(
         model_name=printable(_name(model)),
         weights_id=str(weights_id) if weights_id else state_digest(model),
-        preprocessing={} if stimuli.is_prepared else describe_preprocessing(model),
+        preprocessing=describe_preprocessing(model, stimuli),
         stimuli=printable(stimuli.name),
         stimuli_digest=stimuli_digest,
         image_ids=_storable(stimuli.image_ids),
@@ -351,11 +503,18 @@ def _storable(ids: ImageIds) -> ImageIds:
     return tuple(name_text(one) if isinstance(one, str) else str(one) for one in ids)
 
 
-def describe_preprocessing(model: nn.Module) -> dict[str, object]:
-    """Return what is recorded of a network's preprocessing, as plain data."""
-    prepare = as_preprocessing(getattr(model, "preprocess", None), _name(model))
+def describe_preprocessing(model: nn.Module, stimuli: Stimuli) -> dict[str, object]:
+    """Return what is recorded of how images become a network's input, as plain data."""
+    steps: dict[str, object] = {}
+    if not stimuli.is_prepared:
+        steps |= as_preprocessing(getattr(model, "preprocess", None), _name(model)).as_dict()
+    if (viewing := viewing_of(model, stimuli)) is not None:
+        steps |= viewing.as_dict()
+    if (clip := declared_clip(model)) is not None:
+        rate = stimuli.frame_rate_hz
+        steps |= {"clip_frames": clip.n_frames, "clip_axes": clip.axes, "frame_rate_hz": rate}
     # As JSON gives it back, so that features in memory and from a file are equal.
-    recorded: dict[str, object] = json.loads(json.dumps(prepare.as_dict()))
+    recorded: dict[str, object] = json.loads(json.dumps(steps))
     return recorded
 
 

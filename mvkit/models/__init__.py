@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from mvkit.models.loading import load_model
     from mvkit.models.preprocessing import Preprocessing
     from mvkit.models.registry import find_model, list_models
+    from mvkit.models.viewing import ViewingConditions
 
 _HOMES = {
     "Preprocessing": "mvkit.models.preprocessing",
+    "ViewingConditions": "mvkit.models.viewing",
     "VisionModel": "mvkit.models.base",
     "export_weights": "mvkit.models.exporting",
     "find_model": "mvkit.models.registry",
@@ -26,6 +28,14 @@ _HOMES = {
     "load_model": "mvkit.models.loading",
 }
 
-__all__ = ["Preprocessing", "VisionModel", "export_weights", "find_model", "list_models", "load_model"]
+__all__ = [
+    "Preprocessing",
+    "ViewingConditions",
+    "VisionModel",
+    "export_weights",
+    "find_model",
+    "list_models",
+    "load_model",
+]
 
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -16,6 +16,7 @@ from mvkit.errors import CheckpointError, UsageError
 from mvkit.machine import is_forked_worker
 from mvkit.models.preprocessing import IMAGENET_64, Preprocessing
 from mvkit.models.registry import JoinedLayer
+from mvkit.models.viewing import ViewingConditions
 
 # Threads do not survive a fork: with more than one, torch would wait for its own forever.
 os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
@@ -24,6 +25,9 @@ if is_forked_worker():
 
 #: Name under which a model's output can be tapped.
 FINAL = "final"
+
+#: Orders of the axes of a clip: frames, channels, height, width.
+CLIP_AXES = ("TCHW", "CTHW")
 
 #: Keys that a message lists at most.
 _SHOWN = 5
@@ -82,6 +86,10 @@ class VisionModel(nn.Module):
         Where the weights come from.
     own_input_px
         Side of the input before ``input_size`` changed it; None: it was not changed.
+    viewing
+        Acuity, field of view and contrast by which images are changed before ``preprocess``; None: none.
+    clip_frames, clip_axes
+        Of a network that takes clips: number of frames, and ``"TCHW"`` or ``"CTHW"``; None: it takes images.
     layers_run_once
         Whether each of ``layers`` is known to run once in a forward pass.
     """
@@ -96,6 +104,9 @@ class VisionModel(nn.Module):
     weights_id: str
     provenance: WeightsProvenance
     own_input_px: int | None
+    viewing: ViewingConditions | None
+    clip_frames: int | None
+    clip_axes: str
 
     def __init__(self) -> None:
         super().__init__()
@@ -107,6 +118,9 @@ class VisionModel(nn.Module):
         self.weights_id = NO_WEIGHTS
         self.provenance = WeightsProvenance()
         self.own_input_px = None
+        self.viewing = None
+        self.clip_frames = None
+        self.clip_axes = CLIP_AXES[0]
 
     @torch.no_grad()
     def check_input_side(self, side_px: int) -> None:
@@ -137,13 +151,15 @@ class VisionModel(nn.Module):
                 module.training = training
 
     def describe(self) -> str:
-        """Return a line: which checkpoint of a training run it is, if of one, and how large its input is."""
+        """Return a line: checkpoint of a training run, size of the input, clips, viewing conditions."""
         known = (getattr(self.preprocess, name, None) for name in ("input_px", "crop_px", "resize_px"))
         side = next((side for side in known if side is not None), None)
         size = f"images at {side} px" if side is not None else ""
         if size and self.own_input_px is not None:
             size += f" on request; its own size is {self.own_input_px} px"
-        return "; ".join(filter(None, (self.provenance.checkpoint, size)))
+        clips = f"clips of {self.clip_frames} frames" if self.clip_frames is not None else ""
+        seen = self.viewing.describe() if self.viewing is not None else ""
+        return "; ".join(filter(None, (self.provenance.checkpoint, size, clips, seen)))
 
     def tap_points(self) -> dict[str, str]:
         """Return the layers that can be tapped: layer name -> path of the module whose output it is.
@@ -284,6 +300,56 @@ def declared_names(module: object, attribute: str) -> tuple[str, ...]:
     names: Any = getattr(module, attribute, None)
     is_list = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
     return tuple(names) if is_list else ()
+
+
+@dataclass(frozen=True)
+class ClipInput:
+    """Clips that a network takes in place of images.
+
+    Attributes
+    ----------
+    n_frames
+        Frames of a clip, T.
+    axes
+        Order of a clip's axes: ``"TCHW"``, or ``"CTHW"`` as torchvision's video networks have it.
+    """
+
+    n_frames: int
+    axes: str = CLIP_AXES[0]
+
+
+def declared_clip(module: object) -> ClipInput | None:
+    """Return the clips that a network declares to take, by ``clip_frames`` and ``clip_axes``; None if none.
+
+    Raises
+    ------
+    UsageError
+        If one of the two is not what it should be.
+    """
+    n_frames, axes = getattr(module, "clip_frames", None), getattr(module, "clip_axes", CLIP_AXES[0])
+    if n_frames is None:
+        return None
+    name = getattr(module, "name", type(module).__name__)
+    if type(n_frames) is not int or n_frames < 1:
+        raise UsageError(f"{name}: .clip_frames is {n_frames!r}; needed: the number of frames of a clip")
+    if axes not in CLIP_AXES:
+        raise UsageError(f"{name}: .clip_axes is {axes!r}; valid: {', '.join(map(repr, CLIP_AXES))}")
+    return ClipInput(n_frames, axes)
+
+
+def declared_viewing(module: object) -> ViewingConditions | None:
+    """Return the conditions under which a network sees images (``.viewing``); None if nothing is changed.
+
+    Raises
+    ------
+    UsageError
+        If ``.viewing`` is something else.
+    """
+    viewing = getattr(module, "viewing", None)
+    if viewing is not None and not isinstance(viewing, ViewingConditions):
+        kind = f"{type(module).__name__}: .viewing is a {type(viewing).__name__}"
+        raise UsageError(f"{kind}; needed: mvkit.ViewingConditions(acuity_cpd=0.5)")
+    return viewing if viewing is not None and viewing.changes_images else None
 
 
 def is_quantised(model: nn.Module) -> bool:

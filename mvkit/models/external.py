@@ -44,7 +44,9 @@ from mvkit.models.base import (
     FINAL,
     VisionModel,
     WeightsProvenance,
+    declared_clip,
     declared_names,
+    declared_viewing,
     guard_missing_weights,
     meta_tensors,
     missing_weights,
@@ -158,7 +160,7 @@ def load_external(
             fill_from_file(network, expand(weights), name.label)
         check_has_values(network, name.label)
         preprocess = _user_preprocess(network, declaring, name.label, options)
-        model = ExternalModel(network, name.label, declared_names(declaring, "layers"), preprocess)
+        model = ExternalModel(network, name.label, declared_names(declaring, "layers"), preprocess, declaring)
     model.provenance = WeightsProvenance(name.label, source=_describe_source(name, weights, seed or 0))
     return model.eval()
 
@@ -187,7 +189,7 @@ def _user_preprocess(
 def _apply_options(declared: _AnyPreprocessing, label: str, options: InputOptions) -> _AnyPreprocessing:
     if isinstance(declared, Preprocessing):
         return options.apply(declared)
-    options.check_only((), f"{label} brings a .preprocess function of its own")
+    options.check_only(("viewing",), f"{label} brings a .preprocess function of its own")
     return declared
 
 
@@ -254,7 +256,7 @@ def make_network(name: ExternalName, seed: int | None) -> tuple[nn.Module, objec
     -------
     network, declared
         The network without wrappers (``torch.compile``, ``DataParallel``), and the module that the function
-        returned, whose attributes ``layers`` and ``preprocess`` may declare how to use it.
+        returned, whose attributes ``layers``, ``preprocess`` and ``clip_frames`` may declare how to use it.
 
     Raises
     ------
@@ -267,7 +269,8 @@ def make_network(name: ExternalName, seed: int | None) -> tuple[nn.Module, objec
     with _importable(folder, forget=name.kind == "file"):
         made = build_with_seed(lambda: _call_factory(name), seed)
     declared = unwrap(made)
-    return unwrap_all(made), made if hasattr(made, "layers") or hasattr(made, "preprocess") else declared
+    declares = ("layers", "preprocess", "clip_frames")
+    return unwrap_all(made), made if any(hasattr(made, name) for name in declares) else declared
 
 
 def _call_factory(name: ExternalName) -> nn.Module:
@@ -489,7 +492,8 @@ class _TorchvisionModel:
             what = "clips of video" if kind == "VideoClassification" else "pairs of images"
             raise UsageError(
                 f"{self.label} takes {what} (its weights declare {kind}), not pictures\n"
-                "wrap it in a function of your own that does, with .preprocess: FILE.py:FUNCTION"
+                "wrap it in a function of your own, with .preprocess for one picture"
+                f"{' and .clip_frames' if kind == 'VideoClassification' else ''}: FILE.py:FUNCTION"
             )
         return UserPreprocessing(steps, f"{self.label} ({entry.name})")
 
@@ -1092,6 +1096,8 @@ class ExternalModel(VisionModel):
         Layers that it declares to be scored, or none.
     preprocess
         How images become its input.
+    declaring
+        Module that declares clips and viewing conditions; None: the network.
 
     Attributes
     ----------
@@ -1108,9 +1114,15 @@ class ExternalModel(VisionModel):
         name: str,
         layers: tuple[str, ...],
         preprocess: _AnyPreprocessing,
+        declaring: object = None,
     ) -> None:
         super().__init__()
+        declaring = network if declaring is None else declaring
         self.network = network
+        self.viewing = declared_viewing(declaring)
+        clip = declared_clip(declaring)
+        if clip is not None:
+            self.clip_frames, self.clip_axes = clip.n_frames, clip.axes
         self.name = name
         self.layers = layers
         if isinstance(network, VisionModel):

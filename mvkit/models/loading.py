@@ -46,6 +46,7 @@ from mvkit.models.registry import (
     with_classes,
 )
 from mvkit.models.streams import MirrorModel, StreamModel
+from mvkit.models.viewing import ViewingConditions
 from mvkit.paths import expand
 
 #: Value of a checkpoint's key "format", and the newest version of the format that is read here.
@@ -59,7 +60,7 @@ ANOTHER = "take another checkpoint of the run (best.pt, epoch_*.pt), or train it
 UNSTATED_LICENCE = "not stated with the published files: ask their authors before passing them on"
 
 
-def load_model(
+def load_model(  # noqa: PLR0913
     name: str | os.PathLike[str],
     weights: str | os.PathLike[str] = "released",
     seed: int | None = None,
@@ -69,6 +70,7 @@ def load_model(
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
     grey: bool | None = None,
+    viewing: ViewingConditions | None = None,
 ) -> VisionModel:
     """Build a model and give it weights.
 
@@ -102,6 +104,9 @@ def load_model(
     mean, std, grey
         Preprocessing of an external model, instead of what its library declares: one number or
         three for values scaled to [0, 1], and whether colour becomes grey first.
+    viewing
+        Visual acuity, field of view and contrast with which images are seen, for instance
+        ``mvkit.ViewingConditions(acuity_cpd=0.5)``; None: as they are.
 
     Returns
     -------
@@ -118,13 +123,15 @@ def load_model(
     UserCodeError
         If the user's own code fails.
     """
-    options = InputOptions(input_size, mean, std, grey)
+    options = InputOptions(input_size, mean, std, grey, viewing)
     if str(name).endswith("@random"):
         name, weights = split_random(name, weights)
     external = parse_external(name)
     if external is not None:
-        return load_external(external, weights, seed, options)
-    options.check_only(("input_size",), f"{os.fspath(name)} has its own mean, deviation and colours")
+        return _set_viewing(load_external(external, weights, seed, options), viewing)
+    options.check_only(
+        ("input_size", "viewing"), f"{os.fspath(name)} has its own mean, deviation and colours"
+    )
     if is_checkpoint_path(name):
         model = _load_checkpoint(name, weights, seed)
     else:
@@ -138,7 +145,13 @@ def load_model(
         model.own_input_px = model.preprocess.input_px
         model.preprocess = options.apply(model.preprocess)
         model.check_input_side(input_size)
-    return model.eval()
+    return _set_viewing(model.eval(), viewing)
+
+
+def _set_viewing(model: VisionModel, viewing: ViewingConditions | None) -> VisionModel:
+    if viewing is not None:
+        model.viewing = viewing
+    return model
 
 
 def build_for_training(

@@ -25,6 +25,7 @@ from mvkit.errors import (
     exception_location,
     wording,
 )
+from mvkit.models.viewing import ViewingConditions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -544,12 +545,15 @@ class InputOptions:
         One number or three, for values scaled to [0, 1].
     grey
         Whether colour images become grey first; the three channels are then equal.
+    viewing
+        Acuity, field of view and contrast, which change images before any preprocessing.
     """
 
     input_size: int | None = None
     mean: float | Sequence[float] | None = None
     std: float | Sequence[float] | None = None
     grey: bool | None = None
+    viewing: ViewingConditions | None = None
 
     def keywords(self) -> dict[str, Any]:
         """Return the options as keywords of :func:`mvkit.load_model`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -64,6 +65,10 @@ class NeuralDataset:
         specimens that did not pass and why.
     selection_outcome
         Every unit of the file and why it was excluded; None where nothing was selected.
+    frame_rate_hz
+        Frames per second of a movie, whose frames the images are, in the order of time; None: still images.
+    field_of_view_deg
+        Degrees of visual angle that the width of an image spans; None: not known.
     """
 
     name: str
@@ -75,6 +80,8 @@ class NeuralDataset:
     provenance: Mapping[str, object] = field(default_factory=dict)
     selection: Mapping[str, object] = field(default_factory=dict)
     selection_outcome: SelectionOutcome | None = None
+    frame_rate_hz: float | None = None
+    field_of_view_deg: float | None = None
 
     def __post_init__(self) -> None:
         """Sort the recordings and check that all arrays agree.
@@ -83,7 +90,8 @@ class NeuralDataset:
         ------
         DataError
             If stimuli are not uint8 (n_images, height, width), or a recording
-            has another number of images, or two recordings share area and specimen.
+            has another number of images, or two recordings share area and specimen, or frames of a movie are
+            missing.
         """
         if np.ma.is_masked(self.stimuli):
             raise DataError(f"dataset {self.name}: stimuli have masked pixels; fill them")
@@ -102,6 +110,8 @@ class NeuralDataset:
             raise DataError(
                 f"dataset {self.name}: {len(self.frame_ids)} frame ids for {self.n_images} stimuli"
             )
+        check_frames(self.frame_rate_hz, self.frame_ids, f"dataset {self.name}")
+        check_field_of_view(self.field_of_view_deg, f"dataset {self.name}")
         for recording in ordered:
             if recording.n_images != self.n_images:
                 raise DataError(
@@ -113,7 +123,7 @@ class NeuralDataset:
                 raise DataError(f"dataset {self.name}: two recordings for {first.label}")
 
     @classmethod
-    def from_arrays(
+    def from_arrays(  # noqa: PLR0913
         cls,
         responses: Mapping[str, Mapping[str | int, ArrayLike] | ArrayLike],
         stimuli: ArrayLike,
@@ -123,6 +133,8 @@ class NeuralDataset:
         frame_ids: ArrayLike | None = None,
         name: str = "recordings",
         units_of_measure: str = "a.u.",
+        frame_rate_hz: float | None = None,
+        field_of_view_deg: float | None = None,
     ) -> NeuralDataset:
         """Make a dataset of one's own recordings.
 
@@ -147,6 +159,10 @@ class NeuralDataset:
             Name of the dataset.
         units_of_measure
             Of the responses, for example ``"spikes/s"`` or ``"dF/F"``; default: arbitrary units.
+        frame_rate_hz
+            Frames per second of a movie, whose frames the images are, in the order of time; default: images.
+        field_of_view_deg
+            Degrees of visual angle that the width of an image spans, for filters by visual acuity.
 
         Returns
         -------
@@ -200,6 +216,8 @@ class NeuralDataset:
             units_of_measure=units_of_measure,
             recordings=_number_recordings(arrays, ids),
             provenance={"stimuli": grey.note} if grey.note else {},
+            frame_rate_hz=frame_rate_hz,
+            field_of_view_deg=field_of_view_deg,
         )
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
@@ -238,6 +256,8 @@ class NeuralDataset:
             name=self.name,
             source=self.provenance,
             frame_ids=self.frame_ids,
+            frame_rate_hz=self.frame_rate_hz,
+            field_of_view_deg=self.field_of_view_deg,
         )
 
     @property
@@ -814,6 +834,44 @@ def plain_array(values: ArrayLike, what: str) -> NDArray[Any]:
     masked: NDArray[Any] = data.astype(object)
     masked[mask] = None
     return masked
+
+
+def check_field_of_view(field_of_view_deg: float | None, what: str) -> None:
+    """Raise a DataError that names ``what`` if a field of view is no angle above 0 and up to 360 degrees."""
+    if field_of_view_deg is not None and not 0 < field_of_view_deg <= 360:
+        raise DataError(
+            f"{what}: field_of_view_deg is {field_of_view_deg}; needed: degrees, above 0, up to 360"
+        )
+
+
+def check_frames(frame_rate_hz: float | None, frame_ids: NDArray[np.int64], what: str) -> None:
+    """Check that images that are said to be a movie are its frames, one after the other.
+
+    Parameters
+    ----------
+    frame_rate_hz
+        None: they are no movie.
+    frame_ids
+        int64 (n_images,), numbers of the images.
+    what
+        Where they are from, for the message.
+
+    Raises
+    ------
+    DataError
+        If the rate is no positive number, or numbers do not ascend by one.
+    """
+    if frame_rate_hz is None:
+        return
+    if not (math.isfinite(frame_rate_hz) and frame_rate_hz > 0):
+        raise DataError(f"{what}: frame_rate_hz is {frame_rate_hz}; needed: frames per second, above 0")
+    steps = np.flatnonzero(np.diff(frame_ids) != 1)
+    if len(steps):
+        before, after = frame_ids[steps[0]], frame_ids[steps[0] + 1]
+        raise DataError(
+            f"{what}: frames of a movie must follow one another, but {after} comes after {before} "
+            f"({len(steps)} such places): clips of frames would not be what was shown"
+        )
 
 
 def whole_numbers(values: ArrayLike, what: str) -> NDArray[np.int64]:

@@ -35,6 +35,8 @@ from mvkit.neural.dataset import (
     Recording,
     area_sort_key,
     as_text,
+    check_field_of_view,
+    check_frames,
     concatenate_column,
     first_values,
     plain_array,
@@ -52,6 +54,8 @@ UNITS = "units"
 HEIGHT, WIDTH = "y", "x"
 RESPONSES = "responses"
 STIMULI = "stimuli"
+#: Attributes of the stimuli: frames per second of a movie, and visual angle of their width.
+FRAME_RATE, FIELD_OF_VIEW = "frame_rate_hz", "field_of_view_deg"
 
 #: Names that no column of the units may have.
 RESERVED_NAMES = frozenset({TRIALS, FRAMES, TIME, UNITS, HEIGHT, WIDTH, RESPONSES, STIMULI})
@@ -116,6 +120,10 @@ class NeuralFileContents:
         Source of the numbers; must be serialisable as JSON.
     chunks
         HDF5 chunk of the responses; None for the usual one.
+    frame_rate_hz
+        Frames per second of a movie, whose frames the images are, in the order of time; None: still images.
+    field_of_view_deg
+        Degrees of visual angle that the width of an image spans; None: not known.
     """
 
     dataset: str
@@ -129,6 +137,8 @@ class NeuralFileContents:
     reliabilities: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     provenance: Mapping[str, object] = field(default_factory=dict)
     chunks: tuple[int, ...] | None = None
+    frame_rate_hz: float | None = None
+    field_of_view_deg: float | None = None
 
     @property
     def n_units(self) -> int:
@@ -218,7 +228,7 @@ class OpenNeuralFile:
         return values.astype(np.float32 if values.dtype == np.float16 else np.float64)
 
 
-def write_neural_file(
+def write_neural_file(  # noqa: PLR0913
     path: str | Path,
     recordings: Sequence[Recording],
     *,
@@ -227,6 +237,8 @@ def write_neural_file(
     name: str | None = None,
     source: str | Mapping[str, object] = "",
     frame_ids: ArrayLike | None = None,
+    frame_rate_hz: float | None = None,
+    field_of_view_deg: float | None = None,
 ) -> Path:
     """Write recordings to a neural file that ``mvkit score --dataset PATH`` reads.
 
@@ -256,6 +268,10 @@ def write_neural_file(
         Source of the values, text or a mapping; stored as provenance.
     frame_ids
         Whole numbers (n_images,), labels of the images; default 0, 1, ...
+    frame_rate_hz
+        Frames per second of a movie, whose frames the images are, in the order of time; default: images.
+    field_of_view_deg
+        Degrees of visual angle that the width of an image spans, for filters by visual acuity.
 
     Returns
     -------
@@ -286,6 +302,8 @@ def write_neural_file(
         name=target.stem if name is None else name,
         source=source,
         frame_ids=frame_ids,
+        frame_rate_hz=frame_rate_hz,
+        field_of_view_deg=field_of_view_deg,
     )
     with replacing(target) as temporary, create_neural_file(temporary, contents) as stored:
         for units, values in unit_blocks(contents, ordered):
@@ -301,6 +319,8 @@ def contents_of_recordings(
     name: str,
     source: str | Mapping[str, object] = "",
     frame_ids: ArrayLike | None = None,
+    frame_rate_hz: float | None = None,
+    field_of_view_deg: float | None = None,
 ) -> tuple[NeuralFileContents, list[Recording]]:
     """Check recordings; return everything of a neural file but the responses, and the recordings in order.
 
@@ -331,6 +351,8 @@ def contents_of_recordings(
             "written_by": f"mvkit {mvkit.__version__}",
             "written_at": datetime.now(UTC).isoformat(timespec="seconds"),
         },
+        frame_rate_hz=frame_rate_hz,
+        field_of_view_deg=field_of_view_deg,
     )
     return contents, ordered
 
@@ -476,6 +498,8 @@ def check_contents(contents: NeuralFileContents) -> None:
         raise DataError(
             f"{contents.dataset}: {len(contents.stimuli)} stimuli but responses to {len(contents.frame_ids)}"
         )
+    check_frames(contents.frame_rate_hz, contents.frame_ids, contents.dataset)
+    check_field_of_view(contents.field_of_view_deg, contents.dataset)
     if contents.response_dtype not in (np.dtype(np.uint8), np.dtype("f4"), np.dtype("f8")):
         raise DataError(
             f"{contents.dataset}: responses of type {contents.response_dtype} cannot be stored;"
@@ -531,7 +555,10 @@ def _create_empty(guard: GuardedFile, contents: NeuralFileContents) -> None:
         for name, values in contents.reliabilities.items():
             _add(file, name, (TIME, UNITS), np.asarray(values, dtype=np.float64))
         images = (min(16, len(contents.stimuli)), *contents.stimuli.shape[1:])
-        file.create_variable(STIMULI, (FRAMES, HEIGHT, WIDTH), dtype="u1", chunks=images, **packed)
+        stimuli = file.create_variable(STIMULI, (FRAMES, HEIGHT, WIDTH), dtype="u1", chunks=images, **packed)
+        for name in (FRAME_RATE, FIELD_OF_VIEW):
+            if (number := getattr(contents, name)) is not None:
+                stimuli.attrs[name] = np.float64(number)
         missing = np.uint8(MISSING_COUNT) if contents.holds_counts else contents.response_dtype.type(np.nan)
         responses = file.create_variable(
             RESPONSES,
@@ -897,11 +924,25 @@ def _open_variables(path: Path, file: Any) -> OpenNeuralFile:
         units_of_measure=_units_of_measure(responses),
         response_dtype=_response_dtype(responses),
         provenance=_json(attribute_text(file, "provenance") or "{}"),
+        frame_rate_hz=_number_of(path, file[STIMULI], FRAME_RATE),
+        field_of_view_deg=_number_of(path, file[STIMULI], FIELD_OF_VIEW),
     )
+    check_frames(contents.frame_rate_hz, contents.frame_ids, str(path))
+    check_field_of_view(contents.field_of_view_deg, str(path))
     stored = responses.in_order(*contents.dims)
     if stored.shape != contents.shape:
         raise ValueError(f"responses have shape {stored.shape}, coordinates {contents.shape}")
     return OpenNeuralFile(path=path, contents=contents, stored=stored, packing=responses.packing)
+
+
+def _number_of(path: Path, variable: Any, attribute: str) -> float | None:
+    if attribute not in variable.attrs:
+        return None
+    # netCDF writers store numeric attributes as arrays of one element.
+    value = np.ravel(variable.attrs[attribute])
+    if len(value) != 1 or value.dtype.kind not in "iuf":
+        raise DataError(f"{path}: attribute '{attribute}' of '{STIMULI}' is {value}, expected a number")
+    return float(value[0])
 
 
 def _unit_variables(file: Any) -> list[str]:

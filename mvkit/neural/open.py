@@ -192,6 +192,8 @@ def _select_and_read(file: OpenNeuralFile, name: str, settings: SelectionSetting
         name=contents.dataset,
         stimuli=contents.stimuli,
         frame_ids=contents.frame_ids,
+        frame_rate_hz=contents.frame_rate_hz,
+        field_of_view_deg=contents.field_of_view_deg,
         units_of_measure=contents.units_of_measure,
         recordings=tuple(recordings),
         skipped={

@@ -1,4 +1,4 @@
-"""What figures of a model and recordings show: dissimilarities, and one unit with its prediction."""
+"""What figures of a model and recordings show: dissimilarities, one unit with its prediction, inputs."""
 
 from __future__ import annotations
 
@@ -12,11 +12,16 @@ from numpy.typing import NDArray
 from mvkit.errors import DataError, UsageError, unknown_name
 from mvkit.machine import choose_device
 from mvkit.pipeline.layers import label_model, weights_source
+from mvkit.report.figures.inputs import NetworkInputs
 from mvkit.report.figures.rdm import RDMPair
 from mvkit.report.figures.tuning import UnitResponses
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from mvkit.features import FeatureSet
+    from mvkit.models import VisionModel
+    from mvkit.models.preprocessing import InputOptions
     from mvkit.neural import NeuralDataset, Recording
     from mvkit.neural.neural_file import OpenNeuralFile
     from mvkit.neural.selection import SelectionSettings
@@ -102,6 +107,75 @@ def compare_rdms(
         n_units=int(complete.sum()),
         n_animals=len(recordings),
     )
+
+
+def read_inputs(
+    model: str,
+    stimuli: str | Path,
+    *,
+    weights: str = "released",
+    seed: int | None = None,
+    inputs: InputOptions | None = None,
+    n_images: int = 3,
+    home: Path | None = None,
+) -> NetworkInputs:
+    """Return some images, as they are, under viewing conditions, and as a model's input.
+
+    Parameters
+    ----------
+    model, weights, seed
+        As in :func:`mvkit.load_model`.
+    stimuli
+        Dataset, neural file or folder of images.
+    inputs
+        Changes to how images are prepared, among them the viewing conditions.
+    n_images
+        How many: evenly over all images, the first among them.
+    home
+        mvkit's home directory.
+
+    Raises
+    ------
+    UsageError
+        If a name is unknown, or an option does not belong to the model.
+    DataError, CheckpointError
+        If images or weights are missing or damaged.
+    """
+    from mvkit.features.stimuli import network_inputs, open_stimuli, viewing_of
+    from mvkit.models import load_model
+
+    options = {} if inputs is None else inputs.keywords()
+    network = load_model(model, weights=weights, seed=seed, home=home, **options)
+    opened = open_stimuli(stimuli, home=home)
+    total = len(opened.image_ids)
+    chosen = [index * total // min(n_images, total) for index in range(min(n_images, total))]
+    images = tuple(opened.read(index, index + 1)[0] for index in chosen)
+    viewing = viewing_of(network, opened)
+    return NetworkInputs(
+        model=network.name,
+        stimuli=opened.name,
+        labels=tuple(str(opened.image_ids[index]) for index in chosen),
+        images=images,
+        seen=() if viewing is None else tuple(map(viewing, images)),
+        inputs=tuple(_picture(network, network_inputs(network, opened, [image])[0]) for image in images),
+        viewing="" if viewing is None else viewing.describe(),
+    )
+
+
+def _picture(network: VisionModel, values: Tensor) -> NDArray[np.floating[Any]]:
+    """Return an input (channels, height, width) as a picture in [0, 1], (height, width, channels) or grey."""
+    steps = network.preprocess
+    picture: NDArray[np.floating[Any]] = values.numpy().transpose(1, 2, 0)
+    channels = picture.shape[2]
+    mean, std = (getattr(steps, name, None) for name in ("mean", "std"))
+    if mean is not None and std is not None:
+        picture = picture * np.array(std[:channels]) + np.array(mean[:channels])
+    else:
+        # Of a function of the user's own only the order of its values is known.
+        picture = (picture - picture.min()) / (np.ptp(picture) or 1.0)
+    picture = np.clip(picture, 0.0, 1.0)
+    is_grey = channels != 3 or np.allclose(picture, picture[..., :1], atol=1e-6)
+    return picture[..., 0] if is_grey else picture
 
 
 def read_unit(

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import ConfigDict, ValidationInfo, field_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 
 from mvkit.errors import DataError, RecipeError, UsageError, suggest
 from mvkit.files import plain, shorten
 from mvkit.machine import Resources, installed_versions
 from mvkit.models.names import is_checkpoint_path
+from mvkit.models.viewing import ViewingConditions
 from mvkit.neural.selection import SelectionSettings, selection_with
 from mvkit.paths import default_dataset
 from mvkit.recipes import Count, Settings, load_recipe, packaged_recipes, parse_scalar
@@ -91,12 +92,24 @@ class NetworkInput(Settings):
         One number or three, for values in [0, 1]; None: as declared.
     grey
         Whether colour images become grey first.
+    acuity_cpd
+        Visual acuity in cycles per degree; None: no filter.
+    field_of_view_deg
+        Degrees of visual angle that the width of an image spans; None: as the dataset says, else 120.
+    contrast
+        Factor of the deviations from the mean of each image.
+    frame_rate_hz
+        Frames per second of a movie, whose frames the images of the dataset are; None: as the dataset says.
     """
 
     size_px: Count | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     grey: bool = False
+    acuity_cpd: float | None = Field(default=None, gt=0)
+    field_of_view_deg: float | None = Field(default=None, gt=0, le=360)
+    contrast: float = Field(default=1.0, ge=0)
+    frame_rate_hz: float | None = Field(default=None, gt=0)
 
     @field_validator("mean", "std", mode="before")
     @classmethod
@@ -111,7 +124,14 @@ class NetworkInput(Settings):
         """Return the changes as models take them."""
         from mvkit.models.preprocessing import InputOptions
 
-        return InputOptions(self.size_px, self.mean, self.std, self.grey or None)
+        viewing = ViewingConditions(self.acuity_cpd, self.field_of_view_deg, self.contrast)
+        return InputOptions(
+            self.size_px,
+            self.mean,
+            self.std,
+            self.grey or None,
+            viewing if viewing.changes_images else None,
+        )
 
 
 class Machine(Settings):
@@ -313,6 +333,8 @@ def _keys_without_effect(recipe: ScoreRecipe) -> dict[str, str]:
         unused["correlation"] = "it belongs to correlations, and the measure is feve"
     if recipe.ceiling == "none":
         unused["source_units"] = "it is about the ceiling: give --ceiling holdout or pairwise"
+    if recipe.input.acuity_cpd is None:
+        unused["input.field_of_view_deg"] = "it belongs to input.acuity_cpd"
     if recipe.extrapolate == "none" and (recipe.ceiling == "none" or recipe.source_units == "all"):
         unused["n_subsamples"] = "it belongs to source_units=equal with a ceiling, and to extrapolate"
     if recipe.extrapolate == "none":

@@ -649,6 +649,8 @@ def open_run(request: ScoreRequest, *, note: Note) -> OpenedRun:
         inputs=recipe.input.options(),
     )
     dataset = open_default(request.dataset, selection=selection, home=home, remark=note)
+    if recipe.input.frame_rate_hz is not None:
+        dataset = replace(dataset, frame_rate_hz=recipe.input.frame_rate_hz)
     recordings = choose_recordings(dataset, request.areas)
     compared = check_protocols(earlier, dataset, recordings, settings)
     labels = _label_models(models)

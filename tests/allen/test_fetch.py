@@ -175,3 +175,13 @@ def test_an_environment_in_the_home_is_found_once_it_is_finished(
         assert words in str(missing.value)
     (folder / environment.STAMP_NAME).write_text('{"allensdk": "2.16.2"}')
     assert find_allen_python(tmp_path).path == environment.interpreter_of(folder)
+
+
+@pytest.mark.slow
+def test_the_file_of_a_movie_is_the_one_that_allensdk_looks_for(
+    warehouse: Any, allen_python: AllenPython, tmp_path: Path
+) -> None:
+    task = ["--cache", str(tmp_path), "--address", warehouse.url, "movie", "3"]
+    (row,) = ask_allensdk(allen_python, task, about="the movie", log=lambda _: None)
+    assert row["path"] == str(tmp_path / "natural_movie_templates" / "natural_movie_3.h5")
+    assert row["url"] == f"{warehouse.url}/api/v2/well_known_file_download/movies/3"

@@ -74,10 +74,12 @@ class Warehouse:
     def _files(self, query: str) -> list[dict[str, Any]]:
         if "'Stimulus'" in query:
             paths = sorted((self.folder / "natural_scene_templates").glob("*.tiff"))
-            return [
+            scenes = [
                 _link(f"natural_scene_templates/{path.name}", f"/x/{path.stem.split('_')[-1]}.tiff")
                 for path in paths
             ]
+            movies = [_link(f"movies/{number}", f"/x/natural_movie_{number}.npy") for number in (1, 3)]
+            return [*scenes, *movies]
         found = re.search(r"attachable_id\$eq(\d+)", query)
         session = int(found.group(1)) if found else 0
         return [_link(f"session_{session}/session_{session}.nwb", "/x.nwb")]

@@ -8,6 +8,7 @@ All of them take ``style=FigureStyle(width_in=, titles=)``; :func:`save_figure` 
 from mvkit.report.figures.areas import draw_areas, draw_run
 from mvkit.report.figures.ceilings import draw_extrapolation
 from mvkit.report.figures.hierarchy import draw_hierarchy
+from mvkit.report.figures.inputs import NetworkInputs, draw_inputs
 from mvkit.report.figures.layers import draw_layers
 from mvkit.report.figures.rdm import RDMPair, draw_rdms
 from mvkit.report.figures.reliability import draw_reliability, draw_reliability_histogram
@@ -31,6 +32,7 @@ __all__ = [
     "FORMATS",
     "FigureStyle",
     "Look",
+    "NetworkInputs",
     "RDMPair",
     "SavedRuns",
     "TrainingLog",
@@ -40,6 +42,7 @@ __all__ = [
     "draw_areas",
     "draw_extrapolation",
     "draw_hierarchy",
+    "draw_inputs",
     "draw_layers",
     "draw_rdms",
     "draw_reliability",

@@ -7,7 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from mvkit.cli.main import run
 
@@ -127,3 +129,18 @@ def test_figures_of_scores_need_no_torch(scored: Path, tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "0 False False"
+
+
+def test_what_a_network_sees(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "photos").mkdir()
+    for number in range(2):
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 60)).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "photos" / f"{number}.png")
+    out, where = tmp_path / "seen.png", ["--stimuli", tmp_path / "photos", "--home", tmp_path]
+    lines = plot(["input", "pixels", *where, "--acuity", "0.2", "--images", "2", "--out", out], capsys)
+    assert f"wrote {out}" in lines and "seen with acuity 0.2 cycles/degree, 120 degrees wide" in lines
+    alone = error(["input", "pixels", *where, "--field-of-view", "90", "--out", out], capsys)
+    assert "--field-of-view has no effect without --acuity" in alone
+    assert "acuity_cpd must be a number above 0" in error(
+        ["input", "pixels", *where, "--acuity", "-1", "--out", out], capsys
+    )

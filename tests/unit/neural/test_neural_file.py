@@ -12,7 +12,14 @@ import pytest
 import xarray as xr
 
 from mvkit.errors import DataError
-from mvkit.neural import NeuralFileContents, create_neural_file, neural_file, open_neural_file
+from mvkit.neural import (
+    NeuralDataset,
+    NeuralFileContents,
+    create_neural_file,
+    neural_file,
+    open_dataset,
+    open_neural_file,
+)
 from mvkit.neural.neural_file import chunk_shape, decode, read_unit_columns
 
 
@@ -176,3 +183,46 @@ def test_other_files_are_refused(tmp_path: Path, contents: NeuralFileContents) -
             else:
                 del file[change]
         refused(reason)
+
+
+def test_a_movie_says_its_frame_rate_and_its_width(tmp_path: Path) -> None:
+    responses = {"VISp": np.random.default_rng(0).gamma(1.0, size=(4, 6, 3))}
+    frames = np.random.default_rng(1).integers(0, 256, (6, 8, 9), dtype=np.uint8)
+    movie = NeuralDataset.from_arrays(responses, frames, frame_rate_hz=29.97, field_of_view_deg=90)
+    path = movie.save(tmp_path / "movie.h5")
+    with open_neural_file(path) as file:
+        contents = file.contents
+    assert (contents.frame_rate_hz, contents.field_of_view_deg) == (29.97, 90)
+    opened = open_dataset(path, selection="none")
+    assert (opened.frame_rate_hz, opened.field_of_view_deg) == (29.97, 90)
+    assert opened.in_areas(["VISp"]).frame_rate_hz == 29.97
+    still = NeuralDataset.from_arrays(responses, frames).save(tmp_path / "still.h5")
+    assert open_dataset(still).frame_rate_hz is None and open_dataset(still).field_of_view_deg is None
+    with h5py.File(still) as file:
+        assert not {"frame_rate_hz", "field_of_view_deg"} & set(file["stimuli"].attrs)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "message"),
+    [
+        ("frame_rate_hz", -1.0, "frame_rate_hz is -1.0; needed: frames per second"),
+        ("frame_rate_hz", np.nan, "frame_rate_hz is nan"),
+        ("frame_rate_hz", "fast", "attribute 'frame_rate_hz' of 'stimuli' is"),
+        ("field_of_view_deg", 361.0, "field_of_view_deg is 361.0"),
+    ],
+)
+def test_wrong_attributes_of_movies(tmp_path: Path, attribute: str, value: object, message: str) -> None:
+    responses = {"VISp": np.random.default_rng(0).gamma(1.0, size=(4, 6, 3))}
+    frames = np.zeros((6, 8, 9), dtype=np.uint8)
+    path = NeuralDataset.from_arrays(responses, frames, frame_rate_hz=30).save(tmp_path / "movie.h5")
+    with h5py.File(path, "r+") as file:
+        file["stimuli"].attrs[attribute] = value
+    with pytest.raises(DataError, match=message), open_neural_file(path):
+        pass
+
+
+def test_a_movie_with_a_gap_is_none() -> None:
+    responses = {"VISp": np.random.default_rng(0).gamma(1.0, size=(4, 3, 3))}
+    frames = np.zeros((3, 8, 9), dtype=np.uint8)
+    with pytest.raises(DataError, match=r"3 comes after 1 \(1 such places\)"):
+        NeuralDataset.from_arrays(responses, frames, frame_ids=[0, 1, 3], frame_rate_hz=30)
