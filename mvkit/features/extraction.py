@@ -173,9 +173,9 @@ def extract_to_file(
 ) -> ExtractionReport:
     """Show images to a network and write the features of its layers to a file, batch by batch.
 
-    Memory holds two batches: one is written while the network computes the next. The file appears under its name when it is complete, never before. A ``target``
-    named ``*.npz`` is written as NumPy's archive, any other as HDF5; the former needs twice the features'
-    size on the disk while it is written.
+    Memory holds two batches: one is written while the network computes the next. The file appears under its
+    name when it is complete, never before. A ``target`` named ``*.npz`` is written as NumPy's archive, any
+    other as HDF5; the former needs twice the features' size on the disk while it is written.
 
     Parameters
     ----------

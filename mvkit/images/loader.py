@@ -498,7 +498,7 @@ class _FolderBatch(UnfilledBatch):
 
 
 def _is_random(request: CropRequest) -> bool:
-    """Whether a crop is made as of a beton; those of validation are PIL's, the same bits as a model's input."""
+    """Whether a crop is made as of a beton; those of validation are PIL's, the bits of a model's input."""
     return not isinstance(request.crop, CentreCrop)
 
 
