@@ -124,8 +124,8 @@ def command(
         typer.Option(
             metavar="N",
             min=1,
-            help="Images per forward pass.",
-            show_default="by the size of the inputs",
+            help="Images per forward pass; fewer need less memory.",
+            show_default="32 at 64 px; at 224 px 2 to 16, each layer's output within 32 MB",
             rich_help_panel=MACHINE,
         ),
     ] = None,

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from mvkit.errors import UsageError, UserCodeError, wording
 from mvkit.machine import SharedContext, choose_device
@@ -249,6 +250,30 @@ def record_calls(
         for handle in handles:
             handle.remove()
     return calls
+
+
+@contextmanager
+def measure_outputs() -> Iterator[list[int]]:
+    """Measure what modules return in forward passes of this thread.
+
+    Yields
+    ------
+    list of int
+        Bytes of every tensor that a module has returned so far inside the block.
+    """
+    sizes: list[int] = []
+    thread = threading.get_ident()
+
+    def hook(module: nn.Module, arguments: Any, output: Any) -> None:
+        del module, arguments
+        if threading.get_ident() == thread:
+            sizes.extend(value.numel() * value.element_size() for _, value in _parts(output))
+
+    handle = register_module_forward_hook(hook)
+    try:
+        yield sizes
+    finally:
+        handle.remove()
 
 
 def _parts(output: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:

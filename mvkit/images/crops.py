@@ -415,6 +415,10 @@ def _axis_filter(axis: Any, side_px: int) -> Any:
     return starts, counts, weights.astype(np.float32)
 
 
+#: Rows of an output image that are added up before they are stored transposed: a line of the cache.
+_ROWS_AT_ONCE = 16
+
+
 @compiled_exact
 def _resample(memory: Any, shape: Any, axes: Any, side_px: int) -> Any:
     """Resample one image.
@@ -429,21 +433,27 @@ def _resample(memory: Any, shape: Any, axes: Any, side_px: int) -> Any:
     n_columns = max(min(axes[1, 0] + axes[1, 1], width) - left, 0)
     # Rows first: whole rows are added up, which the processor does many numbers at a time. The result is
     # stored transposed, so that the columns can be added up in the same way.
+    # A few rows at a time: what is stored one after the other then lies together.
     wide = np.empty((n_columns, channels * side_px), np.float32)
-    line = np.empty(n_columns * channels, np.float32)
-    for row in range(side_px):
-        line[:] = 0
-        for tap in range(row_counts[row]):
-            y = axes[0, 0] + row_starts[row] + tap
-            if 0 <= y < height:
-                weight = row_weights[row, tap]
-                begin = first + (y * width + left) * channels
-                stored = memory[begin : begin + n_columns * channels]
-                for i in range(n_columns * channels):
-                    line[i] += weight * np.float32(stored[i])
+    lines = np.empty((_ROWS_AT_ONCE, n_columns * channels), np.float32)
+    for first_row in range(0, side_px, _ROWS_AT_ONCE):
+        n_rows = min(_ROWS_AT_ONCE, side_px - first_row)
+        for number in range(n_rows):
+            row, line = first_row + number, lines[number]
+            line[:] = 0
+            for tap in range(row_counts[row]):
+                y = axes[0, 0] + row_starts[row] + tap
+                if 0 <= y < height:
+                    weight = row_weights[row, tap]
+                    begin = first + (y * width + left) * channels
+                    stored = memory[begin : begin + n_columns * channels]
+                    for i in range(n_columns * channels):
+                        line[i] += weight * np.float32(stored[i])
         for x in range(n_columns):
             for channel in range(channels):
-                wide[x, channel * side_px + row] = line[x * channels + channel]
+                target = wide[x, channel * side_px + first_row :]
+                for number in range(n_rows):
+                    target[number] = lines[number, x * channels + channel]
     result = np.zeros((side_px, channels * side_px), np.float32)
     for column in range(side_px):
         target = result[column]

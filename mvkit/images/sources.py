@@ -448,7 +448,8 @@ def read_rgb(file: str | BinaryIO, *, name: str | None = None) -> Image.Image:
     image = _decode(file, name or str(file))
     if image.mode.startswith(_WIDE):
         raise DataError(f"{name or file}: pixels of mode '{image.mode}' are not eight bits per channel")
-    return image.convert("RGB")
+    # PIL's convert copies even where nothing changes.
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def read_depth(path: str) -> Image.Image:

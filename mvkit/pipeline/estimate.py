@@ -53,7 +53,7 @@ class ModelEstimate:
     features, features_on_disk
         Bytes of the features of all images: in memory, or in the scratch folder; the other is 0.
     batch
-        Bytes of the layers of one batch of images, twice: as the network gives them and as rows.
+        Bytes of the layers of two batches of images: one is passed on while the network computes the next.
     blocks
         Bytes of float64 blocks and Gram matrices of the layers that are prepared at a time.
     whole

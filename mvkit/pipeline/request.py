@@ -140,7 +140,7 @@ class Machine(Settings):
     Attributes
     ----------
     batch_size
-        Images per forward pass; None: by the size of the inputs.
+        Images per forward pass; None: as for :func:`mvkit.features.extract`.
     scratch
         Folder of features that do not fit in memory; None: in mvkit's cache.
     """

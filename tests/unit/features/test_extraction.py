@@ -15,6 +15,7 @@ from torch import nn
 import mvkit
 from mvkit.errors import DataError, UsageError
 from mvkit.features import extract, extract_to_file, limit_threads, read_features
+from mvkit.features.feature_file import FeatureWriter, hdf5_target
 
 #: Float32 rounding of sums of a few dozen products, relative to the largest value of a layer.
 ROUNDING = 1e-6
@@ -196,6 +197,33 @@ def test_a_file_holds_what_memory_would(prepared, pictures, tmp_path, batch_size
     for layer in kept:
         np.testing.assert_array_equal(stored[layer], kept[layer])
     assert report.to_json()["n_images"] == 7
+
+
+def test_a_file_has_the_bytes_of_one_that_is_written_batch_after_batch(prepared, pictures, tmp_path):
+    """Written by hand in one thread, with the same number of images in every write."""
+    target, by_hand = tmp_path / "features.h5", tmp_path / "by_hand.h5"
+    report = extract_to_file(prepared, pictures, target, "*", batch_size=3)
+    kept = extract(prepared, pictures, "*", batch_size=3)
+    with hdf5_target(by_hand) as (file, guard):
+        writer = FeatureWriter(file, guard, len(pictures), 3)
+        writer.create_layers({layer.name: layer for layer in report.layers})
+        for start in range(0, len(pictures), 3):
+            for layer in kept:
+                writer.write_rows(layer, start, kept[layer][start : start + 3])
+        writer.write_provenance(report.provenance)
+    assert target.read_bytes() == by_hand.read_bytes()
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_an_error_while_features_are_written_leaves_no_file(prepared, pictures, tmp_path, monkeypatch, error):
+    def fail(writer, layer, start, rows):
+        if start == 2:
+            raise error
+
+    monkeypatch.setattr(FeatureWriter, "write_rows", fail)
+    with pytest.raises(type(error)):
+        extract_to_file(prepared, pictures, tmp_path / "features.h5", batch_size=2)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_is_replaced_only_on_request_and_never_left_half_written(prepared, pictures, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from torch import nn
 from mvkit.errors import DataError, UsageError
 from mvkit.features import extract, extraction
 from mvkit.features.buffer import StoredLayer
-from mvkit.features.extraction import ForwardPass, images_per_batch
+from mvkit.features.extraction import ForwardPass, images_per_batch, later_images_per_batch
 from mvkit.features.stimuli import open_stimuli
 
 
@@ -211,6 +212,60 @@ def test_batches_have_about_as_many_pixels_whatever_their_size():
     assert images_per_batch(7, (3, 224, 224)) == 7
     with pytest.raises(UsageError, match="batch size must be at least 1, got 0"):
         images_per_batch(0, (3, 8, 8))
+
+
+def test_later_batches_go_by_the_largest_output():
+    """float32 maps of the first convolution at 224 px: AlexNet, ResNet18, VGG16."""
+    assert later_images_per_batch(2, 4 * 64 * 55 * 55) == 16
+    assert later_images_per_batch(2, 4 * 64 * 112 * 112) == 8
+    assert later_images_per_batch(2, 4 * 64 * 224 * 224) == 2
+    assert later_images_per_batch(2, 2**40) == 2
+    assert later_images_per_batch(2, 0) == 16
+    assert later_images_per_batch(32, 1000) == 32
+
+
+def test_the_first_batch_is_small_and_later_ones_end_at_multiples_of_their_size(tmp_path):
+    images = np.random.default_rng(0).standard_normal((37, 3, 256, 256)).astype(np.float32)
+    network, shown = nn.Sequential(nn.AvgPool2d(4), nn.AdaptiveAvgPool2d(2)), []
+    network.register_forward_pre_hook(lambda module, inputs: shown.append(len(inputs[0])))
+    forward_pass = ForwardPass(network, open_stimuli(images), "final")
+    assert forward_pass.images_per_batch == 16
+    assert forward_pass.first_batch().n_images == 2
+    found = whole(forward_pass, ["final"], tmp_path)["final"]
+    assert shown == [2, 14, 16, 5]
+    expected = images.reshape(37, 3, 2, 128, 2, 128).mean(axis=(3, 5), dtype=np.float64).reshape(37, -1)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_features_are_consumed_in_order_beside_the_network_and_errors_end_the_pass(blocks, images):
+    forward_pass = ForwardPass(blocks, open_stimuli(images), "stem", batch_size=2)
+    starts, threads, last = [], set(), 4
+
+    def consume(start, rows):
+        starts.append(start)
+        threads.add(threading.get_ident())
+        if start == last:
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        forward_pass.run(consume)
+    assert starts == [0, 2, 4]
+    assert threads and threading.get_ident() not in threads
+    starts.clear()
+    last = 10  # the last batch
+    with pytest.raises(OSError, match="No space left"):
+        forward_pass.run(consume)
+    assert starts == [0, 2, 4, 6, 8, 10]
+
+
+def test_an_image_that_cannot_be_read_ends_the_pass_and_its_threads(blocks, images):
+    images[7] = np.nan
+    forward_pass = ForwardPass(blocks, open_stimuli(images), "stem", batch_size=2)
+    starts = []
+    with pytest.raises(DataError, match="NaN or infinity"):
+        forward_pass.run(lambda start, rows: starts.append(start))
+    assert starts == [0, 2, 4]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("mvkit-")]
 
 
 def test_a_stored_layer_that_was_cut_is_refused(tmp_path):

@@ -19,6 +19,7 @@ from mvkit.features.hooks import (
     evaluation_mode,
     floating_dtype,
     limit_threads,
+    measure_outputs,
     parse_device,
     record_calls,
 )
@@ -215,3 +216,16 @@ def test_a_fork_of_a_process_that_computes_in_threads_does_not_wait_for_them():
     n_threads, total = results.get()
     assert n_threads == 1
     assert total == pytest.approx(2.718281828e6, rel=1e-5)
+
+
+def test_outputs_of_all_modules_of_this_thread_are_measured():
+    model = nn.Sequential(nn.Linear(3, 5), nn.Sequential(nn.ReLU(), nn.Linear(5, 2).double()))
+    model[1][0].register_forward_hook(lambda module, inputs, output: output.double())
+    rows = torch.zeros(4, 3)
+    with measure_outputs() as sizes, ThreadPoolExecutor(1) as other:
+        other.submit(nn.Linear(3, 1000), rows).result()
+        model(rows)
+    # Linear; ReLU, made double by its own hook; the second Linear, and the two containers around it.
+    assert sizes == [4 * 5 * 4, 4 * 5 * 4, 4 * 2 * 8, 4 * 2 * 8, 4 * 2 * 8]
+    model(rows)
+    assert len(sizes) == 5
