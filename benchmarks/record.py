@@ -25,8 +25,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
+from mvkit.machine import installed_versions
+
 #: Whose versions are kept with every run.
-PACKAGES = ("mvkit-neuro", "numpy", "scipy", "scikit-learn", "torch", "torchvision", "numba")
+PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "torchvision", "numba")
 
 
 class Record:
@@ -38,8 +40,9 @@ class Record:
             kind="run",
             date=datetime.date.today().isoformat(),
             machine=machine(),
-            versions={"Python": platform.python_version()}
-            | {name: installed for name in PACKAGES if (installed := version_of(name))},
+            versions={
+                name: one for name, one in installed_versions(*PACKAGES).items() if one != "not installed"
+            },
         )
 
     def add(

@@ -110,8 +110,7 @@ def write(
     cells: list[study_estimators.Cell], tables: dict[str, pd.DataFrame], blocks: dict[str, str]
 ) -> None:
     """Write figure and text of the documentation."""
-    page = DOCS / "simulation.md"
-    page.write_text(replace_blocks(page.read_text(encoding="utf-8"), blocks), encoding="utf-8")
+    replace_blocks(DOCS / "simulation.md", blocks, script="benchmarks/simulation_study.py")
     shown = [cell for cell in cells if (cell.n_trials, cell.n_units) == SHOWN]
     draw_figure(shown, shown_only(tables["bias"]), tables["coverage"], DOCS / "simulation.svg")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pandas as pd
 from study_estimators import PUBLISHED
 from study_figure import HONEST
@@ -9,7 +11,7 @@ from study_intervals import outside
 
 #: Trials and units of the tables that show one setting.
 SHOWN = (20, 40)
-BEGIN, END = "<!-- {name}: written by benchmarks/simulation_study.py -->", "<!-- end of {name} -->"
+BEGIN, END = "<!-- {name}: written by {script} -->", "<!-- end of {name} -->"
 SHORT = {
     "spearman-brown-denominator": "SB denominator",
     "spearman-brown-ratio": "SB ratio",
@@ -18,21 +20,31 @@ SHORT = {
 }
 
 
-def replace_blocks(page: str, blocks: dict[str, str]) -> str:
-    """Put each text between its markers.
+def replace_blocks(path: Path, blocks: dict[str, str], *, script: str) -> None:
+    """Put each text between its markers in a page.
+
+    Parameters
+    ----------
+    path
+        The page.
+    blocks
+        Name of the block -> text.
+    script
+        Who writes it, as the marker says: "benchmarks/simulation_study.py".
 
     Raises
     ------
     SystemExit
         If the page lacks a marker.
     """
+    page = path.read_text(encoding="utf-8")
     for name, text in blocks.items():
-        begin, end = BEGIN.format(name=name), END.format(name=name)
+        begin, end = BEGIN.format(name=name, script=script), END.format(name=name)
         if page.count(begin) != 1 or page.count(end) != 1:
-            raise SystemExit(f"docs/science/simulation.md: put '{begin}' and '{end}' where '{name}' belongs")
+            raise SystemExit(f"{path}: put '{begin}' and '{end}' where '{name}' belongs")
         before, rest = page.split(begin)
         page = f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}"
-    return page
+    path.write_text(page, encoding="utf-8")
 
 
 def shown_only(table: pd.DataFrame) -> pd.DataFrame:
