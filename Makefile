@@ -107,7 +107,7 @@ bench: setup
 	$(BIN)/python benchmarks/score_pls.py --record $(RECORD)
 	$(BIN)/python benchmarks/score_maps.py --record $(RECORD)
 	$(BIN)/python benchmarks/extract_layers.py --record $(RECORD)
-	$(BIN)/python benchmarks/loader.py --record $(RECORD)
+	$(BIN)/python benchmarks/loader_peers.py --record $(RECORD)
 	$(BIN)/python benchmarks/train_step.py --pairs 5 --record $(RECORD)
 	$(BIN)/python benchmarks/benchmarks_page.py $(RECORD)
 
