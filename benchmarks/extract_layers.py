@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from record import Record, add_record_option
 from torch import Tensor, nn
 
 import mvkit
@@ -50,8 +51,8 @@ def cpu_seconds(work: Callable[[], object]) -> float:
     return min(spent)
 
 
-def compare(name: str, n_images: int) -> None:
-    """Print both times, their ratio and the largest difference relative to a layer's largest value."""
+def compare(name: str, n_images: int, record: Record) -> None:
+    """Report both times, their ratio and the largest difference relative to a layer's largest value."""
     model = mvkit.load_model(name, weights="random")
     images = np.random.default_rng(0).integers(0, 256, (n_images, 64, 64), dtype=np.uint8)
     inputs = model.preprocess(images)
@@ -65,6 +66,15 @@ def compare(name: str, n_images: int) -> None:
         f"one pass per layer {t_apart:.2f} s CPU, "
         f"ratio {t_apart / t_together:.1f}, largest difference {worst:.1e}"
     )
+    record.add(
+        "Features",
+        f"{name}, {len(apart)} layers of {n_images} images of 64 px",
+        peer="torch, one pass per layer",
+        mvkit=t_together,
+        other=t_apart,
+        unit="s CPU",
+        note=f"largest difference {worst:.0e} of a layer's largest value",
+    )
 
 
 def main() -> None:
@@ -72,10 +82,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="*", default=["alexnet_bn_ir", "dual_stream_ir"])
     parser.add_argument("--images", type=int, default=118)
+    add_record_option(parser)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     for name in arguments.models:
-        compare(name, arguments.images)
+        compare(name, arguments.images, arguments.record)
 
 
 if __name__ == "__main__":
