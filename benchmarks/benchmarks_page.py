@@ -13,10 +13,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from study_text import replace_blocks
-
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
 Entry = dict[str, Any]
+BEGIN, END = "<!-- {name}: written by {script} -->", "<!-- end of {name} -->"
 #: Of the tables, in this order; others follow.
 TASKS = ("Scores", "Features", "Loading", "Training", "Conversion")
 HEADER = "| job | peer | mvkit | peer | ratio | turns | remarks |\n|---|---|--:|--:|--:|--:|---|"
@@ -98,6 +97,33 @@ def machine_text(runs: list[Entry]) -> str:
     lines.append(f"- Versions: {first[0]}.")
     lines += [f"- Versions for {', '.join(dict.fromkeys(scripts))}: {text}." for text, scripts in others]
     return "\n".join(lines)
+
+
+def replace_blocks(path: Path, blocks: dict[str, str], *, script: str) -> None:
+    """Put each text between its markers in a page.
+
+    Parameters
+    ----------
+    path
+        The page.
+    blocks
+        Name of the block -> text.
+    script
+        Who writes it, as the marker says: "benchmarks/simulation_study.py".
+
+    Raises
+    ------
+    SystemExit
+        If the page lacks a marker.
+    """
+    page = path.read_text(encoding="utf-8")
+    for name, text in blocks.items():
+        begin, end = BEGIN.format(name=name, script=script), END.format(name=name)
+        if page.count(begin) != 1 or page.count(end) != 1:
+            raise SystemExit(f"{path}: put '{begin}' and '{end}' where '{name}' belongs")
+        before, rest = page.split(begin)
+        page = f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}"
+    path.write_text(page, encoding="utf-8")
 
 
 def main() -> None:

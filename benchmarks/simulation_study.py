@@ -24,10 +24,11 @@ import numpy as np
 import pandas as pd
 import study_estimators
 import study_intervals
+from benchmarks_page import replace_blocks
 from known_truth import estimates, measured, prepare
 from study_ceilings import ceiling_table
 from study_figure import draw_figure
-from study_text import SHOWN, conclusions, replace_blocks, shown_only, table_blocks
+from study_text import SHOWN, conclusions, shown_only, table_blocks
 
 from mvkit.neural.simulated import simulate_population
 from mvkit.scoring import ScoreSettings, score_features

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pandas as pd
 from study_estimators import PUBLISHED
 from study_figure import HONEST
@@ -11,40 +9,12 @@ from study_intervals import outside
 
 #: Trials and units of the tables that show one setting.
 SHOWN = (20, 40)
-BEGIN, END = "<!-- {name}: written by {script} -->", "<!-- end of {name} -->"
 SHORT = {
     "spearman-brown-denominator": "SB denominator",
     "spearman-brown-ratio": "SB ratio",
     "attenuation": "attenuation",
     "none": "none",
 }
-
-
-def replace_blocks(path: Path, blocks: dict[str, str], *, script: str) -> None:
-    """Put each text between its markers in a page.
-
-    Parameters
-    ----------
-    path
-        The page.
-    blocks
-        Name of the block -> text.
-    script
-        Who writes it, as the marker says: "benchmarks/simulation_study.py".
-
-    Raises
-    ------
-    SystemExit
-        If the page lacks a marker.
-    """
-    page = path.read_text(encoding="utf-8")
-    for name, text in blocks.items():
-        begin, end = BEGIN.format(name=name, script=script), END.format(name=name)
-        if page.count(begin) != 1 or page.count(end) != 1:
-            raise SystemExit(f"{path}: put '{begin}' and '{end}' where '{name}' belongs")
-        before, rest = page.split(begin)
-        page = f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}"
-    path.write_text(page, encoding="utf-8")
 
 
 def shown_only(table: pd.DataFrame) -> pd.DataFrame:
