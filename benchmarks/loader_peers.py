@@ -37,10 +37,10 @@ from mvkit.images.views import ViewMaker
 TASK = "Loading"
 SIDE, SCALE, STRENGTH = 64, (0.2, 1.0), 0.4
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-#: (name, short side stored, format, epochs of a turn: raw pixels are read fast).
-BETONS: tuple[tuple[str, int, Literal["raw", "jpeg"], int], ...] = (
-    ("beton, raw 128 px", 128, "raw", 4),
-    ("beton, JPEG 256 px", 256, "jpeg", 1),
+#: (name, short side stored, format).
+BETONS: tuple[tuple[str, int, Literal["raw", "jpeg"]], ...] = (
+    ("beton, raw 128 px", 128, "raw"),
+    ("beton, JPEG 256 px", 256, "jpeg"),
 )
 STEPS = {
     "plain": (Flip(),),
@@ -53,15 +53,15 @@ STEPS = {
 }
 
 
-def with_mvkit(source: ImageSource, kind: str, n_views: int, epochs: int = 1) -> Iterator[object]:
-    """Yield the batches of some epochs."""
+def with_mvkit(source: ImageSource, kind: str, n_views: int) -> Iterator[object]:
+    """Yield the batches of one epoch."""
     settings = ViewsSettings(
         views=(View(crop=RandomResizedCrop(scale=SCALE), steps=STEPS[kind], copies=n_views),)
     )
     maker = ViewMaker(settings, seed=0, device=torch.device("cpu"))
     crops = [(one.crop, settings.size_px) for one in settings.each()]
     order = np.random.default_rng(0).permutation(source.n_images)
-    plan = [order[first : first + BATCH] for first in range(0, len(order) - BATCH + 1, BATCH)] * epochs
+    plan = [order[first : first + BATCH] for first in range(0, len(order) - BATCH + 1, BATCH)]
     with source.batches(plan, crops, seed=0, epoch=0, workers=1) as batches:
         for raw in batches:
             yield maker(raw, epoch=0)
@@ -101,10 +101,9 @@ def ffcv_loader(path: Path, kind: str) -> Iterable[object]:
     )
 
 
-def with_ffcv(loaders: Sequence[Iterable[object]], epochs: int) -> Iterator[object]:
-    """Yield the batches of some epochs, of one Loader a view."""
-    for _ in range(epochs):
-        yield from zip(*loaders, strict=True)
+def with_ffcv(loaders: Sequence[Iterable[object]]) -> Iterator[object]:
+    """Yield the batches of one epoch, of one Loader a view."""
+    yield from zip(*loaders, strict=True)
 
 
 def torchvision_loader(folder: Path, kind: str, n_views: int) -> Iterable[object]:
@@ -139,7 +138,7 @@ def jobs(folder: Path) -> dict[str, tuple[str, Turn, Turn]]:
         )
     if not importlib.util.find_spec("ffcv"):
         return found
-    for name, short_side_px, form, epochs in BETONS:
+    for name, short_side_px, form in BETONS:
         out = folder / "betons" / form
         settings = PrepSettings(name="benchmark", short_side_px=short_side_px, format=form)
         prepare(settings, folder, out, workers=1)
@@ -151,8 +150,8 @@ def jobs(folder: Path) -> dict[str, tuple[str, Turn, Turn]]:
             for n_views, loaders in ((1, (first,)), (2, (first, second))):
                 found[job_name(name, kind, n_views)] = (
                     "ffcv",
-                    partial(with_mvkit, source, kind, n_views, epochs),
-                    partial(with_ffcv, loaders, epochs),
+                    partial(with_mvkit, source, kind, n_views),
+                    partial(with_ffcv, loaders),
                 )
     return found
 
@@ -183,7 +182,10 @@ def main() -> None:
             ]
             mvkit, other = ([pair[side] for pair in rates] for side in (0, 1))
             ratio = np.median(np.divide(mvkit, other))
-            print(f"{job:36} mvkit {np.median(mvkit):6.0f}, {peer} {np.median(other):6.0f}: {ratio:.2f}x")
+            print(
+                f"{job:36} mvkit {np.median(mvkit):6.0f}, {peer} {np.median(other):6.0f}: {ratio:.2f}x",
+                flush=True,
+            )
             options.record.add(
                 TASK, job, peer=peer, mvkit=mvkit, other=other, unit="images/CPU second", better="higher"
             )
