@@ -7,7 +7,7 @@ DEMO := demo-output
 # What `make test-allen` runs; with .venv-allen there, `make test-all` has run the rest of the folder already.
 ALLEN_TESTS ?= tests/allen
 
-.PHONY: help setup demo test test-slow test-all test-floors faults fuzz check audit lock docs docs-outputs wheel bench gpu allen test-allen clean
+.PHONY: help setup demo test test-slow test-all test-floors faults fuzz check audit lock docs docs-outputs wheel bench bench-more gpu allen test-allen clean
 
 help:
 	@echo "make setup   set up .venv with everything that the others need"
@@ -27,7 +27,8 @@ help:
 	@echo "make allen   set up .venv-allen, where AllenSDK runs (for mvkit fetch neural --source allensdk)"
 	@echo "make test-allen  run the tests that need AllenSDK, there"
 	@echo "make gpu     check on a GPU what the tests check on the CPU, and measure training there"
-	@echo "make bench   print the benchmarks' ratios"
+	@echo "make bench   measure mvkit beside other packages, and write docs/benchmarks.md"
+	@echo "make bench-more  run the longer benchmarks, which print their ratios"
 
 setup:
 	@$(PYTHON) scripts/bootstrap.py dev ffcv
@@ -74,10 +75,10 @@ check: setup
 	$(BIN)/python -m pytest -q tests/test_repo.py
 	$(MAKE) docs
 
-# The lowest versions are old on purpose, and no user gets them.
+# The lowest versions and Brain-Score's are old on purpose, and no user gets them.
 audit: setup
 	$(BIN)/pip-audit --strict --disable-pip --require-hashes --progress-spinner off \
-	  $(addprefix --requirement ,$(filter-out locks/floors.txt locks/allen-tests.txt,$(wildcard locks/*.txt)))
+	  $(addprefix --requirement ,$(filter-out locks/floors.txt locks/brainscore.txt locks/allen-tests.txt,$(wildcard locks/*.txt)))
 	$(BIN)/pip-audit --strict --disable-pip --require-hashes --progress-spinner off \
 	  --requirement mvkit/allen/allen-lock.txt
 
@@ -96,13 +97,27 @@ docs-outputs: setup
 wheel:
 	$(PYTHON) scripts/check_wheel.py
 
+# Brain-Score wants numpy 1: an environment of its own (1.2 GB). Without it (no network), its row says "not run".
+# A script that finds mvkit slower than it should be ends with code 1; the others run all the same.
+RECORD := build/benchmarks.jsonl
 bench: setup
-	$(BIN)/python benchmarks/score_pls.py
-	$(BIN)/python benchmarks/score_maps.py
-	$(BIN)/python benchmarks/ceilings.py --quick
-	$(BIN)/python benchmarks/extract_layers.py
-	$(BIN)/python benchmarks/convert_pickle.py
+	rm -f $(RECORD)
+	$(BIN)/uv venv --quiet --allow-existing --no-python-downloads --python 3.11 .venv-bench && \
+	  $(BIN)/uv pip sync --quiet --require-hashes --python .venv-bench/bin/python locks/brainscore.txt || rm -rf .venv-bench
+	PYTHONPATH=. $$(test -x .venv-bench/bin/python && echo .venv-bench || echo .venv)/bin/python \
+	  benchmarks/score_brainscore.py --record $(RECORD)
+	-$(BIN)/python benchmarks/score_pls.py --record $(RECORD)
+	-$(BIN)/python benchmarks/score_maps.py --repeats 2 --record $(RECORD)
+	-$(BIN)/python benchmarks/ceilings.py --quick --record $(RECORD)
+	-$(BIN)/python benchmarks/extract_layers.py --record $(RECORD)
+	-$(BIN)/python benchmarks/loader_peers.py --record $(RECORD)
+	-$(BIN)/python benchmarks/train_step.py alexnet_simclr dual_stream_ir --pairs 4 --record $(RECORD)
+	$(BIN)/python benchmarks/benchmarks_page.py $(RECORD)
+
+# Without peers, or long.
+bench-more: setup
 	$(BIN)/python benchmarks/loader.py
+	$(BIN)/python benchmarks/convert_pickle.py
 	$(BIN)/python benchmarks/train_step.py
 	$(BIN)/python benchmarks/train_run.py
 	$(BIN)/python benchmarks/flat_memory.py --scale 0.1
@@ -121,4 +136,4 @@ test-allen: allen
 	.venv-allen/bin/python -m pytest -q -p no:cacheprovider $(ALLEN_TESTS)
 
 clean:
-	rm -rf .venv .venv.lock .venv-floors .venv-allen .venv-allen.installing ..venv-allen.lock $(DEMO)
+	rm -rf .venv .venv.lock .venv-floors .venv-bench .venv-allen .venv-allen.installing ..venv-allen.lock $(DEMO)

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 from joblib.externals.loky import get_reusable_executor
 from numpy.typing import NDArray
+from record import Record, add_record_option
 from sklearn.cross_decomposition import PLSRegression
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
@@ -96,7 +97,9 @@ def with_sklearn(target: Array, source: Array, draws: PairDraws, split: ImageSpl
     return scores
 
 
-def compare(recordings: list[Simulated], *, n_halves: int, n_sklearn: int) -> tuple[float, float, bool]:
+def compare(
+    recordings: list[Simulated], record: Record, *, n_halves: int, n_sklearn: int
+) -> tuple[float, float, bool]:
     """Time both on the pair whose sizes are nearest to the mean; seconds per fit, and whether they agree."""
     settings = ScoreSettings(n_splits=1, n_halves=n_halves, ceiling="holdout", parity=True)
     pairs = pairs_of(recordings, settings)
@@ -124,6 +127,15 @@ def compare(recordings: list[Simulated], *, n_halves: int, n_sklearn: int) -> tu
         f"ratio {their_time / our_time:.0f}x; largest score difference {difference:.1e}; "
         f"same scores undefined: {same_gaps}"
     )
+    record.add(
+        "Scores",
+        f"PLS between animals, {target.shape[2]} units from {source.shape[2]}",
+        peer="scikit-learn",
+        mvkit=1e3 * our_time,
+        other=1e3 * their_time,
+        unit="ms CPU a fit",
+        note=f"{2 * n_halves} fits, of the peer {2 * n_sklearn}; largest score difference {difference:.0e}",
+    )
     return our_time, their_time, difference < 1e-6 and same_gaps
 
 
@@ -134,13 +146,17 @@ def main() -> int:
     )
     parser.add_argument("--quick", action="store_true", help="2 splits x 10 halvings; the rest extrapolated")
     parser.add_argument("--jobs", type=int, default=2, help="worker processes")
+    add_record_option(parser)
     options = parser.parse_args()
     warnings.simplefilter("ignore", ConvergenceWarning)  # 500 iterations are part of the rule
     recordings = simulate()
     MAPPINGS["pls"].warm_up()
     with threadpool_limits(limits=1):
         _, their_time, agree = compare(
-            recordings, n_halves=20 if options.quick else 100, n_sklearn=2 if options.quick else 10
+            recordings,
+            options.record,
+            n_halves=20 if options.quick else 100,
+            n_sklearn=2 if options.quick else 10,
         )
 
     n_splits, n_halves = (2, 10) if options.quick else (10, 100)

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from photographs import write_photographs
 from PIL import Image
+from record import Record, add_record_option
 from torch import Tensor, nn
 from torchvision import models, transforms
 from torchvision.models.feature_extraction import create_feature_extractor
@@ -65,8 +66,8 @@ def cpu_seconds(work: Callable[[], object]) -> float:
     return min(spent)
 
 
-def compare(name: str, n_images: int) -> None:
-    """Print both times, their ratio and the largest difference relative to a layer's largest value."""
+def compare(name: str, n_images: int, record: Record) -> None:
+    """Report both times, their ratio and the largest difference relative to a layer's largest value."""
     model = mvkit.load_model(name, weights="random")
     images = np.random.default_rng(0).integers(0, 256, (n_images, 64, 64), dtype=np.uint8)
     inputs = model.preprocess(images)
@@ -79,6 +80,15 @@ def compare(name: str, n_images: int) -> None:
         f"{name}: {len(apart)} layers, {n_images} images: one pass {t_together:.2f} s CPU, "
         f"one pass per layer {t_apart:.2f} s CPU, "
         f"ratio {t_apart / t_together:.1f}, largest difference {worst:.1e}"
+    )
+    record.add(
+        "Features",
+        f"{name}, {len(apart)} layers of {n_images} images of 64 px",
+        peer="torch, one pass per layer",
+        mvkit=t_together,
+        other=t_apart,
+        unit="s CPU",
+        note=f"largest difference {worst:.0e} of a layer's largest value",
     )
 
 
@@ -138,7 +148,7 @@ def run_way(way: str, images: Path, folder: Path) -> tuple[float, float, float]:
     return used.ru_utime + used.ru_stime, wall_s, used.ru_maxrss / 1024
 
 
-def compare_files(n_images: int, rounds: int, folder: Path) -> None:
+def compare_files(n_images: int, rounds: int, folder: Path, record: Record) -> None:
     """Print time and memory of every way, and mvkit's ratios."""
     write_photographs(folder, n_images)
     images = folder / "images"
@@ -157,6 +167,17 @@ def compare_files(n_images: int, rounds: int, folder: Path) -> None:
             f"{way:12} {n_images} images to files: {cpu_s:.1f} s CPU, {wall_s:.1f} s, peak {peak:.0f} MB; "
             f"mvkit takes {cpu:.2f} of its CPU time, {wall:.2f} of its time"
         )
+        if way != "mvkit":
+            ours_peak = statistics.median(run[2] for run in measured["mvkit"])
+            record.add(
+                "Features",
+                f"AlexNet's convolutions of {n_images} JPEG files at 224 px, to files",
+                peer=way,
+                mvkit=[run[0] for run in measured["mvkit"]],
+                other=[run[0] for run in runs],
+                unit="s CPU",
+                note=f"whole processes; peak memory {ours_peak:.0f} against {peak:.0f} MB",
+            )
 
 
 def main() -> None:
@@ -172,11 +193,12 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=500, help="images of the comparison with files")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dir", type=Path, default=None, help="where files go (default: temporary)")
+    add_record_option(parser)
     arguments = parser.parse_args()
     for name in arguments.models:
-        compare(name, arguments.images)
+        compare(name, arguments.images, arguments.record)
     with tempfile.TemporaryDirectory(dir=arguments.dir, prefix="mvkit-extract-") as folder:
-        compare_files(arguments.files, arguments.rounds, Path(folder))
+        compare_files(arguments.files, arguments.rounds, Path(folder), arguments.record)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""CPU time of every mapping's scores at the paper's protocol, beside PLS and beside plain loops.
+"""CPU time of every mapping's scores at the paper's protocol, beside PLS, plain loops and other packages.
 
 All score one simulated specimen against one layer: 10 splits of the images, 100 halvings of the trials.
 One process, one thread. Counted: preparing the layer, averaging the trials of each half, fitting, predicting,
@@ -9,7 +9,11 @@ fewer halvings; their time is extrapolated in proportion to the number of halvin
 compared where both have them. Mappings run in turn, several times, and the median counts: other work on the
 machine then slows all of them alike.
 
+himalaya (ridge) and rsatoolbox (RSA) score more units, in turn with mvkit. himalaya solves for all halves
+of a split at once.
+
     python benchmarks/score_maps.py [--features 3456] [--units 60] [--repeats 3] [--loop-halves 3]
+                                    [--peer-units 600] [--record FILE]
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +37,7 @@ from mvkit.scoring.protocol import split_half_weights, splits_of, trial_orders
 from mvkit.scoring.settings import RIDGE_GRID, ScoreSettings
 
 sys.path.insert(0, str(Path(__file__).parent))
+from record import add_record_option
 from score_pls import simulate
 
 Array = NDArray[np.float64]
@@ -41,6 +47,8 @@ N_IMAGES = 118
 # Coordinate descent over thousands of features for every unit and halving takes hours.
 SLOW = ("lasso", "elasticnet")
 PENALTY = 0.3
+#: Heading of the table in docs/benchmarks.md.
+TASK = "Scores"
 
 
 def settings_of(mapping: str) -> dict[str, ScoreSettings]:
@@ -138,6 +146,77 @@ def looped_comparison(name: str, features: Array, responses: Array, n_halves: in
     return found
 
 
+def with_himalaya(features: Array, responses: Array, settings: ScoreSettings) -> Array:
+    """Score by himalaya's kernel ridge, all halves of a split in one fit; (n_splits, n_halves, n_units)."""
+    from himalaya.kernel_ridge import KernelRidge, KernelRidgeCV
+    from himalaya.scoring import correlation_score
+
+    features = features.astype(np.float64)
+    halves = np.moveaxis(np.asarray(half_averages(responses, settings.n_halves)), 2, 0)
+    scores = []
+    for split in splits_of(N_IMAGES, settings):
+        train, test = features[split.train], features[split.test]
+        if settings.ridge_alpha == "cv":
+            model = KernelRidgeCV(RIDGE_GRID, fit_intercept=True, cv=len(train), warn=False)
+        else:
+            model = KernelRidge(settings.ridge_alpha, fit_intercept=True, warn=False)
+        model.fit(train, halves[split.train].reshape(len(train), -1))
+        predicted = model.predict(test).reshape(len(test), *halves.shape[1:])
+        measured = halves[split.test]
+        r_cross, r_map, r_target = (
+            correlation_score(first.reshape(len(test), -1), second.reshape(len(test), -1))
+            for first, second in (
+                (predicted[:, :, 0], measured[:, :, 1]),
+                (predicted[:, :, 0], predicted[:, :, 1]),
+                (measured[:, :, 0], measured[:, :, 1]),
+            )
+        )
+        product = (2 * r_map / (1 + r_map)) * (2 * r_target / (1 + r_target))
+        scores.append((r_cross / np.sqrt(product)).reshape(settings.n_halves, -1))
+    return np.asarray(scores)
+
+
+def with_rsatoolbox(features: Array, responses: Array, settings: ScoreSettings) -> Array:
+    """Compare dissimilarities by rsatoolbox, halving by halving; (1, n_halves, 1)."""
+    from rsatoolbox.data import Dataset
+    from rsatoolbox.rdm import calc_rdm, compare
+
+    layer = calc_rdm(Dataset(features.astype(np.float64)), method="correlation")
+    scores = np.empty((1, settings.n_halves, 1))
+    for halving, means in enumerate(half_averages(responses, settings.n_halves)):
+        first, second = (calc_rdm(Dataset(mean), method="correlation") for mean in means)
+        reliability = compare(first, second, method="corr").item()
+        r_cross = compare(layer, second, method="corr").item()
+        scores[0, halving, 0] = r_cross / np.sqrt(2 * reliability / (1 + reliability))
+    return scores
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A package that does the whole job: its name on PyPI, what is imported of it, and how it scores."""
+
+    package: str
+    module: str
+    score: Callable[[Array, Array, ScoreSettings], Array]
+
+
+PEERS = {
+    "ridge": Peer("himalaya", "himalaya", with_himalaya),
+    "ridge cv": Peer("himalaya", "himalaya", with_himalaya),
+    "rsa": Peer("rsatoolbox", "rsatoolbox", with_rsatoolbox),
+}
+#: Jobs as docs/benchmarks.md has them. PLS beside scikit-learn is in score_pls.py.
+JOBS = {
+    "ridge": "ridge, one penalty",
+    "ridge cv": "ridge, best of 25 penalties",
+    "one-to-one": "best-correlated feature",
+    "lasso": "lasso",
+    "elasticnet": "elastic net",
+    "rsa": "RSA",
+    "cka": "CKA",
+}
+
+
 def with_mvkit(features: Array, responses: Array, settings: ScoreSettings) -> tuple[float, Array]:
     """Score as ``mvkit score`` does; seconds of CPU time and (n_splits, n_halves, n_units)."""
     row = MAPPINGS[settings.mapping]
@@ -168,6 +247,8 @@ def main() -> int:
     parser.add_argument("--units", type=int, default=60)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--loop-halves", type=int, default=3)
+    parser.add_argument("--peer-units", type=int, default=600)
+    add_record_option(parser)
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # scikit-learn's remarks on convergence are not the subject
     with threadpool_limits(limits=1):
@@ -204,9 +285,48 @@ def compare(options: argparse.Namespace) -> int:
         n_fits = 2 * n_splits * n_halves if isinstance(MAPPINGS[settings.mapping], Map) else n_halves
         ratio = looped / ours
         print(f"{name:12}{n_fits:7}{ours:9.3f}{beside_pls}{looped:10.1f}{ratio:13.0f}x  {difference:.1e}")
+        if name in JOBS:
+            note = f"{n_splits} x {n_halves} split halves; largest score difference {difference:.0e}"
+            if n_loop < n_splits * n_halves:
+                note += f"; the loop was timed on {n_loop} split halves and extrapolated"
+            peer = "numpy" if name in (*COMPARISONS, "one-to-one") else "scikit-learn"
+            job = f"{JOBS[name]}, {options.units} units"
+            options.record.add(TASK, job, peer=peer, mvkit=ours, other=looped, unit="s CPU", note=note)
     print(f"loops timed on {options.loop_halves} halvings of one split and extrapolated")
     print(f"slower than PLS: {', '.join(slower) or 'none'}")
+    for name, peer in PEERS.items():
+        job = f"{JOBS[name]}, {options.peer_units} units"
+        if options.record.has_peer(peer.module, TASK, job, peer=peer.package):
+            compare_with(peer, name, job, runs[name], options)
     return 1 if slower else 0
+
+
+def compare_with(
+    peer: Peer, name: str, job: str, settings: ScoreSettings, options: argparse.Namespace
+) -> None:
+    """Run mvkit and a package in turn, and print the median ratio and the largest difference."""
+    features, responses = simulate(options.features, options.peer_units, n_images=N_IMAGES, n_trials=50)
+    if settings.ridge_alpha == "cv":
+        # Of all halves, himalaya would need minutes.
+        settings = settings.model_copy(update={"n_splits": 2, "n_halves": 10})
+    ours, theirs = [], []
+    peer.score(features, responses, settings.model_copy(update={"n_splits": 1, "n_halves": 1}))
+    for _ in range(options.repeats):
+        seconds, scores = with_mvkit(features, responses, settings)
+        ours.append(seconds)
+        begin = time.process_time()
+        expected = peer.score(features, responses, settings)
+        theirs.append(time.process_time() - begin)
+    difference = float(np.nanmax(np.abs(scores - expected)))
+    same = bool((np.isnan(scores) == np.isnan(expected)).all())
+    ratio = float(np.median(np.divide(theirs, ours)))
+    print(
+        f"{name:12}{peer.package} {np.median(theirs):.3f} s, mvkit {np.median(ours):.3f} s: {ratio:.1f}x, "
+        f"difference {difference:.1e}, same scores undefined: {same}"
+    )
+    n_splits, n_halves = scores.shape[:2]
+    note = f"{n_splits} x {n_halves} split halves; largest score difference {difference:.0e}"
+    options.record.add(TASK, job, peer=peer.package, mvkit=ours, other=theirs, unit="s CPU", note=note)
 
 
 if __name__ == "__main__":

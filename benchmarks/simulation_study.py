@@ -24,10 +24,11 @@ import numpy as np
 import pandas as pd
 import study_estimators
 import study_intervals
+from benchmarks_page import replace_blocks
 from known_truth import estimates, measured, prepare
 from study_ceilings import ceiling_table
 from study_figure import draw_figure
-from study_text import SHOWN, conclusions, replace_blocks, shown_only, table_blocks
+from study_text import SHOWN, conclusions, shown_only, table_blocks
 
 from mvkit.neural.simulated import simulate_population
 from mvkit.scoring import ScoreSettings, score_features
@@ -110,8 +111,7 @@ def write(
     cells: list[study_estimators.Cell], tables: dict[str, pd.DataFrame], blocks: dict[str, str]
 ) -> None:
     """Write figure and text of the documentation."""
-    page = DOCS / "simulation.md"
-    page.write_text(replace_blocks(page.read_text(encoding="utf-8"), blocks), encoding="utf-8")
+    replace_blocks(DOCS / "simulation.md", blocks, script="benchmarks/simulation_study.py")
     shown = [cell for cell in cells if (cell.n_trials, cell.n_units) == SHOWN]
     draw_figure(shown, shown_only(tables["bias"]), tables["coverage"], DOCS / "simulation.svg")
 

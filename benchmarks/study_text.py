@@ -9,30 +9,12 @@ from study_intervals import outside
 
 #: Trials and units of the tables that show one setting.
 SHOWN = (20, 40)
-BEGIN, END = "<!-- {name}: written by benchmarks/simulation_study.py -->", "<!-- end of {name} -->"
 SHORT = {
     "spearman-brown-denominator": "SB denominator",
     "spearman-brown-ratio": "SB ratio",
     "attenuation": "attenuation",
     "none": "none",
 }
-
-
-def replace_blocks(page: str, blocks: dict[str, str]) -> str:
-    """Put each text between its markers.
-
-    Raises
-    ------
-    SystemExit
-        If the page lacks a marker.
-    """
-    for name, text in blocks.items():
-        begin, end = BEGIN.format(name=name), END.format(name=name)
-        if page.count(begin) != 1 or page.count(end) != 1:
-            raise SystemExit(f"docs/science/simulation.md: put '{begin}' and '{end}' where '{name}' belongs")
-        before, rest = page.split(begin)
-        page = f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}"
-    return page
 
 
 def shown_only(table: pd.DataFrame) -> pd.DataFrame:

@@ -1,9 +1,12 @@
 """One step of training against a plain torch loop: the same network, objective and batches in memory.
 
-Both take turns on the same batches, from the same start, so that a busy machine slows both; of each pair of
-turns the ratio of times is taken, and of these the median. The losses of both are compared, too. Usage::
+SimCLR also against lightly's head, loss and optimiser on the same network. All take turns on the same
+batches, from the same start, so that a busy machine slows all; of each pair of turns the ratio of times is
+taken, and of these the median. The losses are compared, too; lightly's optimiser adapts the rate of every
+parameter, mvkit's spares those that the published code spares. Usage::
 
     python benchmarks/train_step.py [RECIPE ...] [--batch 64] [--pairs 15] [--threads 1] [--device cpu]
+                                    [--record FILE]
 """
 
 from __future__ import annotations
@@ -14,11 +17,12 @@ import time
 from collections.abc import Callable, Sequence
 
 import torch
+from record import Record, add_record_option
 from torch import nn, optim
 
 from mvkit.images.settings import Batch
 from mvkit.models.loading import build_for_training
-from mvkit.objectives.base import Objective, build_objective
+from mvkit.objectives.base import Objective, build_objective, features
 from mvkit.objectives.registry import OBJECTIVES
 from mvkit.recipes import load_recipe
 from mvkit.training.optim import build_optimiser
@@ -35,6 +39,8 @@ RECIPES = (
 N_IMAGES, N_CLASSES, N_BATCHES, SIDE = 50_000, 1000, 4, 64
 #: Steps timed together: the clock's jitter is small against them.
 STEPS = 2
+#: Heading of the table in docs/benchmarks.md.
+TASK = "Training"
 
 
 def networks(recipe: TrainRecipe, device: torch.device) -> tuple[nn.Module, Objective, optim.Optimizer]:
@@ -96,6 +102,39 @@ def mvkit_step(
     return lambda step: training.run(batches[step % len(batches)], step=step).total
 
 
+def lightly_step(recipe: TrainRecipe, batches: Sequence[Batch], device: torch.device) -> Turn:
+    """SimCLR of lightly's parts, with the network and the first weights of the other ways."""
+    from lightly.loss import NTXentLoss
+    from lightly.models.modules import SimCLRProjectionHead
+    from lightly.utils.lars import LARS
+
+    encoder, objective, _ = networks(recipe, device)
+    neck = objective.neck
+    head = SimCLRProjectionHead(neck.fc0.in_features, neck.fc0.out_features, neck.fc1.out_features).to(device)
+    weights = neck.state_dict().values()
+    head.layers.load_state_dict(dict(zip(head.layers.state_dict(), weights, strict=True)))
+    criterion = NTXentLoss(temperature=recipe.objective.temperature)
+    settings = recipe.optimiser
+    optimiser = LARS(
+        [*encoder.parameters(), *head.parameters()],
+        lr=settings.learning_rate,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        trust_coefficient=settings.trust_coefficient,
+    )
+
+    def take(step: int) -> torch.Tensor:
+        batch = batches[step % len(batches)]
+        optimiser.zero_grad()
+        first, second = head(features(encoder, torch.cat(batch.views))).chunk(2)
+        loss: torch.Tensor = criterion(first, second)
+        loss.backward()
+        optimiser.step()
+        return loss.detach()
+
+    return take
+
+
 def timed(take: Turn, first: int, device: torch.device) -> tuple[float, torch.Tensor]:
     """Seconds of some steps, and the last loss; of CPU time where one thread does all the work."""
     clock = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
@@ -109,8 +148,10 @@ def timed(take: Turn, first: int, device: torch.device) -> tuple[float, torch.Te
     return clock() - start, loss
 
 
-def compare(name: str, turns: dict[str, Turn], *, n_pairs: int, n_rows: int, device: torch.device) -> None:
-    """Print the rate of the plain loop, and of each other way its rate and ratio."""
+def compare(
+    name: str, turns: dict[str, Turn], *, n_pairs: int, n_rows: int, device: torch.device, record: Record
+) -> None:
+    """Print the rate of the plain loop, and of each other way its rate and ratio; report mvkit's."""
     seconds: dict[str, list[float]] = {way: [] for way in turns}
     losses: dict[str, torch.Tensor] = {}
     for pair in range(n_pairs + 1):
@@ -131,6 +172,20 @@ def compare(name: str, turns: dict[str, Turn], *, n_pairs: int, n_rows: int, dev
         ratio = statistics.median(a / b for a, b in zip(plain, spent, strict=True))
         off = abs(float(losses[way] - losses["plain loop"])) / abs(float(losses["plain loop"]))
         print(f"{name:<24} {way:<22} {rate:9.1f} images/s  {ratio:6.3f}x  loss differs by {off:.1e}")
+    rates = {way: [STEPS * n_rows / one for one in spent] for way, spent in seconds.items()}
+    clock = "CPU second" if device.type == "cpu" and torch.get_num_threads() == 1 else "second"
+    for way, job in (("mvkit", name), ("mvkit, channels last", f"{name}, channels last")):
+        for peer, theirs in rates.items():
+            if not peer.startswith("mvkit"):
+                record.add(
+                    TASK,
+                    f"{job}, step of {n_rows} images",
+                    peer="plain torch loop" if peer == "plain loop" else peer,
+                    mvkit=rates[way],
+                    other=theirs,
+                    unit=f"images/{clock}",
+                    better="higher",
+                )
 
 
 def main() -> None:
@@ -143,6 +198,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
+    add_record_option(parser)
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     device = torch.device(chosen.device)
@@ -154,7 +210,10 @@ def main() -> None:
             "mvkit": mvkit_step(recipe, batches, device, StepSettings()),
             "mvkit, channels last": mvkit_step(recipe, batches, device, StepSettings(channels_last=True)),
         }
-        compare(name, turns, n_pairs=chosen.pairs, n_rows=chosen.batch, device=device)
+        job = f"{name}, step of {chosen.batch} images"
+        if recipe.objective.name == "simclr" and chosen.record.has_peer("lightly", TASK, job):
+            turns["lightly"] = lightly_step(recipe, batches, device)
+        compare(name, turns, n_pairs=chosen.pairs, n_rows=chosen.batch, device=device, record=chosen.record)
 
 
 if __name__ == "__main__":

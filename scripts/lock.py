@@ -45,7 +45,8 @@ class Lock:
     """A file with digests: what it is for, where, and what is asked for.
 
     ``base`` is another lock that is installed before it, whose packages it leaves out. ``is_lowest`` takes
-    the lowest versions that pyproject.toml allows.
+    the lowest versions that pyproject.toml allows. ``without`` are packages that it leaves out although
+    others ask for them.
     """
 
     path: Path
@@ -54,11 +55,18 @@ class Lock:
     base: Path | None = None
     is_allen: bool = False
     is_lowest: bool = False
+    is_brainscore: bool = False
+    without: tuple[str, ...] = ()
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether it is for Python 3.11 only and its versions are not those of CI."""
+        return self.is_allen or self.is_lowest or self.is_brainscore
 
     @property
     def digest(self) -> str:
         """Digest of what is asked for."""
-        asked = [sorted(self.requirements), SYSTEM]
+        asked = [sorted(self.requirements), SYSTEM, *self.without]
         return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
 
 
@@ -72,12 +80,21 @@ def locks() -> list[Lock]:
     optional = (one for extra in ("dask", "tensorboard", "timm") for one in extras[extra])
     lowest = (*run, *optional, *groups["floors-tests"])
     tests = (*allen, *groups["allen-tests"])
+    brainscore = (*run, *extras["brainscore"], *groups["brainscore-benchmark"])
+    unused = ("jupyter", "torch", "torchvision")  # 5 GB, of which its scores use nothing
     return [
         Lock(LOCKS / "build.txt", tuple(groups["build"]), "what packages are built and installed with"),
         Lock(LOCKS / "run.txt", tuple(run), "what mvkit needs to run"),
         Lock(LOCKS / "ffcv.txt", (*run, *extras["ffcv"]), "FFCV, beside run.txt", LOCKS / "run.txt"),
         Lock(LOCKS / "dev.txt", (*run, *extras["dev"]), "tests, checks: beside run.txt", LOCKS / "run.txt"),
         Lock(LOCKS / "floors.txt", lowest, "the lowest versions, on Python 3.11", is_lowest=True),
+        Lock(
+            LOCKS / "brainscore.txt",
+            brainscore,
+            "Brain-Score, for `make bench`, on Python 3.11",
+            is_brainscore=True,
+            without=unused,
+        ),
         Lock(ALLEN, allen, "AllenSDK, on Python 3.11", is_allen=True),
         Lock(ALLEN_BUILD, allen_build, "what AllenSDK is built with", is_allen=True),
         Lock(LOCKS / "allen-tests.txt", tests, "what tests need beside AllenSDK", ALLEN, is_allen=True),
@@ -94,7 +111,7 @@ def main(arguments: list[str]) -> int:
         print(__doc__, file=sys.stderr)
         return 2
     every = locks()
-    current = [lock for lock in every if not (lock.is_allen or lock.is_lowest)]
+    current = [lock for lock in every if not lock.is_apart]
     asked = sorted({one for lock in current for one in lock.requirements})
     versions = resolve(asked, VERSIONS, "3.14", *arguments)
     header = "# Versions that CI tests. `make lock` writes them; pyproject.toml has the ranges.\n"
@@ -105,8 +122,11 @@ def main(arguments: list[str]) -> int:
         same = ["--constraint", str(versions_of)] if versions_of != lock.path else []
         if lock.is_lowest:
             same = ["--resolution", "lowest-direct"]
-        before = "3.12" if lock.is_allen or lock.is_lowest else "3.14"
-        text = resolve(lock.requirements, lock.path, before, "--generate-hashes", *same, *arguments)
+        elif lock.is_brainscore:
+            same = []
+        before = "3.12" if lock.is_apart else "3.14"
+        options = ["--generate-hashes", *same, *arguments]
+        text = resolve(lock.requirements, lock.path, before, *options, without=lock.without)
         have = pinned(lock.base.read_text(encoding="utf-8")) if lock.base else {}
         entries = [entry for name, entry in pinned(text).items() if name not in have]
         header = f"# {lock.about[0].upper()}{lock.about[1:]}. `make lock` writes it; made of {lock.digest}.\n"
@@ -115,13 +135,20 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def resolve(requirements: Iterable[str], path: Path, before: str, *options: str) -> str:
+def resolve(
+    requirements: Iterable[str], path: Path, before: str, *options: str, without: Iterable[str] = ()
+) -> str:
     """Let uv choose versions, those in ``path`` if it can, for Pythons from 3.11 to one ``before``."""
     with tempfile.TemporaryDirectory() as folder:
         # uv reads these settings from the current folder, and the versions from the file that it writes.
         python = f"python_full_version < '{before}'"
         settings = f"[tool.uv]\nenvironments = [{json.dumps(f'{python} and {SYSTEM}')}]\n{FFCV_METADATA}"
         (Path(folder) / "pyproject.toml").write_text(settings, encoding="utf-8")
+        # A package that an override asks for on no system is left out.
+        overrides = Path(folder) / "overrides.txt"
+        overrides.write_text(
+            "".join(f"{one} ; sys_platform == 'none'\n" for one in without), encoding="utf-8"
+        )
         output = Path(folder) / "lock.txt"
         if path.exists():
             shutil.copy(path, output)
@@ -135,7 +162,8 @@ def resolve(requirements: Iterable[str], path: Path, before: str, *options: str)
                 "--default-index",
                 "https://pypi.org/simple",
             ),
-            *("--no-annotate", "--no-header", "--output-file", str(output), *options, "-"),
+            *("--no-annotate", "--no-header", "--override", str(overrides)),
+            *("--output-file", str(output), *options, "-"),
         ]
         subprocess.run(command, input="\n".join(requirements), text=True, check=True, cwd=folder)
         # What holds for the whole file is not repeated in every line: only Python's version differs.
@@ -165,7 +193,7 @@ def check() -> list[str]:
             continue
         packages = pinned(text)
         bare = [one for one, entry in packages.items() if "==" not in one or "--hash=sha256:" not in entry]
-        other = [] if lock.is_allen or lock.is_lowest else [one for one in packages if one not in versions]
+        other = [] if lock.is_apart else [one for one in packages if one not in versions]
         faults += [f"{name}: {one}: no version or no digest" for one in bare]
         faults += [f"{name}: {one}: constraints.txt has another version; run `make lock`" for one in other]
     return faults

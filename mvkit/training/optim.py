@@ -73,11 +73,11 @@ class Lars(Optimizer):
         return loss
 
     def _update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        decay = group["weight_decay"]
-        direction = gradient.add(parameter, alpha=decay) if decay else gradient
-        change = direction * group["lr"]
+        # One new tensor of the parameter's size: on a CPU, a fresh one costs more than the arithmetic in it.
+        decay, lr = group["weight_decay"], group["lr"]
+        change = gradient.add(parameter, alpha=decay).mul_(lr) if decay else gradient * lr
         if group["adapt"]:
-            change = change * _local_rate(parameter, gradient, group)
+            change.mul_(_local_rate(parameter, gradient, group))
         state = self.state[parameter]
         if "velocity" not in state:
             state["velocity"] = torch.zeros_like(parameter)
