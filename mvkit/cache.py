@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from math import prod
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.errors import DataError, UsageError
-from mvkit.files import is_abandoned, is_leftover, is_temporary, make_folder, temporary_beside
+from mvkit.files import digest_of, is_abandoned, is_leftover, is_temporary, make_folder, temporary_beside
 
 log = logging.getLogger(__name__)
 
@@ -466,3 +466,9 @@ def _remove(path: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+def joined_key(parts: Sequence[LayerKey]) -> LayerKey:
+    """Return the key of a joined layer from those of its parts, in their order."""
+    key = digest_of({"joined": [part.key for part in parts]})
+    return LayerKey(key, np.concatenate([part.fingerprint for part in parts]))

@@ -803,12 +803,6 @@ def layer_keys(forward_pass: ForwardPass) -> dict[str, LayerKey]:
     }
 
 
-def joined_key(parts: Sequence[LayerKey]) -> LayerKey:
-    """Return the key of a joined layer from those of its parts, in their order."""
-    key = digest_of({"joined": [part.key for part in parts]})
-    return LayerKey(key, np.concatenate([part.fingerprint for part in parts]))
-
-
 def _describe_modules(network: nn.Module) -> list[tuple[str, str, str]]:
     """Return path, class and settings of every module, as torch prints them."""
     descriptions = []

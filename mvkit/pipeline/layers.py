@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mvkit.cache import LayerKey, Store, fingerprint_of
+from mvkit.cache import LayerKey, Store, fingerprint_of, joined_key
 from mvkit.errors import DataError, UsageError, wording
 from mvkit.files import digest_of
 from mvkit.machine import Resources, choose_device, worker_number
@@ -323,8 +323,6 @@ def _with_joined_keys(
     keys: Mapping[str, LayerKey] | None, source: LayerSource
 ) -> Mapping[str, LayerKey] | None:
     """Return keys of single layers, and of joined ones those made from their parts'."""
-    from mvkit.features.extraction import joined_key
-
     if keys is None:
         return None
     joined = {name: joined_key([keys[part] for part in parts]) for name, parts in source.joined.items()}
