@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -44,6 +44,8 @@ from mvkit.scoring.similarity import SIMILARITIES, Similarity
 from mvkit.scoring.sparse import predict_sparse, sparse_sources
 
 Array = NDArray[np.float64]
+#: ``map``, or a pool's.
+Apply = Callable[..., Iterable[Any]]
 #: A layer prepared for all splits.
 Layer = TypeVar("Layer")
 #: A layer prepared for the fits of one split.
@@ -55,12 +57,13 @@ def prepare_layers(
     features: Mapping[str, LayerInput],
     splits: Sequence[ImageSplit],
     settings: ScoreSettings,
+    names: Sequence[str] | None = None,
     *,
     n_jobs: int = 1,
     gram: GramFunction | None = None,
     save: Callable[[LayerCoordinates], None] | None = None,
 ) -> dict[str, Any]:
-    """Prepare layers with one of :data:`MAPPINGS`, several at a time.
+    """Prepare layers with one of :data:`MAPPINGS`, several at a time; of a single one, several splits.
 
     Blocks of at most ``n_jobs`` layers are in memory at a time.
 
@@ -73,9 +76,11 @@ def prepare_layers(
         ``from_coordinates``. A layer is asked for when its turn has come, by one of several threads.
     splits, settings
         The protocol.
+    names
+        Layers to prepare; None: all.
     n_jobs
-        Layers prepared at a time, in threads; -1 = one per core. The result does not depend on it, to the
-        last bit.
+        Layers or splits prepared at a time, in threads; -1 = one per core. The result does not depend on it,
+        to the last bit.
     gram
         Forms the Gram matrices of wide layers, on a device say; for mappings with ``from_coordinates``. None:
         numpy does.
@@ -96,24 +101,27 @@ def prepare_layers(
         If ``n_jobs`` is 0.
     """
 
-    def prepare(name: str) -> Any:
+    def prepare(name: str, in_turn: Apply = map) -> Any:
         layer = features[name]
         if mapping.from_coordinates and not isinstance(layer, LayerCoordinates):
             layer = layer_coordinates(name, layer, gram)
             if save is not None:
                 save(layer)
-        return mapping.prepare(name, layer, splits, settings)
+        return mapping.prepare(name, layer, splits, settings, in_turn)
 
-    names = list(features)
+    names = list(features) if names is None else names
     # Threads are of this machine, whatever cluster jobs are sent to.
     cores = available_cores()
-    threads = min(cores if n_jobs == -1 else min(worker_count(n_jobs), cores), max(1, len(names)))
+    n_parts = len(names) if len(names) != 1 else len(splits)
+    threads = min(cores if n_jobs == -1 else min(worker_count(n_jobs), cores), max(1, n_parts))
     with single_threaded():
         if threads == 1:
             return {name: prepare(name) for name in names}
         # Some libraries count threads per thread that calls them, so that each one is limited itself.
         limited = partial(threadpool_limits, limits=1)
         with ThreadPoolExecutor(threads, "layers", initializer=limited) as pool:
+            if len(names) == 1:
+                return {names[0]: prepare(names[0], pool.map)}
             return dict(zip(names, pool.map(prepare, names), strict=True))
 
 
@@ -175,11 +183,16 @@ class Map(ABC, Generic[Layer, Split]):
         """Compile what needs compiling, or load it from disk."""
 
     def prepare(
-        self, name: str, features: LayerInput, splits: Sequence[ImageSplit], settings: ScoreSettings
+        self,
+        name: str,
+        features: LayerInput,
+        splits: Sequence[ImageSplit],
+        settings: ScoreSettings,
+        in_turn: Apply = map,
     ) -> tuple[Split, ...]:
-        """Prepare a layer for every split."""
+        """Prepare a layer for every split, by ``map`` or what takes its place."""
         layer = self.prepare_layer(name, features, settings)
-        return tuple(self.prepare_split(layer, split, settings) for split in splits)
+        return tuple(in_turn(lambda split: self.prepare_split(layer, split, settings), splits))
 
     def prepare_source(
         self, name: str, features: Array, splits: Sequence[ImageSplit], settings: ScoreSettings
