@@ -6,10 +6,9 @@ import hashlib
 import json
 import logging
 import shutil
-from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -191,6 +190,30 @@ class CoordinatesCache:
         self._store.write(COORDINATES_KIND, self.key(made.name), arrays, about)
 
 
+@dataclass(frozen=True)
+class _ReadOnDemand(Mapping[str, Any]):
+    """Cached coordinates, or features; each is read when it is asked for, as all may exceed memory."""
+
+    names: tuple[str, ...]
+    ready: frozenset[str]
+    kept: CoordinatesCache
+    features: Mapping[str, Any]
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self.ready:
+            return self.features[name]
+        found = self.kept.read(name)
+        if found is None:
+            raise DataError(f"layer '{name}': its cached coordinates were removed meanwhile; start again")
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
 def with_cached_coordinates(source: LayerSource, kept: CoordinatesCache) -> LayerSource:
     """Return layers that give cached coordinates where there are some, and cache new ones.
 
@@ -204,13 +227,11 @@ def with_cached_coordinates(source: LayerSource, kept: CoordinatesCache) -> Laye
 
     @contextmanager
     def either(names: Sequence[str]) -> Iterator[Mapping[str, Any]]:
-        earlier = {name: kept.read(name) for name in names}
-        ready = {name: found for name, found in earlier.items() if found is not None}
+        ready = [name for name in names if kept.read(name) is not None]
         missing = [name for name in names if name not in ready]
         opened: AbstractContextManager[Any] = source.open(missing) if missing else nullcontext({})
         with opened as features:
-            # Not put into one dictionary: features may be read from disk when they are asked for.
-            yield ChainMap(ready, features)
+            yield _ReadOnDemand(tuple(names), frozenset(ready), kept, features)
 
     return replace(source, open=either, save=kept.write)
 

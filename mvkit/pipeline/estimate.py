@@ -186,8 +186,9 @@ def _estimate_model(
     name: str, opened: OpenedLayers, compared: Sequence[RecordingLike], estimate: ResourceEstimate
 ) -> ModelEstimate:
     from mvkit.features.buffer import IN_MEMORY_BYTES
-    from mvkit.scoring.gram import BLOCK_FEATURES
+    from mvkit.scoring.gram import columns_at_a_time
     from mvkit.scoring.protocol import splits_of
+    from mvkit.scoring.run import layers_at_a_time, prepared_bytes
     from mvkit.scoring.sparse import sparse_bytes
 
     settings, n_images = estimate.settings, estimate.n_images
@@ -215,10 +216,14 @@ def _estimate_model(
     n_splits = len(splits_of(n_images, settings))
     widest = max((layer.n_features for layer in todo), default=0)
     n_cores = available_cores()
-    n_threads = min(n_cores if estimate.n_workers == -1 else estimate.n_workers, n_cores, len(todo))
-    block = _BLOCKS * n_images * min(widest, BLOCK_FEATURES) * _FLOAT64
-    # Of every layer its coordinates, and a training and a test part for every split.
-    prepared = len(todo) * n_images**2 * _FLOAT64 * (1 + n_splits / 2)
+    at_a_time = min(len(todo), layers_at_a_time(n_images, n_splits))
+    n_threads = n_cores if estimate.n_workers == -1 else min(estimate.n_workers, n_cores)
+    block = _BLOCKS * n_images * min(widest, columns_at_a_time(n_images)) * _FLOAT64
+    blocks = min(n_threads, at_a_time) * block
+    if at_a_time == 1:  # then splits are prepared in threads
+        blocks = max(blocks, min(n_threads, n_splits) * _BLOCKS * n_images * min(widest, n_images) * _FLOAT64)
+    # Coordinates, and a training and a test part for every split.
+    prepared = at_a_time * (n_images**2 * _FLOAT64 + prepared_bytes(n_images, n_splits))
     # Workers of a cluster (-1) have memory of their own.
     n_whole = max(0, estimate.n_workers) if settings.mapping in _WHOLE else 0
     # A map is fitted to either half of the trials, or to all of them.
@@ -230,7 +235,7 @@ def _estimate_model(
         features=features if in_memory else 0,
         features_on_disk=0 if in_memory else features,
         batch=2 * min(opened.images_per_batch, n_images) * features // n_images,
-        blocks=n_threads * block + int(prepared),
+        blocks=blocks + prepared,
         whole=n_whole * sparse_bytes(n_images, widest),
     )
 

@@ -18,6 +18,10 @@ split. Its Gram matrix is then formed once for all splits, and each split takes 
 matrix as large as its training images. That costs noisy responses nothing; where it would matter (the
 spectrum falls below ``CLEAR_OF_SOURCE`` or has gaps), the split takes the singular value
 decomposition instead.
+
+From ``MANY_IMAGES`` on, decompositions take minutes. The Gram matrix of a layer is not formed if a quarter
+of the images shows that it will be ill-conditioned, the QR decomposition is LAPACK's with wide blocks, and
+the singular vectors of a split are the eigenvectors of its Gram matrix, corrected (:func:`centred_svd`).
 """
 
 from __future__ import annotations
@@ -42,6 +46,12 @@ CLEAR = 1e-4
 # Smallest eigenvalue, relative to the largest, whose direction is taken from a Gram matrix. Its singular
 # value is then right to 1e-8 of itself, and it is the direction that a map weighs least.
 CLEAR_OF_SOURCE = 1e-8
+# Of fewer images (training images, for a split) every decomposition takes a fraction of a second.
+MANY_IMAGES = 500
+# Columns that LAPACK's QR decomposition treats at a time.
+QR_COLUMNS = 128
+# Largest angle by which eigenvectors of a Gram matrix are turned to become singular vectors.
+SMALL_TURN = 1e-3
 CONSTANT_SOURCE = "the source units do not vary over the training images"
 
 
@@ -143,9 +153,29 @@ def layer_coordinates(name: str, features: Features, gram: GramFunction | None =
         If the features are not a matrix of finite numbers.
     """
     values = check_features(name, features)
-    is_wide = values.shape[1] > BLOCK_FEATURES
+    is_wide = values.shape[1] > BLOCK_FEATURES and _promises_conditioning(name, values)
     coordinates = _layer_from_gram(name, values, gram or gram_matrix) if is_wide else None
     return _layer_from_features(name, values) if coordinates is None else coordinates
+
+
+def _promises_conditioning(name: str, features: Features) -> bool:
+    """Judge by a quarter of many images whether the Gram matrix of all will be well-conditioned.
+
+    Each doubling of the number of images divides the smallest eigenvalue, relative to the largest, by about
+    the same factor. A wrong guess costs time only.
+    """
+    n_images = features.shape[0]
+    if n_images < MANY_IMAGES:
+        return True
+    products = np.zeros((-(-n_images // 4),) * 2)
+    for block, _ in _deviations(name, features):
+        products += gram_matrix(block[::4])
+    ratios = []
+    for some in (products[::2, ::2], products):
+        centred = some - some.mean(axis=0)
+        eigenvalues = np.linalg.eigvalsh(centred - centred.mean(axis=1, keepdims=True))[1:]
+        ratios.append(float(eigenvalues[0]) / float(eigenvalues[-1]) if eigenvalues[-1] > 0.0 else 0.0)
+    return ratios[0] > 0.0 and ratios[1] * (ratios[1] / ratios[0]) ** 2 > CLEAR
 
 
 def _layer_from_gram(name: str, features: Features, gram: GramFunction) -> LayerCoordinates | None:
@@ -160,13 +190,35 @@ def _layer_from_gram(name: str, features: Features, gram: GramFunction) -> Layer
     products -= products.mean(axis=0)
     products -= products.mean(axis=1, keepdims=True)
     noise = rounding_noise(largest, n_images, n_features)
-    eigenvalues = np.linalg.eigvalsh(products)[:0:-1]
-    if not is_well_conditioned(eigenvalues, clear=CLEAR, noise=noise):
-        return None
     # A common shift of all images fills the direction of the mean, which the Gram matrix lacks, with an
     # eigenvalue of middling size; it is taken out again.
-    factor = np.linalg.cholesky(products + eigenvalues.mean() / n_images)
+    if n_images < MANY_IMAGES:
+        eigenvalues = np.linalg.eigvalsh(products)[:0:-1]
+        if not is_well_conditioned(eigenvalues, clear=CLEAR, noise=noise):
+            return None
+        factor = np.linalg.cholesky(products + eigenvalues.mean() / n_images)
+    else:
+        products += np.trace(products) / (n_images * (n_images - 1))
+        try:
+            factor = np.linalg.cholesky(products)
+        except np.linalg.LinAlgError:
+            return None
+        if not is_well_conditioned(_extreme_eigenvalues(products, factor), clear=CLEAR, noise=noise):
+            return None
     return LayerCoordinates(name, factor - factor.mean(axis=0), n_features, noise)
+
+
+def _extreme_eigenvalues(matrix: NDArray[np.float64], factor: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the largest and the smallest eigenvalue of a matrix with a Cholesky factor, to a percent."""
+    from scipy.linalg import cho_solve
+    from scipy.sparse.linalg import LinearOperator, eigsh
+
+    start = np.random.RandomState(0).standard_normal(len(matrix))
+    inverse = LinearOperator(
+        matrix.shape, lambda vector: cho_solve((factor, True), vector, check_finite=False), dtype=np.float64
+    )
+    how: dict[str, Any] = {"k": 1, "v0": start, "tol": 1e-2, "return_eigenvectors": False}
+    return np.array([eigsh(matrix, **how)[0], 1.0 / eigsh(inverse, **how)[0]])
 
 
 def gram_matrix(block: NDArray[np.float64], /) -> NDArray[np.float64]:
@@ -177,25 +229,45 @@ def gram_matrix(block: NDArray[np.float64], /) -> NDArray[np.float64]:
 
 def _layer_from_features(name: str, features: Features) -> LayerCoordinates:
     """Rotate the features themselves by QR decompositions of block after block."""
+    n_images, n_features = features.shape
     largest = 0.0
-    rotated = np.zeros((0, 0))
-    for block, size in _deviations(name, features):
+    rotated = np.zeros((n_images, 0))
+    for block, size in _deviations(name, features, columns_at_a_time(n_images)):
         largest = max(largest, size)
-        columns = np.vstack([rotated, block.T]) if rotated.size else block.T
-        rotated = (
-            np.asarray(np.linalg.qr(columns, mode="r")) if columns.shape[0] > columns.shape[1] else columns
-        )
+        columns = np.hstack([rotated, block]) if rotated.size else block
+        rotated = _triangle(columns) if columns.shape[1] > n_images else columns
     return LayerCoordinates(
-        name,
-        np.ascontiguousarray(rotated.T),
-        features.shape[1],
-        rounding_noise(largest, *features.shape),
+        name, np.ascontiguousarray(rotated), n_features, rounding_noise(largest, n_images, n_features)
     )
 
 
-def _deviations(name: str, features: Features) -> Iterator[tuple[NDArray[np.float64], float]]:
+def columns_at_a_time(n_images: int) -> int:
+    """Return how many features are decomposed at a time.
+
+    Each decomposition begins with what is left of the features before; for many images few long ones are
+    fastest.
+    """
+    return BLOCK_FEATURES if n_images < MANY_IMAGES else max(BLOCK_FEATURES, 2 * n_images)
+
+
+def _triangle(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rotate rows (n_images, more columns than that; overwritten) to a lower triangle: QR decomposition."""
+    n_images = len(rows)
+    if n_images < MANY_IMAGES:
+        return np.asarray(np.linalg.qr(rows.T, mode="r")).T
+    from scipy.linalg import lapack
+
+    upper, _, info = lapack.dgeqrt(min(QR_COLUMNS, n_images), rows.T, overwrite_a=True)
+    if info:
+        raise AssertionError(f"dgeqrt: argument {-info}")
+    return np.tril(upper[:n_images].T)
+
+
+def _deviations(
+    name: str, features: Features, size: int | None = None
+) -> Iterator[tuple[NDArray[np.float64], float]]:
     """Yield blocks centred over images, each with the size of its largest value before that."""
-    for block in feature_blocks(name, features):
+    for block in feature_blocks(name, features, size):
         largest = max(float(block.max()), -float(block.min()))
         block -= block.mean(axis=0)
         yield block, largest
@@ -224,7 +296,7 @@ def split_coordinates(layer: LayerCoordinates, split: ImageSplit, n_components: 
         )
     train = layer.coordinates[split.train]
     mean = train.mean(axis=0)
-    left, scale, right = np.linalg.svd(train - mean, full_matrices=False)
+    left, scale, right = centred_svd(train - mean)
     floor = max(layer.noise, float(scale[0]) * max(train.shape) * float(np.finfo(np.float64).eps))
     rank = int((scale > floor).sum())
     if rank == 0 and not reason:
@@ -235,6 +307,69 @@ def split_coordinates(layer: LayerCoordinates, split: ImageSplit, n_components: 
         test=(layer.coordinates[split.test] - mean) @ right[:rank].T,
         reason=reason,
     )
+
+
+def centred_svd(matrix: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
+    """Return singular vectors (left, right) and values of a matrix whose columns are centred.
+
+    Parameters
+    ----------
+    matrix
+        float64 (n_rows, n_columns); every column has a mean of zero.
+
+    Returns
+    -------
+    left, scale, right
+        As of ``np.linalg.svd(matrix, full_matrices=False)``. Of a large matrix, the singular value that
+        centring has made zero may be left out, and nearly equal ones need not be in order.
+    """
+    n_rows, n_columns = matrix.shape
+    found = None
+    if min(n_rows, n_columns) >= MANY_IMAGES:
+        if n_rows <= n_columns:
+            found = _svd_from_gram(matrix, n_rows - 1)
+        else:
+            turned = _svd_from_gram(np.ascontiguousarray(matrix.T), n_columns)
+            found = None if turned is None else (turned[2].T, turned[1], turned[0].T)
+    return tuple(np.linalg.svd(matrix, full_matrices=False)) if found is None else found
+
+
+def _svd_from_gram(
+    matrix: NDArray[np.float64], rank: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]] | None:
+    """Take singular vectors from a Gram matrix and correct them, or None if it is too ill-conditioned.
+
+    With the eigenvectors ``U`` of ``AA'``, which squares the condition number, the rows of ``U'A = DW`` are
+    not quite orthogonal: ``WW' = I + E``. But ``E`` can be formed to the unit of rounding, and both sides be
+    turned to where it vanishes. To first order (Ogita and Aishima 2018, Japan J. Indust. Appl. Math. 35:1007,
+    do the same for eigenvectors) that is, for different i and j,
+
+        U (I + X),   X_ij = E_ij d_i d_j / (d_j^2 - d_i^2);
+        (I + Y') W,  Y_ij = E_ij d_i^2 / (d_j^2 - d_i^2).
+
+    ``X^2 / 2`` is added, which keeps ``U`` orthonormal to third order.
+    """
+    values, vectors = np.linalg.eigh(gram_matrix(matrix))
+    values, left = values[::-1][:rank], vectors[:, ::-1][:, :rank]
+    if not is_well_conditioned(values, clear=CLEAR_OF_SOURCE, noise=0.0):
+        return None
+    right = left.T @ matrix
+    scale = np.sqrt(np.einsum("ij,ij->i", right, right))
+    right /= scale[:, None]
+    if is_well_conditioned(values, clear=CLEAR, noise=0.0):
+        return left, scale, right
+    weights = gram_matrix(right)
+    gaps = scale**2 - scale[:, None] ** 2
+    np.fill_diagonal(gaps, np.inf)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        weights /= gaps
+    turn = scale[:, None] * weights * scale
+    if not np.abs(turn).max() < SMALL_TURN:
+        return None
+    step = left @ turn
+    left = left + step + 0.5 * (step @ turn)
+    right += (weights.T * scale**2) @ right
+    return left, scale, right
 
 
 def gram_coordinates(
@@ -336,7 +471,7 @@ def rounding_noise(largest: float, n_images: int, n_features: int) -> float:
     return float(np.finfo(np.float64).eps * largest * spread / 2)
 
 
-def feature_blocks(name: str, features: Features) -> Iterator[NDArray[np.float64]]:
+def feature_blocks(name: str, features: Features, size: int | None = None) -> Iterator[NDArray[np.float64]]:
     """Yield a layer's features as float64 blocks of neighbouring columns.
 
     Parameters
@@ -345,11 +480,13 @@ def feature_blocks(name: str, features: Features) -> Iterator[NDArray[np.float64
         Name of the layer, for messages.
     features
         (n_images, n_features), any real dtype, in memory or on disk.
+    size
+        Most columns of a block; None: ``BLOCK_FEATURES``.
 
     Yields
     ------
     ndarray
-        float64 (n_images, at most ``BLOCK_FEATURES``), in row order, the caller's to overwrite.
+        float64 (n_images, at most so many), in row order, the caller's to overwrite.
 
     Raises
     ------
@@ -357,8 +494,9 @@ def feature_blocks(name: str, features: Features) -> Iterator[NDArray[np.float64
         If the features are not a matrix of finite numbers.
     """
     values = check_features(name, features)
-    for begin in range(0, values.shape[1], BLOCK_FEATURES):
-        stop = min(begin + BLOCK_FEATURES, values.shape[1])
+    size = size or BLOCK_FEATURES
+    for begin in range(0, values.shape[1], size):
+        stop = min(begin + size, values.shape[1])
         # Always in row order: the layout of an array has no influence on how products are rounded.
         block = columns_of(values, begin, stop).astype(np.float64, order="C")
         if not (np.isfinite(block.min()) and np.isfinite(block.max())):

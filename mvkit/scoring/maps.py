@@ -50,6 +50,8 @@ from mvkit.scoring.similarity import SIMILARITIES, Similarity
 from mvkit.scoring.sparse import predict_sparse, sparse_sources
 
 Array = NDArray[np.float64]
+#: ``map``, or a pool's.
+Apply = Callable[..., Iterable[Any]]
 #: A layer prepared for all splits.
 Layer = TypeVar("Layer")
 #: A layer prepared for the fits of one split.
@@ -67,7 +69,7 @@ def prepare_layers(
     save: Callable[[LayerCoordinates], None] | None = None,
     composition: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Any]:
-    """Prepare layers with one of :data:`MAPPINGS`, several at a time.
+    """Prepare layers with one of :data:`MAPPINGS`, several at a time; of a single one, several splits.
 
     Blocks of at most ``n_jobs`` layers are in memory at a time.
 
@@ -81,8 +83,8 @@ def prepare_layers(
     splits, settings
         The protocol.
     n_jobs
-        Layers prepared at a time, in threads; -1 = one per core. The result does not depend on it, to the
-        last bit.
+        Layers or splits prepared at a time, in threads; -1 = one per core. The result does not depend on it,
+        to the last bit.
     gram
         Forms the Gram matrices of wide layers, on a device say; for mappings with ``from_coordinates``. None:
         numpy does.
@@ -117,14 +119,14 @@ def prepare_layers(
                 save(layer)
         return layer
 
-    def prepare(name: str) -> Any:
+    def prepare(name: str, in_turn: Apply = map) -> Any:
         if name not in joined:
             layer = shared[name] if name in shared else read(name)
         elif mapping.from_coordinates:
             layer = join_coordinates(name, [shared[part] for part in joined[name]])
         else:
             layer = JoinedFeatures([features_of(features[part]) for part in joined[name]])
-        return mapping.prepare(name, layer, splits, settings)
+        return mapping.prepare(name, layer, splits, settings, in_turn)
 
     names = list(made_of)
     is_shared = mapping.from_coordinates
@@ -132,7 +134,8 @@ def prepare_layers(
     shared: dict[str, Any] = {}
     # Threads are of this machine, whatever cluster jobs are sent to.
     cores = available_cores()
-    threads = min(cores if n_jobs == -1 else min(worker_count(n_jobs), cores), max(1, len(names)))
+    n_parts = len(names) if len(names) != 1 else len(splits)
+    threads = min(cores if n_jobs == -1 else min(worker_count(n_jobs), cores), max(1, n_parts))
     with single_threaded():
         if threads == 1:
             shared.update((part, read(part)) for part in parts)
@@ -141,6 +144,8 @@ def prepare_layers(
         limited = partial(threadpool_limits, limits=1)
         with ThreadPoolExecutor(threads, "layers", initializer=limited) as pool:
             shared.update(zip(parts, pool.map(read, parts), strict=True))
+            if len(names) == 1:
+                return {names[0]: prepare(names[0], pool.map)}
             return dict(zip(names, pool.map(prepare, names), strict=True))
 
 
@@ -268,11 +273,16 @@ class Map(ABC, Generic[Layer, Split]):
         """Compile what needs compiling, or load it from disk."""
 
     def prepare(
-        self, name: str, features: LayerInput, splits: Sequence[ImageSplit], settings: ScoreSettings
+        self,
+        name: str,
+        features: LayerInput,
+        splits: Sequence[ImageSplit],
+        settings: ScoreSettings,
+        in_turn: Apply = map,
     ) -> tuple[Split, ...]:
-        """Prepare a layer for every split."""
+        """Prepare a layer for every split, by ``map`` or what takes its place."""
         layer = self.prepare_layer(name, features, settings)
-        return tuple(self.prepare_split(layer, split, settings) for split in splits)
+        return tuple(in_turn(lambda split: self.prepare_split(layer, split, settings), splits))
 
     def prepare_source(
         self, name: str, features: Array, splits: Sequence[ImageSplit], settings: ScoreSettings

@@ -73,6 +73,14 @@ class SplitHalfScores:
     missing_image: NDArray[np.int64]
 
 
+def join_splits(parts: Sequence[SplitHalfScores]) -> SplitHalfScores:
+    """Put the splits of one layer and recording together that were scored apart, in order."""
+    names = ("r_cross", "r_map", "r_target", "scores", "exclusions")
+    joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    # Half responses are those to all images, whatever the split.
+    return SplitHalfScores(**joined, missing_image=parts[0].missing_image)
+
+
 class PreparedSplit(Protocol):
     """A layer prepared for the fits of one split; each map has its own class."""
 

@@ -23,7 +23,14 @@ from mvkit.scoring.gram import GramFunction, LayerCoordinates
 from mvkit.scoring.maps import MAPPINGS, mapping_on, prepare_layers
 from mvkit.scoring.measures import trial_variance
 from mvkit.scoring.parallel import run_jobs, single_threaded, worker_count
-from mvkit.scoring.protocol import ImageSplit, SplitHalfScores, result_context, split_half_weights, splits_of
+from mvkit.scoring.protocol import (
+    ImageSplit,
+    SplitHalfScores,
+    join_splits,
+    result_context,
+    split_half_weights,
+    splits_of,
+)
 from mvkit.scoring.results import POPULATION, Column, Scores
 from mvkit.scoring.settings import DEFAULT_SETTINGS, RecordingLike, ScoreSettings
 from mvkit.scoring.similarity import pool_animals
@@ -35,6 +42,8 @@ Pair = tuple[str, int]
 
 # Jobs per worker process: enough of them that no worker idles long while another finishes its last one.
 JOBS_PER_WORKER = 4
+# Layers prepared at a time take this much memory, or one layer does.
+PREPARED_BYTES = 256 * 2**20
 # Splits of the images: all, and the two sets between which a layer is chosen and scored.
 EVERY, EVEN, ODD = slice(None), slice(0, None, 2), slice(1, None, 2)
 
@@ -315,47 +324,75 @@ def measure_pairs(
         return scores
     n_images = recordings[0].responses.shape[1]
     splits = splits_of(n_images, settings)
-    composition = source.composition(
-        name for name in source.names if any(name in layers for layers in missing.values())
-    )
+    trial_counts = {recording.responses.shape[0] for recording in recordings}
+    weights = {n_trials: split_half_weights(n_trials, n_images, settings) for n_trials in trial_counts}
+    unshared = [np.asarray(recording.responses).view(Unshared) for recording in recordings]
+    names = [name for name in source.names if any(name in layers for layers in missing.values())]
+    at_a_time = layers_at_a_time(n_images, len(splits))
     with ExitStack() as opened:
-        parts = list(dict.fromkeys(part for of in composition.values() for part in of))
-        features = opened.enter_context(source.open(parts))
-        layers = prepare_layers(
-            mapping,
-            features,
-            splits,
-            settings,
-            n_jobs=n_jobs,
-            gram=source.gram,
-            save=source.save,
-            composition=composition,
+        of_layers = source.composition(names).values()
+        features = opened.enter_context(
+            source.open(list(dict.fromkeys(one for of_layer in of_layers for one in of_layer)))
         )
-        if mapping.from_coordinates:
-            # The features are not needed any more and shall take no memory meanwhile.
-            del features
-            opened.close()
-        trial_counts = {recording.responses.shape[0] for recording in recordings}
-        weights = {n_trials: split_half_weights(n_trials, n_images, settings) for n_trials in trial_counts}
-        jobs = _divide_work(missing, recordings, n_jobs)
-        unshared = [np.asarray(recording.responses).view(Unshared) for recording in recordings]
+        for begin in range(0, len(names), at_a_time):
+            some = names[begin : begin + at_a_time]
+            layers = prepare_layers(
+                mapping,
+                features,
+                splits,
+                settings,
+                n_jobs=n_jobs,
+                gram=source.gram,
+                save=source.save,
+                composition=source.composition(some),
+            )
+            if mapping.from_coordinates and some[-1] == names[-1]:
+                # The features are not needed any more and shall take no memory meanwhile.
+                del features
+                opened.close()
+            needed = {index: [name for name in some if name in found] for index, found in missing.items()}
+            jobs = _divide_work(
+                {index: found for index, found in needed.items() if found}, recordings, n_jobs
+            )
+            parts = _split_parts(len(jobs), len(splits), n_jobs) if mapping.per_unit else [EVERY]
 
-        def arguments(job: tuple[int, Sequence[str]]) -> tuple[object, ...]:
-            index, names = job
-            responses = unshared[index]
-            prepared = [layers[name] for name in names]
-            return responses, weights[responses.shape[0]], splits, prepared, settings, fit_device
+            def arguments(
+                job: tuple[int, Sequence[str]], part: slice, layers: Mapping[str, Any] = layers
+            ) -> tuple[object, ...]:
+                index, names = job
+                responses = unshared[index]
+                prepared = [layers[name] if part == EVERY else layers[name][part] for name in names]
+                return responses, weights[responses.shape[0]], splits[part], prepared, settings, fit_device
 
-        results = run_jobs(_score_recording, map(arguments, jobs), n_jobs=n_jobs, warm_up=mapping.warm_up)
-        for number, of_job in results:
-            index, names_of_job = jobs[number]
-            for name, of_layer in zip(names_of_job, of_job, strict=True):
-                scores[name, index] = of_layer
-                if cache is not None:
-                    cache.write(name, recordings[index], of_layer)
-            if progress is not None:
-                progress(len(scores), len(pairs))
+            tasks = [(job, part) for job in jobs for part in parts]
+            results = run_jobs(
+                _score_recording if len(parts) == 1 else _score_splits,
+                (arguments(*task) for task in tasks),
+                n_jobs=n_jobs,
+                warm_up=mapping.warm_up,
+            )
+            for (index, names_of_job), of_job in _whole_jobs(results, jobs, len(parts)):
+                for name, of_layer in zip(names_of_job, of_job, strict=True):
+                    if isinstance(of_layer, SplitHalfScores):
+                        reason = mapping.reason(layers[name])
+                        of_layer = _measured(of_layer, reason, recordings[index].responses, settings)
+                    scores[name, index] = of_layer
+                    if cache is not None:
+                        cache.write(name, recordings[index], of_layer)
+                if progress is not None:
+                    progress(len(scores), len(pairs))
+            del layers, arguments
     return scores
+
+
+def layers_at_a_time(n_images: int, n_splits: int) -> int:
+    """Return how many layers are held prepared for their splits: all of a model, unless images are many."""
+    return max(1, PREPARED_BYTES // prepared_bytes(n_images, n_splits))
+
+
+def prepared_bytes(n_images: int, n_splits: int) -> int:
+    """Return the bytes of a layer prepared for its splits: for each, a training and a test part, float64."""
+    return n_images**2 * 8 * n_splits // 2
 
 
 def _divide_work(
@@ -374,6 +411,27 @@ def _divide_work(
     return jobs
 
 
+def _split_parts(n_jobs_found: int, n_splits: int, n_jobs: int) -> list[slice]:
+    """Divide the splits of every job into neighbours, if there are fewer jobs than workers."""
+    n_parts = min(n_splits, -(-worker_count(n_jobs) // n_jobs_found))
+    ends = [n_splits * part // n_parts for part in range(n_parts + 1)]
+    return [EVERY] if n_parts == 1 else [slice(*ends[part : part + 2]) for part in range(n_parts)]
+
+
+def _whole_jobs(
+    results: Iterator[tuple[int, Any]], jobs: Sequence[tuple[int, Sequence[str]]], n_parts: int
+) -> Iterator[tuple[tuple[int, Sequence[str]], list[Any]]]:
+    """Yield jobs and their results as soon as all parts of one are there, split by split put together."""
+    found: dict[int, dict[int, list[Any]]] = {}
+    for number, result in results:
+        job, part = divmod(number, n_parts)
+        found.setdefault(job, {})[part] = result
+        if len(found[job]) == n_parts:
+            in_order = [found[job].pop(part) for part in range(n_parts)]
+            joined = result if n_parts == 1 else [join_splits(layer) for layer in zip(*in_order, strict=True)]
+            yield jobs[job], joined
+
+
 def _score_recording(
     responses: NDArray[np.float32],
     weights: NDArray[np.generic],
@@ -382,18 +440,38 @@ def _score_recording(
     settings: ScoreSettings,
     fit_device: str | None,
 ) -> list[UnitScores]:
+    """Score one recording on all splits."""
+    halves = _score_splits(responses, weights, splits, layers, settings, fit_device)
+    reason = MAPPINGS[settings.mapping].reason
+    return [
+        _measured(of_layer, reason(layer), responses, settings)
+        for of_layer, layer in zip(halves, layers, strict=True)
+    ]
+
+
+def _score_splits(
+    responses: NDArray[np.float32],
+    weights: NDArray[np.generic],
+    splits: Sequence[ImageSplit],
+    layers: Sequence[Any],
+    settings: ScoreSettings,
+    fit_device: str | None,
+) -> list[SplitHalfScores]:
     """Score one recording, always on one BLAS thread, so that every worker count gives the same bits."""
     mapping = mapping_on(settings, fit_device)
     with single_threaded():
-        halves = mapping.score(np.asarray(responses), weights, splits, layers, settings)
-    scores = [
-        unit_scores(of_layer, mapping.reason(layer), settings)
-        for of_layer, layer in zip(halves, layers, strict=True)
-    ]
+        return mapping.score(np.asarray(responses), weights, splits, layers, settings)
+
+
+def _measured(
+    halves: SplitHalfScores, layer_reason: str, responses: NDArray[np.floating], settings: ScoreSettings
+) -> UnitScores:
+    """Average scores over splits and halves; beside measures of all trials stands what could be explained."""
+    scores = unit_scores(halves, layer_reason, settings)
     if settings.measure == "corrected":
         return scores
     explainable = trial_variance(responses).explainable()
-    return [replace(one, columns={**one.columns, "explainable_variance": explainable}) for one in scores]
+    return replace(scores, columns={**scores.columns, "explainable_variance": explainable})
 
 
 def unit_scores(halves: SplitHalfScores, layer_reason: str, settings: ScoreSettings) -> UnitScores:

@@ -166,6 +166,7 @@ class Similarity(ABC):
         features: LayerInput,
         splits: Sequence[ImageSplit],
         settings: ScoreSettings,
+        in_turn: object = None,
     ) -> LayerVectors:
         """Turn a layer into vectors, one per split.
 
@@ -180,6 +181,8 @@ class Similarity(ABC):
             The image splits; their test images are compared.
         settings
             The kind of comparison.
+        in_turn
+            Not used: splits share what is made of a layer.
 
         Raises
         ------

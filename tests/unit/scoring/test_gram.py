@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from joblib import hash as content_of
 from numpy.typing import NDArray
+from sklearn.cross_decomposition import PLSRegression
 
 from mvkit.errors import DataError, UsageError
 from mvkit.features.buffer import StoredLayer
@@ -25,6 +26,7 @@ from mvkit.scoring.gram import (
     split_coordinates,
 )
 from mvkit.scoring.maps import MAPPINGS, prepare_layers
+from mvkit.scoring.pls import pls_predict
 from mvkit.scoring.protocol import image_splits, splits_of
 
 SPLITS = image_splits(30, n_splits=3, train_fraction=0.5)
@@ -196,9 +198,10 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.parametrize("many", [False, True])
 @pytest.mark.parametrize("case", CASES)
 def test_scores_from_inner_products_are_those_from_features(
-    case: str, recording: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    case: str, many: bool, recording: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     features = {"a": make(case)}
     rng = np.random.default_rng(1)
@@ -214,7 +217,10 @@ def test_scores_from_inner_products_are_those_from_features(
         return from_features(name, values)
 
     monkeypatch.setattr(gram, "_layer_from_features", counted)
-    fast = {name: score_features(features, [animal], make_settings(name)) for name in PROTOCOLS}
+    with monkeypatch.context() as patch:
+        if many:
+            patch.setattr(gram, "MANY_IMAGES", 20)
+        fast = {name: score_features(features, [animal], make_settings(name)) for name in PROTOCOLS}
     assert ("a" in careful) is not CASES[case]
     monkeypatch.setattr(gram, "is_well_conditioned", lambda *_, **__: False)
     for name, found in fast.items():
@@ -222,6 +228,54 @@ def test_scores_from_inner_products_are_those_from_features(
         scores = [np.asarray(result.columns["score"], dtype=np.float64) for result in (found, exact)]
         assert np.isfinite(scores[1]).all()
         np.testing.assert_allclose(scores[0], scores[1], rtol=0, atol=1e-9, err_msg=name)
+
+
+@pytest.mark.parametrize("shape", [(60, 100), (60, 61), (100, 60)])
+@pytest.mark.parametrize("smallest", [1e-1, 3e-3, 1e-3, 2e-4, 1e-6])
+def test_singular_vectors_from_a_gram_matrix_are_as_good_as_lapacks(
+    shape: tuple[int, int], smallest: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(6)
+    left = np.linalg.qr(rng.standard_normal(shape))[0]
+    right = np.linalg.qr(rng.standard_normal(shape[::-1]))[0]
+    size = min(shape)
+    matrix = (left[:, :size] * np.geomspace(1, smallest, size)) @ right[:, :size].T
+    matrix -= matrix.mean(axis=0)
+    expected = np.linalg.svd(matrix, full_matrices=False)
+    monkeypatch.setattr(gram, "MANY_IMAGES", 20)
+    used = []
+    from_gram = gram._svd_from_gram
+    monkeypatch.setattr(gram, "_svd_from_gram", lambda *given: used.append(from_gram(*given)) or used[-1])
+    found = gram.centred_svd(matrix)
+    # Below the square root of the smallest eigenvalue that is relied on, LAPACK decomposes the matrix itself.
+    assert (used[0] is not None) is (smallest >= 2e-4)
+    rank = found[1].size
+    assert rank >= size - 1
+    np.testing.assert_allclose(np.sort(found[1])[::-1], expected[1][:rank], rtol=1e-10, atol=0)
+    # A Gram matrix serves as it is up to a condition of 100; its errors are then 1e-4 / epsilon.
+    tight = 1e-11
+    np.testing.assert_allclose(found[0].T @ found[0], np.eye(rank), atol=1e-13)
+    np.testing.assert_allclose(found[2] @ found[2].T, np.eye(rank), atol=tight)
+    np.testing.assert_allclose((found[0] * found[1]) @ found[2], matrix, atol=1e-13)
+
+
+@pytest.mark.parametrize("n_features", [25, 59, 200, 9000])
+def test_many_images_keep_the_inner_products_and_predictions(
+    n_features: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(7)
+    latent = rng.standard_normal((N_IMAGES, 60)) / np.arange(1, 61)
+    features = np.maximum(latent @ rng.standard_normal((60, n_features)), 0).astype(np.float32)
+    responses = features[:, :25] @ rng.standard_normal((25, 6)) + rng.standard_normal((N_IMAGES, 6))
+    split = image_splits(N_IMAGES, n_splits=1, train_fraction=0.5)[0]
+    monkeypatch.setattr(gram, "MANY_IMAGES", 20)
+    exact = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
+    layer = layer_coordinates("a", features)
+    np.testing.assert_allclose(layer.coordinates @ layer.coordinates.T, exact @ exact.T, rtol=0, atol=1e-9)
+    reference = PLSRegression(n_components=10, scale=False, max_iter=500, tol=1e-6)
+    reference.fit(features[split.train].astype(np.float64), responses[split.train])
+    found = pls_predict(features, responses, split, ScoreSettings(n_components=10))
+    np.testing.assert_allclose(found, reference.predict(features[split.test].astype(np.float64)), atol=1e-9)
 
 
 def make_settings(protocol: str) -> ScoreSettings:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 
 from mvkit.errors import DataError, FitError, UsageError
-from mvkit.scoring import Scores, ScoreSettings, score_features
+from mvkit.scoring import Scores, ScoreSettings, run, score_features
 from mvkit.scoring.correlation import DROPPED_COLUMNS, ExclusionReason
 from mvkit.scoring.gram import layer_coordinates, split_coordinates
 from mvkit.scoring.maps import MAPPINGS
@@ -21,7 +23,15 @@ from mvkit.scoring.protocol import (
     image_splits,
     trial_orders,
 )
-from mvkit.scoring.run import UnitScores, Unshared, check_recordings, estimate, unit_scores
+from mvkit.scoring.run import (
+    UnitScores,
+    Unshared,
+    check_recordings,
+    estimate,
+    layers_at_a_time,
+    prepared_bytes,
+    unit_scores,
+)
 
 SETTINGS = ScoreSettings(n_splits=2, n_halves=4, n_components=8)
 
@@ -339,3 +349,65 @@ def test_wrong_recordings_are_named(recording: Callable[..., Any]) -> None:
 def test_components_need_training_images(recording: Callable[..., Any]) -> None:
     with pytest.raises(FitError, match="pls: 5 components cannot be fitted on 4 training images"):
         check_recordings([recording(np.zeros((2, 8, 3)))], ScoreSettings(n_components=5))
+
+
+def same_columns(one: Scores, other: Scores) -> None:
+    """Check that scores are equal to the last bit."""
+    assert one.by_fold.tobytes() == other.by_fold.tobytes()
+    for column, values in one.columns.items():
+        np.testing.assert_array_equal(other.columns[column], values)
+
+
+@pytest.mark.parametrize("mapping", ["pls", "one-to-one", "cka"])
+def test_layers_held_one_at_a_time_score_the_same(
+    mapping: Any, features: dict[str, Any], recordings: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = SETTINGS.model_copy(update={"mapping": mapping})
+    expected = score_features(features, recordings, settings)
+    held: list[Any] = []
+    most = []
+    prepare = run.prepare_layers
+
+    def watched(*given: Any, **options: Any) -> Any:
+        found = prepare(*given, **options)
+        held.extend(weakref.ref(part) for layer in found.values() for part in np.atleast_1d(layer))
+        gc.collect()
+        most.append(sum(reference() is not None for reference in held))
+        return found
+
+    monkeypatch.setattr(run, "prepare_layers", watched)
+    monkeypatch.setattr(run, "PREPARED_BYTES", 1)
+    same_columns(expected, score_features(features, recordings, settings))
+    if mapping == "pls":
+        # Never more than the splits of one layer, and each is gone when the next one is there.
+        assert most == [settings.n_splits] * len(features)
+
+
+def test_one_recording_keeps_every_worker_busy(
+    features: dict[str, Any], recordings: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = SETTINGS.model_copy(update={"n_splits": 5})
+    layers = {"good": features["good"]}
+    for recording in recordings[::2]:  # one with a silent unit
+        expected = score_features(layers, [recording], settings)
+        sizes = []
+        measure = run._score_splits
+
+        def counted(*given: Any, measure: Any = measure, sizes: list[int] = sizes) -> Any:
+            sizes.append(len(given[2]))
+            return measure(*given)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(run, "_score_splits", counted)
+            patch.setattr(run, "worker_count", lambda n_jobs: 3)
+            same_columns(expected, score_features(layers, [recording], settings))
+        assert sizes == [1, 2, 2]
+    same_columns(expected, score_features(layers, [recordings[2]], settings, n_jobs=2))
+
+
+def test_layers_at_a_time_do_not_exceed_their_memory() -> None:
+    assert layers_at_a_time(118, 10) > 400
+    assert layers_at_a_time(1000, 10) == 6
+    assert layers_at_a_time(5000, 10) == 1
+    # Ten splits: 2500 x 2500 for training and testing each.
+    assert prepared_bytes(5000, 10) == 10 * 2 * 2500**2 * 8
