@@ -57,6 +57,8 @@ EXHAUSTED = 1e-28
 OUTSIDE = 1e-24
 # A new basis vector this short, relative to the largest eigenvalue, is rounding error: the space is complete.
 CLOSED = 1e-12
+# An eigenvector is complete when this share of its image is outside the basis.
+RESIDUAL = 1e-14
 # Iterates are not brought to unit length until they are this long or short (squared).
 LONG, SHORT = 1e100, 1e-100
 # Rows are padded to a multiple of this many numbers, and begin at a multiple of this many bytes.
@@ -536,57 +538,92 @@ def _grow(matrix: Array, space: Workspace, last: int, length: float, unchecked: 
 
 
 @expanded_part
-def _is_above(diagonal: Array, beside: Array, n: int, value: float) -> bool:
-    """Return whether ``value`` exceeds every eigenvalue of the tridiagonal matrix (all pivots positive)."""
-    pivot = value - diagonal[0]
+def _largest_eigenvalue(space: Workspace, n: int, guess: float, bound: float) -> tuple[float, float]:
+    """Return the largest eigenvalue of the tridiagonal matrix, and the last entry of its unit eigenvector.
+
+    Laguerre's method from above (Wilkinson 1965, chapter 7): monotone for real roots, and cubic. It starts
+    from ``guess``, or from ``bound``, which no eigenvalue exceeds, if the guess is too small. Logarithmic
+    derivatives of the characteristic polynomial come from its pivots, those of the rows from the last one up.
+    """
+    diagonal, beside, pivots = space.diagonal, space.beside, space.overlaps
+    value = guess
+    first, last = 1.0, 1.0
+    for _step in range(60):
+        inverse = 1.0 / (value - diagonal[n - 1])
+        slope, curve = 1.0, 0.0  # derivatives of the pivot
+        pivots[n - 1] = inverse
+        low = inverse
+        minus_first = inverse  # first and second derivative of the polynomial's logarithm
+        minus_second = inverse * inverse
+        for i in range(n - 2, -1, -1):
+            square = beside[i + 1] * beside[i + 1] * inverse
+            factor = square * inverse
+            curve = factor * (curve - 2.0 * slope * slope * inverse)
+            slope = 1.0 + factor * slope
+            inverse = 1.0 / (value - diagonal[i] - square)
+            pivots[i] = inverse
+            low = min(low, inverse)
+            relative = slope * inverse
+            minus_first += relative
+            minus_second += relative * relative - curve * inverse
+        if not low > 0.0:  # an eigenvalue is larger
+            if not value < bound:
+                break
+            value = bound
+            continue
+        spread = (n - 1) * (n * minus_second - minus_first * minus_first)
+        step = n / (minus_first + np.sqrt(max(spread, 0.0)))
+        # The step after a small one would be below rounding.
+        value -= step
+        if step < 1e-6 * value:
+            break
+    first, last = 1.0, 1.0
     for i in range(1, n):
-        if not pivot > 0.0:
-            return False
-        pivot = value - diagonal[i] - beside[i] * beside[i] / pivot
-    return bool(pivot > 0.0)
+        last *= beside[i] * pivots[i]
+        first += last * last
+    return value, last / np.sqrt(first)
 
 
 @expanded_part
 def _leading_eigenvector(matrix: Array, space: Workspace) -> int:
-    """Write the leading eigenvector, and its image, as coordinates in the whole Krylov space of ``basis[0]``.
+    """Write the leading eigenvector, and its image, as coordinates in the Krylov space of ``basis[0]``.
 
-    The eigenvalue comes from bisection, the vector from inverse iteration just above it, where the shifted
-    matrix is definite, so that elimination is stable. Returns the number of coordinates.
+    The space grows until what is outside of it no longer matters. The vector comes from inverse iteration just
+    above the eigenvalue, where the shifted matrix is definite, so that elimination is stable. Returns the
+    number of coordinates.
     """
     diagonal, beside, iterates, pivots = space.diagonal, space.beside, space.iterates, space.overlaps
     size = matrix.shape[0]
     n = 0
-    low = 0.0
-    high = 0.0
-    while n < size and (n == 0 or beside[n] > CLOSED * high):
+    value = 0.0
+    bound = 0.0
+    while True:
         beside[n + 1] = _grow(matrix, space, n, beside[n] if n else 1.0, 0)
         n += 1
-        low = max(low, diagonal[n - 1])
-        high = max(high, diagonal[n - 1] + beside[n - 1] + beside[n])
-    high *= 1.0 + 1e-15
-    while high - low > 4e-16 * high:
-        middle = 0.5 * (low + high)
-        if middle <= low or middle >= high:
-            break
-        if _is_above(diagonal, beside, n, middle):
-            high = middle
-        else:
-            low = middle
+        bound = max(bound, (diagonal[n - 1] + beside[n - 1] + beside[n]) * (1.0 + 1e-15))
+        closed = n == size or not beside[n] > CLOSED * bound
+        if closed or n % 4 == 0:
+            above, last = _largest_eigenvalue(space, n, value if value > 0.0 else bound, bound)
+            residual = beside[n] * abs(last)
+            if closed or residual < RESIDUAL * above:
+                break
+            value = above + residual
+    value = above * (1.0 + 4e-16)
     v = iterates[0]
     v[:n] = 1.0
-    for _step in range(4):
-        # solve (high - T) x = v in place
-        pivots[0] = high - diagonal[0]
+    pivots[0] = 1.0 / (value - diagonal[0])
+    for i in range(1, n):
+        pivots[i] = 1.0 / (value - diagonal[i] - beside[i] * beside[i] * pivots[i - 1])
+    for _step in range(3):
+        # solve (value - T) x = v in place
         for i in range(1, n):
-            ratio = beside[i] / pivots[i - 1]
-            pivots[i] = high - diagonal[i] - beside[i] * ratio
-            v[i] += ratio * v[i - 1]
-        v[n - 1] /= pivots[n - 1]
+            v[i] += beside[i] * pivots[i - 1] * v[i - 1]
+        v[n - 1] *= pivots[n - 1]
         for i in range(n - 1, 0, -1):
-            v[i - 1] = (v[i - 1] + beside[i] * v[i]) / pivots[i - 1]
+            v[i - 1] = (v[i - 1] + beside[i] * v[i]) * pivots[i - 1]
         normalise(v)
     for i in range(n):
-        iterates[1, i] = high * v[i]
+        iterates[1, i] = above * v[i]
     return n
 
 
