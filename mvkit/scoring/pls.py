@@ -98,7 +98,8 @@ def predict_test_images(
     )
     scale = aligned_zeros(padded_length(rank))
     scale[:rank] = coordinates.scale
-    predictors = (np.array(coordinates.basis), scale)  # a read-only map of shared memory is another type
+    # A read-only map of shared memory would be another type.
+    predictors = (np.require(coordinates.basis, requirements=["C", "W"]), scale)
     space = workspace(size, rank, settings.n_components)
     # Arrays of a few fits are used again and again: they stay in the cache and are zeroed once.
     step = min(n_fits, FITS_AT_A_TIME)
@@ -547,8 +548,7 @@ def _largest_eigenvalue(space: Workspace, n: int, guess: float, bound: float) ->
     """
     diagonal, beside, pivots = space.diagonal, space.beside, space.overlaps
     value = guess
-    first, last = 1.0, 1.0
-    for _step in range(60):
+    for attempt in range(60):
         inverse = 1.0 / (value - diagonal[n - 1])
         slope, curve = 1.0, 0.0  # derivatives of the pivot
         pivots[n - 1] = inverse
@@ -566,16 +566,17 @@ def _largest_eigenvalue(space: Workspace, n: int, guess: float, bound: float) ->
             relative = slope * inverse
             minus_first += relative
             minus_second += relative * relative - curve * inverse
-        if not low > 0.0:  # an eigenvalue is larger
-            if not value < bound:
+        if not low > 0.0:  # an eigenvalue is larger: than the guess, or by rounding
+            if attempt:
                 break
             value = bound
             continue
         spread = (n - 1) * (n * minus_second - minus_first * minus_first)
         step = n / (minus_first + np.sqrt(max(spread, 0.0)))
-        # The step after a small one would be below rounding.
+        if not step > 0.0:  # exactly there: the pivot is zero and the step is not a number
+            break
         value -= step
-        if step < 1e-6 * value:
+        if step < 1e-6 * value:  # the next one would be below rounding
             break
     first, last = 1.0, 1.0
     for i in range(1, n):
@@ -608,7 +609,7 @@ def _leading_eigenvector(matrix: Array, space: Workspace) -> int:
             if closed or residual < RESIDUAL * above:
                 break
             value = above + residual
-    value = above * (1.0 + 4e-16)
+    value = above * (1.0 + 2e-14)  # surely above, in spite of rounding
     v = iterates[0]
     v[:n] = 1.0
     pivots[0] = 1.0 / (value - diagonal[0])
