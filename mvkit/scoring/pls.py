@@ -589,9 +589,9 @@ def _largest_eigenvalue(space: Workspace, n: int, guess: float, bound: float) ->
 def _leading_eigenvector(matrix: Array, space: Workspace) -> int:
     """Write the leading eigenvector, and its image, as coordinates in the Krylov space of ``basis[0]``.
 
-    The space grows until what is outside of it no longer matters. The vector comes from inverse iteration just
-    above the eigenvalue, where the shifted matrix is definite, so that elimination is stable. Returns the
-    number of coordinates.
+    The space grows until what is outside of it no longer matters. The vector comes from inverse iteration
+    just above the eigenvalue, where the shifted matrix is definite, so that elimination is stable. Returns
+    the number of coordinates.
     """
     diagonal, beside, iterates, pivots = space.diagonal, space.beside, space.iterates, space.overlaps
     size = matrix.shape[0]
