@@ -752,7 +752,8 @@ def dot(x: Array, y: Array) -> float:
     products = zeros()
     for column in range(0, x.size, LANES):
         products = multiply_add(load(x, column), load(y, column), products)
-    return total(products)
+    product: float = total(products)
+    return product
 
 
 @compiled_part
@@ -799,7 +800,7 @@ def row_products(matrix: Array, vector: Array, n_rows: int, result: Array) -> No
         result[row] = total(products)
 
 
-class Block(types.Type):  # type: ignore[misc]
+class Block(types.Type):
     """A block of ``LANES`` float64, held in as many SIMD registers as the processor needs for them.
 
     Compilers leave sums of a loop in memory, or in one register, where their registers would hold a block of
@@ -812,13 +813,14 @@ class Block(types.Type):  # type: ignore[misc]
 
 
 _BLOCK = Block()
+_cgutils: Any = cgutils
 _LANES_TYPE = ir.VectorType(ir.DoubleType(), LANES)
 
 
 @register_model(Block)
-class _BlockModel(models.PrimitiveModel):  # type: ignore[misc]
+class _BlockModel(models.PrimitiveModel):
     def __init__(self, manager: Any, block: Block) -> None:
-        super().__init__(manager, block, _LANES_TYPE)
+        super().__init__(manager, block, _LANES_TYPE)  # type: ignore[no-untyped-call]
 
 
 def _pick(builder: Any, first: Any, second: Any, entries: Iterable[int]) -> Any:
@@ -831,10 +833,10 @@ def _pick(builder: Any, first: Any, second: Any, entries: Iterable[int]) -> Any:
 def _pointer(context: Any, builder: Any, signature: Any, values: Any) -> Any:
     """Build the address of an array's entry, the arguments being the array and an index."""
     (array_type, index_type), (array, index) = signature.args[:2], values[:2]
-    indices = cgutils.unpack_tuple(builder, index) if isinstance(index_type, types.BaseTuple) else [index]
+    indices = _cgutils.unpack_tuple(builder, index) if isinstance(index_type, types.BaseTuple) else [index]
     indices = [builder.sext(i, ir.IntType(64)) if i.type.width < 64 else i for i in indices]
     structure = context.make_array(array_type)(context, builder, array)
-    pointer = cgutils.get_item_pointer(context, builder, array_type, structure, indices)
+    pointer = _cgutils.get_item_pointer(context, builder, array_type, structure, indices)
     return builder.bitcast(pointer, _LANES_TYPE.as_pointer())
 
 
@@ -878,7 +880,7 @@ def _multiply_add(_typing: Any, factor: Any, block: Any, addend: Any) -> Any:
             first = _pick(builder, single, single, [0] * LANES)
         function_type = ir.FunctionType(_LANES_TYPE, [_LANES_TYPE] * 3)
         name = f"llvm.fmuladd.v{LANES}f64"
-        function = cgutils.get_or_insert_function(builder.module, function_type, name)
+        function = _cgutils.get_or_insert_function(builder.module, function_type, name)
         return builder.call(function, [first, values[1], values[2]])
 
     factor = _BLOCK if isinstance(factor, Block) else types.float64
@@ -905,7 +907,7 @@ def _shift(first_entry: int) -> Any:
         """Return the block of numbers from ``first_entry`` on in two successive blocks."""
 
         def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            return _pick(builder, *values, range(first_entry, first_entry + LANES))
+            return _pick(builder, values[0], values[1], range(first_entry, first_entry + LANES))
 
         return _BLOCK(first, second), generate
 
