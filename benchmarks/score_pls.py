@@ -6,6 +6,10 @@ for noise. One process, one thread. Counted for both: averaging the trials of ea
 correlating, correcting; for mvkit also the reduction of the features. Not counted: making the data, and
 compiling mvkit's kernel (once per machine, printed apart).
 
+With the stopping rule ``converged`` the predictions are those of ikpls (numpy, algorithm 1), which is given
+mvkit's own coordinates in place of the features; fitting and predicting are counted. Without the package
+(``pip install --no-deps ikpls``) that comparison is left out.
+
     python benchmarks/score_pls.py [--halves 100] [--units 60] [--features 3456]
 """
 
@@ -25,7 +29,8 @@ from threadpoolctl import threadpool_limits
 
 from mvkit.scoring.gram import layer_coordinates, split_coordinates
 from mvkit.scoring.maps import MAPPINGS
-from mvkit.scoring.protocol import ImageSplit, halves_of, image_splits, trial_orders
+from mvkit.scoring.pls import predict_test_images
+from mvkit.scoring.protocol import ImageSplit, halves_of, image_splits, training_targets, trial_orders
 from mvkit.scoring.settings import ScoreSettings
 
 Array = NDArray[np.float64]
@@ -75,6 +80,54 @@ def with_sklearn(features: Array, responses: Array, split: ImageSplit, n_halves:
             r_cross = np.corrcoef(first, target[1])[0, 1]
             scores[halving, unit] = r_cross / np.sqrt(product) if product > 0 else np.nan
     return scores
+
+
+#: What is compared with ikpls.
+JOB = "one PLS fit to convergence (pls_stopping=converged)"
+
+
+def compare_converged(
+    features: Array, responses: Array, split: ImageSplit, options: argparse.Namespace
+) -> None:
+    """Print how long converged fits of half means take mvkit and ikpls, and how far predictions differ."""
+    n_halves = options.halves
+    coordinates = split_coordinates(layer_coordinates("features", features), split, 25)
+    members = halves_of(trial_orders(responses.shape[0], n_halves=n_halves))
+    means = np.stack([responses[half].mean(axis=0, dtype=np.float64) for half in members[:, 0]])
+    targets, _ = training_targets(means[:, split.train])
+    settings = ScoreSettings(pls_stopping="converged")
+    times = []
+    for _ in range(REPEATS):
+        begin = time.process_time()
+        ours = predict_test_images(targets, coordinates, settings)
+        times.append(time.process_time() - begin)
+    our_time = float(np.median(times)) / n_halves
+    print(f"converged, on {coordinates.scale.size} coordinates:")
+    print(f"mvkit:        {1e3 * our_time:9.3f} ms CPU per fit (median of {REPEATS})")
+    if not options.record.has_peer("ikpls", "Scores", JOB):
+        return
+    from ikpls.numpy import PLS
+
+    train = (coordinates.scale[:, None] * coordinates.basis).T
+    begin = time.process_time()
+    theirs = []
+    for target in targets:
+        model = PLS(algorithm=1, center_X=False, center_Y=False, scale_X=False, scale_Y=False)
+        model.fit(train, target, 25)
+        theirs.append(model.predict(coordinates.test, n_components=25))
+    their_time = (time.process_time() - begin) / n_halves
+    difference = float(np.abs(ours - theirs).max())
+    print(f"ikpls:        {1e3 * their_time:9.3f} ms CPU per fit")
+    print(f"ratio {their_time / our_time:.1f}x; largest difference of predictions {difference:.1e}")
+    options.record.add(
+        "Scores",
+        JOB,
+        peer="ikpls",
+        mvkit=1e3 * our_time,
+        other=1e3 * their_time,
+        unit="ms CPU",
+        note=f"on {coordinates.scale.size} coordinates; largest difference of predictions {difference:.0e}",
+    )
 
 
 def main() -> int:
@@ -132,6 +185,7 @@ def compare(options: argparse.Namespace) -> int:
         unit="s CPU",
         note=f"1 x {options.halves} split halves; largest score difference {difference:.0e}",
     )
+    compare_converged(features, responses, split, options)
     return 0 if ratio >= 100 and difference < 1e-6 and same_gaps else 1
 
 

@@ -29,9 +29,13 @@ that begin at a cache line.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic, models, register_model
 from numpy.typing import NDArray
 
 from mvkit.errors import FitError
@@ -53,11 +57,15 @@ EXHAUSTED = 1e-28
 OUTSIDE = 1e-24
 # A new basis vector this short, relative to the largest eigenvalue, is rounding error: the space is complete.
 CLOSED = 1e-12
+# An eigenvector is complete when this share of its image is outside the basis.
+RESIDUAL = 1e-14
 # Iterates are not brought to unit length until they are this long or short (squared).
 LONG, SHORT = 1e100, 1e-100
 # Rows are padded to a multiple of this many numbers, and begin at a multiple of this many bytes.
-LANES = 8
+LANES = 32
 ALIGNMENT = 64
+# Fits that are prepared for the kernel at a time.
+FITS_AT_A_TIME = 16
 
 
 def predict_test_images(
@@ -81,35 +89,37 @@ def predict_test_images(
     """
     n_fits, _, n_units = targets.shape
     rank = coordinates.scale.size
-    scale = aligned_zeros(padded_length(rank))
-    scale[:rank] = coordinates.scale
-    projected = aligned_zeros(n_fits, rank, padded_length(n_units))
-    np.matmul(coordinates.basis, targets, out=projected[:, :, :n_units])
-    covariance = coordinates.scale[:, None] * projected[:, :, :n_units]
-    transposed = covariance.transpose(0, 2, 1)
     size = min(rank, n_units)
-    matrices = aligned_zeros(n_fits, size, padded_length(size))
-    factors = (transposed, covariance) if n_units < rank else (covariance, transposed)
-    np.matmul(*factors, out=matrices[:, :, :size])
     rule = Rule(
         tolerance=settings.pls_tolerance,
         max_iterations=settings.pls_max_iterations,
         by_units=n_units < rank,
         converged=settings.pls_stopping == "converged",
     )
-    rotations = aligned_zeros(n_fits, settings.most_components, padded_length(rank))
-    loadings = aligned_zeros(n_fits, settings.most_components, padded_length(n_units))
-    fit_batch(
-        (np.array(coordinates.basis), scale),  # a read-only map of shared memory would be another type
-        np.ascontiguousarray(targets),
-        projected,
-        matrices,
-        rule,
-        krylov_space(size),
-        (rotations, loadings),
-    )
-    scores = rotations[:, :, :rank] @ coordinates.test.T
-    predictions: NDArray[np.float64] = scores.transpose(0, 2, 1) @ loadings[:, :, :n_units]
+    scale = aligned_zeros(padded_length(rank))
+    scale[:rank] = coordinates.scale
+    # A read-only map of shared memory would be another type.
+    predictors = (np.require(coordinates.basis, requirements=["C", "W"]), scale)
+    space = workspace(size, rank, settings.most_components)
+    # Arrays of a few fits are used again and again: they stay in the cache and are zeroed once.
+    step = min(n_fits, FITS_AT_A_TIME)
+    projected = aligned_zeros(step, rank, padded_length(n_units))
+    covariance = np.empty((step, rank, n_units))
+    matrices = aligned_zeros(step, size, padded_length(size))
+    rotations = aligned_zeros(step, settings.most_components, padded_length(rank))
+    loadings = aligned_zeros(step, settings.most_components, padded_length(n_units))
+    predictions = np.empty((n_fits, coordinates.test.shape[0], n_units))
+    for begin in range(0, n_fits, step):
+        part = np.ascontiguousarray(targets[begin : begin + step])
+        n = len(part)
+        np.matmul(coordinates.basis, part, out=projected[:n, :, :n_units])
+        np.multiply(coordinates.scale[:, None], projected[:n, :, :n_units], out=covariance[:n])
+        transposed = covariance[:n].transpose(0, 2, 1)
+        factors = (transposed, covariance[:n]) if rule.by_units else (covariance[:n], transposed)
+        np.matmul(*factors, out=matrices[:n, :, :size])
+        fit_batch(predictors, part, projected, matrices, rule, space, (rotations, loadings))
+        scores = rotations[:n, :, :rank] @ coordinates.test.T
+        np.matmul(scores.transpose(0, 2, 1), loadings[:n, :, :n_units], out=predictions[begin : begin + step])
     return predictions
 
 
@@ -171,7 +181,7 @@ def fit_batch(
     projected: Array,
     matrices: Array,
     rule: Rule,
-    space: Krylov,
+    space: Workspace,
     results: tuple[Array, Array],
 ) -> None:
     """Fit every target matrix.
@@ -185,55 +195,55 @@ def fit_batch(
     targets
         float64 (n_fits, n_train, n_units), centred over images; columns that take no part are zero.
     projected
-        float64 (n_fits, rank, n_units), rows padded: ``basis @ targets``.
+        float64 (n_fits or more, rank, n_units), rows padded: ``basis @ targets``.
     matrices
-        float64 (n_fits, size, size), rows padded: the matrix to iterate for each fit; destroyed.
+        float64 (n_fits or more, size, size), rows padded: the matrix to iterate for each fit; destroyed.
     rule
         Rule of the power iteration.
     space
         Work space for that size.
     results
-        ``rotations`` (n_fits, n_components, rank) and ``loadings`` (n_fits, n_components, n_units),
+        ``rotations`` (n_fits or more, n_components, rank) and ``loadings`` (same, n_components, n_units),
         rows padded, overwritten. Components beyond those that exist are zero.
     """
     basis, scale = predictors
     rotations, loadings = results
     n_components = min(rotations.shape[1], basis.shape[0])
-    _, size, width = matrices.shape
-    scores = np.zeros((n_components, scale.size))
-    direction = np.zeros(width)
-    image = np.zeros(width)
-    weights = np.zeros(scale.size)
+    size = matrices.shape[1]
+    direction, image = space.direction, space.image
     rotations[:, :, :] = 0.0
     loadings[:, :, :] = 0.0
     for index in range(targets.shape[0]):
-        fit = Fit(basis, scale, targets[index], projected[index], scores, rotations[index], loadings[index])
+        fit = Fit(
+            basis, scale, targets[index], projected[index], space.scores, rotations[index], loadings[index]
+        )
         matrix = matrices[index]
         start = 0
+        square = 0.0
         first_trace = 0.0
         for i in range(size):
             first_trace += matrix[i, i]
         reference = first_trace
         for count in range(n_components):
-            start, left = start_column(fit, start, count)
+            start, square, left = start_column(fit, start, square, count)
             if start < 0 or not reference > EXHAUSTED * first_trace:
                 break
-            length = first_direction(direction, matrix, fit, start, count, rule)
+            length = first_direction(matrix, fit, start, count, rule, space)
             if not length > 0.0:
                 break
             # scikit-learn divides the first vector, X'y / y'y, by its length plus epsilon
             shrink = 1.0 / (1.0 + EPSILON * left / length)
-            leading_direction(matrix, direction, image, shrink, rule, space)
+            leading_direction(matrix, shrink, rule, space)
             if rule.by_units:
-                to_feature_space(direction, weights, fit, count)
-                length = add_component(weights, fit, count)
+                to_feature_space(fit, count, space)
+                length = add_component(space.weights, fit, count, space)
             else:
-                length = add_component(direction, fit, count)
+                length = add_component(direction, fit, count, space)
             if length == 0.0:
                 break
-            for i in range(width):
+            for i in range(image.size):
                 image[i] /= length
-            trace = remove_component(matrix, image, fit, count, rule)
+            trace = remove_component(matrix, fit, count, rule, space)
             if not trace > REFRESH * reference:
                 reference = form_matrix(matrix, fit, count + 1, rule)
 
@@ -244,13 +254,13 @@ class Fit(NamedTuple):
     Rows are padded with zeros, see :func:`padded_length`.
     """
 
-    basis: Array  # (rank, n_train)
-    scale: Array  # (rank,), padded
-    targets: Array  # (n_train, n_units), centred; columns that take no part are zero
-    projected: Array  # (rank, n_units), basis @ targets; rows padded
-    scores: Array  # (n_components, rank), orthonormal, in the coordinates U; rows padded
-    rotations: Array  # (n_components, rank), in the coordinates V; rows padded
-    loadings: Array  # (n_components, n_units); rows padded
+    basis: Array  # (rank, n_train), not padded
+    scale: Array  # (rank,)
+    targets: Array  # (n_train, n_units), not padded; centred; columns that take no part are zero
+    projected: Array  # (rank, n_units), basis @ targets
+    scores: Array  # (n_components, rank), orthonormal, in the coordinates U
+    rotations: Array  # (n_components, rank), in the coordinates V
+    loadings: Array  # (n_components, n_units)
 
 
 @expanded_part
@@ -258,14 +268,17 @@ def form_matrix(matrix: Array, fit: Fit, count: int, rule: Rule) -> float:
     """Write ``S'S`` or ``SS'`` into ``matrix``; return its trace."""
     covariance = fit.projected.copy()
     rank, n_units = covariance.shape
-    negative = np.empty(count)
+    weights = np.empty(count)
     for i in range(rank):
         for component in range(count):
-            negative[component] = -fit.scores[component, i]
-        add_rows(fit.loadings, negative, count, covariance[i])
+            weights[component] = fit.scores[component, i]
+        add_rows(fit.loadings, weights, count, -1.0, covariance[i])
         for unit in range(n_units):
             covariance[i, unit] *= fit.scale[i]
-    rows = covariance.T.copy() if rule.by_units else covariance
+    rows = covariance
+    if rule.by_units:
+        rows = np.zeros((n_units, fit.scale.size))
+        rows[:, :rank] = covariance.T
     trace = 0.0
     for i in range(matrix.shape[0]):
         for j in range(i + 1):
@@ -291,30 +304,33 @@ def _is_explained(fit: Fit, unit: int, count: int) -> bool:
 
 
 @expanded_part
-def start_column(fit: Fit, unit: int, count: int) -> tuple[int, float]:
-    """Find the column that the power iteration starts from, and its squared residual.
+def start_column(fit: Fit, unit: int, square: float, count: int) -> tuple[int, float, float]:
+    """Find the column that the power iteration starts from, its square, and that of its residual.
 
-    It is the first from ``unit`` on whose residual is not zero; -1 if there is none.
+    It is the first from ``unit`` on whose residual is not zero; -1 if there is none. ``square`` is that of
+    column ``unit``, or 0 if it is not known.
     """
     for column in range(unit, fit.targets.shape[1]):
-        total = 0.0
-        for image in range(fit.targets.shape[0]):
-            total += fit.targets[image, column] ** 2
-        left = total
+        if column > unit or square == 0.0:
+            square = 0.0
+            for image in range(fit.targets.shape[0]):
+                square += fit.targets[image, column] ** 2
+        left = square
         for component in range(count):
             left -= fit.loadings[component, column] ** 2
-        if total > 0.0 and (left > SURELY_LEFT * total or not _is_explained(fit, column, count)):
-            return column, max(left, EPSILON * total)
-    return -1, 0.0
+        if square > 0.0 and (left > SURELY_LEFT * square or not _is_explained(fit, column, count)):
+            return column, square, max(left, EPSILON * square)
+    return -1, 0.0, 0.0
 
 
 @expanded_part
-def first_direction(direction: Array, matrix: Array, fit: Fit, start: int, count: int, rule: Rule) -> float:
+def first_direction(matrix: Array, fit: Fit, start: int, count: int, rule: Rule, space: Workspace) -> float:
     """Write the first iterate from a start column, after ``count`` components; return |S_k e|.
 
     It is the column itself in unit space, and its covariance with the features in feature space. The limit
     of the iteration does not depend on it, so that ``converged`` may start from where most covariance lies.
     """
+    direction, overlaps = space.direction, space.overlaps
     size = matrix.shape[0]
     if rule.converged:
         start = 0
@@ -329,94 +345,85 @@ def first_direction(direction: Array, matrix: Array, fit: Fit, start: int, count
     for i in range(size):
         direction[i] = fit.projected[i, start]
     for component in range(count):
-        for i in range(size):
-            direction[i] -= fit.loadings[component, start] * fit.scores[component, i]
-    for i in range(size):
-        direction[i] *= fit.scale[i]
-    length = np.sqrt(dot(direction, direction))
-    for i in range(size):
-        direction[i] /= length
-    return float(length)
+        overlaps[component] = fit.loadings[component, start]
+    add_rows(fit.scores, overlaps, count, -1.0, direction)
+    scale_by(direction, fit.scale)
+    return normalise(direction)
 
 
 @expanded_part
-def to_feature_space(direction: Array, weights: Array, fit: Fit, count: int) -> None:
+def to_feature_space(fit: Fit, count: int, space: Workspace) -> None:
     """Write the weight vector ``S_k v / |S_k v|`` of a direction v in unit space."""
-    rank = fit.scale.size
-    row_products(fit.projected, direction, fit.projected.shape[0], weights)
-    for component in range(count):
-        overlap = dot(fit.loadings[component], direction)
-        for i in range(rank):
-            weights[i] -= overlap * fit.scores[component, i]
-    for i in range(rank):
-        weights[i] *= fit.scale[i]
-    length = np.sqrt(dot(weights, weights))
-    for i in range(rank):
-        weights[i] /= length
+    row_products(fit.projected, space.direction, fit.projected.shape[0], space.weights)
+    row_products(fit.loadings, space.direction, count, space.overlaps)
+    add_rows(fit.scores, space.overlaps, count, -1.0, space.weights)
+    scale_by(space.weights, fit.scale)
+    normalise(space.weights)
 
 
 @expanded_part
-def add_component(weights: Array, fit: Fit, count: int) -> float:
+def add_component(weights: Array, fit: Fit, count: int, space: Workspace) -> float:
     """Append score, rotation and loadings of a weight vector; return |X_k w|, 0 if nothing is left of it."""
-    rank = fit.scale.size
     score = fit.scores[count]
     rotation = fit.rotations[count]
-    for i in range(rank):
+    for i in range(weights.size):
         score[i] = fit.scale[i] * weights[i]
         rotation[i] = weights[i]
     first = dot(score, score)
     for _pass in range(2):  # once leaves rounding errors, twice does not
-        for component in range(count):
-            overlap = dot(fit.scores[component], score)
-            for i in range(rank):
-                score[i] -= overlap * fit.scores[component, i]
-                rotation[i] -= overlap * fit.rotations[component, i]
+        row_products(fit.scores, score, count, space.overlaps)
+        add_rows(fit.scores, space.overlaps, count, -1.0, score)
+        add_rows(fit.rotations, space.overlaps, count, -1.0, rotation)
     square = dot(score, score)
     if not square > EXHAUSTED * first:
         return 0.0
     length = np.sqrt(square)
-    for i in range(rank):
+    for i in range(weights.size):
         score[i] /= length
         rotation[i] /= length
-    fit.loadings[count, :] = 0.0
-    add_rows(fit.projected, score, fit.projected.shape[0], fit.loadings[count])
+    add_rows(fit.projected, score, fit.projected.shape[0], 1.0, fit.loadings[count])
     return float(length)
 
 
 @expanded_part
-def remove_component(matrix: Array, image: Array, fit: Fit, count: int, rule: Rule) -> float:
+def remove_component(matrix: Array, fit: Fit, count: int, rule: Rule, space: Workspace) -> float:
     """Remove the newest component from the iterated matrix; return the new trace.
 
     With ``g = D t``, ``S_(k+1) = S_k - g q'``. ``image`` is ``G w / |X_k w| = S_k q`` (not used by units).
     """
     size, width = matrix.shape
     loading = fit.loadings[count]
-    gain = fit.scale * fit.scores[count]
-    partner = np.zeros(width)
+    gain = space.gain
+    for i in range(gain.size):
+        gain[i] = fit.scale[i] * fit.scores[count, i]
     if rule.by_units:
         # C - q u' - u q' + |g|^2 q q',  u = S_k'g
-        seen = fit.scale * gain
-        for component in range(count):
-            overlap = dot(fit.scores[component], seen)
-            for i in range(seen.size):
-                seen[i] -= overlap * fit.scores[component, i]
-        add_rows(fit.projected, seen, fit.projected.shape[0], partner)
+        seen = space.weights
+        for i in range(gain.size):
+            seen[i] = fit.scale[i] * gain[i]
+        row_products(fit.scores, seen, count, space.overlaps)
+        add_rows(fit.scores, space.overlaps, count, -1.0, seen)
+        partner = space.image
+        for i in range(width):
+            partner[i] = 0.0
+        add_rows(fit.projected, seen, fit.projected.shape[0], 1.0, partner)
         half = 0.5 * dot(gain, gain)
         x = loading
     else:
         # G - g (S_k q)' - (S_k q) g' + |q|^2 g g'
+        partner = space.image
         half = 0.5 * dot(loading, loading)
         x = gain
-        for i in range(width):
-            partner[i] = image[i]
-    for i in range(width):
-        partner[i] -= half * x[i]
+    add_multiple(partner, -half, x)
+    for column in range(0, width, LANES):
+        x_block = load(x, column)
+        partner_block = load(partner, column)
+        for i in range(size):
+            block = load(matrix, (i, column))
+            block = multiply_add(-x[i], partner_block, block)
+            store(matrix, (i, column), multiply_add(-partner[i], x_block, block))
     trace = 0.0
     for i in range(size):
-        a = x[i]
-        b = partner[i]
-        for j in range(width):
-            matrix[i, j] -= a * partner[j] + b * x[j]
         trace += matrix[i, i]
     return trace
 
@@ -435,211 +442,282 @@ class Rule(NamedTuple):
     converged: bool
 
 
-class Krylov(NamedTuple):
-    """Work space: an orthonormal basis, the matrix in it (tridiagonal), and coordinates in it.
+class Workspace(NamedTuple):
+    """Work space of a fit, rows padded with zeros to ``width`` numbers or to those of a rank.
 
-    Vectors of the iterated space, ``size`` long, are padded with zeros to ``width`` (see ``padded_length``).
-
-    ``iterates`` holds the iterate and its image in turn, with one zero before the first coordinate. Zeros
-    after the last one let loops run over whole SIMD registers.
+    The power iteration runs in an orthonormal ``basis``, where the matrix is tridiagonal: ``diagonal``, and
+    ``beside[i]`` between coordinates i - 1 and i. ``iterates`` holds the coordinates of an iterate and of its
+    image in turn. Zeros after the last one let loops run over whole blocks.
     """
 
     basis: Array  # (size + 1, width)
-    diagonal: Array  # (2 + width + LANES,)
-    beside: Array  # (2 + width + LANES,), one zero before the first entry
-    iterates: Array  # (2, 2 + width + LANES)
-    overlaps: Array  # (size + 1,)
+    diagonal: Array  # (width + 2 LANES,)
+    beside: Array  # (width + 2 LANES,)
+    iterates: Array  # (2, width + 2 LANES)
+    overlaps: Array  # (size or n_components, + 1)
+    direction: Array  # (width,) of the newest component in the iterated space, unit length
+    image: Array  # (width,) the matrix times the direction
+    scores: Array  # (n_components, rank)
+    weights: Array  # (rank,)
+    gain: Array  # (rank,)
 
 
-def krylov_space(size: int) -> Krylov:
+def workspace(size: int, rank: int, n_components: int) -> Workspace:
     """Allocate the work space for matrices of that size."""
-    length = 2 + padded_length(size) + LANES
-    return Krylov(
-        aligned_zeros(size + 1, padded_length(size)),
-        aligned_zeros(length),
-        aligned_zeros(length),
-        aligned_zeros(2, length),
-        aligned_zeros(size + 1),
+    width = padded_length(size)
+    length = width + 2 * LANES
+    return Workspace(
+        basis=aligned_zeros(size + 1, width),
+        diagonal=aligned_zeros(length),
+        beside=aligned_zeros(length),
+        iterates=aligned_zeros(2, length),
+        overlaps=aligned_zeros(padded_length(max(size, n_components) + 1)),
+        direction=aligned_zeros(width),
+        image=aligned_zeros(width),
+        scores=aligned_zeros(n_components, padded_length(rank)),
+        weights=aligned_zeros(padded_length(rank)),
+        gain=aligned_zeros(padded_length(rank)),
     )
 
 
 @compiled_part
-def _grow(matrix: Array, space: Krylov, last: int, unchecked: int) -> None:
+def _grow(matrix: Array, space: Workspace, last: int, length: float, unchecked: int) -> float:
     """Multiply the last basis vector by the matrix; what is new in it becomes the next basis vector.
 
-    ``unchecked`` of every four new vectors are not made orthogonal to all others explicitly.
+    The last vector has this ``length`` until here, where it is brought to unit length: the product need not
+    wait for that. ``unchecked`` of every four new vectors are not made orthogonal to all others explicitly.
+    Returns the length of what is new, the entry of ``beside`` for the next vector.
     """
-    basis, diagonal, beside, _, overlaps = space
+    basis = space.basis
     current = basis[last]
+    previous = basis[max(last - 1, 0)]
     following = basis[last + 1]
-    width = current.size
-    row_products(matrix, current, matrix.shape[0], following)
-    along = dot(current, following)
-    if last:
-        before = beside[last]
-        for i in range(width):
-            following[i] -= along * current[i] + before * basis[last - 1, i]
-    else:
-        for i in range(width):
-            following[i] -= along * current[i]
+    scale = 1.0 / length if length > 0.0 else 0.0
+    # Every other product runs through the matrix backwards, from those rows on that are still in the cache.
+    n_rows = matrix.shape[0]
+    begin, stride = (n_rows - 1, -1) if last % 2 else (0, 1)
+    products = zeros()
+    column = 0
+    while column < current.size:
+        first = zeros()
+        second = zeros()
+        if column + LANES < current.size:
+            for step in range(n_rows):
+                row = begin + stride * step
+                first = multiply_add(current[row], load(matrix, (row, column)), first)
+                second = multiply_add(current[row], load(matrix, (row, column + LANES)), second)
+            second = multiply_add(scale, second, zeros())
+            store(following, column + LANES, second)
+        else:
+            for step in range(n_rows):
+                row = begin + stride * step
+                first = multiply_add(current[row], load(matrix, (row, column)), first)
+        first = multiply_add(scale, first, zeros())
+        store(following, column, first)
+        column += 2 * LANES
+    for column in range(0, current.size, LANES):
+        block = multiply_add(scale, load(current, column), zeros())
+        store(current, column, block)
+        products = multiply_add(block, load(following, column), products)
+    along = total(products)
+    before = space.beside[last]
+    squares = zeros()
+    for column in range(0, current.size, LANES):
+        block = multiply_add(-along, load(current, column), load(following, column))
+        block = multiply_add(-before, load(previous, column), block)
+        squares = multiply_add(block, block, squares)
+        store(following, column, block)
+    space.diagonal[last] = along
     # In exact arithmetic the vector is orthogonal to all others by now. Rounding errors grow from step to
     # step; clearing two successive vectors of every four keeps them below the square root of epsilon, where
     # the tridiagonal matrix is as good as with none (Grcar 1981, Simon 1984).
     if last % 4 >= unchecked:
-        row_products(basis, following, last + 1, overlaps)
-        for row in range(last + 1):
-            overlaps[row] = -overlaps[row]
-        add_rows(basis, overlaps, last + 1, following)
-    length = np.sqrt(dot(following, following))
-    diagonal[last] = along
-    beside[last + 1] = length
-    scale = 1.0 / length if length > 0.0 else 0.0
-    for i in range(width):
-        following[i] *= scale
+        row_products(basis, following, last + 1, space.overlaps)
+        add_rows(basis, space.overlaps, last + 1, -1.0, following)
+        return float(np.sqrt(dot(following, following)))
+    return float(np.sqrt(total(squares)))
 
 
 @expanded_part
-def _is_above(diagonal: Array, beside: Array, n: int, value: float) -> bool:
-    """Return whether ``value`` exceeds every eigenvalue of the tridiagonal matrix (all pivots positive)."""
-    pivot = value - diagonal[0]
-    for i in range(1, n):
-        if not pivot > 0.0:
-            return False
-        pivot = value - diagonal[i] - beside[i] * beside[i] / pivot
-    return bool(pivot > 0.0)
+def _largest_eigenvalue(space: Workspace, n: int, guess: float, bound: float) -> tuple[float, float]:
+    """Return the largest eigenvalue of the tridiagonal matrix, and the last entry of its unit eigenvector.
 
-
-@expanded_part
-def _leading_eigenvector(matrix: Array, space: Krylov) -> int:
-    """Write the leading eigenvector, and its image, as coordinates in the whole Krylov space of ``basis[0]``.
-
-    The eigenvalue comes from bisection, the vector from inverse iteration just above it, where the shifted
-    matrix is definite, so that elimination is stable. Returns the number of coordinates.
+    Laguerre's method from above (Wilkinson 1965, chapter 7): monotone for real roots, and cubic. It starts
+    from ``guess``, or from ``bound``, which no eigenvalue exceeds, if the guess is too small. Logarithmic
+    derivatives of the characteristic polynomial come from its pivots, those of the rows from the last one up.
     """
-    _, diagonal, beside, iterates, pivots = space
+    diagonal, beside, pivots = space.diagonal, space.beside, space.overlaps
+    value = guess
+    for attempt in range(60):
+        inverse = 1.0 / (value - diagonal[n - 1])
+        slope, curve = 1.0, 0.0  # derivatives of the pivot
+        pivots[n - 1] = inverse
+        low = inverse
+        minus_first = inverse  # first and second derivative of the polynomial's logarithm
+        minus_second = inverse * inverse
+        for i in range(n - 2, -1, -1):
+            square = beside[i + 1] * beside[i + 1] * inverse
+            factor = square * inverse
+            curve = factor * (curve - 2.0 * slope * slope * inverse)
+            slope = 1.0 + factor * slope
+            inverse = 1.0 / (value - diagonal[i] - square)
+            pivots[i] = inverse
+            low = min(low, inverse)
+            relative = slope * inverse
+            minus_first += relative
+            minus_second += relative * relative - curve * inverse
+        if not low > 0.0:  # an eigenvalue is larger: than the guess, or by rounding
+            if attempt:
+                break
+            value = bound
+            continue
+        spread = (n - 1) * (n * minus_second - minus_first * minus_first)
+        step = n / (minus_first + np.sqrt(max(spread, 0.0)))
+        if not step > 0.0:  # exactly there: the pivot is zero and the step is not a number
+            break
+        value -= step
+        if step < 1e-6 * value:  # the next one would be below rounding
+            break
+    first, last = 1.0, 1.0
+    for i in range(1, n):
+        last *= beside[i] * pivots[i]
+        first += last * last
+    return value, last / np.sqrt(first)
+
+
+@expanded_part
+def _leading_eigenvector(matrix: Array, space: Workspace) -> int:
+    """Write the leading eigenvector, and its image, as coordinates in the Krylov space of ``basis[0]``.
+
+    The space grows until what is outside of it no longer matters. The vector comes from inverse iteration
+    just above the eigenvalue, where the shifted matrix is definite, so that elimination is stable. Returns
+    the number of coordinates.
+    """
+    diagonal, beside, iterates, pivots = space.diagonal, space.beside, space.iterates, space.overlaps
     size = matrix.shape[0]
     n = 0
-    low = 0.0
-    high = 0.0
-    while n < size and (n == 0 or beside[n] > CLOSED * high):
-        _grow(matrix, space, n, 0)
+    value = 0.0
+    bound = 0.0
+    while True:
+        beside[n + 1] = _grow(matrix, space, n, beside[n] if n else 1.0, 0)
         n += 1
-        low = max(low, diagonal[n - 1])
-        high = max(high, diagonal[n - 1] + beside[n - 1] + beside[n])
-    high *= 1.0 + 1e-15
-    while high - low > 4e-16 * high:
-        middle = 0.5 * (low + high)
-        if middle <= low or middle >= high:
-            break
-        if _is_above(diagonal, beside, n, middle):
-            high = middle
-        else:
-            low = middle
+        bound = max(bound, (diagonal[n - 1] + beside[n - 1] + beside[n]) * (1.0 + 1e-15))
+        closed = n == size or not beside[n] > CLOSED * bound
+        if closed or n % 4 == 0:
+            above, last = _largest_eigenvalue(space, n, value if value > 0.0 else bound, bound)
+            residual = beside[n] * abs(last)
+            if closed or residual < RESIDUAL * above:
+                break
+            value = above + residual
+    value = above * (1.0 + 2e-14)  # surely above, in spite of rounding
     v = iterates[0]
-    v[1 : n + 1] = 1.0
-    for _step in range(4):
-        # solve (high - T) x = v in place
-        pivots[0] = high - diagonal[0]
+    v[:n] = 1.0
+    pivots[0] = 1.0 / (value - diagonal[0])
+    for i in range(1, n):
+        pivots[i] = 1.0 / (value - diagonal[i] - beside[i] * beside[i] * pivots[i - 1])
+    for _step in range(3):
+        # solve (value - T) x = v in place
         for i in range(1, n):
-            ratio = beside[i] / pivots[i - 1]
-            pivots[i] = high - diagonal[i] - beside[i] * ratio
-            v[i + 1] += ratio * v[i]
-        v[n] /= pivots[n - 1]
+            v[i] += beside[i] * pivots[i - 1] * v[i - 1]
+        v[n - 1] *= pivots[n - 1]
         for i in range(n - 1, 0, -1):
-            v[i] = (v[i] + beside[i] * v[i + 1]) / pivots[i - 1]
-        scale = 1.0 / np.sqrt(dot(v[1 : n + 1], v[1 : n + 1]))
-        for i in range(1, n + 1):
-            v[i] *= scale
-    for i in range(1, n + 1):
-        iterates[1, i] = high * v[i]
+            v[i - 1] = (v[i - 1] + beside[i] * v[i]) * pivots[i - 1]
+        normalise(v)
+    for i in range(n):
+        iterates[1, i] = above * v[i]
     return n
 
 
 @expanded_part
-def _power_iterate(matrix: Array, shrink: float, rule: Rule, space: Krylov) -> int:
+def _power_iterate(matrix: Array, shrink: float, rule: Rule, space: Workspace) -> int:
     """Iterate ``v <- H v`` from ``basis[0]`` until the weight vectors come to rest.
 
     Writes the last iterate, of unit length, and its image. Returns the number of coordinates of the image.
     """
-    _, diagonal, beside, iterates, _ = space
+    diagonal, beside, iterates = space.diagonal, space.beside, space.iterates
     size = matrix.shape[0]
-    iterates[0, 1] = 1.0
+    iterates[0, 0] = 1.0
     n = 1  # coordinates of the iterate
-    grown = 0
+    edge = _grow(matrix, space, 0, 1.0, 2)  # the entry of ``beside`` that leads out of them
     here, there = 1, 0  # rows of the iterate and of its image
     square = 1.0  # |v|^2
     overlap = 0.0  # inner product of the weight vectors of the last iterate and of this one
     last_norm = 1.0  # squared length of the last weight vector
+    outside = 0.0
+    nearest = (1.0 + shrink * shrink - rule.tolerance) / (2.0 * shrink)
     for iteration in range(rule.max_iterations):
-        if grown < n:
-            _grow(matrix, space, grown, 2)
-            grown = n
         here, there = there, here
-        stretch = 0.0  # v'Hv
-        next_square = 0.0  # |Hv|^2
-        for i in range(1, 1 + (n // LANES + 1) * LANES):
-            value = iterates[here, i]
-            image = diagonal[i - 1] * value
-            image += beside[i - 1] * iterates[here, i - 1] + beside[i] * iterates[here, i + 1]
-            iterates[there, i] = image
-            stretch += image * value
-            next_square += image * image
+        stretches = zeros()
+        squares = zeros()
+        before = zeros()
+        value = load(iterates, (here, 0))
+        for column in range(0, n, LANES):
+            after = load(iterates, (here, column + LANES))
+            block = multiply_add(load(diagonal, column), value, zeros())
+            block = multiply_add(load(beside, column), shift_up(before, value), block)
+            block = multiply_add(load(beside, column + 1), shift_down(value, after), block)
+            store(iterates, (there, column), block)
+            stretches = multiply_add(block, value, stretches)
+            squares = multiply_add(block, block, squares)
+            before = value
+            value = after
+        stretch = total(stretches)  # v'Hv
+        next_square = total(squares)  # |Hv|^2
+        outside = edge * iterates[here, n - 1] if n < size else 0.0
         norm = stretch if rule.by_units else square
         if iteration:
             # |w_k - w_(k-1)|^2 < tolerance, solved for the inner product
-            nearest = (1.0 + shrink * shrink - rule.tolerance) / (2.0 * shrink)
             if overlap > nearest * np.sqrt(last_norm * norm):
                 break
-            shrink = 1.0
+            nearest = 1.0 - 0.5 * rule.tolerance
+        next_square += outside * outside
         if iteration == rule.max_iterations - 1 or not next_square > 0.0:
             break
         last_norm = norm
         overlap = next_square if rule.by_units else stretch
-        outside = iterates[there, n + 1]
-        if n < size and outside * outside > OUTSIDE * next_square:
+        if outside * outside > OUTSIDE * next_square:
+            iterates[there, n] = outside
+            beside[n] = edge
+            edge = _grow(matrix, space, n, edge, 2)
             n += 1
-        else:
-            iterates[there, n + 1] = 0.0
         if not SHORT < next_square < LONG:
             factor = 1.0 / np.sqrt(next_square)
-            for i in range(1, n + 1):
+            for i in range(n):
                 iterates[there, i] *= factor
             overlap *= factor
             next_square = 1.0
         square = next_square
+    if n < size:
+        iterates[there, n] = iterates[here, n - 1]  # times a basis vector of length ``edge``
+        n += 1
     scale = 1.0 / np.sqrt(square)
-    for i in range(1, n + 2):
+    for i in range(n):
         last, following = iterates[here, i] * scale, iterates[there, i] * scale
         iterates[0, i], iterates[1, i] = last, following
-    return int(min(n + 1, size))
+    return n
 
 
 @expanded_part
-def leading_direction(
-    matrix: Array, direction: Array, image: Array, shrink: float, rule: Rule, space: Krylov
-) -> None:
+def leading_direction(matrix: Array, shrink: float, rule: Rule, space: Workspace) -> None:
     """Find the direction of a component.
 
     Parameters
     ----------
     matrix
         H, symmetric, (size, width): ``S S'``, or ``S'S`` if ``rule.by_units``; the last columns are zero.
-    direction
-        (width,) unit vector to start from, the first iterate; overwritten with the last one, unit length.
-    image
-        (width,) overwritten with H times the last iterate.
     shrink
         Length of the first weight vector in scikit-learn's arithmetic, where it falls a little short of 1.
     rule
         When to stop.
     space
-        Work space.
+        Work space. ``direction``, the unit vector to start from, is overwritten with the last iterate, unit
+        length, and ``image`` with H times the last iterate.
     """
-    size = direction.size
+    direction, image = space.direction, space.image
     space.iterates[:, :] = 0.0
     space.diagonal[:] = 0.0
     space.beside[:] = 0.0
-    for i in range(size):
+    for i in range(direction.size):
         space.basis[0, i] = direction[i]
         direction[i] = 0.0
         image[i] = 0.0
@@ -647,8 +725,8 @@ def leading_direction(
         n = _leading_eigenvector(matrix, space)
     else:
         n = _power_iterate(matrix, shrink, rule, space)
-    add_rows(space.basis, space.iterates[0, 1:], n, direction)
-    add_rows(space.basis, space.iterates[1, 1:], n, image)
+    add_rows(space.basis, space.iterates[0], n, 1.0, direction)
+    add_rows(space.basis, space.iterates[1], n, 1.0, image)
     length = np.sqrt(dot(direction, direction))
     for i in range(direction.size):
         direction[i] /= length
@@ -670,50 +748,176 @@ def aligned_zeros(*shape: int) -> Array:
 
 @compiled_part
 def dot(x: Array, y: Array) -> float:
-    """Return the inner product."""
-    total = 0.0
-    for i in range(x.size):
-        total += x[i] * y[i]
-    return total
+    """Return the inner product of two padded rows."""
+    products = zeros()
+    for column in range(0, x.size, LANES):
+        products = multiply_add(load(x, column), load(y, column), products)
+    product: float = total(products)
+    return product
 
 
 @compiled_part
-def add_rows(matrix: Array, weights: Array, n_rows: int, result: Array) -> None:
-    """Add ``weights @ matrix`` (first ``n_rows`` rows) to ``result``, four rows at a time."""
-    n_columns = result.size
-    row = 0
-    while row + 3 < n_rows:
-        a, b, c, d = weights[row], weights[row + 1], weights[row + 2], weights[row + 3]
-        for j in range(n_columns):
-            result[j] += (
-                a * matrix[row, j] + b * matrix[row + 1, j] + c * matrix[row + 2, j] + d * matrix[row + 3, j]
-            )
-        row += 4
-    while row < n_rows:
-        a = weights[row]
-        for j in range(n_columns):
-            result[j] += a * matrix[row, j]
-        row += 1
+def add_multiple(result: Array, factor: float, row: Array) -> None:
+    """Add ``factor * row`` to ``result``, both padded."""
+    for column in range(0, result.size, LANES):
+        store(result, column, multiply_add(factor, load(row, column), load(result, column)))
+
+
+@compiled_part
+def scale_by(result: Array, factors: Array) -> None:
+    """Multiply a padded row by another, number by number."""
+    for column in range(0, result.size, LANES):
+        store(result, column, multiply_add(load(factors, column), load(result, column), zeros()))
+
+
+@compiled_part
+def normalise(row: Array) -> float:
+    """Bring a padded row to unit length; return the length it had."""
+    length = np.sqrt(dot(row, row))
+    scale = 1.0 / length if length > 0.0 else 0.0
+    for column in range(0, row.size, LANES):
+        store(row, column, multiply_add(scale, load(row, column), zeros()))
+    return float(length)
+
+
+@compiled_part
+def add_rows(matrix: Array, weights: Array, n_rows: int, sign: float, result: Array) -> None:
+    """Add ``sign * weights @ matrix`` (first ``n_rows`` rows, padded) to ``result``."""
+    for column in range(0, result.size, LANES):
+        block = load(result, column)
+        for row in range(n_rows):
+            block = multiply_add(sign * weights[row], load(matrix, (row, column)), block)
+        store(result, column, block)
 
 
 @compiled_part
 def row_products(matrix: Array, vector: Array, n_rows: int, result: Array) -> None:
-    """Write ``matrix[:n_rows] @ vector`` into ``result``, four rows at a time."""
-    n_columns = vector.size
-    row = 0
-    while row + 3 < n_rows:
-        a, b, c, d = 0.0, 0.0, 0.0, 0.0
-        for j in range(n_columns):
-            value = vector[j]
-            a += matrix[row, j] * value
-            b += matrix[row + 1, j] * value
-            c += matrix[row + 2, j] * value
-            d += matrix[row + 3, j] * value
-        result[row] = a
-        result[row + 1] = b
-        result[row + 2] = c
-        result[row + 3] = d
-        row += 4
-    while row < n_rows:
-        result[row] = dot(matrix[row], vector)
-        row += 1
+    """Write ``matrix[:n_rows] @ vector`` into ``result``; rows and vector are padded."""
+    for row in range(n_rows):
+        products = zeros()
+        for column in range(0, vector.size, LANES):
+            products = multiply_add(load(vector, column), load(matrix, (row, column)), products)
+        result[row] = total(products)
+
+
+class Block(types.Type):
+    """A block of ``LANES`` float64, held in as many SIMD registers as the processor needs for them.
+
+    Compilers leave sums of a loop in memory, or in one register, where their registers would hold a block of
+    them. With blocks, what is in registers is decided here, and so is the order of all sums: it depends on
+    neither the processor nor the compiler.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(name=f"block({LANES})")
+
+
+_BLOCK = Block()
+_cgutils: Any = cgutils
+_LANES_TYPE = ir.VectorType(ir.DoubleType(), LANES)
+
+
+@register_model(Block)
+class _BlockModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, block: Block) -> None:
+        super().__init__(manager, block, _LANES_TYPE)  # type: ignore[no-untyped-call]
+
+
+def _pick(builder: Any, first: Any, second: Any, entries: Iterable[int]) -> Any:
+    """Build the instruction that picks entries of two vectors, counted through both."""
+    chosen = list(entries)
+    mask = ir.Constant(ir.VectorType(ir.IntType(32), len(chosen)), chosen)
+    return builder.shuffle_vector(first, second, mask)
+
+
+def _pointer(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+    """Build the address of an array's entry, the arguments being the array and an index."""
+    (array_type, index_type), (array, index) = signature.args[:2], values[:2]
+    indices = _cgutils.unpack_tuple(builder, index) if isinstance(index_type, types.BaseTuple) else [index]
+    indices = [builder.sext(i, ir.IntType(64)) if i.type.width < 64 else i for i in indices]
+    structure = context.make_array(array_type)(context, builder, array)
+    pointer = _cgutils.get_item_pointer(context, builder, array_type, structure, indices)
+    return builder.bitcast(pointer, _LANES_TYPE.as_pointer())
+
+
+def _zeros(_typing: Any) -> Any:
+    """Return a block of zeros."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return ir.Constant(_LANES_TYPE, [0.0] * LANES)
+
+    return _BLOCK(), generate
+
+
+def _load(_typing: Any, array: Any, index: Any) -> Any:
+    """Return the block of an array that begins at an index."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        pointer = _pointer(context, builder, signature, values)
+        return builder.load(pointer, align=8)
+
+    return _BLOCK(array, index), generate
+
+
+def _store(_typing: Any, array: Any, index: Any, block: Any) -> Any:
+    """Write a block into an array from an index on."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        pointer = _pointer(context, builder, signature, values)
+        builder.store(values[2], pointer, align=8)
+        return context.get_dummy_value()
+
+    return types.void(array, index, block), generate
+
+
+def _multiply_add(_typing: Any, factor: Any, block: Any, addend: Any) -> Any:
+    """Return ``factor * block + addend``, rounded once; the factor is a number or a block."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        first = values[0]
+        if signature.args[0] != _BLOCK:
+            single = builder.insert_element(ir.Constant(_LANES_TYPE, ir.Undefined), first, ir.IntType(32)(0))
+            first = _pick(builder, single, single, [0] * LANES)
+        function_type = ir.FunctionType(_LANES_TYPE, [_LANES_TYPE] * 3)
+        name = f"llvm.fmuladd.v{LANES}f64"
+        function = _cgutils.get_or_insert_function(builder.module, function_type, name)
+        return builder.call(function, [first, values[1], values[2]])
+
+    factor = _BLOCK if isinstance(factor, Block) else types.float64
+    return _BLOCK(factor, block, addend), generate
+
+
+def _total(_typing: Any, block: Any) -> Any:
+    """Return the sum of a block: of halves, of their halves and so on."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        (rest,) = values
+        half = LANES // 2
+        while half:
+            low, high = (_pick(builder, rest, rest, range(at, at + half)) for at in (0, half))
+            rest = builder.fadd(low, high)
+            half //= 2
+        return builder.extract_element(rest, ir.IntType(32)(0))
+
+    return types.float64(block), generate
+
+
+def _shift(first_entry: int) -> Any:
+    def shift(_typing: Any, first: Any, second: Any) -> Any:
+        """Return the block of numbers from ``first_entry`` on in two successive blocks."""
+
+        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            return _pick(builder, values[0], values[1], range(first_entry, first_entry + LANES))
+
+        return _BLOCK(first, second), generate
+
+    return intrinsic(shift)
+
+
+zeros: Any = intrinsic(_zeros)
+load: Any = intrinsic(_load)
+store: Any = intrinsic(_store)
+multiply_add: Any = intrinsic(_multiply_add)
+total: Any = intrinsic(_total)
+shift_up: Any = _shift(LANES - 1)
+shift_down: Any = _shift(1)

@@ -28,7 +28,7 @@ from mvkit.scoring.correlation import (
 from mvkit.scoring.settings import Halving, RecordingLike, ScoreSettings
 
 # Split halves are worked through in groups whose mean responses take about this much memory.
-GROUP_BYTES = 64 * 2**20
+GROUP_BYTES = 4 * 2**20
 # A target column is constant, for scikit-learn, if no entry exceeds this.
 ZERO_TARGET = 10 * float(np.finfo(np.float64).eps)
 

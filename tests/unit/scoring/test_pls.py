@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,18 @@ from sklearn.cross_decomposition import PLSRegression
 
 from mvkit.errors import FitError
 from mvkit.scoring import ScoreSettings, pls_predict
-from mvkit.scoring.pls import ALIGNMENT, LANES, add_rows, aligned_zeros, dot, padded_length, row_products
+from mvkit.scoring.gram import layer_coordinates, split_coordinates
+from mvkit.scoring.pls import (
+    ALIGNMENT,
+    FITS_AT_A_TIME,
+    LANES,
+    add_rows,
+    aligned_zeros,
+    dot,
+    padded_length,
+    predict_test_images,
+    row_products,
+)
 from mvkit.scoring.protocol import ImageSplit, image_splits, training_targets
 
 SPLIT = image_splits(118, n_splits=1, train_fraction=0.5)[0]
@@ -195,15 +207,71 @@ def test_rows_are_padded_and_aligned(size: int) -> None:
     np.testing.assert_array_equal(zeros, np.zeros((3, padded_length(size))))
 
 
-@pytest.mark.parametrize("n_rows", [0, 1, 3, 4, 7, 8])
-def test_products_equal_those_of_numpy(n_rows: int) -> None:
+@pytest.mark.parametrize("width", [LANES, 2 * LANES, 3 * LANES])
+@pytest.mark.parametrize("n_rows", [0, 1, 4, 9])
+def test_products_equal_those_of_numpy(n_rows: int, width: int) -> None:
     rng = np.random.default_rng(n_rows)
-    matrix, vector, weights = rng.standard_normal((9, 13)), rng.standard_normal(13), rng.standard_normal(9)
+    matrix = rng.standard_normal((9, width))
+    vector, weights = rng.standard_normal(width), rng.standard_normal(9)
     result = np.full(9, -1.0)
     row_products(matrix, vector, n_rows, result)
-    np.testing.assert_allclose(result[:n_rows], matrix[:n_rows] @ vector, atol=1e-14)
+    np.testing.assert_allclose(result[:n_rows], matrix[:n_rows] @ vector, atol=1e-13)
     np.testing.assert_array_equal(result[n_rows:], -1.0)
-    total = np.ones(13)
-    add_rows(matrix, weights, n_rows, total)
-    np.testing.assert_allclose(total, 1.0 + weights[:n_rows] @ matrix[:n_rows], atol=1e-14)
+    sums = np.ones(width)
+    add_rows(matrix, weights, n_rows, -1.0, sums)
+    np.testing.assert_allclose(sums, 1.0 - weights[:n_rows] @ matrix[:n_rows], atol=1e-13)
     assert dot(vector, vector) == pytest.approx(float(vector @ vector))
+
+
+def test_sums_are_rounded_in_one_order_on_every_processor() -> None:
+    """Fused multiply-adds down the rows, sums of halves across a block: exact rational numbers, rounded."""
+    rng = np.random.default_rng(11)
+    matrix, weights = rng.standard_normal((7, LANES)), rng.standard_normal(7)
+    sums = np.zeros(LANES)
+    add_rows(matrix, weights, 7, 1.0, sums)
+    expected = np.zeros(LANES)
+    for row in range(7):
+        for lane in range(LANES):
+            exact = Fraction(weights[row]) * Fraction(matrix[row, lane]) + Fraction(expected[lane])
+            expected[lane] = float(exact)
+    np.testing.assert_array_equal(sums, expected)
+    halves = matrix[0] * matrix[1]
+    while halves.size > 1:
+        halves = halves[: halves.size // 2] + halves[halves.size // 2 :]
+    assert dot(matrix[0], matrix[1]) == halves[0]
+
+
+@pytest.mark.parametrize("stopping", ["reference", "converged"])
+@pytest.mark.parametrize("n_units", [20, 60, 140])
+def test_predictions_do_not_depend_on_which_fits_are_made_together(n_units: int, stopping: str) -> None:
+    rng = np.random.default_rng(12)
+    features = rng.standard_normal((118, 200))
+    coordinates = split_coordinates(layer_coordinates("features", features), SPLIT, 25)
+    targets, _ = training_targets(rng.standard_normal((FITS_AT_A_TIME + 2, 59, n_units)))
+    settings = ScoreSettings(pls_stopping=stopping)
+    together = predict_test_images(targets, coordinates, settings)
+    alone = [predict_test_images(one[None], coordinates, settings)[0] for one in targets]
+    np.testing.assert_array_equal(together, alone)
+
+
+@pytest.mark.parametrize("spectrum", ["flat", "close pair", "one", "falling"])
+def test_converged_stops_early_and_at_the_eigenvector(spectrum: str) -> None:
+    """One component is the leading singular vector, also where the Krylov space has to grow to the end."""
+    rng = np.random.default_rng(13)
+    values = {
+        "flat": np.linspace(1.0, 0.9, 58),
+        "close pair": np.concatenate([[1.0, 1.0 - 1e-6], np.linspace(0.9, 0.1, 56)]),
+        "one": np.concatenate([[1.0], np.full(57, 1e-3)]),
+        "falling": np.logspace(0, -8, 58),
+    }[spectrum]
+    left, right = (np.linalg.qr(rng.standard_normal((118, 58)))[0] for _ in range(2))
+    features = rng.standard_normal((118, 58))
+    features -= features[SPLIT.train].mean(axis=0)
+    features[SPLIT.train] = np.linalg.qr(features[SPLIT.train])[0]
+    responses = np.zeros((118, 58))
+    responses[SPLIT.train] = features[SPLIT.train] @ (left[:58] * values) @ right[:58].T
+    settings = ScoreSettings(n_components=1, pls_stopping="converged")
+    found = pls_predict(features, responses, SPLIT, settings)
+    # A direction is as good as its eigenvalue is apart from the next.
+    tolerance = 1e-6 if spectrum == "close pair" else 1e-9
+    np.testing.assert_allclose(found, svd_predict(features, responses, SPLIT, 1), rtol=0, atol=tolerance)

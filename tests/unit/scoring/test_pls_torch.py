@@ -52,7 +52,7 @@ def textbook_predict(features: Any, responses: Any, split: ImageSplit) -> Any:
     return Z @ W.T @ np.linalg.solve(P @ W.T, Q)
 
 
-@pytest.mark.parametrize("n_units", [1, 2, 3, 5, 60])
+@pytest.mark.parametrize("n_units", [1, 3, 5, pytest.param(60, marks=pytest.mark.slow)])
 def test_predictions_are_those_of_the_textbook(n_units: int) -> None:
     rng = np.random.default_rng(0)
     latents = rng.standard_normal((118, 5))
@@ -66,7 +66,9 @@ def test_predictions_are_those_of_the_textbook(n_units: int) -> None:
 
 
 @pytest.mark.parametrize("decades", [0, 2, 6])
-@pytest.mark.parametrize("n_units", [1, 12, 58, 90])
+@pytest.mark.parametrize(
+    "n_units", [1, 12, pytest.param(58, marks=pytest.mark.slow), pytest.param(90, marks=pytest.mark.slow)]
+)
 def test_predictions_equal_those_of_the_kernel(n_units: int, decades: int) -> None:
     rng = np.random.default_rng(7)
     features = rng.standard_normal((118, 150)) * np.logspace(0, -decades, 150)
@@ -146,6 +148,7 @@ def test_leading_eigenvectors_are_those_of_lapack(gap: float) -> None:
     )
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_in_memory_is_divided(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(4)
     targets, coordinates = prepared(rng.standard_normal((118, 60)), rng.standard_normal((7, 118, 5)))
