@@ -177,7 +177,9 @@ def estimate_run(request: ScoreRequest, *, note: Note) -> ResourceEstimate:
     )
     models = []
     for name, model in run.models.items():
-        opened = open_layers(model, run.dataset, request.layers, settings, resources)
+        opened = open_layers(
+            model, run.dataset, request.layers, settings, resources, shuffle_seed=run.shuffle_seed
+        )
         models.append(_estimate_model(name, opened, compared, estimate))
     return replace(estimate, models=tuple(models))
 

@@ -77,7 +77,7 @@ class OpenedLayers:
         return CoordinatesCache(self.store, self.keys)
 
 
-def score_source(
+def score_source(  # noqa: PLR0913
     source: object,
     dataset: NeuralDataset,
     recordings: Sequence[Recording],
@@ -86,13 +86,14 @@ def score_source(
     *,
     layers: Sequence[str] | str | None = None,
     label: str | None = None,
+    shuffle_seed: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Scores:
     """Score layers against some of a dataset's recordings; cached scores are not computed again.
 
     Parameters
     ----------
-    source, layers
+    source, layers, shuffle_seed
         As for :func:`open_layers`.
     dataset, recordings
         Stimuli and provenance; responses.
@@ -110,7 +111,7 @@ def score_source(
     """
     from mvkit.scoring.run import score_layers
 
-    opened = open_layers(source, dataset, layers, settings, resources)
+    opened = open_layers(source, dataset, layers, settings, resources, shuffle_seed=shuffle_seed)
     name = {} if label is None else {"model": label}
     return score_layers(
         opened.source,
@@ -169,6 +170,8 @@ def open_layers(
     patterns: Sequence[str] | str | None,
     settings: ScoreSettings,
     resources: Resources,
+    *,
+    shuffle_seed: int | None = None,
 ) -> OpenedLayers:
     """Find out which layers a model has, or take features that are given.
 
@@ -184,6 +187,9 @@ def open_layers(
         The protocol.
     resources
         Device, cache and the like.
+    shuffle_seed
+        Seed of the control in which every layer has as many features as it has, drawn at random without
+        replacement from those of all these layers; None: layers as they are.
 
     Raises
     ------
@@ -211,11 +217,40 @@ def open_layers(
             )
         here = replace(resources, device=str(choose_device(resources.device)))
         opened = _open_model(network, dataset, patterns, here)
+    if shuffle_seed is not None:
+        opened = _shuffle_features(opened, shuffle_seed)
     opened = replace(opened, fit_device=device)
     coordinates = opened.coordinates_cache(settings)
     if coordinates is None:
         return opened
     return replace(opened, source=with_cached_coordinates(opened.source, coordinates))
+
+
+def _shuffle_features(opened: OpenedLayers, seed: int) -> OpenedLayers:
+    """Give every layer features drawn at random from those of all layers."""
+    from mvkit.scoring.maps import draw_across_layers
+
+    source = opened.source
+    if source.joined:
+        raise UsageError("features are shuffled across single layers: leave joined layers out")
+
+    @contextmanager
+    def open_shuffled(names: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+        with source.open(source.names) as features:
+            drawn = draw_across_layers(dict(features), seed)
+            yield {name: drawn[name] for name in names}
+
+    keys = opened.keys
+    if keys is not None:
+        together = joined_key([keys[name] for name in source.names])
+        keys = {
+            name: LayerKey(
+                digest_of({"shuffled": together.key, "seed": seed, "layer": number}), together.fingerprint
+            )
+            for number, name in enumerate(source.names)
+        }
+    context = {**opened.context, "shuffle_seed": seed}
+    return replace(opened, source=replace(source, open=open_shuffled), keys=keys, context=context)
 
 
 def _store(resources: Resources) -> Store | None:

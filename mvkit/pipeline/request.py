@@ -159,6 +159,8 @@ class ScoreRecipe(ScoreSettings):
     extrapolate_grid
         At which numbers: evenly spaced in their logarithm (``"log"``), or those of the 2020 code
         (``"linear"``).
+    shuffle_seed
+        Seed of the control in which the features of all layers are dealt out anew; None: layers as they are.
     two_way
         Whether animals are compared with the model both ways, see :mod:`mvkit.scoring.two_way`.
     selection, input, machine
@@ -170,6 +172,7 @@ class ScoreRecipe(ScoreSettings):
     extrapolate: Literal["none", "units", "stimuli"] = "none"
     extrapolate_grid: Literal["log", "linear"] = "log"
     two_way: bool = False
+    shuffle_seed: int | None = Field(default=None, ge=0)
     selection: UnitSelection = UnitSelection()
     input: NetworkInput = NetworkInput()
     machine: Machine = Machine()
@@ -263,6 +266,8 @@ def resolve_recipe(request: ScoreRequest) -> ScoreRecipe:
         if key in unused:
             raise UsageError(f"{words} has no effect: {unused[key]}")
     _check_contradictions(recipe)
+    if recipe.two_way and recipe.shuffle_seed is not None:
+        raise UsageError("two_way compares layers as they are: leave shuffle_seed out, or two_way")
     if recipe.two_way and request.pool_as is not None:
         raise UsageError(f"two_way compares single networks: leave out --as {request.pool_as}, or two_way")
     return recipe

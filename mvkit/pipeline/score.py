@@ -533,6 +533,7 @@ class OpenedRun:
     extrapolate: Literal["none", "units", "stimuli"]
     extrapolate_grid: Literal["log", "linear"]
     two_way: bool
+    shuffle_seed: int | None
     resources: Resources
     #: Label -> model, in the order given.
     models: Mapping[str, VisionModel]
@@ -583,6 +584,7 @@ def run_score(request: ScoreRequest, *, note: Note, progress: ProgressBar = no_p
                     run.resources,
                     layers=request.layers,
                     label=label,
+                    shuffle_seed=run.shuffle_seed,
                     progress=bar,
                 )
         ceiling = _ceiling(run, note, progress)
@@ -594,6 +596,8 @@ def run_score(request: ScoreRequest, *, note: Note, progress: ProgressBar = no_p
             label: _two_way(run, label, models[label], request.layers, progress)
             for label in (run.models if run.two_way else ())
         }
+        if run.shuffle_seed is not None:
+            table2 = {}
         if request.pool_as is not None:
             models = {request.pool_as: pool_networks(models, request.pool_as)}
             table2 = {}
@@ -654,6 +658,8 @@ def open_run(request: ScoreRequest, *, note: Note) -> OpenedRun:
     recordings = choose_recordings(dataset, request.areas)
     compared = check_protocols(earlier, dataset, recordings, settings)
     labels = _label_models(models)
+    if recipe.shuffle_seed is not None:
+        labels = {f"{label}, shuffled ({recipe.shuffle_seed})": model for label, model in labels.items()}
     if request.pool_as is not None:
         _check_pooling(request.pool_as, labels, request.layers)
     return OpenedRun(
@@ -661,6 +667,7 @@ def open_run(request: ScoreRequest, *, note: Note) -> OpenedRun:
         recipe.extrapolate,
         recipe.extrapolate_grid,
         recipe.two_way,
+        recipe.shuffle_seed,
         resources,
         labels,
         earlier,
@@ -882,7 +889,14 @@ def run_shard(
         check_recordings(run.recordings, run.settings)
         compared = populations(run.recordings, run.settings)
         opened = {
-            name: open_layers(model, run.dataset, request.layers, run.settings, run.resources)
+            name: open_layers(
+                model,
+                run.dataset,
+                request.layers,
+                run.settings,
+                run.resources,
+                shuffle_seed=run.shuffle_seed,
+            )
             for name, model in run.models.items()
         }
         device = fit_device(run.resources, run.settings)

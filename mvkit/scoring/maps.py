@@ -21,6 +21,7 @@ from threadpoolctl import threadpool_limits
 from mvkit.errors import UsageError
 from mvkit.machine import available_cores, choose_device
 from mvkit.scoring.gram import (
+    BLOCK_FEATURES,
     Features,
     GramFunction,
     LayerCoordinates,
@@ -184,6 +185,63 @@ class JoinedFeatures:
     def __array__(self, dtype: Any = None, *, copy: bool | None = None) -> NDArray[Any]:
         """Read everything."""
         return self.columns(0, self.shape[1]).astype(dtype or self.dtype, copy=False)
+
+
+class DrawnFeatures:
+    """Some features of several layers (a :class:`~mvkit.scoring.gram.ColumnSource`).
+
+    Parameters
+    ----------
+    features
+        All of the layers side by side.
+    chosen
+        int64 (n_features,): which of them.
+    """
+
+    def __init__(self, features: JoinedFeatures, chosen: NDArray[np.int64]) -> None:
+        self._features, self._chosen = features, chosen
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n_images, n_features)."""
+        return self._features.shape[0], self._chosen.size
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype that holds the values of every layer."""
+        return self._features.dtype
+
+    def columns(self, begin: int, stop: int) -> NDArray[Any]:
+        """Return features ``begin`` to ``stop`` of all images, (n_images, n_columns)."""
+        chosen = self._chosen[begin:stop]
+        drawn = np.empty((self.shape[0], chosen.size), self.dtype)
+        for first in range(0, self._features.shape[1], BLOCK_FEATURES):
+            last = min(first + BLOCK_FEATURES, self._features.shape[1])
+            here = np.flatnonzero((chosen >= first) & (chosen < last))
+            if here.size:
+                drawn[:, here] = self._features.columns(first, last)[:, chosen[here] - first]
+        return drawn
+
+    def __array__(self, dtype: Any = None, *, copy: bool | None = None) -> NDArray[Any]:
+        """Read everything."""
+        return self.columns(0, self.shape[1]).astype(dtype or self.dtype, copy=False)
+
+
+def draw_across_layers(features: Mapping[str, Features], seed: int) -> dict[str, DrawnFeatures]:
+    """Deal the features of all layers out anew, each layer getting as many as it had.
+
+    Parameters
+    ----------
+    features
+        Layer -> (n_images, n_features), in memory or on disk.
+    seed
+        Of the order in which they are dealt out, ``RandomState(seed).permutation``.
+    """
+    widths = [values.shape[1] for values in features.values()]
+    together = JoinedFeatures(list(features.values()))
+    order = np.random.RandomState(seed).permutation(sum(widths))
+    parts = np.split(order, np.cumsum(widths)[:-1])
+    return {name: DrawnFeatures(together, part) for name, part in zip(features, parts, strict=True)}
 
 
 def join_coordinates(name: str, parts: Sequence[LayerCoordinates]) -> LayerCoordinates:

@@ -18,7 +18,7 @@ from mvkit.errors import DataError, MvkitError, UsageError
 from mvkit.features.layers import LayerTap
 from mvkit.machine import Resources
 from mvkit.neural import NeuralDataset, Recording
-from mvkit.pipeline.layers import fit_device
+from mvkit.pipeline.layers import fit_device, open_layers, score_source
 from mvkit.pipeline.request import ScoreRequest
 from mvkit.pipeline.score import open_run
 from mvkit.scoring import Scores, ScoreSettings, pls_torch
@@ -234,6 +234,50 @@ def test_results_say_what_a_joined_layer_is_made_of(network: Network, dataset: N
     assert found.context["joined_layers"] == {"both": ["first.1", "second"]}
     features = mvkit.extract(network, dataset, layers)
     assert {name: values.shape[1] for name, values in features.items()} == {"first.0": 196, "both": 250}
+
+
+@pytest.mark.parametrize("mapping", ["ridge", "one-to-one"])
+def test_shuffled_features_are_dealt_out_anew(
+    mapping: str, network: Network, dataset: NeuralDataset, tmp_path: Path
+) -> None:
+    """Each layer scores like the columns that numpy's permutation deals to it, with and without the cache."""
+    layers = ["first.0", "second"]
+    features = mvkit.extract(network, dataset, layers)
+    together = np.hstack([features[name] for name in layers])
+    order = np.random.RandomState(4).permutation(together.shape[1])
+    n_first = features["first.0"].shape[1]
+    dealt = {"first.0": together[:, order[:n_first]], "second": together[:, order[n_first:]]}
+    expected = mvkit.score(
+        dealt, dataset, resources=Resources(n_jobs=1, cache=False), mapping=mapping, **QUICK
+    )
+    settings = expected.settings
+    for _ in range(2):
+        found = score_source(
+            network,
+            dataset,
+            dataset.recordings,
+            settings,
+            Resources(n_jobs=1, home=tmp_path),
+            layers=layers,
+            shuffle_seed=4,
+        )
+        np.testing.assert_allclose(
+            found.columns["score"].astype(float), expected.columns["score"].astype(float), rtol=0, atol=1e-10
+        )
+    assert found.context["shuffle_seed"] == 4
+    as_they_are = score_source(
+        network,
+        dataset,
+        dataset.recordings,
+        found.settings,
+        Resources(n_jobs=1, home=tmp_path),
+        layers=layers,
+    )
+    assert not np.allclose(
+        as_they_are.columns["score"].astype(float), found.columns["score"].astype(float), equal_nan=True
+    )
+    with pytest.raises(UsageError, match="leave joined layers out"):
+        open_layers(network, dataset, [JOINED], settings, Resources(cache=False), shuffle_seed=4)
 
 
 def test_given_features_need_no_torch(tmp_path: Path) -> None:
