@@ -55,6 +55,7 @@ _OBJECTIVES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "autoencoder": (),
         "cross_entropy": (),
         "linear_readout": (),
+        "neural_readout": ("klindt2017neural",),
     }
 )
 

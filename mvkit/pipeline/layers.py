@@ -205,7 +205,7 @@ def open_layers(
     if isinstance(source, Mapping):
         opened = _open_features(source, dataset, patterns, resources)
     elif isinstance(source, nn.Module):
-        opened = _open_model(source, dataset, patterns, resources)
+        opened = _open_model(source, dataset, patterns, settings, resources)
     else:
         raise UsageError(
             f"cannot score a {type(source).__name__}: give a model, a name, features, or a mapping of arrays"
@@ -225,15 +225,18 @@ def _open_model(
     model: nn.Module,
     dataset: NeuralDataset,
     patterns: Sequence[str] | str | None,
+    settings: ScoreSettings,
     resources: Resources,
 ) -> OpenedLayers:
     from mvkit.features.extraction import ForwardPass, layer_keys
     from mvkit.features.stimuli import describe_provenance, open_stimuli
     from mvkit.models.base import VisionModel
     from mvkit.models.external import unwrap
+    from mvkit.pipeline.neural_readout import check_unseen_images
     from mvkit.scoring.run import LayerSource
 
     network = unwrap(model)
+    check_unseen_images(network, dataset, settings)
     forward_pass = ForwardPass(
         network,
         open_stimuli(dataset),

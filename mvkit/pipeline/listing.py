@@ -213,6 +213,9 @@ def _describe_network(architecture: Architecture) -> Iterator[str]:
         case PlainNet():
             n_convolutions = sum(isinstance(layer, Conv) for layer in net.features)
             n_hidden = sum(isinstance(layer, Hidden) for layer in net.classifier)
+            if not net.classifier:
+                yield f"{n_convolutions} convolutions"
+                return
             name = {"alexnet": "AlexNet", "vgg16": "VGG16"}[family]
             yield name if n_hidden == 2 else f"first {n_convolutions + n_hidden} layers of {name}"
         case ResidualNet():
