@@ -48,7 +48,9 @@ class FactorisedReadout(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         """Return predictions (n_images, n_units) from maps (n_images, n_channels, height, width)."""
         by_channel = maps.flatten(2) @ self.masks.T
-        return (by_channel * self.weights.T).sum(1) + self.bias
+        # Under autocast in its half precision, as matrix products are.
+        weights, bias = self.weights.T.to(by_channel.dtype), self.bias.to(by_channel.dtype)
+        return (by_channel * weights).sum(1) + bias
 
 
 class NeuralReadoutObjective(Objective):

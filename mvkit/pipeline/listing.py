@@ -66,6 +66,7 @@ PARAMETERS: Mapping[str, int] = MappingProxyType(
         "alexnet_six_64x64": 44_319_528,
         "vgg16_64x64_input": 138_357_544,
         "vgg16_ir_64x64": 134_268_992,
+        "convolutional_core": 26_496,
         "resnet18_64x64_input": 11_689_512,
         "resnet18_ir_64x64": 11_176_512,
         "resnet34_64x64_input": 21_797_672,

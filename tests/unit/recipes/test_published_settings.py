@@ -29,7 +29,7 @@ TABLE_2 = (
     "resnet18_relative_location",
 )
 READOUTS = tuple(f"{net}_linear_readout" for net in (*STREAMS, "alexnet", "vgg16", *RESNETS, *MOUSENETS))
-OTHERS = ("demo",)
+OTHERS = ("demo", "neural_readout")
 ENDINGS = (
     "supervised",
     "autoencoder",
