@@ -1,4 +1,4 @@
-"""Neural readout: responses of units, each through a spatial mask and weights of the network's feature maps."""
+"""Neural readout: responses of units, each by a spatial mask and weights of the network's feature maps."""
 
 from __future__ import annotations
 

@@ -126,13 +126,13 @@ class LinearReadout(Settings):
 class NeuralReadout(Settings):
     """Responses of units, through a spatial mask and feature weights of each (Klindt et al. 2017).
 
-    ``layer``: the maps that are read; ``mask_l1``, ``weights_l1``: L1 penalties of masks and of feature weights.
+    ``layer``: the maps that are read; ``mask_l1``, ``weights_l1``: L1 penalties of masks and feature weights.
     """
 
     name: Literal["neural_readout"] = "neural_readout"
     layer: str = "features"
-    mask_l1: NotNegative = 0.01
-    weights_l1: NotNegative = 0.01
+    mask_l1: NotNegative = 0.02
+    weights_l1: NotNegative = 0.02
 
 
 ObjectiveSettings = Annotated[

@@ -124,7 +124,13 @@ def predict_units(encoder: nn.Module, objective: nn.Module, images: RunImages) -
     Returns
     -------
     dict
-        "train" and "val" (the test images) -> float64 (n_images, n_units), in the recordings' units of measure.
+        "train" and "val" (the test images) -> float64 (n_images, n_units), in units of measure of the
+        recordings.
+
+    Raises
+    ------
+    UsageError
+        If the objective is another one.
     """
     if not isinstance(objective, NeuralReadoutObjective):
         raise UsageError("predictions of units need the objective neural_readout")

@@ -208,7 +208,7 @@ def _due(evaluator: Evaluator, epoch: int, *, is_last: bool) -> bool:
     return is_last or epoch % evaluator.every_epochs == 0
 
 
-#: Builds an evaluator of neural predictivity or predictions of units from its settings, its name and the network.
+#: Builds an evaluator that needs recordings from its settings, its name and the network.
 NeuralBuilder = Callable[[NeuralPredictivity | UnitPredictions, str, VisionModel], Evaluator]
 
 

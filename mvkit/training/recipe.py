@@ -229,7 +229,7 @@ class NeuralPredictivity(Settings):
 
 
 class UnitPredictions(Settings):
-    """Correlation of predicted and measured responses of units (neural readout), on training and test images."""
+    """Correlation of predicted and measured responses (neural readout) on training and test images."""
 
     name: Literal["unit_predictions"] = "unit_predictions"
     every_epochs: Count = 10
@@ -370,7 +370,7 @@ def _data(recipe: TrainRecipe) -> Iterator[tuple[str, str]]:
     name, data = recipe.objective.name, recipe.data
     predicts_units = OBJECTIVES[name].predicts_units
     if predicts_units != (data.neural is not None):
-        needed = "recordings (dataset: simulated, say)" if predicts_units else "none: its images have no units"
+        needed = "recordings (dataset: simulated, say)" if predicts_units else "none: it predicts no units"
         yield "data.neural", f"{name} needs {needed}"
     elif predicts_units != (data.images is None):
         needed = "null, as the images are the recordings'" if predicts_units else "the name of a prep recipe"
