@@ -295,6 +295,7 @@ def _of_recipe(source: str) -> Iterator[str | _Unknown]:
         yield from _of_model(architecture)
     yield from _OBJECTIVES.get(str(objective.get("name", "")), ())
     yield from _IMAGES.get(str(data.get("images", "")), ())
+    yield from _DATASETS.get(str(_mapping(data.get("neural")).get("dataset", "")), ())
     yield from _TOOLS.get(str(document.get("mapping", "")), ())
 
 
