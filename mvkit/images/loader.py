@@ -556,7 +556,7 @@ class MemorySource(ImageSource):
         summary = hashlib.sha256("\n".join(self.image_digests).encode())
         summary.update(np.ascontiguousarray(responses).data)
         self.digest = summary.hexdigest()
-        coloured = (np.repeat(image[..., None], 3, axis=2) for image in images)
+        coloured = (np.broadcast_to(image[..., None], (*image.shape, 3)) for image in images)
         names = tuple(f"image {number}" for number in range(self.n_images))
         self._files = _ImageFiles(names, tuple(coloured), None, None)
 
