@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,7 +141,7 @@ def predict_units(encoder: nn.Module, objective: nn.Module, images: RunImages) -
             indices = np.arange(images.n_images(part), dtype=np.int64)
             with images.batches(part, indices) as batches:
                 rows = [all_gather(objective.predict(encoder, batch)) for batch in batches]
-            predictions[part] = torch.cat(rows).double().cpu().numpy()
+            predictions[part] = torch.cat(rows).cpu().double().numpy()
     return predictions
 
 
@@ -268,8 +269,6 @@ def check_unseen_images(network: nn.Module, dataset: NeuralDataset, settings: Sc
 
 
 def _settings_of_split(run: Mapping[str, Any]) -> str:
-    import json
-
     data = json.loads(str(run["recipe"]))["data"]["neural"]
     chosen = {"n_splits": 1, "train_fraction": data["train_fraction"], "split_seed": data["split_seed"]}
     return " ".join(f"{wording('--set ', '')}{key}={value}" for key, value in chosen.items())

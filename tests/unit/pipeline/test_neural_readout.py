@@ -17,6 +17,7 @@ import mvkit
 from mvkit.errors import DataError, RecipeError, UsageError
 from mvkit.images.loader import image_digest
 from mvkit.models.checkpoints import read_checkpoint
+from mvkit.models.exporting import export_weights
 from mvkit.neural import NeuralDataset
 from mvkit.pipeline.neural_readout import open_neural_split
 from mvkit.pipeline.train import TrainRequest, plan_training, train
@@ -172,6 +173,10 @@ def test_only_images_that_were_not_trained_on_are_scored(run: Run) -> None:
         mvkit.score(folder, dataset, n_splits=2, split_seed=4, **quick)
     with pytest.raises(UsageError, match="trained on 10 of the 20 test images"):
         mvkit.score(folder, dataset, mapping="rsa", **{**quick, "n_components": 25})
+    exported = folder / "weights.safetensors"
+    export_weights(folder, exported)
+    with pytest.raises(UsageError, match="trained on"):
+        mvkit.score(exported, dataset, n_splits=1, **quick)
     # Other images are nobody's test images; training images are scored where that is asked for.
     mvkit.score(folder, recordings(seed=1), n_splits=1, **quick)
     mvkit.score(folder, dataset, n_splits=1, scored_images="train", **quick)
