@@ -73,10 +73,11 @@ OBJECTIVES = {
     "single_stream_depth": (),
     "single_stream_supervised": (),
     "single_stream_linear_readout": (),
+    "neural_readout": (),
 }
 #: Largest difference of losses and gradients, relative to a tensor's largest number.
 FLOAT32, HALF = 2e-3, 0.1
-N_CHECKED, N_CLASSES, N_BANK = 8, 12, 2048
+N_CHECKED, N_CLASSES, N_BANK, N_UNITS = 8, 12, 2048, 20
 PUBLISHED = ("alexnet_ir", "dual_stream_ir", "alexnet_simclr")
 
 
@@ -112,7 +113,10 @@ def learner(
     recipe: TrainRecipe, device: torch.device, settings: StepSettings | None = None
 ) -> tuple[VisionModel, Objective, TrainStep]:
     """Build network, objective and step; the same start for any device."""
-    encoder, objective = build_networks(recipe, n_images=N_BANK, n_classes=N_CLASSES, weights="random")
+    responses = np.random.default_rng(2).standard_normal((N_BANK, N_UNITS)).astype(np.float32)
+    encoder, objective = build_networks(
+        recipe, n_images=N_BANK, n_classes=N_CLASSES, responses=responses, weights="random"
+    )
     # Every device draws its own dropout.
     for module in (*encoder.modules(), *objective.modules()):
         if isinstance(module, nn.Dropout):

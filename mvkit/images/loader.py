@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
 import time
@@ -125,15 +126,21 @@ class ImageSource(ABC):
         Names of the classes; None where images have no labels.
     has_depth
         Whether each image has a depth.
+    responses
+        Of units to each image, float32 (n_images, n_units), NaN = missing; None without recordings.
+    image_digests
+        sha256 of each image; empty where images are too many to be told one by one.
     kind
-        "beton" or "folder".
+        "beton", "folder" or "memory".
     digest
         Changes with the images.
     description
         One line for people.
     """
 
-    kind: ClassVar[Literal["beton", "folder"]]
+    kind: ClassVar[Literal["beton", "folder", "memory"]]
+    responses: NDArray[np.float32] | None = None
+    image_digests: tuple[str, ...] = ()
     n_images: int
     classes: tuple[str, ...] | None
     has_depth: bool
@@ -544,6 +551,48 @@ def _box(request: CropRequest, number: int, image: Image.Image) -> Box:
     heights, widths = np.array([[image.height], [image.width]], np.int64)
     top, left, height, width = request.boxes(np.array([number]), heights, widths)[0].tolist()
     return top, left, height, width
+
+
+class MemorySource(ImageSource):
+    """Grey images in memory, with responses of units to them.
+
+    Parameters
+    ----------
+    images
+        uint8 (n_images, height, width).
+    responses
+        float32 (n_images, n_units), NaN = missing.
+    description
+        One line for people.
+    """
+
+    kind = "memory"
+
+    def __init__(
+        self, images: NDArray[np.uint8], responses: NDArray[np.float32], *, description: str
+    ) -> None:
+        self.n_images = len(images)
+        self.classes = None
+        self.has_depth = False
+        self.responses = responses
+        self.description = description
+        self.image_digests = tuple(map(image_digest, images))
+        summary = hashlib.sha256("\n".join(self.image_digests).encode())
+        summary.update(np.ascontiguousarray(responses).data)
+        self.digest = summary.hexdigest()
+        coloured = (np.broadcast_to(image[..., None], (*image.shape, 3)) for image in images)
+        names = tuple(f"image {number}" for number in range(self.n_images))
+        self._files = _ImageFiles(names, tuple(coloured), None, None)
+
+    def _empty_batch(
+        self, index: NDArray[np.int64], requests: Sequence[CropRequest], *, pin_memory: bool
+    ) -> UnfilledBatch:
+        return _FolderBatch(self._files, index, requests, pin_memory=pin_memory)
+
+
+def image_digest(image: NDArray[np.uint8]) -> str:
+    """Return the sha256 (hex) of the size and pixels of a grey image."""
+    return hashlib.sha256(str(image.shape).encode() + np.ascontiguousarray(image).tobytes()).hexdigest()
 
 
 # Beton files

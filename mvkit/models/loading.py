@@ -416,6 +416,11 @@ class TrainedNetwork:
     preprocess: Preprocessing
     contents: Mapping[str, Any]
 
+    @property
+    def image_digests(self) -> tuple[str, ...]:
+        """sha256 of each image that it was trained on, of recordings; else empty."""
+        return tuple(self.contents.get("images", {}).get("image_digests", ()))
+
     def row(self, state: str) -> ModelRow:
         """Return its row of a table of models, named for its recipe and state: ``demo@step400``."""
         architecture = replace(self.architecture, layers=self.layers)
@@ -451,6 +456,7 @@ class TrainedNetwork:
                 "seed": self.seed,
                 "layers": list(self.layers),
                 "preprocessing": self.preprocess.as_dict(),
+                "images": {"image_digests": list(self.image_digests)},
                 "progress": {"step": self.step, "epochs": self.epochs},
             },
         )

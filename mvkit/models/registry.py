@@ -419,6 +419,15 @@ _VGG16 = PlainNet(
     _VGG16_FEATURES, (*_VGG16_HEADLESS, Dropout(), Readout()), pooled_px=7, weight_init="fan_out"
 )
 
+# Core of a network that is trained on recordings (Klindt et al. 2017: three convolutions, the first with a
+# large kernel, each with batch norm); widths and the stride are mvkit's own.
+_CORE = PlainNet(
+    (Conv(32, kernel=9, stride=2, padding=4), Conv(32, kernel=3, padding=1), Conv(32, kernel=3, padding=1)),
+    classifier=(),
+    pooled_px=4,
+    norm_features=True,
+)
+
 # Blocks per stage and whether they are bottlenecks (He et al. 2016, table 1).
 _RESIDUAL = {
     18: ((2, 2, 2, 2), False),
@@ -454,6 +463,7 @@ def _plain_rows() -> Iterator[Architecture]:
     yield Architecture("vgg16_64x64_input", _VGG16, _VGG16_LAYERS)
     headless_vgg = replace(_VGG16, classifier=_VGG16_HEADLESS, norm_features=True)
     yield Architecture("vgg16_ir_64x64", headless_vgg, _VGG16_BN_LAYERS, _VGG16_BN_PUBLISHED)
+    yield Architecture("convolutional_core", _CORE, _layers(features=(2, 5, 8), classifier=()))
 
 
 def _residual_rows() -> Iterator[Architecture]:

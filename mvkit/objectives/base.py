@@ -15,7 +15,7 @@ from torch.nn import functional
 from mvkit.distributed import all_reduce, rank, row_counts, world_size
 from mvkit.errors import DataError, UsageError, unknown_name
 from mvkit.images.settings import Batch
-from mvkit.objectives.registry import LinearReadout, ObjectiveSettings, row_of
+from mvkit.objectives.registry import LinearReadout, NeuralReadout, ObjectiveSettings, row_of
 from mvkit.rng import hashed
 
 #: Key of the draws of the heads' initial weights.
@@ -148,6 +148,8 @@ class BuildContext:
         Of the training set; no classes without labels.
     seed
         Of everything that is drawn during training.
+    responses
+        Of units to the training images, float (n_images, n_units), NaN = missing; None without recordings.
     """
 
     encoder: nn.Module
@@ -156,6 +158,7 @@ class BuildContext:
     n_images: int = 0
     n_classes: int | None = None
     seed: int = 0
+    responses: Tensor | None = None
 
     @property
     def read_shape(self) -> torch.Size:
@@ -181,6 +184,15 @@ class BuildContext:
             )
         return self.n_classes
 
+    @property
+    def known_responses(self) -> Tensor:
+        """``responses``; UsageError if there are none."""
+        if self.responses is None:
+            raise UsageError(
+                "this objective needs responses of units to the images\ngive recordings: data.neural.dataset"
+            )
+        return self.responses
+
     def generator(self, purpose: str) -> torch.Generator:
         """Return a generator for one purpose (the initial memory bank or queue)."""
         return torch.Generator().manual_seed(int(hashed(self.seed, crc32(purpose.encode()))))
@@ -194,6 +206,7 @@ def build_objective(
     n_images: int,
     n_classes: int | None,
     seed: int,
+    responses: Tensor | None = None,
 ) -> Objective:
     """Build an objective with fresh heads, banks and queues, on the CPU.
 
@@ -214,6 +227,8 @@ def build_objective(
     seed
         Of heads, banks, queues and of all draws during training. torch's
         global generator is left as it was.
+    responses
+        Of units to the training images, float (n_images, n_units), NaN = missing.
 
     Returns
     -------
@@ -223,10 +238,10 @@ def build_objective(
     Raises
     ------
     UsageError
-        If network and objective do not fit, there is no such layer, or labels are missing.
+        If network and objective do not fit, there is no such layer, or labels or responses are missing.
     """
     row = row_of(settings)
-    path = module_path(encoder, settings.layer) if isinstance(settings, LinearReadout) else ""
+    path = module_path(encoder, settings.layer) if isinstance(settings, LinearReadout | NeuralReadout) else ""
     context = BuildContext(
         encoder=encoder,
         shape=_shape(encoder, path, input_px, decodes=row.reads == "decoded"),
@@ -234,6 +249,7 @@ def build_objective(
         n_images=n_images,
         n_classes=n_classes,
         seed=seed,
+        responses=responses,
     )
     # Only the CPU's generator draws: seeding all devices would disturb CUDA's.
     with torch.random.fork_rng(devices=[]):

@@ -123,6 +123,18 @@ class LinearReadout(Settings):
     pool_px: Count | None = None
 
 
+class NeuralReadout(Settings):
+    """Responses of units, through a spatial mask and feature weights of each (Klindt et al. 2017).
+
+    ``layer``: the maps that are read; ``mask_l1``, ``weights_l1``: L1 penalties of masks and feature weights.
+    """
+
+    name: Literal["neural_readout"] = "neural_readout"
+    layer: str = "features"
+    mask_l1: NotNegative = 0.02
+    weights_l1: NotNegative = 0.02
+
+
 ObjectiveSettings = Annotated[
     InstanceRecognition
     | SimClr
@@ -135,7 +147,8 @@ ObjectiveSettings = Annotated[
     | AutoEncoder
     | DepthPrediction
     | CrossEntropy
-    | LinearReadout,
+    | LinearReadout
+    | NeuralReadout,
     Field(discriminator="name"),
 ]
 
@@ -174,6 +187,8 @@ class ObjectiveRow:
     scores_new_images
         Whether the loss means something for images outside the training set;
         False: it looks images up by their index in it.
+    predicts_units
+        Whether the images must come with responses of units (``data.neural``).
     """
 
     settings: type[Settings]
@@ -185,6 +200,7 @@ class ObjectiveRow:
     needs: Literal["label", "depth"] | None = None
     accuracies: tuple[str, ...] = ()
     scores_new_images: bool = True
+    predicts_units: bool = False
 
     @property
     def build(self) -> ObjectiveClass:
@@ -273,6 +289,14 @@ OBJECTIVES: Mapping[str, ObjectiveRow] = MappingProxyType(
             reads="layer",
             needs="label",
             accuracies=("top1", "top5"),
+        ),
+        "neural_readout": ObjectiveRow(
+            NeuralReadout,
+            "neural_readout:NeuralReadoutObjective",
+            "Klindt et al. 2017, NeurIPS 30",
+            reads="layer",
+            scores_new_images=False,
+            predicts_units=True,
         ),
     }
 )

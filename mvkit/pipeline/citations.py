@@ -55,6 +55,7 @@ _OBJECTIVES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "autoencoder": (),
         "cross_entropy": (),
         "linear_readout": (),
+        "neural_readout": ("klindt2017neural",),
     }
 )
 
@@ -294,6 +295,7 @@ def _of_recipe(source: str) -> Iterator[str | _Unknown]:
         yield from _of_model(architecture)
     yield from _OBJECTIVES.get(str(objective.get("name", "")), ())
     yield from _IMAGES.get(str(data.get("images", "")), ())
+    yield from _DATASETS.get(str(_mapping(data.get("neural")).get("dataset", "")), ())
     yield from _TOOLS.get(str(document.get("mapping", "")), ())
 
 

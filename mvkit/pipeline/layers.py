@@ -216,7 +216,7 @@ def open_layers(
                 "arrays"
             )
         here = replace(resources, device=str(choose_device(resources.device)))
-        opened = _open_model(network, dataset, patterns, here)
+        opened = _open_model(network, dataset, patterns, settings, here)
     if shuffle_seed is not None:
         opened = _shuffle_features(opened, shuffle_seed)
     opened = replace(opened, fit_device=device)
@@ -261,15 +261,18 @@ def _open_model(
     model: nn.Module,
     dataset: NeuralDataset,
     patterns: Sequence[str] | str | None,
+    settings: ScoreSettings,
     resources: Resources,
 ) -> OpenedLayers:
     from mvkit.features.extraction import ForwardPass, layer_keys
     from mvkit.features.stimuli import describe_provenance, open_stimuli
     from mvkit.models.base import VisionModel
     from mvkit.models.external import unwrap
+    from mvkit.pipeline.neural_readout import check_unseen_images
     from mvkit.scoring.run import LayerSource
 
     network = unwrap(model)
+    check_unseen_images(network, dataset, settings)
     forward_pass = ForwardPass(
         network,
         open_stimuli(dataset),
@@ -313,6 +316,7 @@ def layer_features(
     dataset: NeuralDataset,
     patterns: Sequence[str] | None,
     names: Sequence[str],
+    settings: ScoreSettings,
     resources: Resources,
 ) -> Iterator[Mapping[str, Any]]:
     """Show a dataset's images to a model, and hold the features of some layers for the length of a block.
@@ -327,6 +331,8 @@ def layer_features(
         What layers were asked for, joined ones among them.
     names
         Those whose features are wanted.
+    settings
+        The protocol, which a network trained on recordings must suit.
     resources
         Device, batch size and scratch folder.
 
@@ -338,7 +344,7 @@ def layer_features(
     from mvkit.scoring.maps import JoinedFeatures
 
     here = replace(resources, device=str(choose_device(resources.device)), cache=False)
-    source = _open_model(model, dataset, patterns, here).source
+    source = _open_model(model, dataset, patterns, settings, here).source
     composition = source.composition(names)
     parts = list(dict.fromkeys(part for of in composition.values() for part in of))
     with source.open(parts) as features:

@@ -66,6 +66,7 @@ PARAMETERS: Mapping[str, int] = MappingProxyType(
         "alexnet_six_64x64": 44_319_528,
         "vgg16_64x64_input": 138_357_544,
         "vgg16_ir_64x64": 134_268_992,
+        "convolutional_core": 26_496,
         "resnet18_64x64_input": 11_689_512,
         "resnet18_ir_64x64": 11_176_512,
         "resnet34_64x64_input": 21_797_672,
@@ -217,6 +218,9 @@ def _describe_network(architecture: Architecture) -> Iterator[str]:
         case PlainNet():
             n_convolutions = sum(isinstance(layer, Conv) for layer in net.features)
             n_hidden = sum(isinstance(layer, Hidden) for layer in net.classifier)
+            if not net.classifier:
+                yield f"{n_convolutions} convolutions"
+                return
             name = {"alexnet": "AlexNet", "vgg16": "VGG16"}[family]
             yield name if n_hidden == 2 else f"first {n_convolutions + n_hidden} layers of {name}"
         case ResidualNet():

@@ -767,7 +767,9 @@ def _two_way(
 
     chosen = {area: units for area, units in scores.chosen_units("paper").items() if units.layer}
     names = tuple(dict.fromkeys(units.layer for units in chosen.values()))
-    with layer_features(run.models[label], run.dataset, patterns, names, run.resources) as features:
+    with layer_features(
+        run.models[label], run.dataset, patterns, names, run.settings, run.resources
+    ) as features:
         drawn = {name: draw_features(features[name], run.settings) for name in names}
     layers = {}
     for area, units in chosen.items():

@@ -22,11 +22,12 @@ from mvkit.machine import available_cores, check_device, choose_device, describe
 from mvkit.models.registry import RELEASED, SHORT_NAMES, is_model
 from mvkit.paths import expand, images_dir
 from mvkit.recipes import load_recipe
-from mvkit.training.recipe import NeuralPredictivity, TrainRecipe, science_digest
+from mvkit.training.recipe import NeuralPredictivity, TrainRecipe, UnitPredictions, science_digest
 
 if TYPE_CHECKING:
     from mvkit.images.loader import ImageSource
     from mvkit.models.base import VisionModel
+    from mvkit.pipeline.neural_readout import NeuralSplit
     from mvkit.training.evaluation import Evaluator
     from mvkit.training.log import Callbacks, FitReport
     from mvkit.training.plan import TrainPlan
@@ -264,7 +265,8 @@ def run_training(request: TrainRequest, *, callbacks: Callbacks | None = None) -
 
     callbacks = callbacks or Callbacks()
     folder = run_folder(request, recipe)
-    train, val = open_sources(request, recipe)
+    neural = _open_neural(request, recipe)
+    train, val = open_sources(request, recipe) if neural is None else (neural.train, neural.test)
     with (
         process_group(choose_device(request.device)) as device,
         lock_folder(folder) if is_main_process() else nullcontext(),
@@ -289,7 +291,7 @@ def run_training(request: TrainRequest, *, callbacks: Callbacks | None = None) -
             weights=request.weights,
             home=request.home,
             tensorboard=request.tensorboard,
-            build_neural=partial(_build_neural, home=request.home),
+            build_neural=partial(_build_neural, home=request.home, neural=neural),
         )
         if checkpoint is not None:
             path, state = checkpoint
@@ -303,6 +305,11 @@ def run_training(request: TrainRequest, *, callbacks: Callbacks | None = None) -
         for note in notes:
             callbacks.message(note)
         report = fit(setup, resume=checkpoint[1] if checkpoint else None, callbacks=callbacks)
+        if neural is not None and not report.interrupted:
+            from mvkit.pipeline.neural_readout import UNITS, write_unit_table
+
+            write_unit_table(folder, *setup.learner.modules(), setup.images, neural)
+            callbacks.message(f"wrote {folder / UNITS}: how well each unit is predicted")
     return TrainReport(recipe.name, science_digest(recipe), report, notes)
 
 
@@ -318,10 +325,14 @@ def plan_training(request: TrainRequest, *, processes: int = 1) -> TrainPlan:
 
     from mvkit.training.plan import make_plan
 
-    train, problem = None, None
+    train: ImageSource | None = None
+    problem = None
     try:
-        train, _ = open_sources(request, recipe)
+        neural = _open_neural(request, recipe)
+        train = open_sources(request, recipe)[0] if neural is None else neural.train
     except DataError as error:
+        if recipe.data.neural is not None:  # without units there is no network to plan
+            raise
         problem = str(error)
     return make_plan(
         recipe,
@@ -348,7 +359,13 @@ def check_request(request: TrainRequest) -> TrainRecipe:
         There is no folder of images.
     """
     recipe = load_train_recipe(request)
-    images_folder(request, recipe)
+    if recipe.data.neural is None:
+        images_folder(request, recipe)
+    elif request.images is not None:
+        raise UsageError(
+            f"recipe {recipe.name} trains on the images of recordings\n"
+            f"leave out {wording('--images', 'images')}, or give other recordings: data.neural.dataset"
+        )
     check_output_folder(run_folder(request, recipe))
     return recipe
 
@@ -394,7 +411,7 @@ def images_folder(request: TrainRequest, recipe: TrainRecipe) -> Path:
     DataError
         There is none, or it is empty; names the command that prepares the images.
     """
-    name = recipe.data.images
+    name = str(recipe.data.images)
     folder = request.images if request.images is not None else images_dir(name, request.home)
     if folder.is_dir():
         if not any(folder.iterdir()):
@@ -431,10 +448,29 @@ def open_sources(request: TrainRequest, recipe: TrainRecipe) -> tuple[ImageSourc
     return open_images(folder, "train"), open_images(folder, "val") if has_val else None
 
 
+def _open_neural(request: TrainRequest, recipe: TrainRecipe) -> NeuralSplit | None:
+    if recipe.data.neural is None:
+        return None
+    from mvkit.pipeline.neural_readout import open_neural_split
+
+    return open_neural_split(recipe.data.neural, home=request.home)
+
+
 def _build_neural(
-    settings: NeuralPredictivity, name: str, encoder: VisionModel, *, home: Path | None
+    settings: NeuralPredictivity | UnitPredictions,
+    name: str,
+    encoder: VisionModel,
+    *,
+    home: Path | None,
+    neural: NeuralSplit | None,
 ) -> Evaluator:
     # Needs features and scoring, which no other run should wait for.
+    if isinstance(settings, UnitPredictions):
+        from mvkit.pipeline.neural_readout import UnitPredictionsEvaluator
+
+        if neural is None:  # refused with the recipe
+            raise RecipeError(f"evaluate: {name}: needs data.neural")
+        return UnitPredictionsEvaluator(settings, name=name, neural=neural)
     from mvkit.pipeline.predictivity import build_neural_evaluator
 
     return build_neural_evaluator(settings, name, encoder=encoder, home=home)

@@ -257,6 +257,7 @@ def snapshot(setup: TrainingSetup, progress: Progress) -> dict[str, Any]:
             "n_images": train.n_images,
             "digest": train.digest,
             "description": train.description,
+            "image_digests": list(train.image_digests),
         },
         "machine": dict(setup.machine),
         "versions": dict(setup.versions),

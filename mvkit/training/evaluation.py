@@ -33,6 +33,7 @@ from mvkit.training.recipe import (
     LinearProbe,
     NeuralPredictivity,
     TrainRecipe,
+    UnitPredictions,
     ValidationLoss,
     evaluation_names,
 )
@@ -207,8 +208,8 @@ def _due(evaluator: Evaluator, epoch: int, *, is_last: bool) -> bool:
     return is_last or epoch % evaluator.every_epochs == 0
 
 
-#: Builds the evaluator of neural predictivity from its settings, its name and the network.
-NeuralBuilder = Callable[[NeuralPredictivity, str, VisionModel], Evaluator]
+#: Builds an evaluator that needs recordings from its settings, its name and the network.
+NeuralBuilder = Callable[[NeuralPredictivity | UnitPredictions, str, VisionModel], Evaluator]
 
 
 def build_evaluators(
@@ -249,7 +250,7 @@ def build_evaluators(
         raise RecipeError(f"evaluate: {', '.join(repeated)}: listed more than once")
     evaluators: list[Evaluator] = []
     for settings, name in zip(recipe.evaluate, names, strict=True):
-        if isinstance(settings, NeuralPredictivity):
+        if isinstance(settings, NeuralPredictivity | UnitPredictions):
             if build_neural is None:
                 raise RecipeError(f"evaluate: {name}: not available here; train with mvkit train")
             evaluators.append(build_neural(settings, name, encoder))

@@ -145,7 +145,12 @@ def make_plan(
     order = Order(n_images, batch_size, recipe.train.seed, recipe.data.drop_last, size=processes)
     n_all = n_steps(recipe, order)
     encoder, objective = build_networks(
-        recipe, n_images=n_images, n_classes=n_classes, weights=weights, home=home
+        recipe,
+        n_images=n_images,
+        n_classes=n_classes,
+        responses=None if images is None else images.responses,
+        weights=weights,
+        home=home,
     )
     parameters = [*encoder.parameters(), *objective.parameters()]
     trained = [parameter for parameter in parameters if parameter.requires_grad]

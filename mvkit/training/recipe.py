@@ -42,13 +42,28 @@ class ModelSettings(Settings):
     encoder: str | None = None
 
 
+class NeuralData(Settings):
+    """Recordings whose stimuli are the images: those of one training split of ``mvkit score``.
+
+    ``dataset``: a name or a neural file; ``areas``: None for all; ``selection``: of the units;
+    ``train_fraction`` and ``split_seed``: the split, as in scoring recipes.
+    """
+
+    dataset: str = "neuropixels"
+    areas: tuple[str, ...] | None = None
+    selection: Literal["code", "paper", "none"] = "code"
+    train_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    split_seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+
+
 class DataSettings(Settings):
-    """The images: the name of the prep recipe whose files are read (``mvkit prep NAME``).
+    """The images: the name of the prep recipe whose files are read (``mvkit prep NAME``), or of recordings.
 
     ``drop_last``: the images that fill no whole batch are left out of an epoch (others each time).
     """
 
-    images: str = "imagenet_64"
+    images: str | None = "imagenet_64"
+    neural: NeuralData | None = None
     drop_last: bool = True
 
 
@@ -216,8 +231,15 @@ class NeuralPredictivity(Settings):
     recipe: str = "score/quick"
 
 
+class UnitPredictions(Settings):
+    """Correlation of predicted and measured responses (neural readout) on training and test images."""
+
+    name: Literal["unit_predictions"] = "unit_predictions"
+    every_epochs: Count = 10
+
+
 Evaluation = Annotated[
-    BankNeighbours | FeatureNeighbours | LinearProbe | ValidationLoss | NeuralPredictivity,
+    BankNeighbours | FeatureNeighbours | LinearProbe | ValidationLoss | NeuralPredictivity | UnitPredictions,
     Field(discriminator="name"),
 ]
 
@@ -275,7 +297,7 @@ class TrainRecipe(Settings):
     @model_validator(mode="after")
     def _check_sections(self) -> TrainRecipe:
         """Report every contradiction between sections at once."""
-        sections = (_views, _validation, _schedule, _optimiser, _evaluation, _checkpoint)
+        sections = (_data, _views, _validation, _schedule, _optimiser, _evaluation, _checkpoint)
         problems = [problem for check in sections for problem in check(self)]
         if problems:
             raise KeyedError(problems)
@@ -347,6 +369,17 @@ def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 # Checks between sections of a recipe: each yields (key, what is wrong with it).
 
 
+def _data(recipe: TrainRecipe) -> Iterator[tuple[str, str]]:
+    name, data = recipe.objective.name, recipe.data
+    predicts_units = OBJECTIVES[name].predicts_units
+    if predicts_units != (data.neural is not None):
+        needed = "recordings (dataset: simulated, say)" if predicts_units else "none: it predicts no units"
+        yield "data.neural", f"{name} needs {needed}"
+    elif predicts_units != (data.images is None):
+        needed = "null, as the images are the recordings'" if predicts_units else "the name of a prep recipe"
+        yield "data.images", f"{name} needs {needed}"
+
+
 def _views(recipe: TrainRecipe) -> Iterator[tuple[str, str]]:
     name = recipe.objective.name
     row = OBJECTIVES[name]
@@ -413,7 +446,12 @@ def _evaluation(recipe: TrainRecipe) -> Iterator[tuple[str, str]]:
         if evaluation.name == "bank_neighbours" and name != "instance_recognition":
             yield key, f"{name} has no memory bank; use feature_neighbours"
         if evaluation.name == "validation_loss" and not row.scores_new_images:
-            yield key, f"{name} looks images up in the training set; use bank_neighbours"
+            instead = "unit_predictions" if row.predicts_units else "bank_neighbours"
+            yield key, f"{name} looks images up in the training set; use {instead}"
+        if evaluation.name == "unit_predictions" and not row.predicts_units:
+            yield key, f"{name} predicts no units; use neural_predictivity"
+        if evaluation.name == "neural_predictivity" and row.predicts_units:
+            yield key, f"{name} has seen the training images of one split only; use unit_predictions"
         if evaluation.name == "validation_loss" and evaluation.views is not None:
             expand = evaluation.views.expand.name if evaluation.views.expand else None
             if (len(evaluation.views.each()), expand) != (row.n_views, row.expansion):
@@ -437,6 +475,8 @@ def _numbers(name: str, evaluation: Evaluation, recipe: TrainRecipe) -> list[str
     kind = evaluation.name
     if evaluation.name == "neural_predictivity":
         return [f"{name}.{key}" for key in ("all", *(evaluation.areas or ()))]
+    if kind == "unit_predictions":
+        return [f"{name}.train"]
     if kind == "validation_loss":
         return [f"{name}.{key}" for key in (*OBJECTIVES[recipe.objective.name].accuracies, "loss")]
     return [f"{name}.{key}" for key in (("top1",) if kind == "bank_neighbours" else ("top1", "top5"))]

@@ -133,7 +133,12 @@ def build_setup(
     train, device, n_images = recipe.train, images.device, images.train.n_images
     order = Order(n_images, train.batch_size, train.seed, recipe.data.drop_last, rank(), world_size())
     encoder, objective = build_networks(
-        recipe, n_images=n_images, n_classes=images.n_classes, weights=weights, home=home
+        recipe,
+        n_images=n_images,
+        n_classes=images.n_classes,
+        responses=images.train.responses,
+        weights=weights,
+        home=home,
     )
     for module in (encoder, objective):
         module.to(device)
@@ -195,6 +200,7 @@ def build_networks(
     *,
     n_images: int,
     n_classes: int | None,
+    responses: NDArray[np.float32] | None = None,
     weights: str | None = None,
     home: Path | None = None,
 ) -> tuple[VisionModel, Objective]:
@@ -206,6 +212,8 @@ def build_networks(
         Its architecture, objective, views and seed.
     n_images, n_classes
         Of the training set; no classes without labels.
+    responses
+        Of units to the training images, (n_images, n_units), NaN = missing; None without recordings.
     weights
         "random", "released" or the path of a checkpoint to start from; None: as the recipe says.
     home
@@ -243,6 +251,7 @@ def build_networks(
         n_images=n_images,
         n_classes=n_classes,
         seed=seed,
+        responses=None if responses is None else torch.from_numpy(responses),
     )
     return encoder, objective
 

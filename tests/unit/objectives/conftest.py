@@ -35,6 +35,7 @@ SMALL = MappingProxyType(
             registry.DepthPrediction(),
             registry.CrossEntropy(),
             registry.LinearReadout(layer="norm"),
+            registry.NeuralReadout(layer="norm", mask_l1=0.001, weights_l1=0.001),
         )
     }
 )
@@ -92,7 +93,13 @@ def build() -> Callable[..., Objective]:
 
     def make(chosen: Any, encoder: nn.Module, *, n_images: int = 40, seed: int = 1) -> Objective:
         return build_objective(
-            chosen, encoder=encoder, input_px=SIDE_PX, n_images=n_images, n_classes=N_CLASSES, seed=seed
+            chosen,
+            encoder=encoder,
+            input_px=SIDE_PX,
+            n_images=n_images,
+            n_classes=N_CLASSES,
+            seed=seed,
+            responses=torch.randn(n_images, 3, generator=torch.Generator().manual_seed(2)),
         )
 
     return make

@@ -58,6 +58,7 @@ def test_rows_say_what_the_models_are(tmp_path: Path) -> None:
         ("alexnet_two_64x64", "first 2 layers of AlexNet, 1,000 classes"),
         ("alexnet_six_64x64", "first 6 layers of AlexNet, 1,000 classes"),
         ("vgg16_ir_64x64", "VGG16, BN"),
+        ("convolutional_core", "3 convolutions, BN"),
         ("resnet101_64x64_input", "ResNet-101, 1,000 classes"),
         (
             "simplified_mousenet_six_stream_vispor_only_visp_3x3",

@@ -53,7 +53,7 @@ VARIANTS = {
     },
     "dual_stream_depth_from_ir": "dual_stream_depth",
 }
-OTHERS = ("demo", *VARIANTS)
+OTHERS = ("demo", "neural_readout", *VARIANTS)
 ENDINGS = (
     "supervised",
     "autoencoder",

@@ -36,6 +36,7 @@ SMALL = {
     "vicreg": {"widths": (12, 12)},
     "relative_location": {"hidden": 12},
     "linear_readout": {"layer": "early", "pool_px": 3},
+    "neural_readout": {"layer": "late"},
 }
 
 
@@ -147,6 +148,7 @@ def build(name: str, dtype: torch.dtype) -> tuple[Encoder, Objective]:
         n_images=N_IMAGES,
         n_classes=N_CLASSES,
         seed=3,
+        responses=torch.linspace(-1, 1, 2 * N_IMAGES).sin().view(N_IMAGES, 2),
     )
     return encoder, objective.to(dtype)
 

@@ -20,7 +20,7 @@ from mvkit.training.recipe import TrainRecipe
 N_IMAGES = 8
 N_STEPS = 20
 #: Smaller networks first: the recipe of an objective is the first of these that there is.
-NETWORKS = ("single_stream", "resnet18", "alexnet")
+NETWORKS = ("single_stream", "resnet18", "alexnet", "neural")
 #: Objectives of larger networks' recipes, on the smallest one here.
 ON_THE_SMALLEST = ("barlow_twins", "vicreg", "relative_location")
 #: Heads, banks and queues that fit a few images; what an objective has of these is set.
@@ -35,6 +35,12 @@ SMALL = {
     "noise_samples": 16,
 }
 #: The published temperature is for a bank of a million: with few entries the noise term outweighs the rest.
+#: Of 118 images 7 are trained on, which are one batch.
+RECORDINGS = (
+    "data.neural.dataset=simulated",
+    "data.neural.areas=[VISp]",
+    "data.neural.train_fraction=0.06",
+)
 OF_ITS_OWN = {"instance_recognition": ["objective.temperature=0.5"]}
 
 
@@ -105,8 +111,9 @@ def test_the_loss_falls(
             f"train.epochs={N_STEPS}",
             "checkpoint.every_epochs=null",
             "evaluate=[]",
+            *(RECORDINGS if row.predicts_units else []),
         ),
-        images=pairs if row.needs == "depth" else labelled,
+        images=None if row.predicts_units else pairs if row.needs == "depth" else labelled,
         out=tmp_path / "run",
         device="cpu",
     )
