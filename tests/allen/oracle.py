@@ -86,7 +86,7 @@ def _session(session: Any, path: Path, folder: SessionFolder, request: SessionRe
         if name in units.columns and (units[name].notna().any() or units.empty):
             columns[name] = units[name].to_numpy(dtype=np.float64)
     images = None
-    if not folder.has_templates:
+    if not folder.has_templates("natural_scenes"):
         with open_nwb(path) as file:
             images = stored_images(file, request.stimulus, shown.frame_ids)
     return SessionRecording(
@@ -96,7 +96,7 @@ def _session(session: Any, path: Path, folder: SessionFolder, request: SessionRe
         responses=counts,
         present=shown.present,
         unit_columns={**columns, **folder.unit_metrics(path, session_id, columns[UNIT_ID])},
-        stimuli=folder.templates(shown.frame_ids) if images is None else images,
+        stimuli=folder.templates("natural_scenes", shown.frame_ids) if images is None else images,
     )
 
 

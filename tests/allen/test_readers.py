@@ -253,7 +253,7 @@ def test_images_of_eight_bits_in_wider_types_are_read(tmp_path: Path, kind: type
     folder = tmp_path / "natural_scene_templates"
     folder.mkdir()
     Image.fromarray(image.astype(kind)).save(folder / "natural_scene_0.tiff")
-    found = SessionFolder(tmp_path).templates(np.array([0]))
+    found = SessionFolder(tmp_path).templates("natural_scenes", np.array([0]))
     assert found.dtype == np.uint8
     np.testing.assert_array_equal(found[0], image)
 
@@ -265,4 +265,4 @@ def test_images_that_are_not_grey_levels_are_refused(tmp_path: Path) -> None:
     for pixels in (half, np.full((4, 4), 256, dtype=np.uint16), np.zeros((4, 4, 3), dtype=np.uint8)):
         Image.fromarray(pixels).save(folder / "natural_scene_0.tiff")
         with pytest.raises(DataError, match="expected a grey image of 8 bits"):
-            SessionFolder(tmp_path).templates(np.array([0]))
+            SessionFolder(tmp_path).templates("natural_scenes", np.array([0]))
