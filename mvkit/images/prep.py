@@ -30,7 +30,7 @@ from PIL import Image, UnidentifiedImageError
 from pydantic import Field, field_validator
 
 from mvkit import files
-from mvkit.errors import DataError, UsageError, printable, unknown_name
+from mvkit.errors import DataError, UsageError, printable, unknown_name, wording
 from mvkit.files import IMAGE_FORMATS, check_link, file_lock, name_text, pointer_problem, sha256_of
 from mvkit.images import beton
 from mvkit.images.beton import (
@@ -408,6 +408,9 @@ def prepare(
     MissingPackageError
         If FFCV is not installed.
     """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        # A worker that runs the caller's script anew would wait for its lock forever.
+        raise UsageError("prepare() runs in a script that needs: if __name__ == '__main__':")
     started = time.monotonic()
     sources = open_source(settings, images)
     targets = [beton_path(out, source.split) for source in sources]
@@ -770,8 +773,11 @@ def encode_all(
             yield from waiting.popleft().result()
     except BrokenProcessPool as error:
         raise DataError(
-            "a worker process died while images were read (often for lack of memory); "
-            "nothing was written; try again with fewer --workers"
+            "a worker process died while images were read (often for lack of memory); nothing was written\n"
+            + wording(
+                "try again with fewer --workers",
+                "try again with fewer workers; a script calls this under if __name__ == '__main__':",
+            )
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from mvkit.errors import DataError
 from mvkit.images.prep import CHUNK, PrepSettings, Unreadable, encode_all
@@ -58,3 +61,24 @@ def test_a_worker_that_dies_is_an_error_and_no_hang() -> None:
     deadly: Any = _Deadly()
     with pytest.raises(DataError, match="worker process died"):
         list(encode_all([Item("i", 0, path=deadly)], SETTINGS, workers=2))
+
+
+@pytest.mark.slow
+def test_a_script_without_a_guard_fails_and_does_not_wait(tmp_path: Path) -> None:
+    """Its workers run it anew, and would wait for the lock that it holds."""
+    for split in ("train", "val"):
+        (tmp_path / "images" / split / "a").mkdir(parents=True)
+        Image.new("RGB", (80, 80)).save(tmp_path / "images" / split / "a" / "1.png")
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "from mvkit.images.prep import PrepSettings, prepare\n"
+        "from mvkit.recipes import load_recipe\n"
+        "settings = load_recipe(PrepSettings, 'prep/imagenet_64', [])\n"
+        "prepare(settings, Path('images'), Path('out'), workers=2)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert "a script calls this under if __name__ == '__main__':" in done.stderr
