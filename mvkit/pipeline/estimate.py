@@ -270,13 +270,14 @@ def _error(estimate: ResourceEstimate, model: ModelEstimate) -> str:
 
 def estimate_page(estimate: ResourceEstimate) -> Iterator[str | RenderableType]:
     """Yield the lines and tables of an estimate in the order of printing; text is to be printed as a line."""
+    from mvkit.report.text import trial_words
+
     settings = estimate.settings
-    trials = f"{settings.n_halves} trial halves" if settings.measure == "corrected" else "all trials"
     workers = _count(estimate.n_workers, "worker process", "es")
     yield (
         f"{estimate.dataset}: {estimate.n_images} images, {estimate.n_recordings} recordings, "
         f"{estimate.n_units} units; {settings.mapping}, {_count(settings.n_splits, 'image split')}, "
-        f"{trials}, {'a dask cluster' if estimate.n_workers == -1 else workers}"
+        f"{trial_words(settings)}, {'a dask cluster' if estimate.n_workers == -1 else workers}"
     )
     for model in estimate.models:
         n_bytes = sum(layer.n_bytes for layer in model.layers)

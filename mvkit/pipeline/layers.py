@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from mvkit.features import LayerInfo
+    from mvkit.features.stimuli import Stimuli
     from mvkit.neural import NeuralDataset, Recording
     from mvkit.pipeline.cached import CoordinatesCache, DiskScoreCache
     from mvkit.scoring import Scores, ScoreSettings
@@ -207,7 +208,10 @@ def open_layers(
         # Features that are given need no torch.
         from torch import nn
 
+        from mvkit.features.stimuli import open_stimuli
         from mvkit.models import load_model
+        from mvkit.models.external import unwrap
+        from mvkit.pipeline.neural_readout import check_unseen_images
 
         network = load_model(source, home=resources.home) if isinstance(source, str | Path) else source
         if not isinstance(network, nn.Module):
@@ -216,7 +220,8 @@ def open_layers(
                 "arrays"
             )
         here = replace(resources, device=str(choose_device(resources.device)))
-        opened = _open_model(network, dataset, patterns, settings, here)
+        check_unseen_images(unwrap(network), dataset, settings)
+        opened = open_network_layers(network, open_stimuli(dataset), patterns, here)
     if shuffle_seed is not None:
         opened = _shuffle_features(opened, shuffle_seed)
     opened = replace(opened, fit_device=device)
@@ -257,25 +262,42 @@ def _store(resources: Resources) -> Store | None:
     return Store(cache_dir(resources.home)) if resources.cache else None
 
 
-def _open_model(
+def open_network_layers(
     model: nn.Module,
-    dataset: NeuralDataset,
+    stimuli: Stimuli,
     patterns: Sequence[str] | str | None,
-    settings: ScoreSettings,
     resources: Resources,
 ) -> OpenedLayers:
+    """Show a first batch of images to a network, and find out which layers it has.
+
+    Parameters
+    ----------
+    model
+        The network.
+    stimuli
+        The images.
+    patterns
+        Names, patterns, joined layers or ``"published"``; None means the model's default list.
+    resources
+        Device (one of torch), batch size, scratch folder and cache.
+
+    Raises
+    ------
+    UsageError
+        If a layer is unknown.
+    DataError
+        If images cannot be read.
+    """
     from mvkit.features.extraction import ForwardPass, layer_keys
-    from mvkit.features.stimuli import describe_provenance, open_stimuli
+    from mvkit.features.stimuli import describe_provenance
     from mvkit.models.base import VisionModel
     from mvkit.models.external import unwrap
-    from mvkit.pipeline.neural_readout import check_unseen_images
     from mvkit.scoring.run import LayerSource
 
     network = unwrap(model)
-    check_unseen_images(network, dataset, settings)
     forward_pass = ForwardPass(
         network,
-        open_stimuli(dataset),
+        stimuli,
         patterns,
         batch_size=resources.batch_size,
         device=resources.device,
@@ -311,30 +333,15 @@ def _open_model(
 
 
 @contextmanager
-def layer_features(
-    model: nn.Module,
-    dataset: NeuralDataset,
-    patterns: Sequence[str] | None,
-    names: Sequence[str],
-    settings: ScoreSettings,
-    resources: Resources,
-) -> Iterator[Mapping[str, Any]]:
-    """Show a dataset's images to a model, and hold the features of some layers for the length of a block.
+def layer_features(source: LayerSource, names: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+    """Hold the features of some layers for the length of a block, those of joined layers side by side.
 
     Parameters
     ----------
-    model
-        The network.
-    dataset
-        Its stimuli are what the model sees.
-    patterns
-        What layers were asked for, joined ones among them.
+    source
+        The layers.
     names
         Those whose features are wanted.
-    settings
-        The protocol, which a network trained on recordings must suit.
-    resources
-        Device, batch size and scratch folder.
 
     Yields
     ------
@@ -343,8 +350,6 @@ def layer_features(
     """
     from mvkit.scoring.maps import JoinedFeatures
 
-    here = replace(resources, device=str(choose_device(resources.device)), cache=False)
-    source = _open_model(model, dataset, patterns, settings, here).source
     composition = source.composition(names)
     parts = list(dict.fromkeys(part for of in composition.values() for part in of))
     with source.open(parts) as features:

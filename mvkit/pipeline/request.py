@@ -18,7 +18,13 @@ from mvkit.models.viewing import ViewingConditions
 from mvkit.neural.selection import SelectionSettings, selection_with
 from mvkit.paths import default_dataset
 from mvkit.recipes import Count, Settings, load_recipe, packaged_recipes, parse_scalar
-from mvkit.scoring.settings import CORRECTED_ONLY, DEFAULT_SETTINGS, SIMILARITIES, ScoreSettings
+from mvkit.scoring.settings import (
+    CORRECTED_ONLY,
+    DEFAULT_SETTINGS,
+    FIELDS_OF_MAPPINGS,
+    SIMILARITIES,
+    ScoreSettings,
+)
 
 if TYPE_CHECKING:
     from mvkit.models import VisionModel
@@ -266,8 +272,6 @@ def resolve_recipe(request: ScoreRequest) -> ScoreRecipe:
         if key in unused:
             raise UsageError(f"{words} has no effect: {unused[key]}")
     _check_contradictions(recipe)
-    if recipe.two_way and recipe.shuffle_seed is not None:
-        raise UsageError("two_way compares layers as they are: leave shuffle_seed out, or two_way")
     if recipe.two_way and request.pool_as is not None:
         raise UsageError(f"two_way compares single networks: leave out --as {request.pool_as}, or two_way")
     return recipe
@@ -300,25 +304,9 @@ def _full_name(name: str | None) -> str | None:
 
 def _keys_without_effect(recipe: ScoreRecipe) -> dict[str, str]:
     """Return the keys that change nothing, and why; those of a file may be meant for another map."""
-    owners = {
-        "n_components": ("pls",),
-        "component_grid": ("pls",),
-        "pls_targets": ("pls",),
-        "pls_stopping": ("pls",),
-        "pls_tolerance": ("pls",),
-        "pls_max_iterations": ("pls",),
-        "ridge_alpha": ("ridge",),
-        "ridge_grid": ("ridge",),
-        "penalty": ("lasso", "elasticnet"),
-        "l1_ratio": ("elasticnet",),
-        "rsa_comparison": ("rsa",),
-        "cka_debiased": ("cka",),
-        "similarity_images": SIMILARITIES,
-        "population": SIMILARITIES,
-    }
     unused = {
         key: f"it belongs to {' and '.join(maps)}, and the map is {recipe.mapping}"
-        for key, maps in owners.items()
+        for key, maps in FIELDS_OF_MAPPINGS.items()
         if recipe.mapping not in maps
     }
     if recipe.n_components != "cv":
@@ -361,6 +349,8 @@ def _check_contradictions(recipe: ScoreRecipe) -> None:
     if recipe.two_way and (recipe.measure != "corrected" or recipe.mapping in SIMILARITIES):
         what = f"map {recipe.mapping}" if recipe.mapping in SIMILARITIES else f"measure {recipe.measure}"
         raise UsageError(f"two_way predicts animals and models by corrected scores, which {what} has not")
+    if recipe.two_way and recipe.shuffle_seed is not None:
+        raise UsageError("two_way compares layers as they are: leave shuffle_seed out, or two_way")
     if recipe.layer_choice == "held-out":
         if recipe.compares_all_images:
             raise UsageError(

@@ -22,6 +22,7 @@ from mvkit.pipeline.layers import (
     label_model,
     layer_features,
     open_layers,
+    open_network_layers,
     score_source,
     weights_source,
 )
@@ -763,13 +764,14 @@ def _two_way(
     """Compare a model with the animals both ways, in every area by the layer that predicts it best."""
     import numpy as np
 
+    from mvkit.features.stimuli import open_stimuli
     from mvkit.scoring.two_way import compare_two_ways, draw_features
 
     chosen = {area: units for area, units in scores.chosen_units("paper").items() if units.layer}
     names = tuple(dict.fromkeys(units.layer for units in chosen.values()))
-    with layer_features(
-        run.models[label], run.dataset, patterns, names, run.settings, run.resources
-    ) as features:
+    resources = replace(run.resources, device=str(choose_device(run.resources.device)), cache=False)
+    opened = open_network_layers(run.models[label], open_stimuli(run.dataset), patterns, resources)
+    with layer_features(opened.source, names) as features:
         drawn = {name: draw_features(features[name], run.settings) for name in names}
     layers = {}
     for area, units in chosen.items():

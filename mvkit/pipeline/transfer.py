@@ -6,7 +6,7 @@ import csv
 import json
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -179,10 +179,8 @@ def run_transfer(
     CheckpointError
         Weights that are missing or do not fit.
     """
-    from mvkit.features.extraction import ForwardPass
     from mvkit.machine import choose_device
-    from mvkit.paths import scratch_dir
-    from mvkit.pipeline.layers import label_model, weights_source
+    from mvkit.pipeline.layers import label_model, layer_features, open_network_layers, weights_source
     from mvkit.scoring.gram import layer_coordinates
     from mvkit.scoring.parallel import single_threaded
     from mvkit.scoring.transfer import check_labels
@@ -191,7 +189,13 @@ def run_transfer(
     task = open_labelled_images(folder)
     for labels in task.labels.values():
         check_labels(labels, settings)
-    resources = request.resources
+    resources = replace(
+        request.resources,
+        device=str(choose_device(request.resources.device)),
+        batch_size=recipe.machine.batch_size or request.resources.batch_size,
+        scratch=recipe.machine.scratch or request.resources.scratch,
+        cache=False,
+    )
     models = load_models(
         request.models,
         layers=request.layers,
@@ -203,16 +207,9 @@ def run_transfer(
     scores: list[TransferScore] = []
     for given, model in models.items():
         label = label_model(given, weights_source(model))
-        forward_pass = ForwardPass(
-            model,
-            task.stimuli,
-            request.layers,
-            batch_size=recipe.machine.batch_size or resources.batch_size,
-            device=str(choose_device(resources.device)),
-        )
-        layers = tuple(forward_pass.first_batch().layers)
-        scratch = recipe.machine.scratch or scratch_dir(resources.home)
-        with forward_pass.features(layers, scratch=scratch) as features, progress(label) as report:
+        source = open_network_layers(model, task.stimuli, request.layers, resources).source
+        layers = source.names
+        with layer_features(source, layers) as features, progress(label) as report:
             for done, layer in enumerate(layers):
                 with single_threaded():
                     coordinates = layer_coordinates(layer, features[layer]).coordinates

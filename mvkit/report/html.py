@@ -41,6 +41,7 @@ from mvkit.report.text import (
     joined_lines,
     mapping_words,
     result_lines,
+    trial_words,
     warning_lines,
 )
 from mvkit.scoring.comparison import compare_models, fraction_of_ceiling
@@ -49,7 +50,14 @@ from mvkit.scoring.intervals import METHOD
 from mvkit.scoring.layer_choice import OR, choose_layer, unit_grid
 from mvkit.scoring.measures import MEASURES
 from mvkit.scoring.results import ALL_AREAS, SUMMARY_JSON, Scores, read_models, read_scores
-from mvkit.scoring.settings import CEILING, CORRECTED_ONLY, DEFAULT_SETTINGS, SIMILARITIES, ScoreSettings
+from mvkit.scoring.settings import (
+    CEILING,
+    CORRECTED_ONLY,
+    DEFAULT_SETTINGS,
+    FIELDS_OF_MAPPINGS,
+    SIMILARITIES,
+    ScoreSettings,
+)
 
 if TYPE_CHECKING:
     from mvkit.neural.selection import SelectionOutcome
@@ -557,7 +565,6 @@ def _facts(run: ScoreRun, units: _UnitTable) -> list[list[str]]:
     counts = [f"{area} {int((chosen & (scores.columns['area'] == area)).sum()):,}" for area in scores.areas]
     settings = scores.settings
     amount = "all images" if settings.compares_all_images else f"{settings.n_splits} image splits"
-    trials = f"{settings.n_halves} trial halves" if settings.measure == "corrected" else "all trials"
     return [
         [
             "Dataset",
@@ -569,7 +576,7 @@ def _facts(run: ScoreRun, units: _UnitTable) -> list[list[str]]:
         ["Selection", " ".join(_selection_words(run))],
         [
             "Protocol",
-            f"{scores.digest()[:12]}: {mapping_words(settings)}, {amount} x {trials}",
+            f"{scores.digest()[:12]}: {mapping_words(settings)}, {amount} x {trial_words(settings)}",
         ],
         ["Layers", _choice_words({**run.models, **run.earlier})],
     ]
@@ -668,23 +675,7 @@ def _text(value: object) -> str:
 
 def _unused_settings(settings: ScoreSettings) -> set[str]:
     """Return settings that belong to another map and would only lengthen the table."""
-    owners = {
-        "n_components": "pls",
-        "component_grid": "pls",
-        "pls_targets": "pls",
-        "pls_stopping": "pls",
-        "pls_tolerance": "pls",
-        "pls_max_iterations": "pls",
-        "ridge_alpha": "ridge",
-        "ridge_grid": "ridge",
-        "penalty": "lasso elasticnet",
-        "l1_ratio": "elasticnet",
-        "rsa_comparison": "rsa",
-        "cka_debiased": "cka",
-        "similarity_images": "rsa cka",
-        "population": "rsa cka",
-    }
-    unused = {name for name, maps in owners.items() if settings.mapping not in maps.split()}
+    unused = {name for name, maps in FIELDS_OF_MAPPINGS.items() if settings.mapping not in maps}
     if settings.mapping in SIMILARITIES:
         unused.add("correlation")
         if settings.compares_all_images:

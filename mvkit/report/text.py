@@ -326,9 +326,7 @@ def protocol_line(scores: Scores) -> str:
     settings = scores.settings
     amount = "all images" if settings.compares_all_images else count_noun(settings.n_splits, "image split")
     by = ", " if settings.compares_all_images else " x "
-    halves = f"{settings.n_halves} trial {'half' if settings.n_halves == 1 else 'halves'}"
-    if settings.measure != "corrected":
-        halves = "all trials"
+    halves = trial_words(settings)
     correction = (
         MEASURES[settings.measure]
         if settings.measure != "corrected"
@@ -353,6 +351,13 @@ def protocol_details(scores: Scores) -> tuple[str, ...]:
         f"protocol {scores.digest()[:DIGITS]}; seeds: splits {settings.split_seed}, halves "
         f"{settings.halves_seed}, resampling {settings.resampling_seed}",
     )
+
+
+def trial_words(settings: ScoreSettings) -> str:
+    """Say how the trials are used."""
+    if settings.measure != "corrected":
+        return "all trials"
+    return f"{settings.n_halves} trial {'half' if settings.n_halves == 1 else 'halves'}"
 
 
 def mapping_words(settings: ScoreSettings) -> str:

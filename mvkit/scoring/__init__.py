@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mvkit.scoring.comparison import compare_models, fraction_of_ceiling
     from mvkit.scoring.extrapolation import extrapolate_ceiling
     from mvkit.scoring.matrices import cka_score, pls_score, ridge_score, rsa_score
-    from mvkit.scoring.pls import pls_predict
+    from mvkit.scoring.pls_choice import pls_predict
     from mvkit.scoring.reliability import response_reliability, split_half_reliability
     from mvkit.scoring.results import Scores, pool_networks, read_models, read_scores, save_scores
     from mvkit.scoring.run import score_features
@@ -32,7 +32,7 @@ _HOMES = {
     "extrapolate_ceiling": "mvkit.scoring.extrapolation",
     "fraction_of_ceiling": "mvkit.scoring.comparison",
     "measure_ceiling": "mvkit.scoring.ceilings",
-    "pls_predict": "mvkit.scoring.pls",
+    "pls_predict": "mvkit.scoring.pls_choice",
     "pls_score": "mvkit.scoring.matrices",
     "pool_networks": "mvkit.scoring.results",
     "read_models": "mvkit.scoring.results",

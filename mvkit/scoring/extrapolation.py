@@ -161,11 +161,11 @@ def extrapolate_ceiling(
     for pair in pairs_of(recordings, settings):
         animals = tuple(recordings[index].responses for index in pair.sources)
         sources.setdefault(pair.target, []).append(animals)
+    points = n_points if grid == "log" else None
     if over == "units":
-        plans = _plan_units(recordings, sources, settings, n_points if grid == "log" else None, sizes)
+        plans = _plan_units(recordings, sources, settings, points, sizes)
     else:
         with_sources = {recordings[index].area for index in sources}
-        points = n_points if grid == "log" else None
         plans = _plan_images(with_sources, n_images, settings, points, sizes)
     areas = tuple(dict.fromkeys(recording.area for recording in recordings))
     plans = {area: plans.get(area) or AreaSizes.nothing(area, {}, ALONE) for area in areas}

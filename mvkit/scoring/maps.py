@@ -43,7 +43,7 @@ from mvkit.scoring.one_to_one import (
 )
 from mvkit.scoring.parallel import single_threaded, worker_count
 from mvkit.scoring.pls import prepare_kernel
-from mvkit.scoring.pls_choice import n_train_needed, predict_pls
+from mvkit.scoring.pls_choice import n_features_needed, n_train_needed, predict_pls
 from mvkit.scoring.protocol import ImageSplit, PreparedSplit, SplitHalfScores, score_split_halves
 from mvkit.scoring.ridge import predict_ridge, prepare_squares
 from mvkit.scoring.settings import ScoreSettings
@@ -416,7 +416,7 @@ class PLS(CoordinatesMap):
 
     def n_features_needed(self, settings: ScoreSettings) -> int:
         """Return one feature per component, of the fewest there are to choose from."""
-        return min(settings.component_grid) if settings.n_components == "cv" else settings.n_components
+        return n_features_needed(settings)
 
     def warm_up(self) -> None:
         """Compile the kernel."""

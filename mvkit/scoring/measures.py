@@ -28,7 +28,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.scoring.correlation import ExclusionReason, centre, correlate_by
-from mvkit.scoring.protocol import ImageSplit, PreparedSplit, SplitHalfScores, training_targets
+from mvkit.scoring.protocol import (
+    ImageSplit,
+    PreparedSplit,
+    SplitHalfScores,
+    half_means,
+    note_missing,
+    training_targets,
+)
 from mvkit.scoring.settings import ScoreSettings
 
 Array = NDArray[np.float64]
@@ -91,7 +98,7 @@ def trial_variance(responses: NDArray[np.floating]) -> TrialVariance:
     return TrialVariance(np.where(n_valid > 1, total, np.nan), noise)
 
 
-def feve(predictions: Array, responses: NDArray[np.floating]) -> Array:
+def feve(predictions: Array, responses: NDArray[np.floating], variance: TrialVariance | None = None) -> Array:
     """Measure the fraction of explainable variance that predictions explain.
 
     Parameters
@@ -100,6 +107,8 @@ def feve(predictions: Array, responses: NDArray[np.floating]) -> Array:
         float64 (n_images, n_units), in the units of measure of the responses.
     responses
         (n_trials, n_images, n_units), NaN = missing.
+    variance
+        That of the responses, if it is known.
 
     Returns
     -------
@@ -107,7 +116,8 @@ def feve(predictions: Array, responses: NDArray[np.floating]) -> Array:
         float64 (n_units,): 1 for the true mean responses, 0 for the overall mean, negative for worse; NaN
         where trials explain all of the variance, or no image has two trials.
     """
-    variance = trial_variance(responses)
+    if variance is None:
+        variance = trial_variance(responses)
     squares = (np.asarray(responses, dtype=np.float64) - predictions) ** 2
     explainable = variance.total - variance.noise
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -176,9 +186,10 @@ def score_all_trials(
         the correlation to average; there is no ``r_map`` and no ``r_target`` (NaN).
     """
     values = np.asarray(responses, dtype=np.float64)
-    missing = np.isnan(values).all(axis=0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        means = np.nansum(values, axis=0) / np.sum(~np.isnan(values), axis=0)
+    all_trials = half_means(values, np.ones((1, 1, len(values))))
+    missing_image = np.full(all_trials.shape[3], -1, dtype=np.int64)
+    note_missing(all_trials, missing_image)
+    means = all_trials[0, 0]
     shape = (len(splits), 1, means.shape[1])
     scores, r_cross = np.full((2, len(layers), *shape), np.nan)
     exclusions = np.zeros((len(layers), *shape), dtype=np.uint8)
@@ -186,7 +197,8 @@ def score_all_trials(
         targets, usable = training_targets(means[split.train][None])
         intercept = means[split.train].mean(axis=0)
         test, average = values[:, split.test], means[split.test]
-        excluded = _exclusions(means, usable[0], test, split, settings)
+        variance = trial_variance(test) if settings.measure == "feve" else None
+        excluded = _exclusions(means, usable[0], split, variance)
         for layer, prepared in enumerate(layers):
             if prepared[index].reason:
                 exclusions[layer, index, 0] = ExclusionReason.CONSTANT_PREDICTION
@@ -195,7 +207,7 @@ def score_all_trials(
             to_average = correlate_by(settings.correlation, predictions[None], centre(average, axis=0)[None])
             r_cross[layer, index] = to_average
             if settings.measure == "feve":
-                found = feve(predictions + intercept, test)
+                found = feve(predictions + intercept, test, variance)
             elif settings.measure == "single-trial":
                 found = single_trial_correlation(predictions, test)
             else:
@@ -205,25 +217,26 @@ def score_all_trials(
             why = np.where(np.isnan(found), why, ExclusionReason.NONE)
             exclusions[layer, index, 0] = np.where(excluded > 0, excluded, why)
             scores[layer, index, 0] = np.where(excluded > 0, np.nan, found)
-    first = np.where(missing.any(axis=0), missing.argmax(axis=0), -1)
     undefined = np.full(shape, np.nan)
     return [
-        SplitHalfScores(r_cross[layer], undefined, undefined, scores[layer], exclusions[layer], first)
+        SplitHalfScores(r_cross[layer], undefined, undefined, scores[layer], exclusions[layer], missing_image)
         for layer in range(len(layers))
     ]
 
 
 def _exclusions(
-    means: Array, usable: NDArray[np.bool_], test: Array, split: ImageSplit, settings: ScoreSettings
+    means: Array, usable: NDArray[np.bool_], split: ImageSplit, variance: TrialVariance | None
 ) -> NDArray[np.uint8]:
-    """Return why units cannot be scored on a split whatever predicts them, uint8 (n_units,)."""
+    """Return why units cannot be scored on a split whatever predicts them, uint8 (n_units,).
+
+    ``variance`` is that of the test images, where the measure needs it.
+    """
     average = means[split.test]
     rules = [
         (np.isnan(means[np.r_[split.train, split.test]]).any(axis=0), ExclusionReason.NO_TRIAL),
         (~usable | ~np.any(centre(average, axis=0), axis=0), ExclusionReason.CONSTANT_RESPONSE),
     ]
-    if settings.measure == "feve":
-        variance = trial_variance(test)
+    if variance is not None:
         explained = variance.total - variance.noise > _ROUNDING * variance.total
         rules += [
             (np.isnan(variance.noise), ExclusionReason.NO_REPEATS),

@@ -38,11 +38,10 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic, models, register_model
 from numpy.typing import NDArray
 
-from mvkit.errors import FitError
 from mvkit.jit import compiled, compiled_part, expanded_part
 from mvkit.scoring.gram import SplitCoordinates, layer_coordinates, split_coordinates
-from mvkit.scoring.protocol import ZERO_TARGET, ImageSplit, training_targets
-from mvkit.scoring.settings import DEFAULT_SETTINGS, ScoreSettings
+from mvkit.scoring.protocol import ZERO_TARGET, ImageSplit
+from mvkit.scoring.settings import ScoreSettings
 
 Array = NDArray[np.float64]
 
@@ -130,48 +129,6 @@ def prepare_kernel() -> None:
         layer_coordinates("none", np.eye(3)), ImageSplit(images, images), n_components=1
     )
     predict_test_images(np.eye(3)[None], coordinates, ScoreSettings(n_components=1))
-
-
-def pls_predict(
-    features: NDArray[np.floating],
-    responses: NDArray[np.floating],
-    split: ImageSplit,
-    settings: ScoreSettings = DEFAULT_SETTINGS,
-) -> NDArray[np.float64]:
-    """Fit a PLS2 map on the training images and predict the responses to the test images.
-
-    25 components by default, centred, not scaled, all units jointly (goldens section 4; the weights follow
-    scikit-learn's ``PLSRegression(scale=False)``).
-
-    Parameters
-    ----------
-    features
-        (n_images, n_features).
-    responses
-        (n_images, n_units); a unit with NaN on a training image is left out of the fit.
-    split
-        Training and test images.
-    settings
-        Number of components and stopping rule.
-
-    Returns
-    -------
-    ndarray
-        float64 (n_test, n_units), in the units of measure of the responses; NaN for a unit left out.
-
-    Raises
-    ------
-    FitError
-        If the features cannot be mapped: fewer than ``n_components`` of them, or constant.
-    """
-    coordinates = split_coordinates(layer_coordinates("features", features), split, settings.most_components)
-    if coordinates.reason:
-        raise FitError(coordinates.reason)
-    train = np.asarray(responses, dtype=np.float64)[split.train]
-    targets, _ = training_targets(train[None])
-    deviations = predict_test_images(targets, coordinates, settings)[0]
-    predictions: NDArray[np.float64] = deviations + train.mean(axis=0)
-    return predictions
 
 
 @compiled

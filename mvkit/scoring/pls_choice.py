@@ -12,10 +12,11 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from mvkit.scoring.gram import LayerCoordinates, SplitCoordinates, split_coordinates
+from mvkit.errors import FitError
+from mvkit.scoring.gram import LayerCoordinates, SplitCoordinates, layer_coordinates, split_coordinates
 from mvkit.scoring.pls import predict_test_images
 from mvkit.scoring.protocol import ImageSplit, training_targets
-from mvkit.scoring.settings import ScoreSettings
+from mvkit.scoring.settings import DEFAULT_SETTINGS, ScoreSettings
 
 Array = NDArray[np.float64]
 
@@ -28,6 +29,11 @@ def n_train_needed(settings: ScoreSettings) -> int:
     if settings.n_components == "cv":
         return math.ceil(min(settings.component_grid) * N_FOLDS / (N_FOLDS - 1)) + 1
     return settings.n_components
+
+
+def n_features_needed(settings: ScoreSettings) -> int:
+    """Return the fewest features: one per component, of the fewest there are to choose from."""
+    return min(settings.component_grid) if settings.n_components == "cv" else settings.n_components
 
 
 def predict_pls(targets: Array, coordinates: SplitCoordinates, settings: ScoreSettings) -> Array:
@@ -52,6 +58,50 @@ def predict_pls(targets: Array, coordinates: SplitCoordinates, settings: ScoreSe
         return predict(targets, coordinates, settings)
     units = (targets[:, :, unit : unit + 1] for unit in range(targets.shape[2]))
     return np.concatenate([predict(unit, coordinates, settings) for unit in units], axis=2)
+
+
+def pls_predict(
+    features: NDArray[np.floating],
+    responses: NDArray[np.floating],
+    split: ImageSplit,
+    settings: ScoreSettings = DEFAULT_SETTINGS,
+) -> NDArray[np.float64]:
+    """Fit a PLS2 map on the training images and predict the responses to the test images.
+
+    25 components by default, centred, not scaled, all units jointly (goldens section 4; the weights follow
+    scikit-learn's ``PLSRegression(scale=False)``).
+
+    Parameters
+    ----------
+    features
+        (n_images, n_features).
+    responses
+        (n_images, n_units); a unit with NaN on a training image is left out of the fit.
+    split
+        Training and test images.
+    settings
+        As for :func:`predict_pls`.
+
+    Returns
+    -------
+    ndarray
+        float64 (n_test, n_units), in the units of measure of the responses; NaN for a unit left out.
+
+    Raises
+    ------
+    FitError
+        If the features cannot be mapped: fewer than ``n_components`` of them, or constant.
+    """
+    coordinates = split_coordinates(
+        layer_coordinates("features", features), split, n_features_needed(settings)
+    )
+    if coordinates.reason:
+        raise FitError(coordinates.reason)
+    train = np.asarray(responses, dtype=np.float64)[split.train]
+    targets, _ = training_targets(train[None])
+    deviations = predict_pls(targets, coordinates, settings)[0]
+    predictions: NDArray[np.float64] = deviations + train.mean(axis=0)
+    return predictions
 
 
 def _predict_with_chosen(targets: Array, coordinates: SplitCoordinates, settings: ScoreSettings) -> Array:

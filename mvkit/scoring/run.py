@@ -372,10 +372,10 @@ def measure_pairs(
                 warm_up=mapping.warm_up,
             )
             for (index, names_of_job), of_job in _whole_jobs(results, jobs, len(parts)):
+                if len(parts) > 1:
+                    reasons = [mapping.reason(layers[name]) for name in names_of_job]
+                    of_job = _measured(of_job, reasons, recordings[index].responses, settings)
                 for name, of_layer in zip(names_of_job, of_job, strict=True):
-                    if isinstance(of_layer, SplitHalfScores):
-                        reason = mapping.reason(layers[name])
-                        of_layer = _measured(of_layer, reason, recordings[index].responses, settings)
                     scores[name, index] = of_layer
                     if cache is not None:
                         cache.write(name, recordings[index], of_layer)
@@ -443,10 +443,8 @@ def _score_recording(
     """Score one recording on all splits."""
     halves = _score_splits(responses, weights, splits, layers, settings, fit_device)
     reason = MAPPINGS[settings.mapping].reason
-    return [
-        _measured(of_layer, reason(layer), responses, settings)
-        for of_layer, layer in zip(halves, layers, strict=True)
-    ]
+    reasons = [reason(layer) for layer in layers]
+    return _measured(halves, reasons, responses, settings)
 
 
 def _score_splits(
@@ -464,14 +462,17 @@ def _score_splits(
 
 
 def _measured(
-    halves: SplitHalfScores, layer_reason: str, responses: NDArray[np.floating], settings: ScoreSettings
-) -> UnitScores:
+    layers: Sequence[SplitHalfScores],
+    reasons: Sequence[str],
+    responses: NDArray[np.floating],
+    settings: ScoreSettings,
+) -> list[UnitScores]:
     """Average scores over splits and halves; beside measures of all trials stands what could be explained."""
-    scores = unit_scores(halves, layer_reason, settings)
+    scores = [unit_scores(*layer, settings) for layer in zip(layers, reasons, strict=True)]
     if settings.measure == "corrected":
         return scores
     explainable = trial_variance(responses).explainable()
-    return replace(scores, columns={**scores.columns, "explainable_variance": explainable})
+    return [replace(one, columns={**one.columns, "explainable_variance": explainable}) for one in scores]
 
 
 def unit_scores(halves: SplitHalfScores, layer_reason: str, settings: ScoreSettings) -> UnitScores:

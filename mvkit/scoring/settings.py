@@ -35,6 +35,23 @@ SIMILARITIES = ("rsa", "cka")
 #: scores of one protocol.
 REPORTING = frozenset({"layer_choice", "n_resamples", "confidence", "resampling_seed"})
 CEILING = frozenset({"ceiling", "source_units", "n_subsamples"})
+#: Fields that belong to some mappings only -> these mappings.
+FIELDS_OF_MAPPINGS: dict[str, tuple[str, ...]] = {
+    "n_components": ("pls",),
+    "component_grid": ("pls",),
+    "pls_targets": ("pls",),
+    "pls_stopping": ("pls",),
+    "pls_tolerance": ("pls",),
+    "pls_max_iterations": ("pls",),
+    "ridge_alpha": ("ridge",),
+    "ridge_grid": ("ridge",),
+    "penalty": ("lasso", "elasticnet"),
+    "l1_ratio": ("elasticnet",),
+    "rsa_comparison": ("rsa",),
+    "cka_debiased": ("cka",),
+    "similarity_images": SIMILARITIES,
+    "population": SIMILARITIES,
+}
 #: Fields that belong to the measure "corrected".
 CORRECTED_ONLY = frozenset(
     {"n_halves", "halving", "synchronous", "correction", "estimator", "halves_seed", "parity"}

@@ -28,7 +28,8 @@ from numpy.typing import NDArray
 from mvkit.errors import UsageError
 from mvkit.files import plain
 from mvkit.scoring.ceilings import PairSize, draw_pair, score_pair
-from mvkit.scoring.maps import MAPPINGS
+from mvkit.scoring.correlation import mean_ignoring_nan
+from mvkit.scoring.maps import MAPPINGS, DrawnFeatures, JoinedFeatures
 from mvkit.scoring.parallel import run_jobs_by_index, single_threaded
 from mvkit.scoring.protocol import ImageSplit, splits_of
 from mvkit.scoring.run import Progress, unit_scores
@@ -84,11 +85,7 @@ class TwoWayArea:
     @property
     def others(self) -> Array:
         """Nearness of the other animals to each, both ways, float64 (n_animals,)."""
-        both = (self.between + self.between.T) / 2
-        known = ~np.isnan(both)
-        with np.errstate(invalid="ignore"):
-            mean: Array = np.where(known, both, 0.0).sum(axis=1) / known.sum(axis=1)
-        return mean
+        return mean_ignoring_nan((self.between + self.between.T) / 2, axis=1)
 
     def difference(self, confidence: float) -> tuple[float, float, float]:
         """Return the mean over animals of model less others, and the ends of its interval; NaN if unknown."""
@@ -146,9 +143,9 @@ class TwoWay:
                     "area": area.area,
                     "layer": area.layer,
                     "n_animals": len(area.animals),
-                    "from_model": _mean(area.from_model),
-                    "to_model": _mean(area.to_model),
-                    "between": _mean(area.others),
+                    "from_model": float(mean_ignoring_nan(area.from_model, axis=0)),
+                    "to_model": float(mean_ignoring_nan(area.to_model, axis=0)),
+                    "between": float(mean_ignoring_nan(area.others, axis=0)),
                     "difference": difference,
                     "low": low,
                     "high": high,
@@ -160,11 +157,6 @@ class TwoWay:
     def to_json(self) -> list[dict[str, Any]]:
         """Return the rows as plain JSON values (NaN becomes None)."""
         return [plain(row) for row in self.table().to_dict(orient="records")]
-
-
-def _mean(values: Array) -> float:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if known.size else np.nan
 
 
 def draw_features(features: Any, settings: ScoreSettings) -> NDArray[np.float64]:
@@ -182,14 +174,9 @@ def draw_features(features: Any, settings: ScoreSettings) -> NDArray[np.float64]
     ndarray
         float64 (n_images, at most :data:`N_FEATURES`), in their order.
     """
-    from mvkit.scoring.gram import columns_of
-
-    n_features = features.shape[1]
-    order = np.random.RandomState(settings.halves_seed).permutation(n_features)
-    chosen = np.sort(order[:N_FEATURES])
-    return np.stack([columns_of(features, int(at), int(at) + 1)[:, 0] for at in chosen], axis=1).astype(
-        np.float64
-    )
+    order = np.random.RandomState(settings.halves_seed).permutation(features.shape[1])
+    drawn = DrawnFeatures(JoinedFeatures([features]), np.sort(order[:N_FEATURES]))
+    return np.asarray(drawn, dtype=np.float64)
 
 
 def compare_two_ways(

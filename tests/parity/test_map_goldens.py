@@ -17,7 +17,7 @@ from sklearn.cross_decomposition import PLSRegression
 
 from mvkit.scoring.correlation import ExclusionReason
 from mvkit.scoring.maps import MAPPINGS
-from mvkit.scoring.pls import pls_predict
+from mvkit.scoring.pls_choice import pls_predict
 from mvkit.scoring.protocol import (
     ImageSplit,
     SplitHalfScores,

@@ -16,7 +16,7 @@ import pytest
 from mvkit.scoring.correlation import ExclusionReason
 from mvkit.scoring.gram import layer_coordinates, split_coordinates
 from mvkit.scoring.maps import MAPPINGS
-from mvkit.scoring.pls import pls_predict
+from mvkit.scoring.pls_choice import pls_predict
 from mvkit.scoring.protocol import ImageSplit, SplitHalfScores, halves_of, image_splits, trial_orders
 from mvkit.scoring.settings import ScoreSettings
 

@@ -95,3 +95,12 @@ def test_what_a_task_has_no_use_for_is_refused(folder: Path) -> None:
     given = ["--map", "ridge", "--set", "n_splits=2", "--set", "input.size_px=64"]
     with pytest.raises(UsageError, match="leave --set n_splits=2, --map out"):
         CliRunner().invoke(app, ["score", "gabor", "--task", str(folder), *given], catch_exceptions=False)
+
+
+def test_a_joined_layer_is_read_out_as_one(folder: Path, tmp_path: Path) -> None:
+    options = ["--task", str(folder), "--home", str(tmp_path / "home"), "--weights", "random", "--json"]
+    layers = ["--layers", "both=features.3+features.7,features.7"]
+    run = CliRunner().invoke(app, ["score", "alexnet_bn_ir", *layers, *options])
+    assert run.exit_code == 0, run.output
+    scores = json.loads(run.stdout)["scores"]
+    assert [score["layer"] for score in scores] == ["features.7", "both"]

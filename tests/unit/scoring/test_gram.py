@@ -26,7 +26,7 @@ from mvkit.scoring.gram import (
     split_coordinates,
 )
 from mvkit.scoring.maps import MAPPINGS, prepare_layers
-from mvkit.scoring.pls import pls_predict
+from mvkit.scoring.pls_choice import pls_predict
 from mvkit.scoring.protocol import image_splits, splits_of
 
 SPLITS = image_splits(30, n_splits=3, train_fraction=0.5)

@@ -13,7 +13,7 @@ from sklearn.cross_decomposition import PLSRegression
 from sklearn.model_selection import GridSearchCV, KFold
 
 from mvkit.errors import FitError, UsageError
-from mvkit.scoring import pls_score, resolve_settings, score_features
+from mvkit.scoring import pls_predict, pls_score, resolve_settings, score_features
 from mvkit.scoring.gram import layer_coordinates, split_coordinates
 from mvkit.scoring.pls_choice import choose_components, predict_pls
 from mvkit.scoring.protocol import ImageSplit, image_splits, training_targets
@@ -50,6 +50,8 @@ def test_the_number_chosen_is_that_of_a_grid_search(noise: float) -> None:
         assert chosen[fit] == search.best_params_["n_components"]
         expected = search.predict(FEATURES[split.test]) - responses[split.train].mean(axis=0)
         np.testing.assert_allclose(predictions[fit], expected, rtol=0, atol=1e-9)
+        alone = pls_predict(FEATURES, responses, split, settings)
+        np.testing.assert_allclose(alone, search.predict(FEATURES[split.test]), rtol=0, atol=1e-9)
 
 
 def test_more_noise_means_fewer_components() -> None:
