@@ -18,13 +18,14 @@ import numba
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-#: numba's fast-math flags of scores.
-_FAST = {"reassoc", "contract", "nsz"}
+#: Options of numba for scores: flags of fast-math; no counting of references to arrays, which takes a fifth
+#: of the time of a PLS fit, so that such functions may look at parts of arrays but not make any.
+_SCORES = {"fastmath": {"reassoc", "contract", "nsz"}, "_nrt": False}
 
 
 def compiled(function: Function) -> Function:
-    """Compile a function of scores that Python calls; cached on disk."""
-    return _cached(function, fastmath=_FAST)
+    """Compile a function of scores that Python calls, and that makes no arrays; cached on disk."""
+    return _cached(function, **_SCORES)
 
 
 def compiled_part(function: Function) -> Function:
@@ -33,12 +34,12 @@ def compiled_part(function: Function) -> Function:
     It must not remain a function of its own. A process that compiles would then use one machine code for it,
     and a process that loads the caller from disk another: last bits of results would differ between them.
     """
-    return _jit(function, fastmath=_FAST, forceinline=True)
+    return _jit(function, forceinline=True, **_SCORES)
 
 
 def expanded_part(function: Function) -> Function:
     """Do the same at an earlier stage, which is faster for functions that are called in one place only."""
-    return _jit(function, fastmath=_FAST, inline="always")
+    return _jit(function, inline="always", **_SCORES)
 
 
 def compiled_exact(function: Function) -> Function:

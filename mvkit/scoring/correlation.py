@@ -195,6 +195,7 @@ def correlate(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArra
     column_correlations(
         np.ascontiguousarray(first).reshape(-1, *shape[-2:]),
         np.ascontiguousarray(second).reshape(-1, *shape[-2:]),
+        np.empty((5, shape[-1])),
         result,
     )
     return result.reshape(*shape[:-2], shape[-1])
@@ -202,7 +203,10 @@ def correlate(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArra
 
 @compiled
 def column_correlations(
-    first: NDArray[np.float64], second: NDArray[np.float64], result: NDArray[np.float64]
+    first: NDArray[np.float64],
+    second: NDArray[np.float64],
+    space: NDArray[np.float64],
+    result: NDArray[np.float64],
 ) -> None:
     """Correlate matching columns over the middle axis.
 
@@ -210,15 +214,13 @@ def column_correlations(
     ----------
     first, second
         float64 (n, n_rows, n_columns).
+    space
+        float64 (5, n_columns), overwritten: work space.
     result
         float64 (n, n_columns), overwritten; NaN where either column is constant or holds NaN.
     """
     n, n_rows, n_columns = first.shape
-    mean_first = np.empty(n_columns)
-    mean_second = np.empty(n_columns)
-    square_first = np.empty(n_columns)
-    square_second = np.empty(n_columns)
-    product = np.empty(n_columns)
+    mean_first, mean_second, square_first, square_second, product = space
     for item in range(n):
         mean_first[:] = 0.0
         mean_second[:] = 0.0

@@ -12,7 +12,10 @@ long as the features, and no deflated copy of anything, is ever formed. With the
 - scores are ``D w`` made orthogonal to earlier scores and of unit length; the same steps on ``w`` give the
   rotation ``r`` with ``t = X r``, so that the prediction for test images Z is ``sum_j (Z r_j) q_j'``;
 - removing a component changes ``G`` and ``C`` by a symmetric matrix of rank 2. Rounding errors of these
-  updates stay as large as the first ``G``, so it is formed again whenever it has shrunk a lot.
+  updates stay as large as the first ``G``, so it is formed again whenever it has shrunk a lot;
+- ``X_(k+1) w = 0``, so that ``G_(k+1)`` has one dimension less than ``G_k``. A Householder reflection that
+  turns w to the last coordinate (Golub & Van Loan 2013, section 5.1) takes it away: after 25 components of 58
+  dimensions, products with ``G`` cost a third of what they did.
 
 The power iteration is stopped where scikit-learn stops it. Its iterates are needed exactly, up to the one at
 which the stopping rule ends, because the rule is loose (successive unit vectors nearer than 1e-3) and its
@@ -45,8 +48,9 @@ from mvkit.scoring.settings import ScoreSettings
 
 Array = NDArray[np.float64]
 
-# The iterated matrix is formed again when its trace has fallen by this factor since it was last formed.
-REFRESH = 1e-4
+# The iterated matrix is formed again when its trace has fallen by this factor since it was last formed. Over
+# features, rounding errors are small in coordinates of small variance; over units they are alike everywhere.
+REFRESH, REFRESH_BY_UNITS = 1e-4, 1e-3
 EPSILON = float(np.finfo(np.float64).eps)
 # A target column with more than this share of its variance left is surely not constant.
 SURELY_LEFT = 1e-10
@@ -61,9 +65,11 @@ RESIDUAL = 1e-14
 # Iterates are not brought to unit length until they are this long or short (squared).
 LONG, SHORT = 1e100, 1e-100
 # Rows are padded to a multiple of this many numbers, and begin at a multiple of this many bytes.
-LANES = 32
+LANES = 16
 ALIGNMENT = 64
-# Fits that are prepared for the kernel at a time.
+# Products of larger matrices are left to BLAS.
+SMALL = 128
+# Fits that are prepared for the kernel at a time, if they are small.
 FITS_AT_A_TIME = 16
 
 
@@ -88,36 +94,39 @@ def predict_test_images(
     """
     n_fits, _, n_units = targets.shape
     rank = coordinates.scale.size
-    size = min(rank, n_units)
+    # The matrix over features loses a row with each component, the one over units does not.
+    by_units = n_units < rank - settings.most_components // 2
+    size = n_units if by_units else rank
     rule = Rule(
         tolerance=settings.pls_tolerance,
         max_iterations=settings.pls_max_iterations,
-        by_units=n_units < rank,
+        by_units=by_units,
         converged=settings.pls_stopping == "converged",
     )
     scale = aligned_zeros(padded_length(rank))
-    scale[:rank] = coordinates.scale
-    # A read-only map of shared memory would be another type.
-    predictors = (np.require(coordinates.basis, requirements=["C", "W"]), scale)
-    space = workspace(size, rank, settings.most_components)
+    # The coordinate of largest variance comes last, where weight vectors are turned to: as they mostly point
+    # there, reflections leave coordinates of small variance nearly as they are, and as exact.
+    scale[:rank] = coordinates.scale[::-1]
+    basis, test = coordinates.basis[::-1].copy(), coordinates.test[:, ::-1].copy()
+    space = workspace(size, rank, n_units, settings.most_components)
     # Arrays of a few fits are used again and again: they stay in the cache and are zeroed once.
-    step = min(n_fits, FITS_AT_A_TIME)
+    step = min(n_fits, FITS_AT_A_TIME if size <= SMALL else 1)
     projected = aligned_zeros(step, rank, padded_length(n_units))
-    covariance = np.empty((step, rank, n_units))
-    matrices = aligned_zeros(step, size, padded_length(size))
     rotations = aligned_zeros(step, settings.most_components, padded_length(rank))
     loadings = aligned_zeros(step, settings.most_components, padded_length(n_units))
     predictions = np.empty((n_fits, coordinates.test.shape[0], n_units))
+    # training_targets has them by image in memory; a read-only map would be another type.
+    by_image = np.require(targets.transpose(1, 0, 2), requirements=["C", "W"])
     for begin in range(0, n_fits, step):
-        part = np.ascontiguousarray(targets[begin : begin + step])
+        part = targets[begin : begin + step]
         n = len(part)
-        np.matmul(coordinates.basis, part, out=projected[:n, :, :n_units])
-        np.multiply(coordinates.scale[:, None], projected[:n, :, :n_units], out=covariance[:n])
-        transposed = covariance[:n].transpose(0, 2, 1)
-        factors = (transposed, covariance[:n]) if rule.by_units else (covariance[:n], transposed)
-        np.matmul(*factors, out=matrices[:n, :, :size])
-        fit_batch(predictors, part, projected, matrices, rule, space, (rotations, loadings))
-        scores = rotations[:n, :, :rank] @ coordinates.test.T
+        np.matmul(basis, part, out=projected[:n, :, :n_units])
+        if size > SMALL:
+            covariance = scale[:rank, None] * projected[0, :, :n_units]
+            factors = (covariance.T, covariance) if by_units else (covariance, covariance.T)
+            np.matmul(*factors, out=space.matrix[:, :size])
+        fit_batch((basis, scale), by_image, begin, projected[:n], rule, space, (rotations, loadings))
+        scores = rotations[:n, :, :rank] @ test.T
         np.matmul(scores.transpose(0, 2, 1), loadings[:n, :, :n_units], out=predictions[begin : begin + step])
     return predictions
 
@@ -135,13 +144,13 @@ def prepare_kernel() -> None:
 def fit_batch(
     predictors: tuple[Array, Array],
     targets: Array,
+    begin: int,
     projected: Array,
-    matrices: Array,
     rule: Rule,
     space: Workspace,
     results: tuple[Array, Array],
 ) -> None:
-    """Fit every target matrix.
+    """Fit the target matrices of some fits.
 
     Padded rows end with zeros; see :func:`padded_length`.
 
@@ -150,15 +159,15 @@ def fit_batch(
     predictors
         ``basis`` (rank, n_train) and ``scale`` (rank,), padded, of ``SplitCoordinates``.
     targets
-        float64 (n_fits, n_train, n_units), centred over images; columns that take no part are zero.
+        float64 (n_train, all fits, n_units), centred over images; columns that take no part are zero.
+    begin
+        The first of these fits.
     projected
-        float64 (n_fits or more, rank, n_units), rows padded: ``basis @ targets``.
-    matrices
-        float64 (n_fits or more, size, size), rows padded: the matrix to iterate for each fit; destroyed.
+        float64 (n_fits, rank, n_units), rows padded: ``basis @ targets`` of each.
     rule
         Rule of the power iteration.
     space
-        Work space for that size.
+        Work space for that size. Matrices larger than ``SMALL`` are in it already, one fit at a time.
     results
         ``rotations`` (n_fits or more, n_components, rank) and ``loadings`` (same, n_components, n_units),
         rows padded, overwritten. Components beyond those that exist are zero.
@@ -166,26 +175,36 @@ def fit_batch(
     basis, scale = predictors
     rotations, loadings = results
     n_components = min(rotations.shape[1], basis.shape[0])
-    size = matrices.shape[1]
-    direction, image = space.direction, space.image
+    refresh = REFRESH_BY_UNITS if rule.by_units else REFRESH
+    whole = space
     rotations[:, :, :] = 0.0
     loadings[:, :, :] = 0.0
-    for index in range(targets.shape[0]):
+    for index in range(projected.shape[0]):
         fit = Fit(
-            basis, scale, targets[index], projected[index], space.scores, rotations[index], loadings[index]
+            basis,
+            scale,
+            targets[:, begin + index],
+            projected[index],
+            space.scores,
+            rotations[index],
+            loadings[index],
         )
-        matrix = matrices[index]
+        matrix = whole.matrix
+        space = narrowed(whole, matrix.shape[0])
         start = 0
         square = 0.0
-        first_trace = 0.0
-        for i in range(size):
-            first_trace += matrix[i, i]
+        if matrix.shape[0] <= SMALL:
+            form_matrix(matrix, fit, 0, rule, space)
+        first_trace = trace_of(matrix)
         reference = first_trace
         for count in range(n_components):
+            before = start
             start, square, left = start_column(fit, start, square, count)
             if start < 0 or not reference > EXHAUSTED * first_trace:
                 break
-            length = first_direction(matrix, fit, start, count, rule, space)
+            if count == 0 or start != before:
+                find_covariance(fit, start, count, space)
+            length = first_direction(matrix, fit, start, rule, space)
             if not length > 0.0:
                 break
             # scikit-learn divides the first vector, X'y / y'y, by its length plus epsilon
@@ -193,16 +212,21 @@ def fit_batch(
             leading_direction(matrix, shrink, rule, space)
             if rule.by_units:
                 to_feature_space(fit, count, space)
-                length = add_component(space.weights, fit, count, space)
             else:
-                length = add_component(direction, fit, count, space)
-            if length == 0.0:
+                _unreflect(space, count)
+            length = add_component(fit, count, space)
+            if length == 0.0 or count + 1 == n_components:
                 break
-            for i in range(image.size):
-                image[i] /= length
-            trace = remove_component(matrix, fit, count, rule, space)
-            if not trace > REFRESH * reference:
-                reference = form_matrix(matrix, fit, count + 1, rule)
+            if rule.by_units:
+                trace = remove_component_by_units(matrix, fit, count, space)
+            else:
+                scale_row(space.image, 1.0 / length)
+                trace = remove_component(matrix, fit, count, start, space)
+                matrix = matrix[: matrix.shape[0] - 1]
+                if matrix.shape[0] % LANES == 0:
+                    space = narrowed(whole, matrix.shape[0])
+            if not trace > refresh * reference:
+                reference = form_matrix(matrix, fit, count + 1, rule, space)
 
 
 class Fit(NamedTuple):
@@ -221,28 +245,37 @@ class Fit(NamedTuple):
 
 
 @expanded_part
-def form_matrix(matrix: Array, fit: Fit, count: int, rule: Rule) -> float:
+def form_matrix(matrix: Array, fit: Fit, count: int, rule: Rule, space: Workspace) -> float:
     """Write ``S'S`` or ``SS'`` into ``matrix``; return its trace."""
-    covariance = fit.projected.copy()
-    rank, n_units = covariance.shape
-    weights = np.empty(count)
-    for i in range(rank):
+    covariance, weights = space.covariance, space.overlaps
+    rank, n_units = fit.projected.shape
+    for i in range(rank - 1, -1, -1):
+        row = covariance[i]
+        for unit in range(n_units):
+            row[unit] = fit.projected[i, unit]
         for component in range(count):
             weights[component] = fit.scores[component, i]
-        add_rows(fit.loadings, weights, count, -1.0, covariance[i])
-        for unit in range(n_units):
-            covariance[i, unit] *= fit.scale[i]
+        add_rows(fit.loadings, weights, count, -1.0, row)
+        scale_row(row, fit.scale[i])
+        if not rule.by_units:
+            # reflections change this row by rows below it, which are ready
+            n_below = min(count, rank - 1 - i)
+            for below in range(n_below):
+                last = rank - n_below + below
+                component = rank - 1 - last
+                weights[below] = space.reflections[component, i] * space.inverse_pivots[component]
+            add_rows(covariance[rank - n_below :], weights, n_below, -1.0, row)
     rows = covariance
     if rule.by_units:
-        rows = np.zeros((n_units, fit.scale.size))
-        rows[:, :rank] = covariance.T
-    trace = 0.0
+        rows = space.transposed
+        for unit in range(matrix.shape[0]):
+            for i in range(rank):
+                rows[unit, i] = covariance[i, unit]
     for i in range(matrix.shape[0]):
-        for j in range(i + 1):
-            matrix[i, j] = dot(rows[i], rows[j])
+        row_products(rows, rows[i], i + 1, matrix[i])
+        for j in range(i):
             matrix[j, i] = matrix[i, j]
-        trace += matrix[i, i]
-    return trace
+    return trace_of(matrix)
 
 
 @expanded_part
@@ -281,31 +314,69 @@ def start_column(fit: Fit, unit: int, square: float, count: int) -> tuple[int, f
 
 
 @expanded_part
-def first_direction(matrix: Array, fit: Fit, start: int, count: int, rule: Rule, space: Workspace) -> float:
-    """Write the first iterate from a start column, after ``count`` components; return |S_k e|.
+def first_direction(matrix: Array, fit: Fit, start: int, rule: Rule, space: Workspace) -> float:
+    """Write the first iterate from a start column; return |S_k e|.
 
     It is the column itself in unit space, and its covariance with the features in feature space. The limit
     of the iteration does not depend on it, so that ``converged`` may start from where most covariance lies.
     """
-    direction, overlaps = space.direction, space.overlaps
-    size = matrix.shape[0]
+    direction = space.direction
+    row = direction
     if rule.converged:
         start = 0
-        for i in range(size):
+        for i in range(matrix.shape[0]):
             if matrix[i, i] > matrix[start, start]:
                 start = i
-    if rule.by_units or rule.converged:
-        for i in range(size):
+        row = matrix[start]
+    elif rule.by_units:
+        for i in range(direction.size):
             direction[i] = 0.0
         direction[start] = 1.0
         return float(np.sqrt(max(matrix[start, start], 0.0)))
-    for i in range(size):
-        direction[i] = fit.projected[i, start]
+    else:
+        row = space.start
+    for column in range(0, direction.size, LANES):
+        store(direction, column, load(row, column))
+    return normalise(direction)
+
+
+@expanded_part
+def find_covariance(fit: Fit, start: int, count: int, space: Workspace) -> None:
+    """Write the covariance of a start column with the features, after ``count`` components."""
+    column, overlaps = space.start, space.overlaps
+    for i in range(fit.projected.shape[0]):
+        column[i] = fit.projected[i, start]
     for component in range(count):
         overlaps[component] = fit.loadings[component, start]
-    add_rows(fit.scores, overlaps, count, -1.0, direction)
-    scale_by(direction, fit.scale)
-    return normalise(direction)
+    add_rows(fit.scores, overlaps, count, -1.0, column)
+    scale_by(column, fit.scale)
+    _reflect(column, space, fit.projected.shape[0], count)
+
+
+@expanded_part
+def _reflect(row: Array, space: Workspace, rank: int, count: int) -> None:
+    """Turn a vector of feature space that is orthogonal to all weight vectors so far.
+
+    Its last entries, one for each of them, become zero.
+    """
+    for component in range(count):
+        last = rank - 1 - component
+        reflection = space.reflections[component]
+        add_multiple(row, -row[last] * space.inverse_pivots[component], reflection)
+        row[last] = 0.0
+
+
+@expanded_part
+def _unreflect(space: Workspace, count: int) -> None:
+    """Write the weight vector of a direction in the turned coordinates into ``weights``."""
+    weights, direction = space.weights, space.direction
+    for i in range(weights.size):
+        weights[i] = 0.0
+    for column in range(0, direction.size, LANES):
+        store(weights, column, load(direction, column))
+    for component in range(count - 1, -1, -1):
+        reflection = space.reflections[component]
+        add_multiple(weights, -dot(reflection, weights), reflection)
 
 
 @expanded_part
@@ -319,8 +390,9 @@ def to_feature_space(fit: Fit, count: int, space: Workspace) -> None:
 
 
 @expanded_part
-def add_component(weights: Array, fit: Fit, count: int, space: Workspace) -> float:
+def add_component(fit: Fit, count: int, space: Workspace) -> float:
     """Append score, rotation and loadings of a weight vector; return |X_k w|, 0 if nothing is left of it."""
+    weights = space.weights
     score = fit.scores[count]
     rotation = fit.rotations[count]
     for i in range(weights.size):
@@ -335,54 +407,89 @@ def add_component(weights: Array, fit: Fit, count: int, space: Workspace) -> flo
     if not square > EXHAUSTED * first:
         return 0.0
     length = np.sqrt(square)
-    for i in range(weights.size):
-        score[i] /= length
-        rotation[i] /= length
+    scale_row(score, 1.0 / length)
+    scale_row(rotation, 1.0 / length)
     add_rows(fit.projected, score, fit.projected.shape[0], 1.0, fit.loadings[count])
     return float(length)
 
 
 @expanded_part
-def remove_component(matrix: Array, fit: Fit, count: int, rule: Rule, space: Workspace) -> float:
-    """Remove the newest component from the iterated matrix; return the new trace.
+def remove_component(matrix: Array, fit: Fit, count: int, start: int, space: Workspace) -> float:
+    """Remove the newest component from ``SS'``, which loses its last row and column; return the new trace.
 
-    With ``g = D t``, ``S_(k+1) = S_k - g q'``. ``image`` is ``G w / |X_k w| = S_k q`` (not used by units).
+    With ``g = D t``, ``S_(k+1) = S_k - g q'`` and ``G_(k+1) = G_k - g (S_k q)' - (S_k q) g' + |q|^2 g g'``;
+    ``image`` is ``G_k w / |X_k w| = S_k q``. As ``X_(k+1) w = 0``, ``G_(k+1) w = 0``: the reflection
+    ``I - r r'`` that turns w to the last coordinate leaves zeros there. From a vector that is orthogonal to
+    w, it takes the multiple of r that clears the last entry: ``G_(k+1) r`` is its last column over ``r_l``.
     """
-    size, width = matrix.shape
+    size = matrix.shape[0]
+    last = size - 1
+    direction, image, gain = space.direction, space.image, space.gain
     loading = fit.loadings[count]
-    gain = space.gain
+    for column in range(0, gain.size, LANES):
+        store(gain, column, multiply_add(load(fit.scale, column), load(fit.scores[count], column), zeros()))
+    _reflect(gain, space, fit.projected.shape[0], count)
+    add_multiple(image, -0.5 * dot(loading, loading), gain)
+    reflection = space.reflections[count]
+    for i in range(reflection.size):
+        reflection[i] = 0.0
+    for column in range(0, direction.size, LANES):
+        store(reflection, column, load(direction, column))
+    reflection[last] += 1.0 if direction[last] >= 0.0 else -1.0
+    scale_row(reflection, 1.0 / np.sqrt(1.0 + abs(direction[last])))
+    inverse = 1.0 / reflection[last]
+    space.inverse_pivots[count] = inverse
+    add_multiple(space.start, -loading[start], gain)
+    add_multiple(space.start, -space.start[last] * inverse, reflection)
+    space.start[last] = 0.0
+    # what the reflection takes from the rows: the last column over r_l, less half of its part along r
+    taken = space.weights
+    for column in range(0, direction.size, LANES):
+        block = load(matrix, (last, column))
+        block = multiply_add(-gain[last], load(image, column), block)
+        block = multiply_add(-image[last], load(gain, column), block)
+        store(taken, column, block)
+    scale_row(taken, inverse)
+    add_multiple(taken[: direction.size], -0.5 * taken[last] * inverse, reflection)
+    column = 0
+    while column < direction.size:
+        gains, images = load(gain, column), load(image, column)
+        reflections, takens = load(reflection, column), load(taken, column)
+        for i in range(last):
+            block = load(matrix, (i, column))
+            block = multiply_add(-gain[i], images, block)
+            block = multiply_add(-image[i], gains, block)
+            block = multiply_add(-reflection[i], takens, block)
+            store(matrix, (i, column), multiply_add(-taken[i], reflections, block))
+        column += LANES
+    for i in range(last):
+        matrix[i, last] = 0.0
+    return trace_of(matrix[:last])
+
+
+@expanded_part
+def remove_component_by_units(matrix: Array, fit: Fit, count: int, space: Workspace) -> float:
+    """Remove the newest component from ``S'S``; return the new trace.
+
+    With ``g = D t`` and ``u = S_k'g``, ``C_(k+1) = C_k - q u' - u q' + |g|^2 q q'``.
+    """
+    loading = fit.loadings[count]
+    gain, seen, partner = space.gain, space.weights, space.image
     for i in range(gain.size):
         gain[i] = fit.scale[i] * fit.scores[count, i]
-    if rule.by_units:
-        # C - q u' - u q' + |g|^2 q q',  u = S_k'g
-        seen = space.weights
-        for i in range(gain.size):
-            seen[i] = fit.scale[i] * gain[i]
-        row_products(fit.scores, seen, count, space.overlaps)
-        add_rows(fit.scores, space.overlaps, count, -1.0, seen)
-        partner = space.image
-        for i in range(width):
-            partner[i] = 0.0
-        add_rows(fit.projected, seen, fit.projected.shape[0], 1.0, partner)
-        half = 0.5 * dot(gain, gain)
-        x = loading
-    else:
-        # G - g (S_k q)' - (S_k q) g' + |q|^2 g g'
-        partner = space.image
-        half = 0.5 * dot(loading, loading)
-        x = gain
-    add_multiple(partner, -half, x)
-    for column in range(0, width, LANES):
-        x_block = load(x, column)
-        partner_block = load(partner, column)
-        for i in range(size):
-            block = load(matrix, (i, column))
-            block = multiply_add(-x[i], partner_block, block)
-            store(matrix, (i, column), multiply_add(-partner[i], x_block, block))
-    trace = 0.0
-    for i in range(size):
-        trace += matrix[i, i]
-    return trace
+        seen[i] = fit.scale[i] * gain[i]
+    row_products(fit.scores, seen, count, space.overlaps)
+    add_rows(fit.scores, space.overlaps, count, -1.0, seen)
+    for i in range(partner.size):
+        partner[i] = 0.0
+    add_rows(fit.projected, seen, fit.projected.shape[0], 1.0, partner)
+    add_multiple(partner, -0.5 * dot(gain, gain), loading)
+    for column in range(0, partner.size, LANES):
+        loadings, partners = load(loading, column), load(partner, column)
+        for i in range(matrix.shape[0]):
+            block = multiply_add(-loading[i], partners, load(matrix, (i, column)))
+            store(matrix, (i, column), multiply_add(-partner[i], loadings, block))
+    return trace_of(matrix)
 
 
 class Rule(NamedTuple):
@@ -407,6 +514,7 @@ class Workspace(NamedTuple):
     image in turn. Zeros after the last one let loops run over whole blocks.
     """
 
+    matrix: Array  # (size, width), the iterated matrix
     basis: Array  # (size + 1, width)
     diagonal: Array  # (width + 2 LANES,)
     beside: Array  # (width + 2 LANES,)
@@ -415,15 +523,21 @@ class Workspace(NamedTuple):
     direction: Array  # (width,) of the newest component in the iterated space, unit length
     image: Array  # (width,) the matrix times the direction
     scores: Array  # (n_components, rank)
-    weights: Array  # (rank,)
+    weights: Array  # (rank,) of the newest component, unit length
     gain: Array  # (rank,)
+    start: Array  # (rank,) covariance of the start column with the features, after the components so far
+    reflections: Array  # (n_components, rank)
+    inverse_pivots: Array  # (n_components,), one over the last entry of each
+    covariance: Array  # (rank, n_units)
+    transposed: Array  # (n_units, rank)
 
 
-def workspace(size: int, rank: int, n_components: int) -> Workspace:
+def workspace(size: int, rank: int, n_units: int, n_components: int) -> Workspace:
     """Allocate the work space for matrices of that size."""
     width = padded_length(size)
     length = width + 2 * LANES
     return Workspace(
+        matrix=aligned_zeros(size, width),
         basis=aligned_zeros(size + 1, width),
         diagonal=aligned_zeros(length),
         beside=aligned_zeros(length),
@@ -434,6 +548,35 @@ def workspace(size: int, rank: int, n_components: int) -> Workspace:
         scores=aligned_zeros(n_components, padded_length(rank)),
         weights=aligned_zeros(padded_length(rank)),
         gain=aligned_zeros(padded_length(rank)),
+        start=aligned_zeros(padded_length(rank)),
+        reflections=aligned_zeros(n_components, padded_length(rank)),
+        inverse_pivots=aligned_zeros(n_components),
+        covariance=aligned_zeros(rank, padded_length(n_units)),
+        transposed=aligned_zeros(size, padded_length(rank)),
+    )
+
+
+@expanded_part
+def narrowed(space: Workspace, size: int) -> Workspace:
+    """Return the work space for matrices of a smaller size, in the same memory."""
+    width = -(-size // LANES) * LANES
+    return Workspace(
+        space.matrix,
+        space.basis.reshape(space.basis.size)[: (size + 1) * width].reshape((size + 1, width)),
+        space.diagonal,
+        space.beside,
+        space.iterates,
+        space.overlaps,
+        space.direction[:width],
+        space.image[:width],
+        space.scores,
+        space.weights,
+        space.gain,
+        space.start,
+        space.reflections,
+        space.inverse_pivots,
+        space.covariance,
+        space.transposed,
     )
 
 
@@ -450,28 +593,10 @@ def _grow(matrix: Array, space: Workspace, last: int, length: float, unchecked: 
     previous = basis[max(last - 1, 0)]
     following = basis[last + 1]
     scale = 1.0 / length if length > 0.0 else 0.0
-    # Every other product runs through the matrix backwards, from those rows on that are still in the cache.
-    n_rows = matrix.shape[0]
-    begin, stride = (n_rows - 1, -1) if last % 2 else (0, 1)
+    for column in range(0, current.size, LANES):
+        store(following, column, zeros())
+    add_rows(matrix, current, matrix.shape[0], scale, following)
     products = zeros()
-    column = 0
-    while column < current.size:
-        first = zeros()
-        second = zeros()
-        if column + LANES < current.size:
-            for step in range(n_rows):
-                row = begin + stride * step
-                first = multiply_add(current[row], load(matrix, (row, column)), first)
-                second = multiply_add(current[row], load(matrix, (row, column + LANES)), second)
-            second = multiply_add(scale, second, zeros())
-            store(following, column + LANES, second)
-        else:
-            for step in range(n_rows):
-                row = begin + stride * step
-                first = multiply_add(current[row], load(matrix, (row, column)), first)
-        first = multiply_add(scale, first, zeros())
-        store(following, column, first)
-        column += 2 * LANES
     for column in range(0, current.size, LANES):
         block = multiply_add(scale, load(current, column), zeros())
         store(current, column, block)
@@ -491,7 +616,6 @@ def _grow(matrix: Array, space: Workspace, last: int, length: float, unchecked: 
     if last % 4 >= unchecked:
         row_products(basis, following, last + 1, space.overlaps)
         add_rows(basis, space.overlaps, last + 1, -1.0, following)
-        return float(np.sqrt(dot(following, following)))
     return float(np.sqrt(total(squares)))
 
 
@@ -624,7 +748,7 @@ def _power_iterate(matrix: Array, shrink: float, rule: Rule, space: Workspace) -
         norm = stretch if rule.by_units else square
         if iteration:
             # |w_k - w_(k-1)|^2 < tolerance, solved for the inner product
-            if overlap > nearest * np.sqrt(last_norm * norm):
+            if overlap > 0.0 and overlap * overlap > nearest * nearest * last_norm * norm:
                 break
             nearest = 1.0 - 0.5 * rule.tolerance
         next_square += outside * outside
@@ -674,20 +798,19 @@ def leading_direction(matrix: Array, shrink: float, rule: Rule, space: Workspace
     space.iterates[:, :] = 0.0
     space.diagonal[:] = 0.0
     space.beside[:] = 0.0
-    for i in range(direction.size):
-        space.basis[0, i] = direction[i]
-        direction[i] = 0.0
-        image[i] = 0.0
+    for column in range(0, direction.size, LANES):
+        store(space.basis, (0, column), load(direction, column))
+        store(direction, column, zeros())
+        store(image, column, zeros())
     if rule.converged:
         n = _leading_eigenvector(matrix, space)
     else:
         n = _power_iterate(matrix, shrink, rule, space)
     add_rows(space.basis, space.iterates[0], n, 1.0, direction)
     add_rows(space.basis, space.iterates[1], n, 1.0, image)
-    length = np.sqrt(dot(direction, direction))
-    for i in range(direction.size):
-        direction[i] /= length
-        image[i] /= length
+    scale = 1.0 / np.sqrt(dot(direction, direction))
+    scale_row(direction, scale)
+    scale_row(image, scale)
 
 
 def padded_length(size: int) -> int:
@@ -701,6 +824,21 @@ def aligned_zeros(*shape: int) -> Array:
     buffer = np.zeros(n_bytes + ALIGNMENT, dtype=np.uint8)
     begin = -buffer.ctypes.data % ALIGNMENT
     return buffer[begin : begin + n_bytes].view(np.float64).reshape(shape)
+
+
+@compiled_part
+def load(array: Array, index: Any) -> Any:
+    """Return the block of an array that begins at an index."""
+    return load_like(zeros(), array, index)
+
+
+@compiled_part
+def trace_of(matrix: Array) -> float:
+    """Return the sum of the diagonal of a matrix whose rows are padded."""
+    trace = 0.0
+    for i in range(matrix.shape[0]):
+        trace += matrix[i, i]
+    return trace
 
 
 @compiled_part
@@ -738,19 +876,66 @@ def normalise(row: Array) -> float:
 
 
 @compiled_part
-def add_rows(matrix: Array, weights: Array, n_rows: int, sign: float, result: Array) -> None:
-    """Add ``sign * weights @ matrix`` (first ``n_rows`` rows, padded) to ``result``."""
-    for column in range(0, result.size, LANES):
-        block = load(result, column)
-        for row in range(n_rows):
-            block = multiply_add(sign * weights[row], load(matrix, (row, column)), block)
-        store(result, column, block)
+def add_rows(matrix: Array, weights: Array, n_rows: int, factor: float, result: Array) -> None:
+    """Add ``factor * weights @ matrix`` (first ``n_rows`` rows, padded) to ``result``."""
+    column = 0
+    while column < result.size:
+        left = result.size - column
+        if left >= 64:
+            _add_tiles(matrix, weights, n_rows, factor, result, (column, column + 32), (zeros32(), zeros32()))
+            column += 64
+        elif left >= 48:
+            _add_tiles(matrix, weights, n_rows, factor, result, (column, column + 32), (zeros32(), zeros()))
+            column += 48
+        elif left >= 32:
+            _add_tiles(matrix, weights, n_rows, factor, result, (column, column + 16), (zeros(), zeros()))
+            column += 32
+        else:
+            _add_tiles(matrix, weights, n_rows, factor, result, (column, column + 8), (zeros8(), zeros8()))
+            column += 16
+
+
+@compiled_part
+def _add_tiles(
+    matrix: Array,
+    weights: Array,
+    n_rows: int,
+    factor: float,
+    result: Array,
+    columns: tuple[int, int],
+    sums: tuple[Any, Any],
+) -> None:
+    """Do this for two neighbouring blocks of columns, whose sums (of zeros) stay in registers."""
+    first, second = sums
+    left, right = columns
+    for row in range(n_rows):
+        first = multiply_add(weights[row], load_like(first, matrix, (row, left)), first)
+        second = multiply_add(weights[row], load_like(second, matrix, (row, right)), second)
+    store(result, left, multiply_add(factor, first, load_like(first, result, left)))
+    store(result, right, multiply_add(factor, second, load_like(second, result, right)))
+
+
+@compiled_part
+def scale_row(row: Array, factor: float) -> None:
+    """Multiply a padded row by a number."""
+    for column in range(0, row.size, LANES):
+        store(row, column, multiply_add(factor, load(row, column), zeros()))
 
 
 @compiled_part
 def row_products(matrix: Array, vector: Array, n_rows: int, result: Array) -> None:
     """Write ``matrix[:n_rows] @ vector`` into ``result``; rows and vector are padded."""
-    for row in range(n_rows):
+    whole = n_rows - n_rows % 4
+    for row in range(0, whole, 4):
+        first, second, third, fourth = zeros(), zeros(), zeros(), zeros()
+        for column in range(0, vector.size, LANES):
+            block = load(vector, column)
+            first = multiply_add(block, load(matrix, (row, column)), first)
+            second = multiply_add(block, load(matrix, (row + 1, column)), second)
+            third = multiply_add(block, load(matrix, (row + 2, column)), third)
+            fourth = multiply_add(block, load(matrix, (row + 3, column)), fourth)
+        store(result, row, totals(first, second, third, fourth))
+    for row in range(whole, n_rows):
         products = zeros()
         for column in range(0, vector.size, LANES):
             products = multiply_add(load(vector, column), load(matrix, (row, column)), products)
@@ -758,26 +943,25 @@ def row_products(matrix: Array, vector: Array, n_rows: int, result: Array) -> No
 
 
 class Block(types.Type):
-    """A block of ``LANES`` float64, held in as many SIMD registers as the processor needs for them.
+    """A block of float64 numbers, held in as many SIMD registers as the processor needs for them.
 
     Compilers leave sums of a loop in memory, or in one register, where their registers would hold a block of
     them. With blocks, what is in registers is decided here, and so is the order of all sums: it depends on
     neither the processor nor the compiler.
     """
 
-    def __init__(self) -> None:
-        super().__init__(name=f"block({LANES})")
+    def __init__(self, lanes: int) -> None:
+        super().__init__(name=f"block({lanes})")
+        self.vector = ir.VectorType(ir.DoubleType(), lanes)
 
 
-_BLOCK = Block()
 _cgutils: Any = cgutils
-_LANES_TYPE = ir.VectorType(ir.DoubleType(), LANES)
 
 
 @register_model(Block)
 class _BlockModel(models.PrimitiveModel):
     def __init__(self, manager: Any, block: Block) -> None:
-        super().__init__(manager, block, _LANES_TYPE)  # type: ignore[no-untyped-call]
+        super().__init__(manager, block, block.vector)  # type: ignore[no-untyped-call]
 
 
 def _pick(builder: Any, first: Any, second: Any, entries: Iterable[int]) -> Any:
@@ -787,41 +971,44 @@ def _pick(builder: Any, first: Any, second: Any, entries: Iterable[int]) -> Any:
     return builder.shuffle_vector(first, second, mask)
 
 
-def _pointer(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-    """Build the address of an array's entry, the arguments being the array and an index."""
-    (array_type, index_type), (array, index) = signature.args[:2], values[:2]
+def _pointer(context: Any, builder: Any, array_type: Any, index_type: Any, array: Any, index: Any) -> Any:
+    """Build the address of an array's entry."""
     indices = _cgutils.unpack_tuple(builder, index) if isinstance(index_type, types.BaseTuple) else [index]
     indices = [builder.sext(i, ir.IntType(64)) if i.type.width < 64 else i for i in indices]
     structure = context.make_array(array_type)(context, builder, array)
-    pointer = _cgutils.get_item_pointer(context, builder, array_type, structure, indices)
-    return builder.bitcast(pointer, _LANES_TYPE.as_pointer())
+    return _cgutils.get_item_pointer(context, builder, array_type, structure, indices)
 
 
-def _zeros(_typing: Any) -> Any:
-    """Return a block of zeros."""
+def _zeros(lanes: int) -> Any:
+    block = Block(lanes)
+
+    def zeros(_typing: Any) -> Any:
+        """Return a block of zeros."""
+
+        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            return ir.Constant(block.vector, [0.0] * lanes)
+
+        return block(), generate
+
+    return intrinsic(zeros)
+
+
+def _load_like(_typing: Any, like: Any, array: Any, index: Any) -> Any:
+    """Return the block of an array that begins at an index, as long as another block."""
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        return ir.Constant(_LANES_TYPE, [0.0] * LANES)
+        pointer = _pointer(context, builder, *signature.args[1:], *values[1:])
+        return builder.load(builder.bitcast(pointer, like.vector.as_pointer()), align=8)
 
-    return _BLOCK(), generate
-
-
-def _load(_typing: Any, array: Any, index: Any) -> Any:
-    """Return the block of an array that begins at an index."""
-
-    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        pointer = _pointer(context, builder, signature, values)
-        return builder.load(pointer, align=8)
-
-    return _BLOCK(array, index), generate
+    return like(like, array, index), generate
 
 
 def _store(_typing: Any, array: Any, index: Any, block: Any) -> Any:
     """Write a block into an array from an index on."""
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        pointer = _pointer(context, builder, signature, values)
-        builder.store(values[2], pointer, align=8)
+        pointer = _pointer(context, builder, *signature.args[:2], *values[:2])
+        builder.store(values[2], builder.bitcast(pointer, block.vector.as_pointer()), align=8)
         return context.get_dummy_value()
 
     return types.void(array, index, block), generate
@@ -829,19 +1016,19 @@ def _store(_typing: Any, array: Any, index: Any, block: Any) -> Any:
 
 def _multiply_add(_typing: Any, factor: Any, block: Any, addend: Any) -> Any:
     """Return ``factor * block + addend``, rounded once; the factor is a number or a block."""
+    vector = block.vector
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         first = values[0]
-        if signature.args[0] != _BLOCK:
-            single = builder.insert_element(ir.Constant(_LANES_TYPE, ir.Undefined), first, ir.IntType(32)(0))
-            first = _pick(builder, single, single, [0] * LANES)
-        function_type = ir.FunctionType(_LANES_TYPE, [_LANES_TYPE] * 3)
-        name = f"llvm.fmuladd.v{LANES}f64"
+        if signature.args[0] != block:
+            single = builder.insert_element(ir.Constant(vector, ir.Undefined), first, ir.IntType(32)(0))
+            first = _pick(builder, single, single, [0] * vector.count)
+        function_type = ir.FunctionType(vector, [vector] * 3)
+        name = f"llvm.fmuladd.v{vector.count}f64"
         function = _cgutils.get_or_insert_function(builder.module, function_type, name)
         return builder.call(function, [first, values[1], values[2]])
 
-    factor = _BLOCK if isinstance(factor, Block) else types.float64
-    return _BLOCK(factor, block, addend), generate
+    return block(block if isinstance(factor, Block) else types.float64, block, addend), generate
 
 
 def _total(_typing: Any, block: Any) -> Any:
@@ -849,7 +1036,7 @@ def _total(_typing: Any, block: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         (rest,) = values
-        half = LANES // 2
+        half = block.vector.count // 2
         while half:
             low, high = (_pick(builder, rest, rest, range(at, at + half)) for at in (0, half))
             rest = builder.fadd(low, high)
@@ -859,6 +1046,25 @@ def _total(_typing: Any, block: Any) -> Any:
     return types.float64(block), generate
 
 
+def _totals(_typing: Any, first: Any, second: Any, third: Any, fourth: Any) -> Any:
+    """Return the sums of four blocks, as a block."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        # Halves are added as in ``total``. From eight lanes on, each step puts two vectors side by side.
+        rows, n = list(values), first.vector.count
+        while n > 1:
+            side_by_side = n <= 8 and len(rows) > 1
+            pairs = zip(rows[::2], rows[1::2], strict=True) if side_by_side else zip(rows, rows, strict=True)
+            length = rows[0].type.count * (2 if side_by_side else 1)
+            n //= 2
+            low = [begin + i for begin in range(0, length, 2 * n) for i in range(n)]
+            high = [i + n for i in low]
+            rows = [builder.fadd(_pick(builder, *pair, low), _pick(builder, *pair, high)) for pair in pairs]
+        return rows[0]
+
+    return Block(4)(first, second, third, fourth), generate
+
+
 def _shift(first_entry: int) -> Any:
     def shift(_typing: Any, first: Any, second: Any) -> Any:
         """Return the block of numbers from ``first_entry`` on in two successive blocks."""
@@ -866,15 +1072,16 @@ def _shift(first_entry: int) -> Any:
         def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             return _pick(builder, values[0], values[1], range(first_entry, first_entry + LANES))
 
-        return _BLOCK(first, second), generate
+        return first(first, second), generate
 
     return intrinsic(shift)
 
 
-zeros: Any = intrinsic(_zeros)
-load: Any = intrinsic(_load)
+zeros, zeros8, zeros32 = _zeros(LANES), _zeros(8), _zeros(32)
+load_like: Any = intrinsic(_load_like)
 store: Any = intrinsic(_store)
 multiply_add: Any = intrinsic(_multiply_add)
 total: Any = intrinsic(_total)
+totals: Any = intrinsic(_totals)
 shift_up: Any = _shift(LANES - 1)
 shift_down: Any = _shift(1)
