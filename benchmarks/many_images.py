@@ -1,6 +1,6 @@
 """CPU time and peak memory of preparing one layer of many images, beside plain decompositions.
 
-    python benchmarks/many_images.py [--images 3000] [--features 6000] [--splits 2] [--decay 1.0]
+    python benchmarks/many_images.py [--images 3000] [--features 6000] [--splits 2] [--decay 1.0] [--map pls]
 
 Both sides turn features into the coordinates of a layer and then of each split. The plain rule is a QR
 decomposition of the features and a singular value decomposition per split, both LAPACK's through numpy. Each
@@ -22,8 +22,10 @@ from numpy.typing import NDArray
 from process_tree import HEAD, run_measured
 from threadpoolctl import threadpool_limits
 
-from mvkit.scoring.gram import layer_coordinates, split_coordinates
+from mvkit.scoring.gram import layer_coordinates
+from mvkit.scoring.maps import MAPS
 from mvkit.scoring.protocol import image_splits
+from mvkit.scoring.settings import ScoreSettings
 
 Array = NDArray[np.float64]
 SIDES = ("mvkit", "plain")
@@ -48,11 +50,12 @@ def prepare(side: str, options: argparse.Namespace) -> None:
         deviations = features - features.mean(axis=0, dtype=np.float64)
         coordinates = np.linalg.qr(deviations.T, mode="r").T
     middle = time.process_time()
-    for split in splits:
-        if side == "mvkit":
-            found = split_coordinates(layer, split, 25)
-            basis, scale, test = found.basis, found.scale, found.test
-        else:
+    if side == "mvkit":
+        settings = ScoreSettings(mapping=options.map)
+        found = MAPS[options.map].prepare("layer", layer, splits, settings)[-1]
+        basis, scale, test = found.basis, found.scale, found.test
+    else:
+        for split in splits:
             mean = coordinates[split.train].mean(axis=0)
             left, scale, right = np.linalg.svd(coordinates[split.train] - mean, full_matrices=False)
             basis, test = left.T, (coordinates[split.test] - mean) @ right.T
@@ -69,6 +72,7 @@ def main() -> int:
     parser.add_argument("--features", type=int, default=6000)
     parser.add_argument("--splits", type=int, default=2)
     parser.add_argument("--decay", type=float, default=1.0)
+    parser.add_argument("--map", choices=("pls", "ridge"), default="pls")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -188,7 +188,7 @@ def _estimate_model(
     name: str, opened: OpenedLayers, compared: Sequence[RecordingLike], estimate: ResourceEstimate
 ) -> ModelEstimate:
     from mvkit.features.buffer import IN_MEMORY_BYTES
-    from mvkit.scoring.gram import columns_at_a_time
+    from mvkit.scoring.gram import MANY_IMAGES, columns_at_a_time
     from mvkit.scoring.protocol import splits_of
     from mvkit.scoring.run import layers_at_a_time, prepared_bytes
     from mvkit.scoring.sparse import sparse_bytes
@@ -215,7 +215,8 @@ def _estimate_model(
     features = sum(opened.infos[name].n_bytes(n_images) for name in needed)
     available = estimate.memory_available
     in_memory = features <= (IN_MEMORY_BYTES if available is None else min(IN_MEMORY_BYTES, available // 2))
-    n_splits = len(splits_of(n_images, settings))
+    splits = splits_of(n_images, settings)
+    n_splits = len(splits)
     widest = max((layer.n_features for layer in todo), default=0)
     n_cores = available_cores()
     at_a_time = min(len(todo), layers_at_a_time(n_images, n_splits))
@@ -224,8 +225,9 @@ def _estimate_model(
     blocks = min(n_threads, at_a_time) * block
     if at_a_time == 1:  # then splits are prepared in threads
         blocks = max(blocks, min(n_threads, n_splits) * _BLOCKS * n_images * min(widest, n_images) * _FLOAT64)
-    # Coordinates, and a training and a test part for every split.
-    prepared = at_a_time * (n_images**2 * _FLOAT64 + prepared_bytes(n_images, n_splits))
+    # Coordinates, the Gram matrix of many images, and a training and a test part for every split.
+    n_matrices = 2 if splits[0].train.size >= MANY_IMAGES else 1
+    prepared = at_a_time * (n_matrices * n_images**2 * _FLOAT64 + prepared_bytes(n_images, n_splits))
     # Workers of a cluster (-1) have memory of their own.
     n_whole = max(0, estimate.n_workers) if settings.mapping in _WHOLE else 0
     # A map is fitted to either half of the trials, or to all of them.

@@ -325,7 +325,7 @@ def _choose_units(draws: PairDraws, usable: NDArray[np.int64]) -> NDArray[np.int
 
 
 def _map_animals(
-    mapping: Map[Any, Any],
+    mapping: Map[Any],
     target: NDArray[np.floating],
     source: NDArray[np.floating],
     draws: PairDraws,

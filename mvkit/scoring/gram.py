@@ -19,15 +19,19 @@ matrix as large as its training images. That costs noisy responses nothing; wher
 spectrum falls below ``CLEAR_OF_SOURCE`` or has gaps), the split takes the singular value
 decomposition instead.
 
-From ``MANY_IMAGES`` on, decompositions take minutes. The Gram matrix of a layer is not formed if a quarter
-of the images shows that it will be ill-conditioned, the QR decomposition is LAPACK's with wide blocks, and
-the singular vectors of a split are the eigenvectors of its Gram matrix, corrected (:func:`centred_svd`).
+From ``MANY_IMAGES`` on, decompositions take minutes. The Gram matrix of a layer is not formed from the
+features if a quarter of the images shows that it will be ill-conditioned, and the QR decomposition is
+LAPACK's with wide blocks. The Gram matrix of the coordinates is formed once for all splits
+(:func:`shared_products`): that of a split's training images is a part of it, less means, and its eigenvectors
+are the principal coordinates. A map of the leading directions only (``n_leading``: PLS, whose every component
+removes one) relies on these being well-conditioned: errors in the others are as small as everywhere, a unit
+of rounding of the largest eigenvalue. For other maps eigenvectors are corrected (:func:`centred_svd`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -50,6 +54,8 @@ CLEAR_OF_SOURCE = 1e-8
 MANY_IMAGES = 500
 # Columns that LAPACK's QR decomposition treats at a time.
 QR_COLUMNS = 128
+# Share of the largest eigenvalue below which an eigenvalue is nothing but rounding errors.
+ROUNDING = 10 * float(np.finfo(np.float64).eps)
 # Largest angle by which eigenvectors of a Gram matrix are turned to become singular vectors.
 SMALL_TURN = 1e-3
 CONSTANT_SOURCE = "the source units do not vary over the training images"
@@ -104,6 +110,8 @@ class LayerCoordinates:
     noise: float
 
 
+#: Eigenvalues, descending, and eigenvectors in columns.
+Eigen = tuple[NDArray[np.float64], NDArray[np.float64]]
 #: Features, or for a mapping with ``from_coordinates`` their coordinates.
 LayerInput = Features | LayerCoordinates
 
@@ -273,7 +281,34 @@ def _deviations(
         yield block, largest
 
 
-def split_coordinates(layer: LayerCoordinates, split: ImageSplit, n_components: int) -> SplitCoordinates:
+def shared_products(layer: LayerCoordinates, splits: Sequence[ImageSplit]) -> NDArray[np.float64] | None:
+    """Form the Gram matrix of a layer's images, for splits with many training images; None for others.
+
+    Parameters
+    ----------
+    layer
+        The layer's rotated features.
+    splits
+        Training and test images.
+
+    Returns
+    -------
+    ndarray or None
+        float64 (n_images, n_images). None, too, if there are fewer coordinates than training images: their
+        own products are smaller.
+    """
+    if MANY_IMAGES <= splits[0].train.size <= layer.coordinates.shape[1]:
+        return gram_matrix(layer.coordinates)
+    return None
+
+
+def split_coordinates(
+    layer: LayerCoordinates,
+    split: ImageSplit,
+    n_components: int,
+    products: NDArray[np.float64] | None = None,
+    n_leading: int | None = None,
+) -> SplitCoordinates:
     """Express a layer in the principal coordinates of the training images of a split.
 
     Directions whose singular value is within rounding error are left out.
@@ -287,6 +322,11 @@ def split_coordinates(layer: LayerCoordinates, split: ImageSplit, n_components: 
     n_components
         Components the map needs. A layer with fewer features cannot be fitted (as in the 2020 code); one
         with enough features but a smaller rank is, with as many components as its rank.
+    products
+        As from :func:`shared_products`.
+    n_leading
+        Leading directions that must be known to a rounding error of their own; None: all. Others are known
+        to one of the largest. It matters for many images only.
     """
     reason = ""
     if layer.n_features < n_components:
@@ -294,28 +334,43 @@ def split_coordinates(layer: LayerCoordinates, split: ImageSplit, n_components: 
             f"{n_components} components need at least {n_components} features, "
             f"the layer has {layer.n_features}"
         )
+    eigen = None
+    if products is not None:
+        of_train, of_test = _centred_products(products, split)
+        eigen = _eigenvectors(of_train)
+        found = _from_eigenvectors(eigen, of_test, layer.n_features, layer.noise, CLEAR, n_leading)
+        if found is not None:
+            return replace(found, reason=reason)
     train = layer.coordinates[split.train]
     mean = train.mean(axis=0)
-    left, scale, right = centred_svd(train - mean)
+    left, scale, right = centred_svd(train - mean, n_leading, eigen)
     floor = max(layer.noise, float(scale[0]) * max(train.shape) * float(np.finfo(np.float64).eps))
-    rank = int((scale > floor).sum())
-    if rank == 0 and not reason:
+    kept = scale > floor
+    if not kept.any() and not reason:
         reason = "constant features: the layer does not vary over the training images"
     return SplitCoordinates(
-        basis=np.ascontiguousarray(left[:, :rank].T),
-        scale=scale[:rank].copy(),
-        test=(layer.coordinates[split.test] - mean) @ right[:rank].T,
+        basis=np.ascontiguousarray(left[:, kept].T),
+        scale=scale[kept],
+        test=(layer.coordinates[split.test] - mean) @ right[kept].T,
         reason=reason,
     )
 
 
-def centred_svd(matrix: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
+def centred_svd(
+    matrix: NDArray[np.float64],
+    n_leading: int | None = None,
+    eigen: Eigen | None = None,
+) -> tuple[NDArray[np.float64], ...]:
     """Return singular vectors (left, right) and values of a matrix whose columns are centred.
 
     Parameters
     ----------
     matrix
         float64 (n_rows, n_columns); every column has a mean of zero.
+    n_leading
+        As for :func:`split_coordinates`.
+    eigen
+        Eigenvalues and eigenvectors of ``matrix @ matrix.T`` as from :func:`_eigenvectors`, if known.
 
     Returns
     -------
@@ -327,15 +382,18 @@ def centred_svd(matrix: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
     found = None
     if min(n_rows, n_columns) >= MANY_IMAGES:
         if n_rows <= n_columns:
-            found = _svd_from_gram(matrix, n_rows - 1)
+            found = _svd_from_gram(matrix, n_rows - 1, n_leading, eigen)
         else:
-            turned = _svd_from_gram(np.ascontiguousarray(matrix.T), n_columns)
+            turned = _svd_from_gram(np.ascontiguousarray(matrix.T), n_columns, n_leading)
             found = None if turned is None else (turned[2].T, turned[1], turned[0].T)
     return tuple(np.linalg.svd(matrix, full_matrices=False)) if found is None else found
 
 
 def _svd_from_gram(
-    matrix: NDArray[np.float64], rank: int
+    matrix: NDArray[np.float64],
+    rank: int,
+    n_leading: int | None,
+    eigen: Eigen | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]] | None:
     """Take singular vectors from a Gram matrix and correct them, or None if it is too ill-conditioned.
 
@@ -349,14 +407,17 @@ def _svd_from_gram(
 
     ``X^2 / 2`` is added, which keeps ``U`` orthonormal to third order.
     """
-    values, vectors = np.linalg.eigh(gram_matrix(matrix))
-    values, left = values[::-1][:rank], vectors[:, ::-1][:, :rank]
-    if not is_well_conditioned(values, clear=CLEAR_OF_SOURCE, noise=0.0):
+    if eigen is None:
+        values, vectors = np.linalg.eigh(gram_matrix(matrix))
+        eigen = values[::-1][:rank], vectors[:, ::-1][:, :rank]
+    values, left = eigen
+    leading_are_clear = is_well_conditioned(values[:n_leading], clear=CLEAR, noise=0.0)
+    if not leading_are_clear and not is_well_conditioned(values, clear=CLEAR_OF_SOURCE, noise=0.0):
         return None
     right = left.T @ matrix
     scale = np.sqrt(np.einsum("ij,ij->i", right, right))
-    right /= scale[:, None]
-    if is_well_conditioned(values, clear=CLEAR, noise=0.0):
+    right /= np.maximum(scale, np.finfo(np.float64).tiny)[:, None]
+    if leading_are_clear:
         return left, scale, right
     weights = gram_matrix(right)
     gaps = scale**2 - scale[:, None] ** 2
@@ -415,7 +476,9 @@ def gram_coordinates(
     layer: LayerCoordinates | None = None
     by_split = []
     for split in splits:
-        coordinates = _split_from_gram(gram, split, n_units, noise)
+        of_train, of_test = _centred_products(gram, split)
+        eigen = _eigenvectors(of_train)
+        coordinates = _from_eigenvectors(eigen, of_test, n_units, noise, CLEAR_OF_SOURCE)
         if coordinates is None:
             layer = layer_coordinates(name, values) if layer is None else layer
             coordinates = split_coordinates(layer, split, n_components)
@@ -423,25 +486,46 @@ def gram_coordinates(
     return tuple(by_split)
 
 
-def _split_from_gram(
-    gram: NDArray[np.float64], split: ImageSplit, n_features: int, noise: float
-) -> SplitCoordinates | None:
-    """Take coordinates from a Gram matrix, or None if rounding errors would show."""
-    rank = min(split.train.size - 1, n_features)
+def _centred_products(
+    gram: NDArray[np.float64], split: ImageSplit
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return inner products of the training images of a split, and of its test images with them.
+
+    All are those of deviations from the mean of the training images.
+    """
     columns = gram[:, split.train]
     columns -= columns.mean(axis=1, keepdims=True)
-    train = columns[split.train]
+    train, test = columns[split.train], columns[split.test]
     mean = train.mean(axis=0)
-    values, vectors = np.linalg.eigh(train - mean)
-    values, vectors = values[::-1][:rank], vectors[:, ::-1][:, :rank]
-    if not is_well_conditioned(values, clear=CLEAR_OF_SOURCE, noise=noise):
+    train -= mean
+    test -= mean
+    return train, test
+
+
+def _eigenvectors(products: NDArray[np.float64]) -> Eigen:
+    """Return eigenvalues, descending, and eigenvectors in columns, without the direction of the mean."""
+    values, vectors = np.linalg.eigh(products)
+    return values[:0:-1], vectors[:, :0:-1]
+
+
+def _from_eigenvectors(
+    eigen: Eigen,
+    test: NDArray[np.float64],
+    n_features: int,
+    noise: float,
+    clear: float,
+    n_leading: int | None = None,
+) -> SplitCoordinates | None:
+    """Take coordinates from a Gram matrix, or None if rounding errors would show.
+
+    ``test`` are the inner products of test images with the training images.
+    """
+    values, vectors = (part[..., :n_features] for part in eigen)
+    if not is_well_conditioned(values[:n_leading], clear=clear, noise=noise):
         return None
-    scale = np.sqrt(values)
-    return SplitCoordinates(
-        basis=np.ascontiguousarray(vectors.T),
-        scale=scale,
-        test=(columns[split.test] - mean) @ (vectors / scale),
-    )
+    rank = int((values > max(ROUNDING * float(values[0]), noise**2)).sum())
+    scale, vectors = np.sqrt(values[:rank]), vectors[:, :rank]
+    return SplitCoordinates(np.ascontiguousarray(vectors.T), scale, test @ (vectors / scale))
 
 
 def _no_coordinates(split: ImageSplit, reason: str) -> SplitCoordinates:

@@ -30,6 +30,7 @@ from mvkit.scoring.gram import (
     columns_of,
     gram_coordinates,
     layer_coordinates,
+    shared_products,
     split_coordinates,
 )
 from mvkit.scoring.measures import score_all_trials
@@ -42,9 +43,15 @@ from mvkit.scoring.one_to_one import (
     prepare_sources,
 )
 from mvkit.scoring.parallel import single_threaded, worker_count
-from mvkit.scoring.pls import prepare_kernel
+from mvkit.scoring.pls import predict_test_images, prepare_kernel, project_targets
 from mvkit.scoring.pls_choice import n_features_needed, n_train_needed, predict_pls
-from mvkit.scoring.protocol import ImageSplit, PreparedSplit, SplitHalfScores, score_split_halves
+from mvkit.scoring.protocol import (
+    Batches,
+    ImageSplit,
+    PreparedSplit,
+    SplitHalfScores,
+    score_split_halves,
+)
 from mvkit.scoring.ridge import predict_ridge, prepare_squares
 from mvkit.scoring.settings import ScoreSettings
 from mvkit.scoring.similarity import SIMILARITIES, Similarity
@@ -53,14 +60,12 @@ from mvkit.scoring.sparse import predict_sparse, sparse_sources
 Array = NDArray[np.float64]
 #: ``map``, or a pool's.
 Apply = Callable[..., Iterable[Any]]
-#: A layer prepared for all splits.
-Layer = TypeVar("Layer")
 #: A layer prepared for the fits of one split.
 Split = TypeVar("Split", bound=PreparedSplit)
 
 
 def prepare_layers(
-    mapping: Map[Any, Any] | Similarity,
+    mapping: Map[Any] | Similarity,
     features: Mapping[str, LayerInput],
     splits: Sequence[ImageSplit],
     settings: ScoreSettings,
@@ -263,7 +268,7 @@ def join_coordinates(name: str, parts: Sequence[LayerCoordinates]) -> LayerCoord
     return replace(joined, n_features=sum(part.n_features for part in parts), noise=noise)
 
 
-class Map(ABC, Generic[Layer, Split]):
+class Map(ABC, Generic[Split]):
     """A map that is fitted on training images and predicts every unit's responses to test images.
 
     Attributes
@@ -274,23 +279,25 @@ class Map(ABC, Generic[Layer, Split]):
         True: every unit has a score.
     from_coordinates
         Whether :class:`~mvkit.scoring.gram.LayerCoordinates` can stand in for the features of a layer.
-    splits_at_once, group_bytes
-        Size of the batches of fits, see :func:`~mvkit.scoring.protocol.score_split_halves`.
     """
 
     title: str
     per_unit = True
     from_coordinates = False
-    splits_at_once = 1
-    group_bytes: int | None = None
 
     @abstractmethod
-    def prepare_layer(self, name: str, features: LayerInput, settings: ScoreSettings) -> Layer:
-        """Prepare features (n_images, n_features) for all splits."""
+    def prepare(
+        self,
+        name: str,
+        features: LayerInput,
+        splits: Sequence[ImageSplit],
+        settings: ScoreSettings,
+        in_turn: Apply = map,
+    ) -> tuple[Split, ...]:
+        """Prepare features (n_images, n_features) for the fits of every split.
 
-    @abstractmethod
-    def prepare_split(self, layer: Layer, split: ImageSplit, settings: ScoreSettings) -> Split:
-        """Prepare a layer for the fits of one split."""
+        Splits that take their time are prepared by ``in_turn``, ``map`` or what takes its place.
+        """
 
     @abstractmethod
     def predict(self, targets: Array, prepared: Split, settings: ScoreSettings) -> Array:
@@ -319,6 +326,10 @@ class Map(ABC, Generic[Layer, Split]):
         """Do what :meth:`predict` does for several image splits, one after another."""
         return map(self.predict, targets, prepared, repeat(settings))
 
+    def batches(self, settings: ScoreSettings) -> Batches:
+        """Return how fits are put together; ``predict_splits`` also takes projections if there are any."""
+        return Batches()
+
     def n_train_needed(self, settings: ScoreSettings) -> int:
         """Return the fewest training images that settings need."""
         return 2
@@ -329,18 +340,6 @@ class Map(ABC, Generic[Layer, Split]):
 
     def warm_up(self) -> None:
         """Compile what needs compiling, or load it from disk."""
-
-    def prepare(
-        self,
-        name: str,
-        features: LayerInput,
-        splits: Sequence[ImageSplit],
-        settings: ScoreSettings,
-        in_turn: Apply = map,
-    ) -> tuple[Split, ...]:
-        """Prepare a layer for every split, by ``map`` or what takes its place."""
-        layer = self.prepare_layer(name, features, settings)
-        return tuple(in_turn(lambda split: self.prepare_split(layer, split, settings), splits))
 
     def prepare_source(
         self, name: str, features: Array, splits: Sequence[ImageSplit], settings: ScoreSettings
@@ -370,8 +369,7 @@ class Map(ABC, Generic[Layer, Split]):
             layers,
             self.predict_splits,
             settings,
-            splits_at_once=self.splits_at_once,
-            group_bytes=self.group_bytes,
+            batches=self.batches(settings),
         )
 
     def reason(self, prepared: Sequence[Split]) -> str:
@@ -379,20 +377,33 @@ class Map(ABC, Generic[Layer, Split]):
         return next((part.reason for part in prepared if part.reason), "")
 
 
-class CoordinatesMap(Map[LayerCoordinates, SplitCoordinates]):
+class CoordinatesMap(Map[SplitCoordinates]):
     """A map that needs no more of features than their Gram matrix."""
 
     from_coordinates = True
 
-    def prepare_layer(self, name: str, features: LayerInput, settings: ScoreSettings) -> LayerCoordinates:
-        """Rotate features into few coordinates; coordinates given in their place are used as they are."""
-        return features if isinstance(features, LayerCoordinates) else layer_coordinates(name, features)
+    def n_leading(self, settings: ScoreSettings) -> int | None:
+        """Return how many leading directions of features decide about predictions; None: all."""
+        return None
 
-    def prepare_split(
-        self, layer: LayerCoordinates, split: ImageSplit, settings: ScoreSettings
-    ) -> SplitCoordinates:
-        """Express a layer in the principal coordinates of the training images."""
-        return split_coordinates(layer, split, self.n_features_needed(settings))
+    def prepare(
+        self,
+        name: str,
+        features: LayerInput,
+        splits: Sequence[ImageSplit],
+        settings: ScoreSettings,
+        in_turn: Apply = map,
+    ) -> tuple[SplitCoordinates, ...]:
+        """Rotate features into few coordinates, and per split into those of its training images.
+
+        Coordinates given in place of features are used as they are.
+        """
+        layer = features if isinstance(features, LayerCoordinates) else layer_coordinates(name, features)
+        products = shared_products(layer, splits)
+        needed, n_leading = self.n_features_needed(settings), self.n_leading(settings)
+        return tuple(
+            in_turn(lambda split: split_coordinates(layer, split, needed, products, n_leading), splits)
+        )
 
     def prepare_source(
         self, name: str, features: Array, splits: Sequence[ImageSplit], settings: ScoreSettings
@@ -410,6 +421,23 @@ class PLS(CoordinatesMap):
         """See :func:`~mvkit.scoring.pls_choice.predict_pls`."""
         return predict_pls(targets, prepared, settings)
 
+    def predict_splits(
+        self,
+        targets: Sequence[Array],
+        prepared: Sequence[SplitCoordinates],
+        settings: ScoreSettings,
+        projected: Sequence[Array] | None = None,
+    ) -> Iterable[Array]:
+        """Do what :meth:`predict` does for several image splits, of targets that may be projected already."""
+        if projected is None:
+            return super().predict_splits(targets, prepared, settings)
+        return map(predict_test_images, targets, prepared, repeat(settings), projected)
+
+    def batches(self, settings: ScoreSettings) -> Batches:
+        """Targets are projected on principal coordinates, if the fits are to all units and images."""
+        is_plain = settings.pls_targets == "joint" and settings.n_components != "cv"
+        return Batches(projection=project_targets if is_plain else None)
+
     def n_train_needed(self, settings: ScoreSettings) -> int:
         """Return one training image per component, or a few more."""
         return n_train_needed(settings)
@@ -417,6 +445,10 @@ class PLS(CoordinatesMap):
     def n_features_needed(self, settings: ScoreSettings) -> int:
         """Return one feature per component, of the fewest there are to choose from."""
         return n_features_needed(settings)
+
+    def n_leading(self, settings: ScoreSettings) -> int:
+        """Return one more than there are components: what these leave is at least as large as the next."""
+        return settings.most_components + 1
 
     def warm_up(self) -> None:
         """Compile the kernel."""
@@ -443,12 +475,20 @@ class DevicePLS(PLS):
         return self.predict_splits([targets], [prepared], settings)[0]
 
     def predict_splits(
-        self, targets: Sequence[Array], prepared: Sequence[SplitCoordinates], settings: ScoreSettings
+        self,
+        targets: Sequence[Array],
+        prepared: Sequence[SplitCoordinates],
+        settings: ScoreSettings,
+        projected: Sequence[Array] | None = None,
     ) -> list[Array]:
         """See :func:`~mvkit.scoring.pls_torch.predict_splits`."""
         from mvkit.scoring.pls_torch import predict_splits
 
         return predict_splits(targets, prepared, settings, self._device)
+
+    def batches(self, settings: ScoreSettings) -> Batches:
+        """Several splits are fitted together; targets are projected on the device."""
+        return Batches(self.splits_at_once, self.group_bytes)
 
     def warm_up(self) -> None:
         """Compile nothing."""
@@ -468,12 +508,24 @@ class Ridge(CoordinatesMap):
         prepare_squares()
 
 
-class SourcesMap(Map[Sources, SourceSplit]):
+class SourcesMap(Map[SourceSplit]):
     """A map that depends on the axes of feature space and compares the features themselves."""
 
-    def prepare_split(self, layer: Sources, split: ImageSplit, settings: ScoreSettings) -> SourceSplit:
-        """Pair a layer with a split."""
-        return prepare_sources(layer, split)
+    @abstractmethod
+    def sources(self, name: str, features: Features, settings: ScoreSettings) -> Sources:
+        """Return what is compared of features (n_images, n_features)."""
+
+    def prepare(
+        self,
+        name: str,
+        features: LayerInput,
+        splits: Sequence[ImageSplit],
+        settings: ScoreSettings,
+        in_turn: Apply = map,
+    ) -> tuple[SourceSplit, ...]:
+        """Pair a layer with every split."""
+        sources = self.sources(name, features_of(features), settings)
+        return tuple(in_turn(partial(prepare_sources, sources), splits))
 
 
 class OneToOne(SourcesMap):
@@ -481,9 +533,9 @@ class OneToOne(SourcesMap):
 
     title = "one-to-one"
 
-    def prepare_layer(self, name: str, features: LayerInput, settings: ScoreSettings) -> Sources:
+    def sources(self, name: str, features: Features, settings: ScoreSettings) -> Sources:
         """Compare with the first one of equal features only."""
-        return distinct_sources(name, features_of(features))
+        return distinct_sources(name, features)
 
     def predict(self, targets: Array, prepared: SourceSplit, settings: ScoreSettings) -> Array:
         """See :func:`~mvkit.scoring.one_to_one.predict_one_to_one`."""
@@ -499,9 +551,9 @@ class Lasso(SourcesMap):
 
     title = "lasso"
 
-    def prepare_layer(self, name: str, features: LayerInput, settings: ScoreSettings) -> Sources:
+    def sources(self, name: str, features: Features, settings: ScoreSettings) -> Sources:
         """Compare with every feature, if all fit in memory."""
-        return sparse_sources(name, features_of(features), settings)
+        return sparse_sources(name, features, settings)
 
     def predict(self, targets: Array, prepared: SourceSplit, settings: ScoreSettings) -> Array:
         """Fit ``Lasso(alpha=settings.penalty)``, see :func:`~mvkit.scoring.sparse.predict_sparse`."""
@@ -530,7 +582,7 @@ def features_of(layer: LayerInput) -> Features:
     return layer
 
 
-MAPS: dict[str, Map[Any, Any]] = {
+MAPS: dict[str, Map[Any]] = {
     "pls": PLS(),
     "ridge": Ridge(),
     "one-to-one": OneToOne(),
@@ -540,10 +592,10 @@ MAPS: dict[str, Map[Any, Any]] = {
 
 
 #: Every way to compare features with responses.
-MAPPINGS: dict[str, Map[Any, Any] | Similarity] = {**MAPS, **SIMILARITIES}
+MAPPINGS: dict[str, Map[Any] | Similarity] = {**MAPS, **SIMILARITIES}
 
 
-def mapping_on(settings: ScoreSettings, fit_device: str | None) -> Map[Any, Any] | Similarity:
+def mapping_on(settings: ScoreSettings, fit_device: str | None) -> Map[Any] | Similarity:
     """Return the mapping that settings name, to be fitted on a device of torch; None: by compiled code.
 
     Raises

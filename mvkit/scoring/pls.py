@@ -73,8 +73,17 @@ SMALL = 128
 FITS_AT_A_TIME = 16
 
 
+def project_targets(targets: NDArray[np.float64], coordinates: SplitCoordinates) -> NDArray[np.float64]:
+    """Return target matrices (n, n_train, n_units) in the principal coordinates, (n, rank, n_units)."""
+    projected: NDArray[np.float64] = coordinates.basis @ targets
+    return projected
+
+
 def predict_test_images(
-    targets: NDArray[np.float64], coordinates: SplitCoordinates, settings: ScoreSettings
+    targets: NDArray[np.float64],
+    coordinates: SplitCoordinates,
+    settings: ScoreSettings,
+    given: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
     """Fit one PLS map per target matrix, all units of it jointly, and predict the test images.
 
@@ -86,6 +95,8 @@ def predict_test_images(
         Features of the split; they must allow a fit (``reason`` empty).
     settings
         Number of components and stopping rule.
+    given
+        The targets' projections as from :func:`project_targets`, if they are known.
 
     Returns
     -------
@@ -120,7 +131,10 @@ def predict_test_images(
     for begin in range(0, n_fits, step):
         part = targets[begin : begin + step]
         n = len(part)
-        np.matmul(basis, part, out=projected[:n, :, :n_units])
+        if given is None:
+            np.matmul(basis, part, out=projected[:n, :, :n_units])
+        else:
+            projected[:n, :, :n_units] = given[begin : begin + n, ::-1]
         if size > SMALL:
             covariance = scale[:rank, None] * projected[0, :, :n_units]
             factors = (covariance.T, covariance) if by_units else (covariance, covariance.T)

@@ -13,7 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.errors import FitError
-from mvkit.scoring.gram import LayerCoordinates, SplitCoordinates, layer_coordinates, split_coordinates
+from mvkit.scoring.gram import (
+    LayerCoordinates,
+    SplitCoordinates,
+    layer_coordinates,
+    shared_products,
+    split_coordinates,
+)
 from mvkit.scoring.pls import predict_test_images
 from mvkit.scoring.protocol import ImageSplit, training_targets
 from mvkit.scoring.settings import DEFAULT_SETTINGS, ScoreSettings
@@ -138,16 +144,20 @@ def choose_components(
     counts = [count for count in grid if count <= most] or grid[:1]
     quality = np.zeros((len(counts), n_fits))
     layer = LayerCoordinates("training images", features, max(features.shape[1], most), noise=0.0)
-    for held_out in np.array_split(np.arange(n_train), N_FOLDS):
-        part = ImageSplit(np.setdiff1d(np.arange(n_train), held_out), held_out)
-        inner = split_coordinates(layer, part, n_components=1)
+    parts = [
+        ImageSplit(np.setdiff1d(np.arange(n_train), held_out), held_out)
+        for held_out in np.array_split(np.arange(n_train), N_FOLDS)
+    ]
+    products = shared_products(layer, parts)
+    for part in parts:
+        inner = split_coordinates(layer, part, 1, products, counts[-1] + 1)
         if inner.reason:
             continue
         train, _ = training_targets(targets[:, part.train])
         mean = targets[:, part.train].mean(axis=1, keepdims=True)
         for index, count in enumerate(counts):
             predictions = mean + predict_test_images(train, inner, _with(settings, count))
-            quality[index] += _mean_r2(targets[:, held_out], predictions, targets)
+            quality[index] += _mean_r2(targets[:, part.test], predictions, targets)
     chosen: NDArray[np.int64] = np.array(counts, dtype=np.int64)[quality.argmax(axis=0)]
     return chosen
 

@@ -29,6 +29,10 @@ from mvkit.scoring.settings import Halving, RecordingLike, ScoreSettings
 
 # Split halves are worked through in groups whose mean responses take about this much memory.
 GROUP_BYTES = 4 * 2**20
+# Trials are projected for as many splits at a time as take this much memory.
+PROJECTED_BYTES = 256 * 2**20
+# With fewer training images projecting takes less time than fitting.
+MANY_TO_PROJECT = 250
 # A target column is constant, for scikit-learn, if no entry exceeds this.
 ZERO_TARGET = 10 * float(np.finfo(np.float64).eps)
 
@@ -91,10 +95,11 @@ class PreparedSplit(Protocol):
 
 #: ``predict(targets, prepared, settings)``: of every image split in turn, targets (n_fits, n_train, n_units)
 #: and a layer prepared for it -> predictions (n_fits, n_test, n_units); NaN for units whose fit did not
-#: converge
-Predict = Callable[
-    [Sequence[NDArray[np.float64]], Sequence[Any], ScoreSettings], Iterable[NDArray[np.float64]]
-]
+#: converge. Where targets were projected by a :data:`Projection`, the projections follow.
+Predict = Callable[..., Iterable[NDArray[np.float64]]]
+#: ``projection(targets, prepared)``: a linear map of targets (n, n_train, n_units) that fits on a split begin
+#: with -> (n, n_coordinates, n_units). It is blind to a constant that is added to all images.
+Projection = Callable[[NDArray[np.float64], Any], NDArray[np.float64]]
 
 
 def splits_of(n_images: int, settings: ScoreSettings) -> tuple[ImageSplit, ...]:
@@ -280,26 +285,52 @@ def half_means(responses: NDArray[np.floating], weights: NDArray[np.generic]) ->
         float64 (n_halves, 2, n_images, n_units), in the units of measure of the responses; NaN where a half
         has no valid trial for that image and unit.
     """
-    n_trials, n_images, n_units = responses.shape
-    n_halves, n_sets = weights.shape[:2]
-    flat = weights.reshape(n_halves * n_sets, n_trials, *weights.shape[3:]).astype(np.float64)
+    return trial_responses(responses).half_means(weights)
+
+
+@dataclass(frozen=True)
+class TrialResponses:
+    """Responses of every trial, ready to be averaged.
+
+    Attributes
+    ----------
+    values
+        float64 (n_trials, n_images, n_units), zero where a response is missing.
+    present
+        float64, the same shape or one unit wide where whole presentations are missing: 1, or 0 where a
+        response is missing; None if none is.
+    """
+
+    values: NDArray[np.float64]
+    present: NDArray[np.float64] | None = None
+
+    def half_means(self, weights: NDArray[np.generic]) -> NDArray[np.float64]:
+        """Average halves of the trials, see :func:`half_means`."""
+        n_trials, n_images, n_units = self.values.shape
+        n_halves, n_sets = weights.shape[:2]
+        flat = weights.reshape(n_halves * n_sets, n_trials, *weights.shape[3:]).astype(np.float64)
+        sums = _weighted_sums(self.values, flat)
+        if self.present is not None:
+            counts = _weighted_sums(self.present, flat)
+        else:
+            totals = flat.sum(axis=1)
+            counts = totals[:, None, None] if totals.ndim == 1 else totals[:, :, None]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            sums /= counts
+        return sums.reshape(n_halves, n_sets, n_images, n_units)
+
+
+def trial_responses(responses: NDArray[np.floating]) -> TrialResponses:
+    """Bring responses (n_trials, n_images, n_units), NaN = missing, to float64 and note which are missing."""
     values = responses.astype(np.float64)
     missing = np.isnan(values)
-    any_missing = bool(missing.any())
-    if any_missing:
-        values[missing] = 0.0
-    sums = _weighted_sums(values, flat)
-    if any_missing:
-        present = ~missing
-        if np.array_equal(present, np.broadcast_to(present[:, :, :1], present.shape)):
-            present = present[:, :, :1]  # whole presentations are missing: one count serves all units
-        counts = _weighted_sums(present.astype(np.float64), flat)
-    else:
-        totals = flat.sum(axis=1)
-        counts = totals[:, None, None] if totals.ndim == 1 else totals[:, :, None]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        sums /= counts
-    return sums.reshape(n_halves, n_sets, n_images, n_units)
+    if not missing.any():
+        return TrialResponses(values)
+    values[missing] = 0.0
+    present = ~missing
+    if np.array_equal(present, np.broadcast_to(present[:, :, :1], present.shape)):
+        present = present[:, :, :1]  # whole presentations are missing: one count serves all units
+    return TrialResponses(values, present.astype(np.float64))
 
 
 def _weighted_sums(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -339,6 +370,25 @@ def pool_responses(animals: Sequence[NDArray[np.floating]]) -> NDArray[np.floati
     return pooled
 
 
+@dataclass(frozen=True)
+class Batches:
+    """How the fits of a map are put together.
+
+    Attributes
+    ----------
+    splits_at_once
+        Image splits that are predicted together.
+    group_bytes
+        Size of a group of split halves as in :func:`split_half_groups`.
+    projection
+        What every fit begins with, if that is linear.
+    """
+
+    splits_at_once: int = 1
+    group_bytes: int | None = None
+    projection: Projection | None = None
+
+
 def score_split_halves(
     responses: NDArray[np.floating],
     weights: NDArray[np.generic],
@@ -347,12 +397,13 @@ def score_split_halves(
     predict: Predict,
     settings: ScoreSettings,
     *,
-    splits_at_once: int = 1,
-    group_bytes: int | None = None,
+    batches: Batches = Batches(),
 ) -> list[SplitHalfScores]:
     """Score one specimen against several layers with a map.
 
-    Half responses and response reliabilities do not depend on the layer and are computed once.
+    Half responses and response reliabilities do not depend on the layer and are computed once. With many
+    training images and no missing response, the projection that fits begin with is done for trials rather
+    than for halves of them, if these are more.
 
     Parameters
     ----------
@@ -369,9 +420,8 @@ def score_split_halves(
         The map.
     settings
         Map and noise correction.
-    splits_at_once, group_bytes
-        Image splits that are predicted together, and the size of a group of split halves as in
-        :func:`split_half_groups`: for a map that fits in batches.
+    batches
+        How its fits are put together.
     """
     shape = (len(splits), weights.shape[0], responses.shape[2])
     r_target = np.empty(shape)
@@ -380,25 +430,40 @@ def score_split_halves(
     r_cross = np.full((len(layers), *shape), np.nan)
     r_map = np.full((len(layers), *shape), np.nan)
     unfitted = np.zeros((len(layers), *shape), dtype=np.bool_)
-    for group in split_half_groups(weights.shape[0], responses[0].size, group_bytes):
-        means = half_means(responses, weights[group])
-        note_missing(means, missing_image)
-        for first in range(0, len(splits), splits_at_once):
-            targets = {
-                index: targets_of_split(means, splits[index], settings)
-                for index in range(first, min(first + splits_at_once, len(splits)))
-            }
-            for index, of_split in targets.items():
-                r_target[index, group] = of_split.r_target
-                exclusions[index, group] = of_split.exclusions
-            for layer, prepared in enumerate(layers):
-                fitted = [index for index in targets if not prepared[index].reason]
-                train = [targets[index].train for index in fitted]
-                predicted = predict(train, [prepared[index] for index in fitted], settings)
-                for index, predictions in zip(fitted, predicted, strict=True):
-                    parts = correlate_predictions(predictions, targets[index], settings)
-                    r_cross[layer, index, group], r_map[layer, index, group] = parts
-                    unfitted[layer, index, group] = unconverged_fits(predictions, parts[1])
+    trials = trial_responses(responses)
+    projection = batches.projection
+    if trials.present is not None or weights.ndim > 3 or len(responses) >= 2 * len(weights):
+        projection = None
+    for part, projected in _projected_parts(projection, trials, splits, layers):
+        for group in split_half_groups(weights.shape[0], responses[0].size, batches.group_bytes):
+            means = trials.half_means(weights[group])
+            note_missing(means, missing_image)
+            for first in range(part.start, part.stop, batches.splits_at_once):
+                targets = {
+                    index: targets_of_split(means, splits[index], settings)
+                    for index in range(first, min(first + batches.splits_at_once, part.stop))
+                }
+                for index, of_split in targets.items():
+                    r_target[index, group] = of_split.r_target
+                    exclusions[index, group] = of_split.exclusions
+                for layer, prepared in enumerate(layers):
+                    fitted = [index for index in targets if not prepared[index].reason]
+                    halves = [
+                        _project_halves(projected[layer, index], weights[group], targets[index].usable)
+                        for index in fitted
+                        if projected
+                    ]
+                    predicted = predict(
+                        [targets[index].train for index in fitted],
+                        [prepared[index] for index in fitted],
+                        settings,
+                        *([halves] if projected else []),
+                    )
+                    for index, predictions in zip(fitted, predicted, strict=True):
+                        parts = correlate_predictions(predictions, targets[index], settings)
+                        r_cross[layer, index, group], r_map[layer, index, group] = parts
+                        unfitted[layer, index, group] = unconverged_fits(predictions, parts[1])
+        del projected  # before the next ones are made
     return [
         correct_split_halves(
             (r_cross[layer], r_map[layer], r_target),
@@ -410,6 +475,49 @@ def score_split_halves(
         )
         for layer in range(len(layers))
     ]
+
+
+def _projected_parts(
+    projection: Projection | None,
+    trials: TrialResponses,
+    splits: Sequence[ImageSplit],
+    layers: Sequence[Sequence[PreparedSplit]],
+) -> Iterator[tuple[range, dict[tuple[int, int], TrialResponses]]]:
+    """Yield neighbouring splits with the trials projected by layer and split; or all splits without."""
+    n_trials, _, n_units = trials.values.shape
+    n_train, n_splits = splits[0].train.size, len(splits)
+    step = PROJECTED_BYTES // (8 * len(layers) * n_trials * n_train * n_units)
+    if projection is None or n_train < MANY_TO_PROJECT or step == 0:
+        yield range(n_splits), {}
+        return
+    for begin in range(0, n_splits, step):
+        part = range(begin, min(begin + step, n_splits))
+        yield (
+            part,
+            {
+                (layer, index): _project_trials(projection, trials, splits[index], prepared[index])
+                for layer, prepared in enumerate(layers)
+                for index in part
+                if not prepared[index].reason
+            },
+        )
+
+
+def _project_trials(
+    projection: Projection, trials: TrialResponses, split: ImageSplit, prepared: PreparedSplit
+) -> TrialResponses:
+    """Project every trial's responses to the training images, centred before, as they may be large."""
+    return TrialResponses(projection(centre(trials.values[:, split.train], axis=1), prepared))
+
+
+def _project_halves(
+    projected: TrialResponses, weights: NDArray[np.generic], usable: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """Return the projections of :attr:`Targets.train` from those of the trials."""
+    halves = projected.half_means(weights)
+    halves = halves.reshape(-1, *halves.shape[2:])
+    np.copyto(halves, 0.0, where=~usable[:, None, :])
+    return halves
 
 
 def split_half_groups(n_halves: int, size: int, group_bytes: int | None = None) -> Iterator[slice]:
@@ -439,6 +547,8 @@ class Targets:
     train
         float64 (2 n_halves, n_train, n_units): halves 1 and 2 of each pair in turn, see
         :func:`training_targets`.
+    usable
+        bool (2 n_halves, n_units): which of its columns take part in a fit.
     second_test
         float64 (n_halves, n_test, n_units): half 2, centred.
     r_target
@@ -449,6 +559,7 @@ class Targets:
     """
 
     train: NDArray[np.float64]
+    usable: NDArray[np.bool_]
     second_test: NDArray[np.float64]
     r_target: NDArray[np.float64]
     exclusions: NDArray[np.uint8]
@@ -477,7 +588,7 @@ def targets_of_split(means: NDArray[np.float64], split: ImageSplit, settings: Sc
     exclusions[constant] = ExclusionReason.CONSTANT_RESPONSE
     exclusions[lost] = ExclusionReason.NO_TRIAL
     r_target = correlate_by(settings.correlation, test[:, 0], test[:, 1])
-    return Targets(train, np.ascontiguousarray(test[:, 1]), r_target, exclusions)
+    return Targets(train, usable, np.ascontiguousarray(test[:, 1]), r_target, exclusions)
 
 
 def training_targets(means: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

@@ -278,6 +278,40 @@ def test_many_images_keep_the_inner_products_and_predictions(
     np.testing.assert_allclose(found, reference.predict(features[split.test].astype(np.float64)), atol=1e-9)
 
 
+@pytest.mark.parametrize("case", ["decaying", "few directions", "narrow"])
+def test_pls_relies_on_the_leading_directions_of_many_images(
+    case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(9)
+    n_directions, n_features = {"decaying": (60, 200), "few directions": (12, 200), "narrow": (24, 24)}[case]
+    features = rng.standard_normal((N_IMAGES, n_directions)) * np.geomspace(1, 1e-5, n_directions)
+    features = features @ rng.standard_normal((n_directions, n_features))
+    # Responses depend on all directions alike, also on those that features hardly have.
+    directions = np.linalg.svd(features - features.mean(axis=0), full_matrices=False)[0]
+    responses = directions @ rng.standard_normal((directions.shape[1], 6))
+    settings = {name: ScoreSettings(mapping=name, n_components=3, n_splits=2) for name in ("pls", "ridge")}
+    splits = splits_of(N_IMAGES, settings["pls"])
+    coordinates = layer_coordinates("a", features)
+    plain = {name: MAPPINGS[name].prepare("a", coordinates, splits, settings[name]) for name in settings}
+    monkeypatch.setattr(gram, "MANY_IMAGES", 20)
+    gram_matrices, corrected = [], []
+    form, correct = gram.gram_matrix, gram.centred_svd
+    monkeypatch.setattr(gram, "gram_matrix", lambda block: gram_matrices.append(block.shape) or form(block))
+    monkeypatch.setattr(gram, "centred_svd", lambda *given: corrected.append(given) or correct(*given))
+    for name, mapping_settings in settings.items():
+        found = MAPPINGS[name].prepare("a", coordinates, splits, mapping_settings)
+        for split, ours, theirs in zip(splits, found, plain[name], strict=True):
+            targets = responses[None, split.train] - responses[split.train].mean(axis=0)
+            expected = MAPPINGS[name].predict(targets, theirs, mapping_settings)
+            predicted = MAPPINGS[name].predict(targets, ours, mapping_settings)
+            np.testing.assert_allclose(predicted, expected, rtol=0, atol=1e-11 * np.abs(expected).max())
+            for one, other in zip(invariants(ours), invariants(theirs), strict=True):
+                np.testing.assert_allclose(one, other, rtol=0, atol=1e-13 * np.abs(other).max())
+        if name == "pls" and case != "narrow":  # one for all splits, and nothing to correct
+            assert gram_matrices == [(N_IMAGES, N_IMAGES)] and not corrected
+    assert corrected
+
+
 def make_settings(protocol: str) -> ScoreSettings:
     """Settings of a small protocol."""
     return ScoreSettings(**PROTOCOLS[protocol], **SMALL)

@@ -12,10 +12,11 @@ from scipy.stats import pearsonr
 from sklearn.cross_decomposition import PLSRegression
 
 from mvkit.errors import UsageError
-from mvkit.scoring import ScoreSettings, protocol, response_reliability
+from mvkit.scoring import ScoreSettings, maps, protocol, response_reliability
 from mvkit.scoring.correlation import ExclusionReason, correct_for_noise
 from mvkit.scoring.gram import layer_coordinates, split_coordinates
 from mvkit.scoring.maps import MAPPINGS
+from mvkit.scoring.pls import project_targets
 from mvkit.scoring.protocol import (
     SplitHalfScores,
     draw_split_half,
@@ -208,11 +209,16 @@ def score(features: Any, responses: Any, *, n_halves: int = 6, **options: Any) -
     return MAPPINGS["pls"].score(responses, members, splits, layers, settings)[0]
 
 
-@pytest.mark.parametrize("n_trials", [20, 21])
-def test_against_a_plain_loop(noisy_linear: Simulate, n_trials: int) -> None:
+@pytest.mark.parametrize(("n_trials", "projects"), [(20, False), (21, False), (10, True), (11, True)])
+def test_against_a_plain_loop(
+    noisy_linear: Simulate, n_trials: int, projects: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The protocol written out with scikit-learn and scipy, including missing trials."""
     features, responses = noisy_linear(n_trials=n_trials, n_units=5)
-    responses[np.random.default_rng(1).random(responses.shape[:2]) < 0.1] = np.nan
+    if projects:
+        monkeypatch.setattr(protocol, "MANY_TO_PROJECT", 1)
+    else:
+        responses[np.random.default_rng(1).random(responses.shape[:2]) < 0.1] = np.nan
     found = score(features, responses, parity=True)
     for s, split in enumerate(image_splits(118, n_splits=2, train_fraction=0.5)):
         for b in range(6):
@@ -249,6 +255,40 @@ def test_groups_of_split_halves_change_nothing(
     whole = score(features, responses)
     monkeypatch.setattr(protocol, "GROUP_BYTES", 1)
     np.testing.assert_array_equal(score(features, responses).scores, whole.scores)
+
+
+def test_projected_trials_give_the_scores_of_projected_halves(
+    noisy_linear: Simulate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features, responses = noisy_linear(n_trials=9, n_units=6)
+    responses[:, :, 1] = 0.0
+    responses[:4, :, 2] = 3.0
+    responses[:, :, 3] += 100.0
+    expected = score(features, responses)
+    shapes: list[tuple[int, ...]] = []
+
+    def counted(targets: Any, coordinates: Any) -> Any:
+        shapes.append(targets.shape)
+        return project_targets(targets, coordinates)
+
+    monkeypatch.setattr(maps, "project_targets", counted)
+    monkeypatch.setattr(protocol, "MANY_TO_PROJECT", 59)
+    names = ("r_cross", "r_map", "r_target", "scores")
+    for room in (protocol.PROJECTED_BYTES, 8 * responses[:, :59].size):  # for all splits, for one at a time
+        monkeypatch.setattr(protocol, "PROJECTED_BYTES", room)
+        found = score(features, responses)
+        for name in names:
+            np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=0, atol=1e-12)
+        np.testing.assert_array_equal(found.exclusions, expected.exclusions)
+    assert shapes == 4 * [(9, 59, 6)]
+    # Halves are projected where there is no room, where they are fewer, and where responses are missing.
+    monkeypatch.setattr(protocol, "PROJECTED_BYTES", room - 1)
+    np.testing.assert_array_equal(score(features, responses).scores, expected.scores)
+    monkeypatch.setattr(protocol, "PROJECTED_BYTES", room)
+    score(features, responses, n_halves=4)
+    responses[0, 0] = np.nan
+    score(features, responses)
+    assert len(shapes) == 4
 
 
 def test_noise_correction_and_negative_reliabilities() -> None:
