@@ -35,18 +35,38 @@ COMMANDS = {
         "score pixels --dataset simulated --areas VISq",
         "score pixels --dataset mine.h5 --areas VISq",
         "score pixels --device gpu",
+        "score pixels --input-size 100",
+        "score pixels --set input.mean=0",
+        "score pixels --shard 3/2",
+        "score pixels --figure a.bmp",
+        "score pixels --table a.csv",
+        "score pixels --report a.txt",
+        "score pixels --against nowhere",
+        "score pixels --task nowhere",
+        "score pixels --task empty",
         "score nofile.pt",
+        "score nomodule:f",
         "extract alexnet_bn_r --out a.h5",
         "extract alexnet_bn_ir --weights random --layers features.99 --out a.h5",
         "extract pixels --stimuli neuropixel --out a.h5",
         "extract pixels --stimuli empty --out a.h5",
         "extract pixels --out a.csv",
         "extract pixels --mean x --out a.h5",
+        "extract pixels --std 0 --out a.h5",
         "extract pixels --export-weights a.txt",
+        "extract pixels --export-weights a.safetensors",
+        "report nowhere --out a.html",
+        "plot areas nowhere --out a.pdf",
+        "plot input pixels --stimuli empty --out a.pdf",
+        "plot rdm pixels --area VISq --dataset simulated --layer pixels --out a.pdf",
+        "plot unit simulated --area VISq --out a.pdf",
         "train duel_stream_ir",
         "train demo --set train.epoch=3",
         "train demo --images nowhere",
         "train demo --images empty",
+        "train demo --images images --resume nowhere",
+        "train demo --images images --weights nofile.pt",
+        "train demo --images images --processes 3",
         "list models",
         "list models alexnt",
         "list layers alexnet_bn_r",
@@ -71,16 +91,9 @@ COMMANDS = {
         "cache prune soon",
     ],
 }
-#: Command lines that do without torch, but not without numba and SciPy.
-WITHOUT_TORCH = [
-    "score pixels --shard 3/2",
-    "score pixels --figure a.bmp",
-    "score pixels --against nowhere",
-    "report nowhere --out a.html",
-    "plot areas nowhere --out a.pdf",
-    "prep imagenet_64 --images images --dry-run",
-]
-#: Command lines that build a network.
+#: Command lines that do without torch, but not without numba: crops are drawn as in training.
+WITHOUT_TORCH = ["prep imagenet_64 --images images --dry-run"]
+#: Command lines that build a network: shapes of layers, memory and numbers of parameters are those of it.
 WITH_TORCH = [
     "list layers alexnet_bn_ir",
     "train demo --images images --dry-run",

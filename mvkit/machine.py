@@ -323,12 +323,15 @@ def time_limit(seconds: float, error: Exception) -> Iterator[None]:
 def installed_versions(*packages: str) -> dict[str, str]:
     """Return the versions of mvkit, Python and some packages; "not installed" where one is missing."""
     versions = {"mvkit": mvkit.__version__, "python": platform.python_version()}
-    for package in packages:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "not installed"
-    return versions
+    return versions | {package: _installed_version(package) for package in packages}
+
+
+@cache
+def _installed_version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def sources_digest(*parts: str) -> str:

@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from mvkit.display import progress_bar as progress_bar  # for all commands
-from mvkit.errors import UsageError, escape_control, printable
+from mvkit.errors import UsageError, escape_control, printable, suggest
 from mvkit.files import plain
 from mvkit.paths import expand
 
@@ -504,6 +504,36 @@ def check_network(
 
     check_models(models, weights=weights, layers=layers, home=home_path(home))
     check_device(device)
+
+
+def check_stimuli(stimuli: str | None, *, home: Path | None) -> None:
+    """Check that stimuli are a dataset, a neural file or a folder of images; images stay unread.
+
+    Raises
+    ------
+    UsageError, DataError
+        If they are not.
+    """
+    from mvkit.files import list_image_folder
+    from mvkit.paths import DATASETS, default_dataset, expand, is_fetched, locate_dataset
+
+    given = default_dataset(home) if stimuli is None else stimuli
+    if given in DATASETS or is_fetched(given, home):
+        file = locate_dataset(given, home)
+    elif not (path := expand(given)).exists():
+        raise UsageError(
+            f"stimuli '{given}': no such dataset, neural file or folder of images"
+            f"{suggest(given, DATASETS)}\nvalid: {', '.join(DATASETS)}, or a path"
+        )
+    elif path.is_dir():
+        list_image_folder(path)
+        return
+    else:
+        file = path
+    if file is not None:
+        from mvkit.neural.neural_file import read_unit_columns
+
+        read_unit_columns(file)
 
 
 def plain_table(*columns: str) -> Table:

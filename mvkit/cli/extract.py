@@ -21,6 +21,7 @@ from mvkit.cli.console import (
     Mean,
     Std,
     check_network,
+    check_stimuli,
     complete_datasets,
     complete_models,
     help_epilog,
@@ -35,7 +36,7 @@ from mvkit.cli.console import (
     viewing_conditions,
 )
 from mvkit.cli.list import layer_table
-from mvkit.errors import UsageError, suggest
+from mvkit.errors import UsageError
 
 if TYPE_CHECKING:
     from mvkit.features import ExtractionReport
@@ -153,7 +154,7 @@ def command(
     """Write what a model's layers give for a set of images, all layers in one pass."""
     # All of it before torch is imported, which takes seconds.
     from mvkit.files import check_output_path
-    from mvkit.models.names import check_export_target
+    from mvkit.models.names import check_export, check_inputs
 
     viewing = viewing_conditions(acuity, field_of_view, contrast)
     check_network([model], weights=weights, layers=split_commas(layers), home=home, device=device)
@@ -174,13 +175,14 @@ def command(
             "--frame-rate": frame_rate,
         }
         _refuse_beside_export([option for option, value in beside.items() if value])
-        check_export_target(target, overwrite=force)
+        check_export(model, target, overwrite=force)
     else:
         from mvkit.features.feature_file import feature_path
 
         check_output_path(feature_path(target, file_format), overwrite=force, example="features.h5")
-        _check_stimuli(stimuli, home=home_path(home))
+        check_stimuli(stimuli, home=home_path(home))
     inputs = input_options(input_size, mean, std, grey=grey, viewing=viewing)
+    check_inputs(model, inputs)
     from mvkit.features.extraction import ExtractRequest, run_export, run_extract
 
     request = ExtractRequest(
@@ -208,30 +210,6 @@ def command(
     print_line(_headline(report))
     print_renderable(layer_table(report.layers, report.n_images))
     print_line(f"wrote {report.path}")
-
-
-def _check_stimuli(stimuli: str | None, *, home: Path | None) -> None:
-    """Check that stimuli are a dataset, a neural file or a folder of images; images stay unread."""
-    from mvkit.files import list_image_folder
-    from mvkit.paths import DATASETS, default_dataset, expand, is_fetched, locate_dataset
-
-    given = default_dataset(home) if stimuli is None else stimuli
-    if given in DATASETS or is_fetched(given, home):
-        file = locate_dataset(given, home)
-    elif not (path := expand(given)).exists():
-        raise UsageError(
-            f"stimuli '{given}': no such dataset, neural file or folder of images"
-            f"{suggest(given, DATASETS)}\nvalid: {', '.join(DATASETS)}, or a path"
-        )
-    elif path.is_dir():
-        list_image_folder(path)
-        return
-    else:
-        file = path
-    if file is not None:
-        from mvkit.neural.neural_file import read_unit_columns
-
-        read_unit_columns(file)
 
 
 def _refuse_beside_export(options: list[str]) -> None:

@@ -20,6 +20,7 @@ from mvkit.cli.console import (
     JsonOption,
     SelectionPreset,
     check_network,
+    check_stimuli,
     complete_areas,
     complete_datasets,
     complete_models,
@@ -466,6 +467,9 @@ def rdm(
     """
     style = _style(out, width, columns, no_title=no_title)
     check_network([model], weights=weights, layers=layer, home=home, device=device)
+    from mvkit.pipeline.listing import check_areas
+
+    check_areas(dataset, [area], home=home_path(home))
     from mvkit.pipeline.plots import ModelLayer, compare_rdms
     from mvkit.report.figures import draw_rdms
 
@@ -527,7 +531,12 @@ def draw_input(
     """
     style = _style(out, width, columns, no_title=no_title)
     viewing = viewing_conditions(acuity, field_of_view, contrast)
+    inputs = input_options(input_size, None, None, grey=False, viewing=viewing)
     check_network([model], weights=weights, layers=None, home=home, device="cpu")
+    check_stimuli(stimuli, home=home_path(home))
+    from mvkit.models.names import check_inputs
+
+    check_inputs(model, inputs)
     from mvkit.pipeline.plots import read_inputs
     from mvkit.report.figures import draw_inputs
 
@@ -536,7 +545,7 @@ def draw_input(
         stimuli,
         weights=weights,
         seed=seed,
-        inputs=input_options(input_size, None, None, grey=False, viewing=viewing),
+        inputs=inputs,
         n_images=images,
         home=home_path(home),
     )
@@ -596,6 +605,9 @@ def unit(
         check_network([model], weights=weights, layers=layer, home=home, device=device)
     elif layer is not None:
         raise UsageError("--layer: of which model? add --model MODEL")
+    from mvkit.pipeline.listing import check_areas
+
+    check_areas(dataset, [area], home=home_path(home))
     from mvkit.pipeline.plots import ModelLayer, read_unit
     from mvkit.report.figures import draw_unit
 

@@ -407,7 +407,7 @@ def command(
     if out is not None:
         check_output_folder(out)
     from mvkit.pipeline.listing import check_areas
-    from mvkit.pipeline.request import OPTIONS, ScoreRequest, check_request
+    from mvkit.pipeline.request import OPTIONS, ScoreRequest, check_request, parse_shard
 
     request = ScoreRequest(
         models=tuple(models or ()),
@@ -460,27 +460,25 @@ def command(
         return
     check_request(request)
     check_areas(dataset, request.areas, home=home_path(home))
-    from mvkit.pipeline.score import parse_shard, run_score, run_shard
-    from mvkit.report import run_document, run_page, save_run, save_table, written_lines
-    from mvkit.report.figures import check_figure, draw_run
-    from mvkit.report.files import check_table
-    from mvkit.report.html import check_report, write_report
-
     part = None if shard is None else parse_shard(shard)
     if part is not None:
         whole = {"--dry-run": dry_run, "--no-cache": no_cache, "--out": out, "--figure": figure}
         _check_alone(f"--shard {part}", {**whole, "--table": table, "--report": report, "--against": against})
-    for path, check in ((figure, check_figure), (table, check_table), (report, check_report)):
-        if path is not None:
-            check(path)
+    _check_files(figure, table, report)
     if dry_run:
         print_estimate(request, as_json=as_json)
         return
+    from mvkit.pipeline.score import run_score, run_shard
+
     if part is not None:
         scored = run_shard(request, part, note=note, progress=progress_bar)
         _print_shard(scored, _without_shard(context.obj or ()), as_json=as_json)
         return
     run = run_score(request, note=note, progress=progress_bar)
+    from mvkit.report import run_document, run_page, save_run, save_table, written_lines
+    from mvkit.report.figures import draw_run
+    from mvkit.report.html import write_report
+
     line = shlex.join(["mvkit", *(context.obj or ())])
     files, problems = _write_files(
         (
@@ -567,6 +565,22 @@ def _check_alone(name: str, others: dict[str, object]) -> None:
             "when all shards are done, the same command without --shard finds the scores there and finishes, "
             "with --out, --figure and --against"
         )
+
+
+def _check_files(figure: Path | None, table: Path | None, report: Path | None) -> None:
+    """Check files that a run is to write before hours of work end in them."""
+    if figure is not None:
+        from mvkit.report.figures.style import check_figure
+
+        check_figure(figure)
+    if table is not None:
+        from mvkit.report.files import check_table
+
+        check_table(table)
+    if report is not None:
+        from mvkit.report.html import check_report
+
+        check_report(report)
 
 
 def print_estimate(request: ScoreRequest, *, as_json: bool) -> None:

@@ -263,15 +263,15 @@ def plan_lines(plan: TrainPlan) -> Iterator[str]:
 
 def _run_in_processes(request: TrainRequest, processes: int, *, as_json: bool) -> None:
     from mvkit.pipeline.train import check_request
+    from mvkit.training.recipe import check_processes_divide
 
     # Before processes are started, which takes seconds.
     recipe = check_request(request)
+    check_processes_divide(recipe.train.batch_size, processes)
 
     from mvkit.distributed import run_processes
     from mvkit.machine import choose_device
-    from mvkit.training.setup import check_processes_divide
 
-    check_processes_divide(recipe.train.batch_size, processes)
     words = [*_command_line(request), *(["--json"] if as_json else [])]
     code = run_processes(processes, words, device=choose_device(request.device))
     if code:

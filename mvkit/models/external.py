@@ -64,7 +64,14 @@ from mvkit.models.checkpoints import (
     read_checkpoint,
     strip_parts,
 )
-from mvkit.models.names import WEIGHT_CHOICES, ExternalName, check_exists, split_key, split_weights
+from mvkit.models.names import (
+    WEIGHT_CHOICES,
+    ExternalName,
+    check_exists,
+    missing_module,
+    split_key,
+    split_weights,
+)
 from mvkit.models.preprocessing import (
     IMAGENET_224,
     ExternalPreprocessing,
@@ -317,11 +324,7 @@ def _import_module(name: ExternalName) -> ModuleType:
         parts = name.source.split(".")
         parents = {".".join(parts[: count + 1]) for count in range(len(parts))}
         if isinstance(cause, ModuleNotFoundError) and cause.name in parents:
-            raise UsageError(
-                f"{name.label}: no module '{cause.name}', neither installed nor in the current "
-                "folder\nexternal models: torchvision:NAME, timm:NAME, package.module:FUNCTION, "
-                "path/to/file.py:FUNCTION"
-            ) from None
+            raise missing_module(name, str(cause.name)) from None
         raise
 
 

@@ -12,13 +12,14 @@ from typing import Any
 import torch
 
 from mvkit.errors import CheckpointError, UsageError, wording
-from mvkit.models.base import NO_WEIGHTS, VisionModel, WeightsProvenance
+from mvkit.models.base import VisionModel, WeightsProvenance
 from mvkit.models.checkpoints import fill_weights, read_checkpoint
 from mvkit.models.external import build_with_seed, load_external
 from mvkit.models.mousenet import ConnectomeModel
 from mvkit.models.names import (
     BEST,
     LAST,
+    check_inputs,
     find_checkpoint,
     is_checkpoint_path,
     parse_external,
@@ -129,19 +130,12 @@ def load_model(  # noqa: PLR0913
     external = parse_external(name)
     if external is not None:
         return _set_viewing(load_external(external, weights, seed, options), viewing)
-    options.check_only(
-        ("input_size", "viewing"), f"{os.fspath(name)} has its own mean, deviation and colours"
-    )
+    check_inputs(name, options)
     if is_checkpoint_path(name):
         model = _load_checkpoint(name, weights, seed)
     else:
         model = _load_by_name(find_model(str(name)), weights, seed, home)
     if input_size is not None:
-        if model.weights_id == NO_WEIGHTS:
-            raise UsageError(
-                f"{model.name} is defined for its own size of images: leave out "
-                + wording("--input-size", "input_size")
-            )
         model.own_input_px = model.preprocess.input_px
         model.preprocess = options.apply(model.preprocess)
         model.check_input_side(input_size)

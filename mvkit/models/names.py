@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from importlib.machinery import PathFinder
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from mvkit.errors import CheckpointError, UsageError, suggest, unknown_name, wording
 from mvkit.files import check_output_path, inspect_file
@@ -24,8 +27,14 @@ from mvkit.models.registry import (
 )
 from mvkit.paths import checkpoint_path, expand
 
+if TYPE_CHECKING:
+    from mvkit.models.preprocessing import InputOptions
+
 #: The newest checkpoint of a training run and that of its best epoch, in its folder.
 LAST, BEST = "last.pt", "best.pt"
+
+#: Values of ``--resume`` that are no path.
+AUTO, NEVER = "auto", "never"
 
 #: Stands for a model's published list wherever layers are named.
 PUBLISHED = "published"
@@ -86,6 +95,30 @@ def check_models(
                         match_layers(plain, names_of_layers)
             except UsageError as error:
                 raise error if len(names) == 1 else UsageError(f"{name}: {error}") from None
+
+
+def check_inputs(given: str | os.PathLike[str], inputs: InputOptions) -> None:
+    """Check that a model of mvkit's takes changes to its input; external models take all.
+
+    Raises
+    ------
+    UsageError
+        If it was trained, or is defined, for what would change.
+    """
+    name, _ = split_random(given)
+    if parse_external(name) is not None:
+        return
+    inputs.check_only(("input_size", "viewing"), f"{name} has its own mean, deviation and colours")
+    if inputs.input_size is not None and is_baseline(name):
+        raise UsageError(
+            f"{name} is defined for its own size of images: leave out "
+            + wording("--input-size", "input_size")
+        )
+
+
+def is_baseline(name: str) -> bool:
+    """Return whether a model is a fixed transformation of images, which has no weights."""
+    return is_model(name) and isinstance(find_model(name).architecture.blueprint, Baseline)
 
 
 _RANDOM = "@random"
@@ -170,7 +203,7 @@ class ExternalName:
         return self.kind in ("torchvision", "timm")
 
     def check(self, weights: str | os.PathLike[str]) -> None:
-        """Check that files are there, and that weights of a library were chosen.
+        """Check that files and modules are there, and that weights of a library were chosen.
 
         Raises
         ------
@@ -192,9 +225,29 @@ class ExternalName:
                 )
             path, _ = split_weights(weights)
         else:
+            package = self.source.partition(".")[0]
+            if self.kind == "module" and not _can_import(package):
+                raise missing_module(self, package)
             path = None if weights in WEIGHT_CHOICES else expand(weights)
         if path is not None:
             check_exists(path)
+
+
+def _can_import(package: str) -> bool:
+    """Return whether a package is installed or in the current folder; nothing is imported."""
+    return (
+        package in sys.modules
+        or find_spec(package) is not None
+        or PathFinder.find_spec(package, [str(Path.cwd())]) is not None
+    )
+
+
+def missing_module(name: ExternalName, module: str) -> UsageError:
+    """Return the error that says that a module, which the name of a model needs, does not exist."""
+    return UsageError(
+        f"{name.label}: no module '{module}', neither installed nor in the current folder\n"
+        "external models: torchvision:NAME, timm:NAME, package.module:FUNCTION, path/to/file.py:FUNCTION"
+    )
 
 
 def parse_external(name: str | os.PathLike[str]) -> ExternalName | None:
@@ -312,6 +365,35 @@ def find_checkpoint(name: str | os.PathLike[str], weights: str | os.PathLike[str
     else:
         check_kind(path)
     return path
+
+
+def find_resumed(resume: str) -> Path | None:
+    """Return the checkpoint that a training run shall go on from; None of ``"auto"`` and ``"never"``.
+
+    Raises
+    ------
+    CheckpointError
+        If there is no such file.
+    """
+    if resume in (AUTO, NEVER):
+        return None
+    path = expand(resume)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint to resume from")
+    return path
+
+
+def check_export(model: str, target: Path, *, overwrite: bool) -> None:
+    """Check a model and a path for its weights before it is read, which takes seconds.
+
+    Raises
+    ------
+    UsageError
+        If the model has no weights, or the path is none for them, see :func:`check_export_target`.
+    """
+    check_export_target(target, overwrite=overwrite)
+    if is_baseline(model):
+        raise UsageError(f"'{model}' has no weights to export")
 
 
 def check_export_target(target: Path, *, overwrite: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -211,7 +212,6 @@ def open_layers(
         from mvkit.features.stimuli import open_stimuli
         from mvkit.models import load_model
         from mvkit.models.external import unwrap
-        from mvkit.pipeline.neural_readout import check_unseen_images
 
         network = load_model(source, home=resources.home) if isinstance(source, str | Path) else source
         if not isinstance(network, nn.Module):
@@ -229,6 +229,43 @@ def open_layers(
     if coordinates is None:
         return opened
     return replace(opened, source=with_cached_coordinates(opened.source, coordinates))
+
+
+def check_unseen_images(network: nn.Module, dataset: NeuralDataset, settings: ScoreSettings) -> None:
+    """Check that a network was trained on none of the images that it is scored on.
+
+    Images are told by their pixels. Training images that are scored on purpose (``scored_images="train"``)
+    are let through.
+
+    Raises
+    ------
+    UsageError
+        If it was; the message has the settings of the split that it was trained on.
+    """
+    run: Mapping[str, Any] = getattr(getattr(network, "provenance", None), "training_run", {})
+    seen = set(run.get("images", {}).get("image_digests", ()))
+    if not seen or settings.scored_images == "train":
+        return
+    import numpy as np
+
+    from mvkit.images.loader import image_digest
+    from mvkit.scoring.protocol import splits_of
+
+    trained = np.array([image_digest(image) in seen for image in dataset.stimuli])
+    for number, split in enumerate(splits_of(dataset.n_images, settings)):
+        n_seen = int(trained[split.test].sum())
+        if n_seen:
+            raise UsageError(
+                f"{getattr(network, 'name', 'this network')} was trained on {n_seen} of the "
+                f"{len(split.test)} test images of split {number}\n"
+                f"score the split it was trained on: {_settings_of_split(run)}"
+            )
+
+
+def _settings_of_split(run: Mapping[str, Any]) -> str:
+    data = json.loads(str(run["recipe"]))["data"]["neural"]
+    chosen = {"n_splits": 1, "train_fraction": data["train_fraction"], "split_seed": data["split_seed"]}
+    return " ".join(f"{wording('--set ', '')}{key}={value}" for key, value in chosen.items())
 
 
 def _shuffle_features(opened: OpenedLayers, seed: int) -> OpenedLayers:

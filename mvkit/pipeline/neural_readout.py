@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,15 +14,15 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mvkit.distributed import all_gather, is_main_process
-from mvkit.errors import DataError, UsageError, wording
+from mvkit.errors import DataError, UsageError
 from mvkit.files import replacing
-from mvkit.images.loader import MemorySource, image_digest
-from mvkit.neural import NeuralDataset, Recording, open_dataset
+from mvkit.images.loader import MemorySource
+from mvkit.neural import Recording, open_dataset
 from mvkit.objectives.neural_readout import NeuralReadoutObjective
 from mvkit.pipeline.request import choose_recordings
 from mvkit.scoring.correlation import ExclusionReason
 from mvkit.scoring.measures import score_all_trials
-from mvkit.scoring.protocol import ImageSplit, image_splits, splits_of
+from mvkit.scoring.protocol import ImageSplit, image_splits
 from mvkit.scoring.settings import ScoreSettings
 from mvkit.training.evaluation import EvaluationContext, Evaluator, RunImages, preserve_state
 from mvkit.training.recipe import NeuralData, UnitPredictions
@@ -240,35 +239,3 @@ def write_unit_table(
     if is_main_process():
         with replacing(folder / UNITS) as temporary:
             table.to_csv(temporary, index=False)
-
-
-def check_unseen_images(network: nn.Module, dataset: NeuralDataset, settings: ScoreSettings) -> None:
-    """Check that a network was trained on none of the images that it is scored on.
-
-    Images are told by their pixels. Training images that are scored on purpose (``scored_images="train"``)
-    are let through.
-
-    Raises
-    ------
-    UsageError
-        If it was; the message has the settings of the split that it was trained on.
-    """
-    run: Mapping[str, Any] = getattr(getattr(network, "provenance", None), "training_run", {})
-    seen = set(run.get("images", {}).get("image_digests", ()))
-    if not seen or settings.scored_images == "train":
-        return
-    trained = np.array([image_digest(image) in seen for image in dataset.stimuli])
-    for number, split in enumerate(splits_of(dataset.n_images, settings)):
-        n_seen = int(trained[split.test].sum())
-        if n_seen:
-            raise UsageError(
-                f"{getattr(network, 'name', 'this network')} was trained on {n_seen} of the "
-                f"{len(split.test)} test images of split {number}\n"
-                f"score the split it was trained on: {_settings_of_split(run)}"
-            )
-
-
-def _settings_of_split(run: Mapping[str, Any]) -> str:
-    data = json.loads(str(run["recipe"]))["data"]["neural"]
-    chosen = {"n_splits": 1, "train_fraction": data["train_fraction"], "split_seed": data["split_seed"]}
-    return " ".join(f"{wording('--set ', '')}{key}={value}" for key, value in chosen.items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 from mvkit.errors import DataError, RecipeError, UsageError, suggest
 from mvkit.files import plain, shorten
 from mvkit.machine import Resources, installed_versions
-from mvkit.models.names import is_checkpoint_path
+from mvkit.models.names import check_inputs, is_checkpoint_path
 from mvkit.models.viewing import ViewingConditions
 from mvkit.neural.selection import SelectionSettings, selection_with
 from mvkit.paths import default_dataset
@@ -232,6 +233,31 @@ class ScoreRequest:
     resources: Resources = field(default_factory=Resources)
 
 
+@dataclass(frozen=True)
+class Shard:
+    """Part ``index`` (from 1) of the ``count`` parts of a run."""
+
+    index: int
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+
+def parse_shard(text: str) -> Shard:
+    """Read ``i/n``.
+
+    Raises
+    ------
+    UsageError
+        If it is something else, or i is not one of 1 to n.
+    """
+    match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text.strip())
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise UsageError(f"--shard {text}: give i/n with i from 1 to n, for example 2/8")
+    return Shard(int(match[1]), int(match[2]))
+
+
 def check_request(request: ScoreRequest) -> ScoreRecipe:
     """Check the models and the recipe of a request without importing torch, and return the recipe.
 
@@ -245,6 +271,9 @@ def check_request(request: ScoreRequest) -> ScoreRecipe:
         raise UsageError(
             f"--as {request.pool_as} pools networks, such as runs of other seeds: give two MODELs or more"
         )
+    inputs = recipe.input.options()
+    for name in request.models:
+        check_inputs(name, inputs)
     # Two paths may be of one checkpoint; that is checked when they are read.
     _check_duplicates([name for name in request.models if not is_checkpoint_path(name)], request.weights)
     return recipe

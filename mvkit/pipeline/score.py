@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -28,6 +27,7 @@ from mvkit.pipeline.layers import (
 )
 from mvkit.pipeline.request import (
     ScoreRequest,
+    Shard,
     check_request,
     choose_recordings,
     compare_with_table2,
@@ -35,7 +35,6 @@ from mvkit.pipeline.request import (
     load_models,
     open_default,
 )
-from mvkit.report.text import ScoreRun
 from mvkit.scoring.parallel import dask_cluster
 
 if TYPE_CHECKING:
@@ -49,6 +48,7 @@ if TYPE_CHECKING:
     from mvkit.neural import NeuralDataset, Recording
     from mvkit.neural.selection import SelectionOutcome, SelectionSettings
     from mvkit.pipeline.cached import DiskScoreCache
+    from mvkit.report.text import ScoreRun
     from mvkit.scoring import Scores, ScoreSettings
     from mvkit.scoring.extrapolation import Extrapolation
     from mvkit.scoring.two_way import TwoWay
@@ -569,11 +569,12 @@ def run_score(request: ScoreRequest, *, note: Note, progress: ProgressBar = no_p
     CheckpointError, DataError
         Weights, recordings or earlier scores are missing or damaged; names the command that fetches them.
     """
-    from mvkit.scoring import pool_networks
-    from mvkit.scoring.comparison import compare_models
-
     with dask_cluster(request.resources.dask):
         run = open_run(request, note=note)
+        from mvkit.report.text import ScoreRun
+        from mvkit.scoring import pool_networks
+        from mvkit.scoring.comparison import compare_models
+
         models: dict[str, Scores] = {}
         for label, model in run.models.items():
             with progress(f"scoring {label}") as bar:
@@ -788,17 +789,6 @@ def _two_way(
 
 
 @dataclass(frozen=True)
-class Shard:
-    """Part ``index`` (from 1) of the ``count`` parts of a run."""
-
-    index: int
-    count: int
-
-    def __str__(self) -> str:
-        return f"{self.index}/{self.count}"
-
-
-@dataclass(frozen=True)
 class ShardReport:
     """Result of a shard.
 
@@ -823,20 +813,6 @@ class ShardReport:
     def to_json(self) -> dict[str, Any]:
         """Return the report as plain data."""
         return {**asdict(self), "shard": str(self.shard)}
-
-
-def parse_shard(text: str) -> Shard:
-    """Read ``i/n``.
-
-    Raises
-    ------
-    UsageError
-        If it is something else, or i is not one of 1 to n.
-    """
-    match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text.strip())
-    if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        raise UsageError(f"--shard {text}: give i/n with i from 1 to n, for example 2/8")
-    return Shard(int(match[1]), int(match[2]))
 
 
 def shards_of_pairs(weights: Sequence[int], count: int) -> list[int]:

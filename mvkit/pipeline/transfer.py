@@ -93,8 +93,6 @@ def open_labelled_images(folder: Path) -> LabelledImages:
     DataError
         If there is neither; an image is missing or listed twice; or a label is missing or not a number.
     """
-    from mvkit.features.stimuli import FolderStimuli
-
     if not folder.is_dir():
         raise DataError(f"--task {folder}: no such folder")
     table = folder / LABELS_CSV
@@ -108,6 +106,9 @@ def open_labelled_images(folder: Path) -> LabelledImages:
         files = [file for listed in images.values() for file in listed]
         names = [name_text(path.name) for path, listed in images.items() for _ in listed]
         labels = {CLASS: np.array(names)}
+    # Not before the task is known to be one: it imports torch.
+    from mvkit.features.stimuli import FolderStimuli
+
     return LabelledImages(FolderStimuli(tuple(files), name_text(folder.resolve().name)), labels)
 
 

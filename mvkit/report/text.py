@@ -33,7 +33,6 @@ from mvkit.report.tables import (
     with_interval,
 )
 from mvkit.scoring.correlation import DROPPED_COLUMNS, REASONS, UNMAPPED
-from mvkit.scoring.maps import MAPPINGS
 from mvkit.scoring.measures import MEASURES
 from mvkit.scoring.settings import DEFAULT_SETTINGS
 
@@ -362,6 +361,9 @@ def trial_words(settings: ScoreSettings) -> str:
 
 def mapping_words(settings: ScoreSettings) -> str:
     """Name the mapping with the settings that belong to it."""
+    # Maps need numba, and much that is told of results does without.
+    from mvkit.scoring.maps import MAPPINGS
+
     details = {
         "pls": (
             "components by cross-validation"

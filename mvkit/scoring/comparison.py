@@ -436,7 +436,9 @@ def pair_units(results: Sequence[Mapping[str, ChosenUnits]], areas: Sequence[str
     tables = [_scores_by_unit(result, areas) for result in results]
     everything = dict.fromkeys(unit for table in tables for unit in table)
     units = [
-        unit for unit in everything if all(unit in table and not np.isnan(table[unit][0]) for table in tables)
+        unit
+        for unit in everything
+        if all(unit in table and not math.isnan(table[unit][0]) for table in tables)
     ]
     columns = np.array([[table[unit][0] for unit in units] for table in tables], dtype=np.float64)
     columns = columns.reshape(len(tables), -1)

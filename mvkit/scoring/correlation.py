@@ -7,7 +7,6 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from mvkit.jit import compiled
 from mvkit.scoring.settings import ScoreSettings
 
 #: Ways of drawing in which each set is as large as all trials: nothing is to be extrapolated.
@@ -190,6 +189,8 @@ def correlate(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArra
     ndarray
         float64 (..., n_units); NaN where either is constant or holds NaN.
     """
+    from mvkit.scoring.kernels import column_correlations
+
     shape = first.shape
     result = np.empty((int(np.prod(shape[:-2])), shape[-1]))
     column_correlations(
@@ -199,51 +200,6 @@ def correlate(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArra
         result,
     )
     return result.reshape(*shape[:-2], shape[-1])
-
-
-@compiled
-def column_correlations(
-    first: NDArray[np.float64],
-    second: NDArray[np.float64],
-    space: NDArray[np.float64],
-    result: NDArray[np.float64],
-) -> None:
-    """Correlate matching columns over the middle axis.
-
-    Parameters
-    ----------
-    first, second
-        float64 (n, n_rows, n_columns).
-    space
-        float64 (5, n_columns), overwritten: work space.
-    result
-        float64 (n, n_columns), overwritten; NaN where either column is constant or holds NaN.
-    """
-    n, n_rows, n_columns = first.shape
-    mean_first, mean_second, square_first, square_second, product = space
-    for item in range(n):
-        mean_first[:] = 0.0
-        mean_second[:] = 0.0
-        for row in range(n_rows):
-            for column in range(n_columns):
-                mean_first[column] += first[item, row, column]
-                mean_second[column] += second[item, row, column]
-        mean_first /= n_rows
-        mean_second /= n_rows
-        square_first[:] = 0.0
-        square_second[:] = 0.0
-        product[:] = 0.0
-        for row in range(n_rows):
-            for column in range(n_columns):
-                x = first[item, row, column] - mean_first[column]
-                y = second[item, row, column] - mean_second[column]
-                square_first[column] += x * x
-                square_second[column] += y * y
-                product[column] += x * y
-        for column in range(n_columns):
-            scale = np.sqrt(square_first[column]) * np.sqrt(square_second[column])
-            value = product[column] / scale if scale > 0.0 else np.nan
-            result[item, column] = min(1.0, max(-1.0, value)) if value == value else np.nan
 
 
 def mean_ignoring_nan(values: NDArray[np.float64], *, axis: int | tuple[int, ...]) -> NDArray[np.float64]:

@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvkit.errors import DataError
-from mvkit.jit import compiled, compiled_part
 from mvkit.scoring.settings import ScoreSettings
 
 #: Named in every file of results.
@@ -37,13 +36,6 @@ _TAU_SHARES = (np.arange(40) + 0.5) / 40
 _NEGLIGIBLE = 1e-12
 #: Bytes of resamples that are kept for further intervals.
 _MOST_SHARED = 128 * 1024 * 1024
-# Constants of splitmix64 (Steele, Lea, Flood 2014): a generator of our own inside compiled code, because
-# numba's would make draws depend on its version.
-_STEP = np.uint64(0x9E3779B97F4A7C15)
-_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
-_MIX_2 = np.uint64(0x94D049BB133111EB)
-_SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31))
-_HALF = np.uint64(32)
 
 
 @dataclass(frozen=True)
@@ -480,36 +472,13 @@ def resampled_counts(sizes: NDArray[np.int64], *, n_resamples: int, seed: int) -
     ndarray
         uint16 (n_resamples, sum of sizes), units in the order of their animals.
     """
+    from mvkit.scoring.kernels import draw_counts
+
     counts = np.zeros((n_resamples, int(sizes.sum())), dtype=np.uint16)
     starts = np.concatenate(([0], np.cumsum(sizes)[:-1])).astype(np.int64)
-    _draw_counts(starts, np.ascontiguousarray(sizes, dtype=np.int64), np.uint64(seed), counts)
+    units = np.empty(sizes.max(initial=0), dtype=np.uint32)
+    draw_counts(starts, np.ascontiguousarray(sizes, dtype=np.int64), np.uint64(seed), units, counts)
     return counts
-
-
-@compiled
-def _draw_counts(
-    starts: NDArray[np.int64], sizes: NDArray[np.int64], seed: np.uint64, counts: NDArray[np.uint16]
-) -> None:
-    """Count how often each unit is drawn; those of animal ``a`` are ``sizes[a]`` from ``starts[a]`` on."""
-    n_animals = sizes.shape[0]
-    state = _mix(seed + _STEP)
-    for resample in range(counts.shape[0]):
-        for _ in range(n_animals):
-            state += _STEP
-            animal = np.int64(((_mix(state) >> _HALF) * np.uint64(n_animals)) >> _HALF)
-            begin = starts[animal]
-            size = np.uint64(sizes[animal])
-            for _ in range(sizes[animal]):
-                state += _STEP
-                unit = np.int64(((_mix(state) >> _HALF) * size) >> _HALF)
-                counts[resample, begin + unit] += 1
-
-
-@compiled_part
-def _mix(state: np.uint64) -> np.uint64:
-    word = (state ^ (state >> _SHIFTS[0])) * _MIX_1
-    word = (word ^ (word >> _SHIFTS[1])) * _MIX_2
-    return word ^ (word >> _SHIFTS[2])
 
 
 def resampled_column_medians(
@@ -562,36 +531,12 @@ def medians_of_counts(columns: NDArray[np.float64], counts: NDArray[np.uint16]) 
     ndarray
         float64 (n_columns, n_resamples).
     """
+    from mvkit.scoring.kernels import count_medians
+
     medians = np.empty((columns.shape[0], counts.shape[0]))
     for index, values in enumerate(np.ascontiguousarray(columns, dtype=np.float64)):
-        _medians_of_counts(values, np.argsort(values, kind="stable"), counts, medians[index])
+        count_medians(values, np.argsort(values, kind="stable"), counts, medians[index])
     return medians
-
-
-@compiled
-def _medians_of_counts(
-    values: NDArray[np.float64],
-    order: NDArray[np.int64],
-    counts: NDArray[np.uint16],
-    medians: NDArray[np.float64],
-) -> None:
-    """Medians of values that count several times; ``order`` sorts them."""
-    n_units = values.shape[0]
-    for resample in range(counts.shape[0]):
-        total = 0
-        for unit in range(n_units):
-            total += counts[resample, unit]
-        lower, upper = (total - 1) // 2, total // 2
-        seen = 0
-        low = np.nan
-        for rank in range(n_units):
-            unit = order[rank]
-            seen += counts[resample, unit]
-            if seen > lower and np.isnan(low):
-                low = values[unit]
-            if seen > upper:
-                medians[resample] = 0.5 * (low + values[unit])
-                break
 
 
 def animal_order(

@@ -343,10 +343,14 @@ class Scores:
             For another choice.
         """
         name = self.settings.layer_choice if choice is None else choice
-        return {
-            area: choose_layer(unit_grid(self.columns, self.by_fold, self.layers, area, self.networks), name)
-            for area in self.areas
-        }
+        if name not in self._chosen_units:
+            self._chosen_units[name] = {
+                area: choose_layer(
+                    unit_grid(self.columns, self.by_fold, self.layers, area, self.networks), name
+                )
+                for area in self.areas
+            }
+        return dict(self._chosen_units[name])
 
     def in_areas(self, areas: Sequence[str]) -> Scores:
         """Return the scores in some of the areas; :meth:`protocol` stays that of all of them.
@@ -388,6 +392,10 @@ class Scores:
                 row = describe_median(scores, specimens, self.settings, areas=areas, networks=of_networks)
                 rows.append({"layer": layer, "area": area, **row})
         return pd.DataFrame(rows)
+
+    @cached_property
+    def _chosen_units(self) -> dict[str, dict[str, ChosenUnits]]:
+        return {}
 
     @cached_property
     def _best_layers(self) -> pd.DataFrame:

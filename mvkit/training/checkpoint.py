@@ -19,13 +19,10 @@ from mvkit.errors import CheckpointError, RecipeError, UsageError, wording
 from mvkit.files import Lock, make_folder, remove_leftovers, replacing, write_text
 from mvkit.models.checkpoints import read_checkpoint
 from mvkit.models.loading import FORMAT, VERSION
-from mvkit.models.names import BEST, LAST
-from mvkit.paths import expand
+from mvkit.models.names import BEST, LAST, NEVER, find_resumed
 from mvkit.training.recipe import TrainRecipe, differences, recipe_text, science_digest
 from mvkit.training.setup import TrainingSetup
 
-#: Values of ``--resume`` that are no path.
-AUTO, NEVER = "auto", "never"
 _LOCK = ".train.lock"
 _RECIPE = "recipe.yaml"
 #: Parts of a checkpoint's machine that may change the last bits of what follows.
@@ -102,9 +99,9 @@ def find_resume(folder: Path, resume: str) -> tuple[Path, dict[str, Any]] | None
         The checkpoint is missing, damaged, or none of a run.
     """
     last = folder / LAST
-    if resume not in (AUTO, NEVER):
-        path = expand(resume)
-        return path, _read(path)
+    given = find_resumed(resume)
+    if given is not None:
+        return given, _read(given)
     if not last.exists():
         return None
     if resume == NEVER:
@@ -126,8 +123,6 @@ def find_resume(folder: Path, resume: str) -> tuple[Path, dict[str, Any]] | None
 
 def _read(path: Path) -> dict[str, Any]:
     """Read a checkpoint of a run; tensors stay on the CPU, mapped from the file."""
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint to resume from")
     document = read_checkpoint(path)
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise CheckpointError(

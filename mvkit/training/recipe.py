@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from mvkit.errors import suggest
+from mvkit.errors import UsageError, suggest
 from mvkit.images.settings import VALIDATION, Patches, ViewsSettings
 from mvkit.objectives.registry import OBJECTIVES, ObjectiveSettings
 from mvkit.recipes import NAME_PATTERN, Count, KeyedError, NotNegative, Positive, Settings
@@ -480,3 +480,20 @@ def _numbers(name: str, evaluation: Evaluation, recipe: TrainRecipe) -> list[str
     if kind == "validation_loss":
         return [f"{name}.{key}" for key in (*OBJECTIVES[recipe.objective.name].accuracies, "loss")]
     return [f"{name}.{key}" for key in (("top1",) if kind == "bank_neighbours" else ("top1", "top5"))]
+
+
+def check_processes_divide(batch_size: int, n_processes: int) -> None:
+    """Check that processes can share a global batch equally.
+
+    Raises
+    ------
+    UsageError
+        Names numbers of processes that can.
+    """
+    if batch_size % n_processes:
+        possible = [n for n in range(1, n_processes + 1) if batch_size % n == 0]
+        raise UsageError(
+            f"a batch of {batch_size} images cannot be shared equally by {n_processes} processes\n"
+            f"use {' or '.join(map(str, possible[-2:]))} processes, or set train.batch_size to a multiple of "
+            f"{n_processes}"
+        )

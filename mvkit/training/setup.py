@@ -26,7 +26,7 @@ from mvkit.objectives.registry import OBJECTIVES
 from mvkit.rng import hashed
 from mvkit.training.evaluation import EvaluatorSet, NeuralBuilder, RunImages, build_evaluators
 from mvkit.training.optim import build_optimiser
-from mvkit.training.recipe import TrainRecipe
+from mvkit.training.recipe import TrainRecipe, check_processes_divide
 from mvkit.training.step import StepSettings, TrainStep
 
 #: Packages on which the numbers of a run may depend.
@@ -372,20 +372,3 @@ class Order:
     def _part(self, batch: NDArray[np.int64]) -> NDArray[np.int64]:
         first, last = (len(batch) * rank // self.size for rank in (self.rank, self.rank + 1))
         return batch[first:last]
-
-
-def check_processes_divide(batch_size: int, n_processes: int) -> None:
-    """Check that processes can share a global batch equally.
-
-    Raises
-    ------
-    UsageError
-        Names numbers of processes that can.
-    """
-    if batch_size % n_processes:
-        possible = [n for n in range(1, n_processes + 1) if batch_size % n == 0]
-        raise UsageError(
-            f"a batch of {batch_size} images cannot be shared equally by {n_processes} processes\n"
-            f"use {' or '.join(map(str, possible[-2:]))} processes, or set train.batch_size to a multiple of "
-            f"{n_processes}"
-        )

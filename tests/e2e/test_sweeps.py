@@ -13,7 +13,8 @@ import pytest
 
 from mvkit.cli.main import run
 from mvkit.neural import Recording, write_neural_file
-from mvkit.pipeline.score import Shard, parse_shard, shards_of_pairs
+from mvkit.pipeline.request import Shard, parse_shard
+from mvkit.pipeline.score import shards_of_pairs
 from mvkit.scoring import run as score_module
 
 N_IMAGES = 30

@@ -16,7 +16,7 @@ import torch
 from mvkit import distributed
 from mvkit.distributed import is_main_process, process_group, rank, run_processes, world_size
 from mvkit.errors import DataError, MvkitError, RecipeError, UsageError
-from mvkit.training.setup import check_processes_divide
+from mvkit.training.recipe import check_processes_divide
 
 CPU = torch.device("cpu")
 SCRIPT = Path(__file__).parent / "launched.py"

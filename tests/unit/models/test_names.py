@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from mvkit.errors import UsageError
-from mvkit.models.names import check_models, parse_external, split_random
+from mvkit.errors import CheckpointError, UsageError
+from mvkit.models import ViewingConditions
+from mvkit.models.names import check_inputs, check_models, find_resumed, parse_external, split_random
+from mvkit.models.preprocessing import InputOptions
 from mvkit.models.registry import ARCHITECTURES, BASELINES, layer_names, list_models
 
 
@@ -79,6 +81,40 @@ def test_layers_are_checked_for_each_model() -> None:
         check_models(["alexnet_bn", "dual_stream_ir"], weights="random", layers=["features.3"])
 
 
+def test_modules_are_installed_or_in_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=r"^my_nets:make: no module 'my_nets'"):
+        check_models(["my_nets:make"])
+    (tmp_path / "my_nets.py").write_text("raise ValueError('not to be imported')")
+    check_models(["my_nets:make", "json.decoder:make", "sys:make", "torch:make"])
+    (tmp_path / "folder_of_nets").mkdir()
+    check_models(["folder_of_nets.alex:make"])
+
+
+def test_only_external_models_take_another_mean_and_baselines_no_size() -> None:
+    wide = InputOptions(input_size=100, viewing=ViewingConditions(0.5))
+    for name in ("alexnet_bn_ir", "alexnet_bn@random", "torchvision:resnet18", "runs/a", "net.py:make"):
+        check_inputs(name, wide)
+    with pytest.raises(UsageError, match="gabor is defined for its own size of images: leave out input_size"):
+        check_inputs("gabor", wide)
+    check_inputs("torchvision:resnet18", InputOptions(mean=0.5, grey=True))
+    for name in ("alexnet_bn@random", "pixels", "runs/a"):
+        own = f"^{name.removesuffix('@random')} has its own mean, deviation and colours: leave out mean, grey"
+        with pytest.raises(UsageError, match=own):
+            check_inputs(name, InputOptions(mean=0.5, grey=True))
+
+
+def test_checkpoints_to_go_on_from_exist(tmp_path: Path) -> None:
+    assert find_resumed("auto") is None
+    assert find_resumed("never") is None
+    with pytest.raises(CheckpointError, match=r"none\.pt: no such checkpoint to resume from"):
+        find_resumed(str(tmp_path / "none.pt"))
+    (tmp_path / "last.pt").touch()
+    assert find_resumed(str(tmp_path / "last.pt")) == tmp_path / "last.pt"
+
+
 CHECKS = """
 import sys
 from mvkit.cli.main import run
@@ -102,6 +138,7 @@ print("code", code, "loaded", loaded)
         (("torchvision:resnet18",), 2, "say which weights"),
         (("torchvision:resnet18", "--weights", "none.pth"), 1, "none.pth: no such file"),
         (("nets.py:make",), 2, "nets.py: no such file"),
+        (("nets.alex:make",), 2, "nets.alex:make: no module 'nets', neither installed nor in the current"),
         (("alexnet_bn_ir", "--weights", "random", "--layers", "features.33"), 2, "unknown layer"),
         (("alexnet_bn_ir", "--weights", "random", "--device", "gpu"), 2, "device gpu: give auto, cpu, cuda"),
     ],

@@ -193,6 +193,31 @@ def test_animals_come_whole_and_with_as_many_units_as_they_have() -> None:
     np.testing.assert_allclose(counts.mean(axis=0), 1.0, atol=0.12)
 
 
+def test_draws_are_those_of_splitmix64_in_whole_numbers() -> None:
+    mask, step = 2**64 - 1, 0x9E3779B97F4A7C15
+
+    def mix(state: int) -> int:
+        word = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & mask
+        word = (word ^ word >> 27) * 0x94D049BB133111EB & mask
+        return word ^ word >> 31
+
+    state = mix(7 + step)
+
+    def draw(below: int) -> int:
+        nonlocal state
+        state = state + step & mask
+        return (mix(state) >> 32) * below >> 32
+
+    sizes, starts = [3, 1, 70], [0, 3, 4]
+    expected = np.zeros((20, 74), np.uint16)
+    for resample in expected:
+        for _ in sizes:
+            animal = draw(3)
+            for _ in range(sizes[animal]):
+                resample[starts[animal] + draw(sizes[animal])] += 1
+    np.testing.assert_array_equal(resampled_counts(np.array(sizes), n_resamples=20, seed=7), expected)
+
+
 def test_spread_is_that_of_a_plain_loop_with_numpy() -> None:
     rng = np.random.default_rng(1)
     animals = np.repeat([4, 9, 2, 7], [30, 10, 25, 15])
