@@ -20,7 +20,7 @@ from mvkit import paths
 from mvkit.errors import DataError, UsageError, printable, wording
 from mvkit.features.feature_set import FeatureProvenance, ImageIds
 from mvkit.files import list_image_folder, name_text, opening_image
-from mvkit.images.sources import reason_of
+from mvkit.images.sources import reason_of, rgb_pixels
 from mvkit.models.base import ClipInput, declared_clip, declared_viewing, state_digest
 from mvkit.models.preprocessing import as_preprocessing
 from mvkit.models.viewing import ViewingConditions
@@ -97,7 +97,7 @@ def _read_image(file: Path) -> NDArray[np.uint8]:
             if mode in _GREY_MODES:
                 return np.asarray(image.convert("L"))
             if mode in _COLOUR_MODES:
-                return np.asarray(image.convert("RGB"))
+                return rgb_pixels(image, str(file))
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         # Pillow reports a broken PNG as a SyntaxError.
         raise DataError(

@@ -33,6 +33,7 @@ from mvkit.images.sources import (
     open_folder,
     open_pairs,
     read_depth,
+    read_pixels,
     read_rgb,
 )
 from mvkit.machine import available_cores
@@ -411,7 +412,7 @@ class UnfilledBatch(ABC):
 
 
 class FolderSource(ImageSource):
-    """Images in files, decoded with PIL by threads (PIL releases the interpreter's lock).
+    """Images in files, decoded by threads (decoders release the interpreter's lock).
 
     Random crops are resized as those of a beton, in one pass without rounding between the two resizes of the
     published pipeline: within one grey level of PIL's (0.12 on average over photographs) and six times as
@@ -511,45 +512,36 @@ class _FolderBatch(UnfilledBatch):
         for row in range(first, last):
             number = int(self._index[row])
             stored = self._files.images[number]
-            image = read_rgb(stored) if isinstance(stored, str) else Image.fromarray(stored)
-            boxes = [_box(request, number, image) for request in self._requests]
-            pixels = _pixels(image) if any(map(_is_random, self._requests)) else None
+            pixels = read_pixels(stored) if isinstance(stored, str) else stored
+            # Read-only like those of a mapped beton, so that one compiled function serves both.
+            flat = pixels.reshape(-1)
+            flat.setflags(write=False)
+            location = np.array([[0, *pixels.shape[:2]]])
+            heights, widths = location[:, 1], location[:, 2]
+            boxes = [request.boxes(np.array([number]), heights, widths) for request in self._requests]
             for out, request, box in zip(self._crops, self._requests, boxes, strict=True):
-                if pixels is not None and _is_random(request):
-                    location = np.array([[0, image.height, image.width]])
-                    axes = crop_axes(request.crop, np.array([box]), location[:, 1], location[:, 2])
-                    crop_images(pixels, location, axes, np.array([row]), out)
+                if isinstance(request.crop, CentreCrop):
+                    # Of validation: PIL's, the bits of a model's input.
+                    image = Image.fromarray(pixels)
+                    out[row] = np.asarray(crop_image(image, request.crop, _box(box), request.side_px))
                 else:
-                    out[row] = np.asarray(crop_image(image, request.crop, box, request.side_px))
+                    axes = crop_axes(request.crop, box, heights, widths)
+                    crop_images(flat, location, axes, np.array([row]), out)
             if self._depth is not None and self._files.depths is not None:
                 depth = read_depth(self._files.depths[number])
-                if depth.size != image.size:
-                    sizes = [f"{one.width} x {one.height} px" for one in (image, depth)]
+                if (depth.height, depth.width) != pixels.shape[:2]:
                     raise DataError(
-                        f"{self._files.names[number]}: the image has {sizes[0]}, its depth {sizes[1]}; "
-                        "both must be equal"
+                        f"{self._files.names[number]}: the image has {pixels.shape[1]} x {pixels.shape[0]} "
+                        f"px, its depth {depth.width} x {depth.height} px; both must be equal"
                     )
                 request = self._requests[0]
                 nearest = Image.Resampling.NEAREST
-                cropped = crop_image(depth, request.crop, boxes[0], request.side_px, nearest)
+                cropped = crop_image(depth, request.crop, _box(boxes[0]), request.side_px, nearest)
                 self._depth[row, 0] = np.asarray(cropped)
 
 
-def _is_random(request: CropRequest) -> bool:
-    """Whether a crop is made as of a beton; those of validation are PIL's, the bits of a model's input."""
-    return not isinstance(request.crop, CentreCrop)
-
-
-def _pixels(image: Image.Image) -> NDArray[np.uint8]:
-    """Return the pixels of an image one after the other, read-only like those of a mapped beton."""
-    pixels: NDArray[np.uint8] = np.asarray(image).reshape(-1)
-    pixels.setflags(write=False)
-    return pixels
-
-
-def _box(request: CropRequest, number: int, image: Image.Image) -> Box:
-    heights, widths = np.array([[image.height], [image.width]], np.int64)
-    top, left, height, width = request.boxes(np.array([number]), heights, widths)[0].tolist()
+def _box(boxes: NDArray[np.int64]) -> Box:
+    top, left, height, width = boxes[0].tolist()
     return top, left, height, width
 
 

@@ -263,7 +263,8 @@ class ExternalPreprocessing(Preprocessing):
         image = Image.fromarray(pixels)
         if self.grey or self.channels == 1:
             image = image.convert("L")
-        image = self._resize_before_crop(image.convert("RGB"))
+        # Pillow's convert copies even where nothing changes.
+        image = self._resize_before_crop(image if image.mode == "RGB" else image.convert("RGB"))
         crop = self.crop_hw or (self.crop_px and (self.crop_px, self.crop_px))
         if crop:
             fill = (

@@ -27,6 +27,8 @@ class Lars(Optimizer):
     velocity). Parameters of groups with ``adapt=False`` have ``l = 1``. So has a
     parameter that is still zero: the formula would keep it there for ever.
 
+    A step uses gradients up: they hold something else afterwards.
+
     Parameters
     ----------
     params
@@ -73,11 +75,12 @@ class Lars(Optimizer):
         return loss
 
     def _update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        # One new tensor of the parameter's size: on a CPU, a fresh one costs more than the arithmetic in it.
+        # In the gradient's own memory: on a CPU, a fresh tensor costs more than the arithmetic in it.
         decay, lr = group["weight_decay"], group["lr"]
-        change = gradient.add(parameter, alpha=decay).mul_(lr) if decay else gradient * lr
-        if group["adapt"]:
-            change.mul_(_local_rate(parameter, gradient, group))
+        local_rate = _local_rate(parameter, gradient, group) if group["adapt"] else None
+        change = (gradient.add_(parameter, alpha=decay) if decay else gradient).mul_(lr)
+        if local_rate is not None:
+            change.mul_(local_rate)
         state = self.state[parameter]
         if "velocity" not in state:
             state["velocity"] = torch.zeros_like(parameter)

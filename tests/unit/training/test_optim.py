@@ -88,13 +88,15 @@ def test_lars_by_hand() -> None:
     """w = (3, 4), g = (0, 2): l = .1 * 5 / (2 + .2 * 5) = 1/6; twice the same gradient."""
     w = nn.Parameter(torch.tensor([3.0, 4.0], dtype=torch.float64))
     optimiser = Lars([w], 0.5, momentum=0.5, weight_decay=0.2, trust_coefficient=0.1)
-    w.grad = torch.tensor([0.0, 2.0], dtype=torch.float64)
+    gradient = torch.tensor([0.0, 2.0], dtype=torch.float64)
+    w.grad = gradient.clone()  # a step uses it up
     optimiser.step()
     velocity = torch.tensor([0.6, 2.8], dtype=torch.float64) * 0.5 / 6
     expected = torch.tensor([3.0, 4.0], dtype=torch.float64) - velocity
     torch.testing.assert_close(w.detach(), expected)
     rate = 0.1 * expected.norm() / (2 + 0.2 * expected.norm())
-    velocity = 0.5 * velocity + 0.5 * rate * (w.grad + 0.2 * expected)
+    velocity = 0.5 * velocity + 0.5 * rate * (gradient + 0.2 * expected)
+    w.grad = gradient.clone()
     optimiser.step()
     torch.testing.assert_close(w.detach(), expected - velocity)
 
