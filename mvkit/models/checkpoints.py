@@ -797,7 +797,11 @@ def _cast(key: str, values: Tensor, expected: Tensor, path: Path) -> Tensor:
 def _is_finite_or_as_built(values: Tensor, expected: Tensor) -> bool:
     """Tell whether values are finite, but for places where a buffer is not by design (-inf in a mask)."""
     # Floats of eight bits have no isfinite.
-    finite = torch.isfinite(values.float() if values.element_size() == 1 else values)
+    numbers = values.float() if values.element_size() == 1 else values
+    # If their sum is finite, so are they; it takes a tenth of the time.
+    if bool(numbers.sum().isfinite()):
+        return True
+    finite = torch.isfinite(numbers)
     if bool(finite.all()):
         return True
     if isinstance(expected, nn.Parameter) or expected.is_meta or expected.layout != torch.strided:
