@@ -84,9 +84,11 @@ def with_sklearn(features: Array, responses: Array, split: ImageSplit, n_halves:
 
 
 #: Floating-point operations of one fit and prediction at the default sizes (58 coordinates, 60 units, 25
-#: components, the reference's stopping rule), counted by running the kernel uncompiled on real responses:
-#: 449 Lanczos steps on a 58 x 58 matrix, 1,046 power iterations on 21 numbers, and the products around them.
-OPERATIONS = 6.4e6
+#: components, the reference's stopping rule), to about a tenth. In millions: 2.0 for 449 Lanczos steps on
+#: matrices of 58 to 34 rows, 0.8 to make and change these, 1.2 for other steps of iterations and components,
+#: 0.8 for the products around them. Steps were counted by running an earlier kernel, which takes the same,
+#: uncompiled on real responses.
+OPERATIONS = 4.8e6
 COUNTED_SIZES = (58, 60)
 
 
