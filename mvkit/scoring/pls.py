@@ -465,8 +465,7 @@ def remove_component(matrix: Array, fit: Fit, count: int, start: int, space: Wor
         store(taken, column, block)
     scale_row(taken, inverse)
     add_multiple(taken[: direction.size], -0.5 * taken[last] * inverse, reflection)
-    column = 0
-    while column < direction.size:
+    for column in range(0, direction.size, LANES):
         gains, images = load(gain, column), load(image, column)
         reflections, takens = load(reflection, column), load(taken, column)
         for i in range(last):
@@ -475,7 +474,6 @@ def remove_component(matrix: Array, fit: Fit, count: int, start: int, space: Wor
             block = multiply_add(-image[i], gains, block)
             block = multiply_add(-reflection[i], takens, block)
             store(matrix, (i, column), multiply_add(-taken[i], reflections, block))
-        column += LANES
     for i in range(last):
         matrix[i, last] = 0.0
     return trace_of(matrix[:last])
