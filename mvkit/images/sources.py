@@ -481,18 +481,15 @@ def rgb_pixels(image: Image.Image, path: str) -> NDArray[np.uint8]:
     OSError, SyntaxError, ValueError
         Pillow's, if it cannot be read.
     """
-    if image.format == "JPEG" and image.mode == "RGB":
-        pixels = _decode_jpeg(Path(path).read_bytes(), image.size)
+    if image.format == "JPEG" and image.mode == "RGB" and (library := _turbojpeg()) is not None:
+        pixels = _decode_jpeg(library, Path(path).read_bytes(), image.size)
         if pixels is not None:
             return pixels
     return np.asarray(_as_rgb(image, path))
 
 
-def _decode_jpeg(content: bytes, size: tuple[int, int]) -> NDArray[np.uint8] | None:
-    """Decode a JPEG of (width, height) px; None: there is no libturbojpeg, or it found something wrong."""
-    library = _turbojpeg()
-    if library is None:
-        return None
+def _decode_jpeg(library: ctypes.CDLL, content: bytes, size: tuple[int, int]) -> NDArray[np.uint8] | None:
+    """Decode a JPEG of (width, height) px by libturbojpeg; None: it found something wrong."""
     width, height = size
     pixels = np.empty((height, width, 3), np.uint8)
     # A decoder must not be shared among threads; making one takes a microsecond.

@@ -367,7 +367,7 @@ def find_checkpoint(name: str | os.PathLike[str], weights: str | os.PathLike[str
     return path
 
 
-def find_resumed(resume: str) -> Path | None:
+def checkpoint_to_resume(resume: str) -> Path | None:
     """Return the checkpoint that a training run shall go on from; None of ``"auto"`` and ``"never"``.
 
     Raises

@@ -19,7 +19,7 @@ from mvkit.display import ProgressOption, open_progress
 from mvkit.errors import DataError, RecipeError, UsageError, suggest, wording
 from mvkit.files import check_link, check_output_folder, plain
 from mvkit.machine import available_cores, check_device, choose_device, describe_gpu
-from mvkit.models.names import WEIGHT_CHOICES, find_checkpoint, find_resumed, split_key
+from mvkit.models.names import WEIGHT_CHOICES, checkpoint_to_resume, find_checkpoint, split_key
 from mvkit.models.registry import RELEASED, SHORT_NAMES, is_model
 from mvkit.paths import expand, images_dir
 from mvkit.recipes import load_recipe
@@ -370,7 +370,7 @@ def check_request(request: TrainRequest) -> TrainRecipe:
             f"leave out {wording('--images', 'images')}, or give other recordings: data.neural.dataset"
         )
     check_output_folder(run_folder(request, recipe))
-    find_resumed(request.resume)
+    checkpoint_to_resume(request.resume)
     if request.weights is not None and request.weights not in WEIGHT_CHOICES:
         path, key = split_key(request.weights)
         if key is None:

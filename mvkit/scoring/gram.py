@@ -337,7 +337,7 @@ def split_coordinates(
     eigen = None
     if products is not None:
         of_train, of_test = _centred_products(products, split)
-        eigen = _eigenvectors(of_train)
+        eigen = _eigenvectors(of_train, split.train.size - 1)
         found = _from_eigenvectors(eigen, of_test, layer.n_features, layer.noise, CLEAR, n_leading)
         if found is not None:
             return replace(found, reason=reason)
@@ -407,10 +407,7 @@ def _svd_from_gram(
 
     ``X^2 / 2`` is added, which keeps ``U`` orthonormal to third order.
     """
-    if eigen is None:
-        values, vectors = np.linalg.eigh(gram_matrix(matrix))
-        eigen = values[::-1][:rank], vectors[:, ::-1][:, :rank]
-    values, left = eigen
+    values, left = _eigenvectors(gram_matrix(matrix), rank) if eigen is None else eigen
     leading_are_clear = is_well_conditioned(values[:n_leading], clear=CLEAR, noise=0.0)
     if not leading_are_clear and not is_well_conditioned(values, clear=CLEAR_OF_SOURCE, noise=0.0):
         return None
@@ -477,7 +474,7 @@ def gram_coordinates(
     by_split = []
     for split in splits:
         of_train, of_test = _centred_products(gram, split)
-        eigen = _eigenvectors(of_train)
+        eigen = _eigenvectors(of_train, split.train.size - 1)
         coordinates = _from_eigenvectors(eigen, of_test, n_units, noise, CLEAR_OF_SOURCE)
         if coordinates is None:
             layer = layer_coordinates(name, values) if layer is None else layer
@@ -502,10 +499,10 @@ def _centred_products(
     return train, test
 
 
-def _eigenvectors(products: NDArray[np.float64]) -> Eigen:
-    """Return eigenvalues, descending, and eigenvectors in columns, without the direction of the mean."""
+def _eigenvectors(products: NDArray[np.float64], rank: int) -> Eigen:
+    """Return the largest eigenvalues, descending, and their eigenvectors in columns."""
     values, vectors = np.linalg.eigh(products)
-    return values[:0:-1], vectors[:, :0:-1]
+    return values[::-1][:rank], vectors[:, ::-1][:, :rank]
 
 
 def _from_eigenvectors(

@@ -321,13 +321,20 @@ class Map(ABC, Generic[Split]):
         """
 
     def predict_splits(
-        self, targets: Sequence[Array], prepared: Sequence[Split], settings: ScoreSettings
+        self,
+        targets: Sequence[Array],
+        prepared: Sequence[Split],
+        settings: ScoreSettings,
+        projected: Sequence[Array] | None = None,
     ) -> Iterable[Array]:
-        """Do what :meth:`predict` does for several image splits, one after another."""
+        """Do what :meth:`predict` does for several image splits, one after another.
+
+        ``projected`` are the targets' projections, if :meth:`batches` names one.
+        """
         return map(self.predict, targets, prepared, repeat(settings))
 
     def batches(self, settings: ScoreSettings) -> Batches:
-        """Return how fits are put together; ``predict_splits`` also takes projections if there are any."""
+        """Return how fits are put together."""
         return Batches()
 
     def n_train_needed(self, settings: ScoreSettings) -> int:

@@ -232,15 +232,16 @@ def fit_batch(
             if length == 0.0 or count + 1 == n_components:
                 break
             if rule.by_units:
-                trace = remove_component_by_units(matrix, fit, count, space)
+                remove_component_by_units(matrix, fit, count, space)
             else:
                 scale_row(space.image, 1.0 / length)
-                trace = remove_component(matrix, fit, count, start, space)
+                remove_component(matrix, fit, count, start, space)
                 matrix = matrix[: matrix.shape[0] - 1]
                 if matrix.shape[0] % LANES == 0:
                     space = narrowed(whole, matrix.shape[0])
-            if not trace > refresh * reference:
-                reference = form_matrix(matrix, fit, count + 1, rule, space)
+            if not trace_of(matrix) > refresh * reference:
+                form_matrix(matrix, fit, count + 1, rule, space)
+                reference = trace_of(matrix)
 
 
 class Fit(NamedTuple):
@@ -259,8 +260,8 @@ class Fit(NamedTuple):
 
 
 @expanded_part
-def form_matrix(matrix: Array, fit: Fit, count: int, rule: Rule, space: Workspace) -> float:
-    """Write ``S'S`` or ``SS'`` into ``matrix``; return its trace."""
+def form_matrix(matrix: Array, fit: Fit, count: int, rule: Rule, space: Workspace) -> None:
+    """Write ``S'S`` or ``SS'`` into ``matrix``."""
     covariance, weights = space.covariance, space.overlaps
     rank, n_units = fit.projected.shape
     for i in range(rank - 1, -1, -1):
@@ -289,7 +290,6 @@ def form_matrix(matrix: Array, fit: Fit, count: int, rule: Rule, space: Workspac
         row_products(rows, rows[i], i + 1, matrix[i])
         for j in range(i):
             matrix[j, i] = matrix[i, j]
-    return trace_of(matrix)
 
 
 @expanded_part
@@ -349,8 +349,7 @@ def first_direction(matrix: Array, fit: Fit, start: int, rule: Rule, space: Work
         return float(np.sqrt(max(matrix[start, start], 0.0)))
     else:
         row = space.start
-    for column in range(0, direction.size, LANES):
-        store(direction, column, load(row, column))
+    copy_row(row, direction.size, direction)
     return normalise(direction)
 
 
@@ -386,8 +385,7 @@ def _unreflect(space: Workspace, count: int) -> None:
     weights, direction = space.weights, space.direction
     for i in range(weights.size):
         weights[i] = 0.0
-    for column in range(0, direction.size, LANES):
-        store(weights, column, load(direction, column))
+    copy_row(direction, direction.size, weights)
     for component in range(count - 1, -1, -1):
         reflection = space.reflections[component]
         add_multiple(weights, -dot(reflection, weights), reflection)
@@ -428,8 +426,8 @@ def add_component(fit: Fit, count: int, space: Workspace) -> float:
 
 
 @expanded_part
-def remove_component(matrix: Array, fit: Fit, count: int, start: int, space: Workspace) -> float:
-    """Remove the newest component from ``SS'``, which loses its last row and column; return the new trace.
+def remove_component(matrix: Array, fit: Fit, count: int, start: int, space: Workspace) -> None:
+    """Remove the newest component from ``SS'``, which loses its last row and column.
 
     With ``g = D t``, ``S_(k+1) = S_k - g q'`` and ``G_(k+1) = G_k - g (S_k q)' - (S_k q) g' + |q|^2 g g'``;
     ``image`` is ``G_k w / |X_k w| = S_k q``. As ``X_(k+1) w = 0``, ``G_(k+1) w = 0``: the reflection
@@ -440,15 +438,14 @@ def remove_component(matrix: Array, fit: Fit, count: int, start: int, space: Wor
     last = size - 1
     direction, image, gain = space.direction, space.image, space.gain
     loading = fit.loadings[count]
-    for column in range(0, gain.size, LANES):
-        store(gain, column, multiply_add(load(fit.scale, column), load(fit.scores[count], column), zeros()))
+    copy_row(fit.scores[count], gain.size, gain)
+    scale_by(gain, fit.scale)
     _reflect(gain, space, fit.projected.shape[0], count)
     add_multiple(image, -0.5 * dot(loading, loading), gain)
     reflection = space.reflections[count]
     for i in range(reflection.size):
         reflection[i] = 0.0
-    for column in range(0, direction.size, LANES):
-        store(reflection, column, load(direction, column))
+    copy_row(direction, direction.size, reflection)
     reflection[last] += 1.0 if direction[last] >= 0.0 else -1.0
     scale_row(reflection, 1.0 / np.sqrt(1.0 + abs(direction[last])))
     inverse = 1.0 / reflection[last]
@@ -476,12 +473,11 @@ def remove_component(matrix: Array, fit: Fit, count: int, start: int, space: Wor
             store(matrix, (i, column), multiply_add(-taken[i], reflections, block))
     for i in range(last):
         matrix[i, last] = 0.0
-    return trace_of(matrix[:last])
 
 
 @expanded_part
-def remove_component_by_units(matrix: Array, fit: Fit, count: int, space: Workspace) -> float:
-    """Remove the newest component from ``S'S``; return the new trace.
+def remove_component_by_units(matrix: Array, fit: Fit, count: int, space: Workspace) -> None:
+    """Remove the newest component from ``S'S``.
 
     With ``g = D t`` and ``u = S_k'g``, ``C_(k+1) = C_k - q u' - u q' + |g|^2 q q'``.
     """
@@ -501,7 +497,6 @@ def remove_component_by_units(matrix: Array, fit: Fit, count: int, space: Worksp
         for i in range(matrix.shape[0]):
             block = multiply_add(-loading[i], partners, load(matrix, (i, column)))
             store(matrix, (i, column), multiply_add(-partner[i], loadings, block))
-    return trace_of(matrix)
 
 
 class Rule(NamedTuple):
@@ -881,9 +876,7 @@ def scale_by(result: Array, factors: Array) -> None:
 def normalise(row: Array) -> float:
     """Bring a padded row to unit length; return the length it had."""
     length = np.sqrt(dot(row, row))
-    scale = 1.0 / length if length > 0.0 else 0.0
-    for column in range(0, row.size, LANES):
-        store(row, column, multiply_add(scale, load(row, column), zeros()))
+    scale_row(row, 1.0 / length if length > 0.0 else 0.0)
     return float(length)
 
 
@@ -925,6 +918,13 @@ def _add_tiles(
         second = multiply_add(weights[row], load_like(second, matrix, (row, right)), second)
     store(result, left, multiply_add(factor, first, load_like(first, result, left)))
     store(result, right, multiply_add(factor, second, load_like(second, result, right)))
+
+
+@compiled_part
+def copy_row(row: Array, size: int, result: Array) -> None:
+    """Write the first entries of a padded row into another."""
+    for column in range(0, size, LANES):
+        store(result, column, load(row, column))
 
 
 @compiled_part

@@ -93,10 +93,13 @@ class PreparedSplit(Protocol):
         """Why no map can be fitted, or ""."""
 
 
-#: ``predict(targets, prepared, settings)``: of every image split in turn, targets (n_fits, n_train, n_units)
-#: and a layer prepared for it -> predictions (n_fits, n_test, n_units); NaN for units whose fit did not
-#: converge. Where targets were projected by a :data:`Projection`, the projections follow.
-Predict = Callable[..., Iterable[NDArray[np.float64]]]
+#: ``predict(targets, prepared, settings, projected)``: of every image split in turn, targets (n_fits,
+#: n_train, n_units) and a layer prepared for it -> predictions (n_fits, n_test, n_units); NaN for units whose
+#: fit did not converge. ``projected`` are the targets' projections by a :data:`Projection`; None without one.
+Predict = Callable[
+    [Sequence[NDArray[np.float64]], Sequence[Any], ScoreSettings, Sequence[NDArray[np.float64]] | None],
+    Iterable[NDArray[np.float64]],
+]
 #: ``projection(targets, prepared)``: a linear map of targets (n, n_train, n_units) that fits on a split begin
 #: with -> (n, n_coordinates, n_units). It is blind to a constant that is added to all images.
 Projection = Callable[[NDArray[np.float64], Any], NDArray[np.float64]]
@@ -457,7 +460,7 @@ def score_split_halves(
                         [targets[index].train for index in fitted],
                         [prepared[index] for index in fitted],
                         settings,
-                        *([halves] if projected else []),
+                        halves or None,
                     )
                     for index, predictions in zip(fitted, predicted, strict=True):
                         parts = correlate_predictions(predictions, targets[index], settings)

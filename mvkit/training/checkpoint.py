@@ -19,7 +19,7 @@ from mvkit.errors import CheckpointError, RecipeError, UsageError, wording
 from mvkit.files import Lock, make_folder, remove_leftovers, replacing, write_text
 from mvkit.models.checkpoints import read_checkpoint
 from mvkit.models.loading import FORMAT, VERSION
-from mvkit.models.names import BEST, LAST, NEVER, find_resumed
+from mvkit.models.names import BEST, LAST, NEVER, checkpoint_to_resume
 from mvkit.training.recipe import TrainRecipe, differences, recipe_text, science_digest
 from mvkit.training.setup import TrainingSetup
 
@@ -99,7 +99,7 @@ def find_resume(folder: Path, resume: str) -> tuple[Path, dict[str, Any]] | None
         The checkpoint is missing, damaged, or none of a run.
     """
     last = folder / LAST
-    given = find_resumed(resume)
+    given = checkpoint_to_resume(resume)
     if given is not None:
         return given, _read(given)
     if not last.exists():

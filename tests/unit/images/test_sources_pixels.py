@@ -53,5 +53,7 @@ def test_pillow_judges_what_libturbojpeg_does_not_accept(tmp_path: Path) -> None
     path.write_bytes(b"\x00\x00\xff\xda".join(content.rsplit(b"\xff\xda", 1)))
     expected = np.asarray(Image.open(path))
     np.testing.assert_array_equal(read_pixels(str(path)), expected)
-    if sources._turbojpeg() is not None:
-        assert sources._decode_jpeg(path.read_bytes(), (expected.shape[1], expected.shape[0])) is None
+    if (library := sources._turbojpeg()) is not None:
+        assert (
+            sources._decode_jpeg(library, path.read_bytes(), (expected.shape[1], expected.shape[0])) is None
+        )

@@ -11,7 +11,7 @@ import torch
 
 from mvkit.errors import CheckpointError, UsageError
 from mvkit.models import ViewingConditions
-from mvkit.models.names import check_inputs, check_models, find_resumed, parse_external, split_random
+from mvkit.models.names import check_inputs, check_models, checkpoint_to_resume, parse_external, split_random
 from mvkit.models.preprocessing import InputOptions
 from mvkit.models.registry import ARCHITECTURES, BASELINES, layer_names, list_models
 
@@ -107,12 +107,12 @@ def test_only_external_models_take_another_mean_and_baselines_no_size() -> None:
 
 
 def test_checkpoints_to_go_on_from_exist(tmp_path: Path) -> None:
-    assert find_resumed("auto") is None
-    assert find_resumed("never") is None
+    assert checkpoint_to_resume("auto") is None
+    assert checkpoint_to_resume("never") is None
     with pytest.raises(CheckpointError, match=r"none\.pt: no such checkpoint to resume from"):
-        find_resumed(str(tmp_path / "none.pt"))
+        checkpoint_to_resume(str(tmp_path / "none.pt"))
     (tmp_path / "last.pt").touch()
-    assert find_resumed(str(tmp_path / "last.pt")) == tmp_path / "last.pt"
+    assert checkpoint_to_resume(str(tmp_path / "last.pt")) == tmp_path / "last.pt"
 
 
 CHECKS = """
